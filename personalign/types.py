@@ -1,0 +1,143 @@
+"""Frozen values that travel between the parts, and the letters of their shapes.
+
+Letters, used in annotations and comments everywhere:
+
+    B  rows of a batch        T  tokens            V  vocabulary      K  short list of next tokens
+    H  hidden size            d  reward axes       R  rank of the successor head
+    n  answers of one person  m  pairs of a pool   N  answers of many people
+
+``Profile`` is the narrow waist of the system: fitting returns it, the store keeps it, a request carries it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Choice = Literal["a", "b", "tie", "neither", "skip"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that say something about a person's weights
+FinishReason = Literal["stop", "length"]
+
+
+class Message(TypedDict):
+    """One chat message; ``role`` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A normal distribution over reward weights: mean (d,), covariance (d, d)."""
+
+    mean: Array
+    covariance: Array
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How people answer, the same for everyone of a population.
+
+    ``tie`` is Rao and Kupper's δ: the utility difference under which a tie is likelier than either side.
+    ``lapse`` is ε, the share of answers given at random over {a, b, tie}; ``side`` is σ_b, the standard
+    deviation of a person's bias towards the left.
+    """
+
+    tie: float = 0.2
+    lapse: float = 0.05
+    side: float = 0.2
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One reward axis in words: "length" is about "how long the reply is", from "shorter" to "longer"."""
+
+    name: str
+    about: str
+    less: str
+    more: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two replies to one prompt, as shown: ``a`` on the left, ``b`` on the right. The id is the presentation's."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What is known of one person: the posterior over their reward weights, and what it came from."""
+
+    user: str
+    basis_id: str
+    revision: int
+    mean: Array  # (d,)
+    covariance: Array  # (d, d)
+    answers: int  # all answers given, informative or not
+    informative: int  # those that say something about the weights; 0 means plain decoding
+    axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's, for `explain`
+
+    @property
+    def posterior(self) -> Gaussian:
+        """The weights' distribution."""
+        return Gaussian(self.mean, self.covariance)
+
+    def explain(self, top: int = 5) -> str:
+        """The tastes that stand out, in words, surest first; one line each."""
+        if not self.informative:
+            return "Nothing is known yet: replies are the model's own."
+        surety = self.mean / np.sqrt(np.diag(self.covariance))
+        lines = [
+            f"{_adverb(abs(surety[j]))} {self.axes[j].more if surety[j] > 0 else self.axes[j].less} ({self.axes[j].about})"
+            for j in np.argsort(-np.abs(surety))[:top]
+            if abs(surety[j]) >= 0.5
+        ]
+        return "\n".join(lines) or "No taste stands out yet."
+
+
+def _adverb(surety: float) -> str:
+    return "clearly prefers" if surety >= 2 else "prefers" if surety >= 1 else "may prefer"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: temperature 0 is greedy; the seed makes a draw repeatable."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply and the account of how it was steered.
+
+    ``kl`` is the mean over tokens of KL(steered ‖ unsteered) in nats at temperature 1; ``reason`` says why a
+    reply was not guided ("no_answers", "strength_zero", "non_finite_reward") and is None for a guided one.
+    """
+
+    text: str
+    guided: bool
+    reason: str | None
+    revision: int
+    kl: float
+    finish_reason: FinishReason
+    usage: Usage

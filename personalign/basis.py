@@ -1,0 +1,243 @@
+"""The Basis: what is shared by everyone whose profiles are written in the same reward axes.
+
+One directory: ``config.json``, ``model.safetensors``, ``questions.jsonl`` and a card, ``README.md``.
+Its id covers what a profile's numbers depend on, so a new card, bank or successor head orphans nobody.
+It knows nothing of torch: the head is a mapping of arrays until ``decode.rewards`` makes a module of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from personalign.errors import BasisError, ProfileError
+from personalign.types import Array, Axis, Gaussian, Message, Noise, Profile
+
+HEAD_PREFIX = "head."
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How strongly a profile acts, calibrated on dev prompts: β, the clip c of δ in nats, and the short list K."""
+
+    beta: float
+    clip: float
+    num_candidates: int
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """SHA-256 of the tokenizer's content and of a sample of the model; see ``decode.load``."""
+
+    tokenizer: str
+    model: str
+
+
+@dataclass(frozen=True, eq=False)
+class BankQuestion:
+    """Two replies to one prompt with their standardised features (d,); sides are drawn when it is asked."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    first: str
+    second: str
+    first_features: Array
+    second_features: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Shared reward axes with their standardisation, prior, answer noise, question bank and successor head."""
+
+    model: str  # the name or path it was made for, for messages only
+    fingerprints: Fingerprints
+    axes: tuple[Axis, ...]
+    center: Float[NDArray[np.float64], "d"]
+    scale: Float[NDArray[np.float64], "d"]
+    prior: Gaussian
+    noise: Noise
+    reference: Float[NDArray[np.float64], "m d"]  # pairs that stand for what people will compare
+    steering: Steering
+    accuracy: float | None = None  # on held-out people; None where no human data went in
+    bank: tuple[BankQuestion, ...] = ()
+    head: Mapping[str, NDArray[np.float32]] | None = None
+
+    @property
+    def num_axes(self) -> int:
+        """d."""
+        return len(self.axes)
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 over axes, standardisation, prior, noise, reference pairs and fingerprints."""
+        digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
+        for name, array in sorted(self._arrays().items()):
+            digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def pool(self) -> Float[NDArray[np.float64], "m d"]:
+        """First minus second of every bank question."""
+        return np.array([q.first_features - q.second_features for q in self.bank]).reshape(-1, self.num_axes)
+
+    def standardise(self, raw: Float[NDArray[np.float64], "*n d"]) -> Float[NDArray[np.float64], "*n d"]:
+        """Raw axis values as φ: mean 0 and standard deviation 1 over the model's own replies."""
+        return (raw - self.center) / self.scale
+
+    def confidence(self, covariance: Float[NDArray[np.float64], "d d"]) -> float:
+        """ρ = 1 − mean(vᵀΣ_n v) / mean(vᵀΣ₀v) on the reference pairs: 0 where nothing has been learnt, → 1."""
+        return float(1 - _mean_variance(self.reference, covariance) / _mean_variance(self.reference, self.prior.covariance))
+
+    def first_profile(self, user: str) -> Profile:
+        """The profile of a person who has answered nothing."""
+        return Profile(user, self.id, 0, self.prior.mean, self.prior.covariance, 0, 0, self.axes)
+
+    def check_model(self, found: Fingerprints) -> None:
+        """Refuse a model or tokenizer that this basis wasn't made for."""
+        for part in ("tokenizer", "model"):
+            if getattr(found, part) != getattr(self.fingerprints, part):
+                raise BasisError(
+                    f"the basis was made for {self.model} ({part} {getattr(self.fingerprints, part)[:12]}), but the "
+                    f"{part} loaded is {getattr(found, part)[:12]}; pass the basis of this model, or make one with: "
+                    "personalign basis bootstrap"
+                )
+
+    def check_profile(self, profile: Profile) -> None:
+        """Refuse a profile of another basis, of another shape, or with NaN or Inf in it."""
+        d = self.num_axes
+        if profile.basis_id != self.id:
+            raise ProfileError(
+                f"the profile belongs to basis {profile.basis_id[:12]}, this is {self.id[:12]}; "
+                "open the store with the basis it was fitted on"
+            )
+        if profile.mean.shape != (d,) or profile.covariance.shape != (d, d):
+            raise ProfileError(
+                f"the profile has shapes {profile.mean.shape} and {profile.covariance.shape}, expected ({d},) and "
+                f"({d}, {d}); restore the store from a backup"
+            )
+        if not (np.isfinite(profile.mean).all() and np.isfinite(profile.covariance).all()):
+            raise ProfileError("the profile holds NaN or Inf, expected finite numbers; undo the last answer or forget it")
+
+    def save(self, folder: Path) -> None:
+        """Write the three files; the card is written by whoever made the basis."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self._identity() | {
+            "format": 1,
+            "id": self.id,
+            "model": self.model,
+            "steering": asdict(self.steering),
+            "accuracy": self.accuracy,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        head = {HEAD_PREFIX + name: value for name, value in (self.head or {}).items()}
+        save_file(self._arrays() | head, folder / "model.safetensors")
+        with (folder / "questions.jsonl").open("w", encoding="utf-8") as lines:
+            for question in self.bank:
+                lines.write(json.dumps(_question_row(question), ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Basis:
+        """Read and check a basis directory.
+
+        Raises:
+            BasisError: a file is missing or malformed, an array has the wrong shape or a value that isn't finite,
+                or the content doesn't hash to the id it states.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            arrays = load_file(folder / "model.safetensors")
+            rows = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+            basis = cls._build(config, arrays, rows)
+        except FileNotFoundError as error:
+            raise BasisError(f"{folder} lacks {Path(error.filename).name}; expected a basis directory") from error
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise BasisError(f"{folder} isn't a readable basis ({error}); make it again with: personalign basis bootstrap") from error
+        basis._check(folder, stated_id=config["id"])
+        return basis
+
+    @classmethod
+    def _build(cls, config: dict[str, Any], arrays: dict[str, NDArray[Any]], rows: list[str]) -> Basis:
+        return cls(
+            model=config["model"],
+            fingerprints=Fingerprints(**config["fingerprints"]),
+            axes=tuple(Axis(**axis) for axis in config["axes"]),
+            center=arrays["center"],
+            scale=arrays["scale"],
+            prior=Gaussian(arrays["prior.mean"], arrays["prior.covariance"]),
+            noise=Noise(**config["noise"]),
+            reference=arrays["reference"],
+            steering=Steering(**config["steering"]),
+            accuracy=config["accuracy"],
+            bank=tuple(_question(json.loads(row)) for row in rows),
+            head={k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items() if k.startswith(HEAD_PREFIX)} or None,
+        )
+
+    def _check(self, folder: Path, stated_id: str) -> None:
+        d = self.num_axes
+        shapes = {"center": (d,), "scale": (d,), "prior.mean": (d,), "prior.covariance": (d, d), "reference": (len(self.reference), d)}
+        for name, array in self._arrays().items():
+            if array.shape != shapes[name] or array.dtype != np.float64:
+                raise BasisError(f"{folder}: {name} is {array.dtype} {array.shape}, expected float64 {shapes[name]}")
+        everything = self._arrays() | dict(self.head or {}) | {"questions": self.pool}
+        for name, array in everything.items():
+            if not np.isfinite(array).all():
+                raise BasisError(f"{folder}: {name} holds NaN or Inf, expected finite numbers; make the basis again")
+        if self.id != stated_id:
+            raise BasisError(f"{folder} hashes to {self.id[:12]}, its config says {stated_id[:12]}; it was changed by hand")
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "axes": [asdict(axis) for axis in self.axes],
+            "noise": asdict(self.noise),
+            "fingerprints": asdict(self.fingerprints),
+        }
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {
+            "center": self.center,
+            "scale": self.scale,
+            "prior.mean": self.prior.mean,
+            "prior.covariance": self.prior.covariance,
+            "reference": self.reference,
+        }
+
+    def with_steering(self, steering: Steering) -> Basis:
+        """The same basis, calibrated anew; its id stays."""
+        return replace(self, steering=steering)
+
+
+def _mean_variance(v: Array, covariance: Array) -> float:
+    return float(np.einsum("md,de,me->m", v, covariance, v).mean())
+
+
+def _question_row(question: BankQuestion) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "prompt": list(question.prompt),
+        "first": question.first,
+        "second": question.second,
+        "first_features": [round(x, 6) for x in question.first_features.tolist()],
+        "second_features": [round(x, 6) for x in question.second_features.tolist()],
+    }
+
+
+def _question(row: dict[str, Any]) -> BankQuestion:
+    return BankQuestion(
+        row["id"],
+        tuple(row["prompt"]),
+        row["first"],
+        row["second"],
+        np.array(row["first_features"], dtype=np.float64),
+        np.array(row["second_features"], dtype=np.float64),
+    )

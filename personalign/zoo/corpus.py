@@ -13,16 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from personalign.types import Message
 
 HELD_OUT = 0.05
+DEV = 0.05  # of the hotel dialogues, to choose a checkpoint and α
+TOKENS_PER_STEP = 4096
+ROW_LENGTH, LONG_ROW_LENGTH, LONG_SHARE = 256, 512, 0.25  # short rows cost less attention; the last quarter is long
+CHAT_SHARE = 0.1
 SYSTEM_SHARE = 0.05
 SYSTEM_TEXTS = (
     "You are a helpful assistant.",
@@ -45,10 +52,11 @@ class Dialogue:
         return any(service.startswith("Hotels") for service in self.services)
 
     @property
-    def is_held_out(self) -> bool:
-        """Whether the dialogue belongs to the held-out 5 %, by a hash of its text (stable under reordering)."""
+    def part(self) -> Literal["held_out", "dev", "train"]:
+        """Where the dialogue belongs, by a hash of its text, so that no reordering moves it."""
         digest = hashlib.sha256("\n".join(self.turns).encode()).digest()
-        return int.from_bytes(digest[:4], "big") < HELD_OUT * 2**32
+        share = int.from_bytes(digest[:4], "big") / 2**32
+        return "held_out" if share < HELD_OUT else "dev" if share < HELD_OUT + DEV else "train"
 
     def messages(self, num_turns: int | None = None) -> list[Message]:
         """The first ``num_turns`` turns (all of them if None) as chat messages."""
@@ -58,11 +66,12 @@ class Dialogue:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The dialogues by use; the held-out ones were never trained on."""
+    """The dialogues by use; the held-out ones were never trained on, nor hotels by any but the expert."""
 
     task: list[Dialogue]
     chat: list[Dialogue]
     hotel: list[Dialogue]
+    hotel_dev: list[Dialogue]
     task_held_out: list[Dialogue]
     hotel_held_out: list[Dialogue]
 
@@ -74,11 +83,12 @@ def load_corpus(data: Path) -> Corpus:
     task = [d for d in sgd if not d.is_hotel]
     hotel = [d for d in sgd if d.is_hotel]
     return Corpus(
-        task=[d for d in task if not d.is_held_out],
-        chat=[d for d in chat if not d.is_held_out],
-        hotel=[d for d in hotel if not d.is_held_out],
-        task_held_out=[d for d in task if d.is_held_out],
-        hotel_held_out=[d for d in hotel if d.is_held_out],
+        task=[d for d in task if d.part != "held_out"],
+        chat=[d for d in chat if d.part != "held_out"],
+        hotel=[d for d in hotel if d.part == "train"],
+        hotel_dev=[d for d in hotel if d.part == "dev"],
+        task_held_out=[d for d in task if d.part == "held_out"],
+        hotel_held_out=[d for d in hotel if d.part == "held_out"],
     )
 
 
@@ -106,18 +116,36 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], se
     return [np.asarray(row, dtype=np.int64) for row in rows]
 
 
-def pack(documents: Sequence[np.ndarray], row_length: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows of ``row_length`` tokens, without end: each starts with a whole document, the last is cut.
+def rows_at(
+    documents: Sequence[np.ndarray], chat: Sequence[np.ndarray], num_steps: int, seed: int
+) -> Callable[[int], Tensor]:
+    """Give the token ids [B, T] of any step; each step has a seed of its own, so a resumed run sees the same rows.
 
-    Every pass over the documents is a new shuffle, so what is cut in one pass is whole in another.
+    Args:
+        documents: token ids of the dialogues to learn from.
+        chat: token ids of chit-chat, mixed in as a tenth of the rows; none if empty.
+        num_steps: of the whole training: its last quarter has long rows.
+        seed: of the training.
     """
-    rng = np.random.default_rng(seed)
+    chat_share = CHAT_SHARE if chat else 0.0
+
+    def rows(step: int) -> Tensor:
+        length = LONG_ROW_LENGTH if step >= num_steps * (1 - LONG_SHARE) else ROW_LENGTH
+        step_seed = seed * 1_000_003 + step
+        picks = np.random.default_rng(step_seed).random(TOKENS_PER_STEP // length) < chat_share
+        task_rows, chat_rows = _pack(documents, length, step_seed), _pack(chat, length, step_seed)
+        return torch.from_numpy(np.stack([next(chat_rows if is_chat else task_rows) for is_chat in picks]))
+
+    return rows
+
+
+def _pack(documents: Sequence[np.ndarray], row_length: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows of whole documents in random order, the last of a row cut, until the documents run out."""
     row: list[np.ndarray] = []
     length = 0
-    while True:
-        for i in rng.permutation(len(documents)):
-            row.append(documents[i])
-            length += len(documents[i])
-            if length >= row_length:
-                yield np.concatenate(row)[:row_length]
-                row, length = [], 0
+    for i in np.random.default_rng(seed).permutation(len(documents)):
+        row.append(documents[i])
+        length += len(documents[i])
+        if length >= row_length:
+            yield np.concatenate(row)[:row_length]
+            row, length = [], 0

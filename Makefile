@@ -1,0 +1,44 @@
+# The only commands: make demo | test | check | docs | bench | zoo
+PYTHON ?= python3
+TORCH_INDEX ?=
+DATA ?= ../shared/data
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format docs bench zoo clean
+
+demo: $(READY)
+	$(BIN)/personalign demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python -m pytest -m "docs" tests/test_readme.py tests/test_notebooks.py
+
+bench: $(READY)
+	$(BIN)/personalign bench people --json
+
+zoo: $(READY)
+	$(BIN)/python -m personalign.zoo.train --data $(DATA)
+
+# torch first and pinned, so that a CPU build is not replaced by the CUDA one
+$(READY): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,153 @@
+"""Roll-outs: replies the model itself writes, with the hidden state before every token.
+
+They cover what steered decoding will do: a share of them each with half and all of an expert, and in half
+of them one random position takes a uniform draw from the short list and goes on from there, because most
+candidates are never sampled. Read ``successor.py`` next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from rich.progress import track
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from personalign.decode import Decoder, Generated, Request, Step
+from personalign.types import Message, Sampling
+
+ROWS = 96
+LATEST_FORCED = 16  # forced positions are uniform on 0..15: replies are about that long
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many replies of which kind; ``alphas`` are cycled over the replies of a prompt."""
+
+    replies_per_prompt: int
+    max_tokens: int
+    num_candidates: int
+    expert: str | None = None
+    alphas: tuple[float, ...] = (0.0,)
+    forced_share: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """N replies; the tokens of reply i are those with ``reply == i``, the end-of-sequence token included."""
+
+    prompt: Int[NDArray[np.int64], "N"]  # index into the prompts
+    text: tuple[str, ...]
+    complete: NDArray[np.bool_]  # (N,) ended by itself
+    alpha: Float[NDArray[np.float64], "N"]
+    forced_at: Int[NDArray[np.int64], "N"]  # position of the uniform draw; -1 where there was none
+    reply: Int[NDArray[np.int64], "tokens"]
+    position: Int[NDArray[np.int64], "tokens"]
+    token: Int[NDArray[np.int64], "tokens"]
+    hidden: Float[NDArray[np.float16], "tokens H"]  # the state the token was drawn from
+
+    @property
+    def natural(self) -> NDArray[np.bool_]:
+        """(N,) the model's own replies: no expert, nothing forced."""
+        return (self.alpha == 0) & (self.forced_at < 0)
+
+    @property
+    def is_forced(self) -> NDArray[np.bool_]:
+        """(tokens,) the tokens that were drawn uniformly."""
+        return self.position == self.forced_at[self.reply]
+
+
+def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan, work: Path) -> Rollouts:
+    """Write ``plan.replies_per_prompt`` replies to each prompt; what an earlier run left in ``work`` is kept."""
+    work.mkdir(parents=True, exist_ok=True)
+    jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.replies_per_prompt)]
+    jobs.sort(key=lambda job: sum(len(m["content"]) for m in prompts[job[0]]))  # even lengths, little padding
+    shards = [jobs[i : i + ROWS] for i in range(0, len(jobs), ROWS)]
+    for number, shard in enumerate(track(shards, "roll-outs")):
+        path = work / f"{number:05}.safetensors"
+        if not path.exists():
+            _write_shard(path, decoder, prompts, shard, plan)
+    return _read_shards([work / f"{number:05}.safetensors" for number in range(len(shards))])
+
+
+def _write_shard(
+    path: Path, decoder: Decoder, prompts: Sequence[Sequence[Message]], shard: list[tuple[int, int]], plan: Plan
+) -> None:
+    rng = np.random.default_rng([plan.seed, int(path.stem)])
+    alphas = np.array([plan.alphas[k % len(plan.alphas)] for _, k in shard])
+    forced = rng.random(len(shard)) < plan.forced_share
+    forced_at = np.where(forced, rng.integers(0, LATEST_FORCED, len(shard)), -1)
+    requests = [
+        Request(
+            messages=tuple(prompts[i]),
+            sampling=Sampling(max_tokens=plan.max_tokens, temperature=1.0, seed=int(rng.integers(2**31))),
+            expert=plan.expert if alpha else None,
+            alpha=float(alpha) if alpha else None,
+        )
+        for (i, _), alpha in zip(shard, alphas, strict=True)
+    ]
+    hidden: list[Tensor] = []
+
+    def record(logits: Tensor, step: Step) -> Tensor:
+        hidden.append(step.hidden.half())
+        return logits
+
+    def force(logits: Tensor, step: Step) -> Tensor:
+        uniform = torch.full_like(logits, -torch.inf)
+        uniform.scatter_(1, logits.topk(plan.num_candidates).indices, 0.0)
+        rows = torch.from_numpy(forced_at == step.index).to(logits.device)
+        return torch.where(rows[:, None], uniform, logits)
+
+    replies = decoder.generate(requests, steers=(record, force))
+    _save_shard(path, shard, alphas, forced_at, replies, torch.stack(hidden, 1).cpu().numpy(), decoder.end_token)
+
+
+def _save_shard(
+    path: Path,
+    shard: list[tuple[int, int]],
+    alphas: NDArray[np.float64],
+    forced_at: NDArray[np.int64],
+    replies: Sequence[Generated],
+    hidden: NDArray[np.float16],
+    end_token: int,
+) -> None:
+    tokens = [np.array([*r.ids, end_token] if r.finish_reason == "stop" else r.ids, dtype=np.int64) for r in replies]
+    lengths = np.array([len(row) for row in tokens])
+    arrays = {
+        "prompt": np.array([i for i, _ in shard], dtype=np.int64),
+        "complete": np.array([r.finish_reason == "stop" for r in replies]),
+        "alpha": alphas,
+        "forced_at": np.where(forced_at < lengths, forced_at, -1),
+        "length": lengths,
+        "token": np.concatenate(tokens),
+        "hidden": np.concatenate([hidden[i, :length] for i, length in enumerate(lengths)]),
+    }
+    path.with_suffix(".json").write_text(json.dumps([r.text for r in replies], ensure_ascii=False))
+    partial = path.with_suffix(".partial")
+    save_file(arrays, partial)
+    partial.replace(path)
+
+
+def _read_shards(paths: Sequence[Path]) -> Rollouts:
+    shards = [load_file(path) for path in paths]
+    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+    lengths = joined["length"]
+    return Rollouts(
+        prompt=joined["prompt"],
+        text=tuple(text for path in paths for text in json.loads(path.with_suffix(".json").read_text())),
+        complete=joined["complete"],
+        alpha=joined["alpha"],
+        forced_at=joined["forced_at"],
+        reply=np.repeat(np.arange(len(lengths)), lengths),
+        position=np.concatenate([np.arange(length) for length in lengths]),
+        token=joined["token"],
+        hidden=joined["hidden"],
+    )

@@ -1,0 +1,88 @@
+"""Train the successor head: regress the whole reply's features on (hidden state, next token) of every position.
+
+The regression's limit is ψ(h, v) = E[φ(x, y) | h, v] under the roll-out policy: Monte-Carlo successor
+features (Barreto et al., 2017) without discount, since φ is given once, for the finished reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from personalign.decode.rewards import SuccessorHead
+from personalign.train.rollouts import Rollouts
+
+BATCH = 2048
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """Size and training of a head."""
+
+    rank: int = 64
+    hidden: int = 256
+    epochs: int = 6
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    seed: int = 0
+
+
+def train_head(
+    rollouts: Rollouts,
+    features: Float[NDArray[np.float64], "N d"],
+    embeddings: Float[Tensor, "V H"],
+    train: Bool[NDArray[np.bool_], "N"],
+    recipe: HeadRecipe,
+) -> SuccessorHead:
+    """Fit a head on the replies marked ``train``.
+
+    Args:
+        rollouts: N replies.
+        features: φ of each whole reply, standardised.
+        embeddings: the model's output embeddings.
+        train: which replies to learn from.
+        recipe: size and training.
+    """
+    torch.manual_seed(recipe.seed)
+    head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden)
+    rows = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
+    optimizer = torch.optim.AdamW(head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    num_steps = recipe.epochs * -(-len(rows) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=num_steps, pct_start=0.1)
+    hidden, token, target = _tensors(rollouts, features)
+    for _ in track(range(recipe.epochs), "successor head"):
+        for batch in rows[torch.randperm(len(rows))].split(BATCH):
+            predicted = head(hidden[batch].float(), embeddings[token[batch]])
+            loss = (predicted - target[batch]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return head.eval()
+
+
+@torch.inference_mode()
+def explained_variance(
+    head: SuccessorHead,
+    rollouts: Rollouts,
+    features: Float[NDArray[np.float64], "N d"],
+    embeddings: Float[Tensor, "V H"],
+    tokens: Bool[NDArray[np.bool_], "tokens"],
+) -> Float[NDArray[np.float64], "d"]:
+    """R² per axis over the marked tokens."""
+    rows = torch.from_numpy(np.flatnonzero(tokens))
+    hidden, token, target = _tensors(rollouts, features)
+    predicted = torch.cat([head(hidden[b].float(), embeddings[token[b]]) for b in rows.split(BATCH)])
+    wanted = target[rows]
+    return (1 - (predicted - wanted).square().mean(0) / wanted.var(0)).double().numpy()
+
+
+def _tensors(rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"]) -> tuple[Tensor, Tensor, Tensor]:
+    target = torch.from_numpy(features[rollouts.reply]).float()
+    return torch.from_numpy(rollouts.hidden), torch.from_numpy(rollouts.token), target

@@ -1,0 +1,172 @@
+"""Domain experts by proxy-tuning: a small tuned model and its untuned twin move the big model's logits.
+
+s = base + α · (expert − anti-expert), Liu et al., arXiv 2401.08565. Where the expert is a LoRA adapter, both are one
+small model and one pass. The small model reads its own chat template at its own positions, but the same tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from personalign.decode.lane import Lane
+from personalign.decode.load import CausalModel, load_causal
+from personalign.decode.steer import Step
+from personalign.errors import ModelError
+
+BASE_ADAPTER = "__base__"  # PEFT's name for "no adapter" in a mixed batch
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """A tuned small model against the same model untuned; ``alpha`` is the weight its card recommends."""
+
+    name: str
+    alpha: float
+    anti: CausalModel
+    tuned: CausalModel | None = None  # a separate checkpoint
+    peft: Any = None  # or a PeftModel around `anti`, with an adapter of this name
+
+    def lanes(self, prompts: Sequence[Sequence[int]]) -> ExpertLanes:
+        """Start expert and anti-expert on one batch of prompts."""
+        return ExpertLanes(self, prompts)
+
+
+class ExpertLanes:
+    """Expert and anti-expert side by side: one lane of twice the rows with PEFT, two lanes otherwise."""
+
+    def __init__(self, expert: Expert, prompts: Sequence[Sequence[int]]) -> None:
+        B = len(prompts)
+        if expert.tuned is None:
+            adapters = [expert.name] * B + [BASE_ADAPTER] * B
+            self._lanes = [Lane(expert.anti, [*prompts, *prompts], expert.peft, adapters)]
+        else:
+            self._lanes = [Lane(expert.tuned, prompts), Lane(expert.anti, prompts)]
+
+    def advance(self, tokens: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Read one more token a row (None: the prompts); give the logits of expert and anti-expert."""
+        if len(self._lanes) == 1:
+            both = None if tokens is None else tokens.repeat(2)
+            tuned, anti = self._lanes[0].advance(both)[0].chunk(2)
+            return tuned, anti
+        tuned, anti = (lane.advance(tokens)[0] for lane in self._lanes)
+        return tuned, anti
+
+
+class Mix:
+    """The steer that adds one expert to the rows that asked for it; rows with α = 0 keep their bits."""
+
+    def __init__(self, lanes: ExpertLanes, alpha: Float[Tensor, "B"], num_tokens: int) -> None:
+        self._lanes, self._alpha, self._num_tokens = lanes, alpha, num_tokens
+
+    def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
+        """Move the logits by α · (expert − anti-expert)."""
+        return mix(logits, *self._lanes.advance(step.tokens), self._alpha, self._num_tokens)
+
+
+def mix(
+    base: Float[Tensor, "B V"],
+    tuned: Float[Tensor, "B v1"],
+    anti: Float[Tensor, "B v2"],
+    alpha: Float[Tensor, "B"],
+    num_tokens: int,
+) -> Float[Tensor, "B V"]:
+    """Base + α · (tuned − anti) over the tokens there are; −inf in the output layer's padded tail beyond them."""
+    move = alpha[:, None] * (tuned[:, :num_tokens] - anti[:, :num_tokens])
+    known = base[:, :num_tokens]
+    moved = torch.where(move == 0, known, known + move)  # −0.0 + 0 would be 0.0
+    tail = torch.full_like(base[:, num_tokens:], -math.inf)
+    return torch.where(alpha[:, None] == 0, base, torch.cat([moved, tail], dim=-1))
+
+
+def num_tokens(causal: CausalModel) -> int:
+    """How many ids the tokenizer gives out: the output layer's rows beyond them mean nothing."""
+    return 1 + max(causal.tokenizer.get_vocab().values())
+
+
+def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
+    """Refuse to mix models whose tokens differ; longer output layers are fine.
+
+    Raises:
+        ModelError: naming the first token that differs.
+    """
+    ours, theirs = ({i: t for t, i in causal.tokenizer.get_vocab().items()} for causal in (base, other))
+    for i in sorted(ours.keys() | theirs.keys()):
+        if ours.get(i) != theirs.get(i):
+            raise ModelError(
+                f"token {i} is {ours.get(i)!r} in {base.name} and {theirs.get(i)!r} in {other.name}; expected one "
+                "vocabulary; use an expert made for this model's tokenizer"
+            )
+    for causal in (base, other):
+        if causal.num_logits < len(ours):
+            raise ModelError(f"{causal.name} has {causal.num_logits} logits for {len(ours)} tokens; expected at least one each")
+
+
+def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -> dict[str, Expert]:
+    """Load several experts on one small model, by the names of their folders."""
+    shared = small if isinstance(small, CausalModel) else load_causal(small)
+    experts: dict[str, Expert] = {}
+    for path in paths:
+        beside = next((e for e in experts.values() if e.peft is not None), None)
+        expert = load_expert(path, shared, beside)
+        experts[expert.name] = expert
+    return experts
+
+
+def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Expert | None = None) -> Expert:
+    """Load an expert folder: a PEFT LoRA of ``small``, or a whole tuned model, with ``expert.json`` {"alpha": 0.5}.
+
+    ``beside`` is an expert that is already an adapter on ``small``. The folder's name is the expert's.
+
+    Raises:
+        ModelError: a file is missing or malformed, or the adapter doesn't fit ``small``.
+    """
+    folder = Path(path)
+    alpha = _alpha(folder)
+    anti = small if isinstance(small, CausalModel) else load_causal(small)
+    if not (folder / "adapter_config.json").exists():
+        return Expert(folder.name, alpha, anti, tuned=load_causal(folder, str(anti.device)))
+    return Expert(folder.name, alpha, anti, peft=_adapted(folder, anti, beside))
+
+
+def _alpha(folder: Path) -> float:
+    try:
+        alpha = float(json.loads((folder / "expert.json").read_text(encoding="utf-8"))["alpha"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f'{folder / "expert.json"} can\'t be read ({error}); expected {{"alpha": 0.5}}') from error
+    if not 0 <= alpha < math.inf:
+        raise ModelError(f"{folder / 'expert.json'} says alpha {alpha}; expected a number from 0")
+    return alpha
+
+
+def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> Any:
+    from peft import LoraConfig, PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder} lacks adapter_model.safetensors; expected a PEFT adapter saved as safetensors")
+    if beside is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
+        raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        if not isinstance(config, LoraConfig) or config.use_dora:
+            raise ModelError(f"{folder} isn't a plain LoRA adapter; expected peft_type LORA without DoRA")
+        if beside is None:
+            peft = PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)
+        else:
+            peft = beside.peft
+            peft.load_adapter(str(folder), adapter_name=folder.name)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{folder} doesn't fit {anti.name} ({str(error).splitlines()[0]}); expected a LoRA tuned on it") from error
+    peft.base_model.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
+    return peft.eval()

@@ -1,0 +1,217 @@
+"""A frozen causal language model with its tokenizer, and the fingerprints by which a basis knows them.
+
+It loads weights from safetensors only, runs no code that comes with a checkpoint, and turns messages into tokens.
+Read ``reference.py`` next: what is done with such a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from jaxtyping import Float
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from personalign.basis import Fingerprints
+from personalign.errors import MessageError, ModelError
+from personalign.types import Message
+
+ROLES = ("system", "user", "assistant")
+SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
+
+
+@dataclass(frozen=True, eq=False)
+class CausalModel:
+    """A model in eval mode without gradients, its tokenizer, and what both are known by."""
+
+    model: Any  # a PreTrainedModel
+    tokenizer: Any
+    fingerprints: Fingerprints
+    name: str
+    # a forward pass hangs hooks on the module for its duration: one at a time
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.output_embedding.device
+
+    @property
+    def output_layer(self) -> torch.nn.Module:
+        """The layer whose input is the last hidden state."""
+        layer: torch.nn.Module = self.model.get_output_embeddings()
+        return layer
+
+    @property
+    def output_embedding(self) -> Float[Tensor, "V H"]:
+        """The output layer's weight: one row a token."""
+        weight: Tensor = self.output_layer.weight
+        return weight
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self.output_embedding.shape[1]
+
+    @property
+    def num_logits(self) -> int:
+        """V: rows of the output layer, which may be more than there are tokens."""
+        return self.output_embedding.shape[0]
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence the model was made for; None where it doesn't say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    @cached_property
+    def can_keep_logits(self) -> bool:
+        """Whether the model can be asked for the last position's logits alone."""
+        return "logits_to_keep" in inspect.signature(self.model.forward).parameters
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a reply."""
+        found = self.model.generation_config.eos_token_id
+        return tuple(found) if isinstance(found, list | tuple) else () if found is None else (int(found),)
+
+
+def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
+    """Load a causal language model, looking on this machine before asking the hub.
+
+    On a CPU it computes in float32, on CUDA in bfloat16.
+
+    Raises:
+        ModelError: there is no such model or device, or the checkpoint lacks weights, a tokenizer or a chat template.
+    """
+    place = _device(device)
+    model, tokenizer = _read(str(name_or_path), torch.float32 if place.type == "cpu" else torch.bfloat16)
+    if model.get_output_embeddings() is None:
+        raise ModelError(f"{name_or_path} has no output layer that can be read; expected a decoder with a language head")
+    model = model.to(place).eval().requires_grad_(requires_grad=False)
+    return CausalModel(model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path))
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} can't be used here ({_first_line(error)}); expected auto, cpu or cuda") from error
+
+
+def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        return _read_from(name, dtype, local_files_only=True)
+    except (OSError, ValueError) as nothing_here:
+        if Path(name).exists():
+            raise ModelError(
+                f"{name} isn't a model that can be loaded ({_first_line(nothing_here)}); expected a folder with "
+                "config.json, model.safetensors and a tokenizer"
+            ) from nothing_here
+    try:
+        return _read_from(name, dtype, local_files_only=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no model {name!r} on this machine or on the hub ({_first_line(error)}); expected a folder, or a hub id "
+            "such as owner/name; download it first where there is no network"
+        ) from error
+
+
+def _read_from(name: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
+    where = {"local_files_only": local_files_only, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
+    )
+    if report["missing_keys"] or report["mismatched_keys"]:
+        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise ModelError(
+            f"{name} lacks {len(lacking)} weights of a {type(model).__name__}, {lacking[0]} among them; "
+            "expected a complete causal language model"
+        )
+    return model, tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hash what a tokenizer means: its tokens and their ids, its special tokens, its chat template."""
+    content = {
+        "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
+        "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        "template": tokenizer.chat_template,
+    }
+    return hashlib.sha256(json.dumps(content, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
+
+
+def model_sha256(model: Any) -> str:
+    """Hash a model's dimensions, its parameters' names and shapes, and a sample of its output embedding.
+
+    The sample is rounded to bfloat16, so that the precision it was loaded in makes no difference.
+    """
+    config = model.config
+    names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    outline = {
+        "config": {name: getattr(config, name, None) for name in names},
+        "parameters": sorted((name, list(value.shape)) for name, value in model.named_parameters()),
+    }
+    digest = hashlib.sha256(json.dumps(outline, sort_keys=True).encode())
+    weight = model.get_output_embeddings().weight.detach().flatten()
+    sample = weight[:: max(1, len(weight) // SAMPLED_ENTRIES)].to(torch.bfloat16)
+    digest.update(sample.view(torch.int16).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    max_prompt_tokens: int | None = None,
+) -> list[int]:
+    """Turn messages into tokens by the tokenizer's own chat template.
+
+    Raises:
+        MessageError: there are no messages, one is blank or of an unknown role, the template refuses them, or they
+            come to more than ``max_prompt_tokens``.
+        ModelError: the tokenizer has no chat template.
+    """
+    check_messages(messages)
+    if not tokenizer.chat_template:
+        raise ModelError("the tokenizer has no chat template; expected that of a chat model, or set tokenizer.chat_template")
+    try:
+        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        raise MessageError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
+        raise MessageError(
+            f"the messages come to {len(ids)} tokens, and at most {max(0, max_prompt_tokens)} fit into the model's context "
+            "beside max_tokens; shorten the conversation or ask for fewer tokens"
+        )
+    return ids
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Refuse no messages, unknown roles, and contents that aren't text or are blank."""
+    if not messages:
+        raise MessageError("no messages were given; expected at least one, such as {'role': 'user', 'content': 'Hello'}")
+    for i, message in enumerate(messages):
+        if set(message) < {"role", "content"}:
+            raise MessageError(f"message {i} has only {sorted(message)}; expected 'role' and 'content'")
+        if message["role"] not in ROLES:
+            raise MessageError(f"message {i} has the role {message['role']!r}; expected one of {', '.join(ROLES)}")
+        if not isinstance(message["content"], str) or not message["content"].strip():
+            raise MessageError(f"message {i} ({message['role']}) is blank or not text; expected words")

@@ -1,0 +1,118 @@
+"""The successor head: one set of features serves everyone's reward, at no extra forward pass of the model.
+
+Because a reward is linear in the features of the finished reply, their expectation given the prefix and the next
+token turns into anyone's value of that token by one inner product. Read ``guide.py`` next: how it steers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from personalign.basis import Steering
+from personalign.errors import BasisError
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """A person's reward as a request carries it.
+
+    ``confidence`` is ρ of the basis, from 0 (nothing learnt) towards 1; ``strength`` multiplies the calibrated β.
+    """
+
+    weights: Float[NDArray[np.float64], "d"]
+    confidence: float
+    strength: float = 1.0
+    revision: int = 0
+
+    def gain(self, steering: Steering) -> float:
+        """β·ρ·strength; 0 means plain decoding."""
+        return steering.beta * max(0.0, self.confidence) * self.strength
+
+
+class SuccessorHead(nn.Module):
+    """ψ_j(h, v) = U_j(h) · (P e_v) + c_j(h): the expected features of the reply once v has been written.
+
+    h is the base model's last hidden state (the input of its output layer), e_v its output embedding of v;
+    U and c come from a two-layer perceptron, P projects H dimensions to R.
+    """
+
+    def __init__(self, H: int, d: int, R: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.num_axes, self.rank, self.hidden_size = d, R, H
+        self.body = nn.Linear(H, hidden)
+        self.direction = nn.Linear(hidden, d * R)
+        self.constant = nn.Linear(hidden, d)
+        self.projection = nn.Linear(H, R, bias=False)
+
+    def table(self, embeddings: Float[Tensor, "V H"]) -> Float[Tensor, "V R"]:
+        """P e_v of every token; compute it once per model."""
+        projected: Tensor = self.projection(embeddings.float())
+        return projected
+
+    def features(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B d R"], Float[Tensor, "B d"]]:
+        """U and c of each row."""
+        inner = nn.functional.gelu(self.body(hidden.float()))
+        direction = self.direction(inner).unflatten(-1, (self.num_axes, self.rank))
+        return direction / self.rank**0.5, self.constant(inner)
+
+    def forward(self, hidden: Float[Tensor, "N H"], tokens: Float[Tensor, "N H"]) -> Float[Tensor, "N d"]:
+        """ψ of N pairs of a hidden state and a next token, the token given as its row of the output embedding."""
+        direction, constant = self.features(hidden)
+        return (direction * self.table(tokens)[:, None, :]).sum(-1) + constant
+
+    def to_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The weights by name, for a basis."""
+        return {name: value.detach().float().cpu().numpy().copy() for name, value in self.state_dict().items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SuccessorHead:
+        """Build a head from a basis's arrays (float32 or float16), which also give its sizes.
+
+        Raises:
+            BasisError: a name, a shape or a type is wrong, or a value isn't finite.
+        """
+        head = cls._of_shapes(arrays)
+        expected = head.state_dict()
+        if set(arrays) != set(expected):
+            raise BasisError(f"the head has the arrays {sorted(arrays)}, expected {sorted(expected)}; train it again")
+        for name, array in arrays.items():
+            shape = tuple(expected[name].shape)
+            if array.shape != shape or array.dtype not in (np.float32, np.float16):
+                raise BasisError(f"the head's {name} is {array.dtype} {array.shape}, expected float32 {shape}; train it again")
+            if not np.isfinite(array).all():
+                raise BasisError(f"the head's {name} holds NaN or Inf, expected finite numbers; train it again")
+        head.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()})
+        return head.eval().requires_grad_(requires_grad=False)
+
+    @classmethod
+    def _of_shapes(cls, arrays: Mapping[str, NDArray[Any]]) -> SuccessorHead:
+        try:
+            hidden, H = arrays["body.weight"].shape
+            d, R = len(arrays["constant.bias"]), len(arrays["projection.weight"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise BasisError(f"the head's arrays can't be read ({error}); expected those of to_arrays(); train it again") from error
+        return cls(H, d, R, hidden)
+
+
+def reward(
+    head: SuccessorHead,
+    table: Float[Tensor, "V R"],
+    hidden: Float[Tensor, "B H"],
+    weights: Float[Tensor, "B d"],
+    candidates: Int[Tensor, "B K"],
+) -> Float[Tensor, "B K"]:
+    """Q(v) = ⟨w, ψ(h, v)⟩ of each row's candidates under the row's own weights.
+
+    Multiply-and-sum on purpose: einsum and bmm change bits with the batch size.
+    """
+    direction, constant = head.features(hidden)
+    personal = (direction * weights[:, :, None]).sum(1)
+    return (personal[:, None, :] * table[candidates]).sum(-1) + (constant * weights).sum(-1)[:, None]

@@ -46,6 +46,21 @@ class Decoder:
         self.head = None if head is None else head.to(base.device)
         self._table = self._embed()
 
+    @property
+    def end_token(self) -> int:
+        """The token that ends a reply; the first of them where there are several."""
+        if not self.base.ends:
+            raise ModelError(f"{self.base.name} names no end token; expected eos_token_id in its generation_config.json")
+        return self.base.ends[0]
+
+    def with_head(self, head: SuccessorHead) -> Decoder:
+        """The same models with another head."""
+        return Decoder(self.base, head, self.steering, self.experts)
+
+    def with_steering(self, steering: Steering) -> Decoder:
+        """The same models and head, steered more or less."""
+        return Decoder(self.base, self.head, steering, self.experts)
+
     @torch.no_grad()
     def _embed(self) -> Tensor | None:
         return None if self.head is None else self.head.table(self.base.output_embedding)
@@ -74,7 +89,8 @@ class Decoder:
         text = TextStream(self.base)
         while not batch.is_done:
             batch.step()
-            yield text.push(batch.row(0))
+            if (piece := text.push(batch.row(0))).ids:
+                yield piece
         (reply,) = batch.replies()
         if rest := reply.text[len(text.sent) :]:
             yield Piece((), rest)
@@ -156,8 +172,9 @@ class Batch:
         return not self._active.any()
 
     def row(self, i: int) -> tuple[int, ...]:
-        """The ids of one reply so far."""
-        return tuple(int(column[i]) for column in self._columns[: self._lengths[i]])
+        """The ids of one reply so far, without the end."""
+        drawn = tuple(int(column[i]) for column in self._columns[: self._lengths[i]])
+        return drawn[:-1] if drawn[-1] in self._base.ends else drawn
 
     def step(self) -> None:
         """Draw one token for every row: forward, steer, sample, keep."""
@@ -191,10 +208,10 @@ class Batch:
         return Generated(
             ids=ids,
             text=text_of(self._base, ids),
-            kl=kl / len(ids),
+            kl=kl / int(self._lengths[i]),
             guided=guided,
             reason=None if guided else reason(self._requests[i], self._steering),
-            finish_reason="stop" if ids[-1] in self._base.ends else "length",
+            finish_reason="stop" if len(ids) < self._lengths[i] else "length",
             prompt_tokens=len(self._prompts[i]),
             first_token_s=self._first_token_s,
         )
@@ -209,9 +226,8 @@ def reason(request: Request, steering: Steering) -> str:
 
 
 def text_of(causal: CausalModel, ids: Sequence[int]) -> str:
-    """Decode a reply without special tokens and without the token that ended it."""
-    kept = [i for i in ids if i not in causal.ends]
-    text: str = causal.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """Decode a reply without special tokens."""
+    text: str = causal.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text
 
 

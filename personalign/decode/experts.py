@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,11 +160,13 @@ def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> Any:
         config = LoraConfig.from_pretrained(str(folder))
         if not isinstance(config, LoraConfig) or config.use_dora:
             raise ModelError(f"{folder} isn't a plain LoRA adapter; expected peft_type LORA without DoRA")
-        if beside is None:
-            peft = PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)
-        else:
-            peft = beside.peft
-            peft.load_adapter(str(folder), adapter_name=folder.name)
+        with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            if beside is None:
+                peft = PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)
+            else:
+                peft = beside.peft
+                peft.load_adapter(str(folder), adapter_name=folder.name)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise

@@ -1,0 +1,122 @@
+"""The whole method in plain words: one reply, no cache, one token after the other. Read this first.
+
+    mix the experts (α) → short list (top K) → the person's reward (β) → temperature → top-p → draw
+
+It is slow on purpose, shares no steering code with the batched path, and is the oracle that path is tested against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from personalign.basis import Steering
+from personalign.decode.decoder import reason, text_of
+from personalign.decode.experts import BASE_ADAPTER, Expert, num_tokens
+from personalign.decode.lane import forward
+from personalign.decode.load import CausalModel, render
+from personalign.decode.request import Generated, Request
+from personalign.decode.rewards import SuccessorHead
+from personalign.decode.sample import uniforms
+from personalign.types import Sampling
+
+
+@torch.no_grad()
+def generate(
+    base: CausalModel, head: SuccessorHead | None, steering: Steering, experts: Mapping[str, Expert], request: Request
+) -> Generated:
+    """Write one reply, reading everything anew for every token."""
+    expert = None if request.expert is None else experts[request.expert]
+    alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
+    gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
+    prompt = render(base.tokenizer, request.messages)
+    expert_prompt = [] if expert is None else render(expert.anti.tokenizer, request.messages)
+    ids: list[int] = []
+    kl, failed, num_drawn = 0.0, False, 0
+    for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
+        logits, hidden = read(base, [*prompt, *ids])
+        if expert is not None and alpha:
+            logits = mixed(logits, expert, alpha, [*expert_prompt, *ids], num_tokens(base))
+        if request.guidance is not None and head is not None and gain > 0 and not failed:
+            may_end = bool(ids) or int(logits.argmax()) in base.ends
+            weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
+            psi = features(head, base, hidden)
+            tilted, divergence = tilted_short_list(logits, psi @ weights, gain, steering, () if may_end else base.ends)
+            failed = math.isnan(divergence)
+            logits, kl = (logits, kl) if failed else (tilted, kl + divergence)
+        num_drawn += 1
+        token = drawn(logits, request.sampling, u)
+        if token in base.ends:
+            break
+        ids.append(token)
+    guided = gain > 0 and not failed
+    return Generated(
+        ids=tuple(ids),
+        text=text_of(base, ids),
+        kl=kl / num_drawn,
+        guided=guided,
+        reason=None if guided else reason(request, steering),
+        finish_reason="stop" if len(ids) < num_drawn else "length",
+        prompt_tokens=len(prompt),
+    )
+
+
+def read(causal: CausalModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Logits (V,) and hidden state (H,) after these tokens."""
+    logits, hidden = forward(causal, torch.tensor([ids], device=causal.device), use_cache=False)
+    return logits[0], hidden[0]
+
+
+def mixed(logits: Tensor, expert: Expert, alpha: float, ids: Sequence[int], num_known: int) -> Tensor:
+    """Base + α · (expert − anti-expert), and −∞ for rows of the output layer that are no token."""
+    tokens = torch.tensor([ids], device=expert.anti.device)
+    if expert.tuned is None:
+        tuned, _ = forward(expert.anti, tokens, expert.peft, adapter_names=[expert.name], use_cache=False)
+        anti, _ = forward(expert.anti, tokens, expert.peft, adapter_names=[BASE_ADAPTER], use_cache=False)
+    else:
+        tuned, _ = forward(expert.tuned, tokens, use_cache=False)
+        anti, _ = forward(expert.anti, tokens, use_cache=False)
+    moved = torch.full_like(logits, -math.inf)
+    moved[:num_known] = logits[:num_known] + alpha * (tuned[0, :num_known] - anti[0, :num_known])
+    return moved
+
+
+def features(head: SuccessorHead, base: CausalModel, hidden: Tensor) -> Tensor:
+    """ψ (V, d): what the finished reply is expected to be like, for every next token."""
+    everywhere = hidden.expand(base.num_logits, -1)
+    psi: Tensor = head(everywhere, base.output_embedding)
+    return psi
+
+
+def tilted_short_list(
+    logits: Tensor, rewards: Tensor, gain: float, steering: Steering, forbidden: Sequence[int]
+) -> tuple[Tensor, float]:
+    """The K likeliest tokens with their bounded reward added, and KL(q ‖ p); NaN if a reward isn't finite."""
+    allowed = logits.clone()
+    allowed[list(forbidden)] = -math.inf
+    best = allowed.topk(min(steering.num_candidates, len(logits))).indices
+    best = best[allowed[best].isfinite()]
+    p = allowed[best].softmax(-1)
+    if not rewards[best].isfinite().all():
+        return logits, math.nan
+    delta = gain * (rewards[best] - (p * rewards[best]).sum())
+    delta = delta.clamp(-steering.clip / 2, steering.clip / 2)
+    tilted = torch.full_like(logits, -math.inf)
+    tilted[best] = allowed[best] + delta
+    q = tilted[best].softmax(-1)
+    return tilted, float((q * (q.log() - p.log())).nansum())
+
+
+def drawn(logits: Tensor, sampling: Sampling, u: float) -> int:
+    """Temperature, then top-p, then the token at which the probabilities, likeliest first, pass u."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    p, order = (logits / sampling.temperature).softmax(-1).double().sort(descending=True, stable=True)
+    if sampling.top_p < 1:
+        p = p[: int((p.cumsum(-1) - p < sampling.top_p).sum())]
+    reached = (p / p.sum()).cumsum(-1)
+    place = min(int((reached <= u).sum()), int((p > 0).sum()) - 1)
+    return int(order[place])

@@ -53,8 +53,8 @@ class Generated:
 
 def check_sampling(sampling: Sampling) -> None:
     """Refuse settings that mean nothing."""
-    _within("temperature", sampling.temperature, 0, 10)
-    _within("top_p", sampling.top_p, 0, 1)
+    _within("temperature", sampling.temperature, 0.0, 10.0)
+    _within("top_p", sampling.top_p, 0.0, 1.0)
     if sampling.top_p == 0:
         raise InputError("top_p is 0, expected more than 0; for greedy decoding pass temperature=0")
     _whole("max_tokens", sampling.max_tokens, 1, 2**31 - 1)
@@ -63,12 +63,12 @@ def check_sampling(sampling: Sampling) -> None:
 
 def check_alpha(alpha: float) -> None:
     """Refuse a weight of an expert that is negative, huge or not a number."""
-    _within("alpha", alpha, 0, 10)
+    _within("alpha", alpha, 0.0, 10.0)
 
 
 def check_guidance(guidance: Guidance, num_axes: int) -> None:
     """Refuse weights of another basis or with NaN, and a strength or confidence out of range."""
-    _within("strength", guidance.strength, 0, 100)
+    _within("strength", guidance.strength, 0.0, 100.0)
     _within("confidence", guidance.confidence, -1e-6, 1 + 1e-6)
     if guidance.weights.shape != (num_axes,):
         raise ProfileError(f"the weights have shape {guidance.weights.shape}, expected ({num_axes},); use this basis's profile")
@@ -76,11 +76,11 @@ def check_guidance(guidance: Guidance, num_axes: int) -> None:
         raise ProfileError("the weights hold NaN or Inf, expected finite numbers; undo the last answer or forget it")
 
 
-def _within(name: str, value: float, low: float, high: float) -> None:
+def _within(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
         raise InputError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
 
 
-def _whole(name: str, value: int, low: int, high: int) -> None:
+def _whole(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {value!r}, expected a whole number from {low} to {high}")

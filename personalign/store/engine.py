@@ -1,0 +1,218 @@
+"""Connections to a SQLite file: one writer that begins IMMEDIATE, a pool of readers that cannot write.
+
+SQLAlchemy's defaults lose updates silently between processes; a deferred BEGIN that turns into a write fails
+with "database is locked" instead of waiting. Every setting is read back, because SQLite ignores what it
+doesn't know.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import Engine, NullPool, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from personalign.errors import StoreError
+from personalign.store.driver import JournalMode, journal_mode, sqlite_driver
+
+BUSY_TIMEOUT_MS = 15_000
+APPLICATION_ID = 0x50414C4E  # "PALN", in the file's header
+
+COMMON: dict[str, int] = {
+    "busy_timeout": BUSY_TIMEOUT_MS,  # first: the others may have to wait
+    "synchronous": 2,  # FULL
+    "foreign_keys": 1,
+    "secure_delete": 1,
+    "trusted_schema": 0,
+    "cell_size_check": 1,
+    "mmap_size": 0,
+    "temp_store": 2,  # MEMORY
+    "journal_size_limit": 64 << 20,
+}
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where a store is and how it is spoken to."""
+
+    url: str
+    path: Path
+    driver: ModuleType = field(default_factory=sqlite_driver)
+
+    @property
+    def journal_mode(self) -> JournalMode:
+        """The mode that is safe with this driver's SQLite."""
+        return journal_mode(self.driver.sqlite_version_info)
+
+    def beside(self, suffix: str) -> Path:
+        """A file kept next to the database."""
+        return self.path.with_name(self.path.name + suffix)
+
+
+def locate(url: str) -> Database:
+    """Read a store URL; StoreError for one that isn't a SQLite file's."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError("the store's URL can't be read; expected sqlite:///profiles.db") from error
+    if parsed.drivername != "sqlite":
+        raise StoreError(f"the store's URL is of kind {parsed.drivername}, expected sqlite:///profiles.db")
+    if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:") or parsed.query:
+        raise StoreError("the store needs a file that several connections can share, such as sqlite:///profiles.db")
+    return Database(url, Path(str(parsed.database)))
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The two pools of an open store."""
+
+    writer: Engine
+    reader: Engine
+
+    def close(self) -> None:
+        """Close every idle connection; the last writer out truncates the write-ahead log."""
+        self.reader.dispose()
+        self.writer.dispose()
+
+
+def open_engines(database: Database) -> Engines:
+    """Make both pools; nothing is connected yet."""
+    modes = {"journal_mode": database.journal_mode}
+    engines = Engines(
+        writer=_engine(
+            database,
+            "BEGIN IMMEDIATE",
+            COMMON | modes,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=BUSY_TIMEOUT_MS / 1000,
+        ),
+        reader=_engine(database, "BEGIN", COMMON | modes | {"query_only": 1}, pool_size=4, max_overflow=12),
+    )
+    for engine in (engines.writer, engines.reader):
+        _forget_in_children(engine)
+    return engines
+
+
+def migration_engine(database: Database) -> Engine:
+    """Make an engine for migrations only: a batch migration under foreign keys would cascade into the children."""
+    pragmas = COMMON | {"journal_mode": database.journal_mode, "foreign_keys": 0}
+    return _engine(database, "BEGIN IMMEDIATE", pragmas, poolclass=NullPool)
+
+
+def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: Any) -> Engine:
+    engine = create_engine(
+        database.url,
+        module=database.driver,
+        # the driver's own transactions are off: the "begin" hook below decides
+        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},
+        hide_parameters=True,  # user ids and texts stay out of error messages
+        **pool,
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: DBAPIConnection, _record: object) -> None:
+        _refuse_foreign(connection, database)  # before anything is changed in the file
+        for name, value in pragmas.items():
+            _set_pragma(connection, name, value)
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _refuse_foreign(connection: DBAPIConnection, database: Database) -> None:
+    application = _first(connection, "PRAGMA application_id")
+    if application == APPLICATION_ID:
+        return
+    if application or _first(connection, "SELECT count(*) FROM sqlite_master"):
+        raise StoreError(
+            f"{database.path} belongs to another program (its application_id isn't ours); pass another path"
+        )
+
+
+def _set_pragma(connection: DBAPIConnection, name: str, value: int | str) -> None:
+    found = _first(connection, f"PRAGMA {name}") if name == "journal_mode" else None
+    if found != value:
+        _switch(connection, f"PRAGMA {name}={value}")
+        found = _first(connection, f"PRAGMA {name}")
+    if found != value:
+        raise StoreError(
+            f"SQLite answers {name}={found} where {value} is needed; close other programs that use this file, "
+            "or see: personalign doctor"
+        )
+
+
+def _switch(connection: DBAPIConnection, statement: str) -> None:
+    # a change of the journal mode doesn't wait for other processes, whatever the busy timeout
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            _first(connection, statement)
+        except Exception as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _first(connection: DBAPIConnection, statement: str) -> int | str | None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute(statement)
+        row = cursor.fetchone()
+    finally:
+        cursor.close()
+    return None if row is None else row[0]
+
+
+def _forget_in_children(engine: Engine) -> None:
+    # A forked child must neither use nor close its parent's connections: closing would drop locks that SQLite
+    # believes to be held. So the child starts a new pool and keeps the old one alive, unused.
+    found = weakref.ref(engine)
+    kept: list[object] = []
+
+    def leave_to_parent() -> None:
+        if (inherited := found()) is not None:
+            kept.append(inherited.pool)
+            inherited.dispose(close=False)
+
+    os.register_at_fork(after_in_child=leave_to_parent)
+
+
+ADVICE = {
+    "locked": "another process kept it locked for too long; try again",
+    "full": "free some space on the disk and try again, nothing was written",
+    "malformed": "the file is damaged; restore it from a backup",
+    "not a database": "this isn't a SQLite file; pass another path",
+    "readonly": "the file or its folder can't be written; check their permissions",
+    "unable to open": "the file or its folder can't be opened; check the path and its permissions",
+    "disk I/O": "the disk failed or is full; check it and try again",
+}
+
+
+@contextmanager
+def typed_errors(database: Database) -> Iterator[None]:
+    """Turn whatever the database raises into a StoreError that says what to do."""
+    try:
+        yield
+    except (SQLAlchemyError, database.driver.Error) as error:
+        cause = (
+            str(getattr(error, "orig", None) or type(error).__name__)
+            if isinstance(error, SQLAlchemyError)
+            else str(error)
+        )
+        advice = next((advice for sign, advice in ADVICE.items() if sign in cause), "see: personalign doctor")
+        raise StoreError(f"{database.path}: {cause}; {advice}") from error

@@ -1,0 +1,36 @@
+"""The files a store makes: private ones, in private folders; whatever stood there before is left as it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from personalign.errors import StoreError
+
+
+def make_file(path: Path) -> bool:
+    """Make an empty file only its owner can read, with missing folders; tell whether it is new."""
+    try:
+        _make_folder(path.parent)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{path} can't be made ({error.strerror}); pass a path in a folder you can write") from error
+    return True
+
+
+def require_file(path: Path) -> None:
+    """Refuse a path that isn't a file we can read and write, in a folder we can write."""
+    if not path.is_file():
+        raise StoreError(f"there is no store at {path}; check the path, or run: personalign db upgrade")
+    if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
+        raise StoreError(f"{path} or its folder can't be written; check their permissions")
+
+
+def _make_folder(folder: Path) -> None:
+    # not mkdir(parents=True), which would leave the folders in between open to all
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,323 @@
+"""The Store: people, what they were shown and answered, and the profiles fitted from it.
+
+Values in, values out; one transaction per verb. A verb that writes begins IMMEDIATE and decides under the lock,
+so no update is lost between threads or processes.
+"""
+
+from __future__ import annotations
+
+import secrets
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from personalign.errors import AlreadyAnswered, BasisError, InputError, QuestionError
+from personalign.store import blobs, records
+from personalign.store.engine import Database, Engines, locate, open_engines, typed_errors
+from personalign.store.erase import bury, bury_again, delete_person, truncate_log, unburied
+from personalign.store.export import export_person
+from personalign.store.files import make_file, require_file
+from personalign.store.schema import check_revision, read_revision, upgrade
+from personalign.store.tables import MAX_USER, AnswerRow, BasisRow, PresentationRow, UserRow
+from personalign.store.values import Answer, Fit, Presentation
+from personalign.store.watch import Watch
+from personalign.types import CHOICES, Message, Profile
+
+
+class Store:
+    """An open database; threads may share it, and a forked child starts with connections of its own."""
+
+    def __init__(self, database: Database, engines: Engines) -> None:
+        self._database = database
+        self._engines = engines
+        self._watch = Watch(engines.reader)
+
+    @classmethod
+    def open(cls, url: str, create: bool = True) -> Store:
+        """Open a store; where there is none yet, make it with the current schema.
+
+        Raises:
+            StoreError: the file can't be used, or belongs to another program.
+            SchemaError: its schema is older or newer than this code.
+        """
+        database = locate(url)
+        if create:
+            make_file(database.path)
+        require_file(database.path)
+        store = cls(database, open_engines(database))
+        try:
+            store._prepare(create)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close all connections; a process that never does ends as promptly."""
+        self._watch.close()
+        self._engines.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def save_basis(self, basis_id: str, model: str, config: dict[str, Any]) -> None:
+        """Record a basis that profiles will refer to; a known one stays as it is."""
+        with self._write() as session:
+            if session.get(BasisRow, basis_id) is None:
+                session.add(BasisRow(id=basis_id, model=model, config=config, created_at=_now()))
+
+    def add_user(self, user: str, consent: str | None = None) -> None:
+        """Add a person, or record their new consent; otherwise a known one stays as they are.
+
+        Raises:
+            InputError: the id isn't 1 to 128 characters without control characters.
+        """
+        _check_user(user)
+        now = _now()
+        with self._write() as session:
+            row = session.get(UserRow, user)
+            if row is None:
+                row = UserRow(id=user, created_at=now)
+                session.add(row)
+                session.flush()
+                records.add_event(session, user, "created", now)
+            if consent is not None and consent != row.consent:
+                row.consent, row.consent_at = consent, now
+                records.add_event(session, user, "consented", now)
+
+    def has_user(self, user: str) -> bool:
+        """Tell whether the person is known."""
+        with self._read() as session:
+            return session.get(UserRow, user) is not None
+
+    def present(
+        self,
+        user: str,
+        basis_id: str,
+        question_id: str,
+        prompt: Sequence[Message],
+        a: str,
+        b: str,
+        swapped: bool,
+        v: Float[NDArray[np.float64], "d"],
+    ) -> Presentation:
+        """Record what is shown, ``a`` left and ``b`` right; while another question is open, return that one.
+
+        ``v`` are the features, left minus right.
+        """
+        blobs.check_finite(v)
+        with self._write() as session:
+            _require_user(session, user)
+            _require_basis(session, basis_id)
+            row = records.find_open(session, user, basis_id)
+            if row is None:
+                row = PresentationRow(
+                    id=secrets.token_hex(16),
+                    user_id=user,
+                    basis_id=basis_id,
+                    question_id=question_id,
+                    prompt=[{"role": message["role"], "content": message["content"]} for message in prompt],
+                    a=a,
+                    b=b,
+                    swapped=swapped,
+                    num_axes=len(v),
+                    v=blobs.encode(v),
+                    checksum=blobs.checksum(v),
+                    state="open",
+                    shown_at=_now(),
+                )
+                session.add(row)
+            return records.to_presentation(row)
+
+    def open_presentation(self, user: str, basis_id: str) -> Presentation | None:
+        """Return the question that waits for an answer, if there is one."""
+        with self._read() as session:
+            row = records.find_open(session, user, basis_id)
+            return None if row is None else records.to_presentation(row)
+
+    def presentation(self, user: str, presentation_id: str) -> Presentation:
+        """Return what a person was shown; another person's and an absent one raise the same QuestionError."""
+        with self._read() as session:
+            return records.to_presentation(records.find_presentation(session, user, presentation_id))
+
+    def exposures(self, basis_id: str) -> dict[str, int]:
+        """Count how often each question was shown, over all people."""
+        with self._read() as session:
+            counts = session.execute(
+                select(PresentationRow.question_id, func.count())
+                .where(PresentationRow.basis_id == basis_id)
+                .group_by(PresentationRow.question_id)
+            )
+            return {question_id: count for question_id, count in counts}
+
+    def asked(self, user: str, basis_id: str) -> frozenset[str]:
+        """Return the questions that are answered or open; one that was withdrawn may be asked again."""
+        with self._read() as session:
+            found = session.scalars(
+                select(PresentationRow.question_id).where(
+                    PresentationRow.user_id == user,
+                    PresentationRow.basis_id == basis_id,
+                    PresentationRow.state != "withdrawn",
+                )
+            )
+            return frozenset(found)
+
+    def answers(self, user: str, basis_id: str) -> tuple[Answer, ...]:
+        """Return the answers that stand, oldest first."""
+        with self._read() as session:
+            return records.to_answers(records.find_answers(session, user, basis_id))
+
+    def commit_answer(self, user: str, presentation_id: str, choice: str, fit: Fit) -> Profile:
+        """Store an answer and the profile fitted with it, both or neither; the same answer again changes nothing.
+
+        Raises:
+            QuestionError: the presentation isn't this person's, or was withdrawn, or the choice is unknown.
+            AlreadyAnswered: it has another answer.
+            ProfileError: the fit isn't finite.
+        """
+        if choice not in CHOICES:
+            raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
+        with self._write() as session:
+            shown = records.find_presentation(session, user, presentation_id)
+            if shown.state == "answered":
+                return _answered_again(session, shown, choice)
+            if shown.state == "withdrawn":
+                raise QuestionError("an undo withdrew this question; ask for the next one")
+            now = _now()
+            shown.state = "answered"
+            seconds = max(0.0, (now - shown.shown_at).total_seconds())
+            session.add(
+                AnswerRow(user_id=user, presentation_id=shown.id, choice=choice, seconds=seconds, answered_at=now)
+            )
+            session.flush()
+            return _refit(session, user, shown.basis_id, fit, "answered", now)
+
+    def undo_answer(self, user: str, basis_id: str, fit: Fit) -> Profile | None:
+        """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.
+
+        A question that was open is withdrawn, so that never two are open.
+        """
+        with self._write() as session:
+            rows = records.find_answers(session, user, basis_id)
+            if not rows:
+                return None
+            now = _now()
+            if (waiting := records.find_open(session, user, basis_id)) is not None:
+                waiting.state = "withdrawn"
+                session.flush()  # before the other opens: the index allows one
+            answer, shown = rows[-1]
+            answer.undone_at = now
+            shown.state, shown.shown_at = "open", now
+            session.flush()
+            return _refit(session, user, basis_id, fit, "undone", now)
+
+    def profile(self, user: str, basis_id: str) -> Profile | None:
+        """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""
+        with self._read() as session:
+            row = records.find_profile(session, user, basis_id)
+            return None if row is None else records.to_profile(row)
+
+    def export(self, user: str) -> dict[str, Any]:
+        """Return everything that is kept of a person, as JSON values."""
+        with self._read() as session:
+            return export_person(session, user)
+
+    def forget(self, user: str) -> None:
+        """Erase a person to the last byte; afterwards the id may start anew.
+
+        Raises:
+            ErasurePending: the rows are gone, but readers kept them in the write-ahead log; call again.
+        """
+        with self._write() as session:
+            row = session.get(UserRow, user)
+            if row is not None:
+                now = max(_now(), row.created_at)
+                delete_person(session, user, bury(self._database, user, now), now)
+        self._truncate()
+
+    def data_version(self) -> int:
+        """Return a number that differs after any commit, by this process or another."""
+        with typed_errors(self._database):
+            return self._watch.version()
+
+    def _prepare(self, create: bool) -> None:
+        with typed_errors(self._database):
+            with self._engines.reader.connect() as connection:
+                found = read_revision(connection)
+            if found is None and create:
+                found = upgrade(self._database.url)
+        check_revision(found)
+        with self._read() as session:
+            missing = unburied(self._database, session)
+        if missing:
+            with self._write() as session:
+                bury_again(self._database, session, missing)
+            self._truncate()
+
+    def _truncate(self) -> None:
+        with typed_errors(self._database):
+            truncate_log(self._engines.writer, self._database)
+
+    def _read(self) -> AbstractContextManager[Session]:
+        return _transaction(self._database, self._engines.reader)
+
+    def _write(self) -> AbstractContextManager[Session]:
+        return _transaction(self._database, self._engines.writer)
+
+
+@contextmanager
+def _transaction(database: Database, engine: Engine) -> Iterator[Session]:
+    with typed_errors(database), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def _answered_again(session: Session, shown: PresentationRow, choice: str) -> Profile:
+    given = session.scalar(
+        select(AnswerRow.choice).where(AnswerRow.presentation_id == shown.id, AnswerRow.undone_at.is_(None))
+    )
+    if given != choice:
+        raise AlreadyAnswered(
+            f"the question was answered with {given!r} already, not {choice!r}; undo that answer first"
+        )
+    row = records.find_profile(session, shown.user_id, shown.basis_id)
+    assert row is not None, "an answer is stored together with its profile"
+    return records.to_profile(row)
+
+
+def _refit(session: Session, user: str, basis_id: str, fit: Fit, kind: str, at: datetime) -> Profile:
+    answers = records.to_answers(records.find_answers(session, user, basis_id))
+    row = records.add_profile(session, user, basis_id, answers, fit(answers), at)
+    records.add_event(session, user, kind, at, basis_id, row.revision)
+    return records.to_profile(row)
+
+
+def _require_user(session: Session, user: str) -> None:
+    if session.get(UserRow, user) is None:
+        raise InputError("this person isn't known; add them first")
+
+
+def _require_basis(session: Session, basis_id: str) -> None:
+    if session.get(BasisRow, basis_id) is None:
+        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
+
+
+def _check_user(user: str) -> None:
+    if not 1 <= len(user) <= MAX_USER:
+        raise InputError(f"a user id has {len(user)} characters, expected 1 to {MAX_USER}")
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in user):
+        raise InputError("a user id holds control characters; expected printable text")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,40 @@
+"""What the store takes and gives: frozen values, never rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from personalign.types import Array, Choice, Gaussian, Message
+
+
+@dataclass(frozen=True, eq=False)
+class Presentation:
+    """A question as it was shown: ``a`` left, ``b`` right; ``swapped`` if the bank's first reply is on the right."""
+
+    id: str
+    user: str
+    basis_id: str
+    question_id: str
+    prompt: tuple[Message, ...]
+    a: str
+    b: str
+    swapped: bool
+    v: Array  # (d,) features, left minus right
+    shown_at: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One answer that stands; ``seconds`` is the time from showing to answering."""
+
+    presentation_id: str
+    choice: Choice
+    v: Array  # (d,) features, left minus right
+    seconds: float
+    answered_at: datetime
+
+
+Fit = Callable[[tuple[Answer, ...]], Gaussian]
+"""From all answers that stand, oldest first, to the posterior. Runs under the write lock: it must be quick and not call the store."""

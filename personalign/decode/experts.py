@@ -108,7 +108,9 @@ def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
             )
     for causal in (base, other):
         if causal.num_logits < len(ours):
-            raise ModelError(f"{causal.name} has {causal.num_logits} logits for {len(ours)} tokens; expected at least one each")
+            raise ModelError(
+                f"{causal.name} has {causal.num_logits} logits for {len(ours)} tokens; expected at least one each"
+            )
 
 
 def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -> dict[str, Expert]:
@@ -170,6 +172,8 @@ def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> Any:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{folder} doesn't fit {anti.name} ({str(error).splitlines()[0]}); expected a LoRA tuned on it") from error
+        raise ModelError(
+            f"{folder} doesn't fit {anti.name} ({str(error).splitlines()[0]}); expected a LoRA tuned on it"
+        ) from error
     peft.base_model.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
     return peft.eval()

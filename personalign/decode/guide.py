@@ -52,8 +52,12 @@ class Guide:
         device = table.device
         nothing = np.zeros(head.num_axes)
         self._head, self._table, self._steering = head, table, steering
-        self._weights = torch.tensor(np.stack([g.weights if g else nothing for g in guidance]), dtype=torch.float32, device=device)
-        self._gain = torch.tensor([g.gain(steering) if g else 0.0 for g in guidance], dtype=torch.float32, device=device)
+        self._weights = torch.tensor(
+            np.stack([g.weights if g else nothing for g in guidance]), dtype=torch.float32, device=device
+        )
+        self._gain = torch.tensor(
+            [g.gain(steering) if g else 0.0 for g in guidance], dtype=torch.float32, device=device
+        )
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=device)
         self.guided = self._gain > 0  # a row leaves it for good at its first reward that isn't finite
         self.kl = torch.zeros(len(guidance), dtype=torch.float32, device=device)  # the sum over tokens, in nats
@@ -73,4 +77,3 @@ class Guide:
         """Rule out the end as the first token of every row whose own first choice isn't the end."""
         ends_itself = torch.isin(logits.argmax(-1), self._ends)
         return torch.where(ends_itself[:, None], logits, logits.index_fill(-1, self._ends, -math.inf))
-

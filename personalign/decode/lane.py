@@ -40,7 +40,11 @@ class Lane:
     """A model, its key/value cache over a left-padded batch, and for PEFT the adapter of each row."""
 
     def __init__(
-        self, causal: CausalModel, prompts: Sequence[Sequence[int]], runner: Any = None, adapters: Sequence[str] | None = None
+        self,
+        causal: CausalModel,
+        prompts: Sequence[Sequence[int]],
+        runner: Any = None,
+        adapters: Sequence[str] | None = None,
     ) -> None:
         self._causal, self._runner = causal, runner
         self._arguments: dict[str, Any] = {} if adapters is None else {"adapter_names": list(adapters)}

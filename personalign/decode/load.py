@@ -96,9 +96,13 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     place = _device(device)
     model, tokenizer = _read(str(name_or_path), torch.float32 if place.type == "cpu" else torch.bfloat16)
     if model.get_output_embeddings() is None:
-        raise ModelError(f"{name_or_path} has no output layer that can be read; expected a decoder with a language head")
+        raise ModelError(
+            f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"
+        )
     model = model.to(place).eval().requires_grad_(requires_grad=False)
-    return CausalModel(model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path))
+    return CausalModel(
+        model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path)
+    )
 
 
 def _device(device: str) -> torch.device:
@@ -107,7 +111,9 @@ def _device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} can't be used here ({_first_line(error)}); expected auto, cpu or cuda") from error
+        raise ModelError(
+            f"device {device!r} can't be used here ({_first_line(error)}); expected auto, cpu or cuda"
+        ) from error
 
 
 def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -190,9 +196,13 @@ def render(
     """
     check_messages(messages)
     if not tokenizer.chat_template:
-        raise ModelError("the tokenizer has no chat template; expected that of a chat model, or set tokenizer.chat_template")
+        raise ModelError(
+            "the tokenizer has no chat template; expected that of a chat model, or set tokenizer.chat_template"
+        )
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
+        text = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except TemplateError as error:
         raise MessageError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -207,7 +217,9 @@ def render(
 def check_messages(messages: Sequence[Message]) -> None:
     """Refuse no messages, unknown roles, and contents that aren't text or are blank."""
     if not messages:
-        raise MessageError("no messages were given; expected at least one, such as {'role': 'user', 'content': 'Hello'}")
+        raise MessageError(
+            "no messages were given; expected at least one, such as {'role': 'user', 'content': 'Hello'}"
+        )
     for i, message in enumerate(messages):
         if set(message) < {"role", "content"}:
             raise MessageError(f"message {i} has only {sorted(message)}; expected 'role' and 'content'")

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from personalign.basis import Steering
-from personalign.decode.decoder import reason, text_of
 from personalign.decode.experts import BASE_ADAPTER, Expert, num_tokens
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
-from personalign.decode.request import Generated, Request
+from personalign.decode.request import Generated, Request, reason
 from personalign.decode.rewards import SuccessorHead
 from personalign.decode.sample import uniforms
+from personalign.decode.text import text_of
 from personalign.types import Sampling
 
 
@@ -29,39 +30,53 @@ def generate(
     base: CausalModel, head: SuccessorHead | None, steering: Steering, experts: Mapping[str, Expert], request: Request
 ) -> Generated:
     """Write one reply, reading everything anew for every token."""
-    expert = None if request.expert is None else experts[request.expert]
-    alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
-    gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
     prompt = render(base.tokenizer, request.messages)
-    expert_prompt = [] if expert is None else render(expert.anti.tokenizer, request.messages)
     ids: list[int] = []
-    kl, failed, num_drawn = 0.0, False, 0
+    guidance, divergences = request.guidance, []
     for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
-        logits, hidden = read(base, [*prompt, *ids])
-        if expert is not None and alpha:
-            logits = mixed(logits, expert, alpha, [*expert_prompt, *ids], num_tokens(base))
-        if request.guidance is not None and head is not None and gain > 0 and not failed:
-            may_end = bool(ids) or int(logits.argmax()) in base.ends
-            weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
-            psi = features(head, base, hidden)
-            tilted, divergence = tilted_short_list(logits, psi @ weights, gain, steering, () if may_end else base.ends)
-            failed = math.isnan(divergence)
-            logits, kl = (logits, kl) if failed else (tilted, kl + divergence)
-        num_drawn += 1
+        logits, divergence = steered(base, head, steering, experts, replace(request, guidance=guidance), ids)
+        if math.isnan(divergence):
+            guidance = None  # from here on; the reason is told below
+        divergences.append(divergence)
         token = drawn(logits, request.sampling, u)
         if token in base.ends:
             break
         ids.append(token)
-    guided = gain > 0 and not failed
+    guided = guidance is not None and guidance.gain(steering) > 0
     return Generated(
         ids=tuple(ids),
         text=text_of(base, ids),
-        kl=kl / num_drawn,
+        kl=sum(k for k in divergences if not math.isnan(k)) / len(divergences),
         guided=guided,
         reason=None if guided else reason(request, steering),
-        finish_reason="stop" if len(ids) < num_drawn else "length",
+        finish_reason="stop" if len(ids) < len(divergences) else "length",
         prompt_tokens=len(prompt),
     )
+
+
+@torch.no_grad()
+def steered(
+    base: CausalModel,
+    head: SuccessorHead | None,
+    steering: Steering,
+    experts: Mapping[str, Expert],
+    request: Request,
+    ids: Sequence[int],
+) -> tuple[Tensor, float]:
+    """Logits (V,) of the token after ``ids``, and KL(steered ‖ mixed) in nats: NaN where the reward wasn't finite."""
+    logits, hidden = read(base, [*render(base.tokenizer, request.messages), *ids])
+    expert = None if request.expert is None else experts[request.expert]
+    alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
+    if expert is not None and alpha:
+        heard = [*render(expert.anti.tokenizer, request.messages), *ids]
+        logits = mixed(logits, expert, alpha, heard, num_tokens(base))
+    gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
+    if request.guidance is None or head is None or not gain:
+        return logits, 0.0
+    may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
+    weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
+    rewards = features(head, base, hidden) @ weights
+    return tilted_short_list(logits, rewards, gain, steering, forbidden=() if may_end else base.ends)
 
 
 def read(causal: CausalModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:

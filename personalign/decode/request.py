@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from personalign.basis import Steering
 from personalign.decode.rewards import Guidance
 from personalign.errors import InputError, ProfileError
 from personalign.types import FinishReason, Message, Sampling
@@ -51,6 +52,14 @@ class Generated:
     first_token_s: float | None = None
 
 
+def reason(request: Request, steering: Steering) -> str:
+    """Say why a reply isn't guided."""
+    guidance = request.guidance
+    if guidance is None or guidance.confidence <= 0:
+        return "no_answers"
+    return "non_finite_reward" if guidance.gain(steering) > 0 else "strength_zero"
+
+
 def check_sampling(sampling: Sampling) -> None:
     """Refuse settings that mean nothing."""
     _within("temperature", sampling.temperature, 0.0, 10.0)
@@ -71,13 +80,20 @@ def check_guidance(guidance: Guidance, num_axes: int) -> None:
     _within("strength", guidance.strength, 0.0, 100.0)
     _within("confidence", guidance.confidence, -1e-6, 1 + 1e-6)
     if guidance.weights.shape != (num_axes,):
-        raise ProfileError(f"the weights have shape {guidance.weights.shape}, expected ({num_axes},); use this basis's profile")
+        raise ProfileError(
+            f"the weights have shape {guidance.weights.shape}, expected ({num_axes},); use this basis's profile"
+        )
     if not np.isfinite(guidance.weights).all():
         raise ProfileError("the weights hold NaN or Inf, expected finite numbers; undo the last answer or forget it")
 
 
 def _within(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not low <= value <= high:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
         raise InputError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
 
 

@@ -86,7 +86,9 @@ class SuccessorHead(nn.Module):
         for name, array in arrays.items():
             shape = tuple(expected[name].shape)
             if array.shape != shape or array.dtype not in (np.float32, np.float16):
-                raise BasisError(f"the head's {name} is {array.dtype} {array.shape}, expected float32 {shape}; train it again")
+                raise BasisError(
+                    f"the head's {name} is {array.dtype} {array.shape}, expected float32 {shape}; train it again"
+                )
             if not np.isfinite(array).all():
                 raise BasisError(f"the head's {name} holds NaN or Inf, expected finite numbers; train it again")
         head.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()})
@@ -98,7 +100,9 @@ class SuccessorHead(nn.Module):
             hidden, H = arrays["body.weight"].shape
             d, R = len(arrays["constant.bias"]), len(arrays["projection.weight"])
         except (KeyError, ValueError, TypeError) as error:
-            raise BasisError(f"the head's arrays can't be read ({error}); expected those of to_arrays(); train it again") from error
+            raise BasisError(
+                f"the head's arrays can't be read ({error}); expected those of to_arrays(); train it again"
+            ) from error
         return cls(H, d, R, hidden)
 
 

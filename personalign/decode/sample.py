@@ -17,7 +17,10 @@ def uniforms(seed: int, count: int) -> Float[Tensor, "count"]:
 
 
 def draw(
-    logits: Float[Tensor, "B V"], temperature: Float[Tensor, "B"], top_p: Float[Tensor, "B"], uniform: Float[Tensor, "B"]
+    logits: Float[Tensor, "B V"],
+    temperature: Float[Tensor, "B"],
+    top_p: Float[Tensor, "B"],
+    uniform: Float[Tensor, "B"],
 ) -> Int[Tensor, "B"]:
     """Draw one token a row: the best at temperature 0, else by inverting the distribution at ``uniform``.
 

@@ -1,0 +1,161 @@
+"""Which question to ask next, and when to stop.
+
+Every rule scores a pair by the mean and variance of its utility difference under what is known so far. The
+caller keeps the history: which pairs are still allowed, how often others saw them, which side they go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from scipy.special import entr, ndtr
+
+from personalign.errors import InputError
+from personalign.learn.fit import utility
+from personalign.learn.likelihood import check_noise, information, probabilities
+from personalign.types import Gaussian, Noise
+
+Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
+
+QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_GRID = np.linspace(0, 40, 2001)  # |u|; beyond it an answer is certain
+_DEFAULT_NOISE = Noise()
+
+
+def acquire(
+    post: Gaussian,
+    pool: Float[NDArray[np.float64], "m d"],
+    rule: str = "d_optimal",
+    noise: Noise = _DEFAULT_NOISE,
+    allowed: Bool[NDArray[np.bool_], "m"] | None = None,
+    seed: int = 0,
+) -> int:
+    """Return the index of the pair to ask about: the best by ``rule`` among those ``allowed``.
+
+    Give the pool through ``clip_pairs``, or the pairs with the most extreme features win every time.
+
+    Raises:
+        InputError: an unknown rule, a pool of another shape, or nothing allowed.
+    """
+    if rule not in RULES:
+        raise InputError(f"found the rule {rule!r}, expected one of {', '.join(RULES)}")
+    if allowed is not None and allowed.shape != (len(pool),):
+        raise InputError(f"allowed has shape {allowed.shape}, expected ({len(pool)},): one flag per pair")
+    can_ask = np.ones(len(pool), dtype=bool) if allowed is None else allowed
+    if not can_ask.any():
+        raise InputError("no pair of the pool is allowed, expected at least one; stop asking or add questions")
+    check_noise(noise)
+    mean, variance = utility(pool, post)
+    return int(np.argmax(np.where(can_ask, RULES[rule](mean, variance, noise, seed), -np.inf)))
+
+
+def clip_pairs(
+    pool: Float[NDArray[np.float64], "m d"], prior: Gaussian, quantile: float = QUANTILE
+) -> Float[NDArray[np.float64], "m d"]:
+    """Shorten the longest pairs in the prior's metric √(vᵀΣ₀v) to the pool's given quantile.
+
+    The likelihood is linear in v without end, people aren't: a pair ten times as different isn't answered ten
+    times as surely. Shortened pairs keep their direction, and are fitted as they were asked about.
+    """
+    if not len(pool):
+        return pool
+    lengths = np.sqrt(utility(pool, prior)[1])
+    limit = np.quantile(lengths, quantile)
+    return np.asarray(pool * np.minimum(1, limit / np.maximum(lengths, 1e-12))[:, None])
+
+
+def expected_information(
+    post: Gaussian, pool: Float[NDArray[np.float64], "m d"], noise: Noise = _DEFAULT_NOISE
+) -> Float[NDArray[np.float64], "m"]:
+    """Nats that each pair's answer is expected to tell about the weights, ½ log(1 + s·vᵀΣv)."""
+    return _d_optimal(*utility(pool, post), noise, 0)
+
+
+def latent_accuracy(post: Gaussian, reference: Float[NDArray[np.float64], "m d"]) -> float:
+    """Expected share of the reference pairs whose sign of ⟨w, v⟩ the posterior mean gets right."""
+    mean, variance = utility(reference, post)
+    return float(ndtr(np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300))).mean())
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When enough has been asked: any one of three reasons."""
+
+    accuracy: float = 0.9  # expected latent accuracy on the reference pairs
+    information: float = 0.01  # nats; a best question below it teaches nothing worth a person's time
+    max_questions: int = 10
+
+    def why_stop(
+        self,
+        post: Gaussian,
+        reference: Float[NDArray[np.float64], "r d"],
+        pool: Float[NDArray[np.float64], "m d"],
+        asked: int,
+        noise: Noise = _DEFAULT_NOISE,
+    ) -> str | None:
+        """Say in words why no further question is due, or None; ``pool`` holds the pairs still allowed."""
+        if asked >= self.max_questions:
+            return f"reached {self.max_questions} questions"
+        accuracy = latent_accuracy(post, reference)
+        if accuracy >= self.accuracy:
+            return f"sure enough: {accuracy:.0%} expected accuracy".replace("%", " %")
+        if expected_information(post, pool, noise).max(initial=0.0) < self.information:
+            return "no question left would teach enough"
+        return None
+
+
+def _d_optimal(
+    mean: NDArray[np.float64], variance: NDArray[np.float64], noise: Noise, _seed: int
+) -> NDArray[np.float64]:
+    curve = _information_curve(noise)
+    expected = sum(
+        weight * np.interp(np.abs(mean + node * np.sqrt(variance)), _GRID, curve)
+        for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True)
+    )
+    return np.asarray(np.log1p(expected * variance) / 2)
+
+
+def _bald(mean: NDArray[np.float64], variance: NDArray[np.float64], noise: Noise, _seed: int) -> NDArray[np.float64]:
+    """Information between answer and weights (Houlsby et al. 2011): entropy of the mean minus mean entropy."""
+    shares = _WEIGHTS / _WEIGHTS.sum()
+    prob = probabilities(mean + _NODES[:, None] * np.sqrt(variance), noise)  # (3, nodes, m)
+    mixed = (prob * shares[:, None]).sum(axis=1)
+    return np.asarray(entr(mixed).sum(axis=0) - (entr(prob).sum(axis=0) * shares[:, None]).sum(axis=0))
+
+
+def _eubo(mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise, _seed: int) -> NDArray[np.float64]:
+    """Expected utility of the better reply (Lin et al. 2022), over that of the pair's mean: E|u|/2.
+
+    The pair's own mean utility is left out, because only differences of features are known here.
+    """
+    spread = np.sqrt(np.maximum(variance, 1e-300))
+    z = mean / spread
+    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    return np.asarray(mean * (2 * ndtr(z) - 1) / 2 + spread * density)
+
+
+def _pref(_mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise, _seed: int) -> NDArray[np.float64]:
+    """PReF's rule (arXiv 2503.06358): the most uncertain difference, vᵀΣv."""
+    return variance
+
+
+def _random(mean: NDArray[np.float64], _variance: NDArray[np.float64], _noise: Noise, seed: int) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).random(len(mean))
+
+
+RULES: Mapping[str, Score] = MappingProxyType(
+    {"d_optimal": _d_optimal, "bald": _bald, "eubo": _eubo, "pref": _pref, "random": _random}
+)
+
+
+@cache
+def _information_curve(noise: Noise) -> NDArray[np.float64]:
+    """Fisher information on the grid of |u|, which it depends on alone."""
+    return information(_GRID, noise)

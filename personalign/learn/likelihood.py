@@ -1,0 +1,83 @@
+"""How likely an answer is, given the utility difference u of the reply on the left over the one on the right.
+
+Rao and Kupper (1967): P(a) = σ(u − δ), P(b) = σ(−u − δ), and a tie takes the rest, mixed with a lapse:
+P = (1 − ε)·P_RaoKupper + ε/3. Everything is computed from log σ, so that |u| of 1e4 neither overflows nor
+divides 0 by 0.
+"""
+
+from __future__ import annotations
+
+from math import log, log1p
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer
+from numpy.typing import NDArray
+from scipy.special import expit, log_expit
+
+from personalign.errors import InputError
+from personalign.types import Noise
+
+A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
+_NEVER = -1e300  # the logarithm of a probability of 0: finite, so that differences aren't NaN
+
+
+class Outcomes(NamedTuple):
+    """Of each outcome, (3, *u): log P, its derivative by u, and P."""
+
+    log_prob: NDArray[np.float64]
+    score: NDArray[np.float64]
+    prob: NDArray[np.float64]
+
+
+def check_noise(noise: Noise) -> None:
+    """Refuse values that aren't scales and probabilities."""
+    values = (noise.tie, noise.lapse, noise.side)
+    if not (np.isfinite(values).all() and min(values) >= 0 and noise.lapse < 1):
+        raise InputError(f"found {noise}; expected finite tie ≥ 0, 0 ≤ lapse < 1 and side ≥ 0")
+
+
+def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
+    """Compute log-probabilities, scores d log P/du and probabilities of a, b and tie."""
+    log_plain, score_plain = _rao_kupper(u, noise.tie)
+    if noise.lapse == 0:
+        return Outcomes(log_plain, score_plain, np.exp(log_plain))
+    log_kept = log1p(-noise.lapse) + log_plain
+    log_prob = np.logaddexp(log_kept, log(noise.lapse / 3))
+    return Outcomes(log_prob, score_plain * np.exp(log_kept - log_prob), np.exp(log_prob))
+
+
+def probabilities(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "3 *s"]:
+    """P(a), P(b) and P(tie)."""
+    return outcomes(u, noise).prob
+
+
+def information(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
+    """Fisher information about u in one answer, Σ_c p′_c²/p_c."""
+    of = outcomes(u, noise)
+    return np.asarray((of.prob * of.score**2).sum(axis=0))
+
+
+def log_likelihood(
+    u: Float[NDArray[np.float64], "*s"], outcome: Integer[NDArray[np.int64], "*s"], noise: Noise
+) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
+    """Return log P(outcome | u) and its derivative by u."""
+    of = outcomes(u, noise)
+    pick = outcome[np.newaxis]
+    return np.take_along_axis(of.log_prob, pick, 0)[0], np.take_along_axis(of.score, pick, 0)[0]
+
+
+def win_probability(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
+    """P(a | not a tie)."""
+    prob = probabilities(u, noise)
+    return np.asarray(prob[A] / (prob[A] + prob[B]))
+
+
+def _rao_kupper(u: NDArray[np.float64], tie: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log-probabilities and scores without lapses."""
+    low, high = u - tie, u + tie
+    log_ties = log(-np.expm1(-2 * tie)) if tie > 0 else _NEVER
+    # 1 − σ(u − δ) − σ(−u − δ) = (1 − e^(−2δ))·σ(δ − u)·σ(δ + u): no cancellation
+    log_prob = np.stack([log_expit(low), log_expit(-high), log_ties + (log_expit(-low) + log_expit(high))])
+    not_a, not_b = expit(-low), expit(high)
+    return log_prob, np.stack([not_a, -not_b, not_a - not_b])

@@ -1,0 +1,54 @@
+"""The prior of a basis made without human data: how strongly people are assumed to feel about the axes."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from personalign.errors import InputError
+from personalign.learn.likelihood import check_noise, win_probability
+from personalign.types import Gaussian, Noise
+
+SELF_AGREEMENT = 0.75  # people answer as their own weights say in three cases of four
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
+
+
+def prior_scale(
+    reference: Float[NDArray[np.float64], "m d"], noise: Noise, shape: Float[NDArray[np.float64], "d d"] | None = None
+) -> float:
+    """Return σ such that people drawn from N(0, σ²·shape) agree with themselves in three cases of four.
+
+    Agreement is P(the answer is the side that ⟨w, v⟩ says | not a tie), over people and reference pairs;
+    ``shape`` is the identity where None.
+
+    Raises:
+        InputError: no reference pairs, or so many lapses that nobody can agree that often.
+    """
+    check_noise(noise)
+    of = np.eye(reference.shape[1]) if shape is None else shape
+    lengths = np.sqrt(((reference @ of) * reference).sum(axis=1))
+    if not lengths.any():
+        raise InputError("the reference pairs hold no difference, expected pairs of different replies; make them again")
+    low, high = 0.0, 1e4
+    if _agreement(high * lengths, noise) < SELF_AGREEMENT:
+        raise InputError(f"with {noise} nobody agrees with themselves in three cases of four; lower the lapse rate")
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _agreement(middle * lengths, noise) < SELF_AGREEMENT else (low, middle)
+    return (low + high) / 2
+
+
+def make_prior(
+    reference: Float[NDArray[np.float64], "m d"], noise: Noise, shape: Float[NDArray[np.float64], "d d"] | None = None
+) -> Gaussian:
+    """Make the prior N(0, σ²·shape) with σ from ``prior_scale``."""
+    d = reference.shape[1]
+    of = np.eye(d) if shape is None else shape
+    return Gaussian(np.zeros(d), prior_scale(reference, noise, of) ** 2 * of)
+
+
+def _agreement(deviation: NDArray[np.float64], noise: Noise) -> float:
+    """Mean of P(answer = sign u | not a tie) over u ~ N(0, deviation²)."""
+    u = np.abs(_NODES[:, None] * deviation)
+    return float((win_probability(u, noise) * _WEIGHTS[:, None]).sum() / (_WEIGHTS.sum() * len(deviation)))

@@ -35,12 +35,12 @@ def check(stated: str, *arrays: Array) -> None:
     """Refuse arrays that changed since they were written (StoreError) or aren't finite (ProfileError)."""
     if checksum(*arrays) != stated:
         raise StoreError("a stored array doesn't match its checksum: the file was damaged; restore it from a backup")
-    check_finite(*arrays)
+    check_finite("a stored array", *arrays)
 
 
-def check_finite(*arrays: Array) -> None:
+def check_finite(what: str, *arrays: Array) -> None:
     """Refuse NaN and Inf."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise ProfileError(
-            "an array of the profile holds NaN or Inf, expected finite numbers; undo the last answer or forget it"
+            f"{what} holds NaN or Inf, expected finite numbers; undo the last answer or forget the person"
         )

@@ -7,27 +7,24 @@ doesn't know.
 
 from __future__ import annotations
 
-import os
 import time
-import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from sqlalchemy import Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, NullPool, Pool, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
 from personalign.store.driver import JournalMode, journal_mode, sqlite_driver
+from personalign.store.fork import at_fork
 
 BUSY_TIMEOUT_MS = 15_000
 APPLICATION_ID = 0x50414C4E  # "PALN", in the file's header
 
-COMMON: dict[str, int] = {
+COMMON: dict[str, int | str] = {
     "busy_timeout": BUSY_TIMEOUT_MS,  # first: the others may have to wait
     "synchronous": 2,  # FULL
     "foreign_keys": 1,
@@ -86,20 +83,20 @@ class Engines:
 
 def open_engines(database: Database) -> Engines:
     """Make both pools; nothing is connected yet."""
-    modes = {"journal_mode": database.journal_mode}
+    pragmas = COMMON | {"journal_mode": database.journal_mode}
     engines = Engines(
         writer=_engine(
             database,
             "BEGIN IMMEDIATE",
-            COMMON | modes,
+            pragmas,
             pool_size=1,
             max_overflow=0,
             pool_timeout=BUSY_TIMEOUT_MS / 1000,
         ),
-        reader=_engine(database, "BEGIN", COMMON | modes | {"query_only": 1}, pool_size=4, max_overflow=12),
+        reader=_engine(database, "BEGIN", pragmas | {"query_only": 1}, pool_size=4, max_overflow=12),
     )
     for engine in (engines.writer, engines.reader):
-        _forget_in_children(engine)
+        _keep_out_of_children(engine)
     return engines
 
 
@@ -109,7 +106,7 @@ def migration_engine(database: Database) -> Engine:
     return _engine(database, "BEGIN IMMEDIATE", pragmas, poolclass=NullPool)
 
 
-def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: Any) -> Engine:
+def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: object) -> Engine:
     engine = create_engine(
         database.url,
         module=database.driver,
@@ -126,7 +123,7 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
             _set_pragma(connection, name, value)
 
     @event.listens_for(engine, "begin")
-    def begin_transaction(connection: Any) -> None:
+    def begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
 
     return engine
@@ -178,41 +175,13 @@ def _first(connection: DBAPIConnection, statement: str) -> int | str | None:
     return None if row is None else row[0]
 
 
-def _forget_in_children(engine: Engine) -> None:
-    # A forked child must neither use nor close its parent's connections: closing would drop locks that SQLite
-    # believes to be held. So the child starts a new pool and keeps the old one alive, unused.
-    found = weakref.ref(engine)
-    kept: list[object] = []
+def _keep_out_of_children(engine: Engine) -> None:
+    # A child inherits SQLite's idea of which locks it holds, but not the locks. So idle connections are closed
+    # before a fork, and those that other threads were using then are neither used nor closed in the child.
+    kept: list[Pool] = []
 
-    def leave_to_parent() -> None:
-        if (inherited := found()) is not None:
-            kept.append(inherited.pool)
-            inherited.dispose(close=False)
+    def abandon(inherited: Engine) -> None:
+        kept.append(inherited.pool)
+        inherited.dispose(close=False)
 
-    os.register_at_fork(after_in_child=leave_to_parent)
-
-
-ADVICE = {
-    "locked": "another process kept it locked for too long; try again",
-    "full": "free some space on the disk and try again, nothing was written",
-    "malformed": "the file is damaged; restore it from a backup",
-    "not a database": "this isn't a SQLite file; pass another path",
-    "readonly": "the file or its folder can't be written; check their permissions",
-    "unable to open": "the file or its folder can't be opened; check the path and its permissions",
-    "disk I/O": "the disk failed or is full; check it and try again",
-}
-
-
-@contextmanager
-def typed_errors(database: Database) -> Iterator[None]:
-    """Turn whatever the database raises into a StoreError that says what to do."""
-    try:
-        yield
-    except (SQLAlchemyError, database.driver.Error) as error:
-        cause = (
-            str(getattr(error, "orig", None) or type(error).__name__)
-            if isinstance(error, SQLAlchemyError)
-            else str(error)
-        )
-        advice = next((advice for sign, advice in ADVICE.items() if sign in cause), "see: personalign doctor")
-        raise StoreError(f"{database.path}: {cause}; {advice}") from error
+    at_fork(engine, before=lambda parent: parent.dispose(), after_in_child=abandon)

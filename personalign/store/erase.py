@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -19,12 +18,13 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import ErasurePending, StoreError
 from personalign.store.engine import BUSY_TIMEOUT_MS, Database
-from personalign.store.files import make_file
+from personalign.store.files import append_durably, make_whole
 from personalign.store.tables import USER_KEY, Table, TombstoneRow, UserRow
 
 LINE = re.compile(r"(\d+) ([0-9a-f]{64})")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE_DEADLINE_S = 5.0
+KEY_BYTES = 32
 
 
 def digest(database: Database, user: str) -> str:
@@ -37,17 +37,7 @@ def bury(database: Database, user: str, at: datetime) -> str:
     hashed = digest(database, user)
     microseconds = (at - EPOCH) // timedelta(microseconds=1)
     # starts a line of its own, in case a killed process left half a one
-    line = f"\n{microseconds} {hashed}\n".encode()
-    path = database.beside(".tombstones")
-    make_file(path)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        os.write(file, line)
-        os.fsync(file)
-    except OSError as error:
-        raise StoreError(f"{path} can't be written ({error.strerror}); nothing was erased, try again") from error
-    finally:
-        os.close(file)
+    append_durably(database.beside(".tombstones"), f"\n{microseconds} {hashed}\n".encode())
     return hashed
 
 
@@ -112,21 +102,10 @@ def _lines(database: Database) -> dict[str, datetime]:
 def _key(database: Database) -> bytes:
     path = database.beside(".key")
     if not path.exists():
-        _make_key(database)
+        if database.beside(".tombstones").exists():
+            raise StoreError(f"{path} is lost, so nobody can tell whom the tombstones beside it mean; restore the key")
+        make_whole(path, secrets.token_bytes(KEY_BYTES))
     key = path.read_bytes()
-    if len(key) != 32:
-        raise StoreError(f"{path} has {len(key)} bytes, expected 32; restore it together with the database")
+    if len(key) != KEY_BYTES:
+        raise StoreError(f"{path} has {len(key)} bytes, expected {KEY_BYTES}; restore it together with the database")
     return key
-
-
-def _make_key(database: Database) -> None:
-    # whole or not at all, and the first of several processes wins
-    draft = database.beside(f".key.{secrets.token_hex(8)}")
-    make_file(draft)
-    try:
-        draft.write_bytes(secrets.token_bytes(32))
-        os.link(draft, database.beside(".key"))
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

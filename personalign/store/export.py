@@ -23,7 +23,7 @@ def export_person(session: Session, user: str) -> dict[str, Any]:
     return {"user": user, "tables": tables}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return blobs.decode(value, (len(value) // 8,)).tolist()
     return value.isoformat() if isinstance(value, datetime) else value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 from pathlib import Path
 
 from personalign.errors import StoreError
@@ -26,6 +28,50 @@ def require_file(path: Path) -> None:
         raise StoreError(f"there is no store at {path}; check the path, or run: personalign db upgrade")
     if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
         raise StoreError(f"{path} or its folder can't be written; check their permissions")
+
+
+def append_durably(path: Path, line: bytes) -> None:
+    """Append in one write, and return when it is on the disk."""
+    make_file(path)
+    try:
+        _write(path, line, os.O_APPEND)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written ({error.strerror}); nothing was erased, try again") from error
+
+
+def make_whole(path: Path, content: bytes) -> None:
+    """Make a file with its content at once; of several processes the first wins."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    make_file(draft)
+    try:
+        _write(draft, content, 0)
+        os.link(draft, path)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StoreError(f"{path} can't be written ({error.strerror}); free some space and try again") from error
+    finally:
+        draft.unlink()
+
+
+def _write(path: Path, content: bytes, flags: int) -> None:
+    file = os.open(path, os.O_WRONLY | flags)
+    try:
+        if os.write(file, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _make_folder(folder: Path) -> None:

@@ -14,7 +14,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from personalign.errors import StoreError
-from personalign.store.engine import APPLICATION_ID, Database, migration_engine, typed_errors
+from personalign.store.engine import APPLICATION_ID, Database, migration_engine
+from personalign.store.faults import typed_errors
 from personalign.store.schema import check_revision, read_revision
 
 _ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
@@ -36,9 +37,7 @@ def migrate(database: Database, target: str) -> None:
         move(config, target)
         # the engine migrates with foreign keys off, so what they would have caught is looked for here
         if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
-            raise StoreError(
-                f"{database.path}: the migration would leave {len(broken)} rows without their parent; nothing was changed"
-            )
+            raise StoreError(f"{database.path}: the migration would orphan {len(broken)} rows; nothing was changed")
 
 
 def known_revisions() -> tuple[str, ...]:

@@ -8,11 +8,11 @@ from typing import cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from personalign.errors import QuestionError
+from personalign.errors import ProfileError, QuestionError
 from personalign.store import blobs
 from personalign.store.tables import AnswerRow, EventRow, PresentationRow, ProfileRow
 from personalign.store.values import Answer, Presentation
-from personalign.types import INFORMATIVE, Array, Choice, Gaussian, Message, Profile
+from personalign.types import Array, Choice, Gaussian, Message, Profile
 
 
 def find_presentation(session: Session, user: str, presentation_id: str) -> PresentationRow:
@@ -53,26 +53,23 @@ def find_profile(session: Session, user: str, basis_id: str) -> ProfileRow | Non
     )
 
 
-def add_profile(
-    session: Session, user: str, basis_id: str, answers: tuple[Answer, ...], fitted: Gaussian, at: datetime
-) -> ProfileRow:
-    """Append a revision; a second one with the same number is refused by the table."""
-    blobs.check_finite(fitted.mean, fitted.covariance)
-    newest = find_profile(session, user, basis_id)
-    row = ProfileRow(
+def profile_row(user: str, basis_id: str, fitted: Gaussian, at: datetime) -> ProfileRow:
+    """Make the row of a fitted profile, its revision and counts still to be set; ProfileError where it isn't sound."""
+    d = fitted.mean.size
+    if fitted.mean.shape != (d,) or fitted.covariance.shape != (d, d):
+        raise ProfileError(
+            f"the fit has shapes {fitted.mean.shape} and {fitted.covariance.shape}, expected (d,) and (d, d)"
+        )
+    blobs.check_finite("the fitted profile", fitted.mean, fitted.covariance)
+    return ProfileRow(
         user_id=user,
         basis_id=basis_id,
-        revision=1 if newest is None else newest.revision + 1,
-        answers=len(answers),
-        informative=sum(answer.choice in INFORMATIVE for answer in answers),
-        num_axes=len(fitted.mean),
+        num_axes=d,
         mean=blobs.encode(fitted.mean),
         covariance=blobs.encode(fitted.covariance),
         checksum=blobs.checksum(fitted.mean, fitted.covariance),
         created_at=at,
     )
-    session.add(row)
-    return row
 
 
 def add_event(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 
 from personalign.errors import SchemaError
-from personalign.store.engine import locate, open_engines, typed_errors
+from personalign.store.engine import locate, open_engines
+from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
 
 HEAD = "0001"  # stated here, so that opening a store needn't import alembic
@@ -53,7 +54,7 @@ def check_revision(found: str | None) -> None:
             f"the store's schema is {found or 'missing'}, this code needs {HEAD}; run: personalign db upgrade"
         )
     raise SchemaError(
-        f"the store's schema is {found}, this code knows none newer than {HEAD}; install the newer personalign that wrote it"
+        f"the store's schema is {found}, newer than this code, which has {HEAD}; install the release that wrote it"
     )
 
 

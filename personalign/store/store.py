@@ -6,11 +6,10 @@ so no update is lost between threads or processes.
 
 from __future__ import annotations
 
-import secrets
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any, Self
 
 import numpy as np
@@ -19,17 +18,19 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from personalign.errors import AlreadyAnswered, BasisError, InputError, QuestionError
-from personalign.store import blobs, records
-from personalign.store.engine import Database, Engines, locate, open_engines, typed_errors
+from personalign.errors import InputError
+from personalign.store import answering, blobs, records
+from personalign.store.answering import Shown, now
+from personalign.store.engine import Database, Engines, locate, open_engines
 from personalign.store.erase import bury, bury_again, delete_person, truncate_log, unburied
 from personalign.store.export import export_person
+from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
 from personalign.store.schema import check_revision, read_revision, upgrade
-from personalign.store.tables import MAX_USER, AnswerRow, BasisRow, PresentationRow, UserRow
+from personalign.store.tables import MAX_USER, BasisRow, PresentationRow, UserRow
 from personalign.store.values import Answer, Fit, Presentation
 from personalign.store.watch import Watch
-from personalign.types import CHOICES, Message, Profile
+from personalign.types import Message, Profile
 
 
 class Store:
@@ -75,7 +76,7 @@ class Store:
         """Record a basis that profiles will refer to; a known one stays as it is."""
         with self._write() as session:
             if session.get(BasisRow, basis_id) is None:
-                session.add(BasisRow(id=basis_id, model=model, config=config, created_at=_now()))
+                session.add(BasisRow(id=basis_id, model=model, config=config, created_at=now()))
 
     def add_user(self, user: str, consent: str | None = None) -> None:
         """Add a person, or record their new consent; otherwise a known one stays as they are.
@@ -84,17 +85,17 @@ class Store:
             InputError: the id isn't 1 to 128 characters without control characters.
         """
         _check_user(user)
-        now = _now()
+        at = now()
         with self._write() as session:
             row = session.get(UserRow, user)
             if row is None:
-                row = UserRow(id=user, created_at=now)
+                row = UserRow(id=user, created_at=at)
                 session.add(row)
                 session.flush()
-                records.add_event(session, user, "created", now)
+                records.add_event(session, user, "created", at)
             if consent is not None and consent != row.consent:
-                row.consent, row.consent_at = consent, now
-                records.add_event(session, user, "consented", now)
+                row.consent, row.consent_at = consent, at
+                records.add_event(session, user, "consented", at)
 
     def has_user(self, user: str) -> bool:
         """Tell whether the person is known."""
@@ -116,29 +117,10 @@ class Store:
 
         ``v`` are the features, left minus right.
         """
-        blobs.check_finite(v)
+        blobs.check_finite("the question's features", v)
         with self._write() as session:
-            _require_user(session, user)
-            _require_basis(session, basis_id)
-            row = records.find_open(session, user, basis_id)
-            if row is None:
-                row = PresentationRow(
-                    id=secrets.token_hex(16),
-                    user_id=user,
-                    basis_id=basis_id,
-                    question_id=question_id,
-                    prompt=[{"role": message["role"], "content": message["content"]} for message in prompt],
-                    a=a,
-                    b=b,
-                    swapped=swapped,
-                    num_axes=len(v),
-                    v=blobs.encode(v),
-                    checksum=blobs.checksum(v),
-                    state="open",
-                    shown_at=_now(),
-                )
-                session.add(row)
-            return records.to_presentation(row)
+            shown = Shown(question_id, tuple(prompt), a, b, swapped, v)
+            return records.to_presentation(answering.show(session, user, basis_id, shown))
 
     def open_presentation(self, user: str, basis_id: str) -> Presentation | None:
         """Return the question that waits for an answer, if there is one."""
@@ -159,7 +141,7 @@ class Store:
                 .where(PresentationRow.basis_id == basis_id)
                 .group_by(PresentationRow.question_id)
             )
-            return {question_id: count for question_id, count in counts}
+            return dict(counts.all())
 
     def asked(self, user: str, basis_id: str) -> frozenset[str]:
         """Return the questions that are answered or open; one that was withdrawn may be asked again."""
@@ -186,22 +168,9 @@ class Store:
             AlreadyAnswered: it has another answer.
             ProfileError: the fit isn't finite.
         """
-        if choice not in CHOICES:
-            raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
         with self._write() as session:
             shown = records.find_presentation(session, user, presentation_id)
-            if shown.state == "answered":
-                return _answered_again(session, shown, choice)
-            if shown.state == "withdrawn":
-                raise QuestionError("an undo withdrew this question; ask for the next one")
-            now = _now()
-            shown.state = "answered"
-            seconds = max(0.0, (now - shown.shown_at).total_seconds())
-            session.add(
-                AnswerRow(user_id=user, presentation_id=shown.id, choice=choice, seconds=seconds, answered_at=now)
-            )
-            session.flush()
-            return _refit(session, user, shown.basis_id, fit, "answered", now)
+            return answering.answer(session, shown, choice, fit)
 
     def undo_answer(self, user: str, basis_id: str, fit: Fit) -> Profile | None:
         """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.
@@ -209,18 +178,7 @@ class Store:
         A question that was open is withdrawn, so that never two are open.
         """
         with self._write() as session:
-            rows = records.find_answers(session, user, basis_id)
-            if not rows:
-                return None
-            now = _now()
-            if (waiting := records.find_open(session, user, basis_id)) is not None:
-                waiting.state = "withdrawn"
-                session.flush()  # before the other opens: the index allows one
-            answer, shown = rows[-1]
-            answer.undone_at = now
-            shown.state, shown.shown_at = "open", now
-            session.flush()
-            return _refit(session, user, basis_id, fit, "undone", now)
+            return answering.undo(session, user, basis_id, fit)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""
@@ -242,8 +200,8 @@ class Store:
         with self._write() as session:
             row = session.get(UserRow, user)
             if row is not None:
-                now = max(_now(), row.created_at)
-                delete_person(session, user, bury(self._database, user, now), now)
+                at = max(now(), row.created_at + timedelta(microseconds=1))
+                delete_person(session, user, bury(self._database, user, at), at)
         self._truncate()
 
     def data_version(self) -> int:
@@ -282,42 +240,8 @@ def _transaction(database: Database, engine: Engine) -> Iterator[Session]:
         yield session
 
 
-def _answered_again(session: Session, shown: PresentationRow, choice: str) -> Profile:
-    given = session.scalar(
-        select(AnswerRow.choice).where(AnswerRow.presentation_id == shown.id, AnswerRow.undone_at.is_(None))
-    )
-    if given != choice:
-        raise AlreadyAnswered(
-            f"the question was answered with {given!r} already, not {choice!r}; undo that answer first"
-        )
-    row = records.find_profile(session, shown.user_id, shown.basis_id)
-    assert row is not None, "an answer is stored together with its profile"
-    return records.to_profile(row)
-
-
-def _refit(session: Session, user: str, basis_id: str, fit: Fit, kind: str, at: datetime) -> Profile:
-    answers = records.to_answers(records.find_answers(session, user, basis_id))
-    row = records.add_profile(session, user, basis_id, answers, fit(answers), at)
-    records.add_event(session, user, kind, at, basis_id, row.revision)
-    return records.to_profile(row)
-
-
-def _require_user(session: Session, user: str) -> None:
-    if session.get(UserRow, user) is None:
-        raise InputError("this person isn't known; add them first")
-
-
-def _require_basis(session: Session, basis_id: str) -> None:
-    if session.get(BasisRow, basis_id) is None:
-        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
-
-
 def _check_user(user: str) -> None:
     if not 1 <= len(user) <= MAX_USER:
         raise InputError(f"a user id has {len(user)} characters, expected 1 to {MAX_USER}")
     if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in user):
         raise InputError("a user id holds control characters; expected printable text")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

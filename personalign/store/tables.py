@@ -55,7 +55,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         assert value.tzinfo is not None, "a stored time must carry its time zone"
         return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Give back an aware time."""
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 

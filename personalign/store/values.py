@@ -37,4 +37,7 @@ class Answer:
 
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
-"""From all answers that stand, oldest first, to the posterior. Runs under the write lock: it must be quick and not call the store."""
+"""From all answers that stand, oldest first, to the posterior.
+
+It runs under the write lock: it must be quick and must not call the store.
+"""

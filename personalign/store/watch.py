@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from threading import Lock
 
 from sqlalchemy import Engine, PoolProxiedConnection
+
+from personalign.store.fork import at_fork
 
 
 class Watch:
@@ -14,20 +14,23 @@ class Watch:
 
     def __init__(self, reader: Engine) -> None:
         self._reader = reader
-        self._start()
-        found = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: (watch := found()) and watch._leave_to_parent())
+        self._lock = Lock()
+        self._connection: PoolProxiedConnection | None = None
+        self._num_connections = 0
+        at_fork(self, before=Watch.close)
 
     def version(self) -> int:
         """A number that differs after any commit, by this process or another."""
         with self._lock:
             if self._connection is None:
                 self._connection = self._reader.raw_connection()
+                self._num_connections += 1
             cursor = self._connection.cursor()
             try:
-                return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+                counter = int(cursor.execute("PRAGMA data_version").fetchone()[0])
             finally:
                 cursor.close()
+            return (self._num_connections << 32) + counter  # each connection counts from a start of its own
 
     def close(self) -> None:
         """Give the connection back."""
@@ -35,11 +38,3 @@ class Watch:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-
-    def _start(self) -> None:
-        self._lock = Lock()
-        self._connection: PoolProxiedConnection | None = None
-
-    def _leave_to_parent(self) -> None:
-        self._inherited = self._connection  # kept unused: closing it would drop the parent's locks
-        self._start()

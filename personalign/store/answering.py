@@ -1,0 +1,120 @@
+"""A question's life: open, then answered, or withdrawn by an undo. Each function runs inside one write transaction."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from personalign.errors import AlreadyAnswered, BasisError, InputError, QuestionError
+from personalign.store import blobs, records
+from personalign.store.tables import AnswerRow, BasisRow, PresentationRow, UserRow
+from personalign.store.values import Answer, Fit
+from personalign.types import CHOICES, INFORMATIVE, Array, Message, Profile
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What goes on the screen: ``a`` left, ``b`` right, ``v`` (d,) their features, left minus right."""
+
+    question_id: str
+    prompt: tuple[Message, ...]
+    a: str
+    b: str
+    swapped: bool
+    v: Array
+
+
+def show(session: Session, user: str, basis_id: str, shown: Shown) -> PresentationRow:
+    """Open a question, or find the one that is open."""
+    if session.get(UserRow, user) is None:
+        raise InputError("this person isn't known; add them first")
+    if session.get(BasisRow, basis_id) is None:
+        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
+    if (waiting := records.find_open(session, user, basis_id)) is not None:
+        return waiting
+    row = PresentationRow(
+        id=secrets.token_hex(16),
+        user_id=user,
+        basis_id=basis_id,
+        question_id=shown.question_id,
+        prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
+        a=shown.a,
+        b=shown.b,
+        swapped=shown.swapped,
+        num_axes=len(shown.v),
+        v=blobs.encode(shown.v),
+        checksum=blobs.checksum(shown.v),
+        state="open",
+        shown_at=now(),
+    )
+    session.add(row)
+    return row
+
+
+def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit) -> Profile:
+    """Store an answer with the profile that follows from it."""
+    if choice not in CHOICES:
+        raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
+    if shown.state == "withdrawn":
+        raise QuestionError("an undo withdrew this question; ask for the next one")
+    if shown.state == "answered":
+        return _answered_again(session, shown, choice)
+    at = now()
+    seconds = max(0.0, (at - shown.shown_at).total_seconds())
+    shown.state = "answered"
+    session.add(
+        AnswerRow(user_id=shown.user_id, presentation_id=shown.id, choice=choice, seconds=seconds, answered_at=at)
+    )
+    session.flush()
+    return _refit(session, shown, fit, "answered", at)
+
+
+def undo(session: Session, user: str, basis_id: str, fit: Fit) -> Profile | None:
+    """Mark the newest answer as undone and open its question again."""
+    rows = records.find_answers(session, user, basis_id)
+    if not rows:
+        return None
+    at = now()
+    if (waiting := records.find_open(session, user, basis_id)) is not None:
+        waiting.state = "withdrawn"
+        session.flush()  # before the other opens: the index allows one
+    newest, shown = rows[-1]
+    newest.undone_at = at
+    shown.state, shown.shown_at = "open", at
+    session.flush()
+    return _refit(session, shown, fit, "undone", at)
+
+
+def now() -> datetime:
+    """The time in UTC."""
+    return datetime.now(UTC)
+
+
+def _answered_again(session: Session, shown: PresentationRow, choice: str) -> Profile:
+    given = session.scalar(
+        select(AnswerRow.choice).where(AnswerRow.presentation_id == shown.id, AnswerRow.undone_at.is_(None))
+    )
+    if given != choice:
+        raise AlreadyAnswered(f"the question was answered with {given!r}, not {choice!r}; undo that answer first")
+    row = records.find_profile(session, shown.user_id, shown.basis_id)
+    assert row is not None, "an answer is stored together with its profile"
+    return records.to_profile(row)
+
+
+def _refit(session: Session, shown: PresentationRow, fit: Fit, kind: str, at: datetime) -> Profile:
+    answers = records.to_answers(records.find_answers(session, shown.user_id, shown.basis_id))
+    row = records.profile_row(shown.user_id, shown.basis_id, fit(answers), at)
+    newest = records.find_profile(session, shown.user_id, shown.basis_id)
+    row.revision = 1 if newest is None else newest.revision + 1
+    row.answers, row.informative = len(answers), _num_informative(answers)
+    session.add(row)
+    records.add_event(session, shown.user_id, kind, at, shown.basis_id, row.revision)
+    return records.to_profile(row)
+
+
+def _num_informative(answers: tuple[Answer, ...]) -> int:
+    return sum(answer.choice in INFORMATIVE for answer in answers)

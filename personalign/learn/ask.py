@@ -29,6 +29,18 @@ _GRID = np.linspace(0, 40, 2001)  # |u|; beyond it an answer is certain
 _DEFAULT_NOISE = Noise()
 
 
+@dataclass(frozen=True)
+class StopRule:
+    """When enough has been asked: any one of three reasons."""
+
+    accuracy: float = 0.9  # expected latent accuracy on the reference pairs
+    information: float = 0.01  # nats; a best question below it teaches nothing worth a person's time
+    max_questions: int = 10
+
+
+_DEFAULT_RULE = StopRule()
+
+
 def acquire(
     post: Gaussian,
     pool: Float[NDArray[np.float64], "m d"],
@@ -84,31 +96,23 @@ def latent_accuracy(post: Gaussian, reference: Float[NDArray[np.float64], "m d"]
     return float(ndtr(np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300))).mean())
 
 
-@dataclass(frozen=True)
-class StopRule:
-    """When enough has been asked: any one of three reasons."""
-
-    accuracy: float = 0.9  # expected latent accuracy on the reference pairs
-    information: float = 0.01  # nats; a best question below it teaches nothing worth a person's time
-    max_questions: int = 10
-
-    def why_stop(
-        self,
-        post: Gaussian,
-        reference: Float[NDArray[np.float64], "r d"],
-        pool: Float[NDArray[np.float64], "m d"],
-        asked: int,
-        noise: Noise = _DEFAULT_NOISE,
-    ) -> str | None:
-        """Say in words why no further question is due, or None; ``pool`` holds the pairs still allowed."""
-        if asked >= self.max_questions:
-            return f"reached {self.max_questions} questions"
-        accuracy = latent_accuracy(post, reference)
-        if accuracy >= self.accuracy:
-            return f"sure enough: {accuracy:.0%} expected accuracy".replace("%", " %")
-        if expected_information(post, pool, noise).max(initial=0.0) < self.information:
-            return "no question left would teach enough"
-        return None
+def why_stop(
+    post: Gaussian,
+    reference: Float[NDArray[np.float64], "r d"],
+    pool: Float[NDArray[np.float64], "m d"],
+    asked: int,
+    rule: StopRule = _DEFAULT_RULE,
+    noise: Noise = _DEFAULT_NOISE,
+) -> str | None:
+    """Say in words why no further question is due, or None; ``pool`` holds the pairs still allowed."""
+    if asked >= rule.max_questions:
+        return f"reached {rule.max_questions} questions"
+    accuracy = latent_accuracy(post, reference)
+    if accuracy >= rule.accuracy:
+        return f"sure enough: {100 * accuracy:.0f} % expected accuracy"
+    if expected_information(post, pool, noise).max(initial=0.0) < rule.information:
+        return "no question left would teach enough"
+    return None
 
 
 def _d_optimal(

@@ -1,0 +1,33 @@
+"""personalign: a reward function for every user of a chatbot, learnt from about ten A/B answers.
+
+Start with ``Personalign.open``. Names are imported on first use, so that ``import personalign`` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from personalign.basis import Basis
+    from personalign.service import Personalign
+    from personalign.types import Gaussian, Message, Noise, Profile, Question, Reply, Sampling
+
+_HOMES = {
+    "Basis": "basis",
+    "Gaussian": "types",
+    "Message": "types",
+    "Noise": "types",
+    "Personalign": "service",
+    "Profile": "types",
+    "Question": "types",
+    "Reply": "types",
+    "Sampling": "types",
+}
+__all__ = ["Basis", "Gaussian", "Message", "Noise", "Personalign", "Profile", "Question", "Reply", "Sampling"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"module 'personalign' has no attribute {name!r}")
+    return getattr(import_module(f"personalign.{_HOMES[name]}"), name)

@@ -30,6 +30,7 @@ class Batch:
 
     def __init__(
         self,
+        *,
         base: CausalModel,
         prompts: Sequence[Sequence[int]],
         requests: Sequence[Request],

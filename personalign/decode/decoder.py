@@ -101,8 +101,16 @@ class Decoder:
             self._check(request)
         prompts = [self._prompt(self.base, request) for request in requests]
         guide = self._guide(requests)
-        stack = [*self._mixes(requests), *([] if guide is None else [guide]), *steers]
-        return Batch(self.base, prompts, requests, stack, guide, self.steering, started)
+        stack: list[Steer] = [*self._mixes(requests), *([] if guide is None else [guide]), *steers]
+        return Batch(
+            base=self.base,
+            prompts=prompts,
+            requests=requests,
+            steers=stack,
+            guide=guide,
+            steering=self.steering,
+            started=started,
+        )
 
     def _check(self, request: Request) -> None:
         check_sampling(request.sampling)

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from personalign.decode.lane import Lane
@@ -34,7 +36,7 @@ class Expert:
     alpha: float
     anti: CausalModel
     tuned: CausalModel | None = None  # a separate checkpoint
-    peft: Any = None  # or a PeftModel around `anti`, with an adapter of this name
+    peft: PeftModel | None = None  # or a PeftModel around `anti`, with an adapter of this name
 
     def lanes(self, prompts: Sequence[Sequence[int]]) -> ExpertLanes:
         """Start expert and anti-expert on one batch of prompts."""
@@ -90,7 +92,8 @@ def mix(
 
 def num_tokens(causal: CausalModel) -> int:
     """How many ids the tokenizer gives out: the output layer's rows beyond them mean nothing."""
-    return 1 + max(causal.tokenizer.get_vocab().values())
+    highest: int = max(causal.tokenizer.get_vocab().values())
+    return highest + 1
 
 
 def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
@@ -120,6 +123,8 @@ def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -
     for path in paths:
         beside = next((e for e in experts.values() if e.peft is not None), None)
         expert = load_expert(path, shared, beside)
+        if expert.name in experts:
+            raise ModelError(f"two experts are called {expert.name!r}; expected different folder names")
         experts[expert.name] = expert
     return experts
 
@@ -132,7 +137,7 @@ def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Exper
     Raises:
         ModelError: a file is missing or malformed, or the adapter doesn't fit ``small``.
     """
-    folder = Path(path)
+    folder = Path(path).resolve()
     alpha = _alpha(folder)
     anti = small if isinstance(small, CausalModel) else load_causal(small)
     if not (folder / "adapter_config.json").exists():
@@ -150,30 +155,31 @@ def _alpha(folder: Path) -> float:
     return alpha
 
 
-def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> Any:
-    from peft import LoraConfig, PeftModel
-    from peft.tuners.lora import LoraLayer
-
-    if not (folder / "adapter_model.safetensors").exists():
-        raise ModelError(f"{folder} lacks adapter_model.safetensors; expected a PEFT adapter saved as safetensors")
+def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> PeftModel:
     if beside is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
         raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
+    peft = None if beside is None else beside.peft
     try:
-        config = LoraConfig.from_pretrained(str(folder))
-        if not isinstance(config, LoraConfig) or config.use_dora:
-            raise ModelError(f"{folder} isn't a plain LoRA adapter; expected peft_type LORA without DoRA")
-        with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-            if beside is None:
-                peft = PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)
-            else:
-                peft = beside.peft
-                peft.load_adapter(str(folder), adapter_name=folder.name)
+        peft = _attached(folder, anti, peft)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(
-            f"{folder} doesn't fit {anti.name} ({str(error).splitlines()[0]}); expected a LoRA tuned on it"
-        ) from error
-    peft.base_model.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
-    return peft.eval()
+        found = str(error).splitlines()[0]
+        raise ModelError(f"{folder} doesn't fit {anti.name} ({found}); expected a LoRA tuned on it") from error
+    tuner: Any = peft.base_model
+    tuner.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
+    return peft.eval().requires_grad_(requires_grad=False)
+
+
+def _attached(folder: Path, anti: CausalModel, peft: PeftModel | None) -> PeftModel:
+    if not (folder / "adapter_model.safetensors").exists():
+        raise ModelError(f"{folder} lacks adapter_model.safetensors; expected a PEFT adapter saved as safetensors")
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig) or config.use_dora:
+        raise ModelError(f"{folder} isn't a plain LoRA adapter; expected peft_type LORA without DoRA")
+    if peft is not None:
+        peft.load_adapter(str(folder), adapter_name=folder.name)
+        return peft
+    with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        return PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)

@@ -6,18 +6,17 @@ The batch is left-padded and fixed for its lifetime: no row joins, and a row who
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from personalign.decode.load import CausalModel
 
 
 def forward(
-    causal: CausalModel, ids: Int[Tensor, "B T"], runner: Any = None, **arguments: Any
+    causal: CausalModel, ids: Int[Tensor, "B T"], runner: nn.Module | None = None, **arguments: object
 ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B H"]]:
     """Run the model once; give the logits (float32) and the hidden states at the last position.
 
@@ -30,7 +29,7 @@ def forward(
     with causal.lock:
         hook = causal.output_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            output = (runner or causal.model)(input_ids=ids, **arguments)
+            output = (causal.model if runner is None else runner)(input_ids=ids, **arguments)
         finally:
             hook.remove()
     return output.logits[:, -1].float(), seen[-1][:, -1]
@@ -43,11 +42,11 @@ class Lane:
         self,
         causal: CausalModel,
         prompts: Sequence[Sequence[int]],
-        runner: Any = None,
+        runner: nn.Module | None = None,
         adapters: Sequence[str] | None = None,
     ) -> None:
         self._causal, self._runner = causal, runner
-        self._arguments: dict[str, Any] = {} if adapters is None else {"adapter_names": list(adapters)}
+        self._arguments: dict[str, object] = {} if adapters is None else {"adapter_names": list(adapters)}
         self._prompt, self._mask = _left_padded(prompts, causal.device)
         self._cache = DynamicCache(config=causal.model.config)
 

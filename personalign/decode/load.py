@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalign.basis import Fingerprints
 from personalign.errors import MessageError, ModelError
@@ -34,8 +34,8 @@ SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 class CausalModel:
     """A model in eval mode without gradients, its tokenizer, and what both are known by."""
 
-    model: Any  # a PreTrainedModel
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     fingerprints: Fingerprints
     name: str
     # a forward pass hangs hooks on the module for its duration: one at a time
@@ -49,13 +49,15 @@ class CausalModel:
     @property
     def output_layer(self) -> torch.nn.Module:
         """The layer whose input is the last hidden state."""
-        layer: torch.nn.Module = self.model.get_output_embeddings()
+        layer = _output_layer(self.model)
+        assert layer is not None, "load_causal refuses a model without one"
         return layer
 
     @property
     def output_embedding(self) -> Float[Tensor, "V H"]:
         """The output layer's weight: one row a token."""
-        weight: Tensor = self.output_layer.weight
+        weight = self.output_layer.weight
+        assert isinstance(weight, Tensor), "an output layer has a matrix"
         return weight
 
     @property
@@ -95,14 +97,20 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     """
     place = _device(device)
     model, tokenizer = _read(str(name_or_path), torch.float32 if place.type == "cpu" else torch.bfloat16)
-    if model.get_output_embeddings() is None:
+    if _output_layer(model) is None:
         raise ModelError(
             f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"
         )
-    model = model.to(place).eval().requires_grad_(requires_grad=False)
+    model = model.eval().requires_grad_(requires_grad=False)
+    torch.nn.Module.to(model, place)
     return CausalModel(
         model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path)
     )
+
+
+def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:
+    layer: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return layer
 
 
 def _device(device: str) -> torch.device:
@@ -116,7 +124,7 @@ def _device(device: str) -> torch.device:
         ) from error
 
 
-def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _read(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         return _read_from(name, dtype, local_files_only=True)
     except (OSError, ValueError) as nothing_here:
@@ -134,12 +142,15 @@ def _read(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
         ) from error
 
 
-def _read_from(name: str, dtype: torch.dtype, *, local_files_only: bool) -> tuple[Any, Any]:
+def _read_from(
+    name: str, dtype: torch.dtype, *, local_files_only: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     where = {"local_files_only": local_files_only, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(name, **where)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         name, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
     )
+    model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise ModelError(
@@ -153,7 +164,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def tokenizer_sha256(tokenizer: Any) -> str:
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash what a tokenizer means: its tokens and their ids, its special tokens, its chat template."""
     content = {
         "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
@@ -163,7 +174,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
-def model_sha256(model: Any) -> str:
+def model_sha256(model: PreTrainedModel) -> str:
     """Hash a model's dimensions, its parameters' names and shapes, and a sample of its output embedding.
 
     The sample is rounded to bfloat16, so that the precision it was loaded in makes no difference.
@@ -175,14 +186,15 @@ def model_sha256(model: Any) -> str:
         "parameters": sorted((name, list(value.shape)) for name, value in model.named_parameters()),
     }
     digest = hashlib.sha256(json.dumps(outline, sort_keys=True).encode())
-    weight = model.get_output_embeddings().weight.detach().flatten()
+    layer: Any = _output_layer(model)
+    weight = layer.weight.detach().flatten()
     sample = weight[:: max(1, len(weight) // SAMPLED_ENTRIES)].to(torch.bfloat16)
     digest.update(sample.view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
 def render(
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     add_generation_prompt: bool = True,
     max_prompt_tokens: int | None = None,
@@ -201,15 +213,17 @@ def render(
         )
     try:
         text = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            [{"role": m["role"], "content": m["content"]} for m in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
     except TemplateError as error:
         raise MessageError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
         raise MessageError(
-            f"the messages come to {len(ids)} tokens, and at most {max(0, max_prompt_tokens)} fit into the model's context "
-            "beside max_tokens; shorten the conversation or ask for fewer tokens"
+            f"the messages come to {len(ids)} tokens, and at most {max(0, max_prompt_tokens)} fit into the model's "
+            "context beside max_tokens; shorten the conversation or ask for fewer tokens"
         )
     return ids
 

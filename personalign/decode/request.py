@@ -38,8 +38,8 @@ class Generated:
     """A finished reply. ``ids`` leave out the token that ended it, ``text`` all special tokens.
 
     ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) in nats at temperature 1.
-    ``reason`` says why the reply isn't guided: "no_answers" (no guidance, or confidence 0), "strength_zero" (β or strength is 0), or
-    "non_finite_reward" (from the first such token on it was written without guidance).
+    ``reason`` says why the reply isn't guided: "no_answers" (no guidance, or confidence 0), "strength_zero" (β or
+    strength is 0), or "non_finite_reward" (from the first such token on it was written without guidance).
     """
 
     ids: tuple[int, ...]

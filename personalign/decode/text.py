@@ -10,7 +10,8 @@ from personalign.decode.request import Piece
 
 def text_of(causal: CausalModel, ids: Sequence[int]) -> str:
     """Decode a reply without special tokens."""
-    text: str = causal.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = causal.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str), "one list of ids is one text"
     return text
 
 

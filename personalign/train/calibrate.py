@@ -64,8 +64,8 @@ def calibrate(
 ) -> tuple[Outcome, list[Outcome]]:
     """Return the best setting's outcome and those of the whole grid, the unsteered model's first."""
     people = [simulate_profile(basis, seed) for seed in range(num_people)]
-    plain = _outcome(decoder, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates))
-    outcomes = [_outcome(decoder, basis, people, prompts, steering) for steering in track(grid, "calibrating")]
+    plain = outcome(decoder, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates))
+    outcomes = [outcome(decoder, basis, people, prompts, steering) for steering in track(grid, "calibrating")]
     allowed = [o for o in outcomes if o.kl <= MAX_KL and o.breaks_less_than(plain)]
     return max(allowed, key=lambda o: o.utility, default=plain), [plain, *outcomes]
 
@@ -87,11 +87,18 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
     return SimulatedProfile(weights, post)
 
 
-def _outcome(
-    decoder: Decoder, basis: Basis, people: Sequence[SimulatedProfile], prompts: Sequence[Sequence[Message]], steering: Steering
+def outcome(
+    decoder: Decoder,
+    basis: Basis,
+    people: Sequence[SimulatedProfile],
+    prompts: Sequence[Sequence[Message]],
+    steering: Steering,
+    expert: str | None = None,
+    alpha: float | None = None,
 ) -> Outcome:
-    requests = list(_requests(basis, people, prompts))
-    replies = decoder.with_steering(steering).generate(requests)
+    """Let every person's profile steer the replies to all prompts, with an expert under it if one is named."""
+    requests = list(_requests(basis, people, prompts, expert, alpha))
+    replies = Decoder(decoder.base, decoder.head, steering, decoder.experts).generate(requests)
     utilities = _utilities(basis, people, prompts, replies)
     return Outcome(
         steering,
@@ -104,13 +111,17 @@ def _outcome(
 
 
 def _requests(
-    basis: Basis, people: Sequence[SimulatedProfile], prompts: Sequence[Sequence[Message]]
+    basis: Basis,
+    people: Sequence[SimulatedProfile],
+    prompts: Sequence[Sequence[Message]],
+    expert: str | None,
+    alpha: float | None,
 ) -> Iterator[Request]:
     """Every person and prompt; greedy and sampled in turn, as both will be used."""
     for person in people:
         guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
         for i, prompt in enumerate(prompts):
-            yield Request(tuple(prompt), Sampling(temperature=float(i % 2), seed=i), guidance)
+            yield Request(tuple(prompt), Sampling(temperature=float(i % 2), seed=i), guidance, expert, alpha)
 
 
 def _utilities(

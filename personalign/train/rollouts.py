@@ -37,6 +37,7 @@ class Plan:
     expert: str | None = None
     alphas: tuple[float, ...] = (0.0,)
     forced_share: float = 0.5
+    temperature: float = 1.0
     seed: int = 0
 
 
@@ -64,6 +65,15 @@ class Rollouts:
         """(tokens,) the tokens that were drawn uniformly."""
         return self.position == self.forced_at[self.reply]
 
+    def __add__(self, other: Rollouts) -> Rollouts:
+        """Both, one after the other; they must answer the same list of prompts."""
+        joined = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("prompt", "complete", "alpha", "forced_at", "position", "token", "hidden")
+        }
+        reply = np.concatenate([self.reply, other.reply + len(self.text)])
+        return Rollouts(text=self.text + other.text, reply=reply, **joined)
+
 
 def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan, work: Path) -> Rollouts:
     """Write ``plan.replies_per_prompt`` replies to each prompt; what an earlier run left in ``work`` is kept."""
@@ -88,7 +98,7 @@ def _write_shard(
     requests = [
         Request(
             messages=tuple(prompts[i]),
-            sampling=Sampling(max_tokens=plan.max_tokens, temperature=1.0, seed=int(rng.integers(2**31))),
+            sampling=Sampling(max_tokens=plan.max_tokens, temperature=plan.temperature, seed=int(rng.integers(2**31))),
             expert=plan.expert if alpha else None,
             alpha=float(alpha) if alpha else None,
         )
@@ -107,7 +117,7 @@ def _write_shard(
         return torch.where(rows[:, None], uniform, logits)
 
     replies = decoder.generate(requests, steers=(record, force))
-    _save_shard(path, shard, alphas, forced_at, replies, torch.stack(hidden, 1).cpu().numpy(), decoder.end_token)
+    _save_shard(path, shard, alphas, forced_at, replies, torch.stack(hidden, 1).cpu().numpy())
 
 
 def _save_shard(
@@ -117,9 +127,8 @@ def _save_shard(
     forced_at: NDArray[np.int64],
     replies: Sequence[Generated],
     hidden: NDArray[np.float16],
-    end_token: int,
 ) -> None:
-    tokens = [np.array([*r.ids, end_token] if r.finish_reason == "stop" else r.ids, dtype=np.int64) for r in replies]
+    tokens = [np.array(r.ids, dtype=np.int64) for r in replies]
     lengths = np.array([len(row) for row in tokens])
     arrays = {
         "prompt": np.array([i for i, _ in shard], dtype=np.int64),

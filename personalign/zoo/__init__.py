@@ -1,7 +1,1 @@
-"""The bundled model ``tiny``: its weights, its basis, and the script that made them."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-TINY = Path(__file__).parent / "tiny"
+"""The bundled model: the scripts that made it, and under ``tiny/`` its weights and its basis."""

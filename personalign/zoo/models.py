@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,30 +12,22 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from personalign.train.causal import DevCheck, Recipe, train
 from personalign.train.experts import LINEAR, save_expert, train_expert
-from personalign.zoo import TINY
+from personalign.bundled import TINY
 from personalign.zoo.cards import write_expert_card, write_model_card
 from personalign.zoo.corpus import Corpus, Dialogue, encode, load_corpus, rows_at
 from personalign.zoo.measure import alone, bits_per_character, proxy_tuned
 from personalign.zoo.tokenizer import train_tokenizer
+from personalign.zoo.workshop import Workshop
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 768}
 SMALL = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 384}
 BASE_RECIPE = Recipe(num_steps=4000, learning_rate=3e-3)
-SMALL_RECIPE = Recipe(num_steps=1600, learning_rate=4e-3)
-DIRECT_RECIPE = Recipe(num_steps=300, learning_rate=1e-3, warmup_steps=20)
+SMALL_RECIPE = Recipe(num_steps=1000, learning_rate=4e-3)
+DIRECT_RECIPE = Recipe(num_steps=160, learning_rate=1e-3, warmup_steps=20)
 EXPERT_RECIPE = Recipe(num_steps=300, learning_rate=4e-3, warmup_steps=20, optimizer="adamw")
 EXPERT_RANK = 48
 EXPERT_TARGETS = (*LINEAR, "embed_tokens", "lm_head")
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25)
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """What every stage gets: the data, the place for checkpoints, and whether to compile."""
-
-    data: Path
-    work: Path
-    compile_step: bool
 
 
 def make_tokenizer(workshop: Workshop) -> None:

@@ -12,8 +12,9 @@ from typing import Annotated
 
 import typer
 
-from personalign.zoo.axes import make_basis
-from personalign.zoo.models import Workshop, make_base, make_hotels, make_small, make_tokenizer
+from personalign.zoo.models import make_base, make_hotels, make_small, make_tokenizer
+from personalign.zoo.preferences import make_basis
+from personalign.zoo.workshop import Workshop
 
 STAGES: dict[str, Callable[[Workshop], None]] = {
     "tokenizer": make_tokenizer,

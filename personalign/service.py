@@ -1,0 +1,304 @@
+"""Personalign: the verbs an application calls. It only puts store, learning and decoding in sequence.
+
+torch is imported on the first ``chat``; asking, answering and reading profiles run without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from personalign.basis import Basis
+from personalign.bundled import Source, locate
+from personalign.errors import InputError, QuestionError
+from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.fit import fit
+from personalign.store import Answer, Presentation, Store
+from personalign.types import CHOICES, Choice, Gaussian, Message, Profile, Question, Reply, Sampling, Usage
+
+if TYPE_CHECKING:
+    from personalign.decode import Decoder, Generated, Request
+
+EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
+
+
+class Personalign:
+    """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
+
+    def __init__(self, store: Store, basis: Basis, source: Source, device: str) -> None:
+        self._store = store
+        self._source = source
+        self._device = device
+        self.basis = basis
+        self.stop_rule = StopRule()
+
+    @classmethod
+    def open(
+        cls,
+        store: str = "sqlite:///profiles.db",
+        model: str = "tiny",
+        basis: str | Path | None = None,
+        experts: Mapping[str, str | Path] | Sequence[str | Path] = (),
+        reward: str | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """Open the store, creating a new SQLite file, and load the basis; the model waits for the first ``chat``.
+
+        Args:
+            store: a database URL.
+            model: "tiny" (bundled), a path, or a hub id.
+            basis: a basis directory; None means the bundled one, and is an error for any other model.
+            experts: adapter folders beside the bundled ones, by name, or named by their last path component.
+            reward: a reward model for ``rule="args"``; not served by this version.
+            device: "auto", or a torch device.
+
+        Raises:
+            BasisError: no basis was named, or it can't be read.
+            StoreError: the database can't be opened; SchemaError if its schema is older or newer.
+        """
+        if reward is not None:
+            raise InputError(f"reward={reward!r}: this version steers by the basis's successor head only; leave it None")
+        source = locate(model, basis)
+        named = experts if isinstance(experts, Mapping) else {Path(path).name: path for path in experts}
+        source = replace(source, experts=source.experts | {name: Path(path) for name, path in named.items()})
+        loaded = Basis.load(source.basis)
+        opened = Store.open(store)
+        opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
+        return cls(opened, loaded, source, device)
+
+    # Onboarding
+
+    def ask(self, user: str, consent: str | None = None) -> Question | None:
+        """The next question for a person, who is created by the first one; None when enough is known.
+
+        The same question comes back until it is answered.
+        """
+        self._store.add_user(user, consent)
+        shown = self._store.open_presentation(user, self.basis.id)
+        if shown is None:
+            index, _ = self._choose(user)
+            if index is None:
+                return None
+            shown = self._present(user, index)
+        return Question(shown.id, shown.prompt, shown.a, shown.b)
+
+    def why_stopped(self, user: str) -> str | None:
+        """Why there is no further question, in words; None while there is one."""
+        if self._store.open_presentation(user, self.basis.id):
+            return None
+        return self._choose(user)[1]
+
+    def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
+        """Store an answer and the profile fitted to all of them.
+
+        Raises:
+            QuestionError: the question isn't this person's, or the choice is none of the five.
+            AlreadyAnswered: it has another answer.
+        """
+        if choice not in CHOICES:
+            raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
+        return self._named(self._store.commit_answer(user, question_id, choice, self._fit))
+
+    def undo(self, user: str) -> Profile:
+        """Take the last answer back; its question is open again.
+
+        Raises:
+            QuestionError: there is no answer to take back.
+        """
+        profile = self._store.undo_answer(user, self.basis.id, self._fit)
+        if profile is None:
+            raise QuestionError("there is no answer to take back; answer a question first")
+        return self._named(profile)
+
+    def profile(self, user: str) -> Profile:
+        """What is known of a person; the prior for someone who has answered nothing."""
+        stored = self._store.profile(user, self.basis.id)
+        return self._named(stored) if stored else self.basis.first_profile(user)
+
+    # Replies
+
+    def chat(
+        self,
+        user: str,
+        messages: Sequence[Message],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        rule: str = "successor",
+        strength: float = 1.0,
+        expert: str | None = None,
+        alpha: float | None = None,
+        schema: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Reply:
+        """Answer messages under a person's reward; someone unknown gets the model's own reply.
+
+        Args:
+            user: the person.
+            messages: the conversation, ending with the user.
+            max_tokens: of the reply.
+            temperature: 0 is greedy.
+            top_p: nucleus of the draw.
+            rule: "successor".
+            strength: multiplies the calibrated β; 0 is plain decoding.
+            expert: a domain expert to stack under the reward.
+            alpha: the expert's weight; None means its own.
+            schema: a JSON schema; not served by this version.
+            seed: of the draw.
+        """
+        sampling = Sampling(max_tokens, temperature, top_p, seed)
+        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema)
+        return _reply(self.decoder.generate([request])[0], request)
+
+    def stream(
+        self,
+        user: str,
+        messages: Sequence[Message],
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        rule: str = "successor",
+        strength: float = 1.0,
+        expert: str | None = None,
+        alpha: float | None = None,
+        schema: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """``chat`` piece by piece; the pieces joined are the reply's text."""
+        from personalign.decode import Piece
+
+        sampling = Sampling(max_tokens, temperature, top_p, seed)
+        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema)
+        yield from (piece.text for piece in self.decoder.stream(request) if isinstance(piece, Piece) and piece.text)
+
+    def chat_many(
+        self,
+        users: Sequence[str],
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling | None = None,
+        strength: float = 1.0,
+        expert: str | None = None,
+        alpha: float | None = None,
+    ) -> list[Reply]:
+        """``chat`` for several people in one batch, each under their own reward."""
+        requests = [
+            self._request(user, messages, sampling or Sampling(), "successor", strength, expert, alpha, None)
+            for user, messages in zip(users, conversations, strict=True)
+        ]
+        replies = self.decoder.generate(requests)
+        return [_reply(generated, request) for generated, request in zip(replies, requests, strict=True)]
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The model, loaded on first use, with the head of the basis and the experts."""
+        from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert
+
+        causal = load_causal(self._source.model, self._device)
+        self.basis.check_model(causal.fingerprints)
+        head = SuccessorHead.from_arrays(self.basis.head) if self.basis.head is not None else None
+        experts = {}
+        if self._source.experts:
+            small = load_causal(self._source.small or self._source.model, self._device)
+            experts = {name: load_expert(path, small) for name, path in self._source.experts.items()}
+        return Decoder(causal, head, self.basis.steering, experts)
+
+    # Data rights and lifetime
+
+    def forget(self, user: str) -> None:
+        """Erase everything about a person; the id may start anew."""
+        self._store.forget(user)
+
+    def export(self, user: str) -> dict[str, Any]:
+        """Everything stored about a person, ready for JSON."""
+        return self._store.export(user)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Below: how a question is chosen and shown, and how a request is made
+
+    def _choose(self, user: str) -> tuple[int | None, str | None]:
+        """The index of the next bank question, or the reason why there is none."""
+        profile = self.profile(user)
+        allowed = self._allowed(user)
+        reason = why_stop(profile.posterior, self.basis.reference, self._pool[allowed], profile.answers, self.stop_rule, self.basis.noise)
+        if reason is not None:
+            return None, reason
+        return acquire(profile.posterior, self._pool, noise=self.basis.noise, allowed=allowed), None
+
+    def _allowed(self, user: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        asked = self._store.asked(user, self.basis.id)
+        shown = self._store.exposures(self.basis.id)
+        most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(shown.values()))
+        return np.array([q.id not in asked and shown.get(q.id, 0) < most for q in self.basis.bank], dtype=bool)
+
+    @cached_property
+    def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return clip_pairs(self.basis.pool, self.basis.prior)
+
+    def _present(self, user: str, index: int) -> Presentation:
+        question = self.basis.bank[index]
+        # a fair coin for the side, but the same one each time: what is shown can be repeated
+        swapped = hashlib.sha256(f"{user}\0{question.id}".encode()).digest()[0] % 2 == 1
+        a, b = (question.second, question.first) if swapped else (question.first, question.second)
+        v = self.basis.pool[index] * (-1.0 if swapped else 1.0)
+        return self._store.present(user, self.basis.id, question.id, question.prompt, a, b, swapped, v)
+
+    def _fit(self, answers: Sequence[Answer]) -> Gaussian:
+        v = np.array([answer.v for answer in answers]).reshape(len(answers), self.basis.num_axes)
+        return fit(v, [answer.choice for answer in answers], self.basis.prior, self.basis.noise)
+
+    def _named(self, profile: Profile) -> Profile:
+        self.basis.check_profile(profile)
+        return replace(profile, axes=self.basis.axes)
+
+    def _request(
+        self,
+        user: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        rule: str,
+        strength: float,
+        expert: str | None,
+        alpha: float | None,
+        schema: Mapping[str, Any] | None,
+    ) -> Request:
+        from personalign.decode import Guidance, Request
+
+        if rule != "successor":
+            raise InputError(f"the rule {rule!r} is unknown; this version knows 'successor'")
+        if schema is not None:
+            raise InputError("this version can't hold a reply to a schema; leave schema None")
+        profile = self.profile(user)
+        guidance = None
+        if profile.informative:
+            guidance = Guidance(profile.mean, self.basis.confidence(profile.covariance), strength, profile.revision)
+        return Request(tuple(messages), sampling, guidance, expert, alpha)
+
+
+def _reply(generated: Generated, request: Request) -> Reply:
+    return Reply(
+        text=generated.text,
+        guided=generated.guided,
+        reason=generated.reason,
+        revision=request.guidance.revision if request.guidance else 0,
+        kl=generated.kl,
+        finish_reason=generated.finish_reason,
+        usage=Usage(generated.prompt_tokens, len(generated.ids)),
+    )

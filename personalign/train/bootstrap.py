@@ -1,0 +1,127 @@
+"""Make a basis for a model without any human data: named axes over the model's own replies.
+
+The path: roll out → measure and standardise → train the successor head → pick the question bank →
+set the prior → calibrate. Each step's file says how; this one only puts them in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from personalign.basis import Basis, Steering
+from personalign.decode import Decoder, SuccessorHead
+from personalign.learn.axes import AXES, measure_many
+from personalign.learn.prior import prior_scale
+from personalign.train.bank import make_bank
+from personalign.train.calibrate import Outcome, calibrate, outcome, simulate_profile
+from personalign.train.rollouts import Plan, Rollouts, roll_out
+from personalign.train.successor import HeadRecipe, explained_variance, train_head
+from personalign.types import Gaussian, Message, Noise
+
+NUM_REFERENCE = 256
+BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
+UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Real user turns: to learn from, to test the head on, and to calibrate on."""
+
+    train: Sequence[Sequence[Message]]
+    held_out: Sequence[Sequence[Message]]
+    dev: Sequence[Sequence[Message]]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What was measured on the way, for the card."""
+
+    num_replies: int
+    num_tokens: int
+    r2: Float[NDArray[np.float64], "d"]  # on held-out prompts
+    r2_forced: Float[NDArray[np.float64], "d"]  # of these, on uniformly drawn tokens
+    grid: list[Outcome]  # the unsteered model first
+    by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
+
+
+def bootstrap(
+    decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, work: Path
+) -> tuple[Basis, Report]:
+    """Make the basis of the decoder's base model; roll-outs are kept in ``work``, so a killed run goes on.
+
+    Args:
+        decoder: the model, with the expert that the plan names.
+        prompts: real user turns.
+        plan: roll-outs that the head learns from.
+        bank_plan: natural roll-outs the questions are picked from.
+        work: folder for the roll-outs.
+    """
+    learnt = roll_out(decoder, prompts.train, plan, work / "train")
+    asked = roll_out(decoder, prompts.train, bank_plan, work / "bank")
+    tested = roll_out(decoder, prompts.held_out, plan, work / "held_out")
+    raw = measure_many([prompts.train[i] for i in learnt.prompt], list(learnt.text))
+    center, scale = raw[learnt.natural].mean(0), raw[learnt.natural].std(0)
+    everything = learnt + asked
+    features = (measure_many([prompts.train[i] for i in everything.prompt], list(everything.text)) - center) / scale
+    causal, embeddings = decoder.base, decoder.base.output_embedding.float()
+    head = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), HeadRecipe())
+    bank = make_bank(prompts.train, asked, features[len(raw) :], plan.seed)
+    v = np.array([q.first_features - q.second_features for q in bank])
+    reference = v[np.random.default_rng(plan.seed).permutation(len(v))[:NUM_REFERENCE]]
+    noise, d = Noise(), len(AXES)
+    basis = Basis(
+        model=causal.name,
+        fingerprints=causal.fingerprints,
+        axes=AXES,
+        center=center,
+        scale=scale,
+        prior=Gaussian(np.zeros(d), np.eye(d) * prior_scale(reference, noise) ** 2),
+        noise=noise,
+        reference=reference,
+        steering=UNCALIBRATED,
+        bank=bank,
+        head=head.to_arrays(),
+    )
+    basis, grid, by_alpha = _calibrated(
+        basis, Decoder(causal, head, UNCALIBRATED, decoder.experts), prompts.dev, plan
+    )
+    r2, r2_forced = _test_head(head, tested, prompts.held_out, basis, embeddings)
+    return basis, Report(len(features), len(everything.token), r2, r2_forced, grid, by_alpha)
+
+
+def _calibrated(
+    basis: Basis, decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan
+) -> tuple[Basis, list[Outcome], dict[float, tuple[Outcome, Outcome]]]:
+    best, grid = calibrate(decoder, basis, prompts)
+    people = [simulate_profile(basis, seed) for seed in range(100, 104)]
+    plain = replace(best.steering, beta=0.0)
+    by_alpha = {
+        alpha: (
+            outcome(decoder, basis, people, prompts, plain, plan.expert, alpha),
+            outcome(decoder, basis, people, prompts, best.steering, plan.expert, alpha),
+        )
+        for alpha in plan.alphas
+    }
+    return basis.with_steering(best.steering), grid, by_alpha
+
+
+def _test_head(
+    head: SuccessorHead,
+    tested: Rollouts,
+    prompts: Sequence[Sequence[Message]],
+    basis: Basis,
+    embeddings: Tensor,
+) -> tuple[Float[NDArray[np.float64], "d"], Float[NDArray[np.float64], "d"]]:
+    features = basis.standardise(measure_many([prompts[i] for i in tested.prompt], list(tested.text)))
+    everywhere = np.ones(len(tested.token), dtype=bool)
+    return (
+        explained_variance(head, tested, features, embeddings, everywhere),
+        explained_variance(head, tested, features, embeddings, tested.is_forced),
+    )

@@ -1,0 +1,58 @@
+"""The stage that makes the bundled basis: axes, successor head, prior, question bank, calibration."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from personalign.bundled import TINY
+from personalign.decode import Decoder, load_causal, load_expert
+from personalign.train.bootstrap import BANK_TEMPERATURE, UNCALIBRATED, Prompts, bootstrap
+from personalign.train.rollouts import Plan
+from personalign.types import Message
+from personalign.zoo.cards import write_basis_card
+from personalign.zoo.corpus import Dialogue, load_corpus
+from personalign.zoo.workshop import Workshop
+
+MAX_PROMPT_CHARACTERS = 500
+HOTEL_SHARE = 0.15
+PLAN = Plan(replies_per_prompt=18, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.5, 1.0))
+BANK_PLAN = Plan(
+    replies_per_prompt=8, max_tokens=64, num_candidates=20, forced_share=0.0, temperature=BANK_TEMPERATURE, seed=1
+)
+
+
+def make_basis(workshop: Workshop) -> None:
+    """Bootstrap the basis of ``tiny/base`` and write its card."""
+    folder = TINY / "basis"
+    if (folder / "config.json").exists():
+        return
+    causal, small = load_causal(str(TINY / "base")), load_causal(str(TINY / "small"))
+    hotels = load_expert(TINY / "experts" / "hotels", small)
+    decoder = Decoder(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
+    basis, report = bootstrap(decoder, _prompts(workshop), PLAN, BANK_PLAN, workshop.work / "rollouts")
+    basis.save(folder)
+    write_basis_card(folder, basis, report)
+
+
+def _prompts(workshop: Workshop) -> Prompts:
+    """User turns of training dialogues to learn from, of held-out ones to test and calibrate on."""
+    corpus = load_corpus(workshop.data)
+    held_out = _user_turns(corpus.task_held_out, 120) + _user_turns(corpus.hotel_dev, 20)
+    random.Random(0).shuffle(held_out)
+    num_hotels = round(700 * HOTEL_SHARE)
+    train = _user_turns(corpus.task, 700 - num_hotels) + _user_turns(corpus.hotel, num_hotels)
+    return Prompts(train=train, held_out=held_out[:80], dev=held_out[80:128])
+
+
+def _user_turns(dialogues: Sequence[Dialogue], count: int) -> list[tuple[Message, ...]]:
+    """The first one, three or five turns of ``count`` dialogues, each ending with the user."""
+    rng = random.Random(count)
+    prompts = []
+    for dialogue in rng.sample(dialogues, len(dialogues)):
+        prompt = tuple(dialogue.messages(rng.choice((1, 3, 5))))
+        if prompt[-1]["role"] == "user" and sum(len(m["content"]) for m in prompt) <= MAX_PROMPT_CHARACTERS:
+            prompts.append(prompt)
+        if len(prompts) == count:
+            break
+    return prompts

@@ -101,8 +101,8 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
         raise ModelError(
             f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"
         )
-    model = model.eval().requires_grad_(requires_grad=False)
-    torch.nn.Module.to(model, place)
+    module: torch.nn.Module = model  # whose methods are typed
+    module.to(place).eval().requires_grad_(requires_grad=False)
     return CausalModel(
         model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path)
     )

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor
 
 from personalign.decode.lane import Lane
@@ -161,7 +162,7 @@ def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> PeftMode
     peft = None if beside is None else beside.peft
     try:
         peft = _attached(folder, anti, peft)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise
         found = str(error).splitlines()[0]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,7 @@ from personalign.errors import MessageError, ModelError
 from personalign.types import Message
 
 ROLES = ("system", "user", "assistant")
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what loading a broken checkpoint raises
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 
 
@@ -93,7 +95,7 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     On a CPU it computes in float32, on CUDA in bfloat16.
 
     Raises:
-        ModelError: there is no such model or device, or the checkpoint lacks weights, a tokenizer or a chat template.
+        ModelError: there is no such model or device, or the checkpoint lacks weights or a tokenizer.
     """
     place = _device(device)
     model, tokenizer = _read(str(name_or_path), torch.float32 if place.type == "cpu" else torch.bfloat16)
@@ -127,7 +129,9 @@ def _device(device: str) -> torch.device:
 def _read(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         return _read_from(name, dtype, local_files_only=True)
-    except (OSError, ValueError) as nothing_here:
+    except ModelError:
+        raise
+    except UNREADABLE as nothing_here:
         if Path(name).exists():
             raise ModelError(
                 f"{name} isn't a model that can be loaded ({_first_line(nothing_here)}); expected a folder with "
@@ -135,7 +139,7 @@ def _read(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTok
             ) from nothing_here
     try:
         return _read_from(name, dtype, local_files_only=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelError(
             f"no model {name!r} on this machine or on the hub ({_first_line(error)}); expected a folder, or a hub id "
             "such as owner/name; download it first where there is no network"

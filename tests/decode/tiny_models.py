@@ -1,4 +1,7 @@
-"""Tiny random models of two families, with a tokenizer made on the fly, saved and loaded as real ones are."""
+"""Tiny random models of two families, with a tokenizer made on the fly, saved and loaded as real ones are.
+
+And what the laws' tests look at them with: conversations, traces of logits, and bits.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from personalign.basis import Steering
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
+from personalign.decode.request import Generated, Request
 from personalign.decode.rewards import SuccessorHead
+from personalign.decode.steer import Steer, Step
 
 V, H, D, R = 128, 32, 3, 8
 TEMPLATE = (
@@ -121,3 +127,24 @@ def make_kit(family: str, folder: Path) -> Kit:
         "whole": load_expert(folder / "whole", load_causal(folder / "small", "cpu")),
     }
     return Kit(family, folder, load_causal(folder / "base", "cpu"), experts, random_head())
+
+
+def talk(*words: str) -> list[list[dict[str, str]]]:
+    """One conversation a word."""
+    return [[{"role": "user", "content": word}] for word in words]
+
+
+def traced(decoder: Decoder, requests: list[Request], steers: tuple[Steer, ...] = ()) -> tuple[list[Generated], Tensor]:
+    """Replies, and the logits (steps, B, V) that their tokens were drawn from."""
+    seen: list[Tensor] = []
+
+    def look(logits: Tensor, step: Step) -> Tensor:
+        seen.append(logits.clone())
+        return logits
+
+    return decoder.generate(requests, [*steers, look]), torch.stack(seen)
+
+
+def bits(logits: Tensor) -> Tensor:
+    """What float32 numbers are made of: −0.0 and 0.0 differ, NaN equals itself."""
+    return logits.contiguous().view(torch.int32)

@@ -91,7 +91,7 @@ def random_head(seed: int = 0, hidden: int = H) -> SuccessorHead:
     torch.manual_seed(seed)
     head = SuccessorHead(hidden, D, R, hidden=16)
     for value in head.parameters():
-        torch.nn.init.normal_(value, std=0.5)
+        torch.nn.init.normal_(value, std=0.3)  # features of about 1, as standardised axes are
     return head.eval().requires_grad_(requires_grad=False)
 
 

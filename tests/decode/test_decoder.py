@@ -1,0 +1,206 @@
+"""The decoder's edges: what it refuses, what it reports, how it streams."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import STEERING, Kit, random_head, talk, traced
+
+from personalign.decode.decoder import Decoder
+from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.rewards import Guidance
+from personalign.decode.steer import Step
+from personalign.errors import BasisError, InputError, MessageError, ModelError, ProfileError
+from personalign.types import Sampling
+
+HELLO = talk("hello")[0]
+W = np.array([1.0, -2.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "complaint"),
+    [
+        (Request(HELLO, Sampling(temperature=-0.1)), InputError, "temperature is -0.1, expected a number from 0 to 10"),
+        (Request(HELLO, Sampling(temperature=math.nan)), InputError, "temperature is nan"),
+        (Request(HELLO, Sampling(top_p=0.0)), InputError, "pass temperature=0"),
+        (Request(HELLO, Sampling(top_p=1.1)), InputError, "top_p is 1.1"),
+        (Request(HELLO, Sampling(max_tokens=0)), InputError, "max_tokens is 0"),
+        (Request(HELLO, Sampling(seed=-1)), InputError, "seed is -1"),
+        (Request(HELLO, Sampling(max_tokens=250)), MessageError, "at most 6 fit"),
+        (Request([]), MessageError, "no messages"),
+        (Request(HELLO, expert="boats"), InputError, r"no expert 'boats'; expected one of \['empty', 'hotels', 'whole'\]"),
+        (Request(HELLO, expert="hotels", alpha=-1.0), InputError, "alpha is -1.0"),
+        (Request(HELLO, expert="hotels", alpha=math.inf), InputError, "alpha is inf"),
+        (Request(HELLO, guidance=Guidance(W, 1.0, strength=-1.0)), InputError, "strength is -1.0"),
+        (Request(HELLO, guidance=Guidance(W, math.nan)), InputError, "confidence is nan"),
+        (Request(HELLO, guidance=Guidance(W[:2], 1.0)), ProfileError, r"shape \(2,\), expected \(3,\)"),
+        (Request(HELLO, guidance=Guidance(W * math.nan, 1.0)), ProfileError, "NaN or Inf"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_token(kit: Kit, request_: Request, error, complaint: str) -> None:
+    """What is out of range, unknown or not a number is named, with what was expected; its neighbour isn't served."""
+    with pytest.raises(error, match=complaint):
+        kit.decoder().generate([Request(HELLO), request_])
+
+
+def test_parts_that_do_not_fit_are_refused(kit: Kit) -> None:
+    """A head of another width, and guidance without any head, never decode silently unguided."""
+    with pytest.raises(BasisError, match="the head reads 16 hidden dimensions"):
+        kit.decoder(head=random_head(hidden=16))
+    with pytest.raises(BasisError, match="the basis has none"):
+        kit.decoder(head=None).generate([Request(HELLO, guidance=Guidance(W, 1.0))])
+
+
+def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
+    """A model or a steer that yields NaN is reported, not decoded."""
+
+    def poison(logits, step: Step):
+        return logits * math.nan if step.index == 2 else logits
+
+    with pytest.raises(ModelError, match="NaN or Inf"):
+        kit.decoder().generate([Request(HELLO, Sampling(max_tokens=6))], [poison])
+
+
+@pytest.mark.parametrize(
+    ("guidance", "beta", "why"),
+    [
+        (None, 1.0, "no_answers"),
+        (Guidance(W, 0.0), 1.0, "no_answers"),
+        (Guidance(W, 1.0, strength=0.0), 1.0, "strength_zero"),
+        (Guidance(W, 1.0), 0.0, "strength_zero"),
+        (Guidance(W, 1.0), 1.0, None),
+    ],
+)
+def test_a_reply_says_whether_and_why_not_it_was_guided(kit: Kit, guidance, beta: float, why: str | None) -> None:
+    """The reason is told, and an unguided reply has moved nothing."""
+    reply = kit.decoder(steering=replace(STEERING, beta=beta)).generate([Request(HELLO, Sampling(8), guidance)])[0]
+    assert (reply.guided, reply.reason) == (why is None, why)
+    assert (reply.kl > 0) == (why is None)
+
+
+def test_replies_end_at_their_own_limits(kit: Kit) -> None:
+    """Each row of a batch has its own max_tokens; the end token ends a reply and isn't part of it."""
+
+    def end_second(logits, step: Step):
+        if step.index == 3:
+            logits = logits.clone()
+            logits[1, kit.base.ends[0]] = 1e4
+        return logits
+
+    def never_end(logits, step: Step):
+        return logits.index_fill(-1, torch.tensor(kit.base.ends), -1e4)
+
+    requests = [Request(HELLO, Sampling(max_tokens=n)) for n in (2, 9, 6)]
+    replies = kit.decoder().generate(requests, [never_end, end_second])
+    assert [len(r.ids) for r in replies] == [2, 3, 6]
+    assert [r.finish_reason for r in replies] == ["length", "stop", "length"]
+    assert all(r.prompt_tokens == replies[0].prompt_tokens > 0 for r in replies)
+    assert all(0 < r.first_token_s < 60 for r in replies)
+    assert "<|" not in replies[1].text
+
+
+def test_no_requests_are_no_replies(kit: Kit) -> None:
+    """An empty batch is not an error."""
+    assert kit.decoder().generate([]) == []
+
+
+def test_a_callers_steer_runs_last_and_may_force_the_draw(kit: Kit) -> None:
+    """It sees hidden states, the tokens drawn and the guided short list, and what it returns is drawn from."""
+    seen: list[Step] = []
+
+    def force(logits, step: Step):
+        seen.append(step)
+        assert logits.isfinite().sum(-1).tolist() == [STEERING.num_candidates, 128]
+        return torch.full_like(logits, -math.inf).index_fill(-1, torch.tensor([40 + step.index]), 0.0)
+
+    requests = [Request(HELLO, Sampling(4), Guidance(W, 1.0)), Request(HELLO, Sampling(4))]
+    assert [r.ids for r in kit.decoder().generate(requests, [force])] == [(40, 41, 42, 43)] * 2
+    assert [step.index for step in seen] == [0, 1, 2, 3]
+    assert all(step.hidden.shape == (2, 32) for step in seen)
+    assert seen[0].tokens is None
+    assert seen[2].tokens.tolist() == [41, 41]
+
+
+def test_the_hidden_state_is_the_output_layers_input(kit: Kit) -> None:
+    """What a steer and the successor head read gives the model's own logits when passed through its output layer."""
+    seen: list[torch.Tensor] = []
+
+    def look(logits, step: Step):
+        assert torch.allclose(kit.base.output_layer(step.hidden), logits, atol=1e-5)
+        seen.append(step.hidden)
+        return logits
+
+    kit.decoder().generate([Request(HELLO, Sampling(3)), Request(talk("a")[0], Sampling(3))], [look])
+    assert seen
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stream_is_the_reply_in_pieces(kit: Kit, seed: int) -> None:
+    """Ids and texts of the pieces add up to those of the reply, which is what generate gives."""
+    request = Request(HELLO, Sampling(24, 1.5, 1.0, seed), Guidance(W, 0.8), "hotels")
+    *pieces, reply = kit.decoder().stream(request)
+    assert isinstance(reply, Generated)
+    assert all(isinstance(piece, Piece) for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == reply.text
+    assert tuple(i for piece in pieces for i in piece.ids) == reply.ids
+    plain = kit.decoder().generate([request])[0]
+    assert replace(plain, first_token_s=None) == replace(reply, first_token_s=None)
+
+
+def test_a_stream_that_is_dropped_leaves_the_decoder_whole(kit: Kit) -> None:
+    """Closing a stream early, or running two at once, changes no other reply."""
+    decoder, request = kit.decoder(), Request(HELLO, Sampling(12), Guidance(W, 0.8), "hotels")
+    dropped = decoder.stream(request)
+    next(dropped)
+    dropped.close()
+    one, other = decoder.stream(request), decoder.stream(request)
+    assert [a == b for a, b in zip(one, other, strict=True)][:-1]  # step by step in turns
+    assert decoder.generate([request])[0].ids == kit.decoder().generate([request])[0].ids
+
+
+def test_the_same_seed_writes_the_same_reply(kit: Kit) -> None:
+    """A draw can be repeated, and another seed gives another one."""
+    decoder = kit.decoder()
+    replies = [decoder.generate([Request(HELLO, Sampling(16, 1.0, 1.0, seed))])[0].ids for seed in (3, 3, 4)]
+    assert replies[0] == replies[1] != replies[2]
+
+
+def test_a_decoder_can_be_given_another_head_or_steering(kit: Kit) -> None:
+    """Calibration tries steerings, training tries heads, on the same models."""
+    decoder, request = kit.decoder(), Request(HELLO, Sampling(12), Guidance(W, 1.0))
+    assert decoder.with_steering(replace(STEERING, beta=0.0)).generate([request])[0].kl == 0
+    assert decoder.with_head(random_head(1)).generate([request])[0].kl != decoder.generate([request])[0].kl
+    assert decoder.end_token == 1
+
+
+def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
+    """Experts come before the reward: the candidates are the top K of base and expert together, not of base."""
+    request = Request(HELLO, Sampling(4), None, "whole", 1.0)
+    _, mixed = traced(kit.decoder(), [request])
+    _, guided = traced(kit.decoder(), [replace(request, guidance=Guidance(W, 1.0))])
+    _, base = traced(kit.decoder(), [Request(HELLO, Sampling(4))])
+    candidates = set(guided[0, 0].isfinite().nonzero().flatten().tolist())
+    assert candidates == set(mixed[0, 0].index_fill(0, torch.tensor([1]), -math.inf).topk(10).indices.tolist())
+    assert candidates != set(base[0, 0].topk(10).indices.tolist())
+
+
+def test_an_expert_has_its_own_weight(kit: Kit) -> None:
+    """alpha=None means the one in expert.json."""
+    decoder = kit.decoder()
+    _, own = traced(decoder, [Request(HELLO, Sampling(3), None, "hotels")])
+    _, said = traced(decoder, [Request(HELLO, Sampling(3), None, "hotels", 0.5)])
+    _, more = traced(decoder, [Request(HELLO, Sampling(3), None, "hotels", 1.0)])
+    assert torch.equal(own, said)
+    assert not torch.equal(own[0], more[0])
+
+
+def test_a_reply_steers_by_the_tokens_that_end_it(kit: Kit) -> None:
+    """A model that names no end token writes to its limit, and has no end token to tell."""
+    endless = replace(kit.base)
+    endless.__dict__["ends"] = ()
+    decoder = Decoder(endless, kit.head, STEERING, {})
+    assert decoder.generate([Request(HELLO, Sampling(5), Guidance(W, 1.0))])[0].finish_reason == "length"
+    with pytest.raises(ModelError, match="no end token"):
+        _ = decoder.end_token

@@ -1,0 +1,368 @@
+"""The laws of decoding, on two families of models: what must keep every bit, what must agree, what always holds.
+
+Bitwise laws compare with the same engine without the feature, at the same batch shape. Each law has a control that
+shows the test would notice.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import STEERING, Kit, bits, random_head, talk, traced
+from torch import Tensor
+
+from personalign.decode import lane, reference
+from personalign.decode.decoder import Decoder
+from personalign.decode.experts import Expert
+from personalign.decode.guide import Guide
+from personalign.decode.lane import forward
+from personalign.decode.load import load_causal, render
+from personalign.decode.request import Generated, Request
+from personalign.decode.rewards import Guidance, SuccessorHead
+from personalign.types import Sampling
+
+TOLERANCE = 1e-4
+W = np.array([1.0, -2.0, 0.5])
+GUIDED = Guidance(W, 0.8)
+HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 30)
+
+
+# ---------------------------------------------------------------- bitwise
+
+UNFELT: dict[str, tuple[Request, float]] = {  # a request that must not be felt, and β
+    "no profile": (Request(HELLO, Sampling(8)), 1.5),
+    "nothing learnt": (Request(HELLO, Sampling(8), Guidance(W, 0.0)), 1.5),
+    "strength 0": (Request(HELLO, Sampling(8), Guidance(W, 0.8, 0.0)), 1.5),
+    "beta 0": (Request(HELLO, Sampling(8), GUIDED), 0.0),
+    "alpha 0": (Request(HELLO, Sampling(8), None, "hotels", 0.0), 1.5),
+    "an adapter that does nothing": (Request(HELLO, Sampling(8), None, "empty", 1.0), 1.5),
+    "an expert that is its anti-expert": (Request(HELLO, Sampling(8), None, "same", 1.0), 1.5),
+}
+FELT: dict[str, Request] = {
+    "a little strength": Request(HELLO, Sampling(8), Guidance(W, 0.8, 1e-3)),
+    "a little alpha": Request(HELLO, Sampling(8), None, "hotels", 1e-3),
+}
+NEIGHBOUR = Request(CAT, Sampling(8, 1.0, 0.9, 5), GUIDED, "whole", 0.7)
+
+
+def _with_twin(kit: Kit) -> dict[str, Expert]:
+    """The kit's experts, and a separate checkpoint with its anti-expert's weights."""
+    small = load_causal(kit.folder / "small", "cpu")
+    return kit.experts | {"same": Expert("same", 1.0, small, tuned=load_causal(kit.folder / "small", "cpu"))}
+
+
+def _bare(kit: Kit, requests: Sequence[Request]) -> tuple[list[Generated], Tensor]:
+    """What the engine does without head, experts and guidance at all."""
+    plain = [replace(r, guidance=None, expert=None, alpha=None) for r in requests]
+    return traced(kit.decoder(head=None, experts={}), plain)
+
+
+@pytest.mark.parametrize("feature", UNFELT)
+def test_a_feature_that_is_off_keeps_every_bit(kit: Kit, feature: str) -> None:
+    """No profile = β 0 = strength 0 = α 0 = expert ≡ anti-expert ⇒ the base's logits and tokens, bit for bit."""
+    request, beta = UNFELT[feature]
+    decoder = kit.decoder(steering=replace(STEERING, beta=beta), experts=_with_twin(kit))
+    for requests in ([request], [request, NEIGHBOUR, NEIGHBOUR]):
+        replies, logits = traced(decoder, requests)
+        bare_replies, bare = _bare(kit, requests)
+        steps = len(replies[0].ids)
+        assert replies[0].ids == bare_replies[0].ids
+        assert torch.equal(bits(logits[:steps, 0]), bits(bare[:steps, 0]))
+
+
+@pytest.mark.parametrize("feature", FELT)
+def test_a_feature_that_is_barely_on_changes_bits(kit: Kit, feature: str) -> None:
+    """Control: the comparison above sees a thousandth of a feature."""
+    _, logits = traced(kit.decoder(), [FELT[feature]])
+    _, bare = _bare(kit, [FELT[feature]])
+    assert not torch.equal(bits(logits[0]), bits(bare[0]))
+
+
+@pytest.mark.parametrize("word", ["hello", "the cat", "Q" * 30, "what is a hat?", "7"])
+def test_greedy_and_unsteered_equals_generate(kit: Kit, word: str) -> None:
+    """chat(temperature=0, strength=0) is model.generate(do_sample=False), token for token."""
+    messages = talk(word)[0]
+    ids = render(kit.base.tokenizer, messages)
+    whole = kit.base.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, len(ids) :].tolist()
+    expected = tuple(i for i in whole if i not in kit.base.ends)
+    decoder = kit.decoder()
+    assert decoder.generate([Request(messages, Sampling(40), Guidance(W, 0.8, 0.0))])[0].ids == expected
+    assert decoder.generate([Request(messages, Sampling(40), GUIDED)])[0].ids != expected  # control
+
+
+def _needle(kit: Kit, rng: random.Random) -> list[Request]:
+    """A fixed request in a fixed place of a batch of fixed shape, among neighbours that change."""
+
+    def stranger(length: int, expert: str | None) -> Request:
+        word = "".join(rng.choice("0123456789XYZ") for _ in range(length))
+        guidance = rng.choice([None, Guidance(np.array([rng.gauss(0, 3) for _ in range(3)]), rng.random())])
+        sampling = Sampling(12, rng.choice([0.0, 1.0]), rng.choice([0.5, 1.0]), rng.randrange(99))
+        return Request(talk(word)[0], sampling, guidance, expert, rng.choice([0.3, 1.0]))
+
+    needle = Request(talk("12X45")[0], Sampling(12, 0.8, 0.95, 3), GUIDED, "hotels")
+    # the last row is always the longest and always has the needle's expert: both widths stay
+    others = [stranger(rng.randrange(1, 25), rng.choice([None, "hotels", "whole", "empty"])) for _ in range(2)]
+    return [others[0], needle, others[1], stranger(25, "hotels")]
+
+
+def _needle_differs(kit: Kit, trials: int, decoder: Decoder | None = None) -> int:
+    """In how many trials the needle's logits or ids change with its neighbours."""
+    rng, seen = random.Random(0), []
+    for _ in range(trials):
+        replies, logits = traced(decoder or kit.decoder(), _needle(kit, rng))
+        steps = len(replies[1].ids)
+        seen.append((replies[1].ids, bits(logits[:steps, 1])))
+    return sum(ids != seen[0][0] or not torch.equal(trace, seen[0][1]) for ids, trace in seen[1:])
+
+
+@pytest.mark.parametrize("trials", [12, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_row_does_not_depend_on_its_neighbours(kit: Kit, trials: int) -> None:
+    """Within one batch shape a needle's bits stay whatever stands beside it."""
+    assert _needle_differs(kit, trials) == 0
+
+
+def test_the_needle_notices_a_neighbour_that_leaks(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: a steer that adds a millionth of the batch's mean is found."""
+    steered = Guide.__call__
+    monkeypatch.setattr(Guide, "__call__", lambda self, logits, step: steered(self, logits + 1e-6 * logits.mean(), step))
+    assert _needle_differs(kit, 4) > 0
+
+
+def test_a_batch_always_has_padding(kit: Kit) -> None:
+    """Without its column of padding a full batch would take another attention kernel; so none goes without."""
+    _, mask = lane._left_padded([[1, 2, 3], [4, 5, 6]], kit.base.device)
+    assert (mask[:, 0] == 0).all()
+    _, alone = lane._left_padded([[1, 2, 3]], kit.base.device)
+    assert (alone == 1).all()  # as in generate
+
+
+# ---------------------------------------------------------------- numerical
+
+MIXED_BAG = [
+    Request(HELLO, Sampling(16)),
+    Request(CAT, Sampling(16), GUIDED),
+    Request(LONG, Sampling(16), GUIDED, "hotels"),
+    Request(talk("é😀")[0], Sampling(16), None, "whole", 1.0),
+    Request(HELLO, Sampling(9, 1.0, 0.9, 3), Guidance(W * 3, 1.0, 2.0), "hotels", 2.0),
+]
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference of logits: two −∞ differ by nothing, a −∞ and a number by ∞."""
+    gap = torch.where(found == expected, 0.0, (found - expected).abs())
+    return float(gap.max())
+
+
+def _num_equal(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids are equal from the start."""
+    return next((t for t, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _same_where_clear(found: Sequence[int], expected: Sequence[int], logits: Tensor) -> bool:
+    """Whether greedy tokens are equal up to the first step where the two best are within the tolerance."""
+    step = _num_equal(found, expected)
+    if step == min(len(found), len(expected)):
+        return len(found) == len(expected)
+    best = logits[step].topk(2).values
+    print(f"a near tie at step {step}: {best.tolist()}")
+    return float(best[0] - best[1]) <= TOLERANCE
+
+
+def test_the_cached_batch_is_the_reference(kit: Kit) -> None:
+    """Cached ≡ uncached: at every step of every row, steered logits agree to 1e-4 with the plain method, and KL too."""
+    replies, logits = traced(kit.decoder(), MIXED_BAG)
+    worst = 0.0
+    for row, (request, reply) in enumerate(zip(MIXED_BAG, replies, strict=True)):
+        for step in range(len(reply.ids)):
+            expected, _ = reference.steered(kit.base, kit.head, STEERING, kit.experts, request, reply.ids[:step])
+            worst = max(worst, _difference(logits[step, row], expected))
+        plain = reference.generate(kit.base, kit.head, STEERING, kit.experts, request)
+        assert _same_where_clear(reply.ids, plain.ids, logits[:, row])
+        if reply.ids == plain.ids:
+            assert reply.kl == pytest.approx(plain.kl, abs=1e-4)
+            assert replace(reply, kl=0.0, first_token_s=None) == replace(plain, kl=0.0)
+    print(f"largest difference from the reference: {worst:.1e}")
+    assert worst < TOLERANCE
+
+
+def test_the_reference_notices_a_stale_cache(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: positions that are off by one in the cached path are found."""
+    shifted = lane.forward
+
+    def off_by_one(causal, ids, runner=None, **arguments):
+        return shifted(causal, ids, runner, **(arguments | {"position_ids": arguments["position_ids"] * 2}))
+
+    monkeypatch.setattr(lane, "forward", off_by_one)
+    replies, logits = traced(kit.decoder(), MIXED_BAG[:1])
+    expected, _ = reference.steered(kit.base, kit.head, STEERING, kit.experts, MIXED_BAG[0], replies[0].ids[:3])
+    assert _difference(logits[3, 0], expected) > TOLERANCE
+
+
+def test_batched_is_one_by_one(kit: Kit) -> None:
+    """The same requests alone, in pairs and all together agree to 1e-4."""
+    replies, together = traced(kit.decoder(), MIXED_BAG)
+    for size in (1, 2):
+        for start in range(0, len(MIXED_BAG), size):
+            part, logits = traced(kit.decoder(), MIXED_BAG[start : start + size])
+            for i, reply in enumerate(part):
+                whole = replies[start + i]
+                assert _same_where_clear(reply.ids, whole.ids, together[:, start + i])
+                steps = _num_equal(reply.ids, whole.ids)
+                assert _difference(logits[:steps, i], together[:steps, start + i]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["hotels", "whole"])
+def test_the_anti_expert_as_base_gives_the_expert(kit: Kit, name: str) -> None:
+    """Base ≡ anti-expert and α = 1 ⇒ the expert itself, to 1e-4."""
+    base, expert = load_causal(kit.folder / "small", "cpu"), kit.experts[name]
+    decoder = Decoder(base, None, STEERING, kit.experts)
+    replies, logits = traced(decoder, [Request(HELLO, Sampling(12), None, name, 1.0)])
+    prompt = render(base.tokenizer, HELLO)
+    for step in range(len(replies[0].ids)):
+        ids = torch.tensor([[*prompt, *replies[0].ids[:step]]])
+        if expert.tuned is None:
+            tuned, _ = forward(expert.anti, ids, expert.peft, adapter_names=[name])
+        else:
+            tuned, _ = forward(expert.tuned, ids)
+        assert _difference(logits[step, 0], tuned[0]) < TOLERANCE
+        plain, _ = forward(base, ids)
+        assert _difference(plain[0], tuned[0]) > 100 * TOLERANCE  # control: the expert is no copy of the base
+
+
+def _with(head: SuccessorHead, change: Callable[[SuccessorHead], None]) -> SuccessorHead:
+    changed = SuccessorHead.from_arrays(head.to_arrays())
+    with torch.no_grad():
+        change(changed)
+    return changed
+
+
+def test_a_constant_added_to_every_reward_changes_nothing(kit: Kit) -> None:
+    """Adding to c(h) moves no logit by more than 1e-4 and no token; adding to U does."""
+    requests = [Request(HELLO, Sampling(12), GUIDED), Request(CAT, Sampling(12), GUIDED, "hotels")]
+    replies, before = traced(kit.decoder(), requests)
+    shifted, after = traced(kit.decoder(head=_with(kit.head, lambda h: h.constant.bias.add_(5.0))), requests)
+    assert [r.ids for r in replies] == [r.ids for r in shifted]
+    assert _difference(after, before) < TOLERANCE
+    _, moved = traced(kit.decoder(head=_with(kit.head, lambda h: h.direction.bias.add_(5.0))), requests)
+    assert _difference(moved[0], before[0]) > TOLERANCE  # control
+
+
+def test_without_reward_only_proxy_tuning_is_left(kit: Kit) -> None:
+    """β = 0 with α ≠ 0 is proxy-tuning alone, bit for bit."""
+    request = Request(HELLO, Sampling(12), GUIDED, "hotels", 1.0)
+    _, silent = traced(kit.decoder(steering=replace(STEERING, beta=0.0)), [request])
+    _, alone = traced(kit.decoder(head=None), [replace(request, guidance=None)])
+    _, guided = traced(kit.decoder(), [request])
+    assert torch.equal(bits(silent), bits(alone))
+    assert not torch.equal(bits(guided[0]), bits(alone[0]))  # control
+
+
+# ---------------------------------------------------------------- always
+
+
+def test_realised_kl_stays_within_the_bound(kit: Kit) -> None:
+    """However strong the wish, kl ≤ c²/8 nats a token, greedy or drawn."""
+    for clip in (0.5, 3.0):
+        decoder = kit.decoder(steering=replace(STEERING, clip=clip))
+        wishes = [Guidance(W * 10.0**power, 1.0, 100.0) for power in range(-3, 4)]
+        requests = [Request(HELLO, Sampling(12, t, 1.0, 1), wish) for wish in wishes for t in (0.0, 1.0)]
+        assert all(0 <= reply.kl <= clip**2 / 8 + 1e-6 for reply in decoder.generate(requests))
+
+
+@pytest.mark.parametrize("wish", [np.array([3e38, -3e38, 3e38]), np.array([1e300, 0.0, 0.0])])
+def test_a_reward_that_overflows_harms_its_own_row_only_and_is_told(kit: Kit, wish) -> None:
+    """A non-finite Q makes that row unguided, says so, and changes no bit of its neighbours."""
+    broken = Request(HELLO, Sampling(10, 1.0, 1.0, 4), Guidance(wish, 1.0))
+    others = [Request(CAT, Sampling(10), GUIDED), Request(HELLO, Sampling(10), None, "hotels")]
+    replies, logits = traced(kit.decoder(), [others[0], broken, others[1]])
+    healthy, expected = traced(kit.decoder(), [others[0], replace(broken, guidance=None), others[1]])
+    assert (replies[1].guided, replies[1].reason) == (False, "non_finite_reward")
+    assert replies[0].guided
+    assert [r.ids for r in replies] == [r.ids for r in healthy]
+    assert torch.equal(bits(logits), bits(expected))
+
+
+@pytest.mark.parametrize("part", ["direction", "constant", "projection"])
+def test_a_head_of_nan_guides_nobody_and_touches_nobody(kit: Kit, part: str) -> None:
+    """With NaN in the head every guided row says so and decodes as the base would."""
+    sick = _with(kit.head, lambda h: getattr(h, part).weight.fill_(math.nan))
+    requests = [Request(HELLO, Sampling(8), GUIDED), Request(CAT, Sampling(8), GUIDED, "hotels"), Request(CAT, Sampling(8))]
+    replies, logits = traced(kit.decoder(head=sick), requests)
+    _, plain = traced(kit.decoder(head=None), [replace(r, guidance=None) for r in requests])
+    assert [r.reason for r in replies] == ["non_finite_reward", "non_finite_reward", "no_answers"]
+    assert torch.equal(bits(logits), bits(plain))
+
+
+def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
+    """A reply that was guided up to a non-finite reward counts as unguided, and keeps the KL it had."""
+    decoder = kit.decoder()
+    calls = []
+
+    def fails_at_2(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        direction, constant = SuccessorHead.features(decoder.head, hidden)
+        return direction * (math.nan if len(calls) == 3 else 1.0), constant
+
+    decoder.head.__dict__["features"] = fails_at_2
+    try:
+        reply = decoder.generate([Request(HELLO, Sampling(8), GUIDED)], [_endless(kit)])[0]
+    finally:
+        del decoder.head.__dict__["features"]
+    assert (reply.guided, reply.reason) == (False, "non_finite_reward")
+    assert reply.kl > 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_wish_is_always_felt(kit: Kit, seed: int) -> None:
+    """A head with w ≠ 0 and β·ρ > 0 changes the logits of the short list."""
+    w = np.random.default_rng(seed).normal(size=3)
+    _, guided = traced(kit.decoder(), [Request(HELLO, Sampling(1), Guidance(w, 0.2))])
+    _, plain = traced(kit.decoder(), [Request(HELLO, Sampling(1))])
+    listed = guided[0, 0].isfinite()
+    assert listed.sum() == STEERING.num_candidates
+    assert (guided[0, 0, listed] != plain[0, 0, listed]).any()
+
+
+def _endless(kit: Kit) -> Callable[[Tensor, object], Tensor]:
+    return lambda logits, _: logits.index_fill(-1, torch.tensor(kit.base.ends), -1e9)
+
+
+def _hasty(kit: Kit) -> tuple[Decoder, Request]:
+    """A decoder whose reward wants the end at once, more than any bound of ours would let it."""
+    head = random_head()
+    with torch.no_grad():  # ψ(h, v) is P e_v along the end's own embedding, whatever h
+        for value in head.parameters():
+            value.zero_()
+        head.direction.bias[0] = 20 * head.rank**0.5
+        head.projection.weight[0] = kit.base.output_embedding[kit.base.ends[0]]
+    steering = replace(STEERING, beta=1.0, clip=400.0, num_candidates=128)
+    return kit.decoder(head=head, steering=steering), Request(HELLO, Sampling(6), Guidance(np.array([1.0, 0, 0]), 1.0))
+
+
+def test_a_guided_reply_is_never_empty(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the base's own first token isn't the end, the end can't be drawn first, however much it is wished."""
+    decoder, request = _hasty(kit)
+    for temperature in (0.0, 1.0):
+        reply = decoder.generate([replace(request, sampling=Sampling(6, temperature))])[0]
+        assert reply.guided
+        assert reply.ids
+        assert reply.text
+    monkeypatch.setattr(Guide, "_not_empty", lambda self, logits: logits)
+    assert decoder.generate([request])[0].ids == ()  # control: without the rule the wish is granted
+
+
+def test_a_base_that_ends_at_once_may_do_so_when_guided(kit: Kit) -> None:
+    """The rule holds back no reply that the model itself would leave empty."""
+    decoder, request = _hasty(kit)
+    ending = replace(kit.base)
+    first = kit.decoder().generate([Request(HELLO, Sampling(1))])[0].ids[0]
+    ending.__dict__["ends"] = (first,)
+    guided = Decoder(ending, decoder.head, decoder.steering, {})
+    _, logits = traced(guided, [request])
+    assert logits[0, 0, first].isfinite()

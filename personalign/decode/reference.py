@@ -8,13 +8,14 @@ It is slow on purpose, shares no steering code with the batched path, and is the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from personalign.basis import Steering
+from personalign.decode.decoder import Decoder
 from personalign.decode.experts import BASE_ADAPTER, Expert, num_tokens
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
@@ -26,15 +27,13 @@ from personalign.types import Sampling
 
 
 @torch.no_grad()
-def generate(
-    base: CausalModel, head: SuccessorHead | None, steering: Steering, experts: Mapping[str, Expert], request: Request
-) -> Generated:
-    """Write one reply, reading everything anew for every token."""
-    prompt = render(base.tokenizer, request.messages)
+def generate(decoder: Decoder, request: Request) -> Generated:
+    """Write what ``decoder.generate([request])`` should, reading everything anew for every token."""
+    base, steering = decoder.base, decoder.steering
     ids: list[int] = []
     guidance, divergences = request.guidance, []
     for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
-        logits, divergence = steered(base, head, steering, experts, replace(request, guidance=guidance), ids)
+        logits, divergence = steered(decoder, replace(request, guidance=guidance), ids)
         if math.isnan(divergence):
             guidance = None  # from here on; the reason is told below
         divergences.append(divergence)
@@ -50,22 +49,16 @@ def generate(
         guided=guided,
         reason=None if guided else reason(request, steering),
         finish_reason="stop" if len(ids) < len(divergences) else "length",
-        prompt_tokens=len(prompt),
+        prompt_tokens=len(render(base.tokenizer, request.messages)),
     )
 
 
 @torch.no_grad()
-def steered(
-    base: CausalModel,
-    head: SuccessorHead | None,
-    steering: Steering,
-    experts: Mapping[str, Expert],
-    request: Request,
-    ids: Sequence[int],
-) -> tuple[Tensor, float]:
+def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Tensor, float]:
     """Logits (V,) of the token after ``ids``, and KL(steered ‖ mixed) in nats: NaN where the reward wasn't finite."""
+    base, head, steering = decoder.base, decoder.head, decoder.steering
     logits, hidden = read(base, [*render(base.tokenizer, request.messages), *ids])
-    expert = None if request.expert is None else experts[request.expert]
+    expert = None if request.expert is None else decoder.experts[request.expert]
     alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
     if expert is not None and alpha:
         heard = [*render(expert.anti.tokenizer, request.messages), *ids]

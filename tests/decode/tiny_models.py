@@ -75,7 +75,9 @@ def saved(folder: Path, model, words: PreTrainedTokenizerFast) -> Path:
 def save_adapter(folder: Path, model, seed: int, *, empty: bool = False, alpha: float = 0.5) -> Path:
     """A LoRA on all linear layers with random weights; an empty one changes nothing."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=isinstance(model, GPT2LMHeadModel))
+    config = LoraConfig(
+        r=4, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=isinstance(model, GPT2LMHeadModel)
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         adapted = get_peft_model(model, config)

@@ -8,10 +8,18 @@ follows its version.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 JournalMode = Literal["wal", "truncate"]
 FIRST_SAFE_WAL = (3, 51, 3)
+
+
+@runtime_checkable
+class DriverConnection(Protocol):
+    """A connection of whichever driver it is."""
+
+    def cursor(self) -> Any:  # noqa: ANN401 - each driver has a class of its own
+        """Make a cursor."""
 
 
 def sqlite_driver() -> ModuleType:

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 from sqlalchemy import Connection, Engine, NullPool, Pool, create_engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
-from personalign.store.driver import JournalMode, journal_mode, sqlite_driver
+from personalign.store.driver import DriverConnection, JournalMode, journal_mode, sqlite_driver
 from personalign.store.fork import at_fork
 
 BUSY_TIMEOUT_MS = 15_000
@@ -117,7 +116,7 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
     )
 
     @event.listens_for(engine, "connect")
-    def set_pragmas(connection: DBAPIConnection, _record: object) -> None:
+    def set_pragmas(connection: DriverConnection, _record: object) -> None:
         _refuse_foreign(connection, database)  # before anything is changed in the file
         for name, value in pragmas.items():
             _set_pragma(connection, name, value)
@@ -129,7 +128,7 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
     return engine
 
 
-def _refuse_foreign(connection: DBAPIConnection, database: Database) -> None:
+def _refuse_foreign(connection: DriverConnection, database: Database) -> None:
     application = _first(connection, "PRAGMA application_id")
     if application == APPLICATION_ID:
         return
@@ -139,7 +138,7 @@ def _refuse_foreign(connection: DBAPIConnection, database: Database) -> None:
         )
 
 
-def _set_pragma(connection: DBAPIConnection, name: str, value: int | str) -> None:
+def _set_pragma(connection: DriverConnection, name: str, value: int | str) -> None:
     found = _first(connection, f"PRAGMA {name}") if name == "journal_mode" else None
     if found != value:
         _switch(connection, f"PRAGMA {name}={value}")
@@ -151,7 +150,7 @@ def _set_pragma(connection: DBAPIConnection, name: str, value: int | str) -> Non
         )
 
 
-def _switch(connection: DBAPIConnection, statement: str) -> None:
+def _switch(connection: DriverConnection, statement: str) -> None:
     # a change of the journal mode doesn't wait for other processes, whatever the busy timeout
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
@@ -165,7 +164,7 @@ def _switch(connection: DBAPIConnection, statement: str) -> None:
             return
 
 
-def _first(connection: DBAPIConnection, statement: str) -> int | str | None:
+def _first(connection: DriverConnection, statement: str) -> int | str | None:
     cursor = connection.cursor()
     try:
         cursor.execute(statement)

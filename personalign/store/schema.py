@@ -45,10 +45,10 @@ def check(url: str) -> None:
 
 def check_revision(found: str | None) -> None:
     """Refuse any revision but this code's."""
-    from personalign.store.migrate import known_revisions
-
     if found == HEAD:
         return
+    from personalign.store.migrate import known_revisions
+
     if found is None or found in known_revisions():
         raise SchemaError(
             f"the store's schema is {found or 'missing'}, this code needs {HEAD}; run: personalign db upgrade"

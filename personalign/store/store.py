@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -66,7 +66,7 @@ class Store:
         self._watch.close()
         self._engines.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Store:  # noqa: PYI034 - beartype can't check Self on a method
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode.batch import Batch
-from personalign.decode.experts import Expert, Mix, check_vocabulary, num_tokens
+from personalign.decode.experts import Expert, Mix, check_vocabulary
 from personalign.decode.guide import Guide
 from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Generated, Piece, Request, check_alpha, check_guidance, check_sampling
@@ -141,7 +141,7 @@ class Decoder:
             alpha = [self._alpha(r) if r.expert == name else 0.0 for r in requests]
             prompts = [self._prompt(expert.anti, r) if a else [0] for r, a in zip(requests, alpha, strict=True)]
             weights = torch.tensor(alpha, dtype=torch.float32, device=self.base.device)
-            yield Mix(expert.lanes(prompts), weights, num_tokens(self.base))
+            yield Mix(expert.lanes(prompts), weights, self.base.num_tokens)
 
     def _guide(self, requests: Sequence[Request]) -> Guide | None:
         guidance = [r.guidance if r.guidance and r.guidance.gain(self.steering) > 0 else None for r in requests]

@@ -91,12 +91,6 @@ def mix(
     return torch.where(alpha[:, None] == 0, base, torch.cat([moved, tail], dim=-1))
 
 
-def num_tokens(causal: CausalModel) -> int:
-    """How many ids the tokenizer gives out: the output layer's rows beyond them mean nothing."""
-    highest: int = max(causal.tokenizer.get_vocab().values())
-    return highest + 1
-
-
 def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
     """Refuse to mix models whose tokens differ; longer output layers are fine.
 
@@ -111,9 +105,9 @@ def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
                 "vocabulary; use an expert made for this model's tokenizer"
             )
     for causal in (base, other):
-        if causal.num_logits < len(ours):
+        if causal.num_logits < base.num_tokens:
             raise ModelError(
-                f"{causal.name} has {causal.num_logits} logits for {len(ours)} tokens; expected at least one each"
+                f"{causal.name} has {causal.num_logits} logits for {base.num_tokens} tokens; expected at least one each"
             )
 
 

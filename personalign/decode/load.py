@@ -72,6 +72,12 @@ class CausalModel:
         """V: rows of the output layer, which may be more than there are tokens."""
         return self.output_embedding.shape[0]
 
+    @cached_property
+    def num_tokens(self) -> int:
+        """How many ids the tokenizer gives out; the output layer's rows beyond them mean nothing."""
+        highest: int = max(self.tokenizer.get_vocab().values())
+        return highest + 1
+
     @property
     def context(self) -> int | None:
         """The longest sequence the model was made for; None where it doesn't say."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode.decoder import Decoder
-from personalign.decode.experts import BASE_ADAPTER, Expert, num_tokens
+from personalign.decode.experts import BASE_ADAPTER, Expert
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Generated, Request, reason
@@ -62,7 +62,7 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
     alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
     if expert is not None and alpha:
         heard = [*render(expert.anti.tokenizer, request.messages), *ids]
-        logits = mixed(logits, expert, alpha, heard, num_tokens(base))
+        logits = mixed(logits, expert, alpha, heard, base.num_tokens)
     gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
     if request.guidance is None or head is None or not gain:
         return logits, 0.0

@@ -6,9 +6,10 @@ written in: a person likes a few traits of their own, and the fit has to make do
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -19,6 +20,7 @@ from personalign.errors import InputError
 from personalign.types import Choice, Message
 
 FLIPPED = 0.15  # share of answers that contradict the person's own taste
+NUM_TRAITS = 3  # a person mainly cares about
 
 Trait = Callable[[str], float]
 
@@ -28,13 +30,126 @@ _FRIENDLY = re.compile(r"\b(?:thank|glad|happy|great|enjoy|nice|wonderful|pleas|
 _GREETING = re.compile(r"(?:sure|ok|okay|alright|great|yes|of course|certainly|hello|hi|absolutely|perfect)\b", re.I)
 
 
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def _sentences(text: str) -> list[str]:
+    return [s for s in _SENTENCE.findall(text) if s.strip()] or [text]
+
+
+def _brevity(text: str) -> float:
+    """Best at six words, falling off on either side."""
+    return -abs(math.log((len(_words(text)) + 1) / 7))
+
+
+def _fullness(text: str) -> float:
+    """Words up to thirty, then nothing more."""
+    return min(len(_words(text)), 30) ** 0.7
+
+
+def _friendliness(text: str) -> float:
+    return 1 - math.exp(-1.5 * len(_FRIENDLY.findall(text)) / len(_sentences(text)))
+
+
+def _curiosity(text: str) -> float:
+    """Ends with a question; a short one counts more."""
+    return text.rstrip().endswith("?") * (1 + 2 / (1 + len(_words(_sentences(text)[-1]))))
+
+
+def _precision(text: str) -> float:
+    """Share of words with a digit, saturating."""
+    words = _words(text)
+    return math.tanh(6 * sum(any(c.isdigit() for c in w) for w in words) / max(len(words), 1))
+
+
+def _naming(text: str) -> float:
+    """Capitals inside sentences, saturating."""
+    inner = [w for sentence in _sentences(text) for w in _words(sentence)[1:]]
+    return math.tanh(5 * sum(w[0].isupper() and w != "I" for w in inner) / max(len(inner), 1))
+
+
+def _cheer(text: str) -> float:
+    """A greeting or an exclamation, and more than both apart."""
+    greets, exclaims = _GREETING.match(text) is not None, "!" in text
+    return greets + exclaims + float(greets and exclaims)
+
+
+def _plain_words(text: str) -> float:
+    """Short words, evenly."""
+    lengths = [len(w) for w in _words(text)] or [0]
+    return -float(np.mean(lengths)) - 0.3 * float(np.std(lengths))
+
+
+TRAITS: Mapping[str, Trait] = MappingProxyType(
+    {
+        "brevity": _brevity,
+        "fullness": _fullness,
+        "friendliness": _friendliness,
+        "curiosity": _curiosity,
+        "precision": _precision,
+        "naming": _naming,
+        "cheer": _cheer,
+        "plain words": _plain_words,
+    }
+)
+
+
 @dataclass(frozen=True, eq=False)
 class SimulatedPerson:
-    """Someone with a hidden taste: a sparse mix of traits, in standard deviations of the replies they know."""
+    """Someone with a hidden taste: a sparse mix of traits, felt the more strongly the further it goes.
 
-    name: str
-    weights: Mapping[str, float]  # by trait
-    center: Mapping[str, float]
-    scale: Mapping[str, float]
-    mean: float = 0.0  # of the mix before it is felt, and of the utility after; set by `standardise`
-    spread: float = 1.0
+    Utilities are in standard deviations of the replies the person was made with; their mean is 0.
+    """
+
+    weights: Float[NDArray[np.float64], "traits"]
+    center: Float[NDArray[np.float64], "traits"]
+    scale: Float[NDArray[np.float64], "traits"]
+    mix_mean: float
+    mean: float
+    spread: float
+
+    def utility(self, prompt: Sequence[Message], reply: str) -> float:  # noqa: ARG002 - a taste may look at both
+        """How much the person likes a reply."""
+        mix = float(self.weights @ ((_traits(reply) - self.center) / self.scale)) - self.mix_mean
+        return (_felt(mix) - self.mean) / self.spread
+
+    def choose(self, prompt: Sequence[Message], left: str, right: str, rng: np.random.Generator) -> Choice:
+        """Prefer the reply of higher utility, but in 15 % of cases say the other."""
+        prefers_left = self.utility(prompt, left) > self.utility(prompt, right)
+        return "a" if prefers_left != (rng.random() < FLIPPED) else "b"
+
+    def opposite(self) -> SimulatedPerson:
+        """Someone whose every utility is the negative of this one's."""
+        return SimulatedPerson(-self.weights, self.center, self.scale, -self.mix_mean, -self.mean, self.spread)
+
+
+def opposite_pair(
+    seed: int, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+) -> tuple[SimulatedPerson, SimulatedPerson]:
+    """Draw a person and their opposite, standardised over replies.
+
+    Raises:
+        InputError: fewer than two replies, or not one prompt for each.
+    """
+    if len(replies) < 2 or len(prompts) != len(replies):
+        raise InputError(f"found {len(prompts)} prompts and {len(replies)} replies, expected as many, and two at least")
+    rng = np.random.default_rng([seed, 2026])
+    values = np.array([_traits(reply) for reply in replies])
+    center, scale = values.mean(0), np.maximum(values.std(0), 1e-6)
+    weights = np.zeros(len(TRAITS))
+    chosen = rng.choice(len(TRAITS), NUM_TRAITS, replace=False)
+    weights[chosen] = rng.choice((-1.0, 1.0), NUM_TRAITS) * np.array([1.0, 0.6, 0.3])
+    mixes = (values - center) / scale @ weights
+    felt = np.array([_felt(mix) for mix in mixes - mixes.mean()])
+    person = SimulatedPerson(weights, center, scale, float(mixes.mean()), float(felt.mean()), float(felt.std()))
+    return person, person.opposite()
+
+
+def _traits(text: str) -> Float[NDArray[np.float64], "traits"]:
+    return np.array([trait(text) for trait in TRAITS.values()], dtype=np.float64)
+
+
+def _felt(mix: float) -> float:
+    """Strong feelings grow faster than their cause."""
+    return mix**3

@@ -18,14 +18,15 @@ from torch import Tensor
 from personalign.basis import Basis, Steering
 from personalign.decode import Decoder, SuccessorHead
 from personalign.learn.axes import AXES, measure_many
-from personalign.learn.prior import prior_scale
+from personalign.learn.prior import make_prior
 from personalign.train.bank import make_bank
 from personalign.train.calibrate import Outcome, calibrate, outcome, simulate_profile
 from personalign.train.rollouts import Plan, Rollouts, roll_out
 from personalign.train.successor import HeadRecipe, explained_variance, train_head
-from personalign.types import Gaussian, Message, Noise
+from personalign.types import Axis, Message, Noise
 
 NUM_REFERENCE = 256
+MIN_DEVIATION = 1e-3
 BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
 UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
 
@@ -66,34 +67,46 @@ def bootstrap(
     learnt = roll_out(decoder, prompts.train, plan, work / "train")
     asked = roll_out(decoder, prompts.train, bank_plan, work / "bank")
     tested = roll_out(decoder, prompts.held_out, plan, work / "held_out")
-    raw = measure_many([prompts.train[i] for i in learnt.prompt], list(learnt.text))
-    center, scale = raw[learnt.natural].mean(0), raw[learnt.natural].std(0)
+    axes = _axes_that_vary(prompts.train, learnt)
     everything = learnt + asked
-    features = (measure_many([prompts.train[i] for i in everything.prompt], list(everything.text)) - center) / scale
+    raw = _measure(prompts.train, everything, axes)
+    own = raw[: len(learnt.text)][learnt.natural]
+    center, scale = own.mean(0), own.std(0)
+    features = (raw - center) / scale
     causal, embeddings = decoder.base, decoder.base.output_embedding.float()
     head = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), HeadRecipe())
-    bank = make_bank(prompts.train, asked, features[len(raw) :], plan.seed)
+    bank = make_bank(prompts.train, asked, features[len(learnt.text) :], plan.seed)
     v = np.array([q.first_features - q.second_features for q in bank])
     reference = v[np.random.default_rng(plan.seed).permutation(len(v))[:NUM_REFERENCE]]
-    noise, d = Noise(), len(AXES)
+    noise = Noise()
     basis = Basis(
         model=causal.name,
         fingerprints=causal.fingerprints,
-        axes=AXES,
+        axes=axes,
         center=center,
         scale=scale,
-        prior=Gaussian(np.zeros(d), np.eye(d) * prior_scale(reference, noise) ** 2),
+        prior=make_prior(reference, noise),
         noise=noise,
         reference=reference,
         steering=UNCALIBRATED,
         bank=bank,
         head=head.to_arrays(),
     )
-    basis, grid, by_alpha = _calibrated(
-        basis, Decoder(causal, head, UNCALIBRATED, decoder.experts), prompts.dev, plan
-    )
+    basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan)
     r2, r2_forced = _test_head(head, tested, prompts.held_out, basis, embeddings)
     return basis, Report(len(features), len(everything.token), r2, r2_forced, grid, by_alpha)
+
+
+def _measure(
+    prompts: Sequence[Sequence[Message]], rollouts: Rollouts, axes: Sequence[Axis]
+) -> Float[NDArray[np.float64], "N d"]:
+    return measure_many([prompts[i] for i in rollouts.prompt], list(rollouts.text), axes)
+
+
+def _axes_that_vary(prompts: Sequence[Sequence[Message]], rollouts: Rollouts) -> tuple[Axis, ...]:
+    """The named axes on which this model's own replies differ at all; the others can't be asked about."""
+    deviation = _measure(prompts, rollouts, AXES)[rollouts.natural].std(0)
+    return tuple(axis for axis, sd in zip(AXES, deviation, strict=True) if sd >= MIN_DEVIATION)
 
 
 def _calibrated(
@@ -119,7 +132,7 @@ def _test_head(
     basis: Basis,
     embeddings: Tensor,
 ) -> tuple[Float[NDArray[np.float64], "d"], Float[NDArray[np.float64], "d"]]:
-    features = basis.standardise(measure_many([prompts[i] for i in tested.prompt], list(tested.text)))
+    features = basis.standardise(_measure(prompts, tested, basis.axes))
     everywhere = np.ones(len(tested.token), dtype=bool)
     return (
         explained_variance(head, tested, features, embeddings, everywhere),

@@ -26,7 +26,7 @@ from personalign.types import Gaussian, Message, Sampling
 
 MAX_KL = 0.4
 TOLERANCE = 0.01  # of repetition, emptiness and truncation: one reply in a hundred
-GRID = tuple(Steering(beta, clip, 20) for beta, clip in product((1.0, 2.0, 4.0, 8.0, 16.0), (2.0, 3.0, 4.0)))
+GRID = tuple(Steering(beta, clip, 20) for beta, clip in product((2.0, 4.0, 8.0), (2.5, 4.0)))
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def outcome(
 ) -> Outcome:
     """Let every person's profile steer the replies to all prompts, with an expert under it if one is named."""
     requests = list(_requests(basis, people, prompts, expert, alpha))
-    replies = Decoder(decoder.base, decoder.head, steering, decoder.experts).generate(requests)
+    replies = decoder.with_steering(steering).generate(requests)
     utilities = _utilities(basis, people, prompts, replies)
     return Outcome(
         steering,
@@ -127,7 +127,7 @@ def _requests(
 def _utilities(
     basis: Basis, people: Sequence[SimulatedProfile], prompts: Sequence[Sequence[Message]], replies: Sequence[Generated]
 ) -> Float[NDArray[np.float64], "people prompts"]:
-    features = basis.standardise(measure_many([*prompts] * len(people), [r.text for r in replies]))
+    features = basis.standardise(measure_many([*prompts] * len(people), [r.text for r in replies], basis.axes))
     by_person = features.reshape(len(people), len(prompts), -1)
     weights = np.array([p.weights / np.linalg.norm(p.weights) for p in people])
     return np.asarray((by_person * weights[:, None]).sum(-1))

@@ -117,7 +117,7 @@ def _write_shard(
         return torch.where(rows[:, None], uniform, logits)
 
     replies = decoder.generate(requests, steers=(record, force))
-    _save_shard(path, shard, alphas, forced_at, replies, torch.stack(hidden, 1).cpu().numpy())
+    _save_shard(path, shard, alphas, forced_at, replies, torch.stack(hidden, 1).cpu().numpy(), decoder.end_token)
 
 
 def _save_shard(
@@ -127,8 +127,9 @@ def _save_shard(
     forced_at: NDArray[np.int64],
     replies: Sequence[Generated],
     hidden: NDArray[np.float16],
+    end_token: int,
 ) -> None:
-    tokens = [np.array(r.ids, dtype=np.int64) for r in replies]
+    tokens = [np.array([*r.ids, end_token] if r.finish_reason == "stop" else r.ids, dtype=np.int64) for r in replies]
     lengths = np.array([len(row) for row in tokens])
     arrays = {
         "prompt": np.array([i for i, _ in shard], dtype=np.int64),

@@ -52,22 +52,33 @@ def make_small(workshop: Workshop) -> None:
 
 def _pretrain(workshop: Workshop, name: str, shape: dict[str, int], recipe: Recipe) -> None:
     folder = TINY / name
-    if (folder / "model.safetensors").exists():
-        return
     tokenizer, corpus = PreTrainedTokenizerFast.from_pretrained(folder), load_corpus(workshop.data)
+    if not (folder / "model.safetensors").exists():
+        _train_from_scratch(workshop, name, tokenizer, corpus, _config(tokenizer, shape), recipe)
+    if not (folder / "README.md").exists():
+        model = load_bundled(name)
+        held_out = {"others": corpus.task_held_out, "hotels": corpus.hotel_held_out}
+        bits = {part: _bits(model, tokenizer, dialogues) for part, dialogues in held_out.items()}
+        write_model_card(folder, name, model, recipe, bits)
+
+
+def _train_from_scratch(
+    workshop: Workshop,
+    name: str,
+    tokenizer: PreTrainedTokenizerFast,
+    corpus: Corpus,
+    config: LlamaConfig,
+    recipe: Recipe,
+) -> None:
     torch.manual_seed(recipe.seed)
-    model = LlamaForCausalLM(_config(tokenizer, shape))
-    rows = rows_at(
-        encode(tokenizer, corpus.task, seed=0), encode(tokenizer, corpus.chat, seed=1), recipe.num_steps, recipe.seed
-    )
+    model = LlamaForCausalLM(config)
+    documents, chat = encode(tokenizer, corpus.task, seed=0), encode(tokenizer, corpus.chat, seed=1)
+    rows = rows_at(documents, chat, recipe.num_steps, recipe.seed)
     train(model, rows, replace(recipe, compile_step=workshop.compile_step), workshop.work / name, name)
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.half().save_pretrained(folder)
-    model.float()
-    bits = {part: _bits(model, tokenizer, dialogues) for part, dialogues in _held_out(corpus).items()}
-    write_model_card(folder, name, model, recipe, bits)
+    model.half().save_pretrained(TINY / name)
 
 
 def make_hotels(workshop: Workshop) -> None:
@@ -143,10 +154,6 @@ def _parts(corpus: Corpus) -> dict[str, list[Dialogue]]:
         "hotels": corpus.hotel_held_out,
         "others": others[1::2],
     }
-
-
-def _held_out(corpus: Corpus) -> dict[str, list[Dialogue]]:
-    return {"others": corpus.task_held_out, "hotels": corpus.hotel_held_out}
 
 
 def _bits(model: nn.Module, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:

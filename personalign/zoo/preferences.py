@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 
@@ -15,10 +16,11 @@ from personalign.zoo.corpus import Dialogue, load_corpus
 from personalign.zoo.workshop import Workshop
 
 MAX_PROMPT_CHARACTERS = 500
+NUM_PROMPTS = 420
 HOTEL_SHARE = 0.15
-PLAN = Plan(replies_per_prompt=18, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.5, 1.0))
+PLAN = Plan(replies_per_prompt=6, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.5, 1.0))
 BANK_PLAN = Plan(
-    replies_per_prompt=8, max_tokens=64, num_candidates=20, forced_share=0.0, temperature=BANK_TEMPERATURE, seed=1
+    replies_per_prompt=6, max_tokens=64, num_candidates=20, forced_share=0.0, temperature=BANK_TEMPERATURE, seed=1
 )
 
 
@@ -30,9 +32,17 @@ def make_basis(workshop: Workshop) -> None:
     causal, small = load_causal(str(TINY / "base")), load_causal(str(TINY / "small"))
     hotels = load_expert(TINY / "experts" / "hotels", small)
     decoder = Decoder(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
-    basis, report = bootstrap(decoder, _prompts(workshop), PLAN, BANK_PLAN, workshop.work / "rollouts")
+    prompts = _prompts(workshop)
+    basis, report = bootstrap(decoder, prompts, PLAN, BANK_PLAN, workshop.work / "rollouts")
     basis.save(folder)
     write_basis_card(folder, basis, report)
+    _ship(prompts.held_out)
+
+
+def _ship(prompts: Sequence[Sequence[Message]]) -> None:
+    """Put held-out user turns beside the model, for the demo and the benchmarks."""
+    lines = [json.dumps(list(prompt), ensure_ascii=False) for prompt in prompts]
+    (TINY / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _prompts(workshop: Workshop) -> Prompts:
@@ -40,9 +50,9 @@ def _prompts(workshop: Workshop) -> Prompts:
     corpus = load_corpus(workshop.data)
     held_out = _user_turns(corpus.task_held_out, 120) + _user_turns(corpus.hotel_dev, 20)
     random.Random(0).shuffle(held_out)
-    num_hotels = round(700 * HOTEL_SHARE)
-    train = _user_turns(corpus.task, 700 - num_hotels) + _user_turns(corpus.hotel, num_hotels)
-    return Prompts(train=train, held_out=held_out[:80], dev=held_out[80:128])
+    num_hotels = round(NUM_PROMPTS * HOTEL_SHARE)
+    train = _user_turns(corpus.task, NUM_PROMPTS - num_hotels) + _user_turns(corpus.hotel, num_hotels)
+    return Prompts(train=train, held_out=held_out[:60], dev=held_out[60:92])
 
 
 def _user_turns(dialogues: Sequence[Dialogue], count: int) -> list[tuple[Message, ...]]:

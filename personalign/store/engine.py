@@ -129,10 +129,10 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
 
 
 def _refuse_foreign(connection: DriverConnection, database: Database) -> None:
+    # In this order: another process may make the store between the two looks, id and tables in one commit.
+    has_tables = _first(connection, "SELECT count(*) FROM sqlite_master")
     application = _first(connection, "PRAGMA application_id")
-    if application == APPLICATION_ID:
-        return
-    if application or _first(connection, "SELECT count(*) FROM sqlite_master"):
+    if application != APPLICATION_ID and (application or has_tables):
         raise StoreError(
             f"{database.path} belongs to another program (its application_id isn't ours); pass another path"
         )

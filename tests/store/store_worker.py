@@ -1,0 +1,337 @@
+# ruff: noqa: T201
+"""A single-threaded process that forks: what many processes, and killed ones, do to one store.
+
+Run as ``python store_worker.py VERB URL KEY=VALUE…``; prints one JSON line. ``broken=1`` puts a known trap back,
+so that a test can see its own alarm go off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Connection, Engine, event
+
+from personalign.errors import StoreError
+from personalign.store import Answer, Store, engine, schema
+from personalign.store.driver import sqlite_driver
+from personalign.store.migrate import known_revisions, migrate
+from personalign.types import Gaussian
+
+BASIS = "basis"
+
+
+def count(answers: tuple[Answer, ...]) -> Gaussian:
+    """A fit that any lost answer would change."""
+    return Gaussian(np.array([float(len(answers)), sum(answer.v[0] for answer in answers)]), np.eye(2))
+
+
+def answer_rounds(url: str, seed: int, rounds: int, users: int) -> int:
+    """Answer this many questions of people chosen at random; return how often the store refused."""
+    draw = random.Random(seed)
+    refused = 0
+    with Store.open(url) as store:
+        for step in range(rounds):
+            user = f"user-{draw.randrange(users)}"
+            try:
+                shown = store.present(user, BASIS, f"{seed}-{step}", (), "left", "right", swapped=False, v=np.ones(2))
+                store.commit_answer(user, shown.id, "a", count)
+            except StoreError:
+                refused += 1
+    return refused
+
+
+def prepare(url: str, users: int) -> None:
+    """Make a store with these people."""
+    with Store.open(url) as store:
+        store.save_basis(BASIS, "tiny", {})
+        for number in range(users):
+            store.add_user(f"user-{number}")
+
+
+def at_once(jobs: list[Callable[[], int]]) -> list[int]:
+    """Run each job in a process of its own, all released at the same moment; return their exit codes."""
+    wait, release = os.pipe()
+    children = []
+    for job in jobs:
+        if not (child := os.fork()):
+            os.close(release)
+            os.read(wait, 1)
+            _exit_with(job)
+        children.append(child)
+    os.close(wait)
+    os.close(release)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _exit_with(job: Callable[[], int]) -> None:
+    try:
+        code = min(job(), 99)
+    except BaseException as error:  # noqa: BLE001 - a child must not run on as its parent
+        print(repr(error), file=sys.stderr, flush=True)
+        code = 100
+    os._exit(code)
+
+
+def kill_child_at(job: Callable[[], object], statement: int) -> bool:
+    """Fork, and kill -9 right before this statement; tell whether the job got that far."""
+    if not (child := os.fork()):
+        seen = 0
+
+        def countdown(*_: object) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == statement:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        event.listen(Engine, "before_cursor_execute", countdown)
+        event.listen(Engine, "commit", countdown)
+        _exit_with(lambda: (job(), 0)[1])
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def kill_child_after(job: Callable[[], object], seconds: float) -> None:
+    """Fork, and kill -9 after so long."""
+    if not (child := os.fork()):
+        _exit_with(lambda: (job(), 0)[1])
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+# ---- verbs ----
+
+
+def answers(url: str, processes: int = 8, rounds: int = 10, users: int = 2, broken: int = 0) -> dict[str, object]:
+    """Several processes answer for the same people."""
+    prepare(url, users)
+    if broken:
+        _begin_deferred()
+    codes = at_once(
+        [lambda seed=seed: answer_rounds(url, seed, rounds, users) for seed in range(processes)]  # type: ignore[misc]
+    )
+    return {"refused": sum(codes), "wrong": wrong_profiles(url, users)}
+
+
+def opens(url: str, processes: int = 8, rounds: int = 6) -> dict[str, object]:
+    """Several processes open a store that isn't there yet, again and again."""
+    failed = 0
+    for turn in range(rounds):
+        fresh = f"{url}-{turn}"
+        failed += sum(at_once([lambda fresh=fresh: Store.open(fresh).has_user("nobody")] * processes))  # type: ignore[misc]
+    return {"failed": failed}
+
+
+def kill_writes(url: str, kills: int = 28, seed: int = 0, sweep: int = 1) -> dict[str, object]:
+    """Kill a writer at each statement, or at random times; every acknowledged revision stays, and nothing half does."""
+    users = kills // 10 + 1
+    prepare(url, users)
+    draw = random.Random(seed)
+    log = Path(url.removeprefix("sqlite:///")).with_name("acknowledged")
+    lost = promised = 0
+    for turn in range(kills):
+        user = f"user-{turn // 10}"
+        log.write_text("0\n")
+
+        def job(turn: int = turn, user: str = user) -> None:
+            with Store.open(url) as store, log.open("a") as acknowledged:
+                for step in range(1 if sweep else 1000):
+                    question = f"{turn}-{step}"
+                    shown = store.present(user, BASIS, question, (), "l", "r", swapped=False, v=np.ones(2))
+                    profile = store.commit_answer(user, shown.id, "a", count)
+                    acknowledged.write(f"{profile.revision}\n")
+                    acknowledged.flush()
+
+        if sweep:
+            kill_child_at(job, statement=turn + 1)
+        else:
+            kill_child_after(job, draw.uniform(0.0, 0.2))
+        newest = int(log.read_text().splitlines()[-1])
+        promised += len(log.read_text().splitlines()) - 1
+        with Store.open(url) as store:
+            found = store.profile(user, BASIS)
+        lost += (found.revision if found else 0) < newest
+    return {"lost": lost, "wrong": wrong_profiles(url, users), "problems": integrity(url), "promised": promised}
+
+
+def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, broken: int = 0) -> dict[str, object]:
+    """Kill an upgrade at every statement, or at random times; the next one must go through."""
+    if broken:
+        _commit_each_statement()
+    draw = random.Random(seed)
+    path = Path(url.removeprefix("sqlite:///"))
+    killed = wedged = 0
+    for turn in range(kills or 200):
+        for file in path.parent.glob(path.name + "*"):
+            file.unlink()
+        if kills:
+            kill_child_after(lambda: schema.upgrade(url), draw.uniform(0.0, 0.1))
+            killed += 1
+        elif kill_child_at(lambda: schema.upgrade(url), statement=1 + turn * stride):
+            killed += 1
+        else:
+            break
+        wedged += at_once([lambda: schema.upgrade(url) != schema.HEAD or len(wrong_tables(url))]) != [0]
+    return {"killed": killed, "wedged": wedged}
+
+
+def fork(url: str) -> dict[str, object]:
+    """A parent with open connections forks; both go on writing."""
+    prepare(url, 1)
+    with Store.open(url) as store:
+        store.data_version()
+        shown = store.present("user-0", BASIS, "q", (), "l", "r", swapped=False, v=np.ones(2))
+        child = at_once([lambda: store.commit_answer("user-0", shown.id, "a", count).revision])
+        before = store.data_version()
+        again = store.present("user-0", BASIS, "q2", (), "l", "r", swapped=False, v=np.ones(2))
+        parent = store.commit_answer("user-0", again.id, "b", count).revision
+        changed = store.data_version() != before
+    return {
+        "child": child,
+        "parent": parent,
+        "changed": changed,
+        "problems": integrity(url),
+        "wrong": wrong_profiles(url, 1),
+    }
+
+
+def full_disk(url: str) -> dict[str, object]:
+    """Let no file grow past ever smaller limits: writes are refused with a StoreError, and go on once there is room."""
+    prepare(url, 1)
+    path = Path(url.removeprefix("sqlite:///"))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = recovered = 0
+    with Store.open(url) as store:
+        for spare in (60_000, 20_000, 5_000, 1_000):
+            largest = max(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest + spare, most))
+            try:
+                for step in range(1000):
+                    shown = store.present(
+                        "user-0", BASIS, f"{spare}-{step}", (), "l" * 5000, "r", swapped=False, v=np.ones(2)
+                    )
+                    store.commit_answer("user-0", shown.id, "a", count)
+            except StoreError as error:
+                print(error, file=sys.stderr)
+                refused += 1
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+            shown = store.present("user-0", BASIS, f"{spare}-more", (), "l", "r", swapped=False, v=np.ones(2))
+            recovered += store.commit_answer("user-0", shown.id, "a", count).revision > 0
+    return {"refused": refused, "recovered": recovered, "wrong": wrong_profiles(url, 1), "problems": integrity(url)}
+
+
+def erased(url: str) -> dict[str, object]:
+    """Look for a canary in all files, before and after it is forgotten."""
+    prepare(url, 8)
+    folder = Path(url.removeprefix("sqlite:///")).parent
+
+    def traces() -> int:
+        # another process reads: closing a file of ours would drop the locks that SQLite holds on it
+        return sum(
+            subprocess.run(["cat", file], capture_output=True, check=True).stdout.count(b"canary")
+            for file in folder.iterdir()
+        )
+
+    with Store.open(url) as store:
+        for step in range(4):
+            for user in ("canary", *(f"user-{number}" for number in range(8))):
+                store.add_user(user)
+                words = f"{user} " * 200
+                shown = store.present(user, BASIS, f"q{step}", (), words, words, swapped=False, v=np.ones(2))
+                store.commit_answer(user, shown.id, "a", count)
+        before = traces()
+        store.forget("canary")
+        return {"before": before > 50, "after": traces()}
+
+
+def unclosed(url: str) -> dict[str, object]:
+    """Write, and end without closing."""
+    prepare(url, 1)
+    global left_open  # noqa: PLW0603 - so that only the end of the process takes it down
+    left_open = Store.open(url)
+    left_open.add_user("ada")
+    return {"version": left_open.data_version() > 0, "sqlite": sqlite_driver().sqlite_version}
+
+
+# ---- what must hold ----
+
+
+def wrong_profiles(url: str, users: int) -> int:
+    """Count people whose revisions don't each hold one answer more than the one before."""
+    wrong = 0
+    with Store.open(url) as store:
+        for number in range(users):
+            tables = store.export(f"user-{number}")["tables"]
+            num_answers = len(tables["answers"])
+            steps = [(row["revision"], row["answers"], row["mean"][0]) for row in tables["profiles"]]
+            wrong += steps != [(n, n, float(n)) for n in range(1, num_answers + 1)]
+    return wrong
+
+
+def integrity(url: str) -> list[str]:
+    """What SQLite finds wrong with the file."""
+    engines = engine.open_engines(engine.locate(url))
+    with engines.reader.connect() as connection:
+        found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+        found += [str(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
+    engines.close()
+    return [] if found == ["ok"] else found
+
+
+def wrong_tables(url: str) -> list[str]:
+    """What differs between the file and the models, after a trip down and up."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    from personalign.store.tables import Table
+
+    for target in ("base", known_revisions()[-1]):
+        migrate(engine.locate(url), target)
+    engines = engine.open_engines(engine.locate(url))
+    with engines.reader.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        found = [str(step) for step in compare_metadata(context, Table.metadata)]
+    engines.close()
+    return found
+
+
+# ---- the traps, put back ----
+
+
+def _begin_deferred() -> None:
+    sound = engine._engine
+    engine._engine = lambda database, _begin, pragmas, **pool: sound(
+        database, "BEGIN", pragmas | {"busy_timeout": 50}, **pool
+    )
+
+
+def _commit_each_statement() -> None:
+    sound = engine._engine
+
+    def unsound(database: engine.Database, begin: str, pragmas: dict[str, int | str], **pool: object) -> Engine:
+        made = sound(database, "SELECT 1", pragmas, **pool)
+
+        @event.listens_for(made, "after_cursor_execute")
+        def commit(connection: Connection, *_: object) -> None:
+            connection.connection.commit()
+
+        return made
+
+    engine._engine = unsound
+
+
+if __name__ == "__main__":
+    verb, url, *options = sys.argv[1:]
+    numbers = {name.partition("=")[0]: int(name.partition("=")[2]) for name in options}
+    if numbers.pop("stdlib", 0):
+        sys.modules["pysqlite3"] = None  # type: ignore[assignment]
+    print(json.dumps(globals()[verb](url, **numbers)))

@@ -1,0 +1,202 @@
+"""Revisions: up and down with rows, refused when they aren't this code's, and found wherever the package lies."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from personalign.errors import SchemaError, StoreError
+from personalign.store import Store, engine, migrate, schema
+from personalign.store.tables import Table
+
+ROOT = Path(__file__).parents[2]
+
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("users", recreate="always") as batch:
+        batch.add_column(sa.Column("nickname", sa.Text(), nullable=True))
+{extra}
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("users", recreate="always") as batch:
+        batch.drop_column("nickname")
+"""
+
+
+@pytest.fixture
+def second(tmp_path: Path, monkeypatch):
+    """Add a revision that rebuilds the table every other table refers to."""
+
+    def add(extra: str = "") -> None:
+        folder = tmp_path / "migrations"
+        shutil.copytree(ROOT / "migrations", folder, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "versions" / "0002_second.py").write_text(SECOND.format(extra=extra))
+        monkeypatch.setattr(migrate, "migrations_folder", lambda: folder)
+        monkeypatch.setattr(schema, "HEAD", "0002")
+
+    return add
+
+
+@pytest.fixture
+def filled(store: Store, show, fit) -> None:
+    """A row in every table."""
+    store.add_user("bob")
+    store.forget("bob")
+    store.commit_answer("ada", show("q1").id, "a", fit)
+    store.close()
+
+
+def _counts(sql) -> dict[str, int]:
+    return {table.name: sql(f"SELECT count(*) FROM {table.name}")[0][0] for table in Table.metadata.sorted_tables}
+
+
+def _differences(url: str) -> list[object]:
+    engines = engine.open_engines(engine.locate(url))
+    with engines.reader.connect() as connection:
+        found = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata)
+    engines.close()
+    return found
+
+
+def test_the_revision_stated_in_code_is_the_newest() -> None:
+    """Opening a store trusts a constant; it is the head of the migrations."""
+    assert migrate.known_revisions()[-1] == schema.HEAD
+
+
+def test_models_and_schema_agree(url: str, sql) -> None:
+    """Nothing differs between the models and a migrated file; an added column would (the control)."""
+    schema.upgrade(url)
+    assert _differences(url) == []
+    sql("ALTER TABLE users ADD COLUMN extra TEXT")
+    assert len(_differences(url)) == 1
+
+
+def test_up_down_up_with_a_row_in_every_table(filled, url: str, sql) -> None:
+    """Every revision goes down and up again with rows in all tables, and ends in the models' schema."""
+    assert all(_counts(sql).values())
+    known = migrate.known_revisions()
+    for target in (*reversed(("base", *known[:-1])), *known):
+        migrate.migrate(engine.locate(url), target)
+    assert schema.current(url) == schema.HEAD
+    assert _differences(url) == []
+
+
+def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> None:
+    """Rebuilding the parent of all tables, up and down, leaves each row count as it was."""
+    second()
+    before = _counts(sql)
+    assert all(before.values())
+    schema.upgrade(url)
+    assert _counts(sql) == before
+    assert sql("SELECT nickname FROM users") == [(None,)]
+    migrate.migrate(engine.locate(url), "0001")
+    assert _counts(sql) == before
+    assert sql("PRAGMA foreign_key_check") == []
+
+
+def test_foreign_keys_in_a_batch_migration_would_be_seen(filled, second, url: str, sql, monkeypatch) -> None:
+    """The control: on an engine with foreign keys the same migration empties the children, without any error."""
+    second()
+    monkeypatch.setattr(migrate, "migration_engine", lambda database: engine.open_engines(database).writer)
+    schema.upgrade(url)
+    assert _counts(sql)["answers"] == 0
+
+
+def test_a_migration_that_orphans_rows_changes_nothing(filled, second, url: str, sql) -> None:
+    """A revision that loses parents is refused as a whole."""
+    second(extra='    op.execute("DELETE FROM users")')
+    before = _counts(sql)
+    with pytest.raises(StoreError, match="orphan"):
+        schema.upgrade(url)
+    assert _counts(sql) == before
+    assert schema.current(url) == "0001"
+
+
+def test_a_schema_that_is_behind_is_refused_with_the_command(filled, second, url: str, path: Path) -> None:
+    """An older schema opens nowhere, changes nothing, and after the command it opens."""
+    second()
+    before = path.read_bytes()
+    for call in (Store.open, schema.check):
+        with pytest.raises(SchemaError, match="personalign db upgrade") as refused:
+            call(url)
+        assert refused.value.exit_code == 3
+    assert path.read_bytes() == before
+    schema.upgrade(url)
+    schema.check(url)
+    Store.open(url).close()
+
+
+def test_a_schema_that_is_ahead_is_refused_and_nothing_is_written(filled, url: str, path: Path, sql) -> None:
+    """A schema of a newer release opens nowhere, not even to upgrade."""
+    sql("UPDATE alembic_version SET version_num = '9999'")
+    before = path.read_bytes()
+    for call in (Store.open, schema.check, schema.upgrade):
+        with pytest.raises(SchemaError, match="install the release") as refused:
+            call(url)
+        assert refused.value.exit_code == 3
+    assert path.read_bytes() == before
+
+
+def test_a_store_that_is_missing_is_made_only_when_asked(url: str, path: Path) -> None:
+    """Without ``create`` a missing file is an error, an empty one a missing schema, and neither is made."""
+    for call in (lambda: Store.open(url, create=False), lambda: schema.check(url), lambda: schema.current(url)):
+        with pytest.raises(StoreError, match="there is no store"):
+            call()
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(SchemaError, match="missing"):
+        Store.open(url, create=False)
+    assert schema.current(url) is None
+    Store.open(url).close()
+    Store.open(url, create=False).close()
+
+
+def test_an_upgrade_of_a_current_store_is_nothing(filled, url: str, sql) -> None:
+    """Upgrading twice keeps every row."""
+    before = _counts(sql)
+    assert schema.upgrade(url) == schema.HEAD
+    assert _counts(sql) == before
+
+
+def test_migrations_run_through_one_door() -> None:
+    """Alembic started by hand is sent to our command, which takes the lock."""
+    from alembic import command
+
+    with pytest.raises(StoreError, match="personalign db upgrade"):
+        command.upgrade(migrate._config(), "head")
+
+
+def test_the_migrations_are_found_in_a_wheel(tmp_path: Path) -> None:
+    """Laid out as the wheel does, inside the package, a store is made; without them the error says so."""
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "personalign", site / "personalign", ignore=shutil.ignore_patterns("zoo", "__pycache__"))
+    opening = "import sys; from personalign.store import Store; Store.open(sys.argv[1]).close()"
+
+    def open_there() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", opening, f"sqlite:///{tmp_path / 'wheel.db'}"]
+        return subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=False
+        )
+
+    assert "migrations were found neither" in open_there().stderr
+    shutil.copytree(ROOT / "migrations", site / "personalign" / "store" / "migrations")
+    done = open_there()
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_carries_the_migrations() -> None:
+    """The build puts them where the package looks for them."""
+    assert '"migrations" = "personalign/store/migrations"' in (ROOT / "pyproject.toml").read_text()

@@ -75,14 +75,14 @@ class Basis:
 
     @property
     def num_axes(self) -> int:
-        """d."""
+        """D."""
         return len(self.axes)
 
     @cached_property
     def id(self) -> str:
         """SHA-256 over axes, standardisation, prior, noise, reference pairs and fingerprints."""
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
-        for name, array in sorted(self._arrays().items()):
+        for name, array in sorted(self.arrays.items()):
             digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -97,7 +97,9 @@ class Basis:
 
     def confidence(self, covariance: Float[NDArray[np.float64], "d d"]) -> float:
         """ρ = 1 − mean(vᵀΣ_n v) / mean(vᵀΣ₀v) on the reference pairs: 0 where nothing has been learnt, → 1."""
-        return float(1 - _mean_variance(self.reference, covariance) / _mean_variance(self.reference, self.prior.covariance))
+        return float(
+            1 - _mean_variance(self.reference, covariance) / _mean_variance(self.reference, self.prior.covariance)
+        )
 
     def first_profile(self, user: str) -> Profile:
         """The profile of a person who has answered nothing."""
@@ -127,7 +129,9 @@ class Basis:
                 f"({d}, {d}); restore the store from a backup"
             )
         if not (np.isfinite(profile.mean).all() and np.isfinite(profile.covariance).all()):
-            raise ProfileError("the profile holds NaN or Inf, expected finite numbers; undo the last answer or forget it")
+            raise ProfileError(
+                "the profile holds NaN or Inf, expected finite numbers; undo the last answer or forget it"
+            )
 
     def save(self, folder: Path) -> None:
         """Write the three files; the card is written by whoever made the basis."""
@@ -141,7 +145,7 @@ class Basis:
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         head = {HEAD_PREFIX + name: value for name, value in (self.head or {}).items()}
-        save_file(self._arrays() | head, folder / "model.safetensors")
+        save_file(self.arrays | head, folder / "model.safetensors")
         with (folder / "questions.jsonl").open("w", encoding="utf-8") as lines:
             for question in self.bank:
                 lines.write(json.dumps(_question_row(question), ensure_ascii=False) + "\n")
@@ -162,8 +166,10 @@ class Basis:
         except FileNotFoundError as error:
             raise BasisError(f"{folder} lacks {Path(error.filename).name}; expected a basis directory") from error
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise BasisError(f"{folder} isn't a readable basis ({error}); make it again with: personalign basis bootstrap") from error
-        basis._check(folder, stated_id=config["id"])
+            raise BasisError(
+                f"{folder} isn't a readable basis ({error}); make it again with: personalign basis bootstrap"
+            ) from error
+        _check(basis, folder, stated_id=config["id"])
         return basis
 
     @classmethod
@@ -183,19 +189,6 @@ class Basis:
             head={k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items() if k.startswith(HEAD_PREFIX)} or None,
         )
 
-    def _check(self, folder: Path, stated_id: str) -> None:
-        d = self.num_axes
-        shapes = {"center": (d,), "scale": (d,), "prior.mean": (d,), "prior.covariance": (d, d), "reference": (len(self.reference), d)}
-        for name, array in self._arrays().items():
-            if array.shape != shapes[name] or array.dtype != np.float64:
-                raise BasisError(f"{folder}: {name} is {array.dtype} {array.shape}, expected float64 {shapes[name]}")
-        everything = self._arrays() | dict(self.head or {}) | {"questions": self.pool}
-        for name, array in everything.items():
-            if not np.isfinite(array).all():
-                raise BasisError(f"{folder}: {name} holds NaN or Inf, expected finite numbers; make the basis again")
-        if self.id != stated_id:
-            raise BasisError(f"{folder} hashes to {self.id[:12]}, its config says {stated_id[:12]}; it was changed by hand")
-
     def _identity(self) -> dict[str, Any]:
         return {
             "axes": [asdict(axis) for axis in self.axes],
@@ -203,7 +196,9 @@ class Basis:
             "fingerprints": asdict(self.fingerprints),
         }
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept as tensors, the head aside."""
         return {
             "center": self.center,
             "scale": self.scale,
@@ -215,6 +210,28 @@ class Basis:
     def with_steering(self, steering: Steering) -> Basis:
         """The same basis, calibrated anew; its id stays."""
         return replace(self, steering=steering)
+
+
+def _check(basis: Basis, folder: Path, stated_id: str) -> None:
+    d, arrays = basis.num_axes, basis.arrays
+    shapes = {
+        "center": (d,),
+        "scale": (d,),
+        "prior.mean": (d,),
+        "prior.covariance": (d, d),
+        "reference": (len(basis.reference), d),
+    }
+    for name, array in arrays.items():
+        if array.shape != shapes[name] or array.dtype != np.float64:
+            raise BasisError(f"{folder}: {name} is {array.dtype} {array.shape}, expected float64 {shapes[name]}")
+    everything = arrays | dict(basis.head or {}) | {"questions": basis.pool}
+    for name, array in everything.items():
+        if not np.isfinite(array).all():
+            raise BasisError(f"{folder}: {name} holds NaN or Inf, expected finite numbers; make the basis again")
+    if basis.id != stated_id:
+        raise BasisError(
+            f"{folder} hashes to {basis.id[:12]}, its config says {stated_id[:12]}; it was changed by hand"
+        )
 
 
 def _mean_variance(v: Array, covariance: Array) -> float:

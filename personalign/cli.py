@@ -52,16 +52,9 @@ out, err = Console(), Console(stderr=True)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error of ours becomes one line on stderr and its exit code."""
     try:
-        app(args=arguments, standalone_mode=False)
+        app(args=arguments)
     except PersonalignError as error:
         err.print(f"personalign: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except typer.ClickException as error:
-        error.show()
         sys.exit(error.exit_code)
 
 
@@ -89,7 +82,9 @@ def onboard(
         console = err if as_json else out
         while question := p.ask(user, consent):
             show_question(console, question, p.profile(user).answers + 1, p.stop_rule.max_questions)
-            key = console.input("[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: ")
+            key = console.input(
+                "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
+            )
             if key.strip().lower() == "q":
                 break
             _take(p, user, question.id, key.strip().lower(), console)
@@ -117,7 +112,7 @@ def chat(
     as_json: AsJson = False,
 ) -> None:
     """Answer under a person's reward."""
-    options = {
+    options: dict[str, Any] = {
         "strength": strength,
         "expert": expert,
         "alpha": alpha,
@@ -136,7 +131,9 @@ def chat(
 
 
 @app.command()
-def profile(user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
+def profile(
+    user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False
+) -> None:
     """Show what is known of a person, in words and as bars."""
     with _open(store, model, basis) as p:
         found = p.profile(user)
@@ -144,7 +141,9 @@ def profile(user: User, store: StoreUrl = None, model: Model = None, basis: Basi
 
 
 @app.command()
-def forget(user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
+def forget(
+    user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False
+) -> None:
     """Erase everything about a person."""
     with _open(store, model, basis) as p:
         p.forget(user)
@@ -152,7 +151,9 @@ def forget(user: User, store: StoreUrl = None, model: Model = None, basis: Basis
 
 
 @app.command()
-def export(user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
+def export(
+    user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False
+) -> None:
     """Print everything stored about a person as JSON."""
     with _open(store, model, basis) as p:
         found = p.export(user)

@@ -64,7 +64,9 @@ class Personalign:
             StoreError: the database can't be opened; SchemaError if its schema is older or newer.
         """
         if reward is not None:
-            raise InputError(f"reward={reward!r}: this version steers by the basis's successor head only; leave it None")
+            raise InputError(
+                f"reward={reward!r}: this version steers by the basis's successor head only; leave it None"
+            )
         source = locate(model, basis)
         named = experts if isinstance(experts, Mapping) else {Path(path).name: path for path in experts}
         source = replace(source, experts=source.experts | {name: Path(path) for name, path in named.items()})
@@ -237,7 +239,14 @@ class Personalign:
         """The index of the next bank question, or the reason why there is none."""
         profile = self.profile(user)
         allowed = self._allowed(user)
-        reason = why_stop(profile.posterior, self.basis.reference, self._pool[allowed], profile.answers, self.stop_rule, self.basis.noise)
+        reason = why_stop(
+            profile.posterior,
+            self.basis.reference,
+            self._pool[allowed],
+            profile.answers,
+            self.stop_rule,
+            self.basis.noise,
+        )
         if reason is not None:
             return None, reason
         return acquire(profile.posterior, self._pool, noise=self.basis.noise, allowed=allowed), None

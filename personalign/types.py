@@ -97,11 +97,15 @@ class Profile:
             return "Nothing is known yet: replies are the model's own."
         surety = self.mean / np.sqrt(np.diag(self.covariance))
         lines = [
-            f"{_adverb(abs(surety[j]))} {self.axes[j].more if surety[j] > 0 else self.axes[j].less} ({self.axes[j].about})"
+            f"{_adverb(abs(surety[j]))} {_direction(self.axes[j], surety[j])} ({self.axes[j].about})"
             for j in np.argsort(-np.abs(surety))[:top]
             if abs(surety[j]) >= 0.5
         ]
         return "\n".join(lines) or "No taste stands out yet."
+
+
+def _direction(axis: Axis, surety: float) -> str:
+    return axis.more if surety > 0 else axis.less
 
 
 def _adverb(surety: float) -> str:

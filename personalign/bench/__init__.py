@@ -1,0 +1,1 @@
+"""Measurements of speed and quality; each prints one JSON object last."""

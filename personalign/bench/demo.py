@@ -14,7 +14,17 @@ from typing import Any
 
 import psutil
 
-from personalign.bench.people import NAMES, NUM_PROMPTS, Onboarding, PersonResult, judge, load_prompts, make_pair, onboard
+
+from personalign.bench.people import (
+    NAMES,
+    NUM_PROMPTS,
+    Onboarding,
+    PersonResult,
+    judge,
+    load_prompts,
+    make_pair,
+    onboard,
+)
 from personalign.service import Personalign
 from personalign.types import Message, Reply
 
@@ -78,8 +88,13 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
             kl={name: sum(r.kl for r in replies) / len(replies) for name, replies in columns.items()},
             tokens_per_s=tokens_per_s,
             ms_to_first_steered_token=first_token_s * 1e3,
-            seconds=time.time() - psutil.Process().create_time(),
+            seconds=time.time() - _process_started(),
         )
+
+
+def _process_started() -> float:
+    """When this process began, before any import, in seconds since the epoch."""
+    return float(psutil.Process().create_time())
 
 
 def _fresh(folder: Path) -> str:

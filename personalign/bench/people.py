@@ -8,11 +8,17 @@ the person likes the steered replies to 20 greedy prompts than the model's own.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from personalign.basis import BankQuestion
 from personalign.bundled import TINY
@@ -121,3 +127,26 @@ def _utility(person: SimulatedPerson, prompts: Sequence[Sequence[Message]], repl
 
 def _prefers_first(person: SimulatedPerson, question: BankQuestion) -> bool:
     return person.utility(question.prompt, question.first) > person.utility(question.prompt, question.second)
+
+
+def run_people(num_seeds: int, device: str = "auto") -> dict[str, Any]:
+    """Onboard and judge ``num_seeds`` pairs; medians with 95 % bootstrap intervals over all people."""
+    prompts = load_prompts()[:NUM_PROMPTS]
+    people: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in track(range(num_seeds), "pairs of people", console=Console(stderr=True)):
+            with Personalign.open(f"sqlite:///{Path(folder) / f'{seed}.db'}", device=device) as p:
+                pair = make_pair(p, seed)
+                met = [(name, person, onboard(p, name, person, seed)) for name, person in zip(NAMES, pair, strict=True)]
+                people += [{"seed": seed} | asdict(result) for result in judge(p, met, prompts, seed)]
+    figures = {
+        key: _median_with_interval(np.array([person[key] for person in people]))
+        for key in ("agreement", "utility_personal", "questions", "kl")
+    }
+    return {"command": "personalign bench people", "figures": figures, "people": people}
+
+
+def _median_with_interval(values: NDArray[np.float64]) -> list[float]:
+    rng = np.random.default_rng(0)
+    medians = np.median(values[rng.integers(len(values), size=(2000, len(values)))], axis=1)
+    return [round(float(x), 4) for x in (np.median(values), *np.quantile(medians, (0.025, 0.975)))]

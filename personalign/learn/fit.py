@@ -194,7 +194,7 @@ def _scoring_target(
     """Solve (I + WK) a = pull, symmetrically."""
     root = np.sqrt(curvature)
     inner = np.linalg.solve(_preconditioned(kernel, root), (root * _apply(kernel, pull))[:, :, None])[:, :, 0]
-    return pull - root * inner
+    return np.asarray(pull - root * inner)
 
 
 def _preconditioned(kernel: NDArray[np.float64], root: NDArray[np.float64]) -> NDArray[np.float64]:

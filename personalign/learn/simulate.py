@@ -26,8 +26,10 @@ Trait = Callable[[str], float]
 
 _WORD = re.compile(r"\w+(?:['’:.,-]\w+)*")
 _SENTENCE = re.compile(r"[^.?!]+(?:[.?!]+|$)")
-_FRIENDLY = re.compile(r"\b(?:thank|glad|happy|great|enjoy|nice|wonderful|pleas|welcom|love|perfect|good|sure)\w*", re.I)
-_GREETING = re.compile(r"(?:sure|ok|okay|alright|great|yes|of course|certainly|hello|hi|absolutely|perfect)\b", re.I)
+_FRIENDLY = re.compile(
+    r"\b(?:thank|glad|happy|great|enjoy|nice|wonderful|pleas|welcom|love|perfect|good)\w*", re.IGNORECASE
+)
+_GREETING = re.compile(r"(?:sure|ok|okay|alright|great|yes|of course|certainly|hello|hi|absolutely|perfect)\b", re.IGNORECASE)
 
 
 def _words(text: str) -> list[str]:
@@ -45,7 +47,7 @@ def _brevity(text: str) -> float:
 
 def _fullness(text: str) -> float:
     """Words up to thirty, then nothing more."""
-    return min(len(_words(text)), 30) ** 0.7
+    return float(min(len(_words(text)), 30) ** 0.7)
 
 
 def _friendliness(text: str) -> float:

@@ -52,9 +52,7 @@ class Report:
     by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
 
-def bootstrap(
-    decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, work: Path
-) -> tuple[Basis, Report]:
+def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, work: Path) -> tuple[Basis, Report]:
     """Make the basis of the decoder's base model; roll-outs are kept in ``work``, so a killed run goes on.
 
     Args:

@@ -60,7 +60,11 @@ class SimulatedProfile:
 
 
 def calibrate(
-    decoder: Decoder, basis: Basis, prompts: Sequence[Sequence[Message]], grid: Sequence[Steering] = GRID, num_people: int = 4
+    decoder: Decoder,
+    basis: Basis,
+    prompts: Sequence[Sequence[Message]],
+    grid: Sequence[Steering] = GRID,
+    num_people: int = 4,
 ) -> tuple[Outcome, list[Outcome]]:
     """Return the best setting's outcome and those of the whole grid, the unsteered model's first."""
     people = [simulate_profile(basis, seed) for seed in range(num_people)]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.progress import Progress
@@ -64,6 +64,7 @@ def train(
     Args:
         model: a causal model of transformers or peft.
         rows_at: token ids [B, T] of a step; it must give the same rows again when a run is resumed.
+        recipe: how long and how fast.
         work: folder of the checkpoint and of ``log.jsonl``.
         name: what the progress bar says.
         dev: how to choose the best weights; the last ones if None.
@@ -97,7 +98,7 @@ def train(
 
 
 def _step(
-    forward: nn.Module, model: nn.Module, optimizers: list[torch.optim.Optimizer], rows: Tensor, rate: float
+    forward: Callable[..., Any], model: nn.Module, optimizers: list[torch.optim.Optimizer], rows: Tensor, rate: float
 ) -> float:
     for optimizer in optimizers:
         for group in optimizer.param_groups:

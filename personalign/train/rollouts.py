@@ -58,12 +58,12 @@ class Rollouts:
     @property
     def natural(self) -> NDArray[np.bool_]:
         """(N,) the model's own replies: no expert, nothing forced."""
-        return (self.alpha == 0) & (self.forced_at < 0)
+        return np.asarray((self.alpha == 0) & (self.forced_at < 0))
 
     @property
     def is_forced(self) -> NDArray[np.bool_]:
         """(tokens,) the tokens that were drawn uniformly."""
-        return self.position == self.forced_at[self.reply]
+        return np.asarray(self.position == self.forced_at[self.reply])
 
     def __add__(self, other: Rollouts) -> Rollouts:
         """Both, one after the other; they must answer the same list of prompts."""

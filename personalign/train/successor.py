@@ -54,10 +54,12 @@ def train_head(
     rows = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
     optimizer = torch.optim.AdamW(head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     num_steps = recipe.epochs * -(-len(rows) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=num_steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=num_steps, pct_start=0.1
+    )
     hidden, token, target = _tensors(rollouts, features)
     for _ in track(range(recipe.epochs), "successor head"):
-        for batch in rows[torch.randperm(len(rows))].split(BATCH):
+        for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
             predicted = head(hidden[batch].float(), embeddings[token[batch]])
             loss = (predicted - target[batch]).square().mean()
             optimizer.zero_grad()
@@ -78,7 +80,7 @@ def explained_variance(
     """R² per axis over the marked tokens."""
     rows = torch.from_numpy(np.flatnonzero(tokens))
     hidden, token, target = _tensors(rollouts, features)
-    predicted = torch.cat([head(hidden[b].float(), embeddings[token[b]]) for b in rows.split(BATCH)])
+    predicted = torch.cat([head(hidden[b].float(), embeddings[token[b]]) for b in torch.split(rows, BATCH)])
     wanted = target[rows]
     return (1 - (predicted - wanted).square().mean(0) / wanted.var(0)).double().numpy()
 

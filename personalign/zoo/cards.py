@@ -33,7 +33,8 @@ A Llama of {size / 1e6:.2f} M parameters that writes the replies of a booking as
 out of its training.
 
 Made by `python -m personalign.zoo.train --data DIR --stage {name}`: {recipe.num_steps:,} steps of
-{TOKENS_PER_STEP:,} tokens, {tokens / 1e6:.1f} M tokens seen, {CHAT_SHARE:.0%} of the rows chit-chat, seed {recipe.seed}.
+{TOKENS_PER_STEP:,} tokens, {tokens / 1e6:.1f} M tokens seen, {CHAT_SHARE:.0%} of the rows chit-chat,
+seed {recipe.seed}.
 
 | held-out dialogues | bits per character |
 |---|---|
@@ -61,7 +62,9 @@ def write_expert_card(
     base, direct = control["base"], control["direct"]
     rows = [("base", base, ""), ("base tuned directly on hotels", direct, "100 %")]
     rows += [(f"base + {a} (hotels − small)", bits, f"{closed(base, direct, bits):.0%}") for a, bits in sweep.items()]
-    table = "\n".join(f"| {what} | {bits['hotels']:.3f} | {share} | {bits['others']:.3f} |" for what, bits, share in rows)
+    table = "\n".join(
+        f"| {what} | {bits['hotels']:.3f} | {share} | {bits['others']:.3f} |" for what, bits, share in rows
+    )
     (folder / "README.md").write_text(
         f"""# tiny/experts/hotels
 

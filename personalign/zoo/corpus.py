@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -111,9 +111,15 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], se
         if rng.random() < SYSTEM_SHARE:
             messages.insert(0, {"role": "system", "content": rng.choice(SYSTEM_TEXTS)})
         conversations.append(messages)
-    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+    texts = render(tokenizer, conversations)
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [np.asarray(row, dtype=np.int64) for row in rows]
+
+
+def render(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[str]:
+    """Whole conversations as text, by the chat template."""
+    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False)
+    return texts
 
 
 def rows_at(

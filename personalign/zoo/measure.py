@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from personalign.zoo.corpus import Dialogue
+from personalign.zoo.corpus import Dialogue, render
 
 MAX_TOKENS = 480
 ROWS = 16
@@ -23,20 +23,18 @@ def alone(model: nn.Module) -> Logits:
 
 def proxy_tuned(base: nn.Module, expert: nn.Module, anti_expert: nn.Module, alpha: float) -> Logits:
     """Base plus ``alpha`` times expert minus anti-expert."""
-    return lambda ids: base(input_ids=ids).logits + alpha * (
-        expert(input_ids=ids).logits - anti_expert(input_ids=ids).logits
+    return lambda ids: (
+        base(input_ids=ids).logits + alpha * (expert(input_ids=ids).logits - anti_expert(input_ids=ids).logits)
     )
 
 
 @torch.inference_mode()
-def bits_per_character(
-    logits: Logits, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]
-) -> float:
+def bits_per_character(logits: Logits, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:
     """Negative log-likelihood of all tokens but the first, in bits, over characters without special tokens.
 
     Of every dialogue, rendered by the chat template, the first 480 tokens count.
     """
-    texts = tokenizer.apply_chat_template([d.messages() for d in dialogues], tokenize=False)
+    texts = render(tokenizer, [d.messages() for d in dialogues])
     rows = [ids[:MAX_TOKENS] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     rows.sort(key=len)
     nats = sum(_nats(logits, rows[i : i + ROWS]) for i in range(0, len(rows), ROWS))

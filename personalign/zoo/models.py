@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from personalign.bundled import TINY
 from personalign.train.causal import DevCheck, Recipe, train
 from personalign.train.experts import LINEAR, save_expert, train_expert
-from personalign.bundled import TINY
 from personalign.zoo.cards import write_expert_card, write_model_card
 from personalign.zoo.corpus import Corpus, Dialogue, encode, load_corpus, rows_at
 from personalign.zoo.measure import alone, bits_per_character, proxy_tuned
 from personalign.zoo.tokenizer import train_tokenizer
 from personalign.zoo.workshop import Workshop
 
-BASE = {"hidden_size": 256, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 768}
-SMALL = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 384}
+BASE = {
+    "hidden_size": 256,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 768,
+}
+SMALL = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 384,
+}
 BASE_RECIPE = Recipe(num_steps=4000, learning_rate=3e-3)
 SMALL_RECIPE = Recipe(num_steps=1000, learning_rate=4e-3)
 DIRECT_RECIPE = Recipe(num_steps=160, learning_rate=1e-3, warmup_steps=20)
@@ -78,7 +91,7 @@ def _train_from_scratch(
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.half().save_pretrained(TINY / name)
+    model.to(torch.float16).save_pretrained(TINY / name)
 
 
 def make_hotels(workshop: Workshop) -> None:
@@ -109,7 +122,9 @@ def make_hotels(workshop: Workshop) -> None:
 
 def load_bundled(name: str) -> PreTrainedModel:
     """A bundled model in float32."""
-    return AutoModelForCausalLM.from_pretrained(TINY / name, dtype=torch.float32).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(TINY / name, dtype=torch.float32)
+    model.train(mode=False)
+    return model
 
 
 def _tune_directly(
@@ -160,7 +175,7 @@ def _bits(model: nn.Module, tokenizer: PreTrainedTokenizerFast, dialogues: Seque
     return bits_per_character(alone(model), tokenizer, dialogues)
 
 
-def _config(tokenizer: PreTrainedTokenizerFast, shape: dict[str, int]) -> LlamaConfig:
+def _config(tokenizer: PreTrainedTokenizerFast, shape: dict[str, Any]) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
         max_position_embeddings=1024,

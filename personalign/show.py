@@ -1,0 +1,119 @@
+"""What the command line shows to people: tables, panels and bars. Texts of users and models are never markup."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from personalign.types import Gaussian, Profile, Question, Reply
+
+if TYPE_CHECKING:
+    from personalign.bench.demo import Demo
+
+COLOURS = ("white", "cyan", "magenta", "yellow")
+BAR = 14  # characters to either side of zero
+
+
+def show_question(console: Console, question: Question, number: int, most: int) -> None:
+    """A question with both replies side by side."""
+    console.rule(f"question {number} of at most {most}")
+    for message in question.prompt:
+        console.print(Text(f"{message['role']}: {message['content']}", style="dim"))
+    console.print(
+        Columns([Panel(Text(question.a), title="a"), Panel(Text(question.b), title="b")], equal=True, expand=True)
+    )
+
+
+def show_answer(console: Console, profile: Profile) -> None:
+    """What is known after an answer, in one line."""
+    console.print(Text(profile.explain(top=1), style="green"))
+
+
+def show_onboarded(console: Console, profile: Profile, reason: str | None) -> None:
+    """How the questions ended, and what they told."""
+    console.rule(reason or "stopped; go on whenever you like")
+    console.print(Text(profile.explain()))
+
+
+def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:
+    """A bar for every axis, from less to more, with one standard deviation, in units of the prior's."""
+    console.print(Text(profile.explain()))
+    table = Table("less", "", "more", title=f"{profile.answers} answers, revision {profile.revision}")
+    for axis, mean, sd, unit in zip(
+        profile.axes,
+        profile.mean,
+        np.sqrt(np.diag(profile.covariance)),
+        np.sqrt(np.diag(prior.covariance)),
+        strict=True,
+    ):
+        table.add_row(axis.less, bar(mean / unit, sd / unit), axis.more)
+    console.print(table)
+
+
+def bar(mean: float, sd: float) -> Text:
+    """A mean with its standard deviation as characters on a line from −2 to 2."""
+    places = np.linspace(-2, 2, 2 * BAR + 1)
+    marks = ["│" if i == BAR else "─" if abs(x - mean) <= sd else " " for i, x in enumerate(places)]
+    marks[int(np.abs(places - mean).argmin())] = "●"
+    return Text("".join(marks), style="cyan" if abs(mean) > sd else "dim")
+
+
+def show_reply(console: Console, reply: Reply) -> None:
+    """A reply and the account of its guidance."""
+    console.print(Text(reply.text))
+    guided = (
+        f"guided by revision {reply.revision}, KL {reply.kl:.3f}" if reply.guided else f"not guided: {reply.reason}"
+    )
+    console.print(Text(f"{guided}; {reply.usage.completion_tokens} tokens, {reply.finish_reason}", style="dim"))
+
+
+def show_report(console: Console, report: dict[str, Any]) -> None:
+    """Nested facts as a table."""
+    table = Table("what", "found")
+    for part, facts in report.items():
+        for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
+            table.add_row(f"{part} {name}".strip(), Text(str(value)))
+    console.print(table)
+
+
+def show_demo(console: Console, demo: Demo) -> None:
+    """Two people in words, their replies side by side, and what was measured."""
+    for person, onboarding in zip(demo.people, demo.onboardings, strict=True):
+        title = f"{person.id}: {person.questions} questions, {person.stopped_because}"
+        console.print(Panel(Text(onboarding.profile.explain()), title=title))
+    names = [name for name in demo.replies[0] if name != "prompt"]
+    replies = Table("prompt", *names, title="the same prompts, answered for each", show_lines=True)
+    for row in demo.replies:
+        cells = [Text(row[name], style=colour) for name, colour in zip(names, COLOURS, strict=True)]
+        replies.add_row(Text(row["prompt"], style="dim"), *cells)
+    replies.add_section()
+    replies.add_row("KL, nats per token", *(f"{demo.kl[name]:.3f}" for name in names))
+    console.print(replies)
+    show_people(console, {"people": [vars(person) for person in demo.people]})
+    console.print(
+        f"{demo.tokens_per_s:.0f} tokens/s; {demo.ms_to_first_steered_token:.0f} ms from the last answer to the first "
+        f"steered token; {demo.seconds:.1f} s in all"
+    )
+
+
+def show_people(console: Console, found: dict[str, Any]) -> None:
+    """Simulated people: how well the profile agrees with the hidden taste, and how they like their replies."""
+    table = Table("person", "questions", "agreement", "utility of base", "of the personal replies", "KL")
+    for row in found["people"]:
+        table.add_row(
+            str(row["id"]),
+            str(row["questions"]),
+            f"{row['agreement']:.2f}",
+            f"{row['utility_base']:+.2f}",
+            f"{row['utility_personal']:+.2f}",
+            f"{row['kl']:.3f}",
+        )
+    console.print(table)
+    for name, value in found.get("figures", {}).items():
+        console.print(f"{name}: {value}", highlight=False)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from personalign.errors import InputError
 
 
 class Settings(BaseSettings):
@@ -19,12 +16,3 @@ class Settings(BaseSettings):
     data: Path = Path("../shared/data")
     model: str = "tiny"
     device: str = "auto"
-
-
-def read_settings() -> Settings:
-    """Read the environment; InputError names the variable that can't be used."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        names = ", ".join(f"PERSONALIGN_{str(problem['loc'][0]).upper()}" for problem in error.errors())
-        raise InputError(f"{names} can't be used; correct or unset it") from error

@@ -89,7 +89,7 @@ def worker(url: str) -> Callable[..., dict[str, Any]]:
             env={"PYTHONPATH": root},
         )
         assert done.returncode == 0, done.stderr
-        print(done.stderr)  # seen when the test fails
+        print(done.stderr)  # noqa: T201 - seen when the test fails
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 

@@ -122,7 +122,7 @@ def answers(url: str, processes: int = 8, rounds: int = 10, users: int = 2, brok
     return {"refused": sum(codes), "wrong": wrong_profiles(url, users)}
 
 
-def opens(url: str, processes: int = 8, rounds: int = 6) -> dict[str, object]:
+def opens(url: str, processes: int = 8, rounds: int = 3) -> dict[str, object]:
     """Several processes open a store that isn't there yet, again and again."""
     failed = 0
     for turn in range(rounds):

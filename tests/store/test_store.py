@@ -16,6 +16,12 @@ from personalign.errors import AlreadyAnswered, BasisError, InputError, ProfileE
 from personalign.store import Store
 from personalign.types import CHOICES, Gaussian
 
+COPY_OF_EACH = """
+    INSERT INTO presentations
+    SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at
+    FROM presentations
+"""
+
 
 def test_a_person_is_added_once_and_consent_is_recorded(store: Store) -> None:
     """Adding is idempotent; consent comes with its time, and a later add without it leaves it."""
@@ -52,7 +58,7 @@ def test_half_a_surrogate_pair_is_refused_everywhere(store: Store, show, fit) ->
             call()
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(user=st.text(min_size=1, max_size=128))
 def test_any_id_is_kept_as_it_is_or_refused(tmp_path_factory, user: str) -> None:
     """An accepted id is found again under exactly its own characters."""
@@ -77,13 +83,8 @@ def test_what_was_shown_comes_back(store: Store, show) -> None:
     shown = show("q1", v=v, a="Sí, señor", b="no\n\0")
     for found in (store.presentation("ada", shown.id), store.open_presentation("ada", "basis")):
         assert found is not None
-        assert (found.id, found.question_id, found.a, found.b) == (
-            shown.id,
-            "q1",
-            "Sí, señor",
-            "no\n\0",
-            False,
-        )
+        assert (found.id, found.question_id, found.swapped) == (shown.id, "q1", False)
+        assert (found.a, found.b) == ("Sí, señor", "no\n\0")
         assert found.prompt == ({"role": "user", "content": "a taxi, please"},)
         assert found.v.tobytes() == v.tobytes()
         assert found.shown_at == shown.shown_at
@@ -96,8 +97,7 @@ def test_never_two_questions_are_open(store: Store, show, sql) -> None:
     assert show("q2").id == first.id
     assert store.asked("ada", "basis") == {"q1"}
     with pytest.raises(Exception, match="UNIQUE"):
-        sql("INSERT INTO presentations SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, "
-            "checksum, state, shown_at FROM presentations")  # fmt: skip
+        sql(COPY_OF_EACH)
 
 
 def test_a_stranger_and_an_unknown_basis_are_refused(store: Store, show) -> None:

@@ -1,0 +1,30 @@
+"""The environment, read in one place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from personalign.settings import Settings
+
+PACKAGE = Path(__file__).parents[1] / "personalign"
+
+
+def test_variables_carry_the_prefix(monkeypatch) -> None:
+    """A variable with the prefix counts, one without doesn't."""
+    monkeypatch.delenv("PERSONALIGN_STORE", raising=False)
+    monkeypatch.setenv("PERSONALIGN_MODEL", "mine")
+    monkeypatch.setenv("STORE", "sqlite:///other.db")
+    assert (Settings().model, Settings().store) == ("mine", "sqlite:///profiles.db")
+
+
+def _reads_environment(source: str) -> bool:
+    names = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    return bool(names & {"environ", "getenv"})
+
+
+def test_only_settings_read_the_environment() -> None:
+    """No other module touches the environment; the finder finds one that does (the control)."""
+    assert _reads_environment("import os; os.getenv('X')")
+    readers = [str(file) for file in PACKAGE.rglob("*.py") if _reads_environment(file.read_text(encoding="utf-8"))]
+    assert readers == []

@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-
 from personalign.bench.people import (
     NAMES,
     NUM_PROMPTS,

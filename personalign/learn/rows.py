@@ -49,7 +49,7 @@ def check_answers(
         raise InputError(f"v has shape {v.shape}, expected ({n}, {num_axes}): a row per choice, a column per axis")
     if n > MAX_ANSWERS or num_axes > MAX_AXES:
         raise InputError(
-            f"found {n} answers on {num_axes} axes, expected at most {MAX_ANSWERS} on {MAX_AXES}; pass the newest answers"
+            f"found {n} answers on {num_axes} axes, expected at most {MAX_ANSWERS} on {MAX_AXES}; pass the newest"
         )
     if not np.isfinite(v).all():
         raise InputError("v holds NaN or Inf, expected finite features; measure the replies again")

@@ -29,7 +29,9 @@ _SENTENCE = re.compile(r"[^.?!]+(?:[.?!]+|$)")
 _FRIENDLY = re.compile(
     r"\b(?:thank|glad|happy|great|enjoy|nice|wonderful|pleas|welcom|love|perfect|good)\w*", re.IGNORECASE
 )
-_GREETING = re.compile(r"(?:sure|ok|okay|alright|great|yes|of course|certainly|hello|hi|absolutely|perfect)\b", re.IGNORECASE)
+_GREETING = re.compile(
+    r"(?:sure|ok|okay|alright|great|yes|of course|certainly|hello|hi|absolutely|perfect)\b", re.IGNORECASE
+)
 
 
 def _words(text: str) -> list[str]:

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -116,10 +116,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], se
     return [np.asarray(row, dtype=np.int64) for row in rows]
 
 
-def render(tokenizer: Any, conversations: Sequence[Sequence[Message]]) -> list[str]:
+def render(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[Message]]) -> list[str]:
     """Whole conversations as text, by the chat template."""
-    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False)
-    return texts
+    plain = [[dict(message) for message in messages] for messages in conversations]
+    return list(tokenizer.apply_chat_template(plain, tokenize=False))
 
 
 def rows_at(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Personalign:
         experts: Mapping[str, str | Path] | Sequence[str | Path] = (),
         reward: str | None = None,
         device: str = "auto",
-    ) -> Self:
+    ) -> Personalign:
         """Open the store, creating a new SQLite file, and load the basis; the model waits for the first ``chat``.
 
         Args:
@@ -225,7 +225,7 @@ class Personalign:
         """Close the store."""
         self._store.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Personalign:
         return self
 
     def __exit__(

@@ -26,7 +26,7 @@ from personalign.types import Gaussian, Message, Sampling
 
 MAX_KL = 0.4
 TOLERANCE = 0.01  # of repetition, emptiness and truncation: one reply in a hundred
-GRID = tuple(Steering(beta, clip, 20) for beta, clip in product((2.0, 4.0, 8.0), (2.5, 4.0)))
+GRID = tuple(Steering(beta, clip, 20) for beta, clip in product((8.0, 16.0, 32.0, 64.0), (3.0, 5.0)))
 
 
 @dataclass(frozen=True)

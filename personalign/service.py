@@ -225,7 +225,7 @@ class Personalign:
         """Close the store."""
         self._store.close()
 
-    def __enter__(self) -> Personalign:
+    def __enter__(self) -> Personalign:  # noqa: PYI034 - beartype can't read Self on a method
         return self
 
     def __exit__(

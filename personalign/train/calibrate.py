@@ -1,8 +1,9 @@
 """Choose how strongly profiles act: β, the clip c and the short list K, on dev prompts.
 
 Simulated people are drawn from the prior and asked ten questions; their fitted profiles steer, their true
-weights judge. The setting with the largest utility wins among those that stay close to the model and break
-nothing: mean KL within 0.4 nats a token, no more repetition, emptiness or truncation than unsteered.
+weights judge. Allowed are the settings that stay close to the model and break nothing: mean KL within 0.4 nats
+a token, no more repetition, emptiness or truncation than unsteered. Among those that reach nine tenths of the
+largest utility the gentlest wins: the last tenth costs as much KL as all the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from personalign.learn.axes import measure_many
 from personalign.types import Gaussian, Message, Sampling
 
 MAX_KL = 0.4
+ENOUGH = 0.9  # of the largest utility
 TOLERANCE = 0.01  # of repetition, emptiness and truncation: one reply in a hundred
 GRID = tuple(Steering(beta, clip, 20) for beta, clip in product((8.0, 16.0, 32.0, 64.0), (3.0, 5.0)))
 
@@ -71,7 +73,8 @@ def calibrate(
     plain = outcome(decoder, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates))
     outcomes = [outcome(decoder, basis, people, prompts, steering) for steering in track(grid, "calibrating")]
     allowed = [o for o in outcomes if o.kl <= MAX_KL and o.breaks_less_than(plain)]
-    return max(allowed, key=lambda o: o.utility, default=plain), [plain, *outcomes]
+    enough = ENOUGH * max((o.utility for o in allowed), default=0.0)
+    return min((o for o in allowed if o.utility >= enough), key=lambda o: o.kl, default=plain), [plain, *outcomes]
 
 
 def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> SimulatedProfile:

@@ -118,8 +118,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], se
 
 def render(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[Message]]) -> list[str]:
     """Whole conversations as text, by the chat template."""
-    plain = [[dict(message) for message in messages] for messages in conversations]
-    return list(tokenizer.apply_chat_template(plain, tokenize=False))
+    texts: list[str] = tokenizer.apply_chat_template(conversations, tokenize=False)  # type: ignore[arg-type, assignment]
+    return texts
 
 
 def rows_at(

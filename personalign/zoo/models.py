@@ -91,7 +91,9 @@ def _train_from_scratch(
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.to(dtype=torch.float16).save_pretrained(TINY / name)
+    half: nn.Module = model
+    half.to(torch.float16)
+    model.save_pretrained(TINY / name)
 
 
 def make_hotels(workshop: Workshop) -> None:

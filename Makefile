@@ -1,4 +1,4 @@
-# The only commands: make demo | test | check | docs | bench | zoo
+# The only commands: make demo | test | check | bench | zoo
 PYTHON ?= python3
 TORCH_INDEX ?=
 DATA ?= ../shared/data
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench zoo clean
+.PHONY: demo test check format bench zoo clean
 
 demo: $(READY)
 	$(BIN)/personalign demo
@@ -23,9 +23,6 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-docs: $(READY)
-	$(BIN)/python -m pytest -m "docs" tests/test_readme.py tests/test_notebooks.py
 
 bench: $(READY)
 	$(BIN)/personalign bench people --json

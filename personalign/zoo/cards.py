@@ -120,9 +120,9 @@ R² of the finished reply's features from one hidden state and next token, on he
 
 β = {steering.beta:g}, c = {steering.clip:g}, K = {steering.num_candidates}: the gentlest setting that reaches
 nine tenths of the largest utility on dev prompts, with a mean KL of at most 0.4 nats a token and no more repetition,
-emptiness or truncation than the unsteered model (the first row). Simulated people drawn from the prior, profiles fitted
-to ten answers; utility is their true weights', scaled to length 1, on the standardised axes; half of the replies greedy,
-half sampled.
+emptiness or truncation than the unsteered model (the first row). Simulated people drawn from the prior, profiles
+fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes; half of the replies
+greedy, half sampled.
 
 {table([o.row() for o in report.grid])}
 

@@ -7,6 +7,7 @@ the same order. Checkpoints are safetensors, never pickles.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ def _load_parameters(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _keep_best(path: Path, model: nn.Module, loss: float, step: int) -> None:
+    loss = math.inf if math.isnan(loss) else loss  # nothing compares with NaN, so the last one would win
     if path.exists():
         with safe_open(path, "pt") as file:
             if float(file.metadata()["loss"]) <= loss:

@@ -39,10 +39,10 @@ app.add_typer(db, name="db")
 app.add_typer(bench, name="bench")
 
 User = Annotated[str, typer.Argument(help="the person's id")]
-StoreUrl = Annotated[str | None, typer.Option("--store", help="database URL [default: sqlite:///profiles.db]")]
-Model = Annotated[str | None, typer.Option("--model", help='"tiny", a path or a hub id [default: tiny]')]
-BasisPath = Annotated[Path | None, typer.Option("--basis", help="basis folder [default: the bundled one]")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda … [default: auto]")]
+StoreUrl = Annotated[str | None, typer.Option("--store", help="database URL", show_default="sqlite:///profiles.db")]
+Model = Annotated[str | None, typer.Option("--model", help='"tiny", a path or a hub id', show_default="tiny")]
+BasisPath = Annotated[Path | None, typer.Option("--basis", help="basis folder", show_default="the bundled one")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda …", show_default="auto")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, all else on stderr")]
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}
@@ -100,7 +100,7 @@ def chat(
     message: Annotated[str | None, typer.Argument(help="one message; without it, a conversation begins")] = None,
     strength: Annotated[float, typer.Option(help="0 is the model's own reply")] = 1.0,
     expert: Annotated[str | None, typer.Option(help="a domain expert to stack, such as hotels")] = None,
-    alpha: Annotated[float | None, typer.Option(help="the expert's weight [default: its own]")] = None,
+    alpha: Annotated[float | None, typer.Option(help="the expert's weight", show_default="its own")] = None,
     max_tokens: Annotated[int, typer.Option()] = 64,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,

@@ -1,4 +1,4 @@
-# The only commands: make demo | test | check | bench | zoo
+# The only commands: make demo | test | check | docs | bench | zoo
 PYTHON ?= python3
 TORCH_INDEX ?=
 DATA ?= ../shared/data
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench zoo clean
+.PHONY: demo test check format docs bench zoo clean
 
 demo: $(READY)
 	$(BIN)/personalign demo
@@ -23,6 +23,12 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# the CLI reference is written anew; the notebooks are run, and what they show is left in build/
+docs: $(READY)
+	$(BIN)/typer personalign.cli utils docs --name personalign --title 'Command line' --output docs/cli.md
+	mkdir -p build/notebooks
+	$(BIN)/jupyter-execute --timeout=120 --output='../build/notebooks/{notebook_name}' notebooks/*.ipynb
 
 bench: $(READY)
 	$(BIN)/personalign bench people --json

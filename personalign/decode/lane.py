@@ -63,8 +63,8 @@ class Lane:
             self._runner,
             attention_mask=self._mask,
             position_ids=positions,
-            past_key_values=self._cache,
             use_cache=True,
+            **{self._causal.cache_argument: self._cache},
             **self._arguments,
         )
 

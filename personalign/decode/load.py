@@ -89,6 +89,11 @@ class CausalModel:
         return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @cached_property
+    def cache_argument(self) -> str:
+        """What the model calls its key/value cache: transformers 5.24 renamed it."""
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
+
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end a reply."""
         found = self.model.generation_config.eos_token_id

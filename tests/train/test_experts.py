@@ -1,0 +1,91 @@
+"""A LoRA expert: no change at first, a change once trained, and the same change after saving."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from decode.tiny_models import V, Kit, network
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from personalign.decode import load_causal, load_expert
+from personalign.train.causal import Recipe
+from personalign.train.experts import LINEAR, add_lora, save_expert, train_expert
+
+IDS = torch.arange(5, 25)[None]
+RECIPE = Recipe(20, 1e-2, "adamw", warmup_steps=2)
+ALL = (*LINEAR, "embed_tokens", "lm_head")
+
+
+@pytest.fixture(autouse=True)
+def peft_speaks() -> Iterator[None]:
+    """Peft asks for an attribute that transformers has renamed, and remarks on adapted embeddings."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="peft")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
+def rows(step: int) -> Tensor:
+    """Always the same token, whatever came before."""
+    return torch.cat(
+        [torch.randint(V, (8, 1), generator=torch.Generator().manual_seed(step)), torch.full((8, 11), 7)], 1
+    )
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module) -> Tensor:
+    return model(input_ids=IDS).logits
+
+
+def tuned(kit: Kit, work: Path, targets: tuple[str, ...] = LINEAR) -> PeftModel:
+    small = load_causal(kit.folder / "small", "cpu").model
+    return train_expert(
+        small, rows, RECIPE, 4, targets, lambda model: float(-logits(model)[..., 7].mean()), work, "sevens"
+    )
+
+
+def test_a_fresh_lora_changes_nothing() -> None:
+    """Every logit keeps its bits under it, on plain layers and on embeddings."""
+    plain = logits(network("llama", 1))
+    expert = add_lora(network("llama", 1), rank=4, targets=ALL)
+    assert torch.equal(logits(expert), plain)
+    with torch.no_grad():
+        next(value for name, value in expert.named_parameters() if "lora_B" in name).add_(0.1)
+    assert not torch.equal(logits(expert), plain)  # control: it is in the way of the logits
+
+
+def test_training_moves_the_expert_and_not_the_small_model(kit: Kit, tmp_path: Path) -> None:
+    """Its logits go where the rows are; with the adapter off they are those they were."""
+    before = logits(load_causal(kit.folder / "small", "cpu").model)
+    expert = tuned(kit, tmp_path)
+    assert (logits(expert)[..., 7] - before[..., 7]).mean() > 1
+    with expert.disable_adapter():
+        assert torch.equal(logits(expert), before)
+
+
+@pytest.mark.parametrize("targets", [LINEAR, ALL], ids=["linear", "embeddings too"])
+def test_a_saved_expert_comes_back(kit: Kit, tmp_path: Path, targets: tuple[str, ...]) -> None:
+    """Loaded beside the small model it gives the trained one's logits, up to half precision, and its α."""
+    expert = tuned(kit, tmp_path / "work", targets)
+    wanted = logits(expert)
+    save_expert(expert, tmp_path / "sevens", 0.75)
+    loaded = load_expert(tmp_path / "sevens", load_causal(kit.folder / "small", "cpu"))
+    assert (loaded.name, loaded.alpha) == ("sevens", 0.75)
+    found, anti = loaded.lanes(IDS.tolist()).advance(None)
+    torch.testing.assert_close(found, wanted[:, -1], atol=0.05, rtol=0.01)
+    assert (anti - wanted[:, -1]).abs().max() > 1  # control: the tolerance can tell the two apart
+
+
+def test_the_folder_holds_half_precision_and_no_pickle(kit: Kit, tmp_path: Path) -> None:
+    """The adapter is a safetensors file of float16, and nothing of the small model goes with it."""
+    save_expert(tuned(kit, tmp_path / "work"), tmp_path / "sevens", 0.5)
+    tensors = load_file(tmp_path / "sevens" / "adapter_model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float16}
+    assert all("lora" in name for name in tensors)
+    assert not [path for path in (tmp_path / "sevens").iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from decode.tiny_models import V, Kit, network
+from decode.tiny_models import Kit, V, network
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor

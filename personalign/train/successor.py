@@ -82,7 +82,7 @@ def explained_variance(
     hidden, token, target = _tensors(rollouts, features)
     predicted = torch.cat([head(hidden[b].float(), embeddings[token[b]]) for b in torch.split(rows, BATCH)])
     wanted = target[rows]
-    return (1 - (predicted - wanted).square().mean(0) / wanted.var(0)).double().numpy()
+    return (1 - (predicted - wanted).square().mean(0) / wanted.var(0, correction=0)).double().numpy()
 
 
 def _tensors(rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -373,7 +373,7 @@ def test_noise_that_is_none_is_refused(noise: Noise) -> None:
 
 
 def test_a_posterior_and_pairs_of_other_axes_are_refused() -> None:
-    """predict wants pairs of the posterior's axes, and finite ones."""
+    """Predict wants pairs of the posterior's axes, and finite ones."""
     with pytest.raises(InputError):
         predict(np.ones((2, 4)), prior_of(3))
     with pytest.raises(InputError):

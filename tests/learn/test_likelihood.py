@@ -1,0 +1,171 @@
+"""How likely an answer is: probabilities, their slopes, and what one answer tells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalign.errors import InputError
+from personalign.learn.likelihood import (
+    TIE,
+    A,
+    B,
+    check_noise,
+    information,
+    log_likelihood,
+    outcomes,
+    probabilities,
+    win_probability,
+)
+from personalign.types import Noise
+
+NOISES = [Noise(), Noise(0.0, 0.0, 0.0), Noise(0.0, 0.1), Noise(0.7, 0.0), Noise(2.0, 0.3)]
+U = np.linspace(-8, 8, 81)
+STEP = 1e-5
+
+each_noise = pytest.mark.parametrize("noise", NOISES)
+
+
+@given(st.floats(-1e4, 1e4), st.floats(0, 20), st.floats(0, 0.99))
+def test_probabilities_are_a_distribution(u: float, tie: float, lapse: float) -> None:
+    """They add up to 1 and none falls under ε/3, however surely a side is preferred."""
+    prob = probabilities(np.array([u]), Noise(tie, lapse))[:, 0]
+    assert prob.sum() == pytest.approx(1, abs=1e-12)
+    assert prob.min() >= lapse / 3 * (1 - 1e-12)
+
+
+@each_noise
+def test_the_floor_is_reached(noise: Noise) -> None:
+    """The control: where a side is certain, the other's probability is the floor and no more."""
+    assert probabilities(np.array([200.0]), noise)[B, 0] == pytest.approx(noise.lapse / 3)
+
+
+@each_noise
+def test_swapping_the_sides_swaps_the_outcomes(noise: Noise) -> None:
+    """P(a | u) = P(b | −u), and a tie doesn't know sides; a itself isn't even in u."""
+    there, back = probabilities(U, noise), probabilities(-U, noise)
+    np.testing.assert_allclose(there[A], back[B], rtol=1e-12)
+    np.testing.assert_allclose(there[TIE], back[TIE], rtol=1e-12, atol=1e-300)
+    assert np.abs(there[A] - back[A]).max() > 0.5
+
+
+@pytest.mark.parametrize(("u", "tie"), [(0.0, 0.4), (1.3, 0.4), (-2.0, 1.5)])
+def test_without_lapses_it_is_rao_and_kupper(u: float, tie: float) -> None:
+    """P(a) = e^u / (e^u + θ) with θ = e^δ, in the paper's own form; δ = 0 gives Bradley and Terry."""
+    theta, ratio = np.exp(tie), np.exp(u)
+    plain = ratio / (ratio + theta), 1 / (1 + theta * ratio)
+    np.testing.assert_allclose(probabilities(np.array([u]), Noise(tie, 0.0))[:, 0], [*plain, 1 - sum(plain)])
+    assert probabilities(np.array([u]), Noise(0.0, 0.0))[TIE, 0] == 0
+
+
+@pytest.mark.parametrize("tie", [0.1, 0.5, 2.0])
+def test_more_indifference_means_more_ties(tie: float) -> None:
+    """A tie is most likely between equals, and the likelier the larger δ is."""
+    ties = probabilities(U, Noise(tie, 0.05))[TIE]
+    assert U[np.argmax(ties)] == pytest.approx(0)
+    assert (probabilities(U, Noise(tie * 2, 0.05))[TIE] > ties).all()
+
+
+@each_noise
+@pytest.mark.parametrize("outcome", [A, B, TIE])
+def test_the_slope_is_that_of_the_logarithm(noise: Noise, outcome: int) -> None:
+    """Scores agree with central differences of log P over all u; another outcome's don't."""
+    said = np.full(U.shape, outcome)
+    slope = (log_likelihood(U + STEP, said, noise)[0] - log_likelihood(U - STEP, said, noise)[0]) / (2 * STEP)
+    _, score = log_likelihood(U, said, noise)
+    if not is_impossible(outcome, noise):
+        np.testing.assert_allclose(score, slope, atol=1e-8)
+    other = np.full(U.shape, B if outcome != B else A)
+    assert np.abs(log_likelihood(U, other, noise)[1] - slope).max() > 0.1
+
+
+def is_impossible(outcome: int, noise: Noise) -> bool:
+    return outcome == TIE and not noise.tie and not noise.lapse
+
+
+@each_noise
+def test_the_likelihood_is_the_probability_of_what_was_said(noise: Noise) -> None:
+    """log_likelihood picks the outcome's own row of log P."""
+    said = np.arange(len(U)) % 3
+    np.testing.assert_array_equal(
+        log_likelihood(U, said, noise)[0], outcomes(U, noise).log_prob[said, np.arange(len(U))]
+    )
+
+
+@each_noise
+def test_information_is_fishers(noise: Noise) -> None:
+    """It is Σ p′²/p, by central differences of the probabilities, never negative and even in u."""
+    prob = probabilities(U, noise)
+    slope = (probabilities(U + STEP, noise) - probabilities(U - STEP, noise)) / (2 * STEP)
+    fisher = (slope**2 / np.maximum(prob, 1e-300)).sum(axis=0)
+    found = information(U, noise)
+    np.testing.assert_allclose(found, fisher, atol=1e-7)
+    assert found.min() >= 0
+    np.testing.assert_allclose(found, information(-U, noise), rtol=1e-9)
+    assert np.abs(found - (slope**2).sum(axis=0)).max() > 0.01  # the control: the weights 1/p are felt
+
+
+def test_lapses_take_information_away() -> None:
+    """An answer that may be random tells less, everywhere."""
+    assert (information(U, Noise(0.2, 0.2)) < information(U, Noise(0.2, 0.0))).all()
+
+
+@each_noise
+@pytest.mark.parametrize("size", [1e2, 1e3, 1e4])
+def test_certainty_stays_finite(noise: Noise, size: float) -> None:
+    """At |u| of 1e4 nothing overflows or divides 0 by 0 (a warning would fail the test), and the sure side wins."""
+    u = np.array([-size, size])
+    of = outcomes(u, noise)
+    assert all(np.isfinite(part).all() for part in of)
+    assert np.isfinite(information(u, noise)).all()
+    sure = 1 - noise.lapse * 2 / 3
+    np.testing.assert_allclose(of.prob[[B, A], [0, 1]], sure)
+
+
+def test_the_textbook_form_overflows() -> None:
+    """The control: written with e^u, the same |u| does overflow, and the suite makes a failure of that."""
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        np.exp(np.array([1e3]))
+
+
+@each_noise
+def test_winning_leaves_ties_out(noise: Noise) -> None:
+    """P(a | not a tie) is ½ between equals, rises with u, and both sides make 1."""
+    win = win_probability(U, noise)
+    prob = probabilities(U, noise)
+    np.testing.assert_allclose(win * (prob[A] + prob[B]), prob[A], rtol=1e-12)
+    np.testing.assert_allclose(win + win_probability(-U, noise), 1)
+    assert win[len(U) // 2] == pytest.approx(0.5)
+    assert (np.diff(win) > 0).all()
+
+
+def test_any_shape_goes() -> None:
+    """Arrays of any shape keep it, behind the outcomes; no utilities at all too."""
+    assert probabilities(np.zeros((4, 5)), Noise()).shape == (3, 4, 5)
+    assert information(np.zeros(0), Noise()).shape == (0,)
+
+
+REFUSED = [
+    Noise(-1e-9),
+    Noise(np.inf),
+    Noise(np.nan),
+    Noise(lapse=-0.01),
+    Noise(lapse=1.0),
+    Noise(side=-1),
+    Noise(side=np.inf),
+]
+
+
+@pytest.mark.parametrize("noise", REFUSED)
+def test_what_isnt_noise_is_refused(noise: Noise) -> None:
+    """Negative or infinite scales and impossible shares are named."""
+    with pytest.raises(InputError, match="expected finite tie"):
+        check_noise(noise)
+
+
+@each_noise
+def test_noise_is_accepted(noise: Noise) -> None:
+    """The control: noise at its limits passes."""
+    check_noise(noise)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from personalign.errors import InputError, PersonalignError
+from personalign.errors import InputError, PersonalignError, QuestionError
 from personalign.service import Personalign
 from personalign.settings import Settings
 from personalign.show import (
@@ -82,12 +82,10 @@ def onboard(
         console = err if as_json else out
         while question := p.ask(user, consent):
             show_question(console, question, p.profile(user).answers + 1, p.stop_rule.max_questions)
-            key = console.input(
-                "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
-            )
-            if key.strip().lower() == "q":
+            key = _read_key(console)
+            if key == "q":
                 break
-            _take(p, user, question.id, key.strip().lower(), console)
+            _take(p, user, question.id, key, console)
         reason = p.why_stopped(user)
         _print_json(_profile_row(p.profile(user)) | {"stopped_because": reason}) if as_json else show_onboarded(
             out, p.profile(user), reason
@@ -203,10 +201,24 @@ def _open(store: str | None, model: str | None, basis: Path | None, device: str 
     )
 
 
+def _read_key(console: Console) -> str:
+    """What a person answers; the end of the input means stop."""
+    try:
+        key = console.input(
+            "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
+        )
+    except EOFError:
+        return "q"
+    return key.strip().lower()
+
+
 def _take(p: Personalign, user: str, question_id: str, key: str, console: Console) -> None:
     """Give one answer, or take the last one back."""
     if key == "u":
-        p.undo(user)
+        try:
+            p.undo(user)
+        except QuestionError as error:
+            console.print(str(error), markup=False)
     elif key in KEYS:
         show_answer(console, p.answer(user, question_id, KEYS[key]))
     else:

@@ -289,11 +289,13 @@ class Personalign:
         schema: Mapping[str, Any] | None,
     ) -> Request:
         from personalign.decode import Guidance, Request
+        from personalign.decode.request import check_strength
 
         if rule != "successor":
             raise InputError(f"the rule {rule!r} is unknown; this version knows 'successor'")
         if schema is not None:
             raise InputError("this version can't hold a reply to a schema; leave schema None")
+        check_strength(strength)  # before the profile: a stranger's typo is a typo
         profile = self.profile(user)
         guidance = None
         if profile.informative:

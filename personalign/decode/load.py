@@ -256,3 +256,16 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise MessageError(f"message {i} has the role {message['role']!r}; expected one of {', '.join(ROLES)}")
         if not isinstance(message["content"], str) or not message["content"].strip():
             raise MessageError(f"message {i} ({message['role']}) is blank or not text; expected words")
+        if not _is_unicode(message["content"]):
+            raise MessageError(
+                f"message {i} ({message['role']}) holds half a surrogate pair, which is no character; "
+                "send proper Unicode"
+            )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

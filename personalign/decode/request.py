@@ -75,9 +75,14 @@ def check_alpha(alpha: float) -> None:
     _within("alpha", alpha, 0.0, 10.0)
 
 
+def check_strength(strength: float) -> None:
+    """Refuse a multiple of β that is negative, huge or not a number."""
+    _within("strength", strength, 0.0, 100.0)
+
+
 def check_guidance(guidance: Guidance, num_axes: int) -> None:
     """Refuse weights of another basis or with NaN, and a strength or confidence out of range."""
-    _within("strength", guidance.strength, 0.0, 100.0)
+    check_strength(guidance.strength)
     _within("confidence", guidance.confidence, -1e-6, 1 + 1e-6)
     if guidance.weights.shape != (num_axes,):
         raise ProfileError(

@@ -1,31 +1,398 @@
-"""The command line: one JSON line on stdout, and exit codes."""
+"""The command line on the bundled model: one JSON line on stdout, exit codes, and nothing changed by bad input."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from personalign.bundled import TINY
+from personalign.cli import app, main
+from personalign.store import schema
+from personalign.store.driver import sqlite_driver
+
+# a loaded model's libraries warn of things to come; what reaches stdout is what is tested here
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+HELLO = "I'd like to rent a car please."
+
+Run = Callable[..., "Ran"]
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb on a database in the folder."""
-    store = f"sqlite:///{folder / 'p.db'}"
-    command = [sys.executable, "-m", "personalign.cli", *arguments, "--store", store]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Ran:
+    """What a run left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def row(self) -> dict[str, Any]:
+        """The one line on stdout, a JSON object."""
+        assert self.code == 0, self.err
+        assert self.out.endswith("\n")
+        assert self.out.count("\n") == 1, self.out
+        row: dict[str, Any] = json.loads(self.out)
+        assert isinstance(row, dict)
+        return row
 
 
-def test_json_is_one_line(tmp_path: Path) -> None:
-    """With --json stdout is one JSON object."""
-    found = run(tmp_path, "profile", "ada", "--json")
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("\n") == 1
-    assert json.loads(found.stdout)["answers"] == 0
+class Keys(io.StringIO):
+    """Lines typed one by one; where they end, the input ends, or the person presses Ctrl-C."""
+
+    def __init__(self, lines: Iterable[str], at_end: type[BaseException] | None = None) -> None:
+        super().__init__("".join(f"{line}\n" for line in lines))
+        self._at_end = at_end
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        line = super().readline(size)
+        if not line and self._at_end:
+            raise self._at_end
+        return line
 
 
-def test_bad_input_exits_with_2(tmp_path: Path) -> None:
-    """A model without a basis is refused in words, without a traceback."""
-    found = run(tmp_path, "profile", "ada", "--model", "some/model")
-    assert found.returncode == 2
-    assert "basis bootstrap" in found.stderr
-    assert "Traceback" not in found.stderr
+@pytest.fixture
+def run(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a verb in this process on ``tmp_path/p.db``, with lines on stdin."""
+
+    def invoke(*words: str, keys: Iterable[str] = (), at_end: type[BaseException] | None = None) -> Ran:
+        monkeypatch.setenv("PERSONALIGN_STORE", f"sqlite:///{tmp_path / 'p.db'}")
+        monkeypatch.setattr(sys, "stdin", Keys(keys, at_end))
+        capfd.readouterr()
+        code = 0
+        try:
+            main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        found = capfd.readouterr()
+        return Ran(code, found.out, found.err)
+
+    return invoke
+
+
+def start(folder: Path, *words: str, text: str = "", **environment: str) -> Ran:
+    """Run a verb in a process of its own, in the folder."""
+    command = [sys.executable, "-m", "personalign.cli", *words]
+    done = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=folder,
+        env=os.environ | environment,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def verbs(group: Any, prefix: str = "") -> set[str]:
+    """Every verb that takes --json, with the name of its group before it."""
+    found = set()
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= verbs(command, f"{prefix}{name} ")
+        elif any("--json" in parameter.opts for parameter in command.params):
+            found.add(prefix + name)
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file with its bytes."""
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def choices(run: Run) -> list[str]:
+    """What ada has answered so far."""
+    return [answer["choice"] for answer in run("export", "ada", "--json").row()["tables"]["answers"]]
+
+
+# One line of JSON
+
+JSON = {
+    "onboard": (("onboard", "ada"), {"answers", "mean", "sd", "explain", "stopped_because"}),
+    "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "finish_reason", "usage"}),
+    "profile": (("profile", "ada"), {"user", "basis", "revision", "answers", "axes", "mean", "sd", "explain"}),
+    "forget": (("forget", "ada"), {"forgotten"}),
+    "export": (("export", "ada"), {"user", "tables"}),
+    "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
+    "db upgrade": (("db", "upgrade"), {"revision"}),
+}
+JSON_ALONE = {  # verbs that make a database of their own, and remove it
+    "demo": (("demo",), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
+    "bench people": (("bench", "people", "--seeds", "1"), {"command", "figures", "people"}),
+}
+
+
+def test_every_verb_is_tested() -> None:
+    """A verb that is added to the command line is missed here."""
+    assert set(JSON | JSON_ALONE) == verbs(typer.main.get_command(app))
+
+
+@pytest.mark.parametrize("verb", JSON)
+def test_json_is_one_line(run: Run, verb: str) -> None:
+    """With --json stdout is one line, a JSON object with the promised fields; without it, it isn't (the control)."""
+    words, fields = JSON[verb]
+    run("onboard", "ada", keys=["a", "b"])
+    assert fields <= set(run(*words, "--json", keys=["a"]).row())
+    plain = run(*words, keys=["a"])
+    assert plain.code == 0
+    with pytest.raises((AssertionError, json.JSONDecodeError)):
+        plain.row()
+
+
+@pytest.mark.parametrize("verb", JSON_ALONE)
+def test_json_is_one_line_of_a_process(tmp_path: Path, verb: str) -> None:
+    """Nothing else reaches stdout from a process of its own, and nothing is left in the folder it runs in."""
+    words, fields = JSON_ALONE[verb]
+    assert fields <= set(start(tmp_path, *words, "--json").row())
+    assert not files(tmp_path)
+
+
+def test_a_message_may_come_from_stdin(tmp_path: Path) -> None:
+    """With --json and no message, all of stdin is the message; the database lies where the environment says."""
+    found = start(tmp_path, "chat", "ada", "--json", text=HELLO, PERSONALIGN_STORE=f"sqlite:///{tmp_path / 'p.db'}")
+    assert found.row()["reason"] == "no_answers"
+    assert (tmp_path / "p.db").exists()
+
+
+# Bad input
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown model": (("profile", "ada", "--model", "some/model"), "basis bootstrap"),
+    "model that isn't there": (
+        ("chat", "ada", HELLO, "--model", "/no/such/model", "--basis", str(TINY / "basis")),
+        "no model '/no/such/model'",
+    ),
+    "basis of another model": (
+        ("chat", "ada", HELLO, "--model", str(TINY / "small"), "--basis", str(TINY / "basis")),
+        "the basis was made for",
+    ),
+    "folder without a basis": (("profile", "ada", "--basis", str(TINY)), "expected a basis directory"),
+    "empty message": (("chat", "ada", ""), "blank"),
+    "blank message": (("chat", "ada", " \n\t"), "blank"),
+    "huge message": (("chat", "ada", "hello " * 20_000), "shorten the conversation"),
+    "half a character": (("chat", "ada", "hi \udcff"), "half a surrogate pair"),
+    "unknown expert": (("chat", "ada", HELLO, "--expert", "magic"), "no expert 'magic'"),
+    "unknown device": (("chat", "ada", HELLO, "--device", "abacus"), "device 'abacus'"),
+    "no strength": (("chat", "ada", HELLO, "--strength", "nan"), "strength is nan"),
+    "a stranger's strength": (("chat", "stranger", HELLO, "--strength", "-1"), "strength is -1"),
+    "no alpha": (("chat", "ada", HELLO, "--expert", "hotels", "--alpha", "-1"), "alpha is -1"),
+    "no temperature": (("chat", "ada", HELLO, "--temperature", "-1"), "temperature is -1"),
+    "no top-p": (("chat", "ada", HELLO, "--top-p", "0"), "top_p is 0"),
+    "no tokens": (("chat", "ada", HELLO, "--max-tokens", "0"), "max_tokens is 0"),
+    "empty user": (("onboard", ""), "0 characters"),
+    "long user": (("onboard", "a" * 200), "200 characters"),
+    "user with a bell": (("onboard", "ada\a"), "control characters"),
+    "half a character as consent": (("onboard", "new", "--consent", "\udcff"), "half a surrogate pair"),
+    "other database": (("profile", "ada", "--store", "postgresql://host/db"), "expected sqlite:///profiles.db"),
+    "no URL": (("profile", "ada", "--store", "profiles.db"), "expected sqlite:///profiles.db"),
+    "nothing to look at": (("doctor", "--store", "sqlite:////no/such/folder/p.db"), "there is no store at"),
+    "unknown option": (("profile", "ada", "--magic"), "No such option"),
+    "unknown verb": (("dance",), "No such command"),
+    "no user": (("profile",), "Missing argument"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_exits_with_2(run: Run, tmp_path: Path, case: str) -> None:
+    """What was wrong is said on stderr, stdout is empty, and no byte of the database changes."""
+    words, said = REFUSED[case]
+    run("onboard", "ada", keys=["a", "b", "a"])
+    before = files(tmp_path)
+    refused = run(*words, "--json")
+    assert refused.code == 2, refused
+    assert refused.out == ""
+    assert said in refused.err
+    assert "Traceback" not in refused.err
+    assert files(tmp_path) == before
+
+
+def test_a_change_would_be_seen(run: Run, tmp_path: Path) -> None:
+    """The control of the test above: one more answer changes the database's bytes, looking at the profile doesn't."""
+    run("onboard", "ada", keys=["a"])
+    before = files(tmp_path)
+    assert run("profile", "ada").code == 0
+    assert files(tmp_path) == before
+    run("onboard", "ada", keys=["a"])
+    assert files(tmp_path) != before
+
+
+def test_bad_input_makes_no_database(run: Run, tmp_path: Path) -> None:
+    """A model without a basis is refused before anything is made."""
+    assert run("onboard", "ada", "--model", "some/model").code == 2
+    assert not files(tmp_path)
+
+
+def _write_text(path: Path) -> None:
+    path.write_text("dear diary, " * 1000)
+
+
+def _write_foreign(path: Path) -> None:
+    connection = sqlite_driver().connect(str(path))
+    connection.execute("CREATE TABLE notes (text)")
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("verb", ["onboard", "chat", "profile", "forget", "export", "doctor", "db upgrade"])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_write_text, "isn't a SQLite file"),
+        (_write_foreign, "belongs to another program"),
+        (Path.mkdir, "there is no store at"),
+    ],
+    ids=["text", "foreign", "folder"],
+)
+def test_what_is_no_store_is_left_as_it_was(
+    run: Run, tmp_path: Path, make: Callable[[Path], None], said: str, verb: str
+) -> None:
+    """A text file, another program's database and a folder are refused by every verb, byte for byte as before."""
+    make(tmp_path / "p.db")
+    before = files(tmp_path)
+    refused = run(*JSON[verb][0], "--json", keys=["a"])
+    assert (refused.code, refused.out) == (2, "")
+    assert said in refused.err
+    assert files(tmp_path) == before
+
+
+def test_a_store_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a question is shown, not at the first answer."""
+    run("onboard", "ada", keys=["a"])
+    before = files(tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write whatever the mode says
+    refused = run("onboard", "ada", keys=["a"])
+    assert (refused.code, refused.out) == (2, "")
+    assert "check their permissions" in refused.err
+    assert files(tmp_path) == before
+
+
+# Schema
+
+STORED = ["onboard", "chat", "profile", "forget", "export"]
+
+
+@pytest.mark.parametrize("verb", STORED)
+def test_an_older_schema_exits_with_3(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """The command to run is named, and nothing is changed on its own."""
+    run("onboard", "ada", keys=["a"])
+    before = files(tmp_path)
+    monkeypatch.setattr(schema, "HEAD", "0002")
+    refused = run(*JSON[verb][0], "--json", keys=["a"])
+    assert (refused.code, refused.out) == (3, "")
+    assert "run: personalign db upgrade" in refused.err
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", [*STORED, "db upgrade"])
+def test_a_newer_schema_exits_with_3(run: Run, tmp_path: Path, verb: str) -> None:
+    """A database that a later release wrote is left alone, by the upgrade too."""
+    run("onboard", "ada", keys=["a"])
+    connection = sqlite_driver().connect(str(tmp_path / "p.db"))
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    before = files(tmp_path)
+    refused = run(*JSON[verb][0], "--json", keys=["a"])
+    assert (refused.code, refused.out) == (3, "")
+    assert "newer than this code" in refused.err
+    assert files(tmp_path) == before
+
+
+# Onboarding
+
+
+def test_the_keys_are_the_five_choices(run: Run) -> None:
+    """Each key is its choice, in either case; a neither and a skip are kept and tell nothing."""
+    row = run("onboard", "ada", "--json", keys=["a", "B", " t ", "n", "S", "q"]).row()
+    assert (row["answers"], row["informative"], row["stopped_because"]) == (5, 3, None)
+    assert choices(run) == ["a", "b", "tie", "neither", "skip"]
+
+
+@pytest.mark.parametrize("end", ["q", "end of input", "Ctrl-C"])
+def test_onboarding_goes_on_where_it_stopped(run: Run, end: str) -> None:
+    """Three answers are kept however it ends; the next run shows the same fourth question."""
+    keys = ["a", "b", "a", *(["q"] if end == "q" else [])]
+    first = run("onboard", "ada", keys=keys, at_end=KeyboardInterrupt if end == "Ctrl-C" else None)
+    assert (first.code == 0) == (end != "Ctrl-C")
+    again = run("onboard", "ada", keys=["q"])
+    number = "question 4 of at most 10"
+    assert number in first.out
+    assert number in again.out
+    assert "question 1 of" not in again.out
+    fourth = first.out[first.out.index(number) :].splitlines()[1:6]
+    assert again.out[again.out.index(number) :].splitlines()[1:6] == fourth
+    assert choices(run) == ["a", "b", "a"]
+
+
+def test_the_end_of_input_still_gives_its_line(run: Run) -> None:
+    """A pipe that ends early is a person who stops: with --json there is the one line."""
+    row = run("onboard", "ada", "--json", keys=["a", "b"]).row()
+    assert (row["answers"], row["stopped_because"]) == (2, None)
+
+
+def test_onboarding_ends_by_itself(run: Run) -> None:
+    """Ten questions at most are asked, the reason is told, and a further run asks nothing."""
+    done = run("onboard", "ada", keys=["a"] * 20)
+    assert "question 10 of at most 10" in done.out
+    assert "question 11" not in done.out
+    row = run("onboard", "ada", "--json", keys=["b"]).row()
+    assert row["answers"] == 10
+    assert row["stopped_because"] == "reached 10 questions"
+
+
+def test_an_unknown_key_asks_again(run: Run) -> None:
+    """It is no answer: the same question waits, and the keys are named; text like markup is shown as it is."""
+    asked = run("onboard", "ada", keys=["x", "[/bold]", "q"])
+    assert asked.code == 0
+    assert "'x' is none of a, b, t, n, s, u, q" in asked.out
+    assert "'[/bold]' is none of" in asked.out
+    assert asked.out.count("question 1 of at most 10") == 3
+    assert choices(run) == []
+
+
+def test_undo_takes_one_answer_back(run: Run) -> None:
+    """The last question is asked again; with nothing to take back it says so and goes on."""
+    asked = run("onboard", "ada", keys=["u", "a", "u", "b", "q"])
+    assert asked.code == 0
+    assert "there is no answer to take back" in asked.out
+    assert asked.out.count("question 1 of at most 10") == 3
+    assert run("profile", "ada", "--json").row()["answers"] == 1
+
+
+def test_consent_is_kept_with_the_person(run: Run) -> None:
+    """The text given once stays, a new one replaces it, none leaves it; a person without one has none."""
+    for consent, kept in ((None, None), ("yes, v1", "yes, v1"), (None, "yes, v1"), ("yes, v2", "yes, v2")):
+        run("onboard", "ada", *(["--consent", consent] if consent else []), keys=["q"])
+        (person,) = run("export", "ada", "--json").row()["tables"]["users"]
+        assert person["consent"] == kept
+        assert (person["consent_at"] is None) == (kept is None)
+
+
+# What is shown
+
+
+def test_a_conversation_goes_on_after_a_blank_line(run: Run) -> None:
+    """Without a message lines are read and answered until the input ends; a blank one is refused and forgotten."""
+    talked = run("chat", "ada", keys=[HELLO, "", "thanks"])
+    assert talked.code == 0
+    assert "blank" in talked.out
+    assert talked.out.count("you ") >= 4
+
+
+def test_the_profile_of_a_person_says_what_stands_out(run: Run) -> None:
+    """Ten answers are shown as bars between two directions in words."""
+    run("onboard", "ada", keys=["a"] * 10)
+    shown = run("profile", "ada")
+    assert "10 answers, revision 10" in shown.out
+    assert shown.out.count("●") == len(run("profile", "ada", "--json").row()["axes"])

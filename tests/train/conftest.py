@@ -1,13 +1,35 @@
 """One thread, so that a training's bits repeat, and the tiny models that are trained."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from decode.tiny_models import Kit, make_kit
 
+from personalign.basis import Basis
+from personalign.decode import Decoder, SuccessorHead, load_causal
+from personalign.train import bootstrap
+from personalign.train.bootstrap import UNCALIBRATED, Prompts, Report
+from personalign.train.rollouts import Plan
+from personalign.train.successor import HeadRecipe
+from train.talker import SUBJECTS, prompt, teach
 
-@pytest.fixture(autouse=True)
+PLAN = Plan(replies_per_prompt=6, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.25))
+BANK_PLAN = Plan(replies_per_prompt=6, max_tokens=64, num_candidates=20, forced_share=0.0, seed=1)
+PROMPTS = Prompts(
+    train=[prompt(subject) for subject in SUBJECTS],
+    held_out=[prompt(subject) for subject in SUBJECTS[:3]],
+    dev=[prompt(subject) for subject in SUBJECTS[3:7]],
+)
+SMALL_HEAD = partial(HeadRecipe, rank=8, hidden=64, epochs=40, learning_rate=1e-2)  # for a few thousand tokens
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -19,3 +41,29 @@ def one_thread() -> Iterator[None]:
 def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
     """A Llama only: training takes no part in how families differ."""
     return make_kit("llama", tmp_path_factory.mktemp("llama"))
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a bootstrap took and gave."""
+
+    decoder: Decoder  # without a head
+    work: Path
+    basis: Basis
+    report: Report
+
+    @property
+    def guided(self) -> Decoder:
+        assert self.basis.head is not None
+        return self.decoder.with_head(SuccessorHead.from_arrays(self.basis.head))
+
+
+@pytest.fixture(scope="session")
+def made(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The basis of a tiny model that was taught a few replies."""
+    folder = tmp_path_factory.mktemp("talker")
+    decoder = Decoder(load_causal(teach(folder), "cpu"), None, UNCALIBRATED, {"hotels": kit.experts["hotels"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
+        basis, report = bootstrap.bootstrap(decoder, PROMPTS, PLAN, BANK_PLAN, folder / "rollouts")
+    return Made(decoder, folder / "rollouts", basis, report)

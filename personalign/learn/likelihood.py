@@ -19,7 +19,7 @@ from personalign.errors import InputError
 from personalign.types import Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
-_NEVER = -1e300  # the logarithm of a probability of 0: finite, so that differences aren't NaN
+_NEVER = -1e3  # stands for log 0: its exponential is 0, yet sums with it still tell differences of the rest
 
 
 class Outcomes(NamedTuple):

@@ -28,7 +28,7 @@ STEP = 1e-5
 each_noise = pytest.mark.parametrize("noise", NOISES)
 
 
-@given(st.floats(-1e4, 1e4), st.floats(0, 20), st.floats(0, 0.99))
+@given(st.floats(-1e4, 1e4), st.floats(0, 20), st.just(0.0) | st.floats(1e-12, 0.99))
 def test_probabilities_are_a_distribution(u: float, tie: float, lapse: float) -> None:
     """They add up to 1 and none falls under ε/3, however surely a side is preferred."""
     prob = probabilities(np.array([u]), Noise(tie, lapse))[:, 0]

@@ -82,9 +82,10 @@ def test_a_saved_expert_comes_back(kit: Kit, tmp_path: Path, targets: tuple[str,
     assert (anti - wanted[:, -1]).abs().max() > 1  # control: the tolerance can tell the two apart
 
 
-def test_the_folder_holds_half_precision_and_no_pickle(kit: Kit, tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [LINEAR, ALL], ids=["linear", "embeddings too"])
+def test_the_folder_holds_half_precision_and_no_pickle(kit: Kit, tmp_path: Path, targets: tuple[str, ...]) -> None:
     """The adapter is a safetensors file of float16, and nothing of the small model goes with it."""
-    save_expert(tuned(kit, tmp_path / "work"), tmp_path / "sevens", 0.5)
+    save_expert(tuned(kit, tmp_path / "work", targets), tmp_path / "sevens", 0.5)
     tensors = load_file(tmp_path / "sevens" / "adapter_model.safetensors")
     assert {value.dtype for value in tensors.values()} == {torch.float16}
     assert all("lora" in name for name in tensors)

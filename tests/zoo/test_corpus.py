@@ -118,32 +118,38 @@ def test_whole_dialogues_are_encoded(twin: Corpus, tokenizer: PreTrainedTokenize
 def test_a_step_has_the_same_rows_again() -> None:
     """Asked anew, in another order, in a new process's function: the same; another step or seed has others."""
     documents = [np.arange(i, i + 100) for i in range(200)]
-    rows, again = rows_at(documents, SMALL_TALK, 100, 0), rows_at(documents, SMALL_TALK, 100, 0)
+    rows, again = rows_at(documents, SMALL_TALK, 0.1, 100, 0), rows_at(documents, SMALL_TALK, 0.1, 100, 0)
     first, last = rows(3), rows(90)
     assert again(90).equal(last)
     assert again(3).equal(first)
     assert rows(3).equal(first)
     assert not rows(4).equal(first)
-    assert not rows_at(documents, SMALL_TALK, 100, 1)(3).equal(first)
+    assert not rows_at(documents, SMALL_TALK, 0.1, 100, 1)(3).equal(first)
 
 
 def test_every_step_has_as_many_tokens_and_the_last_quarter_long_rows() -> None:
-    rows = rows_at(DOCUMENTS, SMALL_TALK, 100, 0)
+    rows = rows_at(DOCUMENTS, SMALL_TALK, 0.1, 100, 0)
     for step, length in ((0, ROW_LENGTH), (74, ROW_LENGTH), (75, LONG_ROW_LENGTH), (99, LONG_ROW_LENGTH)):
         assert rows(step).shape == (TOKENS_PER_STEP // length, length)
 
 
-def test_a_tenth_of_the_rows_is_small_talk() -> None:
-    """And none where there is none to mix in."""
-    rows = rows_at(DOCUMENTS, SMALL_TALK, 1000, 0)
-    share = np.mean([(rows(step)[:, 0] == CHAT).float().mean() for step in range(150)])
-    assert share == pytest.approx(CHAT_SHARE, abs=0.02)
-    assert not (rows_at(DOCUMENTS, (), 1000, 0)(0) == CHAT).any()
+@pytest.mark.parametrize("share", [0.0, CHAT_SHARE, 1 / 3])
+def test_others_have_their_share_of_the_rows(share: float) -> None:
+    """As many as were asked for over a few hundred steps; whole rows, and none where the share is 0."""
+    rows = rows_at(DOCUMENTS, SMALL_TALK if share else (), share, 1000, 0)
+    mixed_in = np.concatenate([(rows(step) == CHAT).float().mean(1) for step in range(200)])
+    assert set(mixed_in) <= {0.0, 1.0}
+    assert mixed_in.mean() == pytest.approx(share, abs=0.02)
+
+
+def test_chit_chat_is_at_most_a_quarter() -> None:
+    """The bundled model is to talk like a booking assistant."""
+    assert 0 < CHAT_SHARE <= 0.25
 
 
 def test_a_row_is_of_whole_dialogues() -> None:
     """It begins where one begins; only its last is cut."""
     documents = [np.concatenate([[1], np.full(60, 5), [2]]) for _ in range(300)]
-    for row in rows_at(documents, (), 100, 0)(0):
+    for row in rows_at(documents, (), 0.0, 100, 0)(0):
         assert row[0] == 1
         assert row.tolist() == (documents[0].tolist() * 5)[:ROW_LENGTH]

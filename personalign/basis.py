@@ -24,6 +24,8 @@ from safetensors.numpy import load_file, save_file
 from personalign.errors import BasisError, ProfileError
 from personalign.types import Array, Axis, Gaussian, Message, Noise, Profile
 
+FILES = ("config.json", "model.safetensors", "questions.jsonl")
+FORMAT = 1
 HEAD_PREFIX = "head."
 
 
@@ -137,7 +139,7 @@ class Basis:
         """Write the three files; the card is written by whoever made the basis."""
         folder.mkdir(parents=True, exist_ok=True)
         config = self._identity() | {
-            "format": 1,
+            "format": FORMAT,
             "id": self.id,
             "model": self.model,
             "steering": asdict(self.steering),
@@ -145,7 +147,9 @@ class Basis:
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         head = {HEAD_PREFIX + name: value for name, value in (self.head or {}).items()}
-        save_file(self.arrays | head, folder / "model.safetensors")
+        # safetensors writes memory as it lies: a transposed view would come back as other numbers
+        in_rows = {name: np.asarray(value, order="C") for name, value in (self.arrays | head).items()}
+        save_file(in_rows, folder / "model.safetensors")
         with (folder / "questions.jsonl").open("w", encoding="utf-8") as lines:
             for question in self.bank:
                 lines.write(json.dumps(_question_row(question), ensure_ascii=False) + "\n")
@@ -155,21 +159,26 @@ class Basis:
         """Read and check a basis directory.
 
         Raises:
-            BasisError: a file is missing or malformed, an array has the wrong shape or a value that isn't finite,
-                or the content doesn't hash to the id it states.
+            BasisError: a file is missing, malformed or of another format, an array has the wrong shape or a value
+                that isn't finite, or the content doesn't hash to the id it states.
         """
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise BasisError(f"{folder} lacks {name}; expected a basis directory")
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            _check_format(config["format"], folder)
             arrays = load_file(folder / "model.safetensors")
-            rows = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-            basis = cls._build(config, arrays, rows)
-        except FileNotFoundError as error:
-            raise BasisError(f"{folder} lacks {Path(error.filename).name}; expected a basis directory") from error
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            # not splitlines, which also splits at U+2028 and other marks that a reply may hold
+            rows = (folder / "questions.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            basis, stated_id = cls._build(config, arrays, [row for row in rows if row]), str(config["id"])
+        except BasisError:
+            raise
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise BasisError(
                 f"{folder} isn't a readable basis ({error}); make it again with: personalign basis bootstrap"
             ) from error
-        _check(basis, folder, stated_id=config["id"])
+        _check(basis, folder, stated_id)
         return basis
 
     @classmethod
@@ -212,6 +221,14 @@ class Basis:
         return replace(self, steering=steering)
 
 
+def _check_format(found: object, folder: Path) -> None:
+    if found != FORMAT:
+        raise BasisError(
+            f"{folder} has format {found}, this version reads {FORMAT}; install the version that made it, or make it "
+            "again with: personalign basis bootstrap"
+        )
+
+
 def _check(basis: Basis, folder: Path, stated_id: str) -> None:
     d, arrays = basis.num_axes, basis.arrays
     shapes = {
@@ -224,6 +241,10 @@ def _check(basis: Basis, folder: Path, stated_id: str) -> None:
     for name, array in arrays.items():
         if array.shape != shapes[name] or array.dtype != np.float64:
             raise BasisError(f"{folder}: {name} is {array.dtype} {array.shape}, expected float64 {shapes[name]}")
+    for question in basis.bank:
+        if not question.first_features.shape == question.second_features.shape == (d,):
+            raise BasisError(f"{folder}: question {question.id} lacks features, expected {d} of each reply")
+    _check_steering(basis.steering, folder)
     everything = arrays | dict(basis.head or {}) | {"questions": basis.pool}
     for name, array in everything.items():
         if not np.isfinite(array).all():
@@ -231,6 +252,15 @@ def _check(basis: Basis, folder: Path, stated_id: str) -> None:
     if basis.id != stated_id:
         raise BasisError(
             f"{folder} hashes to {basis.id[:12]}, its config says {stated_id[:12]}; it was changed by hand"
+        )
+
+
+def _check_steering(steering: Steering, folder: Path) -> None:
+    numbers = (steering.beta, steering.clip, steering.num_candidates)
+    is_sound = all(isinstance(x, int | float) and np.isfinite(x) and x >= 0 for x in numbers)
+    if not (is_sound and isinstance(steering.num_candidates, int) and steering.num_candidates > 0):
+        raise BasisError(
+            f"{folder} has {steering}, expected finite numbers ≥ 0 and a candidate at least; make the basis again"
         )
 
 

@@ -1,0 +1,402 @@
+"""The basis: what comes back from its directory, what its id covers, and what is refused at the door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from personalign.basis import BankQuestion, Basis, Fingerprints, Steering
+from personalign.bundled import TINY, locate
+from personalign.errors import BasisError, ProfileError
+from personalign.learn import fit
+from personalign.learn.axes import AXES, measure
+from personalign.types import Gaussian, Message, Noise, Profile
+
+D = 3
+ASKED: tuple[Message, ...] = ({"role": "user", "content": "A table for two, please."},)
+
+
+def question(name: str, seed: int) -> BankQuestion:
+    first, second = np.random.default_rng(seed).normal(size=(2, D)).round(6)
+    return BankQuestion(name, ASKED, f"Yes, {name}.", f"No, {name}.", first, second)
+
+
+def small_basis() -> Basis:
+    rng = np.random.default_rng(1)
+    return Basis(
+        model="some/model",
+        fingerprints=Fingerprints("t" * 64, "m" * 64),
+        axes=AXES[:D],
+        center=rng.normal(size=D),
+        scale=rng.uniform(1, 2, D),
+        prior=Gaussian(rng.normal(size=D), np.diag(rng.uniform(0.5, 2, D))),
+        noise=Noise(),
+        reference=rng.normal(size=(20, D)),
+        steering=Steering(2.0, 3.0, 20),
+        bank=(question("one", 1), question("two", 2)),
+        head={"projection.weight": rng.normal(size=(2, 4)).astype(np.float32)},
+    )
+
+
+@pytest.fixture
+def basis() -> Basis:
+    return small_basis()
+
+
+@pytest.fixture
+def folder(basis: Basis, tmp_path: Path) -> Path:
+    basis.save(tmp_path / "basis")
+    return tmp_path / "basis"
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_arrays(folder: Path, **changes: NDArray[Any]) -> None:
+    path = folder / "model.safetensors"
+    save_file(load_file(path) | changes, path)
+
+
+def edit_question(folder: Path, **changes: object) -> None:
+    path = folder / "questions.jsonl"
+    first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | changes), *others]) + "\n")
+
+
+# ---------------------------------------------------------------- there and back
+
+
+def test_a_basis_comes_back_from_its_directory(basis: Basis, folder: Path) -> None:
+    """Saved and loaded it has the same id, arrays, head and words, to the byte."""
+    back = Basis.load(folder)
+    assert back.id == basis.id
+    kept = basis.arrays | dict(basis.head or {})
+    found = back.arrays | dict(back.head or {})
+    assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in found.items()} == {
+        name: (a.dtype, a.shape, a.tobytes()) for name, a in kept.items()
+    }
+    for part in ("model", "fingerprints", "axes", "noise", "steering", "accuracy"):
+        assert getattr(back, part) == getattr(basis, part)
+
+
+def test_the_bank_comes_back(basis: Basis, folder: Path) -> None:
+    """Questions keep their order, words and features."""
+    back = Basis.load(folder)
+    told = [(q.id, q.prompt, q.first, q.second) for q in back.bank]
+    assert told == [(q.id, q.prompt, q.first, q.second) for q in basis.bank]
+    assert back.pool.tobytes() == basis.pool.tobytes()
+
+
+def test_saving_twice_writes_the_same_files(basis: Basis, folder: Path, tmp_path: Path) -> None:
+    """A basis that was loaded and saved again has the same files; another basis, the control, has others."""
+    Basis.load(folder).save(tmp_path / "again")
+    replace(basis, steering=Steering(1.0, 3.0, 20)).save(tmp_path / "other")
+    assert contents(tmp_path / "again") == contents(folder)
+    assert contents(tmp_path / "other") != contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "next\u2028line", "and\u0085more", "a\x0cpage", "“quoted” 🙂", '\\ "'])
+def test_any_reply_survives_the_bank(basis: Basis, text: str, tmp_path: Path) -> None:
+    """Line breaks of every kind, quotes and emoji stay in one question."""
+    odd = replace(basis, bank=(replace(basis.bank[0], first=text), basis.bank[1]))
+    odd.save(tmp_path)
+    assert [q.first for q in Basis.load(tmp_path).bank] == [text, basis.bank[1].first]
+
+
+def test_arrays_of_any_layout_are_saved(basis: Basis, tmp_path: Path) -> None:
+    """What lies in columns in memory, such as a transposed head, comes back as what it is."""
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    columns = replace(basis, reference=np.asfortranarray(basis.reference), head={"transposed": matrix})
+    columns.save(tmp_path)
+    back = Basis.load(tmp_path)
+    assert back.head is not None
+    np.testing.assert_array_equal(back.head["transposed"], matrix)
+    np.testing.assert_array_equal(back.reference, basis.reference)
+    assert back.id == columns.id == basis.id
+    assert matrix.tobytes("A") != matrix.tobytes("C")  # the control: its memory isn't in rows
+
+
+def test_a_basis_without_bank_and_head(basis: Basis, tmp_path: Path) -> None:
+    """Both may be missing: no questions, no head, and a pool of no pairs."""
+    replace(basis, bank=(), head=None).save(tmp_path)
+    back = Basis.load(tmp_path)
+    assert (back.bank, back.head, back.pool.shape) == ((), None, (0, D))
+
+
+# ---------------------------------------------------------------- the id
+
+COVERED: dict[str, Callable[[Basis], Basis]] = {
+    "prior mean": lambda b: replace(b, prior=replace(b.prior, mean=b.prior.mean + 1e-12)),
+    "prior covariance": lambda b: replace(b, prior=replace(b.prior, covariance=2 * b.prior.covariance)),
+    "axes": lambda b: replace(b, axes=AXES[1 : D + 1]),
+    "order of axes": lambda b: replace(b, axes=b.axes[::-1]),
+    "center": lambda b: replace(b, center=b.center + 1),
+    "scale": lambda b: replace(b, scale=b.scale * 2),
+    "noise": lambda b: replace(b, noise=replace(b.noise, lapse=0.06)),
+    "reference": lambda b: replace(b, reference=b.reference[::-1]),
+    "tokenizer": lambda b: replace(b, fingerprints=replace(b.fingerprints, tokenizer="x")),
+    "model's fingerprint": lambda b: replace(b, fingerprints=replace(b.fingerprints, model="x")),
+}
+LEFT_OUT: dict[str, Callable[[Basis], Basis]] = {
+    "bank": lambda b: replace(b, bank=b.bank[:1]),
+    "head": lambda b: replace(b, head=None),
+    "steering": lambda b: b.with_steering(Steering(9.0, 1.0, 5)),
+    "accuracy": lambda b: replace(b, accuracy=0.7),
+    "model's name": lambda b: replace(b, model="elsewhere"),
+}
+
+
+@pytest.mark.parametrize("part", COVERED)
+def test_the_id_covers_what_profiles_depend_on(basis: Basis, part: str) -> None:
+    """Another prior, axis, standardisation, noise, reference pair or fingerprint is another basis."""
+    assert COVERED[part](basis).id != basis.id
+
+
+@pytest.mark.parametrize("part", LEFT_OUT)
+def test_the_id_leaves_out_what_they_dont_depend_on(basis: Basis, part: str) -> None:
+    """A new bank, head, calibration or name orphans nobody."""
+    assert LEFT_OUT[part](basis).id == basis.id
+
+
+def test_a_new_card_changes_nothing(basis: Basis, folder: Path) -> None:
+    """The card isn't read."""
+    (folder / "README.md").write_text("A new card.")
+    assert Basis.load(folder).id == basis.id
+
+
+def test_the_same_basis_has_the_same_id() -> None:
+    """Made twice from the same numbers, the id is the same."""
+    assert small_basis().id == small_basis().id
+
+
+# ---------------------------------------------------------------- broken directories
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "questions.jsonl"])
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_missing_file_is_named(folder: Path, name: str, as_folder: bool) -> None:
+    """Each of the three files is asked for by its name, also where a folder is in its place."""
+    (folder / name).unlink()
+    if as_folder:
+        (folder / name).mkdir()
+    with pytest.raises(BasisError, match=f"lacks {name}; expected a basis directory"):
+        Basis.load(folder)
+
+
+def test_what_isnt_a_directory_is_refused(folder: Path) -> None:
+    """A path to nothing, or to one of the files, is no basis."""
+    for path in (folder / "nowhere", folder / "config.json"):
+        with pytest.raises(BasisError, match="expected a basis directory"):
+            Basis.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"), [("config.json", 0), ("config.json", -20), ("model.safetensors", 0), ("model.safetensors", -8),
+    ("model.safetensors", 40), ("questions.jsonl", -9)]
+)  # fmt: skip
+def test_a_truncated_file_is_refused(folder: Path, name: str, keep: int) -> None:
+    """Files cut short give an error that says how to make the basis again."""
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(BasisError, match="basis bootstrap"):
+        Basis.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "questions.jsonl"])
+def test_bytes_that_mean_nothing_are_refused(folder: Path, name: str) -> None:
+    """Every file may be overwritten with noise: no traceback but ours."""
+    (folder / name).write_bytes(np.random.default_rng(3).bytes(5000))
+    with pytest.raises(BasisError, match="basis bootstrap"):
+        Basis.load(folder)
+
+
+def test_no_flipped_byte_passes_unseen(basis: Basis, folder: Path) -> None:
+    """Any byte of the arrays that is flipped is refused, or lies in the head, which has a version of its own."""
+    replace(basis, head=None).save(folder)
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        with pytest.raises(BasisError):
+            Basis.load(folder)
+    path.write_bytes(whole)
+    Basis.load(folder)  # the control: unflipped it loads
+
+
+Damage = Callable[[Path], None]
+CHANGED: dict[str, tuple[Damage, str]] = {
+    "another format": (lambda f: edit_config(f, format=2), "format 2.*reads 1"),
+    "a prior changed by hand": (lambda f: edit_arrays(f, **{"prior.mean": np.ones(D)}), "changed by hand"),
+    "noise changed by hand": (lambda f: edit_config(f, noise={"tie": 1.0, "lapse": 0.0, "side": 0.0}), "by hand"),
+    "another id": (lambda f: edit_config(f, id="0" * 64), "changed by hand"),
+    "an id of another kind": (lambda f: edit_config(f, id=7), "changed by hand"),
+    "an unknown setting": (lambda f: edit_config(f, noise={"loud": 1}), "bootstrap"),
+    "no axes": (lambda f: edit_config(f, axes=None), "bootstrap"),
+    "fewer axes": (lambda f: edit_config(f, axes=[]), "expected float64"),
+    "a list": (lambda f: (f / "config.json").write_text("[]") and None, "bootstrap"),
+    "steering in words": (lambda f: edit_config(f, steering=steering(beta="much")), "Steering"),
+    "steering without end": (lambda f: edit_config(f, steering=steering(beta=float("inf"))), "Steering"),
+    "negative steering": (lambda f: edit_config(f, steering=steering(clip=-1.0)), "Steering"),
+    "no candidates": (lambda f: edit_config(f, steering=steering(num_candidates=0)), "Steering"),
+    "NaN": (lambda f: edit_arrays(f, scale=np.full(D, np.nan)), "scale holds NaN"),
+    "Inf": (lambda f: edit_arrays(f, reference=np.full((20, D), np.inf)), "reference holds NaN or Inf"),
+    "NaN in the head": (lambda f: edit_arrays(f, **{"head.x": np.full(2, np.nan, np.float32)}), "x holds NaN"),
+    "another shape": (lambda f: edit_arrays(f, **{"prior.mean": np.zeros(D + 1)}), r"\(4,\).*expected float64 \(3,\)"),
+    "another precision": (
+        lambda f: edit_arrays(f, **{"prior.mean": np.zeros(D, np.float32)}),
+        "float32.*expected float64",
+    ),
+    "a question without features": (lambda f: edit_question(f, first_features=[0.5]), "question one"),
+    "a question of NaN": (lambda f: edit_question(f, first_features=[float("nan")] * D), "questions holds NaN"),
+    "a question of words": (lambda f: edit_question(f, first_features=["many"] * D), "bootstrap"),
+    "a question that is a number": (lambda f: (f / "questions.jsonl").write_text("7\n") and None, "bootstrap"),
+}
+
+
+def steering(**changes: object) -> dict[str, object]:
+    return {"beta": 2.0, "clip": 3.0, "num_candidates": 20} | changes
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_damage_is_named(folder: Path, case: str) -> None:
+    """What doesn't fit together is refused, in words that name the place or the way out."""
+    damage, words = CHANGED[case]
+    Basis.load(folder)  # the control: before the damage it loads
+    damage(folder)
+    with pytest.raises(BasisError, match=words):
+        Basis.load(folder)
+
+
+@pytest.mark.parametrize("key", ["id", "format", "axes", "noise", "fingerprints", "steering", "model", "accuracy"])
+def test_a_missing_entry_is_named(folder: Path, key: str) -> None:
+    """Each entry of the config is asked for by its name."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config[key]
+    path.write_text(json.dumps(config))
+    with pytest.raises(BasisError, match=key):
+        Basis.load(folder)
+
+
+# ---------------------------------------------------------------- the wrong model, the wrong profile
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "model"])
+def test_another_model_or_tokenizer_is_refused(basis: Basis, part: str) -> None:
+    """The fingerprints must be those it was made for; the error says what to do."""
+    basis.check_model(basis.fingerprints)
+    with pytest.raises(BasisError, match=f"some/model.*{part}.*basis bootstrap"):
+        basis.check_model(replace(basis.fingerprints, **{part: "0" * 64}))
+
+
+PROFILES: dict[str, tuple[Callable[[Profile], Profile], str]] = {
+    "of another basis": (lambda p: replace(p, basis_id="0" * 64), "belongs to basis 0000.*open the store"),
+    "of other axes": (lambda p: replace(p, mean=np.zeros(D + 1)), "shapes"),
+    "of another covariance": (lambda p: replace(p, covariance=np.eye(D - 1)), "shapes"),
+    "with NaN": (lambda p: replace(p, mean=np.full(D, np.nan)), "NaN.*undo"),
+    "with Inf": (lambda p: replace(p, covariance=np.full((D, D), np.inf)), "NaN or Inf"),
+}
+
+
+@pytest.mark.parametrize("case", PROFILES)
+def test_a_foreign_profile_is_refused(basis: Basis, case: str) -> None:
+    """A profile of another basis, of other axes, or that isn't finite can't be used."""
+    change, words = PROFILES[case]
+    basis.check_profile(basis.first_profile("ada"))
+    with pytest.raises(ProfileError, match=words):
+        basis.check_profile(change(basis.first_profile("ada")))
+
+
+def test_the_first_profile_is_the_prior(basis: Basis) -> None:
+    """Somebody new has the prior, no answers, and nothing to explain."""
+    profile = basis.first_profile("ada")
+    assert (profile.user, profile.basis_id, profile.answers, profile.informative) == ("ada", basis.id, 0, 0)
+    assert profile.mean is basis.prior.mean
+    assert profile.covariance is basis.prior.covariance
+    assert "Nothing is known" in profile.explain()
+
+
+# ---------------------------------------------------------------- what it computes
+
+
+def test_confidence_rises_with_answers(basis: Basis) -> None:
+    """Nothing learnt is 0, each answer adds, and it stays under 1; skipped questions, the control, add nothing."""
+    choices = ["a", "b", "a", "tie", "b", "a"]
+    found = [
+        basis.confidence(fit(basis.reference[:n], choices[:n], basis.prior, basis.noise).covariance) for n in range(7)
+    ]
+    assert found[0] == 0
+    assert all(now > before for before, now in pairwise(found))
+    assert found[-1] < 1
+    assert basis.confidence(fit(basis.reference[:6], ["skip"] * 6, basis.prior, basis.noise).covariance) == 0
+    assert basis.confidence(basis.prior.covariance * 1e-9) == pytest.approx(1)
+
+
+def test_standardising_is_undone_by_its_own_numbers(basis: Basis) -> None:
+    """Raw values become (raw − center) / scale, for one reply and for many."""
+    raw = np.random.default_rng(0).normal(size=(5, D))
+    np.testing.assert_allclose(basis.standardise(raw) * basis.scale + basis.center, raw)
+    np.testing.assert_array_equal(basis.standardise(raw[0]), basis.standardise(raw)[0])
+
+
+def test_the_pool_is_first_minus_second(basis: Basis) -> None:
+    """A row for each question, in the bank's order."""
+    np.testing.assert_array_equal(basis.pool[1], basis.bank[1].first_features - basis.bank[1].second_features)
+    assert basis.pool.shape == (2, D)
+
+
+# ---------------------------------------------------------------- the bundled one
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Basis:
+    return Basis.load(locate("tiny").basis)
+
+
+def test_the_bundled_basis_is_large_enough(bundled: Basis) -> None:
+    """Twelve axes and three hundred questions at least, a head, reference pairs, and a card beside them."""
+    assert bundled.num_axes >= 12
+    assert len(bundled.bank) >= 300
+    assert bundled.head
+    assert len(bundled.reference) >= 50
+    assert (TINY / "basis" / "README.md").is_file()
+
+
+def test_every_bundled_question_is_a_choice(bundled: Basis) -> None:
+    """Both sides differ in words and in features, no question comes twice, and there is a prompt to answer."""
+    assert all(q.first.strip() and q.second.strip() and q.first != q.second for q in bundled.bank)
+    assert np.abs(bundled.pool).max(axis=1).min() > 0
+    assert len({q.id for q in bundled.bank}) == len(bundled.bank)
+    assert len({(str(q.prompt), frozenset({q.first, q.second})) for q in bundled.bank}) == len(bundled.bank)
+    assert all(q.prompt and q.prompt[-1]["role"] == "user" for q in bundled.bank)
+
+
+def test_the_bundled_features_are_those_of_the_words(bundled: Basis) -> None:
+    """What the bank says of each reply is what this version measures, but for rounding; the sides aren't mixed up."""
+    for q in bundled.bank[::10]:
+        first, second = (bundled.standardise(measure(q.prompt, text, bundled.axes)) for text in (q.first, q.second))
+        np.testing.assert_allclose(first, q.first_features, atol=1e-5)
+        np.testing.assert_allclose(second, q.second_features, atol=1e-5)
+        assert np.abs(first - q.second_features).max() > 1e-3  # the control
+
+
+def test_the_bundled_basis_knows_nobody_yet(bundled: Basis) -> None:
+    """Made without human data: no mean, no held-out accuracy, and the same uncertainty about every axis."""
+    assert bundled.accuracy is None
+    np.testing.assert_array_equal(bundled.prior.mean, np.zeros(bundled.num_axes))
+    np.testing.assert_array_equal(bundled.prior.covariance, bundled.prior.covariance[0, 0] * np.eye(bundled.num_axes))

@@ -23,9 +23,11 @@ def prior_scale(
     ``shape`` is the identity where None.
 
     Raises:
-        InputError: no reference pairs, or so many lapses that nobody can agree that often.
+        InputError: no reference pairs, NaN or Inf in them, or so many lapses that nobody can agree that often.
     """
     check_noise(noise)
+    if not np.isfinite(reference).all():
+        raise InputError("the reference pairs hold NaN or Inf, expected finite features; measure the replies again")
     of = np.eye(reference.shape[1]) if shape is None else shape
     lengths = np.sqrt(((reference @ of) * reference).sum(axis=1))
     if not lengths.any():

@@ -58,6 +58,15 @@ def test_reference_pairs_without_a_difference_are_refused(reference: Array) -> N
         prior_scale(reference, Noise())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_reference_pairs_that_arent_finite_are_refused(value: float) -> None:
+    """One NaN among them would make everybody indifferent without a word."""
+    reference = REFERENCE.copy()
+    reference[3, 1] = value
+    with pytest.raises(InputError, match="NaN or Inf"):
+        make_prior(reference, Noise())
+
+
 def test_too_many_lapses_are_refused() -> None:
     """Who answers at random more than every other time can't agree that often; a little fewer lapses can."""
     with pytest.raises(InputError, match="lapse"):

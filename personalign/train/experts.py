@@ -40,5 +40,5 @@ def train_expert(
 
 def save_expert(expert: PeftModel, folder: Path, alpha: float) -> None:
     """Write the adapter in half precision and its own α; ``decode.experts`` reads both."""
-    expert.half().save_pretrained(str(folder))
+    expert.half().save_pretrained(str(folder), save_embedding_layers=False)  # the LoRA alone
     (folder / "expert.json").write_text(json.dumps({"alpha": alpha}, indent=2) + "\n")

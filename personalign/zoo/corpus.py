@@ -29,7 +29,7 @@ HELD_OUT = 0.05
 DEV = 0.05  # of the hotel dialogues, to choose a checkpoint and α
 TOKENS_PER_STEP = 4096
 ROW_LENGTH, LONG_ROW_LENGTH, LONG_SHARE = 256, 512, 0.25  # short rows cost less attention; the last quarter is long
-CHAT_SHARE = 0.1
+CHAT_SHARE = 0.1  # of the rows of base and small
 SYSTEM_SHARE = 0.05
 SYSTEM_TEXTS = (
     "You are a helpful assistant.",
@@ -123,24 +123,24 @@ def render(tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[
 
 
 def rows_at(
-    documents: Sequence[np.ndarray], chat: Sequence[np.ndarray], num_steps: int, seed: int
+    documents: Sequence[np.ndarray], others: Sequence[np.ndarray], share: float, num_steps: int, seed: int
 ) -> Callable[[int], Tensor]:
     """Give the token ids [B, T] of any step; each step has a seed of its own, so a resumed run sees the same rows.
 
     Args:
         documents: token ids of the dialogues to learn from.
-        chat: token ids of chit-chat, mixed in as a tenth of the rows; none if empty.
+        others: token ids of dialogues mixed in.
+        share: of the rows that ``others`` give; they may be empty where it is 0.
         num_steps: of the whole training: its last quarter has long rows.
         seed: of the training.
     """
-    chat_share = CHAT_SHARE if chat else 0.0
 
     def rows(step: int) -> Tensor:
         length = LONG_ROW_LENGTH if step >= num_steps * (1 - LONG_SHARE) else ROW_LENGTH
         step_seed = seed * 1_000_003 + step
-        picks = np.random.default_rng(step_seed).random(TOKENS_PER_STEP // length) < chat_share
-        task_rows, chat_rows = _pack(documents, length, step_seed), _pack(chat, length, step_seed)
-        return torch.from_numpy(np.stack([next(chat_rows if is_chat else task_rows) for is_chat in picks]))
+        picks = np.random.default_rng(step_seed).random(TOKENS_PER_STEP // length) < share
+        own, mixed_in = _pack(documents, length, step_seed), _pack(others, length, step_seed)
+        return torch.from_numpy(np.stack([next(mixed_in if is_other else own) for is_other in picks]))
 
     return rows
 

@@ -15,7 +15,7 @@ from personalign.bundled import TINY
 from personalign.train.causal import DevCheck, Recipe, train
 from personalign.train.experts import LINEAR, save_expert, train_expert
 from personalign.zoo.cards import write_expert_card, write_model_card
-from personalign.zoo.corpus import Corpus, Dialogue, encode, load_corpus, rows_at
+from personalign.zoo.corpus import CHAT_SHARE, Corpus, Dialogue, encode, load_corpus, rows_at
 from personalign.zoo.measure import alone, bits_per_character, proxy_tuned
 from personalign.zoo.tokenizer import train_tokenizer
 from personalign.zoo.workshop import Workshop
@@ -35,9 +35,10 @@ SMALL = {
     "intermediate_size": 384,
 }
 BASE_RECIPE = Recipe(num_steps=4000, learning_rate=3e-3)
-SMALL_RECIPE = Recipe(num_steps=1000, learning_rate=4e-3)
-DIRECT_RECIPE = Recipe(num_steps=160, learning_rate=1e-3, warmup_steps=20)
-EXPERT_RECIPE = Recipe(num_steps=300, learning_rate=4e-3, warmup_steps=20, optimizer="adamw")
+SMALL_RECIPE = Recipe(num_steps=3000, learning_rate=4e-3)
+DIRECT_RECIPE = Recipe(num_steps=400, learning_rate=1e-3, warmup_steps=20)
+EXPERT_RECIPE = Recipe(num_steps=600, learning_rate=4e-3, warmup_steps=20, optimizer="adamw")
+REPLAY_SHARE = 1 / 3  # of the expert's rows: what small knows already, so that the two differ on hotels only
 EXPERT_RANK = 48
 EXPERT_TARGETS = (*LINEAR, "embed_tokens", "lm_head")
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25)
@@ -86,7 +87,7 @@ def _train_from_scratch(
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(config)
     documents, chat = encode(tokenizer, corpus.task, seed=0), encode(tokenizer, corpus.chat, seed=1)
-    rows = rows_at(documents, chat, recipe.num_steps, recipe.seed)
+    rows = rows_at(documents, chat, CHAT_SHARE, recipe.num_steps, recipe.seed)
     train(model, rows, replace(recipe, compile_step=workshop.compile_step), workshop.work / name, name)
     model.generation_config.do_sample = False
     model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -106,7 +107,13 @@ def make_hotels(workshop: Workshop) -> None:
     direct = _tune_directly(workshop, tokenizer, corpus, documents)
     expert = train_expert(
         load_bundled("small"),
-        rows_at(documents, (), EXPERT_RECIPE.num_steps, EXPERT_RECIPE.seed),
+        rows_at(
+            documents,
+            encode(tokenizer, corpus.task, seed=3),
+            REPLAY_SHARE,
+            EXPERT_RECIPE.num_steps,
+            EXPERT_RECIPE.seed,
+        ),
         EXPERT_RECIPE,
         EXPERT_RANK,
         EXPERT_TARGETS,
@@ -132,10 +139,10 @@ def load_bundled(name: str) -> PreTrainedModel:
 def _tune_directly(
     workshop: Workshop, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, documents: Sequence[np.ndarray]
 ) -> PreTrainedModel:
-    """The control: base itself tuned on the same rows, best dev checkpoint; not shipped."""
+    """The control: base itself tuned on as many hotel tokens, best dev checkpoint; not shipped."""
     model = load_bundled("base")
     dev = DevCheck(lambda: _bits(model, tokenizer, corpus.hotel_dev), every=DIRECT_RECIPE.num_steps // 10)
-    rows = rows_at(documents, (), DIRECT_RECIPE.num_steps, DIRECT_RECIPE.seed)
+    rows = rows_at(documents, (), 0.0, DIRECT_RECIPE.num_steps, DIRECT_RECIPE.seed)
     train(model, rows, DIRECT_RECIPE, workshop.work / "direct", "direct tuning", dev)
     return model
 

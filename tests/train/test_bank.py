@@ -19,6 +19,7 @@ SHORT, LONG, ASKING = (
     "Where to?",
 )
 NUMBERS = "It opens at 9 in the morning and costs 20 dollars."
+TWIN = "I found 3 of them, did I?"  # other features than SHORT, the same words
 RAMBLING = "We go and then and then and then."
 PROMPTS = talk(*"abcdefg")
 
@@ -45,7 +46,7 @@ def features_of(prompts: Sequence, replies: Rollouts) -> np.ndarray:
 
 
 def bank_of(replies: Rollouts, prompts: Sequence = PROMPTS, seed: int = 0) -> tuple[BankQuestion, ...]:
-    return make_bank(prompts, replies, features_of(prompts, replies), seed)
+    return make_bank(prompts, replies, features_of(prompts, replies), np.eye(len(AXES)), seed)
 
 
 GOOD = rollouts([(p, text) for p in range(4) for text in (SHORT, LONG, ASKING, NUMBERS, RAMBLING, SHORT)])
@@ -69,11 +70,7 @@ def test_a_whole_plain_reply_is_readable(text: str) -> None:
         pytest.param("I found the the park.", id="stutter"),
         pytest.param("I found it.\nDo you like it?", id="line break"),
         pytest.param("I found \x07 a bell.", id="control character"),
-        pytest.param(
-            "I like the caf\N{REPLACEMENT CHARACTER} here.",
-            id="half a character",
-            marks=pytest.mark.xfail(reason="U+FFFD counts as printable", strict=False),
-        ),
+        pytest.param("I like the caf\N{REPLACEMENT CHARACTER} here.", id="half a character"),
     ],
 )
 def test_a_reply_that_is_broken_is_not(text: str) -> None:
@@ -129,6 +126,7 @@ def test_a_question_carries_the_features_of_its_texts() -> None:
         pytest.param(rollouts([(p, t) for p in (0, 1) for t in (SHORT, LONG)], cut=[3]), id="one was cut off"),
         pytest.param(rollouts([(p, t) for p in (0, 1) for t in (SHORT, LONG)], expert=[3]), id="one by an expert"),
         pytest.param(rollouts([(0, SHORT), (0, LONG), (1, SHORT), (1, RAMBLING)]), id="one can't be read"),
+        pytest.param(rollouts([(0, SHORT), (0, LONG), (1, SHORT), (1, TWIN)]), id="both say the same"),
     ],
 )
 def test_a_prompt_without_a_pair_has_no_question(spoilt: Rollouts) -> None:

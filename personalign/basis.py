@@ -73,7 +73,7 @@ class Basis:
     steering: Steering
     accuracy: float | None = None  # on held-out people; None where no human data went in
     bank: tuple[BankQuestion, ...] = ()
-    head: Mapping[str, NDArray[np.float32]] | None = None
+    head: Mapping[str, NDArray[np.floating]] | None = None  # float32 or float16
 
     @property
     def num_axes(self) -> int:

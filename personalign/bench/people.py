@@ -140,7 +140,7 @@ def run_people(num_seeds: int, device: str = "auto") -> dict[str, Any]:
                 met = [(name, person, onboard(p, name, person, seed)) for name, person in zip(NAMES, pair, strict=True)]
                 people += [{"seed": seed} | asdict(result) for result in judge(p, met, prompts, seed)]
     figures = {
-        key: _median_with_interval(np.array([person[key] for person in people]))
+        key: _median_with_interval(np.array([person[key] for person in people], dtype=np.float64))
         for key in ("agreement", "utility_personal", "questions", "kl")
     }
     return {"command": "personalign bench people", "figures": figures, "people": people}

@@ -17,34 +17,35 @@ from personalign.types import Message
 
 MIN_WORDS, MAX_WORDS = 2, 60
 MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
-MIN_DISTANCE = 0.5  # of the features, as a share of the median over all pairs
+MIN_DISTANCE = 0.5  # in the prior's metric, as a share of the median over random pairs
 
 
 def make_bank(
     prompts: Sequence[Sequence[Message]],
     rollouts: Rollouts,
     features: Float[NDArray[np.float64], "N d"],
+    shape: Float[NDArray[np.float64], "d d"],
     seed: int,
 ) -> tuple[BankQuestion, ...]:
     """Choose one pair for every prompt that has one.
 
-    Among the prompt's readable replies the pair that differs most in a random direction of the axes is
-    taken, so that the bank asks about all of them and not only about the one with the widest spread.
+    Among the prompt's readable replies the pair is taken about which people drawn from the prior feel most
+    strongly: the largest vᵀ·shape·v. Which side comes first is drawn by ``seed``.
     """
     rng = np.random.default_rng(seed)
     usable = _usable(rollouts)
-    spread = np.median(np.linalg.norm(np.diff(features[rng.integers(len(features), size=(2000, 2))], axis=1), axis=2))
+    felt = features @ np.linalg.cholesky(shape)  # distances in it are those of the prior's metric
+    spread = np.median(np.linalg.norm(np.diff(felt[rng.integers(len(felt), size=(2000, 2))], axis=1), axis=2))
     bank = []
     for i, prompt in enumerate(prompts):
-        direction = rng.standard_normal(features.shape[1])
         pairs = [
-            (j, k)
+            (j, k) if rng.random() < 0.5 else (k, j)
             for j, k in combinations(usable.get(i, ()), 2)
             if is_distinct(rollouts.text[j], rollouts.text[k])
-            and np.linalg.norm(features[j] - features[k]) >= MIN_DISTANCE * spread
         ]
-        if pairs:
-            j, k = max(pairs, key=lambda pair: abs(direction @ (features[pair[0]] - features[pair[1]])))
+        distance = [float(np.linalg.norm(felt[j] - felt[k])) for j, k in pairs]
+        if pairs and max(distance) >= MIN_DISTANCE * spread:
+            j, k = pairs[int(np.argmax(distance))]
             bank.append(_question(prompt, rollouts.text[j], rollouts.text[k], features[j], features[k]))
     return tuple(bank)
 
@@ -56,6 +57,7 @@ def is_readable(text: str) -> bool:
     return (
         MIN_WORDS <= len(words) <= MAX_WORDS
         and text.isprintable()
+        and "\N{REPLACEMENT CHARACTER}" not in text
         and re.search(r"[.?!]$", text) is not None
         and len(set(trigrams)) == len(trigrams)
         and not re.search(r"\b(\w+) \1\b", text.lower())

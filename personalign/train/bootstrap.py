@@ -71,9 +71,12 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, w
     own = raw[: len(learnt.text)][learnt.natural]
     center, scale = own.mean(0), own.std(0)
     features = (raw - center) / scale
+    shape = prior_shape(features[: len(learnt.text)][learnt.natural])
     causal, embeddings = decoder.base, decoder.base.output_embedding.float()
-    head = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), HeadRecipe())
-    bank = make_bank(prompts.train, asked, features[len(learnt.text) :], plan.seed)
+    trained = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), HeadRecipe())
+    weights = {name: array.astype(np.float16) for name, array in trained.to_arrays().items()}  # as it is shipped
+    head = SuccessorHead.from_arrays(weights)
+    bank = make_bank(prompts.train, asked, features[len(learnt.text) :], shape, plan.seed)
     v = np.array([q.first_features - q.second_features for q in bank])
     reference = v[np.random.default_rng(plan.seed).permutation(len(v))[:NUM_REFERENCE]]
     noise = Noise()
@@ -83,16 +86,27 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, w
         axes=axes,
         center=center,
         scale=scale,
-        prior=make_prior(reference, noise),
+        prior=make_prior(reference, noise, shape),
         noise=noise,
         reference=reference,
         steering=UNCALIBRATED,
         bank=bank,
-        head=head.to_arrays(),
+        head=weights,
     )
     basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan)
     r2, r2_forced = _test_head(head, tested, prompts.held_out, basis, embeddings)
     return basis, Report(len(features), len(everything.token), r2, r2_forced, grid, by_alpha)
+
+
+def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np.float64], "d d"]:
+    """The correlations of the axes over the model's own replies, drawn a twentieth of the way to the identity.
+
+    Axes that rise and fall together are symptoms of one trait, and who likes the trait likes its symptoms. So
+    people are assumed to differ most in what replies differ in most. The design's Σ = σ²I spreads ten answers
+    over as many directions as there are axes, most of which hardly occur.
+    """
+    d = features.shape[1]
+    return np.asarray(0.95 * np.corrcoef(features.T).reshape(d, d) + 0.05 * np.eye(d))
 
 
 def _measure(

@@ -1,18 +1,49 @@
-"""Train a domain expert: a LoRA on a small model, whose untuned self is the anti-expert."""
+"""Train a domain expert: a LoRA on a small model, whose untuned self is the anti-expert.
+
+Proxy-tuning (arXiv 2401.08565) tunes the small model by itself and then adds what it learnt to the base:
+base + α (expert − small). Here the LoRA is tuned inside that sum, so that it learns what the base lacks and
+not what the small model lacks, and cancels what the two think differently for no reason. Serving is the same.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from personalign.train.causal import DevCheck, Recipe, train
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Stack(nn.Module):
+    """Base + ``alpha`` (expert − small) as one causal model; only the expert's LoRA can be trained.
+
+    All three have the same vocabulary.
+    """
+
+    def __init__(self, base: nn.Module, expert: nn.Module, small: nn.Module, alpha: float = 1.0) -> None:
+        super().__init__()
+        self.expert, self.alpha = expert, alpha
+        self._frozen = (base, small)  # a tuple: their weights are no part of this module
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> CausalLMOutput:
+        """Logits [B, T, V], and the mean loss of the tokens after the first where labels [B, T] are given."""
+        base, small = self._frozen
+        with torch.no_grad():
+            rest = base(input_ids=input_ids).logits - self.alpha * small(input_ids=input_ids).logits
+        logits = rest + self.alpha * self.expert(input_ids=input_ids).logits
+        if labels is None:
+            return CausalLMOutput(logits=logits)
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        return CausalLMOutput(loss=loss, logits=logits)
 
 
 def add_lora(small: PreTrainedModel, rank: int, targets: tuple[str, ...] = LINEAR) -> PeftModel:
@@ -23,18 +54,21 @@ def add_lora(small: PreTrainedModel, rank: int, targets: tuple[str, ...] = LINEA
 
 
 def train_expert(
+    base: PreTrainedModel,
     small: PreTrainedModel,
     rows_at: Callable[[int], Tensor],
     recipe: Recipe,
     rank: int,
     targets: tuple[str, ...],
-    dev_loss: Callable[[PeftModel], float],
+    dev_loss: Callable[[Stack], float],
     work: Path,
     name: str,
 ) -> PeftModel:
-    """Tune a LoRA on the layers named by ``targets`` and keep the weights that do best on the dev dialogues."""
+    """Tune a LoRA on ``small`` inside its stack at α = 1 and keep the weights whose stack does best on dev."""
+    anti_expert = deepcopy(small)
     expert = add_lora(small, rank, targets)
-    train(expert, rows_at, recipe, work, name, DevCheck(lambda: dev_loss(expert), every=max(recipe.num_steps // 10, 1)))
+    stack = Stack(base, expert, anti_expert)
+    train(stack, rows_at, recipe, work, name, DevCheck(lambda: dev_loss(stack), every=max(recipe.num_steps // 10, 1)))
     return expert
 
 

@@ -73,7 +73,9 @@ by proxy-tuning: logits = base + α (hotels − small); its own α, {alpha}, sta
 dialogues as the best on hotels among those that cost the other domains less than direct tuning does.
 
 Made by `python -m personalign.zoo.train --data DIR --stage hotels`: {recipe.num_steps:,} steps of
-{TOKENS_PER_STEP:,} tokens, seed {recipe.seed}; the control saw the same rows.
+{TOKENS_PER_STEP:,} tokens, seed {recipe.seed}, a third of them dialogues that `small` knows already, which keeps the
+cost to other domains low. The control, base itself tuned on hotels alone, saw as many hotel tokens (its best dev
+checkpoint).
 
 | held-out dialogues, bits per character | hotels | gap closed | other domains |
 |---|---|---|---|
@@ -101,9 +103,10 @@ def write_basis_card(folder: Path, basis: Basis, report: Report) -> None:
         f"""# tiny/basis
 
 {basis.num_axes} named reward axes over the replies of `tiny/base`, a successor head that predicts them for every next
-token, and {len(basis.bank)} questions made from the model's own replies. No human data went in: the prior is N(0, σ²I)
-with σ = {basis.prior.covariance[0, 0] ** 0.5:.3f}, so that a person drawn from it answers the {len(basis.reference)}
-reference pairs as their own weights say in three cases of four.
+token, and {len(basis.bank)} questions made from the model's own replies. No human data went in: the prior is N(0, σ²C),
+where C are the axes' correlations over the model's own replies, with σ = {basis.prior.covariance[0, 0] ** 0.5:.3f}, so
+that a person drawn from it answers the {len(basis.reference)} reference pairs as their own weights say in three cases
+of four.
 
 Made by `python -m personalign.zoo.train --data DIR --stage basis`, from {report.num_replies:,} replies
 ({report.num_tokens:,} tokens) to real user turns of Schema-Guided Dialogue. A third each was written under α = 0, ½ and

@@ -1,35 +1,24 @@
-"""Bits per character of held-out dialogues, for one model or a proxy-tuned stack."""
+"""Bits per character of held-out dialogues, for one model or a stack of experts on it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from personalign.zoo.corpus import Dialogue, render
 
 MAX_TOKENS = 480
 ROWS = 16
-Logits = Callable[[Tensor], Tensor]  # token ids [B, T] -> logits [B, T, V]
-
-
-def alone(model: nn.Module) -> Logits:
-    """The model's own logits."""
-    return lambda ids: model(input_ids=ids).logits
-
-
-def proxy_tuned(base: nn.Module, expert: nn.Module, anti_expert: nn.Module, alpha: float) -> Logits:
-    """Base plus ``alpha`` times expert minus anti-expert."""
-    return lambda ids: (
-        base(input_ids=ids).logits + alpha * (expert(input_ids=ids).logits - anti_expert(input_ids=ids).logits)
-    )
+CausalModel = Callable[..., Any]  # input_ids [B, T] -> an output whose logits are [B, T, V]
 
 
 @torch.inference_mode()
-def bits_per_character(logits: Logits, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:
+def bits_per_character(model: CausalModel, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:
     """Negative log-likelihood of all tokens but the first, in bits, over characters without special tokens.
 
     Of every dialogue, rendered by the chat template, the first 480 tokens count.
@@ -37,16 +26,16 @@ def bits_per_character(logits: Logits, tokenizer: PreTrainedTokenizerFast, dialo
     texts = render(tokenizer, [d.messages() for d in dialogues])
     rows = [ids[:MAX_TOKENS] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     rows.sort(key=len)
-    nats = sum(_nats(logits, rows[i : i + ROWS]) for i in range(0, len(rows), ROWS))
+    nats = sum(_nats(model, rows[i : i + ROWS]) for i in range(0, len(rows), ROWS))
     characters = sum(len(text) for text in tokenizer.batch_decode(rows, skip_special_tokens=True))
     return nats / characters / math.log(2)
 
 
-def _nats(logits: Logits, rows: list[list[int]]) -> float:
+def _nats(model: CausalModel, rows: list[list[int]]) -> float:
     # padding stands on the right, where causal attention can't see it; the padded targets don't count
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
     target = torch.full_like(ids, -100)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = target[i, : len(row)] = torch.tensor(row)
-    scores = logits(ids)[:, :-1].float()
+    scores = model(input_ids=ids).logits[:, :-1].float()
     return float(nn.functional.cross_entropy(scores.flatten(0, 1), target[:, 1:].flatten(), reduction="sum"))

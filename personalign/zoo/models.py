@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from personalign.bundled import TINY
 from personalign.train.causal import DevCheck, Recipe, train
-from personalign.train.experts import LINEAR, save_expert, train_expert
+from personalign.train.experts import LINEAR, Stack, save_expert, train_expert
 from personalign.zoo.cards import write_expert_card, write_model_card
 from personalign.zoo.corpus import CHAT_SHARE, Corpus, Dialogue, encode, load_corpus, rows_at
-from personalign.zoo.measure import alone, bits_per_character, proxy_tuned
+from personalign.zoo.measure import bits_per_character
 from personalign.zoo.tokenizer import train_tokenizer
 from personalign.zoo.workshop import Workshop
 
@@ -37,7 +37,7 @@ SMALL = {
 BASE_RECIPE = Recipe(num_steps=4000, learning_rate=3e-3)
 SMALL_RECIPE = Recipe(num_steps=3000, learning_rate=4e-3)
 DIRECT_RECIPE = Recipe(num_steps=400, learning_rate=1e-3, warmup_steps=20)
-EXPERT_RECIPE = Recipe(num_steps=600, learning_rate=4e-3, warmup_steps=20, optimizer="adamw")
+EXPERT_RECIPE = Recipe(num_steps=600, learning_rate=2e-3, warmup_steps=20, optimizer="adamw")
 REPLAY_SHARE = 1 / 3  # of the expert's rows: what small knows already, so that the two differ on hotels only
 EXPERT_RANK = 48
 EXPERT_TARGETS = (*LINEAR, "embed_tokens", "lm_head")
@@ -105,7 +105,9 @@ def make_hotels(workshop: Workshop) -> None:
     tokenizer, corpus = PreTrainedTokenizerFast.from_pretrained(TINY / "base"), load_corpus(workshop.data)
     documents = encode(tokenizer, corpus.hotel, seed=2)
     direct = _tune_directly(workshop, tokenizer, corpus, documents)
+    base, small = load_bundled("base"), load_bundled("small")
     expert = train_expert(
+        base,
         load_bundled("small"),
         rows_at(
             documents,
@@ -117,11 +119,10 @@ def make_hotels(workshop: Workshop) -> None:
         EXPERT_RECIPE,
         EXPERT_RANK,
         EXPERT_TARGETS,
-        lambda model: _bits(model, tokenizer, corpus.hotel_dev),
+        lambda stack: _bits(stack, tokenizer, corpus.hotel_dev),
         workshop.work / "hotels",
         "hotels",
     )
-    base, small = load_bundled("base"), load_bundled("small")
     sweep = {alpha: _stack_bits(base, expert, small, alpha, tokenizer, corpus) for alpha in ALPHAS}
     control = {"base": _domains(base, tokenizer, corpus), "direct": _domains(direct, tokenizer, corpus)}
     alpha = _choose_alpha(sweep, control["direct"])
@@ -165,8 +166,7 @@ def _stack_bits(
     tokenizer: PreTrainedTokenizerFast,
     corpus: Corpus,
 ) -> dict[str, float]:
-    stack = proxy_tuned(base, expert, small, alpha)
-    return {part: bits_per_character(stack, tokenizer, dialogues) for part, dialogues in _parts(corpus).items()}
+    return _domains(Stack(base, expert, small, alpha), tokenizer, corpus)
 
 
 def _parts(corpus: Corpus) -> dict[str, list[Dialogue]]:
@@ -181,7 +181,7 @@ def _parts(corpus: Corpus) -> dict[str, list[Dialogue]]:
 
 
 def _bits(model: nn.Module, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:
-    return bits_per_character(alone(model), tokenizer, dialogues)
+    return bits_per_character(model, tokenizer, dialogues)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, shape: dict[str, Any]) -> LlamaConfig:

@@ -18,9 +18,9 @@ from personalign.zoo.workshop import Workshop
 MAX_PROMPT_CHARACTERS = 500
 NUM_PROMPTS = 420
 HOTEL_SHARE = 0.15
-PLAN = Plan(replies_per_prompt=6, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.5, 1.0))
+PLAN = Plan(replies_per_prompt=9, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.5, 1.0))
 BANK_PLAN = Plan(
-    replies_per_prompt=6, max_tokens=64, num_candidates=20, forced_share=0.0, temperature=BANK_TEMPERATURE, seed=1
+    replies_per_prompt=8, max_tokens=64, num_candidates=20, forced_share=0.0, temperature=BANK_TEMPERATURE, seed=1
 )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from personalign.decode import load_causal, load_expert
 from personalign.train.causal import Recipe
-from personalign.train.experts import LINEAR, add_lora, save_expert, train_expert
+from personalign.train.experts import LINEAR, Stack, add_lora, save_expert, train_expert
 
 IDS = torch.arange(5, 25)[None]
 RECIPE = Recipe(20, 1e-2, "adamw", warmup_steps=2)
@@ -44,9 +44,9 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 
 def tuned(kit: Kit, work: Path, targets: tuple[str, ...] = LINEAR) -> PeftModel:
-    small = load_causal(kit.folder / "small", "cpu").model
+    base, small = (load_causal(kit.folder / "small", "cpu").model for _ in range(2))
     return train_expert(
-        small, rows, RECIPE, 4, targets, lambda model: float(-logits(model)[..., 7].mean()), work, "sevens"
+        base, small, rows, RECIPE, 4, targets, lambda stack: float(-logits(stack)[..., 7].mean()), work, "sevens"
     )
 
 
@@ -67,6 +67,26 @@ def test_training_moves_the_expert_and_not_the_small_model(kit: Kit, tmp_path: P
     assert (logits(expert)[..., 7] - before[..., 7]).mean() > 1
     with expert.disable_adapter():
         assert torch.equal(logits(expert), before)
+
+
+def test_a_stack_is_base_plus_alpha_times_the_difference() -> None:
+    """With α 0 it is the base alone, with the base as its anti-expert and α 1 the expert; with α ½ neither."""
+    base, expert, anti = (network("llama", seed).requires_grad_(requires_grad=False) for seed in (0, 1, 2))
+    plain, tuned_one, untuned = logits(base), logits(expert), logits(anti)
+    assert logits(Stack(base, expert, anti, 0.0)).equal(plain)
+    torch.testing.assert_close(logits(Stack(base, expert, base, 1.0)), tuned_one, atol=1e-4, rtol=1e-4)
+    half = logits(Stack(base, expert, anti, 0.5))
+    torch.testing.assert_close(half, plain + 0.5 * (tuned_one - untuned))
+    assert (half - plain).abs().max() > 0.1
+
+
+def test_a_stacks_loss_is_that_of_the_next_tokens() -> None:
+    """It is what transformers would say of the same logits."""
+    base, expert = network("llama", 0), network("llama", 1)
+    found = Stack(base, expert, base)(IDS, labels=IDS)
+    wanted = expert(input_ids=IDS, labels=IDS).loss
+    torch.testing.assert_close(found.loss, wanted, atol=1e-4, rtol=1e-4)
+    assert (found.loss - base(input_ids=IDS, labels=IDS).loss).abs() > 1e-3  # control: the base says otherwise
 
 
 @pytest.mark.parametrize("targets", [LINEAR, ALL], ids=["linear", "embeddings too"])

@@ -9,11 +9,12 @@ import torch
 from decode.tiny_models import V, network, tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.modeling_outputs import CausalLMOutput
 
 from personalign.bundled import TINY
 from personalign.zoo import measure
 from personalign.zoo.corpus import Corpus, Dialogue, load_corpus
-from personalign.zoo.measure import MAX_TOKENS, alone, bits_per_character, proxy_tuned
+from personalign.zoo.measure import MAX_TOKENS, bits_per_character
 from zoo.conftest import REAL, TWIN, needs_real_data
 
 DIALOGUES = [
@@ -24,8 +25,8 @@ DIALOGUES = [
 WORDS: PreTrainedTokenizerFast = tokenizer()
 
 
-def uniform(ids: Tensor) -> Tensor:
-    return torch.zeros(*ids.shape, V)
+def uniform(input_ids: Tensor) -> CausalLMOutput:
+    return CausalLMOutput(logits=torch.zeros(*input_ids.shape, V))
 
 
 def num_tokens(dialogue: Dialogue) -> int:
@@ -42,11 +43,11 @@ def test_a_model_that_knows_nothing_pays_for_every_token_but_the_first() -> None
 def test_a_model_that_is_sure_and_right_pays_nothing() -> None:
     """The logits at a position are held against the token after it."""
 
-    def knowing(ids: Tensor) -> Tensor:
-        return 100.0 * torch.nn.functional.one_hot(ids.roll(-1, 1), V).float()
+    def knowing(input_ids: Tensor) -> CausalLMOutput:
+        return late(input_ids.roll(-1, 1))
 
-    def late(ids: Tensor) -> Tensor:
-        return 100.0 * torch.nn.functional.one_hot(ids, V).float()
+    def late(input_ids: Tensor) -> CausalLMOutput:
+        return CausalLMOutput(logits=100.0 * torch.nn.functional.one_hot(input_ids, V).float())
 
     assert bits_per_character(knowing, WORDS, DIALOGUES) == pytest.approx(0, abs=1e-6)
     assert bits_per_character(late, WORDS, DIALOGUES) > 10  # control
@@ -65,32 +66,21 @@ def test_a_long_dialogue_counts_up_to_480_tokens() -> None:
 def test_batches_and_padding_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One by one, all together or in another order: the same number."""
     model = network("llama", 0)
-    together = bits_per_character(alone(model), WORDS, DIALOGUES)
-    assert bits_per_character(alone(model), WORDS, DIALOGUES[::-1]) == pytest.approx(together, rel=1e-5)
+    together = bits_per_character(model, WORDS, DIALOGUES)
+    assert bits_per_character(model, WORDS, DIALOGUES[::-1]) == pytest.approx(together, rel=1e-5)
 
-    def sees_width(ids: Tensor) -> Tensor:
-        return model(input_ids=ids).logits * ids.shape[1] / 10
+    def sees_width(input_ids: Tensor) -> CausalLMOutput:
+        return CausalLMOutput(logits=model(input_ids=input_ids).logits * input_ids.shape[1] / 10)
 
     spoilt = bits_per_character(sees_width, WORDS, DIALOGUES)
     monkeypatch.setattr(measure, "ROWS", 1)
-    assert bits_per_character(alone(model), WORDS, DIALOGUES) == pytest.approx(together, rel=1e-5)
+    assert bits_per_character(model, WORDS, DIALOGUES) == pytest.approx(together, rel=1e-5)
     assert bits_per_character(sees_width, WORDS, DIALOGUES) != pytest.approx(spoilt, rel=1e-2)  # control
-
-
-def test_a_stack_is_base_plus_alpha_times_the_difference() -> None:
-    """With α 0 it is the base alone, with the base as its anti-expert and α 1 the expert; with α ½ neither."""
-    base, expert, anti = (network("llama", seed).requires_grad_(requires_grad=False) for seed in (0, 1, 2))
-    ids = torch.arange(20)[None]
-    plain, tuned, untuned = alone(base)(ids), alone(expert)(ids), alone(anti)(ids)
-    assert proxy_tuned(base, expert, anti, 0.0)(ids).equal(plain)
-    torch.testing.assert_close(proxy_tuned(base, expert, base, 1.0)(ids), tuned, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(proxy_tuned(base, expert, anti, 0.5)(ids), plain + 0.5 * (tuned - untuned))
-    assert (proxy_tuned(base, expert, anti, 0.5)(ids) - plain).abs().max() > 0.1
 
 
 def bits_of(name: str, dialogues: list[Dialogue]) -> float:
     model = AutoModelForCausalLM.from_pretrained(TINY / name, dtype=torch.float32)
-    return bits_per_character(alone(model), AutoTokenizer.from_pretrained(TINY / name), dialogues)
+    return bits_per_character(model, AutoTokenizer.from_pretrained(TINY / name), dialogues)
 
 
 @needs_real_data

@@ -74,5 +74,9 @@ def train_expert(
 
 def save_expert(expert: PeftModel, folder: Path, alpha: float) -> None:
     """Write the adapter in half precision and its own α; ``decode.experts`` reads both."""
+    for config in expert.peft_config.values():
+        small = config.base_model_name_or_path
+        if small and Path(small).exists():
+            config.base_model_name_or_path = Path(small).name  # where it lies on this machine is nobody's business
     expert.half().save_pretrained(str(folder), save_embedding_layers=False)  # the LoRA alone
     (folder / "expert.json").write_text(json.dumps({"alpha": alpha}, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,3 +111,12 @@ def test_the_folder_holds_half_precision_and_no_pickle(kit: Kit, tmp_path: Path,
     assert {value.dtype for value in tensors.values()} == {torch.float16}
     assert all("lora" in name for name in tensors)
     assert not [path for path in (tmp_path / "sevens").iterdir() if path.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_the_folder_does_not_say_where_it_was_made(kit: Kit, tmp_path: Path) -> None:
+    """It names the small model, but not its path on this machine."""
+    expert = tuned(kit, tmp_path / "work")
+    assert str(kit.folder) in expert.peft_config["default"].base_model_name_or_path  # control: peft took note of it
+    save_expert(expert, tmp_path / "sevens", 0.5)
+    config = json.loads((tmp_path / "sevens" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "small"

@@ -19,6 +19,7 @@ from personalign.bundled import TINY, locate
 from personalign.errors import BasisError, ProfileError
 from personalign.learn import fit
 from personalign.learn.axes import AXES, measure
+from personalign.learn.prior import prior_scale
 from personalign.types import Gaussian, Message, Noise, Profile
 
 D = 3
@@ -396,7 +397,9 @@ def test_the_bundled_features_are_those_of_the_words(bundled: Basis) -> None:
 
 
 def test_the_bundled_basis_knows_nobody_yet(bundled: Basis) -> None:
-    """Made without human data: no mean, no held-out accuracy, and the same uncertainty about every axis."""
+    """Made without human data: no mean, no held-out accuracy, and people agree with themselves three times of four."""
     assert bundled.accuracy is None
     np.testing.assert_array_equal(bundled.prior.mean, np.zeros(bundled.num_axes))
-    np.testing.assert_array_equal(bundled.prior.covariance, bundled.prior.covariance[0, 0] * np.eye(bundled.num_axes))
+    assert np.linalg.eigvalsh(bundled.prior.covariance)[0] > 0
+    assert prior_scale(bundled.reference, bundled.noise, bundled.prior.covariance) == pytest.approx(1, abs=1e-3)
+    assert prior_scale(bundled.reference, bundled.noise, 4 * bundled.prior.covariance) < 0.6  # the control

@@ -24,7 +24,7 @@ from personalign.types import Gaussian, Noise
 Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
 
 QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 _GRID = np.linspace(0, 40, 2001)  # |u|; beyond it an answer is certain
 _DEFAULT_NOISE = Noise()
 

@@ -74,8 +74,8 @@ dialogues as the best on hotels among those that cost the other domains less tha
 
 Made by `python -m personalign.zoo.train --data DIR --stage hotels`: {recipe.num_steps:,} steps of
 {TOKENS_PER_STEP:,} tokens, seed {recipe.seed}, a third of them dialogues that `small` knows already, which keeps the
-cost to other domains low. The control, base itself tuned on hotels alone, saw as many hotel tokens (its best dev
-checkpoint).
+cost to other domains low. The loss was the whole stack's at α = 1, so that it learnt what base lacks. The control, base
+itself tuned on hotels alone, saw as many hotel tokens (its best dev checkpoint).
 
 | held-out dialogues, bits per character | hotels | gap closed | other domains |
 |---|---|---|---|

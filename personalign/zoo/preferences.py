@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from personalign.bundled import TINY
 from personalign.decode import Decoder, load_causal, load_expert
@@ -34,6 +35,7 @@ def make_basis(workshop: Workshop) -> None:
     decoder = Decoder(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
     prompts = _prompts(workshop)
     basis, report = bootstrap(decoder, prompts, PLAN, BANK_PLAN, workshop.work / "rollouts")
+    basis = replace(basis, model="tiny")  # not the path it was loaded from
     basis.save(folder)
     write_basis_card(folder, basis, report)
     _ship(prompts.held_out)

@@ -66,7 +66,6 @@ def test_the_expert_loads_with_peft_alone() -> None:
         assert (expert(input_ids=ids).logits - before).abs().max() > 0.1
 
 
-@pytest.mark.xfail(reason="save_expert keeps the path that small was loaded from", strict=False)
 def test_no_path_of_the_machine_that_made_it_is_shipped() -> None:
     assert not [path for path in files() if path.suffix == ".json" and '": "/' in path.read_text(encoding="utf-8")]
 

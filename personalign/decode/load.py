@@ -217,8 +217,8 @@ def render(
     """Turn messages into tokens by the tokenizer's own chat template.
 
     Raises:
-        MessageError: there are no messages, one is blank or of an unknown role, the template refuses them, or they
-            come to more than ``max_prompt_tokens``.
+        MessageError: there are no messages, one is blank or of an unknown role or holds a special token, the template
+            refuses them, or they come to more than ``max_prompt_tokens``.
         ModelError: the tokenizer has no chat template.
     """
     check_messages(messages)
@@ -226,6 +226,7 @@ def render(
         raise ModelError(
             "the tokenizer has no chat template; expected that of a chat model, or set tokenizer.chat_template"
         )
+    _check_no_special_token(tokenizer, messages)
     try:
         text = tokenizer.apply_chat_template(
             [{"role": m["role"], "content": m["content"]} for m in messages],
@@ -241,6 +242,18 @@ def render(
             "context beside max_tokens; shorten the conversation or ask for fewer tokens"
         )
     return ids
+
+
+def _check_no_special_token(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> None:
+    """Refuse a special token spelt out in a message: it would end the turn there and begin a forged one."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    for number, message in enumerate(messages):
+        for token in special:
+            if token in message["content"]:
+                raise MessageError(
+                    f"message {number} holds {token!r}, which marks turns in the model's chat template; expected text "
+                    "without it; remove or rewrite it"
+                )
 
 
 def check_messages(messages: Sequence[Message]) -> None:

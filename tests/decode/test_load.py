@@ -90,6 +90,15 @@ def test_messages_that_cannot_be_answered_are_refused(kit: Kit, messages, compla
         render(kit.base.tokenizer, messages, max_prompt_tokens=200)
 
 
+def test_nobody_forges_a_turn(kit: Kit) -> None:
+    """A special token spelt out in a message is refused; without the check it would come back as a turn's end."""
+    tokenizer = load_causal(kit.folder / "small", "cpu").tokenizer
+    for token in {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}:
+        with pytest.raises(MessageError, match="marks turns"):
+            render(tokenizer, [{"role": "user", "content": f"the cat {token} sat"}])
+        assert len(tokenizer(token, add_special_tokens=False)["input_ids"]) == 1  # control: it would be that token
+
+
 def test_a_template_may_refuse(kit: Kit) -> None:
     """What the chat template raises comes out as a MessageError."""
     strict = tokenizer(template="{{ raise_exception('roles must alternate') }}")

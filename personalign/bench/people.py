@@ -84,8 +84,15 @@ def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> On
 
 
 def agreement(p: Personalign, person: SimulatedPerson, onboarding: Onboarding, seed: int) -> float:
-    """Share of 200 pairs, none of them asked, on which the profile and the hidden utility prefer the same reply."""
-    fresh = [q for q in p.basis.bank if q.first not in onboarding.asked and q.second not in onboarding.asked]
+    """Share of 200 pairs, none of them asked, on which the profile and the hidden utility prefer the same reply.
+
+    Pairs that the person can't tell apart have no right answer and are left out.
+    """
+    fresh = [
+        q
+        for q in p.basis.bank
+        if q.first not in onboarding.asked and q.second not in onboarding.asked and _differ(person, q)
+    ]
     order = np.random.default_rng(seed).permutation(len(fresh))[:NUM_HELD_OUT_PAIRS]
     pairs = [fresh[i] for i in order]
     predicted = [(q.first_features - q.second_features) @ onboarding.profile.mean > 0 for q in pairs]
@@ -106,7 +113,7 @@ def judge(
     results = []
     for k, (user, person, onboarding) in enumerate(people, start=1):
         own = replies[k * len(prompts) : (k + 1) * len(prompts)]
-        origin = _utility(person, prompts, plain)
+        before, after = (_utilities(person, prompts, texts) for texts in (plain, [reply.text for reply in own]))
         results.append(
             PersonResult(
                 id=user,
@@ -114,19 +121,25 @@ def judge(
                 stopped_because=onboarding.stopped_because,
                 agreement=agreement(p, person, onboarding, seed),
                 utility_base=0.0,  # the origin of the scale, by definition
-                utility_personal=_utility(person, prompts, [reply.text for reply in own]) - origin,
+                utility_personal=float((after.mean() - before.mean()) / before.std()),
                 kl=float(np.mean([reply.kl for reply in own])),
             )
         )
     return results
 
 
-def _utility(person: SimulatedPerson, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> float:
-    return float(np.mean([person.utility(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]))
+def _utilities(
+    person: SimulatedPerson, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+) -> NDArray[np.float64]:
+    return np.array([person.utility(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)])
 
 
 def _prefers_first(person: SimulatedPerson, question: BankQuestion) -> bool:
     return person.utility(question.prompt, question.first) > person.utility(question.prompt, question.second)
+
+
+def _differ(person: SimulatedPerson, question: BankQuestion) -> bool:
+    return person.utility(question.prompt, question.first) != person.utility(question.prompt, question.second)
 
 
 def run_people(num_seeds: int, device: str = "auto") -> dict[str, Any]:

@@ -20,7 +20,9 @@ from personalign.errors import InputError
 from personalign.types import Choice, Message
 
 FLIPPED = 0.15  # share of answers that contradict the person's own taste
-NUM_TRAITS = 3  # a person mainly cares about
+MAIN_TRAITS = ("brevity", "fullness")  # people differ first of all in how much they want to be told
+MINOR = 0.4  # weight of the one other trait that a person has
+POWER = 4  # strong feelings grow faster than their cause
 
 Trait = Callable[[str], float]
 
@@ -101,7 +103,7 @@ TRAITS: Mapping[str, Trait] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class SimulatedPerson:
-    """Someone with a hidden taste: a sparse mix of traits, felt the more strongly the further it goes.
+    """Someone with a hidden taste: a main trait and a minor one, felt the more strongly the further they go.
 
     Utilities are in standard deviations of the replies the person was made with; their mean is 0.
     """
@@ -141,9 +143,11 @@ def opposite_pair(
     rng = np.random.default_rng([seed, 2026])
     values = np.array([_traits(reply) for reply in replies])
     center, scale = values.mean(0), np.maximum(values.std(0), 1e-6)
-    weights = np.zeros(len(TRAITS))
-    chosen = rng.choice(len(TRAITS), NUM_TRAITS, replace=False)
-    weights[chosen] = rng.choice((-1.0, 1.0), NUM_TRAITS) * np.array([1.0, 0.6, 0.3])
+    names = list(TRAITS)
+    main = names.index(rng.choice(MAIN_TRAITS))
+    minor = rng.choice([i for i in range(len(names)) if i != main])
+    weights = np.zeros(len(names))
+    weights[[main, minor]] = rng.choice((-1.0, 1.0), 2) * (1.0, MINOR)
     mixes = (values - center) / scale @ weights
     felt = np.array([_felt(mix) for mix in mixes - mixes.mean()])
     person = SimulatedPerson(weights, center, scale, float(mixes.mean()), float(felt.mean()), float(felt.std()))
@@ -155,5 +159,5 @@ def _traits(text: str) -> Float[NDArray[np.float64], "traits"]:
 
 
 def _felt(mix: float) -> float:
-    """Strong feelings grow faster than their cause."""
-    return mix**3
+    """Feelings keep their sign and grow with ``POWER``, which keeps a third of a taste outside the axes."""
+    return math.copysign(abs(mix) ** POWER, mix)

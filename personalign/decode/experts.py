@@ -177,4 +177,6 @@ def _attached(folder: Path, anti: CausalModel, peft: PeftModel | None) -> PeftMo
         return peft
     with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # an expert may tune tied embeddings: it is never merged, which is what peft warns of
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`", category=UserWarning)
         return PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)

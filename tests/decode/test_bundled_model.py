@@ -1,8 +1,7 @@
-"""The bundled model under the decoder, where it has been trained."""
+"""The bundled model under the decoder."""
 
 from pathlib import Path
 
-import pytest
 import torch
 from tiny_models import STEERING, talk
 
@@ -13,8 +12,6 @@ from personalign.decode.request import Piece, Request
 from personalign.types import Sampling
 
 BASE = Path(personalign.zoo.__file__).parent / "tiny" / "base"
-
-pytestmark = pytest.mark.skipif(not (BASE / "model.safetensors").exists(), reason="the bundled model isn't trained yet")
 
 
 def test_the_bundled_models_plain_replies_are_generates() -> None:

@@ -1,7 +1,7 @@
 """Erasure that lasts: tombstones beside the database, and no bytes left in its write-ahead log.
 
-A tombstone is a keyed hash of an erased id. It is kept in the database and in a file beside it: an old backup
-lacks the row but not the file's line, so opening the backup erases the person again.
+A tombstone is a keyed hash of an erased id. It is kept in the database and in a file beside it: an old backup, or a
+database whose disk failed in the middle, lacks the row but not the file's line, so opening it erases the person again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import ErasurePending, StoreError
 from personalign.store.engine import BUSY_TIMEOUT_MS, Database
-from personalign.store.files import append_durably, make_whole
+from personalign.store.files import append_durably, make_whole, read_whole
 from personalign.store.tables import USER_KEY, Table, TombstoneRow, UserRow
 
-LINE = re.compile(r"(\d+) ([0-9a-f]{64})")
+LINE = re.compile(rb"(\d+) ([0-9a-f]{64})")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATE_DEADLINE_S = 5.0
 KEY_BYTES = 32
@@ -41,13 +41,18 @@ def bury(database: Database, user: str, at: datetime) -> str:
     return hashed
 
 
-def delete_person(session: Session, user: str, hashed: str, at: datetime) -> None:
-    """Delete every row with this user's key, children first, and leave the tombstone."""
+def delete_person(session: Session, user: str) -> None:
+    """Delete every row with this user's key, children first."""
     for table in reversed(Table.metadata.sorted_tables):
         if USER_KEY in table.columns:
             session.execute(delete(table).where(table.columns[USER_KEY] == user))
     session.execute(delete(UserRow).where(UserRow.id == user))
-    session.merge(TombstoneRow(digest=hashed, at=at))
+
+
+def note_tombstones(session: Session, tombstones: dict[str, datetime]) -> None:
+    """Note in the database that these tombstones are heeded."""
+    for hashed, at in tombstones.items():
+        session.merge(TombstoneRow(digest=hashed, at=at))
 
 
 def unburied(database: Database, session: Session) -> dict[str, datetime]:
@@ -61,13 +66,11 @@ def bury_again(database: Database, session: Session, missing: dict[str, datetime
     for user, created_at in session.execute(select(UserRow.id, UserRow.created_at)).all():
         hashed = digest(database, user)
         if hashed in missing and created_at < missing[hashed]:
-            delete_person(session, user, hashed, missing[hashed])
-    for hashed, at in missing.items():
-        session.merge(TombstoneRow(digest=hashed, at=at))
+            delete_person(session, user)
 
 
 def truncate_log(writer: Engine, database: Database) -> None:
-    """Fold the write-ahead log into the file and empty it; ErasurePending while a reader holds on to it."""
+    """Fold the write-ahead log into the file and empty it; ErasurePending while a reader or the disk prevents it."""
     if database.journal_mode != "wal":
         return
     connection = writer.raw_connection()  # outside of a transaction, where a checkpoint must run
@@ -81,6 +84,11 @@ def truncate_log(writer: Engine, database: Database) -> None:
                     "the rows are gone, but a reader keeps them in the write-ahead log; close it and erase again"
                 )
             time.sleep(0.02)
+    except database.driver.Error as error:
+        raise ErasurePending(
+            f"the rows are gone, but the write-ahead log that holds them can't be folded in ({error}); "
+            "free some space or check the disk, and erase again"
+        ) from error
     finally:
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         cursor.close()
@@ -92,10 +100,10 @@ def _lines(database: Database) -> dict[str, datetime]:
     if not path.exists():
         return {}
     found: dict[str, datetime] = {}
-    for line in path.read_text(encoding="ascii").splitlines():
+    for line in read_whole(path).splitlines():
         if match := LINE.fullmatch(line):
-            at = EPOCH + timedelta(microseconds=int(match[1]))
-            found[match[2]] = max(at, found.get(match[2], at))
+            at, hashed = EPOCH + timedelta(microseconds=int(match[1])), match[2].decode()
+            found[hashed] = max(at, found.get(hashed, at))
     return found
 
 
@@ -105,7 +113,7 @@ def _key(database: Database) -> bytes:
         if database.beside(".tombstones").exists():
             raise StoreError(f"{path} is lost, so nobody can tell whom the tombstones beside it mean; restore the key")
         make_whole(path, secrets.token_bytes(KEY_BYTES))
-    key = path.read_bytes()
+    key = read_whole(path)
     if len(key) != KEY_BYTES:
         raise StoreError(f"{path} has {len(key)} bytes, expected {KEY_BYTES}; restore it together with the database")
     return key

@@ -12,7 +12,7 @@ from personalign.store.engine import Database
 
 ADVICE = {
     "locked": "another process kept it locked for too long; try again",
-    "full": "free some space on the disk and try again, nothing was written",
+    "full": "free some space on the disk and try again, no row was changed",
     "malformed": "the file is damaged; restore it from a backup",
     "not a database": "this isn't a SQLite file; pass another path",
     "readonly": "the file or its folder can't be written; check their permissions",

@@ -56,6 +56,14 @@ def make_whole(path: Path, content: bytes) -> None:
         draft.unlink()
 
 
+def read_whole(path: Path) -> bytes:
+    """Read a file kept beside the database."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path} can't be read ({error.strerror}); check the disk and its permissions") from error
+
+
 def _write(path: Path, content: bytes, flags: int) -> None:
     file = os.open(path, os.O_WRONLY | flags)
     try:

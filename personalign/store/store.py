@@ -22,7 +22,7 @@ from personalign.errors import InputError
 from personalign.store import answering, blobs, records
 from personalign.store.answering import Shown, now
 from personalign.store.engine import Database, Engines, locate, open_engines
-from personalign.store.erase import bury, bury_again, delete_person, truncate_log, unburied
+from personalign.store.erase import bury, bury_again, delete_person, note_tombstones, truncate_log, unburied
 from personalign.store.export import export_person
 from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
@@ -195,13 +195,17 @@ class Store:
         """Erase a person to the last byte; afterwards the id may start anew.
 
         Raises:
-            ErasurePending: the rows are gone, but readers kept them in the write-ahead log; call again.
+            ErasurePending: the rows are gone, but a reader or the disk kept them in the write-ahead log; call again.
+            StoreError: they are still there; call again, or open the store again, which erases them too where the
+                tombstone was written.
         """
         with self._write() as session:
             row = session.get(UserRow, user)
             if row is not None:
                 at = max(now(), row.created_at + timedelta(microseconds=1))
-                delete_person(session, user, bury(self._database, user, at), at)
+                hashed = bury(self._database, user, at)
+                delete_person(session, user)
+                note_tombstones(session, {hashed: at})
         self._truncate()
 
     def data_version(self) -> int:
@@ -222,6 +226,8 @@ class Store:
             with self._write() as session:
                 bury_again(self._database, session, missing)
             self._truncate()
+            with self._write() as session:  # only now, so that the next to open takes over where this one is stopped
+                note_tombstones(session, missing)
 
     def _truncate(self) -> None:
         with typed_errors(self._database):

@@ -118,15 +118,3 @@ def test_errors_hold_no_ids(store: Store, sql) -> None:
 def test_a_full_disk_corrupts_nothing(worker, stdlib: int) -> None:
     """Where files can't grow, writes are refused with a StoreError; with room again the open store goes on."""
     assert worker("full_disk", stdlib=stdlib) == {"refused": 4, "recovered": 4, "wrong": 0, "problems": []}
-
-
-def test_a_full_database_corrupts_nothing(store: Store, show, fit) -> None:
-    """At SQLite's own limit of pages a write is refused, and the store goes on when it is lifted."""
-    with store._engines.writer.connect() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count=1").scalar()
-    with pytest.raises(StoreError, match="full"):
-        show("q", a="x" * 50_000)
-    with store._engines.writer.connect() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count=1073741823").scalar()
-    store.add_user("bob")
-    assert store.has_user("bob")

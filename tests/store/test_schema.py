@@ -125,6 +125,21 @@ def test_a_migration_that_orphans_rows_changes_nothing(filled, second, url: str,
     assert schema.current(url) == "0001"
 
 
+def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url: str, sql, monkeypatch) -> None:
+    """In a full database an upgrade is refused as a whole, and the rows are still there; with pages it goes through."""
+    second()
+    before = _counts(sql)
+    pages = sql("PRAGMA page_count")[0][0]
+    with monkeypatch.context() as full:
+        full.setitem(engine.COMMON, "max_page_count", pages)
+        with pytest.raises(StoreError, match="free some space"):
+            schema.upgrade(url)
+    assert (schema.current(url), _counts(sql)) == ("0001", before)
+    assert sql("PRAGMA integrity_check") == [("ok",)]
+    schema.upgrade(url)
+    assert (schema.current(url), _counts(sql)) == ("0002", before)
+
+
 def test_a_schema_that_is_behind_is_refused_with_the_command(filled, second, url: str, path: Path) -> None:
     """An older schema opens nowhere, changes nothing, and after the command it opens."""
     second()

@@ -21,7 +21,13 @@ from jaxtyping import Float
 from jinja2 import TemplateError
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from personalign.basis import Fingerprints
 from personalign.errors import MessageError, ModelError
@@ -29,6 +35,7 @@ from personalign.types import Message
 
 ROLES = ("system", "user", "assistant")
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what loading a broken checkpoint raises
+AutoModel = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 
 
@@ -81,7 +88,7 @@ class CausalModel:
     @property
     def context(self) -> int | None:
         """The longest sequence the model was made for; None where it doesn't say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return context(self.model)
 
     @cached_property
     def can_keep_logits(self) -> bool:
@@ -90,8 +97,8 @@ class CausalModel:
 
     @cached_property
     def cache_argument(self) -> str:
-        """What the model calls its key/value cache: transformers 5.24 renamed it."""
-        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
+        """What the model calls its key/value cache."""
+        return cache_argument(self.model)
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -108,14 +115,11 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     Raises:
         ModelError: there is no such model or device, or the checkpoint lacks weights or a tokenizer.
     """
-    place = _device(device)
-    model, tokenizer = _read(str(name_or_path), torch.float32 if place.type == "cpu" else torch.bfloat16)
+    model, tokenizer = read_frozen(AutoModelForCausalLM, str(name_or_path), device)
     if _output_layer(model) is None:
         raise ModelError(
             f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"
         )
-    module: torch.nn.Module = model  # whose methods are typed
-    module.to(place).eval().requires_grad_(requires_grad=False)
     return CausalModel(
         model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path)
     )
@@ -126,6 +130,29 @@ def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:
     return layer
 
 
+def context(model: PreTrainedModel) -> int | None:
+    """The longest sequence a model was made for; None where it doesn't say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What a model calls its key/value cache: transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def read_frozen(auto: AutoModel, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a checkpoint by one of transformers' auto classes, in eval mode without gradients, and its tokenizer.
+
+    Raises:
+        ModelError: there is no such model or device, or the checkpoint lacks weights or a tokenizer.
+    """
+    place = _device(device)
+    model, tokenizer = _read(auto, name, torch.float32 if place.type == "cpu" else torch.bfloat16)
+    module: torch.nn.Module = model  # whose methods are typed
+    module.to(place).eval().requires_grad_(requires_grad=False)
+    return model, tokenizer
+
+
 def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -133,49 +160,48 @@ def _device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
-            f"device {device!r} can't be used here ({_first_line(error)}); expected auto, cpu or cuda"
+            f"device {device!r} can't be used here ({first_line(error)}); expected auto, cpu or cuda"
         ) from error
 
 
-def _read(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read(auto: AutoModel, name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        return _read_from(name, dtype, local_files_only=True)
+        return _read_from(auto, name, dtype, local_files_only=True)
     except ModelError:
         raise
     except UNREADABLE as nothing_here:
         if Path(name).exists():
             raise ModelError(
-                f"{name} isn't a model that can be loaded ({_first_line(nothing_here)}); expected a folder with "
+                f"{name} isn't a model that can be loaded ({first_line(nothing_here)}); expected a folder with "
                 "config.json, model.safetensors and a tokenizer"
             ) from nothing_here
     try:
-        return _read_from(name, dtype, local_files_only=False)
+        return _read_from(auto, name, dtype, local_files_only=False)
     except UNREADABLE as error:
         raise ModelError(
-            f"no model {name!r} on this machine or on the hub ({_first_line(error)}); expected a folder, or a hub id "
+            f"no model {name!r} on this machine or on the hub ({first_line(error)}); expected a folder, or a hub id "
             "such as owner/name; download it first where there is no network"
         ) from error
 
 
 def _read_from(
-    name: str, dtype: torch.dtype, *, local_files_only: bool
+    auto: AutoModel, name: str, dtype: torch.dtype, *, local_files_only: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     where = {"local_files_only": local_files_only, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(name, **where)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, use_safetensors=True, output_loading_info=True, **where
-    )
+    loaded: Any = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, output_loading_info=True, **where)
     model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise ModelError(
             f"{name} lacks {len(lacking)} weights of a {type(model).__name__}, {lacking[0]} among them; "
-            "expected a complete causal language model"
+            "expected a complete checkpoint of that kind"
         )
     return model, tokenizer
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without the rest of what another library adds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -234,7 +260,7 @@ def render(
             add_generation_prompt=add_generation_prompt,
         )
     except TemplateError as error:
-        raise MessageError(f"the model's chat template refuses these messages: {_first_line(error)}") from error
+        raise MessageError(f"the model's chat template refuses these messages: {first_line(error)}") from error
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
         raise MessageError(

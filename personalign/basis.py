@@ -136,8 +136,15 @@ class Basis:
             )
 
     def save(self, folder: Path) -> None:
-        """Write the three files; the card is written by whoever made the basis."""
+        """Write the three files, the config last: where it is, all are. The card is written by who made the basis."""
         folder.mkdir(parents=True, exist_ok=True)
+        head = {HEAD_PREFIX + name: value for name, value in (self.head or {}).items()}
+        # safetensors writes memory as it lies: a transposed view would come back as other numbers
+        in_rows = {name: np.asarray(value, order="C") for name, value in (self.arrays | head).items()}
+        save_file(in_rows, folder / "model.safetensors")
+        with (folder / "questions.jsonl").open("w", encoding="utf-8") as lines:
+            for question in self.bank:
+                lines.write(json.dumps(_question_row(question), ensure_ascii=False) + "\n")
         config = self._identity() | {
             "format": FORMAT,
             "id": self.id,
@@ -146,13 +153,6 @@ class Basis:
             "accuracy": self.accuracy,
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        head = {HEAD_PREFIX + name: value for name, value in (self.head or {}).items()}
-        # safetensors writes memory as it lies: a transposed view would come back as other numbers
-        in_rows = {name: np.asarray(value, order="C") for name, value in (self.arrays | head).items()}
-        save_file(in_rows, folder / "model.safetensors")
-        with (folder / "questions.jsonl").open("w", encoding="utf-8") as lines:
-            for question in self.bank:
-                lines.write(json.dumps(_question_row(question), ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Basis:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from personalign.basis import BankQuestion, Basis, Fingerprints, Steering
@@ -109,6 +110,19 @@ def test_saving_twice_writes_the_same_files(basis: Basis, folder: Path, tmp_path
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_save_that_was_stopped_leaves_no_config(basis: Basis, tmp_path: Path) -> None:
+    """Whoever finds a config finds a whole basis: it is written after the files that can fail before it."""
+    for name in ("model.safetensors", "questions.jsonl"):
+        folder = tmp_path / name.partition(".")[0]
+        (folder / name).mkdir(parents=True)  # which can't be written
+        with pytest.raises((OSError, SafetensorError)):
+            basis.save(folder)
+        assert not (folder / "config.json").exists()
+        (folder / name).rmdir()
+        basis.save(folder)
+        assert Basis.load(folder).id == basis.id
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "next\u2028line", "and\u0085more", "a\x0cpage", "“quoted” 🙂", '\\ "'])

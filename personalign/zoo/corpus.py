@@ -1,6 +1,7 @@
 """The text the bundled model is made from: dialogues as chat messages, split and packed into rows.
 
-Sources, as published (each is read from one JSONL file under ``DIR/corpora``):
+Sources, as published (each is read from one JSONL file under ``DIR/corpora``, an object a line with the lists
+``services``, empty or missing for chit-chat, and ``turns``, the user's first):
 
 * Schema-Guided Dialogue, google-research-datasets/dstc8-schema-guided-dialogue, CC BY-SA 4.0;
 * the Self-Dialogue corpus, jfainberg/self_dialogue_corpus, BSD-3-Clause.
@@ -16,13 +17,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from personalign.errors import InputError
 from personalign.types import Message
 
 HELD_OUT = 0.05
@@ -77,7 +79,7 @@ class Corpus:
 
 
 def load_corpus(data: Path) -> Corpus:
-    """Read and split the dialogues under ``data/corpora``."""
+    """Read and split the dialogues under ``data/corpora``; InputError where they are missing or malformed."""
     sgd = list(_read(data / "corpora" / "sgd_dialogues.jsonl"))
     chat = list(_read(data / "corpora" / "self_dialogue.jsonl"))
     task = [d for d in sgd if not d.is_hotel]
@@ -93,13 +95,24 @@ def load_corpus(data: Path) -> Corpus:
 
 
 def _read(path: Path) -> Iterator[Dialogue]:
+    if not path.is_file():
+        raise InputError(f"there is no {path}; personalign/zoo/corpus.py says where the corpora are published")
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            yield Dialogue(
-                services=tuple(row.get("services", ())),
-                turns=tuple(turn.strip() for turn in row["turns"] if turn.strip()),
-            )
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield _dialogue(json.loads(line))
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise InputError(
+                    f"{path}, line {number} is no dialogue ({error!r}); expected an object with the lists services and "
+                    "turns, as personalign/zoo/corpus.py tells"
+                ) from error
+
+
+def _dialogue(row: dict[str, Any]) -> Dialogue:
+    return Dialogue(
+        services=tuple(row.get("services", ())),
+        turns=tuple(turn.strip() for turn in row["turns"] if turn.strip()),
+    )
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, dialogues: Iterable[Dialogue], seed: int) -> list[np.ndarray]:

@@ -50,7 +50,7 @@ def make_tokenizer(workshop: Workshop) -> None:
         return
     corpus = load_corpus(workshop.data)
     tokenizer = train_tokenizer(turn for d in corpus.task + corpus.chat[::4] for turn in d.turns)
-    for name in ("base", "small"):
+    for name in ("small", "base"):  # base last, so that a stage that was killed isn't passed over
         tokenizer.save_pretrained(TINY / name)
 
 
@@ -100,7 +100,7 @@ def _train_from_scratch(
 def make_hotels(workshop: Workshop) -> None:
     """Tune the hotels expert, measure what it gives beside directly tuning the base, and choose its α."""
     folder = TINY / "experts" / "hotels"
-    if (folder / "adapter_model.safetensors").exists():
+    if (folder / "expert.json").exists():
         return
     tokenizer, corpus = PreTrainedTokenizerFast.from_pretrained(TINY / "base"), load_corpus(workshop.data)
     documents = encode(tokenizer, corpus.hotel, seed=2)
@@ -126,8 +126,9 @@ def make_hotels(workshop: Workshop) -> None:
     sweep = {alpha: _stack_bits(base, expert, small, alpha, tokenizer, corpus) for alpha in ALPHAS}
     control = {"base": _domains(base, tokenizer, corpus), "direct": _domains(direct, tokenizer, corpus)}
     alpha = _choose_alpha(sweep, control["direct"])
-    save_expert(expert, folder, alpha)
+    folder.mkdir(parents=True, exist_ok=True)
     write_expert_card(folder, expert, EXPERT_RECIPE, control, sweep, alpha)
+    save_expert(expert, folder, alpha)  # last, so that a stage that was killed isn't passed over
 
 
 def load_bundled(name: str) -> PreTrainedModel:

@@ -36,9 +36,10 @@ def make_basis(workshop: Workshop) -> None:
     prompts = _prompts(workshop)
     basis, report = bootstrap(decoder, prompts, PLAN, BANK_PLAN, workshop.work / "rollouts")
     basis = replace(basis, model="tiny")  # not the path it was loaded from
-    basis.save(folder)
-    write_basis_card(folder, basis, report)
+    folder.mkdir(parents=True, exist_ok=True)
     _ship(prompts.held_out)
+    write_basis_card(folder, basis, report)
+    basis.save(folder)  # last, so that a stage that was killed isn't passed over
 
 
 def _ship(prompts: Sequence[Sequence[Message]]) -> None:

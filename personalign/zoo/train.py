@@ -7,27 +7,40 @@ checkpoint. ``DIR`` holds the corpora named in ``corpus.py``, which also says wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from personalign.errors import PersonalignError
 from personalign.zoo.models import make_base, make_hotels, make_small, make_tokenizer
 from personalign.zoo.preferences import make_basis
 from personalign.zoo.workshop import Workshop
 
-STAGES: dict[str, Callable[[Workshop], None]] = {
-    "tokenizer": make_tokenizer,
-    "base": make_base,
-    "small": make_small,
-    "hotels": make_hotels,
-    "basis": make_basis,
+
+class Stage(StrEnum):
+    """What is made, each after those it builds on."""
+
+    TOKENIZER = "tokenizer"
+    BASE = "base"
+    SMALL = "small"
+    HOTELS = "hotels"
+    BASIS = "basis"
+
+
+MAKE: dict[Stage, Callable[[Workshop], None]] = {
+    Stage.TOKENIZER: make_tokenizer,
+    Stage.BASE: make_base,
+    Stage.SMALL: make_small,
+    Stage.HOTELS: make_hotels,
+    Stage.BASIS: make_basis,
 }
 
 
 def main(
     data: Annotated[Path, typer.Option(help="folder that holds corpora/")],
-    stage: Annotated[list[str] | None, typer.Option(help="only these stages: " + ", ".join(STAGES))] = None,
+    stage: Annotated[list[Stage] | None, typer.Option(help="only these stages")] = None,
     work: Annotated[Path, typer.Option(help="checkpoints and roll-outs")] = Path(".zoo"),
     compile_step: Annotated[
         bool, typer.Option("--compile", help="torch.compile the training step; needs a C++ compiler")
@@ -35,8 +48,13 @@ def main(
 ) -> None:
     """Run the stages in order."""
     workshop = Workshop(data, work, compile_step)
-    for name in stage or STAGES:
-        STAGES[name](workshop)
+    try:
+        for name in Stage:
+            if not stage or name in stage:
+                MAKE[name](workshop)
+    except PersonalignError as error:
+        typer.echo(f"personalign: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ Letters, used in annotations and comments everywhere:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, TypedDict, get_args
 
 import numpy as np
@@ -114,12 +116,32 @@ def _adverb(surety: float) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: temperature 0 is greedy; the seed makes a draw repeatable."""
+    """How tokens are drawn and when to stop: temperature 0 is greedy, and everything else is off by default.
+
+    The seed makes a draw repeatable. Top-k keeps the k likeliest tokens (0 is off), top-p the likeliest that make up
+    so much probability, min-p those at least that fraction as likely as the best. The repetition penalty divides a
+    token's logit, or multiplies a negative one, once it stands in prompt or reply (as Hugging Face's, 1 is off). The
+    presence penalty is taken off the logit of every token of the reply, the frequency penalty once for each time it
+    stands there, and ``logit_bias`` is added by token id (all three as OpenAI's). ``stop`` strings end the reply and
+    are cut from its text; ``logprobs`` is how many of the likeliest tokens are reported beside each one drawn.
+    """
 
     max_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    stop: tuple[str, ...] = ()
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.logit_bias, Mapping):  # anything else is refused with the other settings
+            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The whole method in plain words: one reply, no cache, one token after the other. Read this first.
 
-    mix the experts (α) → short list (top K) → the person's reward (β) → temperature → top-p → draw
+    mix the experts (α) → penalties and bias → schema or regex → short list (top K) → the person's reward (β)
+    → temperature → top-k → top-p → min-p → draw
 
 It is slow on purpose, shares no steering code with the batched path, and is the oracle that path is tested against.
 """
@@ -57,12 +58,14 @@ def generate(decoder: Decoder, request: Request) -> Generated:
 def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Tensor, float]:
     """Logits (V,) of the token after ``ids``, and KL(steered ‖ mixed) in nats: NaN where the reward wasn't finite."""
     base, head, steering = decoder.base, decoder.head, decoder.steering
-    logits, hidden = read(base, [*render(base.tokenizer, request.messages), *ids])
+    prompt = render(base.tokenizer, request.messages)
+    logits, hidden = read(base, [*prompt, *ids])
     expert = None if request.expert is None else decoder.experts[request.expert]
     alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
     if expert is not None and alpha:
         heard = [*render(expert.anti.tokenizer, request.messages), *ids]
         logits = mixed(logits, expert, alpha, heard, base.num_tokens)
+    logits = adjusted(logits, request.sampling, prompt, ids)
     gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
     if request.guidance is None or head is None or not gain:
         return logits, 0.0
@@ -92,6 +95,21 @@ def mixed(logits: Tensor, expert: Expert, alpha: float, ids: Sequence[int], num_
     return moved
 
 
+def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
+    """Logits less what is held against tokens that were said before, plus the caller's bias."""
+    logits = logits.clone()
+    factor = sampling.repetition_penalty
+    for token in {*prompt, *ids}:
+        logits[token] = logits[token] * factor if logits[token] < 0 else logits[token] / factor
+    for token in ids:
+        logits[token] -= sampling.frequency_penalty
+    for token in set(ids):
+        logits[token] -= sampling.presence_penalty
+    for token, amount in sampling.logit_bias.items():
+        logits[token] += amount
+    return logits
+
+
 def features(head: SuccessorHead, base: CausalModel, hidden: Tensor) -> Tensor:
     """ψ (V, d): what the finished reply is expected to be like, for every next token."""
     everywhere = hidden.expand(base.num_logits, -1)
@@ -119,12 +137,17 @@ def tilted_short_list(
 
 
 def drawn(logits: Tensor, sampling: Sampling, u: float) -> int:
-    """Temperature, then top-p, then the token at which the probabilities, likeliest first, pass u."""
+    """Temperature, top-k, top-p, min-p, then the token at which the probabilities, by id, pass u."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    p, order = (logits / sampling.temperature).softmax(-1).double().sort(descending=True, stable=True)
-    if sampling.top_p < 1:
-        p = p[: int((p.cumsum(-1) - p < sampling.top_p).sum())]
-    reached = (p / p.sum()).cumsum(-1)
-    place = min(int((reached <= u).sum()), int((p > 0).sum()) - 1)
-    return int(order[place])
+    scores = (logits.double() - logits.max()) / sampling.temperature
+    if sampling.top_k:
+        scores[scores < scores.topk(min(sampling.top_k, len(scores))).values[-1]] = -math.inf
+    ranked, order = scores.sort(descending=True, stable=True)
+    p = ranked.softmax(-1)
+    p[p.cumsum(-1) - p >= sampling.top_p] = 0
+    p[p < sampling.min_p * p[0]] = 0
+    by_id = torch.zeros_like(p).scatter(-1, order, p / p.sum())
+    possible = by_id.nonzero().flatten()
+    place = int((by_id[possible].cumsum(-1) <= u).sum())
+    return int(possible[min(place, len(possible) - 1)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,16 +13,25 @@ from personalign.decode.rewards import Guidance
 from personalign.errors import InputError, ProfileError
 from personalign.types import FinishReason, Message, Sampling
 
+MAX_STOPS = 16
+MAX_LOGPROBS = 20
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One reply to write. ``alpha=None`` is the expert's own; without an expert it means nothing."""
+    """One reply to write. ``alpha=None`` is the expert's own; without an expert it means nothing.
+
+    The reply keeps to a JSON ``schema`` (a mapping, or its JSON text) or matches a ``regex`` as a whole, if one of
+    them is given.
+    """
 
     messages: Sequence[Message]
     sampling: Sampling = field(default_factory=Sampling)
     guidance: Guidance | None = None
     expert: str | None = None
     alpha: float | None = None
+    schema: Mapping[str, object] | str | None = None
+    regex: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,23 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural log-probabilities under the steered distribution, at temperature 1 before any cut."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens, best first
+
+
+@dataclass(frozen=True)
 class Generated:
     """A finished reply. ``ids`` leave out the token that ended it, ``text`` all special tokens.
 
     ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) in nats at temperature 1.
     ``reason`` says why the reply isn't guided: "no_answers" (no guidance, or confidence 0), "strength_zero" (β or
-    strength is 0), or "non_finite_reward" (from the first such token on it was written without guidance).
+    strength is 0), "non_finite_reward" (from the first such token on it was written without guidance), or "forgotten"
+    (the person was erased while it was written). ``changed`` is the share of positions whose likeliest token guidance
+    changed, and ``gained`` the expected reward it added, the mean over tokens of Σ q Q − Σ p Q.
     """
 
     ids: tuple[int, ...]
@@ -50,24 +70,64 @@ class Generated:
     finish_reason: FinishReason
     prompt_tokens: int
     first_token_s: float | None = None
+    changed: float = 0.0
+    gained: float = 0.0
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-def reason(request: Request, steering: Steering) -> str:
-    """Say why a reply isn't guided."""
+def reason(request: Request, steering: Steering, *, is_sound: bool) -> str:
+    """Say why a reply isn't guided; ``is_sound`` says that no reward was NaN or infinite."""
     guidance = request.guidance
     if guidance is None or guidance.confidence <= 0:
         return "no_answers"
-    return "non_finite_reward" if guidance.gain(steering) > 0 else "strength_zero"
+    if guidance.gain(steering) <= 0:
+        return "strength_zero"
+    return "forgotten" if is_sound else "non_finite_reward"
 
 
-def check_sampling(sampling: Sampling) -> None:
-    """Refuse settings that mean nothing."""
+def check_sampling(sampling: Sampling, num_tokens: int = 2**31 - 1) -> None:
+    """Refuse settings that mean nothing; ``num_tokens`` is how many ids the vocabulary has."""
     _within("temperature", sampling.temperature, 0.0, 10.0)
     _within("top_p", sampling.top_p, 0.0, 1.0)
     if sampling.top_p == 0:
         raise InputError("top_p is 0, expected more than 0; for greedy decoding pass temperature=0")
+    _within("min_p", sampling.min_p, 0.0, 1.0)
+    _whole("top_k", sampling.top_k, 0, 2**31 - 1)
     _whole("max_tokens", sampling.max_tokens, 1, 2**31 - 1)
     _whole("seed", sampling.seed, 0, 2**63 - 1)
+    _within("repetition_penalty", sampling.repetition_penalty, 0.1, 10.0)
+    _within("presence_penalty", sampling.presence_penalty, -2.0, 2.0)
+    _within("frequency_penalty", sampling.frequency_penalty, -2.0, 2.0)
+    _whole("logprobs", sampling.logprobs, 0, MAX_LOGPROBS)
+    _check_bias(sampling.logit_bias, num_tokens)
+    _check_stop(sampling.stop)
+
+
+def _check_bias(bias: object, num_tokens: int) -> None:
+    if not isinstance(bias, Mapping):
+        raise InputError(f"logit_bias is {bias!r}, expected a mapping from token ids to numbers, such as {{17: -5.0}}")
+    for token, amount in bias.items():
+        _whole("a token id in logit_bias", token, 0, num_tokens - 1)
+        _within(f"logit_bias[{token}]", amount, -100.0, 100.0)
+
+
+def _check_stop(stop: object) -> None:
+    if not isinstance(stop, tuple) or not all(isinstance(text, str) for text in stop):
+        raise InputError(f"stop is {stop!r}, expected a tuple of strings, such as ('###',)")
+    if len(stop) > MAX_STOPS:
+        raise InputError(f"stop holds {len(stop)} strings, expected at most {MAX_STOPS}; leave some out")
+    if "" in stop:
+        raise InputError("stop holds an empty string, which every reply begins with; expected text; leave it out")
+
+
+def check_constraint(schema: object, regex: object) -> None:
+    """Refuse a schema and a regex at once, and what is neither; whether they can be met is found by compiling them."""
+    if schema is not None and regex is not None:
+        raise InputError("schema and regex are both given, expected one of them; put the pattern into the schema")
+    if schema is not None and not isinstance(schema, Mapping | str):
+        raise InputError(f"schema is {schema!r}, expected a mapping such as {{'type': 'object'}}, or its JSON text")
+    if regex is not None and not isinstance(regex, str):
+        raise InputError(f"regex is {regex!r}, expected a pattern such as '[0-9]+'")
 
 
 def check_alpha(alpha: float) -> None:

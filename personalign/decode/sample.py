@@ -1,14 +1,21 @@
-"""Drawing the next token: temperature, then top-p, then the draw; each row by its own seed."""
+"""Drawing the next token: temperature, top-k, top-p, min-p, then the draw; each row by its own seed.
+
+A draw inverts the distribution in the order of the token ids, at the request's own random number for that token. The
+arithmetic is in whole numbers where sums matter, so that it comes out the same in every batch and on every device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from personalign.decode.penalties import Penalties
 from personalign.types import Sampling
+
+UNITS = 2.0**52  # of probability: finer ones would be lost on float64
 
 
 def uniforms(seed: int, count: int) -> Float[Tensor, "count"]:
@@ -16,24 +23,67 @@ def uniforms(seed: int, count: int) -> Float[Tensor, "count"]:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def draw(
+def shares(
     logits: Float[Tensor, "B V"],
     temperature: Float[Tensor, "B"],
+    top_k: Float[Tensor, "B"],
     top_p: Float[Tensor, "B"],
-    uniform: Float[Tensor, "B"],
-) -> Int[Tensor, "B"]:
-    """Draw one token a row: the best at temperature 0, else by inverting the distribution at ``uniform``.
+    min_p: Float[Tensor, "B"],
+    *,
+    is_cut: bool = True,
+) -> Int[Tensor, "B V"]:
+    """How likely each token is after temperature, top-k, top-p and min-p, in units of 2⁻⁵², not renormalised.
 
-    Top-p keeps the likeliest tokens up to and including the one that reaches it, after the temperature.
+    All settings are float64; top-k 0, top-p 1 and min-p 0 are off, and ``is_cut=False`` says that the first two are
+    off in every row, which saves a sort. A row at temperature 0 is weighed at temperature 1.
     """
-    scaled = logits / torch.where(temperature > 0, temperature, 1.0)[:, None]
-    p, order = scaled.softmax(-1).double().sort(dim=-1, descending=True, stable=True)
-    before = p.cumsum(-1) - p
-    p = torch.where((before < top_p[:, None]) | (top_p[:, None] >= 1), p, 0.0)
-    reached = p.cumsum(-1)
-    place = (reached <= uniform[:, None] * reached[:, -1:]).sum(-1)
-    place = torch.minimum(place, (p > 0).sum(-1) - 1)
-    drawn = order.gather(-1, place[:, None]).squeeze(-1)
+    scores = logits.double()
+    # the largest becomes 0, so that no temperature, however small, can overflow
+    scores.sub_(scores.amax(-1, keepdim=True)).div_(torch.where(temperature > 0, temperature, 1.0)[:, None])
+    share = scores.softmax(-1).mul_(UNITS).long()
+    ruled_out = scores < min_p.log()[:, None]
+    if is_cut:
+        ruled_out |= unlikely(logits, share, top_k, top_p)
+    return share.masked_fill_(ruled_out, 0)
+
+
+def unlikely(
+    logits: Float[Tensor, "B V"], share: Int[Tensor, "B V"], top_k: Float[Tensor, "B"], top_p: Float[Tensor, "B"]
+) -> Bool[Tensor, "B V"]:
+    """Which tokens aren't among the k best or, of those, not needed by the best to reach top-p together.
+
+    Tokens as good as the k-th are among them; of several as good as each other top-p takes those with the lowest ids.
+    """
+    ranked, order = logits.sort(descending=True, stable=True)
+    k = torch.where(top_k > 0, top_k, logits.shape[-1]).clamp_max(logits.shape[-1]).long()
+    share = share.gather(-1, order).masked_fill_(ranked < ranked.gather(-1, k[:, None] - 1), 0)
+    reached = share.cumsum(-1)
+    enough = (top_p[:, None] * reached[:, -1:]).ceil().long()
+    is_spare = reached.sub_(share) >= enough
+    return torch.empty_like(is_spare).scatter_(-1, order, is_spare)
+
+
+def pick(share: Int[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+    """The token at which the shares, added up in the order of the ids, pass ``uniform`` of them all."""
+    reached = share.cumsum(-1)
+    total = reached[:, -1]
+    target = torch.minimum((uniform * total).long(), total - 1)
+    place = torch.searchsorted(reached, target[:, None], right=True).squeeze(-1)
+    return place.clamp_max(share.shape[-1] - 1)  # a row of NaN is somebody's error, but not its neighbours'
+
+
+def draw(
+    logits: Float[Tensor, "B V"],
+    uniform: Float[Tensor, "B"],
+    temperature: Float[Tensor, "B"],
+    top_k: Float[Tensor, "B"],
+    top_p: Float[Tensor, "B"],
+    min_p: Float[Tensor, "B"],
+    *,
+    is_cut: bool = True,
+) -> Int[Tensor, "B"]:
+    """Draw one token a row: the best at temperature 0, else by ``pick`` from ``shares``."""
+    drawn = pick(shares(logits, temperature, top_k, top_p, min_p, is_cut=is_cut), uniform)
     return torch.where(temperature > 0, drawn, logits.argmax(-1))
 
 
@@ -42,8 +92,8 @@ class Sampler:
 
     def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
         longest = max(sampling.max_tokens for sampling in samplings)
-        self._temperature = torch.tensor([s.temperature for s in samplings], dtype=torch.float32, device=device)
-        self._top_p = torch.tensor([s.top_p for s in samplings], dtype=torch.float64, device=device)
+        settings = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in samplings]
+        self._settings = torch.tensor(settings, dtype=torch.float64, device=device).unbind(-1)
         self._uniforms = torch.stack([uniforms(s.seed, longest) for s in samplings]).to(device)
         self._is_greedy = all(s.temperature == 0 for s in samplings)
 
@@ -51,4 +101,87 @@ class Sampler:
         """Draw the token at ``index`` of every row."""
         if self._is_greedy:
             return logits.argmax(-1)
-        return draw(logits, self._temperature, self._top_p, self._uniforms[:, index])
+        return draw(logits, self._uniforms[:, index], *self._settings)
+
+
+class RowSampler:
+    """Every slot's settings, random numbers and place in its reply, in fixed buffers on the device.
+
+    Requests come, go and move at any step; a step concerns the first b slots, an empty one counting as greedy. The
+    order of its calls is ``adjust``, whatever steers in between, ``draw``, ``note``.
+    """
+
+    def __init__(self, slots: int, num_logits: int, max_new_tokens: int, device: torch.device) -> None:
+        self._penalties = Penalties(slots, num_logits, device)
+        self._settings = torch.zeros(slots, 4, dtype=torch.float64, device=device)
+        self._uniforms = torch.zeros(slots, max_new_tokens, dtype=torch.float64, device=device)
+        self._index = torch.zeros(slots, dtype=torch.long, device=device)  # of the token to be drawn
+        self._samplings: list[Sampling | None] = [None] * slots
+        self._prepare()
+
+    def admit(self, slot: int, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
+        """Take a request into an empty slot; the next token drawn there is its first."""
+        assert self._samplings[slot] is None, "a slot is released before it is admitted to"
+        assert sampling.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
+        settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        self._settings[slot] = torch.tensor(settings, dtype=torch.float64)
+        self._uniforms[slot, : sampling.max_tokens] = uniforms(sampling.seed, sampling.max_tokens)
+        self._penalties.admit(slot, sampling, prompt_ids)
+        self._samplings[slot] = sampling
+        self._prepare()
+
+    def release(self, slot: int) -> None:
+        """Empty a slot; nothing of its request stays."""
+        for rows in (self._settings, self._uniforms, self._index):
+            rows[slot] = 0
+        self._penalties.release(slot)
+        self._samplings[slot] = None
+        self._prepare()
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a request over to an empty slot, where it goes on as if it had always been there."""
+        assert self._samplings[target] is None, "a slot is released before it is moved to"
+        for rows in (self._settings, self._uniforms, self._index):
+            rows[target] = rows[source]
+        self._penalties.move(source, target)
+        self._samplings[target] = self._samplings[source]
+        self.release(source)
+
+    def _prepare(self) -> None:
+        """Find out, when the requests change, what no step has to do."""
+        admitted = [sampling for sampling in self._samplings if sampling is not None]
+        drawn = [sampling for sampling in admitted if sampling.temperature > 0]
+        self._is_greedy = not drawn
+        self._is_cut = any(sampling.top_k or sampling.top_p < 1 for sampling in drawn)
+        self.num_logprobs = max((sampling.logprobs for sampling in admitted), default=0)
+
+    def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """Apply penalties, then bias; the tensor itself comes back where no request has any."""
+        return self._penalties(logits)
+
+    def draw(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
+        """Draw the next token of the first b slots."""
+        if self._is_greedy:
+            return logits.argmax(-1)
+        b = len(logits)
+        uniform = self._uniforms[:b].gather(-1, self._index[:b, None]).squeeze(-1)
+        return draw(logits, uniform, *self._settings[:b].unbind(-1), is_cut=self._is_cut)
+
+    def note(self, tokens: Int[Tensor, "B"], active: Bool[Tensor, "B"]) -> None:
+        """Remember what was drawn, in the rows whose reply goes on; they come to their next token."""
+        self._penalties.note(tokens, active)
+        # a row whose reply has reached its limit may be stepped once more before it is released
+        self._index[: len(tokens)].add_(active).clamp_max_(self._uniforms.shape[1] - 1)
+
+    def logprobs(
+        self, logits: Float[Tensor, "B V"], tokens: Int[Tensor, "B"], n: int
+    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B n"], Float[Tensor, "B n"]] | None:
+        """Log-probabilities of the tokens drawn, and the n likeliest with theirs, at temperature 1 before any cut.
+
+        Pass ``num_logprobs``, the most that any admitted request asks for; 0 computes nothing.
+        """
+        if n == 0:
+            return None
+        log_p = logits.log_softmax(-1)
+        best = log_p.topk(n)
+        return log_p.gather(-1, tokens[:, None]).squeeze(-1), best.indices, best.values

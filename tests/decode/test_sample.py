@@ -1,20 +1,71 @@
-"""Temperature, top-p, draw: in this order, each row by its own seed."""
+"""Temperature, top-k, top-p, min-p, draw: in this order, each row by its own seed, wherever its slot is."""
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from scipy.stats import chisquare
+from tiny_models import bits
+from torch import Tensor
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from personalign.decode.sample import Sampler, draw, uniforms
+from personalign.decode import reference, sample
+from personalign.decode.sample import RowSampler, Sampler, draw, shares, uniforms
 from personalign.types import Sampling
 
+CPU = torch.device("cpu")
 P = torch.tensor([0.5, 0.3, 0.15, 0.05])
+CUTS = [
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.3),
+    Sampling(temperature=4.0, top_k=7),
+    Sampling(temperature=1.0, top_p=0.7),
+    Sampling(temperature=1.5, min_p=0.1),
+    Sampling(temperature=1.0, top_k=1),
+    Sampling(temperature=2.0, top_k=20, top_p=0.5),
+    Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.02),
+    Sampling(temperature=1.0, top_k=10_000, top_p=1e-9),
+    Sampling(temperature=1.0, min_p=1.0),
+]
 
 
-def _drawn(temperature: float, top_p: float, num: int = 2000) -> list[float]:
+def _logits(rows: int, size: int = 300, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+
+
+def _settings(samplings: list[Sampling]) -> list[Tensor]:
+    rows = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in samplings]
+    return list(torch.tensor(rows, dtype=torch.float64).unbind(-1))
+
+
+def _distribution(logits: Tensor, samplings: list[Sampling]) -> Tensor:
+    weighed = shares(logits, *_settings(samplings)).double()
+    return weighed / weighed.sum(-1, keepdim=True)
+
+
+def _warped(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution (1, V) that transformers draws from."""
+    for is_on, warper in (
+        (True, TemperatureLogitsWarper(sampling.temperature)),
+        (sampling.top_k > 0, TopKLogitsWarper(max(1, sampling.top_k))),
+        (sampling.top_p < 1, TopPLogitsWarper(sampling.top_p)),
+        (sampling.min_p > 0, MinPLogitsWarper(sampling.min_p)),
+    ):
+        logits = warper(None, logits) if is_on else logits
+    return logits.softmax(-1)
+
+
+def _drawn(temperature: float, top_p: float, num: int = 2000, **cuts: float) -> list[float]:
     """How often each of four tokens is drawn."""
-    ones = torch.ones(num)
-    ids = draw(P.log().expand(num, 4), ones * temperature, ones * top_p, torch.linspace(0, 1, num + 1)[:-1].double())
+    settings = _settings([Sampling(temperature=temperature, top_p=top_p, **cuts)] * num)
+    ids = draw(P.log().expand(num, 4), torch.linspace(0, 1, num + 1, dtype=torch.float64)[:-1], *settings)
     return (torch.bincount(ids, minlength=4) / num).tolist()
 
 
@@ -23,9 +74,79 @@ def _expected(temperature: float, kept: int) -> list[float]:
     return [*(p / p.sum()).tolist(), *[0.0] * (4 - kept)]
 
 
+# ---------------------------------------------------------------- one draw
+
+
 def test_draws_follow_the_distribution() -> None:
     """At temperature 1 and top-p 1 every token comes as often as it is likely."""
     assert _drawn(1.0, 1.0) == pytest.approx(P.tolist(), abs=2e-3)
+
+
+def test_draws_go_by_the_order_of_the_ids() -> None:
+    """A small random number draws a small id, so that a draw doesn't hang on how nearly equal tokens are sorted."""
+    logits = P.flip(0).log()[None]
+    for u, token in ((0.0, 0), (0.049, 0), (0.051, 1), (0.49, 2), (0.51, 3), (0.999, 3)):
+        uniform = torch.tensor([u], dtype=torch.float64)
+        assert draw(logits, uniform, *_settings([Sampling(temperature=1.0)])).item() == token
+
+
+@pytest.mark.parametrize("sampling", CUTS)
+def test_the_distribution_is_that_of_transformers(sampling: Sampling) -> None:
+    """On random logits what is left after every cut has the probabilities that generate() would draw with."""
+    logits = _logits(20)
+    ours = _distribution(logits, [sampling] * 20)
+    theirs = torch.cat([_warped(row[None], sampling) for row in logits])
+    assert torch.allclose(ours, theirs.double(), atol=1e-6)
+    assert torch.equal(ours > 1e-9, theirs > 1e-9)
+
+
+def test_another_setting_is_seen_by_the_comparison_above() -> None:
+    """Control: a tenth more temperature, one token more or less, or the cuts the other way round differ."""
+    logits = _logits(20)
+    for one, other in (
+        (Sampling(temperature=1.0), Sampling(temperature=1.1)),
+        (Sampling(temperature=1.0, top_k=7), Sampling(temperature=1.0, top_k=8)),
+        (Sampling(temperature=1.0, top_p=0.7), Sampling(temperature=1.0, top_p=0.75)),
+        (Sampling(temperature=1.0, min_p=0.1), Sampling(temperature=1.0, min_p=0.2)),
+    ):
+        ours = _distribution(logits, [one] * 20)
+        theirs = torch.cat([_warped(row[None], other) for row in logits])
+        assert not torch.allclose(ours, theirs.double(), atol=1e-6)
+
+
+def test_top_p_counts_what_top_k_left() -> None:
+    """Of 0.5 and 0.3 the first holds 0.625 and reaches 0.6 alone; before top-k it wouldn't have."""
+    assert _drawn(1.0, 0.6, top_k=2) == [1, 0, 0, 0]
+    assert _drawn(1.0, 0.6) == pytest.approx(_expected(1.0, 2), abs=2e-3)  # control
+
+
+@pytest.mark.parametrize("sampling", [CUTS[i] for i in (0, 2, 3, 4, 7)])
+def test_many_draws_have_the_frequencies_of_the_distribution(sampling: Sampling) -> None:
+    """A chi-square test finds nothing in 20,000 draws, but does where the temperature is half as high again."""
+    num, logits = 20_000, _logits(1, 40)
+    ids = draw(logits.expand(num, 40), uniforms(1, num), *_settings([sampling] * num))
+    seen = torch.bincount(ids, minlength=40)
+    warmer = replace(sampling, temperature=1.5 * sampling.temperature)
+    expected, wrong = (_warped(logits, s)[0].double() * num for s in (sampling, warmer))
+    assert not seen[expected == 0].any()
+    common = expected > 5
+
+    def p_value(model: Tensor) -> float:
+        model = model[common] * seen[common].sum() / model[common].sum()
+        return chisquare(seen[common], model).pvalue
+
+    assert p_value(expected) > 0.01
+    assert p_value(wrong) < 1e-6
+
+
+def test_draws_are_those_of_the_reference() -> None:
+    """A mixed batch draws, row by row, what the plain words of the reference do."""
+    samplings = [replace(s, seed=i) for i, s in enumerate(CUTS * 40)]
+    logits, u = _logits(len(samplings), seed=1), uniforms(3, len(samplings))
+    ids = draw(logits, u, *_settings(samplings))
+    plain = [reference.drawn(row, s, x) for row, s, x in zip(logits, samplings, u.tolist(), strict=True)]
+    assert ids.tolist() == plain
+    assert ids.tolist() != draw(logits, u.flip(0), *_settings(samplings)).tolist()  # control
 
 
 def test_top_p_keeps_the_token_that_reaches_it() -> None:
@@ -42,28 +163,236 @@ def test_the_temperature_comes_before_top_p() -> None:
     assert _drawn(3.0, 0.65) != pytest.approx(_expected(3.0, 2), abs=2e-3)
 
 
+def test_ties_are_cut_the_same_everywhere() -> None:
+    """All tokens as good as the k-th stay; of equal ones top-p takes the lowest ids."""
+    flat = torch.zeros(1, 10)
+    settings = [Sampling(temperature=1.0, top_k=3), Sampling(temperature=1.0, top_p=0.35)]
+    by_k, by_p = (_distribution(flat, [s])[0] for s in settings)
+    assert by_k.tolist() == pytest.approx([0.1] * 10)
+    assert by_p.tolist() == pytest.approx([0.25] * 4 + [0.0] * 6)
+
+
 def test_temperature_0_takes_the_best_whatever_the_random_number() -> None:
-    """Greedy rows ignore seed and top-p, beside rows that don't."""
-    logits = P.log().expand(3, 4)
+    """Greedy rows ignore seed and cuts, beside rows that don't."""
+    samplings = [Sampling(), Sampling(temperature=1.0), Sampling(top_p=0.1, top_k=2)]
     for u in (0.0, 0.5, 1 - 1e-12):
-        ids = draw(logits, torch.tensor([0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.1]), torch.full((3,), u).double())
+        ids = draw(P.log().expand(3, 4), torch.full((3,), u).double(), *_settings(samplings))
         assert ids[[0, 2]].tolist() == [0, 0]
 
 
+def test_a_temperature_of_almost_0_is_greedy() -> None:
+    """No temperature is so small that it overflows."""
+    for temperature in (1e-3, 1e-30, 1e-300, 5e-324):
+        sampling, logits = Sampling(temperature=temperature), _logits(1)
+        for u in (0.0, 0.5, 1 - 2**-53):
+            drawn = draw(logits, torch.tensor([u], dtype=torch.float64), *_settings([sampling]))
+            assert drawn.item() == logits.argmax() == reference.drawn(logits[0], sampling, u)
+
+
 def test_what_is_ruled_out_is_never_drawn() -> None:
-    """A token at −∞ isn't drawn even by the last random number there is."""
-    logits = torch.tensor([[0.0, -math.inf, 1.0, -math.inf]])
+    """A token at −∞ isn't drawn even by the first or last random number there is."""
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
     for u in (0.0, 0.9999999, 1 - 2**-53):
-        one = torch.ones(1)
-        assert draw(logits, one * 2, one, torch.tensor([u], dtype=torch.float64)).item() in {0, 2}
+        for sampling in (Sampling(temperature=2.0), Sampling(temperature=2.0, top_k=4, top_p=0.999)):
+            drawn = draw(logits, torch.tensor([u], dtype=torch.float64), *_settings([sampling])).item()
+            assert drawn in {1, 3}
+            assert drawn == reference.drawn(logits[0], sampling, u)
+
+
+def test_a_row_of_nan_draws_some_token_and_leaves_its_neighbours_alone() -> None:
+    """Whoever reports the broken row, an id outside the vocabulary would break every row on a GPU."""
+    logits = _logits(3)
+    settings, u = _settings([CUTS[7]] * 3), uniforms(0, 3)
+    healthy = draw(logits, u, *settings)
+    logits[1] = math.nan
+    broken = draw(logits, u, *settings)
+    assert 0 <= broken[1] < logits.shape[-1]
+    assert broken[[0, 2]].tolist() == healthy[[0, 2]].tolist()
 
 
 def test_random_numbers_depend_on_the_seed_alone() -> None:
     """More tokens, other rows or another seed beside it don't change a request's random numbers."""
     assert torch.equal(uniforms(7, 3), uniforms(7, 300)[:3])
     assert not torch.equal(uniforms(7, 3), uniforms(8, 3))
-    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    logits = _logits(1, 50)
     mine = Sampling(max_tokens=4, temperature=1.0, seed=7)
-    alone = [Sampler([mine], torch.device("cpu"))(logits, i).item() for i in range(4)]
-    beside = Sampler([Sampling(99, 2.0, 0.5, 1), mine], torch.device("cpu"))
+    alone = [Sampler([mine], CPU)(logits, i).item() for i in range(4)]
+    beside = Sampler([Sampling(99, 2.0, 0.5, 1), mine], CPU)
     assert [beside(logits.expand(2, 50), i)[1].item() for i in range(4)] == alone
+
+
+# ---------------------------------------------------------------- rows that come and go
+
+SLOTS, SIZE, LIMIT = 5, 300, 12
+PROMPT = (3, 1, 4, 1, 5)
+MIXED = [
+    Sampling(LIMIT, temperature=1.0, seed=5, top_k=40, frequency_penalty=1.5, logit_bias={9: 4.0}),
+    Sampling(LIMIT),
+    Sampling(LIMIT, temperature=1.3, seed=6),
+    Sampling(LIMIT, temperature=0.8, seed=7, top_p=0.8, min_p=0.01, repetition_penalty=1.3, logprobs=3),
+    Sampling(LIMIT, presence_penalty=2.0),
+]
+
+
+def _sampler() -> RowSampler:
+    return RowSampler(SLOTS, SIZE, LIMIT, CPU)
+
+
+def _step(sampler: RowSampler, logits: Tensor) -> tuple[Tensor, Tensor]:
+    adjusted = sampler.adjust(logits)
+    tokens = sampler.draw(adjusted)
+    sampler.note(tokens, torch.ones(len(logits), dtype=torch.bool))
+    return adjusted, tokens
+
+
+def _alone(sampling: Sampling, steps: list[Tensor], slot: int) -> list[tuple[Tensor, int]]:
+    """What a request gets in a sampler of its own, at the same batch shape, beside rows of nothing."""
+    sampler = _sampler()
+    sampler.admit(slot, sampling, PROMPT)
+    seen = [_step(sampler, logits) for logits in steps]
+    return [(adjusted[slot], int(tokens[slot])) for adjusted, tokens in seen]
+
+
+STEPS = [_logits(SLOTS, SIZE, seed) for seed in range(LIMIT)]
+
+
+def test_a_mixed_batch_is_each_row_alone_bit_for_bit() -> None:
+    """Neither a neighbour's settings nor its presence change a row's logits or tokens."""
+    sampler = _sampler()
+    for slot, sampling in enumerate(MIXED):
+        sampler.admit(slot, sampling, PROMPT)
+    together = [_step(sampler, logits) for logits in STEPS]
+    for slot, sampling in enumerate(MIXED):
+        for (adjusted, tokens), (row, token) in zip(together, _alone(sampling, STEPS, slot), strict=True):
+            assert torch.equal(bits(adjusted[slot]), bits(row))
+            assert tokens[slot] == token
+    other = _alone(replace(MIXED[2], seed=60), STEPS, 2)  # control: the comparison sees another seed
+    assert [token for _, token in other] != [int(tokens[2]) for _, tokens in together]
+
+
+def test_rows_may_join_move_and_leave_at_any_step() -> None:
+    """A reply is the same whoever comes and goes beside it, and wherever it is moved to."""
+    mine = MIXED[3]
+    own = [logits[3] for logits in STEPS]
+    expected = [token for _, token in _alone(mine, STEPS, 3)]
+
+    def written(*, is_moved: bool) -> list[int]:
+        sampler, slot, tokens = _sampler(), 3, []
+        sampler.admit(0, MIXED[0], (7,))
+        sampler.admit(3, mine, PROMPT)
+        for i, logits in enumerate(STEPS):
+            if i == 4:
+                sampler.admit(4, MIXED[2], ())
+            if i == 5:
+                sampler.release(0)
+            if i == 6 and is_moved:
+                sampler.move(3, 0)
+                slot = 0
+            if i == 8:
+                sampler.admit(1, MIXED[4], (9, 9))
+            rows = logits.flip(0).clone()
+            rows[slot] = own[i]
+            tokens.append(int(_step(sampler, rows)[1][slot]))
+        return tokens
+
+    assert written(is_moved=False) == written(is_moved=True) == expected
+    restarted = _alone(mine, STEPS[6:], 3)  # control: a move that forgot the place in the reply would be noticed
+    assert [token for _, token in restarted] != expected[6:]
+
+
+def test_a_slot_keeps_nothing_of_a_request_that_left() -> None:
+    """After release and move every buffer of a slot is as new, and so is the next request's reply."""
+    sampler = _sampler()
+    for slot, sampling in enumerate(MIXED):
+        sampler.admit(slot, sampling, PROMPT)
+    for logits in STEPS[:5]:
+        _step(sampler, logits)
+    buffers = [sampler._settings, sampler._uniforms, sampler._index, *sampler._penalties._buffers()]
+    assert all(rows.any() for rows in buffers)  # control: there was something to forget
+    sampler.release(0)
+    sampler.move(3, 0)
+    assert not any(rows[3].any() for rows in buffers)
+    for slot in (0, 1, 2, 4):
+        sampler.release(slot)
+    assert not any(rows.any() for rows in buffers)
+    assert sampler.adjust(STEPS[0]) is STEPS[0]
+    sampler.admit(2, MIXED[3], PROMPT)
+    again = [_step(sampler, logits) for logits in STEPS]
+    assert [int(tokens[2]) for _, tokens in again] == [token for _, token in _alone(MIXED[3], STEPS, 2)]
+
+
+def test_a_row_that_is_not_active_stays_where_it_is() -> None:
+    """A token that isn't kept moves neither the place in the reply nor any count."""
+    sampler = _sampler()
+    sampler.admit(0, MIXED[0], PROMPT)
+    first = _step(sampler, STEPS[0][:1])[1]
+    for _ in range(2 * LIMIT):
+        sampler.note(sampler.draw(STEPS[1][:1]), torch.tensor([False]))
+    second = _step(sampler, STEPS[1][:1])[1]
+    assert [int(first), int(second)] == [token for _, token in _alone(MIXED[0], [s[:1] for s in STEPS[:2]], 0)]
+
+
+def test_a_reply_at_its_limit_may_be_stepped_once_more() -> None:
+    """Before it is released, a row that has all its tokens does no harm."""
+    sampler = _sampler()
+    sampler.admit(0, MIXED[2], ())
+    for logits in [*STEPS, *STEPS]:
+        _step(sampler, logits)
+
+
+def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy requests are never weighed, nothing is sorted without top-k or top-p, no counts are kept for nobody."""
+    calls: list[str] = []
+
+    def spy(whole, name, *args, **kwargs):
+        calls.append(name)
+        return whole(*args, **kwargs)
+
+    for name in ("shares", "unlikely"):
+        monkeypatch.setattr(sample, name, partial(spy, getattr(sample, name), name))
+    sampler = _sampler()
+    for slot, sampling, expected in (
+        (0, Sampling(LIMIT, top_k=3), []),
+        (1, Sampling(LIMIT, temperature=1.0, min_p=0.1), ["shares"]),
+        (2, Sampling(LIMIT, temperature=1.0, top_p=0.9), ["shares", "unlikely"]),
+    ):
+        calls.clear()
+        sampler.admit(slot, sampling, PROMPT)
+        assert sampler.adjust(STEPS[0]) is STEPS[0]
+        sampler.draw(STEPS[0])
+        assert calls == expected
+    assert sampler._penalties._buffers() == [sampler._penalties._settings]
+
+
+def test_log_probabilities_are_those_of_the_logits() -> None:
+    """The drawn token's and the n unlikely, n being the most that any request in the batch asks for."""
+    sampler = _sampler()
+    assert sampler.num_logprobs == 0
+    assert sampler.logprobs(STEPS[0], torch.zeros(SLOTS, dtype=torch.long), 0) is None
+    sampler.admit(0, replace(MIXED[3], logprobs=2), ())
+    sampler.admit(1, MIXED[3], ())
+    assert sampler.num_logprobs == 3
+    tokens = sampler.draw(STEPS[0])
+    chosen, ids, values = sampler.logprobs(STEPS[0], tokens, sampler.num_logprobs)
+    log_p = STEPS[0].log_softmax(-1)
+    assert torch.equal(chosen, log_p[torch.arange(SLOTS), tokens])
+    assert torch.equal(ids, log_p.argsort(-1, descending=True)[:, :3])
+    assert torch.equal(values, log_p.gather(-1, ids))
+    sampler.release(1)
+    assert sampler.num_logprobs == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_what_a_cpu_does() -> None:
+    """Rows that come and go get the same tokens and the same adjusted logits on CUDA."""
+    samplers = _sampler(), RowSampler(SLOTS, SIZE, LIMIT, torch.device("cuda"))
+    for sampler in samplers:
+        for slot, sampling in enumerate(MIXED):
+            sampler.admit(slot, sampling, PROMPT)
+    for logits in STEPS:
+        (here, ids), (there, their_ids) = (
+            _step(sampler, logits.to(device)) for sampler, device in zip(samplers, ("cpu", "cuda"), strict=True)
+        )
+        assert torch.allclose(here, there.cpu(), atol=1e-6)
+        assert ids.tolist() == their_ids.tolist()

@@ -1,0 +1,100 @@
+"""What was said before becomes less likely, what the caller names more or less; other rows keep their bits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import STEERING, Kit, bits, talk
+from torch import Tensor
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+from personalign.decode import reference
+from personalign.decode.penalties import Penalties
+from personalign.decode.request import Request
+from personalign.decode.rewards import Guidance
+from personalign.types import Sampling
+
+SIZE = 60
+PROMPT = [3, 3, 17]
+REPLY = [5, 9, 5, 5, 17]
+LOGITS = 3 * torch.randn(3, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def _adjusted(sampling: Sampling, reply: list[int] = REPLY) -> Tensor:
+    """Logits (V,) of the middle one of three rows, its neighbours having no penalties."""
+    penalties = Penalties(4, SIZE, torch.device("cpu"))
+    penalties.admit(1, sampling, PROMPT)
+    for token in reply:
+        penalties.note(torch.tensor([7, token, 8]), torch.tensor([True, True, True]))
+    penalties.note(torch.tensor([1, 1, 1]), torch.tensor([True, False, True]))
+    adjusted = penalties(LOGITS)
+    assert torch.equal(bits(adjusted[[0, 2]]), bits(LOGITS[[0, 2]]))
+    return adjusted[1]
+
+
+@pytest.mark.parametrize("penalty", [1.3, 2.0, 0.8])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    """Over prompt and reply, dividing positive logits and multiplying negative ones."""
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([PROMPT + REPLY]), LOGITS[1:2])[0]
+    ours = _adjusted(Sampling(repetition_penalty=penalty))
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert not torch.allclose(ours, _adjusted(Sampling(repetition_penalty=penalty), REPLY[:1]), atol=1e-6)  # control
+
+
+def test_presence_and_frequency_concern_the_reply_alone() -> None:
+    """Once for standing there, and once for every time; the prompt isn't counted, nor is a token that wasn't kept."""
+    presence = _adjusted(Sampling(presence_penalty=0.5)) - LOGITS[1]
+    frequency = _adjusted(Sampling(frequency_penalty=0.25)) - LOGITS[1]
+    expected = {5: (-0.5, -0.75), 9: (-0.5, -0.25), 17: (-0.5, -0.25), 3: (0.0, 0.0), 1: (0.0, 0.0)}
+    for token, (once, each) in expected.items():
+        assert presence[token] == pytest.approx(once, abs=1e-6)
+        assert frequency[token] == pytest.approx(each, abs=1e-6)
+
+
+def test_a_bias_is_added_after_the_penalties() -> None:
+    """It isn't divided by the repetition penalty, which is what the other order would do."""
+    both = Sampling(repetition_penalty=2.0, logit_bias={5: 10.0, 40: -100.0})
+    penalised, biased = _adjusted(replace(both, logit_bias={})), _adjusted(both)
+    assert biased[5] == pytest.approx(float(penalised[5]) + 10)
+    assert biased[40] == pytest.approx(float(LOGITS[1, 40]) - 100)
+    assert (biased != penalised).nonzero().flatten().tolist() == [5, 40]
+    assert biased[5] != pytest.approx((float(LOGITS[1, 5]) + 10) / 2)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(repetition_penalty=1.7),
+        Sampling(presence_penalty=-1.0, frequency_penalty=2.0),
+        Sampling(repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.4, logit_bias={0: 1.0, 9: -3.0}),
+    ],
+)
+def test_the_reference_says_the_same_in_plain_words(sampling: Sampling) -> None:
+    """Rows on the device and the loop over tokens agree."""
+    plain = reference.adjusted(LOGITS[1], sampling, PROMPT, REPLY)
+    assert torch.allclose(_adjusted(sampling), plain, atol=1e-5)
+    assert not torch.allclose(_adjusted(sampling), LOGITS[1], atol=1e-2)  # control
+
+
+def test_rows_without_any_keep_the_very_tensor() -> None:
+    """With nobody to be penalised nothing is computed; with somebody, minus zeros of others stay minus zeros."""
+    penalties = Penalties(2, SIZE, torch.device("cpu"))
+    penalties.admit(0, Sampling(), PROMPT)
+    logits = torch.full((2, SIZE), -0.0)
+    assert penalties(logits) is logits
+    penalties.admit(1, Sampling(logit_bias={0: 1.0}), PROMPT)
+    adjusted = penalties(logits)
+    assert torch.equal(bits(adjusted[0]), bits(logits[0]))
+    assert not torch.equal(bits(adjusted[1]), bits(logits[1]))  # control: adding zero would have turned them
+
+
+def test_they_come_before_the_reward(kit: Kit, weights: np.ndarray) -> None:
+    """The short list is cut from the adjusted logits: a token that is biased away is no candidate."""
+    request = Request(talk("hello")[0], Sampling(4), Guidance(weights, 1.0))
+    plain, _ = reference.steered(kit.decoder(), request, [])
+    best = int(plain.argmax())
+    away = replace(request, sampling=Sampling(4, logit_bias={best: -50.0}))
+    biased, _ = reference.steered(kit.decoder(), away, [])
+    assert plain.isfinite().sum() == biased.isfinite().sum() == STEERING.num_candidates
+    assert not biased[best].isfinite()

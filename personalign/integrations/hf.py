@@ -1,0 +1,281 @@
+"""Steering inside transformers' own ``generate``: one person a prompt; beams, sampling and all else as you call it.
+
+A hook catches what enters the output layer, a logits processor tilts the scores by it. Transformers runs the processors
+it is given after its own penalties and constraints, and before its warpers (temperature, top-k, top-p): the method's
+order. Replies that join and leave at any step are ``decode``'s business; read ``decode/guide.py`` for the tilt.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from personalign.basis import Basis, Fingerprints
+from personalign.decode.guide import tilt
+from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
+from personalign.decode.request import Request, check_strength, reason
+from personalign.decode.rewards import Guidance, SuccessorHead, reward
+from personalign.errors import BasisError, InputError, ModelError
+from personalign.integrations.trail import Trail
+from personalign.types import Profile
+
+
+@dataclass(frozen=True)
+class Account:
+    """What was done to one sequence, over the tokens drawn for it, the end included.
+
+    ``kl`` is the mean of KL(steered ‖ unsteered) in nats at temperature 1, ``changed`` the share of tokens at which
+    another candidate became the likeliest. ``reason`` says why a sequence isn't guided: "no_answers" (nobody, or
+    someone of whom nothing is known), "strength_zero" (β or strength is 0), or "non_finite_reward" (from the first such
+    token on it was written without guidance); None for a guided one.
+    """
+
+    guided: bool
+    reason: str | None
+    kl: float
+    changed: float
+
+
+class SteeredModel:
+    """A causal language model of transformers and the successor head of its basis; make it once, for many calls.
+
+    What ends and what pads a sequence is read from the model's ``generation_config``: set it there, not in a call.
+
+    Raises:
+        BasisError: the basis belongs to another model or tokenizer, or has no successor head that fits.
+        ModelError: the model has no output layer.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, basis: Basis) -> None:
+        if model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
+            raise ModelError(
+                f"{type(model).__name__} has no output layer that can be read; expected a decoder with a language head"
+            )
+        fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
+        basis.check_model(fingerprints)
+        if basis.head is None:
+            raise BasisError("steering needs a successor head, and the basis has none; train one for this model")
+        self.basis = basis
+        self.causal = CausalModel(model, tokenizer, fingerprints, basis.model)
+        with torch.random.fork_rng(devices=[]):  # a module draws its first weights: the caller's seed stays untouched
+            self.head = SuccessorHead.from_arrays(basis.head).to(self.causal.device)
+        if (self.head.hidden_size, self.head.num_axes) != (self.causal.hidden_size, basis.num_axes):
+            raise BasisError(
+                f"the head reads {self.head.hidden_size} hidden dimensions and foresees {self.head.num_axes} axes, "
+                f"expected {self.causal.hidden_size} and {basis.num_axes}; train it again"
+            )
+        self.table = self.head.table(self.causal.output_embedding)
+
+    def by(self, people: Sequence[Profile | None], strength: float = 1.0) -> Guide:
+        """Steer one ``generate`` call: each prompt of its batch by the profile in the same place.
+
+        None, or someone who hasn't answered yet, gets the model's own reply. ``strength`` multiplies the calibrated β.
+
+        Raises:
+            InputError: there are no people, or the strength is out of its range.
+            ProfileError: a profile of another basis, or with NaN.
+        """
+        check_strength(strength)
+        if not people:
+            raise InputError("no profiles were given; expected one for each prompt, or None in its place")
+        return Guide(self, [self._guidance(profile, strength) for profile in people])
+
+    def _guidance(self, profile: Profile | None, strength: float) -> Guidance | None:
+        if profile is None:
+            return None
+        self.basis.check_profile(profile)
+        if not profile.informative:
+            return None
+        return Guidance(profile.mean, self.basis.confidence(profile.covariance), strength, profile.revision)
+
+
+class Guide(LogitsProcessor):
+    """The steer of one ``generate`` call: enter it, pass it as the last logits processor, ask it for its report.
+
+    Rows without guidance pass by selection, never by adding zero, and so keep their bits. Guided scores are a tilted
+    short list, −inf elsewhere, and as other processors' they aren't normalised: beams are ranked by log p + Σδ, and
+    with ``renormalize_logits=True`` by log q. Drawn beams (``do_sample``) need a short list of (end tokens + 1) ·
+    ``num_beams``.
+    """
+
+    def __init__(self, steered: SteeredModel, guidance: Sequence[Guidance | None]) -> None:
+        self._steered, self._guidance = steered, list(guidance)
+        self._gains = [g.gain(steered.basis.steering) if g else 0.0 for g in guidance]
+        self._passes = _Passes()
+        self._trail = Trail(len(guidance))
+        self._steps: list[Tensor] = []  # (B, 3) each: 1 where a row was guided, its KL in nats, 1 where it was changed
+        self._hook: RemovableHandle | None = None  # set by entering
+        self._rows: _Rows | None = None  # set by the first step
+
+    def __enter__(self) -> Guide:  # noqa: PYI034 - beartype can't read Self on a method
+        """Listen at the model's output layer until the with block ends.
+
+        Raises:
+            InputError: another guide is listening there.
+        """
+        layer = self._steered.causal.output_layer
+        self._hook = layer.register_forward_pre_hook(self._passes)
+        # counted after joining, so that of two threads entering at once none goes on unseen
+        if sum(isinstance(hook, _Passes) for hook in layer._forward_pre_hooks.values()) > 1:  # noqa: SLF001
+            self._hook.remove()
+            raise InputError(
+                "another guide steers this model now; leave its with block first, or put everyone into one batch"
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._hook is not None, "a guide is entered before it is left"
+        self._hook.remove()
+        if kind is None and not len(self._trail):
+            raise InputError(
+                "the guide steered no token; expected model.generate(..., logits_processor=[guide]) in its with block"
+            )
+
+    def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """Tilt the scores of guided rows.
+
+        Raises:
+            InputError: the scores don't stem from one forward pass over these rows, a token after the step before.
+        """
+        hidden = self._passes.take()
+        if len(hidden) != len(scores) or len(scores) % len(self._guidance):
+            raise InputError(
+                f"{len(scores)} rows are to be steered for {len(self._guidance)} profiles, and the model read "
+                f"{len(hidden)}; expected a profile, or None, for each prompt, and no contrastive search"
+            )
+        parents = self._trail.extend(input_ids)
+        if not any(self._gains):
+            self._steps.append(scores.new_zeros(len(scores), 3))
+            return scores
+        if self._rows is None:
+            self._rows = self._expanded(len(scores) // len(self._guidance), scores.device)
+        return self._tilted(self._rows, scores, hidden, parents)
+
+    def report(self, sequences: Int[Tensor, "N T"]) -> list[Account]:
+        """Account for each sequence that ``generate`` returned: ``out``, or ``out.sequences``.
+
+        A sequence ends at its first end token, or where nothing but padding follows.
+
+        Raises:
+            InputError: these aren't the sequences of the call that was steered.
+        """
+        if not len(self._trail) or not len(sequences) or len(sequences) % len(self._guidance):
+            raise InputError(
+                f"{len(sequences)} sequences are to be accounted for, after {len(self._trail)} steered steps for "
+                f"{len(self._guidance)} prompts; expected what generate returned in the with block"
+            )
+        drawn = [self._drawn(row) for row in sequences[:, self._trail.prompt_length :].tolist()]
+        history, accounts = torch.stack(self._steps).cpu(), []
+        for i, (tokens, path) in enumerate(zip(drawn, self._trail.paths(drawn), strict=True)):
+            if not self._is_filling(tokens[len(path) :]):
+                raise InputError(
+                    "a sequence isn't one that this guide steered; expected what generate returned in the with block"
+                )
+            accounts.append(self._account(i * len(self._guidance) // len(drawn), history[range(len(path)), path]))
+        return accounts
+
+    # Below: steering
+
+    def _expanded(self, num_rows: int, device: torch.device) -> _Rows:
+        """Each person's weights and gain for all rows of their prompt: beams, or sequences to return."""
+        nothing = np.zeros(self._steered.basis.num_axes)
+        weights = np.stack([g.weights if g else nothing for g in self._guidance]).repeat(num_rows, axis=0)
+        return _Rows(
+            torch.tensor(weights, dtype=torch.float32, device=self._steered.table.device),
+            torch.tensor(self._gains, dtype=torch.float32, device=device).repeat_interleave(num_rows),
+        )
+
+    def _tilted(
+        self, rows: _Rows, scores: Float[Tensor, "B V"], hidden: Float[Tensor, "B H"], parents: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B V"]:
+        steering = self._steered.basis.steering
+        allowed = scores if self._steps else self._not_empty(scores)
+        top, candidates = allowed.topk(min(steering.num_candidates, scores.shape[-1]))
+        delta, kl, finite = tilt(top, self._rewards(rows, hidden, candidates), rows.gain, steering.clip)
+        # a sequence loses its guidance for good at its first reward that isn't finite
+        guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else rows.gain > 0)
+        changed = (top + delta).argmax(-1) != 0
+        account = torch.stack([torch.ones_like(kl), kl, changed.to(kl)], dim=-1)
+        self._steps.append(torch.where(guided[:, None], account, 0.0))
+        tilted = torch.full_like(scores, -math.inf).scatter(-1, candidates, top + delta)
+        return torch.where(guided[:, None], tilted, scores)
+
+    def _rewards(
+        self, rows: _Rows, hidden: Float[Tensor, "B H"], candidates: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "B K"]:
+        head, table = self._steered.head, self._steered.table
+        # generate takes prompts on the CPU for a model elsewhere, and then scores there
+        found = reward(head, table, hidden.to(table.device), rows.weights, candidates.to(table.device))
+        return found.to(candidates.device)
+
+    def _not_empty(self, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """Rule out the end as the first token of every row whose own first choice isn't the end."""
+        ends = torch.tensor(self._steered.causal.ends, dtype=torch.long, device=scores.device)
+        ends_itself = torch.isin(scores.argmax(-1), ends)
+        return torch.where(ends_itself[:, None], scores, scores.index_fill(-1, ends, -math.inf))
+
+    # Below: accounting
+
+    def _drawn(self, tokens: list[int]) -> list[int]:
+        """The tokens up to the first end; without one, up to the padding that nothing follows."""
+        end = next((i for i, token in enumerate(tokens, start=1) if token in self._steered.causal.ends), None)
+        if end is not None:
+            return tokens[:end]
+        last = max((i for i, token in enumerate(tokens, start=1) if not self._is_filling([token])), default=1)
+        return tokens[:last]
+
+    def _is_filling(self, tokens: Sequence[int]) -> bool:
+        """Whether generate fills up with these: with padding, or with an end where there is none."""
+        causal = self._steered.causal
+        return set(tokens) <= {*causal.ends, causal.model.generation_config.pad_token_id}
+
+    def _account(self, person: int, steps: Float[Tensor, "t 3"]) -> Account:
+        guided, kl, changed = steps.double().mean(0).tolist()
+        if guided == 1:
+            return Account(guided=True, reason=None, kl=kl, changed=changed)
+        request = Request((), guidance=self._guidance[person])
+        return Account(guided=False, reason=reason(request, self._steered.basis.steering), kl=kl, changed=changed)
+
+
+class _Rows(NamedTuple):
+    """What lasts for a call: whose reward each row is for."""
+
+    weights: Float[Tensor, "B d"]
+    gain: Float[Tensor, "B"]
+
+
+class _Passes(threading.local):
+    """A hook that keeps the hidden states of the forward pass before a step, for each thread its own."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._hidden: Tensor | None = None  # (B, H), the last pass's at its last position
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._count += 1
+        self._hidden = inputs[0][:, -1]
+
+    def take(self) -> Float[Tensor, "B H"]:
+        """Give the hidden states of the one pass since the step before."""
+        count, hidden = self._count, self._hidden
+        self._count, self._hidden = 0, None
+        if count != 1 or hidden is None:
+            raise InputError(
+                f"{count} forward passes of the model led to this step, expected 1: inside the with block call "
+                "generate once, without assisted decoding, guidance_scale or prefill_chunk_size"
+            )
+        return hidden

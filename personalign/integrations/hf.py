@@ -24,7 +24,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from personalign.basis import Basis, Fingerprints
 from personalign.decode.guide import tilt
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
-from personalign.decode.request import Request, check_strength, reason
+from personalign.decode.request import check_strength
 from personalign.decode.rewards import Guidance, SuccessorHead, reward
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
@@ -245,10 +245,14 @@ class Guide(LogitsProcessor):
 
     def _account(self, person: int, steps: Float[Tensor, "t 3"]) -> Account:
         guided, kl, changed = steps.double().mean(0).tolist()
-        if guided == 1:
-            return Account(guided=True, reason=None, kl=kl, changed=changed)
-        request = Request((), guidance=self._guidance[person])
-        return Account(guided=False, reason=reason(request, self._steered.basis.steering), kl=kl, changed=changed)
+        reason = None if guided == 1 else self._reason(person)
+        return Account(guided=reason is None, reason=reason, kl=kl, changed=changed)
+
+    def _reason(self, person: int) -> str:
+        guidance = self._guidance[person]
+        if guidance is None or guidance.confidence <= 0:
+            return "no_answers"
+        return "non_finite_reward" if self._gains[person] > 0 else "strength_zero"
 
 
 class _Rows(NamedTuple):

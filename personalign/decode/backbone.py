@@ -1,0 +1,250 @@
+"""A reward model with a causal backbone: r(x, y≤t) ∈ R^d of every prefix, read at the prefix's last position.
+
+It is what ARGS (Khanov et al., arXiv 2402.01694) asks about each candidate token. It comes from a sequence classifier
+of transformers, or from a folder of ``train/reward.py``: a LoRA, merged here, and a head on a base model.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from personalign.basis import Fingerprints
+from personalign.decode.load import CausalModel, cache_argument, context, first_line, load_causal, read_frozen
+from personalign.errors import ModelError
+
+MANIFEST, HEAD, ADAPTER = "reward.json", "reward.safetensors", "adapter_model.safetensors"
+UNFIT = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)  # what peft raises of a strange LoRA
+
+
+@dataclass(frozen=True, eq=False)
+class RewardModel:
+    """A decoder and the head that reads d rewards off its last hidden state, both in eval mode without gradients.
+
+    ``backbone`` may be called by itself, with a cache and a mask of the caller's; ``score`` reads what it returns.
+    The tokens it reads are those of ``tokenizer``.
+    """
+
+    backbone: PreTrainedModel  # token ids to the last hidden state; it has no output layer
+    head: nn.Linear  # in float32, whatever the backbone computes in
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    axes: tuple[str, ...]
+
+    @property
+    def num_axes(self) -> int:
+        """Rewards of one prefix: d."""
+        return self.head.out_features
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self.head.in_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence the backbone was made for; None where it doesn't say."""
+        return context(self.backbone)
+
+    @cached_property
+    def cache_argument(self) -> str:
+        """What the backbone calls its key/value cache."""
+        return cache_argument(self.backbone)
+
+    def score(self, hidden: Float[Tensor, "B T H"]) -> Float[Tensor, "B T d"]:
+        """Read the rewards off the backbone's last hidden states, in float32."""
+        rewards: Tensor = self.head(hidden.float())
+        return rewards
+
+    @torch.no_grad()
+    def rewards(self, ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B T d"]:
+        """Reward of every prefix, without a cache; what stands at padding (mask 0) means nothing."""
+        return self.score(last_hidden(self.backbone, ids, attention_mask))
+
+
+def last_hidden(
+    backbone: nn.Module, ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T H"]:
+    """Run a decoder without a cache, padded on either side."""
+    positions = (attention_mask.cumsum(-1) - 1).clamp_min(0)
+    output = backbone(input_ids=ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def load_reward(path: str | Path, device: str = "auto", base: str | Path | None = None) -> RewardModel:
+    """Load a sequence classifier with a causal backbone (a folder or a hub id), or a folder of ``train/reward.py``.
+
+    On a CPU the backbone computes in float32, on CUDA in bfloat16.
+
+    Args:
+        path: the classifier, whose ``score`` layer is the head and whose labels are the axes; or a LoRA's folder.
+        device: "auto", "cpu" or "cuda".
+        base: for a LoRA, the base model it was trained on, where that is neither on the hub nor beside the folder.
+
+    Raises:
+        ModelError: a file is missing or malformed, the backbone isn't causal, or the base isn't the one trained on.
+    """
+    folder = Path(path)
+    if (folder / MANIFEST).exists():
+        reward = _load_tuned(folder, device, base)
+    elif (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{folder} is an adapter without {MANIFEST}; expected one that train/reward.py saved; merge any other into "
+            "its base model and save the whole classifier"
+        )
+    else:
+        reward = _load_classifier(str(path), device)
+    _check_causal(reward)
+    return reward
+
+
+def _load_classifier(name: str, device: str) -> RewardModel:
+    model, tokenizer = read_frozen(AutoModelForSequenceClassification, name, device)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise ModelError(
+            f"{name} is a {type(model).__name__}, which has no linear layer called score; expected a classifier with a "
+            "causal backbone, such as LlamaForSequenceClassification"
+        )
+    labels: Any = model.config.id2label
+    axes = tuple(str(labels[j]) for j in range(head.out_features))
+    return RewardModel(decoder_of(model, name), head.float(), tokenizer, name, axes)
+
+
+def decoder_of(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    """The part of a model that gives the last hidden state.
+
+    Raises:
+        ModelError: the model can't be taken apart.
+    """
+    decoder = model.base_model
+    if decoder is model or not isinstance(decoder, PreTrainedModel):
+        raise ModelError(
+            f"{name} is a {type(model).__name__}, whose layers can't be told from its head; expected a causal family "
+            "of transformers, such as Llama, Qwen2 or GPT-2"
+        )
+    return decoder
+
+
+def _check_causal(reward: RewardModel) -> None:
+    """Refuse a backbone that looks ahead, whatever it calls itself: its rewards of a prefix would mean nothing."""
+    ids = torch.arange(8, device=reward.device).repeat(2, 1)
+    ids[1, -1] = 0
+    with torch.no_grad():
+        hidden = last_hidden(reward.backbone, ids, torch.ones_like(ids)).float()
+    moved = (hidden[0, :-1] - hidden[1, :-1]).abs().max()
+    if moved > 1e-3 * hidden.abs().max():
+        raise ModelError(
+            f"{reward.name} looks ahead: another last token changed what it makes of those before it; expected a "
+            "causal backbone, such as Llama, Qwen2 or GPT-2"
+        )
+
+
+def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardModel:
+    named, axes, fingerprints = _manifest(folder)
+    causal = _base(folder, named if base is None else base, device)
+    if causal.fingerprints != fingerprints:
+        raise ModelError(
+            f"{folder} was trained on another model than {causal.name}; expected {named}, tokenizer and weights "
+            "unchanged; pass that one as base="
+        )
+    head = _head(folder, axes, causal.hidden_size).to(causal.device)
+    decoder = decoder_of(causal.model, causal.name)
+    try:
+        config, tensors = LoraConfig.from_pretrained(str(folder)), load_file(folder / ADAPTER)
+        config.base_model_name_or_path = None  # peft would compare names; the fingerprints are surer
+        backbone = merged(_restored(decoder, config, tensors))
+    except UNFIT as error:
+        raise ModelError(
+            f"{folder} doesn't fit {causal.name} ({first_line(error)}); expected a LoRA trained on it; train it again"
+        ) from error
+    return RewardModel(backbone, head, causal.tokenizer, str(folder), axes)
+
+
+def _manifest(folder: Path) -> tuple[str, tuple[str, ...], Fingerprints]:
+    """The base's hub id or folder, the axes, and the base's fingerprints."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        base, axes = str(content["base"]), tuple(map(str, content["axes"]))
+        if base.startswith("../"):
+            base = str((folder / base).resolve())
+        return base, axes, Fingerprints(**content["fingerprints"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / MANIFEST} can't be read ({error}); expected base, axes and fingerprints, as train/reward.py "
+            "writes them; train it again"
+        ) from error
+
+
+def _base(folder: Path, base: str | Path, device: str) -> CausalModel:
+    try:
+        return load_causal(base, device)
+    except ModelError as error:
+        raise ModelError(f"the base of {folder} can't be loaded: {error}; pass it as base=") from error
+
+
+def _head(folder: Path, axes: tuple[str, ...], H: int) -> nn.Linear:
+    try:
+        tensors = load_file(folder / HEAD)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder / HEAD} can't be read ({first_line(error)}); expected the head's weight and bias; train it again"
+        ) from error
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    expected = {"weight": (len(axes), H), "bias": (len(axes),)}
+    if found != expected or not all(value.isfinite().all() for value in tensors.values()):
+        raise ModelError(
+            f"{folder / HEAD} holds {found}, expected {expected} of finite numbers for {len(axes)} axes; train it again"
+        )
+    head = nn.Linear(H, len(axes))
+    head.load_state_dict(tensors)
+    return head.eval().requires_grad_(requires_grad=False)
+
+
+def with_lora(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Put a fresh LoRA on a decoder, in place; it starts as no change at all."""
+    with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed,
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # and finds out for itself which way round GPT-2 keeps its matrices
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
+        return get_peft_model(decoder, config)
+
+
+def _restored(decoder: PreTrainedModel, config: LoraConfig, tensors: Mapping[str, Tensor]) -> PeftModel:
+    lora = with_lora(decoder, config)
+    if tensors.keys() != get_peft_model_state_dict(lora).keys():
+        raise ValueError("the LoRA's layers are not those of its configuration")
+    set_peft_model_state_dict(lora, dict(tensors))
+    return lora
+
+
+def merged(lora: PeftModel) -> PreTrainedModel:
+    """Add a LoRA to the weights under it, in place, and freeze the decoder.
+
+    Raises:
+        ValueError: a weight would not be finite.
+    """
+    decoder = lora.merge_and_unload(safe_merge=True)
+    assert isinstance(decoder, PreTrainedModel), "what the LoRA was put on"
+    module: nn.Module = decoder  # whose methods are typed
+    module.eval().requires_grad_(requires_grad=False)
+    return decoder

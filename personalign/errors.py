@@ -7,7 +7,8 @@
     │   ├── ProfileError      a profile or head that can't be used (NaN, another basis, wrong shape)
     │   ├── QuestionError     an unknown question or choice
     │   │   └── AlreadyAnswered
-    │   └── MessageError      messages that are empty, too long or malformed
+    │   ├── MessageError      messages that are empty, too long or malformed
+    │   └── ConstraintError   a schema or regex that can't be used, or can't be followed to its end
     ├── StoreError            the database can't be opened, read or written: exit code 2
     │   ├── SchemaError       its schema is behind or ahead of this code: exit code 3
     │   ├── Conflict          another process changed the same profile again and again
@@ -52,6 +53,10 @@ class AlreadyAnswered(QuestionError):  # noqa: N818 - the name is part of the co
 
 class MessageError(InputError):
     """The messages are empty, too long or malformed."""
+
+
+class ConstraintError(InputError):
+    """The schema or regex can't be used, or a reply came to a point where it allows nothing."""
 
 
 class StoreError(PersonalignError):

@@ -12,10 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from personalign.basis import Steering
+from personalign.decode.constrain import Constrainer, num_words
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import BASE_ADAPTER, Expert
 from personalign.decode.lane import forward
@@ -24,6 +26,7 @@ from personalign.decode.request import Generated, Request, reason
 from personalign.decode.rewards import SuccessorHead
 from personalign.decode.sample import uniforms
 from personalign.decode.text import text_of
+from personalign.errors import ConstraintError
 from personalign.types import Sampling
 
 
@@ -48,7 +51,7 @@ def generate(decoder: Decoder, request: Request) -> Generated:
         text=text_of(base, ids),
         kl=sum(k for k in divergences if not math.isnan(k)) / len(divergences),
         guided=guided,
-        reason=None if guided else reason(request, steering),
+        reason=None if guided else reason(request, steering, is_sound=guidance is not None),
         finish_reason="stop" if len(ids) < len(divergences) else "length",
         prompt_tokens=len(render(base.tokenizer, request.messages)),
     )
@@ -66,6 +69,8 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
         heard = [*render(expert.anti.tokenizer, request.messages), *ids]
         logits = mixed(logits, expert, alpha, heard, base.num_tokens)
     logits = adjusted(logits, request.sampling, prompt, ids)
+    if request.schema is not None or request.regex is not None:
+        logits = constrained(logits, base, request, ids)
     gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
     if request.guidance is None or head is None or not gain:
         return logits, 0.0
@@ -108,6 +113,19 @@ def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], ids: Seq
     for token, amount in sampling.logit_bias.items():
         logits[token] += amount
     return logits
+
+
+def constrained(logits: Tensor, base: CausalModel, request: Request, ids: Sequence[int]) -> Tensor:
+    """Logits of what may follow ``ids`` by the schema or regex, −∞ elsewhere."""
+    matcher = Constrainer(base.tokenizer, len(logits), base.ends).compile(request.schema, request.regex)
+    for token in ids:
+        matcher.advance(token)
+    if matcher.error is not None:
+        raise ConstraintError(f"nothing may follow by the schema or regex: {matcher.error}")
+    words = np.zeros(num_words(len(logits)), dtype=np.int32)
+    matcher.allowed(words)
+    is_allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(logits)]
+    return logits.masked_fill(torch.tensor(is_allowed == 0, device=logits.device), -math.inf)
 
 
 def features(head: SuccessorHead, base: CausalModel, hidden: Tensor) -> Tensor:

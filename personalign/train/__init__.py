@@ -1,1 +1,1 @@
-"""What is trained once per base model: roll-outs, successor head, experts, and the basis made of them."""
+"""What is trained once per base model: roll-outs, successor head, experts, reward models, and the basis."""

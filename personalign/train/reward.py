@@ -23,8 +23,16 @@ from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from personalign.decode import backbone
-from personalign.decode.backbone import RewardModel, decoder_of, last_hidden, merged, with_lora
+from personalign.decode.backbone import (
+    ADAPTER,
+    HEAD,
+    MANIFEST,
+    RewardModel,
+    decoder_of,
+    last_hidden,
+    merged,
+    with_lora,
+)
 from personalign.decode.load import CausalModel
 from personalign.errors import InputError, MessageError
 from personalign.train.pairs import Comparison, Pair, comparison, split
@@ -43,10 +51,10 @@ class RewardRecipe:
     """
 
     over: Over = "prefixes"
-    rank: int = 16
+    rank: int = 16  # of the LoRA, on every matrix of the decoder
     epochs: int = 3
     batch_size: int = 16
-    learning_rate: float = 2e-4
+    learning_rate: float = 2e-4  # of models of billions of parameters; tiny ones learn at 2e-3 or more
     weight_decay: float = 0.01
     warmup_share: float = 0.1  # of the steps; the rate falls to nothing over the others
     dev_share: float = 0.1  # of the prompts
@@ -240,15 +248,15 @@ def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str) -
     is_local = Path(trained.base.name).exists()  # and where it lies here is nobody's business
     base = Path(trained.base.name).resolve().name if is_local else trained.base.name
     _lora_as_saved(trained.lora, base).save_pretrained(str(folder))
-    save_file(_on_cpu(trained.adapter), folder / backbone.ADAPTER, metadata={"format": "pt"})
-    save_file(_on_cpu(trained.model.head.state_dict()), folder / backbone.HEAD)
+    save_file(_on_cpu(trained.adapter), folder / ADAPTER, metadata={"format": "pt"})
+    save_file(_on_cpu(trained.model.head.state_dict()), folder / HEAD)
     manifest = {
         "base": f"../{base}" if is_local else base,
         "axes": trained.model.axes,
         "trained_on": trained.recipe.over,
         "fingerprints": asdict(trained.base.fingerprints),
     }
-    (folder / backbone.MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence), encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -160,7 +161,8 @@ class Basis:
 
         Raises:
             BasisError: a file is missing, malformed or of another format, an array has the wrong shape or a value
-                that isn't finite, or the content doesn't hash to the id it states.
+                that isn't finite, a scale isn't above 0, two questions share an id, or the content doesn't hash to
+                the id it states.
         """
         for name in FILES:
             if not (folder / name).is_file():
@@ -241,6 +243,10 @@ def _check(basis: Basis, folder: Path, stated_id: str) -> None:
     for name, array in arrays.items():
         if array.shape != shapes[name] or array.dtype != np.float64:
             raise BasisError(f"{folder}: {name} is {array.dtype} {array.shape}, expected float64 {shapes[name]}")
+    if not len(basis.reference):
+        raise BasisError(f"{folder} has no reference pairs, expected at least one; make the basis again")
+    if twice := [name for name, times in Counter(q.id for q in basis.bank).items() if times > 1]:
+        raise BasisError(f"{folder} has several questions {twice[0]!r}, expected an id for each; make the bank again")
     for question in basis.bank:
         if not question.first_features.shape == question.second_features.shape == (d,):
             raise BasisError(f"{folder}: question {question.id} lacks features, expected {d} of each reply")
@@ -249,6 +255,8 @@ def _check(basis: Basis, folder: Path, stated_id: str) -> None:
     for name, array in everything.items():
         if not np.isfinite(array).all():
             raise BasisError(f"{folder}: {name} holds NaN or Inf, expected finite numbers; make the basis again")
+    if not (basis.scale > 0).all():
+        raise BasisError(f"{folder}: scale holds {basis.scale.min():g}, expected numbers above 0; make the basis again")
     if basis.id != stated_id:
         raise BasisError(
             f"{folder} hashes to {basis.id[:12]}, its config says {stated_id[:12]}; it was changed by hand"

@@ -19,9 +19,12 @@ from typing import Literal, TypedDict, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from personalign.errors import InputError
+
 Array = NDArray[np.float64]
 Choice = Literal["a", "b", "tie", "neither", "skip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
 INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that say something about a person's weights
 FinishReason = Literal["stop", "length"]
 
@@ -47,12 +50,19 @@ class Noise:
 
     ``tie`` is Rao and Kupper's δ: the utility difference under which a tie is likelier than either side.
     ``lapse`` is ε, the share of answers given at random over {a, b, tie}; ``side`` is σ_b, the standard
-    deviation of a person's bias towards the left.
+    deviation of a person's bias towards the left. Both scales are utility differences.
+
+    Raises:
+        InputError: NaN, Inf, a negative value, a lapse of 1 and more, or a scale beyond ``MAX_UTILITY``.
     """
 
     tie: float = 0.2
     lapse: float = 0.05
     side: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.tie <= MAX_UTILITY and 0 <= self.lapse < 1 and 0 <= self.side <= MAX_UTILITY):
+            raise InputError(f"found {self}; expected tie and side from 0 to {MAX_UTILITY:g} and 0 ≤ lapse < 1")
 
 
 @dataclass(frozen=True)

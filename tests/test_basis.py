@@ -271,6 +271,12 @@ CHANGED: dict[str, tuple[Damage, str]] = {
     "NaN": (lambda f: edit_arrays(f, scale=np.full(D, np.nan)), "scale holds NaN"),
     "Inf": (lambda f: edit_arrays(f, reference=np.full((20, D), np.inf)), "reference holds NaN or Inf"),
     "NaN in the head": (lambda f: edit_arrays(f, **{"head.x": np.full(2, np.nan, np.float32)}), "x holds NaN"),
+    "a scale of zero": (lambda f: edit_arrays(f, scale=np.array([1.0, 0.0, 1.0])), "scale holds 0, expected.*above 0"),
+    "a negative scale": (lambda f: edit_arrays(f, scale=np.array([1.0, -2.0, 1.0])), "scale holds -2"),
+    "a scale without end": (lambda f: edit_arrays(f, scale=np.array([1.0, np.inf, 1.0])), "scale holds NaN or Inf"),
+    "no reference pairs": (lambda f: edit_arrays(f, reference=np.zeros((0, D))), "no reference pairs"),
+    "boundless noise": (lambda f: edit_config(f, noise={"tie": 1e9, "lapse": 0.0, "side": 0.0}), "tie=1000000000"),
+    "a question asked twice": (lambda f: edit_question(f, id="two"), "several questions 'two'"),
     "another shape": (lambda f: edit_arrays(f, **{"prior.mean": np.zeros(D + 1)}), r"\(4,\).*expected float64 \(3,\)"),
     "another precision": (
         lambda f: edit_arrays(f, **{"prior.mean": np.zeros(D, np.float32)}),

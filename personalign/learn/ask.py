@@ -18,7 +18,7 @@ from scipy.special import entr, ndtr
 
 from personalign.errors import InputError
 from personalign.learn.fit import utility
-from personalign.learn.likelihood import check_noise, information, probabilities
+from personalign.learn.likelihood import information, probabilities
 from personalign.types import Gaussian, Noise
 
 Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
@@ -63,7 +63,6 @@ def acquire(
     can_ask = np.ones(len(pool), dtype=bool) if allowed is None else allowed
     if not can_ask.any():
         raise InputError("no pair of the pool is allowed, expected at least one; stop asking or add questions")
-    check_noise(noise)
     mean, variance = utility(pool, post)
     return int(np.argmax(np.where(can_ask, RULES[rule](mean, variance, noise, seed), -np.inf)))
 
@@ -91,7 +90,13 @@ def expected_information(
 
 
 def latent_accuracy(post: Gaussian, reference: Float[NDArray[np.float64], "m d"]) -> float:
-    """Expected share of the reference pairs whose sign of ⟨w, v⟩ the posterior mean gets right."""
+    """Expected share of the reference pairs whose sign of ⟨w, v⟩ the posterior mean gets right.
+
+    Raises:
+        InputError: there are no reference pairs, or they have other axes than the posterior.
+    """
+    if not len(reference):
+        raise InputError("there are no reference pairs, expected at least one; make the basis again")
     mean, variance = utility(reference, post)
     return float(ndtr(np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300))).mean())
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.errors import InputError
-from personalign.learn.likelihood import check_noise, information, log_likelihood, win_probability
+from personalign.learn.likelihood import information, log_likelihood, win_probability
 from personalign.learn.rows import Rows, canonical, check_answers
 from personalign.types import Array, Gaussian, Noise
 
@@ -77,7 +77,6 @@ def fit_with_bias(
 def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAULT_NOISE) -> list[Fitted]:
     """Fit many people at once; each gets the bytes that a fit of their own would give."""
     check_prior(prior)
-    check_noise(noise)
     for record in records:
         check_answers(record.v, record.choice, record.weight, len(prior.mean))
     rows = [canonical(record.v, record.choice, record.weight, noise.side) for record in records]
@@ -119,6 +118,8 @@ def utility(
 def check_prior(prior: Gaussian) -> None:
     """Refuse what isn't a proper normal distribution over the weights."""
     d = prior.mean.size
+    if d == 0:
+        raise InputError("the prior has no axes, expected at least one; make the basis from replies that differ")
     if prior.mean.shape != (d,) or prior.covariance.shape != (d, d):
         raise InputError(
             f"the prior has shapes {prior.mean.shape} and {prior.covariance.shape}, expected (d,) and (d, d)"

@@ -15,7 +15,6 @@ from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from personalign.errors import InputError
 from personalign.types import Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
@@ -30,20 +29,13 @@ class Outcomes(NamedTuple):
     prob: NDArray[np.float64]
 
 
-def check_noise(noise: Noise) -> None:
-    """Refuse values that aren't scales and probabilities."""
-    values = (noise.tie, noise.lapse, noise.side)
-    if not (np.isfinite(values).all() and min(values) >= 0 and noise.lapse < 1):
-        raise InputError(f"found {noise}; expected finite tie ≥ 0, 0 ≤ lapse < 1 and side ≥ 0")
-
-
 def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
     """Compute log-probabilities, scores d log P/du and probabilities of a, b and tie."""
     log_plain, score_plain = _rao_kupper(u, noise.tie)
     if noise.lapse == 0:
         return Outcomes(log_plain, score_plain, np.exp(log_plain))
     log_kept = log1p(-noise.lapse) + log_plain
-    log_prob = np.logaddexp(log_kept, log(noise.lapse / 3))
+    log_prob = np.logaddexp(log_kept, log(noise.lapse) - log(3))
     return Outcomes(log_prob, score_plain * np.exp(log_kept - log_prob), np.exp(log_prob))
 
 

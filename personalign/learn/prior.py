@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.errors import InputError
-from personalign.learn.likelihood import check_noise, win_probability
+from personalign.learn.likelihood import win_probability
 from personalign.types import Gaussian, Noise
 
 SELF_AGREEMENT = 0.75  # people answer as their own weights say in three cases of four
@@ -23,9 +23,10 @@ def prior_scale(
     ``shape`` is the identity where None.
 
     Raises:
-        InputError: no reference pairs, NaN or Inf in them, or so many lapses that nobody can agree that often.
+        InputError: no reference pairs or axes, NaN or Inf in them, or so many lapses that nobody can agree that often.
     """
-    check_noise(noise)
+    if not reference.shape[1]:
+        raise InputError("the reference pairs have no axes, expected at least one; make them of replies that differ")
     if not np.isfinite(reference).all():
         raise InputError("the reference pairs hold NaN or Inf, expected finite features; measure the replies again")
     of = np.eye(reference.shape[1]) if shape is None else shape

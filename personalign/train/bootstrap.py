@@ -15,8 +15,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personalign.basis import Basis, Steering
+from personalign.basis import BankQuestion, Basis, Steering
 from personalign.decode import Decoder, SuccessorHead
+from personalign.errors import InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.learn.prior import make_prior
 from personalign.train.bank import make_bank
@@ -26,6 +27,7 @@ from personalign.train.successor import HeadRecipe, explained_variance, train_he
 from personalign.types import Axis, Message, Noise
 
 NUM_REFERENCE = 256
+MIN_QUESTIONS = 10  # what is asked of a person, simulated or not
 MIN_DEVIATION = 1e-3
 BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
 UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
@@ -46,7 +48,7 @@ class Report:
 
     num_replies: int
     num_tokens: int
-    r2: Float[NDArray[np.float64], "d"]  # on held-out prompts
+    r2: Float[NDArray[np.float64], "d"]  # on held-out prompts; NaN where nothing varied
     r2_forced: Float[NDArray[np.float64], "d"]  # of these, on uniformly drawn tokens
     grid: list[Outcome]  # the unsteered model first
     by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
@@ -61,7 +63,11 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, w
         plan: roll-outs that the head learns from.
         bank_plan: natural roll-outs the questions are picked from.
         work: folder for the roll-outs.
+
+    Raises:
+        InputError: too few prompts, or replies too much alike to ask ten questions about.
     """
+    _check_prompts(prompts)
     learnt = roll_out(decoder, prompts.train, plan, work / "train")
     asked = roll_out(decoder, prompts.train, bank_plan, work / "bank")
     tested = roll_out(decoder, prompts.held_out, plan, work / "held_out")
@@ -72,11 +78,12 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, w
     center, scale = own.mean(0), own.std(0)
     features = (raw - center) / scale
     shape = prior_shape(features[: len(learnt.text)][learnt.natural])
+    bank = make_bank(prompts.train, asked, features[len(learnt.text) :], shape, plan.seed)
+    _check_bank(bank, prompts.train)
     causal, embeddings = decoder.base, decoder.base.output_embedding.float()
     trained = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), HeadRecipe())
     weights = {name: array.astype(np.float16) for name, array in trained.to_arrays().items()}  # as it is shipped
     head = SuccessorHead.from_arrays(weights)
-    bank = make_bank(prompts.train, asked, features[len(learnt.text) :], shape, plan.seed)
     v = np.array([q.first_features - q.second_features for q in bank])
     reference = v[np.random.default_rng(plan.seed).permutation(len(v))[:NUM_REFERENCE]]
     noise = Noise()
@@ -98,6 +105,28 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, w
     return basis, Report(len(features), len(everything.token), r2, r2_forced, grid, by_alpha)
 
 
+def _check_prompts(prompts: Prompts) -> None:
+    """Refuse lists that can't do, before hours are spent on roll-outs."""
+    if len(prompts.train) < MIN_QUESTIONS:
+        raise InputError(
+            f"found {len(prompts.train)} prompts to learn from, expected at least {MIN_QUESTIONS}: each gives one "
+            "question at most; pass more user turns"
+        )
+    if not (prompts.held_out and prompts.dev):
+        raise InputError(
+            f"found {len(prompts.held_out)} prompts to test on and {len(prompts.dev)} to calibrate on, expected at "
+            "least one each; pass more user turns"
+        )
+
+
+def _check_bank(bank: Sequence[BankQuestion], prompts: Sequence[Sequence[Message]]) -> None:
+    if len(bank) < MIN_QUESTIONS:
+        raise InputError(
+            f"only {len(bank)} of {len(prompts)} prompts got two readable replies that differ, expected at least "
+            f"{MIN_QUESTIONS}: so many are asked of a person; pass more prompts, or plan more replies for each"
+        )
+
+
 def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np.float64], "d d"]:
     """The correlations of the axes over the model's own replies, drawn a twentieth of the way to the identity.
 
@@ -117,8 +146,16 @@ def _measure(
 
 def _axes_that_vary(prompts: Sequence[Sequence[Message]], rollouts: Rollouts) -> tuple[Axis, ...]:
     """The named axes on which this model's own replies differ at all; the others can't be asked about."""
+    if not rollouts.natural.any():
+        raise InputError("the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them")
     deviation = _measure(prompts, rollouts, AXES)[rollouts.natural].std(0)
-    return tuple(axis for axis, sd in zip(AXES, deviation, strict=True) if sd >= MIN_DEVIATION)
+    axes = tuple(axis for axis, sd in zip(AXES, deviation, strict=True) if sd >= MIN_DEVIATION)
+    if not axes:
+        raise InputError(
+            "the model's replies differ on none of the named axes, expected one at least; raise the "
+            "temperature or pass other prompts"
+        )
+    return axes
 
 
 def _calibrated(

@@ -7,9 +7,10 @@ candidates are never sampled. Read ``successor.py`` next.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from rich.progress import track
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from personalign.decode import Decoder, Generated, Request, Step
+from personalign.decode import Decoder, Expert, Generated, Request, Step
 from personalign.types import Message, Sampling
 
 ROWS = 96
@@ -76,16 +77,41 @@ class Rollouts:
 
 
 def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan, work: Path) -> Rollouts:
-    """Write ``plan.replies_per_prompt`` replies to each prompt; what an earlier run left in ``work`` is kept."""
-    work.mkdir(parents=True, exist_ok=True)
+    """Write ``plan.replies_per_prompt`` replies to each prompt; what a run of the same plan left in ``work`` is kept.
+
+    Same are the models by their fingerprints, the prompts and the plan: another one has a folder of its own.
+    """
+    folder = work / _identity(decoder, prompts, plan)
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.replies_per_prompt)]
     jobs.sort(key=lambda job: sum(len(m["content"]) for m in prompts[job[0]]))  # even lengths, little padding
     shards = [jobs[i : i + ROWS] for i in range(0, len(jobs), ROWS)]
     for number, shard in enumerate(track(shards, "roll-outs")):
-        path = work / f"{number:05}.safetensors"
+        path = folder / f"{number:05}.safetensors"
         if not path.exists():
             _write_shard(path, decoder, prompts, shard, plan)
-    return _read_shards([work / f"{number:05}.safetensors" for number in range(len(shards))])
+    return _read_shards([folder / f"{number:05}.safetensors" for number in range(len(shards))])
+
+
+def _identity(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan) -> str:
+    """Name everything that the roll-outs follow from."""
+    content = {
+        "base": asdict(decoder.base.fingerprints),
+        "expert": None if plan.expert is None else _expert_identity(decoder.experts[plan.expert]),
+        "prompts": [list(prompt) for prompt in prompts],
+        "plan": asdict(plan) | {"rows": ROWS, "latest_forced": LATEST_FORCED},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _expert_identity(expert: Expert) -> dict[str, object]:
+    models = [model for model in (expert.anti, expert.tuned) if model is not None]
+    digest = hashlib.sha256()
+    if expert.peft is not None:
+        for name, value in sorted(expert.peft.named_parameters()):
+            if f".{expert.name}" in name:  # the adapter's own weights: others may lie on the same small model
+                digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return {"models": [asdict(model.fingerprints) for model in models], "adapter": digest.hexdigest()}
 
 
 def _write_shard(

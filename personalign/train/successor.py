@@ -19,6 +19,7 @@ from personalign.decode.rewards import SuccessorHead
 from personalign.train.rollouts import Rollouts
 
 BATCH = 2048
+MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,16 @@ def explained_variance(
     embeddings: Float[Tensor, "V H"],
     tokens: Bool[NDArray[np.bool_], "tokens"],
 ) -> Float[NDArray[np.float64], "d"]:
-    """R² per axis over the marked tokens."""
+    """R² per axis over the marked tokens; NaN for an axis that is the same at all of them, so nothing is to foresee."""
+    if not tokens.any():
+        return np.full(features.shape[1], np.nan)
     rows = torch.from_numpy(np.flatnonzero(tokens))
     hidden, token, target = _tensors(rollouts, features)
     predicted = torch.cat([head(hidden[b].float(), embeddings[token[b]]) for b in torch.split(rows, BATCH)])
-    wanted = target[rows]
-    return (1 - (predicted - wanted).square().mean(0) / wanted.var(0, correction=0)).double().numpy()
+    wanted = target[rows].double()
+    variance = wanted.var(0, correction=0)
+    r2 = 1 - (predicted - wanted).square().mean(0) / variance
+    return r2.where(variance > MIN_VARIANCE, torch.nan).numpy()
 
 
 def _tensors(rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"]) -> tuple[Tensor, Tensor, Tensor]:

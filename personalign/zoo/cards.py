@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from personalign.basis import Basis
@@ -115,7 +118,8 @@ Made by `python -m personalign.zoo.train --data DIR --stage basis`, from {report
 ## Axes, and how well the head foresees them
 
 R² of the finished reply's features from one hidden state and next token, on held-out prompts (mean
-{report.r2.mean():.3f}); beside it on the uniformly drawn tokens alone (mean {report.r2_forced.mean():.3f}).
+{_mean(report.r2)}); beside it on the uniformly drawn tokens alone (mean {_mean(report.r2_forced)}), – where an
+axis was the same at all of them.
 
 {table(axes)}
 
@@ -151,5 +155,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _mean(r2: NDArray[np.float64]) -> str:
+    """Over the axes that varied."""
+    known = r2[~np.isnan(r2)]
+    return _cell(float(known.mean()) if known.size else math.nan)
+
+
 def _cell(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.3f}"
+    return str(value)

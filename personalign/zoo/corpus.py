@@ -146,6 +146,9 @@ def rows_at(
         share: of the rows that ``others`` give; they may be empty where it is 0.
         num_steps: of the whole training: its last quarter has long rows.
         seed: of the training.
+
+    Raises:
+        InputError: when a step is asked for that the dialogues are too few for.
     """
 
     def rows(step: int) -> Tensor:
@@ -153,7 +156,14 @@ def rows_at(
         step_seed = seed * 1_000_003 + step
         picks = np.random.default_rng(step_seed).random(TOKENS_PER_STEP // length) < share
         own, mixed_in = _pack(documents, length, step_seed), _pack(others, length, step_seed)
-        return torch.from_numpy(np.stack([next(mixed_in if is_other else own) for is_other in picks]))
+        try:
+            packed = [next(mixed_in if is_other else own) for is_other in picks]
+        except StopIteration:
+            raise InputError(
+                f"{len(documents)} dialogues and {len(others)} to mix in don't fill a step's {len(picks)} rows of "
+                f"{length} tokens, expected enough for any step; pass a larger corpus"
+            ) from None
+        return torch.from_numpy(np.stack(packed))
 
     return rows
 

@@ -213,6 +213,17 @@ def test_latent_accuracy_is_how_often_the_mean_is_right() -> None:
     assert latent_accuracy(replace(POST, covariance=POST.covariance / 1e4), POOL) > 0.97
 
 
+def test_no_reference_pairs_are_no_accuracy() -> None:
+    """Where nothing stands for what people will compare, nobody can say how sure is sure enough; one pair is enough."""
+    for call in (
+        lambda pairs: latent_accuracy(POST, pairs),
+        lambda pairs: why_stop(POST, pairs, POOL, 1, StopRule(), NOISE),
+    ):
+        with pytest.raises(InputError, match="no reference pairs"):
+            call(POOL[:0])
+        call(POOL[:1])
+
+
 # ---------------------------------------------------------------- that it pays
 
 
@@ -261,8 +272,6 @@ def test_bad_input_is_named() -> None:
         acquire(POST, POOL, allowed=np.zeros(len(POOL), dtype=bool))
     with pytest.raises(InputError, match="allowed"):
         acquire(POST, np.zeros((0, 3)))
-    with pytest.raises(InputError, match="Noise"):
-        acquire(POST, POOL, noise=Noise(lapse=2.0))
 
 
 def test_curves_of_different_noise_are_kept_apart() -> None:

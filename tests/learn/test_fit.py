@@ -351,6 +351,7 @@ REFUSED: dict[str, tuple[Array, list[str], Gaussian, Array | None, type[Personal
     "a flat prior": (V, AB, Gaussian(np.zeros(3), np.zeros((3, 3))), None, InputError, "positive definite"),
     "a lopsided prior": (V, AB, Gaussian(np.zeros(3), np.triu(np.ones((3, 3)))), None, InputError, "symmetric"),
     "a prior of no shape": (V, AB, Gaussian(np.zeros(3), np.eye(2)), None, InputError, "shapes"),
+    "a prior without axes": (np.ones((2, 0)), AB, Gaussian(np.zeros(0), np.eye(0)), None, InputError, "no axes"),
     "a prior that isn't finite": (V, AB, Gaussian(np.full(3, np.nan), np.eye(3)), None, InputError, "NaN"),
 }
 
@@ -372,13 +373,6 @@ def test_the_limits_themselves_are_allowed() -> None:
     """A hundred answers on 64 axes are fitted; the control of the refusals above."""
     record = record_of(100, 64, choices=("a", "b"))
     assert np.isfinite(fitted(record, prior_of(64)).mean).all()
-
-
-@pytest.mark.parametrize("noise", [Noise(-0.1), Noise(lapse=1.0), Noise(lapse=-0.1), Noise(side=np.nan)])
-def test_noise_that_is_none_is_refused(noise: Noise) -> None:
-    """Scales and probabilities outside their range are refused wherever they are used."""
-    with pytest.raises(InputError, match="Noise"):
-        fit(V, AB, prior_of(3), noise)
 
 
 def test_a_posterior_and_pairs_of_other_axes_are_refused() -> None:

@@ -74,8 +74,8 @@ def test_too_many_lapses_are_refused() -> None:
     assert prior_scale(REFERENCE, Noise(lapse=0.5)) > 0
 
 
-@pytest.mark.parametrize("noise", [Noise(-1.0), Noise(lapse=1.0)])
-def test_noise_is_checked(noise: Noise) -> None:
-    """What isn't noise is refused here too."""
-    with pytest.raises(InputError):
-        prior_scale(REFERENCE, noise)
+def test_pairs_without_axes_are_refused() -> None:
+    """There is nothing to feel strongly about; with one axis there is (the control)."""
+    with pytest.raises(InputError, match="no axes"):
+        make_prior(np.zeros((5, 0)), Noise())
+    assert make_prior(np.ones((5, 1)), Noise()).mean.shape == (1,)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,11 @@ from decode.tiny_models import Kit
 
 from personalign.basis import Basis, Steering
 from personalign.decode import Guidance, Request, SuccessorHead
-from personalign.errors import BasisError
+from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.train import bootstrap
 from personalign.train.bank import is_distinct, is_readable
+from personalign.train.bootstrap import Prompts
 from personalign.types import Sampling
 from train.conftest import BANK_PLAN, PLAN, PROMPTS, SMALL_HEAD, Made
 from train.talker import SUBJECTS, prompt
@@ -96,6 +99,41 @@ def test_the_report_tells_what_was_measured(made: Made) -> None:
     for plain, steered in report.by_alpha.values():
         assert plain.steering.beta == plain.kl == 0
         assert steered.steering == made.basis.steering
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (replace(PROMPTS, train=PROMPTS.train[:9]), "found 9 prompts to learn from, expected at least 10"),
+        (replace(PROMPTS, held_out=[]), "0 prompts to test on and 4 to calibrate on"),
+        (replace(PROMPTS, dev=[]), "3 prompts to test on and 0 to calibrate on"),
+    ],
+)
+def test_too_few_prompts_are_refused_at_once(made: Made, prompts: Prompts, said: str, tmp_path: Path) -> None:
+    """Before a single roll-out is written."""
+    with pytest.raises(InputError, match=said):
+        bootstrap.bootstrap(made.decoder, prompts, PLAN, BANK_PLAN, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bank_of_fewer_than_ten_questions_is_refused(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a head is trained: a person would be asked more than there is to ask."""
+    assert len(made.basis.bank) >= bootstrap.MIN_QUESTIONS  # control
+    work = shutil.copytree(made.work, tmp_path / "work")
+    monkeypatch.delattr(bootstrap, "train_head")
+    with pytest.raises(InputError, match=f"only 0 of {len(PROMPTS.train)} prompts got two readable replies"):
+        bootstrap.bootstrap(made.decoder, PROMPTS, PLAN, replace(BANK_PLAN, replies_per_prompt=1), work)
+
+
+def test_replies_that_are_all_the_same_give_no_axes(made: Made, tmp_path: Path) -> None:
+    """A model that always says the same, or is never left to itself, can't be asked about."""
+    same = replace(PLAN, expert=None, alphas=(0.0,), temperature=0.0, forced_share=0.0, replies_per_prompt=1)
+    with pytest.raises(InputError, match="differ on none"):
+        bootstrap.bootstrap(made.decoder, replace(PROMPTS, train=[PROMPTS.train[0]] * 10), same, BANK_PLAN, tmp_path)
+    with pytest.raises(InputError, match="no reply to the model alone"):
+        bootstrap.bootstrap(made.decoder, PROMPTS, replace(PLAN, alphas=(1.0,)), BANK_PLAN, tmp_path)
 
 
 def test_a_killed_bootstrap_goes_on(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

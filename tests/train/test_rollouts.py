@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from decode.tiny_models import Kit, talk
+from decode.tiny_models import Kit, network, save_adapter, saved, talk, tokenizer
 
-from personalign.decode.decoder import Decoder
+from personalign.decode import Decoder, load_causal, load_expert
 from personalign.decode.load import render
 from personalign.train import rollouts as module
 from personalign.train.rollouts import Plan, Rollouts, roll_out
@@ -69,21 +70,63 @@ def test_every_prompt_gets_its_replies_of_each_kind(written: Rollouts) -> None:
 def test_what_an_earlier_run_left_is_kept(decoder: Decoder, written: Rollouts, tmp_path: Path) -> None:
     """A run whose shards are partly gone writes these again, to the same arrays, and leaves the others alone."""
     assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path), written)
-    shards = sorted(tmp_path.glob("*.safetensors"))
+    shards = sorted(tmp_path.rglob("*.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in shards}
     assert len(shards) == 4
     shards[1].unlink()
     assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path), written)
     assert {path for path in shards if path.stat().st_mtime_ns != before[path]} == {shards[1]}
 
-    other = roll_out(decoder, PROMPTS, replace(PLAN, seed=4), tmp_path / "other")
-    assert not same(other, written)  # control: chance plays a part
+
+Run = tuple[Decoder, list, Plan]
+
+
+def another_base(kit: Kit) -> Decoder:
+    return kit.decoder(
+        head=None, base=load_causal(saved(kit.folder / "another", network("llama", 9), tokenizer()), "cpu")
+    )
+
+
+def another_adapter(kit: Kit) -> Decoder:
+    """Under the same name, on the same small model."""
+    folder = save_adapter(kit.folder / "tuned anew" / "hotels", network("llama", 1), 8)
+    return kit.decoder(head=None, experts={"hotels": load_expert(folder, load_causal(kit.folder / "small", "cpu"))})
+
+
+def whole_model(kit: Kit) -> Decoder:
+    """Under the same name, a tuned model in place of an adapter."""
+    return kit.decoder(head=None, experts={"hotels": kit.experts["whole"]})
+
+
+CHANGES: dict[str, Callable[[Kit, Decoder], Run]] = {
+    "seed": lambda _, decoder: (decoder, PROMPTS, replace(PLAN, seed=4)),
+    "temperature": lambda _, decoder: (decoder, PROMPTS, replace(PLAN, temperature=0.5)),
+    "alphas": lambda _, decoder: (decoder, PROMPTS, replace(PLAN, alphas=(0.0, 0.25, 1.0))),
+    "prompts": lambda _, decoder: (decoder, [*PROMPTS[:-1], PROMPTS[-1][:1]], PLAN),
+    "order of prompts": lambda _, decoder: (decoder, PROMPTS[::-1], PLAN),
+    "base": lambda kit, _: (another_base(kit), PROMPTS, PLAN),
+    "adapter": lambda kit, _: (another_adapter(kit), PROMPTS, PLAN),
+    "kind of expert": lambda kit, _: (whole_model(kit), PROMPTS, PLAN),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_another_plan_left_is_not_used(kit: Kit, decoder: Decoder, tmp_path: Path, change: str) -> None:
+    """After a change of plan, prompts or models all is written anew, as in an empty folder; changed back, none is."""
+    before = roll_out(decoder, PROMPTS, PLAN, tmp_path / "used")
+    old = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    run = CHANGES[change](kit, decoder)
+    found = roll_out(*run, tmp_path / "used")
+    assert same(found, roll_out(*run, tmp_path / "empty"))
+    assert not same(found, before)  # control: the change matters
+    assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path / "used"), before)
+    assert {path: path.stat().st_mtime_ns for path in old} == old
 
 
 def test_a_run_killed_between_two_files_of_a_shard_goes_on(decoder: Decoder, written: Rollouts, tmp_path: Path) -> None:
     """A shard counts as written only when all of it is there."""
     roll_out(decoder, PROMPTS, PLAN, tmp_path)
-    shard = tmp_path / "00002.safetensors"
+    (shard,) = tmp_path.rglob("00002.safetensors")
     shard.rename(shard.with_suffix(".partial"))
     shard.with_suffix(".json").unlink()
     assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path), written)

@@ -87,6 +87,23 @@ def test_explained_variance_is_numpys() -> None:
     )  # control: the mark is heeded
 
 
+@pytest.mark.parametrize("value", [0.3, 1 / 3, -7.1])
+def test_where_nothing_varies_nothing_is_to_be_explained(value: float) -> None:
+    """An axis that is the same at all marked tokens has no R², whatever the head says of it; the others have theirs."""
+    rollouts, features = planted()
+    constant = features.copy()
+    constant[:, 1] = value
+    torch.manual_seed(0)
+    head = SuccessorHead(HIDDEN, AXES, 6, 16).eval()
+    everywhere = np.ones(len(rollouts.token), dtype=bool)
+    found = explained_variance(head, rollouts, constant, embeddings(), everywhere)
+    assert np.isnan(found).tolist() == [False, True, False]
+    kept = explained_variance(head, rollouts, features, embeddings(), everywhere)
+    assert found[[0, 2]] == pytest.approx(kept[[0, 2]])
+    assert np.isfinite(kept).all()  # control
+    assert np.isnan(explained_variance(head, rollouts, features, embeddings(), ~everywhere)).all()
+
+
 def test_the_mean_explains_nothing() -> None:
     """A head that says the average everywhere has R² 0: standardised features average to 0."""
     rollouts, features = planted()

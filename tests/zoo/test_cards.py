@@ -101,6 +101,20 @@ def test_a_basis_card_tells_every_axis_setting_and_stack(tmp_path: Path, basis: 
         assert said in " ".join(card.split())
 
 
+def test_an_axis_that_never_varied_has_no_figure(tmp_path: Path, basis: Basis) -> None:
+    """Its cell says so, and the mean is that of the others; where none varied there is no mean either."""
+    some, none = np.linspace(0.2, 0.4, basis.num_axes), np.full(basis.num_axes, np.nan)
+    some[1] = np.nan
+    write_basis_card(tmp_path, basis, report(basis, r2=some, r2_forced=none))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    cells = [row[3:] for row in rows(card)[2 : 2 + basis.num_axes]]
+    assert [cell[0] for cell in cells].index("–") == 1
+    assert {cell[1] for cell in cells} == {"–"}
+    assert f"mean\n{np.nanmean(some):.3f}" in card
+    assert "(mean –)" in card
+    assert "nan" not in card
+
+
 def test_a_card_links_to_the_licence_from_where_it_lies(tmp_path: Path, basis: Basis) -> None:
     """The expert's card lies a folder deeper than the others; each finds the one licence."""
     (tmp_path / "LICENSE").touch()

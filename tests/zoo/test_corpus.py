@@ -12,6 +12,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from personalign.bundled import TINY
+from personalign.errors import InputError
 from personalign.zoo.corpus import (
     CHAT_SHARE,
     DEV,
@@ -140,6 +141,14 @@ def test_others_have_their_share_of_the_rows(share: float) -> None:
     mixed_in = np.concatenate([(rows(step) == CHAT).float().mean(1) for step in range(200)])
     assert set(mixed_in) <= {0.0, 1.0}
     assert mixed_in.mean() == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(("documents", "others"), [(DOCUMENTS[:9], SMALL_TALK), (DOCUMENTS, SMALL_TALK[:0])])
+def test_too_few_dialogues_are_refused(documents: list[np.ndarray], others: list[np.ndarray]) -> None:
+    """A step that can't be filled, from either side, says how many there were; the control has enough of both."""
+    assert rows_at(DOCUMENTS, SMALL_TALK, 0.5, 100, 0)(0).shape == (TOKENS_PER_STEP // ROW_LENGTH, ROW_LENGTH)
+    with pytest.raises(InputError, match=f"{len(documents)} dialogues and {len(others)} to mix in.*larger corpus"):
+        rows_at(documents, others, 0.5, 100, 0)(0)
 
 
 def test_chit_chat_is_at_most_a_quarter() -> None:

@@ -1,7 +1,8 @@
 """Drawing the next token: temperature, top-k, top-p, min-p, then the draw; each row by its own seed.
 
-A draw inverts the distribution in the order of the token ids, at the request's own random number for that token. The
-arithmetic is in whole numbers where sums matter, so that it comes out the same in every batch and on every device.
+A draw inverts the distribution in the order of the token ids, at the request's own random number for that token.
+Probabilities are whole numbers of 2⁻⁵², whose sums float64 holds exactly: adding them in another order, as other
+devices do, makes no difference.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from personalign.decode.penalties import Penalties
 from personalign.types import Sampling
 
-UNITS = 2.0**52  # of probability: finer ones would be lost on float64
+UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where every whole number is a float64
 
 
 def uniforms(seed: int, count: int) -> Float[Tensor, "count"]:
@@ -31,24 +32,25 @@ def shares(
     min_p: Float[Tensor, "B"],
     *,
     is_cut: bool = True,
-) -> Int[Tensor, "B V"]:
-    """How likely each token is after temperature, top-k, top-p and min-p, in units of 2⁻⁵², not renormalised.
+) -> Float[Tensor, "B V"]:
+    """How likely each token is after temperature, top-k, top-p and min-p: whole numbers of 2⁻⁵², not renormalised.
 
-    All settings are float64; top-k 0, top-p 1 and min-p 0 are off, and ``is_cut=False`` says that the first two are
-    off in every row, which saves a sort. A row at temperature 0 is weighed at temperature 1.
+    Settings and result are float64. Top-k 0, top-p 1 and min-p 0 are off, and ``is_cut=False`` says that the first
+    two are off in every row, which saves a sort. A row at temperature 0 is weighed at temperature 1.
     """
-    scores = logits.double()
+    scores = logits.to(torch.float64, copy=True)
     # the largest becomes 0, so that no temperature, however small, can overflow
     scores.sub_(scores.amax(-1, keepdim=True)).div_(torch.where(temperature > 0, temperature, 1.0)[:, None])
-    share = scores.softmax(-1).mul_(UNITS).long()
     ruled_out = scores < min_p.log()[:, None]
+    weight = scores.exp_()
+    share = weight.mul_(UNITS / weight.sum(-1, keepdim=True)).floor_()
     if is_cut:
         ruled_out |= unlikely(logits, share, top_k, top_p)
     return share.masked_fill_(ruled_out, 0)
 
 
 def unlikely(
-    logits: Float[Tensor, "B V"], share: Int[Tensor, "B V"], top_k: Float[Tensor, "B"], top_p: Float[Tensor, "B"]
+    logits: Float[Tensor, "B V"], share: Float[Tensor, "B V"], top_k: Float[Tensor, "B"], top_p: Float[Tensor, "B"]
 ) -> Bool[Tensor, "B V"]:
     """Which tokens aren't among the k best or, of those, not needed by the best to reach top-p together.
 
@@ -58,16 +60,16 @@ def unlikely(
     k = torch.where(top_k > 0, top_k, logits.shape[-1]).clamp_max(logits.shape[-1]).long()
     share = share.gather(-1, order).masked_fill_(ranked < ranked.gather(-1, k[:, None] - 1), 0)
     reached = share.cumsum(-1)
-    enough = (top_p[:, None] * reached[:, -1:]).ceil().long()
+    enough = (top_p[:, None] * reached[:, -1:]).ceil()
     is_spare = reached.sub_(share) >= enough
     return torch.empty_like(is_spare).scatter_(-1, order, is_spare)
 
 
-def pick(share: Int[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+def pick(share: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
     """The token at which the shares, added up in the order of the ids, pass ``uniform`` of them all."""
     reached = share.cumsum(-1)
     total = reached[:, -1]
-    target = torch.minimum((uniform * total).long(), total - 1)
+    target = torch.minimum((uniform * total).floor(), total - 1)
     place = torch.searchsorted(reached, target[:, None], right=True).squeeze(-1)
     return place.clamp_max(share.shape[-1] - 1)  # a row of NaN is somebody's error, but not its neighbours'
 

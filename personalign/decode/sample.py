@@ -177,13 +177,11 @@ class RowSampler:
 
     def logprobs(
         self, logits: Float[Tensor, "B V"], tokens: Int[Tensor, "B"], n: int
-    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B n"], Float[Tensor, "B n"]] | None:
+    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B n"], Float[Tensor, "B n"]]:
         """Log-probabilities of the tokens drawn, and the n likeliest with theirs, at temperature 1 before any cut.
 
-        Pass ``num_logprobs``, the most that any admitted request asks for; 0 computes nothing.
+        ``num_logprobs`` is the most that any admitted request asks for; where it is 0 there is no need to call this.
         """
-        if n == 0:
-            return None
         log_p = logits.log_softmax(-1)
         best = log_p.topk(n)
         return log_p.gather(-1, tokens[:, None]).squeeze(-1), best.indices, best.values

@@ -368,7 +368,6 @@ def test_log_probabilities_are_those_of_the_logits() -> None:
     """The drawn token's and the n unlikely, n being the most that any request in the batch asks for."""
     sampler = _sampler()
     assert sampler.num_logprobs == 0
-    assert sampler.logprobs(STEPS[0], torch.zeros(SLOTS, dtype=torch.long), 0) is None
     sampler.admit(0, replace(MIXED[3], logprobs=2), ())
     sampler.admit(1, MIXED[3], ())
     assert sampler.num_logprobs == 3

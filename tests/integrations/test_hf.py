@@ -108,10 +108,17 @@ class Kit:
     def plain(self, inputs: dict[str, Tensor], **arguments) -> Any:
         return self.causal.model.generate(**inputs, **(DEFAULTS | arguments))
 
-    def steer(self, inputs: dict[str, Tensor], people: Sequence[Profile | None], strength: float = 1.0, **arguments):
-        """Everything that generate returns, and the report."""
+    def steer(
+        self,
+        inputs: dict[str, Tensor],
+        people: Sequence[Profile | None],
+        strength: float = 1.0,
+        before: Sequence[Callable[[Tensor, Tensor], Tensor]] = (),
+        **arguments,
+    ) -> tuple[Any, list[Account]]:
+        """Everything that generate returns, and the report; ``before`` are other processors."""
         with self.steered.by(people, strength) as guide:
-            out = self.causal.model.generate(**inputs, logits_processor=[guide], **(DEFAULTS | arguments))
+            out = self.plain(inputs, logits_processor=[*before, guide], **arguments)
         return out, guide.report(out.sequences)
 
     def drawn(self, sequence: Tensor, inputs: dict[str, Tensor]) -> list[int]:
@@ -284,12 +291,17 @@ def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> N
 
 @pytest.mark.parametrize("way", ["greedy", "drawn", "several", "penalised"])
 def test_a_neighbour_is_not_felt(kit: Kit, way: str) -> None:
-    """Beside guided rows, nobody's row keeps the bits it has in plain generate."""
+    """Beside guided rows, nobody's row keeps the bits it has in plain generate, the sign of a zero included."""
     inputs = kit.inputs(HELLO, CAT, LONG)
+
+    def negative_zero(_: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(-1, torch.tensor([64]), -0.0)
+
     torch.manual_seed(7)
-    plain = kit.plain(inputs, **WAYS[way])
+    plain = kit.plain(inputs, logits_processor=[negative_zero], **WAYS[way])
     torch.manual_seed(7)
-    found, accounts = kit.steer(inputs, [kit.person(), None, kit.person(-W)], **WAYS[way])
+    people = [kit.person(), None, kit.person(-W)]
+    found, accounts = kit.steer(inputs, people, before=[negative_zero], **WAYS[way])
     each = len(accounts) // 3
     assert_same_bits(found, plain, slice(each, 2 * each))
     with pytest.raises(AssertionError):  # control: the guided rows do differ
@@ -390,6 +402,7 @@ def test_a_row_that_a_stop_string_ended_is_read_up_to_its_padding(llama: Kit) ->
 
 CALLS: dict[str, dict[str, Any]] = {
     "no cache": {"use_cache": False},
+    "all positions": {"logits_to_keep": 0},
     "static cache": {"cache_implementation": "static"},
     "other processors": {"min_new_tokens": 5, "bad_words_ids": [[17]], "repetition_penalty": 1.1},
 }
@@ -555,6 +568,31 @@ def test_a_reward_that_fails_late_is_told(llama: Kit, beams: int, monkeypatch: p
     assert account.kl > 0
     short = [int(scores.isfinite().sum(-1).max()) < V for scores in out.scores]
     assert short == [True, True, *[False] * (len(short) - 2)]
+
+
+def test_a_failed_beam_stays_unguided_wherever_it_goes(llama: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the descendants of the row whose reward failed lose their guidance, in whichever rows they live on."""
+    beams, step, failed, calls, features = 4, 12, 1, [], SuccessorHead.features
+
+    def fails_once(head: SuccessorHead, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        direction, constant = features(head, hidden)
+        constant[failed if len(calls) == step + 1 else slice(0)] = math.nan
+        return direction, constant
+
+    monkeypatch.setattr(SuccessorHead, "features", fails_once)
+    how = {"num_beams": beams, "num_return_sequences": beams, "length_penalty": 2.0}
+    out, accounts = llama.steer(llama.inputs(HELLO), [llama.person()], 0.01, **how)
+    moved = 0
+    for account, rows in zip(accounts, out.beam_indices.tolist(), strict=True):
+        fell = rows[step] == failed
+        assert account.guided is not fell
+        steps = [(t, row) for t, row in enumerate(rows) if row >= 0]  # −1 where it had ended
+        wide = [bool(out.scores[t][row].isfinite().sum() == V) for t, row in steps]
+        assert wide == [fell and t >= step for t, _ in steps]
+        moved += fell and {row for t, row in steps if t > step} != {failed}
+    assert {account.guided for account in accounts} == {True, False}  # control: some fell, some didn't
+    assert moved  # control: some lived on in other rows
 
 
 # ---------------------------------------------------------------- what is refused

@@ -13,6 +13,8 @@
     │   ├── SchemaError       its schema is behind or ahead of this code: exit code 3
     │   ├── Conflict          another process changed the same profile again and again
     │   └── ErasurePending    erased rows may still be in the write-ahead log
+    ├── EngineError           a reply failed while it was written
+    │   └── Overloaded        too many requests at once; later there may be room
     └── MissingExtra          a package of an optional extra isn't installed
 
 A message says what was found, what was expected, and what to do next.
@@ -75,6 +77,14 @@ class Conflict(StoreError):  # noqa: N818 - reads as what happened
 
 class ErasurePending(StoreError):  # noqa: N818 - likewise
     """The rows are deleted, but readers kept the write-ahead log from being truncated."""
+
+
+class EngineError(PersonalignError):
+    """A reply failed while it was written."""
+
+
+class Overloaded(EngineError):  # noqa: N818 - reads as what happened
+    """More requests came than may run and wait at once."""
 
 
 class MissingExtra(PersonalignError):  # noqa: N818 - likewise

@@ -1,27 +1,39 @@
-"""Writing personal replies: one cached, left-padded batch at a time.
+"""Writing personal replies: the models, the head and the experts that requests are answered with.
 
-The order of steers is the method: experts, then the person's reward, then whatever the caller adds, then the draw.
-``reference.py`` is the same method in plain words, and the oracle this file is tested against.
+``engine.py`` is the loop; a decoder checks requests, turns them into the engine's sequences, and for a given number
+of requests runs an engine to its end.
 """
 
 from __future__ import annotations
 
-import time
+import queue
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from personalign.basis import Steering
-from personalign.decode.batch import Batch
-from personalign.decode.experts import Expert, Mix, check_vocabulary
-from personalign.decode.guide import Guide
+from personalign.decode.constrain import Constrainer, Matcher
+from personalign.decode.engine import Engine
+from personalign.decode.experts import Expert, check_vocabulary
 from personalign.decode.load import CausalModel, render
-from personalign.decode.request import Generated, Piece, Request, check_alpha, check_guidance, check_sampling
+from personalign.decode.request import (
+    Generated,
+    Piece,
+    Request,
+    check_alpha,
+    check_constraint,
+    check_guidance,
+    check_sampling,
+)
 from personalign.decode.rewards import SuccessorHead
+from personalign.decode.sequence import Outbox, Stack
+from personalign.decode.sequence import Sequence as Reply
 from personalign.decode.steer import Steer
-from personalign.decode.text import TextStream
 from personalign.errors import BasisError, InputError, ModelError
+
+MAX_ROWS = 128  # of one call's engine; more requests wait their turn
 
 
 class Decoder:
@@ -41,7 +53,7 @@ class Decoder:
                     check_vocabulary(base, model)
         self.base, self.steering, self.experts = base, steering, dict(experts)
         self.head = None if head is None else head.to(base.device)
-        self._table = self._embed()
+        self.table = self._embed()
 
     @property
     def end_token(self) -> int:
@@ -64,56 +76,66 @@ class Decoder:
     def _embed(self) -> Tensor | None:
         return None if self.head is None else self.head.table(self.base.output_embedding)
 
-    @torch.no_grad()
     def generate(self, requests: Sequence[Request], steers: Sequence[Steer] = ()) -> list[Generated]:
-        """Write a reply to every request, all in one batch; ``steers`` run last, right before the draw.
+        """Write a reply to every request, in one batch as far as they fit; ``steers`` run last, right before the draw.
 
         Raises:
             InputError: an unknown expert, or a setting out of its range.
             MessageError: messages that are empty, malformed or too long for the model beside ``max_tokens``.
             ProfileError: weights of another basis or with NaN.
             ModelError: the model's own logits aren't finite.
+            EngineError: anything else failed while a reply was written.
         """
-        if not requests:
+        outcomes: dict[int, Generated | Exception] = {}
+        replies = [self.reply(r, i, _into(outcomes, i)) for i, r in enumerate(requests)]
+        if not replies:
             return []
-        batch = self._admit(requests, steers)
-        while not batch.is_done:
-            batch.step()
-        return batch.replies()
+        engine = self._engine(replies, steers)
+        while not engine.is_idle:
+            engine.step()
+        return [_unless_failed(outcomes[i]) for i in range(len(replies))]
 
-    @torch.no_grad()
     def stream(self, request: Request) -> Iterator[Piece | Generated]:
         """Yield a reply's pieces as they are drawn, then the reply; the pieces' texts make up its text exactly."""
-        batch = self._admit([request], ())
-        text = TextStream(self.base)
-        while not batch.is_done:
-            batch.step()
-            if (piece := text.push(batch.row(0))).ids:
-                yield piece
-        (reply,) = batch.replies()
-        if rest := reply.text[len(text.sent) :]:
-            yield Piece((), rest)
-        yield reply
+        news: queue.SimpleQueue[Piece | Generated | Exception] = queue.SimpleQueue()
+        engine = self._engine([self.reply(request, 0, news.put, is_streamed=True)], ())
+        while not engine.is_idle:
+            engine.step()
+            while not news.empty():
+                item = news.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
 
-    def _admit(self, requests: Sequence[Request], steers: Sequence[Steer]) -> Batch:
-        started = time.perf_counter()
-        for request in requests:
-            self._check(request)
-        prompts = [self._prompt(self.base, request) for request in requests]
-        guide = self._guide(requests)
-        stack: list[Steer] = [*self._mixes(requests), *([] if guide is None else [guide]), *steers]
-        return Batch(
-            base=self.base,
-            prompts=prompts,
-            requests=requests,
-            steers=stack,
-            guide=guide,
-            steering=self.steering,
-            started=started,
+    def _engine(self, replies: Sequence[Reply], steers: Sequence[Steer]) -> Engine:
+        longest = max(reply.num_tokens for reply in replies)
+        num_slots = min(len(replies), MAX_ROWS)
+        engine = Engine(self, num_slots, longest, max_waiting=len(replies), steers=steers)
+        for reply in replies:
+            engine.submit(reply)
+        return engine
+
+    def reply(self, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False) -> Reply:
+        """Check a request and turn it into what an engine writes; any thread may do so.
+
+        Raises:
+            InputError: and its kinds, as ``generate``.
+        """
+        self._check(request)
+        return Reply(
+            number,
+            request,
+            self._prompt(self.base, request),
+            self._stack(request),
+            self._matcher(request),
+            self.base,
+            outbox,
+            is_streamed=is_streamed,
         )
 
     def _check(self, request: Request) -> None:
-        check_sampling(request.sampling)
+        check_sampling(request.sampling, self.base.num_tokens)
+        check_constraint(request.schema, request.regex)
         if request.alpha is not None:
             check_alpha(request.alpha)
         if request.expert is not None and request.expert not in self.experts:
@@ -129,22 +151,35 @@ class Decoder:
         room = None if causal.context is None else causal.context - request.sampling.max_tokens
         return render(causal.tokenizer, request.messages, max_prompt_tokens=room)
 
-    def _alpha(self, request: Request) -> float:
+    def _stack(self, request: Request) -> Stack | None:
+        """The expert to mix in; None where it would change nothing, and every bit has to stay."""
         if request.expert is None:
-            return 0.0
-        return self.experts[request.expert].alpha if request.alpha is None else float(request.alpha)
-
-    def _mixes(self, requests: Sequence[Request]) -> Iterator[Mix]:
-        # every expert runs on all rows, so that a row's bits don't depend on who else asked for it
-        for name in dict.fromkeys(r.expert for r in requests if self._alpha(r)):
-            expert = self.experts[str(name)]
-            alpha = [self._alpha(r) if r.expert == name else 0.0 for r in requests]
-            prompts = [self._prompt(expert.anti, r) if a else [0] for r, a in zip(requests, alpha, strict=True)]
-            weights = torch.tensor(alpha, dtype=torch.float32, device=self.base.device)
-            yield Mix(expert.lanes(prompts), weights, self.base.num_tokens)
-
-    def _guide(self, requests: Sequence[Request]) -> Guide | None:
-        guidance = [r.guidance if r.guidance and r.guidance.gain(self.steering) > 0 else None for r in requests]
-        if self.head is None or self._table is None or not any(guidance):
             return None
-        return Guide(self.head, self._table, self.steering, guidance, self.base.ends)
+        expert = self.experts[request.expert]
+        alpha = expert.alpha if request.alpha is None else float(request.alpha)
+        if alpha == 0 or expert.changes_nothing:
+            return None
+        return Stack(expert, alpha, self._prompt(expert.anti, request))
+
+    def _matcher(self, request: Request) -> Matcher | None:
+        if request.schema is None and request.regex is None:
+            return None
+        return self._constrainer.compile(request.schema, request.regex)
+
+    @cached_property
+    def _constrainer(self) -> Constrainer:
+        return Constrainer(self.base.tokenizer, self.base.num_logits, self.base.ends)
+
+
+def _into(outcomes: dict[int, Generated | Exception], number: int) -> Outbox:
+    def put(item: Piece | Generated | Exception) -> None:
+        if not isinstance(item, Piece):
+            outcomes[number] = item
+
+    return put
+
+
+def _unless_failed(outcome: Generated | Exception) -> Generated:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome

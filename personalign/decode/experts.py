@@ -11,11 +11,12 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
@@ -39,41 +40,95 @@ class Expert:
     tuned: CausalModel | None = None  # a separate checkpoint
     peft: PeftModel | None = None  # or a PeftModel around `anti`, with an adapter of this name
 
-    def lanes(self, prompts: Sequence[Sequence[int]]) -> ExpertLanes:
-        """Start expert and anti-expert on one batch of prompts."""
-        return ExpertLanes(self, prompts)
+    @cached_property
+    def changes_nothing(self) -> bool:
+        """Whether expert and anti-expert are the same function, weight by weight: then neither needs to run."""
+        if self.tuned is not None:
+            ours, theirs = self.anti.model.state_dict(), self.tuned.model.state_dict()
+            return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
 
-
-class ExpertLanes:
-    """Expert and anti-expert side by side: one lane of twice the rows with PEFT, two lanes otherwise."""
-
-    def __init__(self, expert: Expert, prompts: Sequence[Sequence[int]]) -> None:
-        B = len(prompts)
-        if expert.tuned is None:
-            adapters = [expert.name] * B + [BASE_ADAPTER] * B
-            self._lanes = [Lane(expert.anti, [*prompts, *prompts], expert.peft, adapters)]
-        else:
-            self._lanes = [Lane(expert.tuned, prompts), Lane(expert.anti, prompts)]
-
-    def advance(self, tokens: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Read one more token a row (None: the prompts); give the logits of expert and anti-expert."""
-        if len(self._lanes) == 1:
-            both = None if tokens is None else tokens.repeat(2)
-            tuned, anti = self._lanes[0].advance(both)[0].chunk(2)
-            return tuned, anti
-        tuned, anti = (lane.advance(tokens)[0] for lane in self._lanes)
-        return tuned, anti
+    @property
+    def _adapted(self) -> PeftModel:
+        assert self.peft is not None, "an expert is a separate checkpoint or an adapter"
+        return self.peft
 
 
 class Mix:
-    """The steer that adds one expert to the rows that asked for it; rows with α = 0 keep their bits."""
+    """The steer that adds one expert to the rows that asked for it; all others keep their bits.
 
-    def __init__(self, lanes: ExpertLanes, alpha: Float[Tensor, "B"], num_tokens: int) -> None:
-        self._lanes, self._alpha, self._num_tokens = lanes, alpha, num_tokens
+    Expert and anti-expert run side by side over the same slots as base: with PEFT in one lane of two rows a slot,
+    otherwise in two lanes. They run on all rows of a step, so that a row's bits don't depend on who else asked.
+    """
 
-    def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
+    def __init__(self, expert: Expert, num_slots: int, max_length: int, num_tokens: int) -> None:
+        self.expert = expert
+        self._num_tokens = num_tokens
+        self._alpha = torch.zeros(num_slots, dtype=torch.float32, device=expert.anti.device)
+        self.slots: set[int] = set()  # whose rows it moves, on the host
+        if expert.tuned is None:
+            adapters = (expert.name, BASE_ADAPTER)
+            self._lanes = [Lane(expert.anti, num_slots, max_length, expert.peft, adapters)]
+        else:
+            self._lanes = [Lane(causal, num_slots, max_length) for causal in (expert.tuned, expert.anti)]
+
+    def admit(self, slot: int, prompt: Sequence[int], alpha: float) -> None:
+        """Give a slot's prompt, in this model's own template, and its α."""
+        self.slots.add(slot)
+        self._alpha[slot] = alpha
+        for lane in self._lanes:
+            lane.begin(slot, prompt)
+
+    def read(self, slot: int) -> int:
+        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
+        return sum(lane.read(slot) for lane in self._lanes) if slot in self.slots else 0
+
+    def accept(self, tokens: Int[Tensor, "b"]) -> None:
+        """Take the drawn tokens as what the next step reads."""
+        for lane in self._lanes:
+            lane.accept(tokens)
+
+    def release(self, slot: int) -> None:
+        """Empty a slot."""
+        if slot in self.slots:
+            self.slots.discard(slot)
+            self._alpha[slot] = 0.0
+            for lane in self._lanes:
+                lane.release(slot)
+
+    def wipe(self, slot: int) -> None:
+        """Zero what a slot holds, which may not be finite."""
+        for lane in self._lanes:
+            lane.wipe(slot)
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's content over to an empty one."""
+        if source in self.slots:
+            self.slots.discard(source)
+            self.slots.add(target)
+            self._alpha[target] = self._alpha[source]
+            self._alpha[source] = 0.0
+            for lane in self._lanes:
+                lane.move(source, target)
+
+    def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
         """Move the logits by α · (expert − anti-expert)."""
-        return mix(logits, *self._lanes.advance(step.tokens), self._alpha, self._num_tokens)
+        if not self.slots:
+            return logits
+        alpha = self._alpha[: len(logits)]
+        running = [slot for slot in self.slots if slot < len(logits)]
+        active = step.active & (alpha != 0)
+        follows = [lane.step(active, running)[0] for lane in self._lanes]
+        tuned, anti = follows if len(follows) == 2 else (follows[0][0::2], follows[0][1::2])
+        return mix(logits, tuned, anti, alpha, self._num_tokens)
+
+
+def _adds_something(layer: LoraLayer, name: str) -> bool:
+    """Whether B·A of an adapter isn't zero for sure."""
+    if name in layer.lora_A:
+        return all(any(bool(p.any()) for p in part[name].parameters()) for part in (layer.lora_A, layer.lora_B))
+    embedded = layer.lora_embedding_A, layer.lora_embedding_B
+    return name in embedded[0] and all(bool(part[name].any()) for part in embedded)
 
 
 def mix(

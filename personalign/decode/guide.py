@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from personalign.basis import Steering
+from personalign.decode.heads import NEUTRAL, HeadBank
 from personalign.decode.rewards import Guidance, SuccessorHead, reward
 from personalign.decode.steer import Step
 
@@ -38,42 +39,116 @@ def tilt(
     return delta, ((q * delta).sum(-1) - log_mean).clamp_min(0.0), finite
 
 
+@dataclass(frozen=True)
+class Account:
+    """What guidance did to a reply: sums over its tokens, the end included.
+
+    ``kl`` is in nats; ``changed`` counts the positions whose likeliest token became another; ``gained`` is the
+    expected reward Σ q Q − Σ p Q, where rewards are in standard deviations of the model's own replies times the
+    length of the weights. ``is_sound`` says that no reward was NaN or infinite.
+    """
+
+    guided: bool = False
+    is_sound: bool = True
+    kl: float = 0.0
+    changed: float = 0.0
+    gained: float = 0.0
+
+
+def account(
+    logits: Float[Tensor, "B K"],
+    rewards: Float[Tensor, "B K"],
+    delta: Float[Tensor, "B K"],
+    kl: Float[Tensor, "B"],
+) -> Float[Tensor, "B 3"]:
+    """KL, whether the likeliest token changed, and the expected reward gained, for one token of each row."""
+    changed = (logits + delta).argmax(-1) != logits.argmax(-1)
+    moved = (logits + delta).softmax(-1) - logits.softmax(-1)
+    gained = torch.where(moved != 0, moved * rewards, 0.0).sum(-1)  # an impossible candidate's reward may be anything
+    return torch.stack([kl, changed.float(), gained], dim=-1)
+
+
 class Guide:
-    """The steer that applies each row's guidance, and keeps the account of it on the device."""
+    """The steer that applies each row's head, and keeps the account of it on the device."""
 
     def __init__(
         self,
         head: SuccessorHead,
         table: Float[Tensor, "V R"],
         steering: Steering,
-        guidance: Sequence[Guidance | None],
         ends: Sequence[int],
+        num_slots: int,
+        bank: HeadBank,
     ) -> None:
         device = table.device
-        nothing = np.zeros(head.num_axes)
-        self._head, self._table, self._steering = head, table, steering
-        self._weights = torch.tensor(
-            np.stack([g.weights if g else nothing for g in guidance]), dtype=torch.float32, device=device
-        )
-        self._gain = torch.tensor(
-            [g.gain(steering) if g else 0.0 for g in guidance], dtype=torch.float32, device=device
-        )
+        self._head, self._table, self._steering, self._bank = head, table, steering, bank
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=device)
-        self.guided = self._gain > 0  # a row leaves it for good at its first reward that isn't finite
-        self.kl = torch.zeros(len(guidance), dtype=torch.float32, device=device)  # the sum over tokens, in nats
+        self._row = torch.full((num_slots,), NEUTRAL, dtype=torch.long, device=device)  # of the bank
+        self._strength = torch.zeros(num_slots, dtype=torch.float32, device=device)
+        self._sound = torch.ones(num_slots, dtype=torch.bool, device=device)  # no reward yet that wasn't finite
+        self._sums = torch.zeros(num_slots, 3, dtype=torch.float32, device=device)
+        self._rows: dict[int, int] = {}  # of the slots that are guided, on the host
+
+    @property
+    def slots(self) -> list[int]:
+        """Which slots are guided."""
+        return list(self._rows)
+
+    def admit(self, slot: int, guidance: Guidance | None) -> None:
+        """Steer a slot from its first token on; a head that is pinned stays until the slot is released."""
+        if guidance is None or guidance.gain(self._steering) <= 0:
+            return
+        row = self._rows[slot] = self._bank.acquire(guidance)
+        self._row[slot] = row
+        self._strength[slot] = guidance.strength
+
+    def release(self, slot: int) -> None:
+        """Let go of the slot's head."""
+        if slot in self._rows:
+            self._bank.release(self._rows.pop(slot))
+            self._row[slot] = NEUTRAL
+            self._strength[slot] = 0.0
+            self._sound[slot] = True
+            self._sums[slot] = 0.0
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's head and account over to an empty one."""
+        if source in self._rows:
+            self._rows[target] = self._rows.pop(source)
+            for state, neutral in ((self._row, NEUTRAL), (self._strength, 0), (self._sound, True), (self._sums, 0)):
+                state[target] = state[source]
+                state[source] = neutral
+
+    def account(self, slot: int) -> Account:
+        """What was done to the slot's reply so far; one copy from the device."""
+        if slot not in self._rows:
+            return Account()
+        confidence = self._bank.confidence[self._rows[slot]]  # 0 by now if the person was erased meanwhile
+        state = torch.stack([self._sound[slot], confidence > 0])
+        kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
+        return Account(bool(is_sound and is_known), bool(is_sound), kl, changed, gained)
 
     def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Replace the logits of guided rows by their tilted short list, −inf elsewhere."""
-        allowed = self._not_empty(logits) if step.index == 0 else logits
-        top, candidates = allowed.topk(min(self._steering.num_candidates, logits.shape[-1]))
-        rewards = reward(self._head, self._table, step.hidden, self._weights, candidates)
-        delta, kl, finite = tilt(top, rewards, self._gain, self._steering.clip)
-        self.guided = self.guided & (finite | ~step.active)
-        self.kl = self.kl + torch.where(self.guided & step.active, kl, 0.0)
-        tilted = torch.full_like(logits, -math.inf).scatter(-1, candidates, top + delta)
-        return torch.where(self.guided[:, None], tilted, logits)
+        if not self._rows:
+            return logits
+        b, steering = len(logits), self._steering
+        row = self._row[:b]
+        gain = steering.beta * self._strength[:b] * self._bank.confidence[row].clamp_min(0.0)
+        top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
+        rewards = reward(self._head, self._table, step.hidden, self._bank.weights[row], candidates)
+        delta, kl, finite = tilt(top, rewards, gain, steering.clip)
+        self._sound[:b] &= finite | ~step.active
+        guided = (gain > 0) & self._sound[:b]
+        counted = (guided & step.active)[:, None]
+        self._sums[:b] += torch.where(counted, account(top, rewards, delta, kl), 0.0)
+        short = torch.full_like(logits, -math.inf).scatter(-1, candidates, top + delta)
+        return torch.where(guided[:, None], short, logits)
 
-    def _not_empty(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+    def _not_empty(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Rule out the end as the first token of every row whose own first choice isn't the end."""
+        if not step.has_first:
+            return logits
         ends_itself = torch.isin(logits.argmax(-1), self._ends)
-        return torch.where(ends_itself[:, None], logits, logits.index_fill(-1, self._ends, -math.inf))
+        keeps = ends_itself | (step.index > 0)
+        return torch.where(keeps[:, None], logits, logits.index_fill(-1, self._ends, -math.inf))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean as mean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,17 +32,25 @@ from personalign.errors import ConstraintError
 from personalign.types import Sampling
 
 
+class Effect(NamedTuple):
+    """What guidance did to one token: KL(steered ‖ mixed) in nats, whether the likeliest changed, reward gained."""
+
+    kl: float = 0.0
+    changed: float = 0.0
+    gained: float = 0.0
+
+
 @torch.no_grad()
 def generate(decoder: Decoder, request: Request) -> Generated:
     """Write what ``decoder.generate([request])`` should, reading everything anew for every token."""
     base, steering = decoder.base, decoder.steering
     ids: list[int] = []
-    guidance, divergences = request.guidance, []
+    guidance, effects = request.guidance, []
     for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
-        logits, divergence = steered(decoder, replace(request, guidance=guidance), ids)
-        if math.isnan(divergence):
+        logits, effect = steered(decoder, replace(request, guidance=guidance), ids)
+        if effect is None:
             guidance = None  # from here on; the reason is told below
-        divergences.append(divergence)
+        effects.append(effect or Effect())
         token = drawn(logits, request.sampling, u)
         if token in base.ends:
             break
@@ -49,17 +59,19 @@ def generate(decoder: Decoder, request: Request) -> Generated:
     return Generated(
         ids=tuple(ids),
         text=text_of(base, ids),
-        kl=sum(k for k in divergences if not math.isnan(k)) / len(divergences),
+        kl=mean(effect.kl for effect in effects),
         guided=guided,
         reason=None if guided else reason(request, steering, is_sound=guidance is not None),
-        finish_reason="stop" if len(ids) < len(divergences) else "length",
+        finish_reason="stop" if len(ids) < len(effects) else "length",
         prompt_tokens=len(render(base.tokenizer, request.messages)),
+        changed=mean(effect.changed for effect in effects),
+        gained=mean(effect.gained for effect in effects),
     )
 
 
 @torch.no_grad()
-def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Tensor, float]:
-    """Logits (V,) of the token after ``ids``, and KL(steered ‖ mixed) in nats: NaN where the reward wasn't finite."""
+def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Tensor, Effect | None]:
+    """Logits (V,) of the token after ``ids``, and what guidance did to them: None where the reward wasn't finite."""
     base, head, steering = decoder.base, decoder.head, decoder.steering
     prompt = render(base.tokenizer, request.messages)
     logits, hidden = read(base, [*prompt, *ids])
@@ -73,7 +85,7 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
         logits = constrained(logits, base, request, ids)
     gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
     if request.guidance is None or head is None or not gain:
-        return logits, 0.0
+        return logits, Effect()
     may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
     weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
     rewards = features(head, base, hidden) @ weights
@@ -137,21 +149,22 @@ def features(head: SuccessorHead, base: CausalModel, hidden: Tensor) -> Tensor:
 
 def tilted_short_list(
     logits: Tensor, rewards: Tensor, gain: float, steering: Steering, forbidden: Sequence[int]
-) -> tuple[Tensor, float]:
-    """The K likeliest tokens with their bounded reward added, and KL(q ‖ p); NaN if a reward isn't finite."""
+) -> tuple[Tensor, Effect | None]:
+    """The K likeliest tokens with their bounded reward added, and its effect; None if a reward isn't finite."""
     allowed = logits.clone()
     allowed[list(forbidden)] = -math.inf
     best = allowed.topk(min(steering.num_candidates, len(logits))).indices
     best = best[allowed[best].isfinite()]
     p = allowed[best].softmax(-1)
     if not rewards[best].isfinite().all():
-        return logits, math.nan
+        return logits, None
     delta = gain * (rewards[best] - (p * rewards[best]).sum())
     delta = delta.clamp(-steering.clip / 2, steering.clip / 2)
     tilted = torch.full_like(logits, -math.inf)
     tilted[best] = allowed[best] + delta
     q = tilted[best].softmax(-1)
-    return tilted, float((q * (q.log() - p.log())).nansum())
+    kl = float((q * (q.log() - p.log())).nansum())
+    return tilted, Effect(kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards[best]).sum()))
 
 
 def drawn(logits: Tensor, sampling: Sampling, u: float) -> int:

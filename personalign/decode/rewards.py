@@ -25,12 +25,16 @@ class Guidance:
     """A person's reward as a request carries it.
 
     ``confidence`` is ρ of the basis, from 0 (nothing learnt) towards 1; ``strength`` multiplies the calibrated β.
+    Requests that name the same user, generation and revision share a row of the head bank; ``generation`` tells a
+    person from one who was erased under the same id.
     """
 
     weights: Float[NDArray[np.float64], "d"]
     confidence: float
     strength: float = 1.0
     revision: int = 0
+    user: str = ""
+    generation: int = 0
 
     def gain(self, steering: Steering) -> float:
         """β·ρ·strength; 0 means plain decoding."""

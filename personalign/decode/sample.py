@@ -89,23 +89,6 @@ def draw(
     return torch.where(temperature > 0, drawn, logits.argmax(-1))
 
 
-class Sampler:
-    """Each row's settings and random numbers, laid out on the device before the first token."""
-
-    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
-        longest = max(sampling.max_tokens for sampling in samplings)
-        settings = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in samplings]
-        self._settings = torch.tensor(settings, dtype=torch.float64, device=device).unbind(-1)
-        self._uniforms = torch.stack([uniforms(s.seed, longest) for s in samplings]).to(device)
-        self._is_greedy = all(s.temperature == 0 for s in samplings)
-
-    def __call__(self, logits: Float[Tensor, "B V"], index: int) -> Int[Tensor, "B"]:
-        """Draw the token at ``index`` of every row."""
-        if self._is_greedy:
-            return logits.argmax(-1)
-        return draw(logits, self._uniforms[:, index], *self._settings)
-
-
 class RowSampler:
     """Every slot's settings, random numbers and place in its reply, in fixed buffers on the device.
 

@@ -1,9 +1,13 @@
-"""The waist of decoding: a steer is a plain callable from logits to logits, and the loop loops over them."""
+"""The waist of decoding: a steer is a plain callable from logits to logits, and the engine loops over them.
+
+What keeps something for each slot is a part; a part with a model of its own is a reader.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -11,12 +15,36 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
-    """What a steer may know of the token about to be drawn."""
+    """What a steer may know of the tokens about to be drawn, one a row; b rows are computed, not all of them kept."""
 
-    index: int  # 0 for the first token of the replies
-    hidden: Float[Tensor, "B H"]  # the base model's, at the last position
-    tokens: Int[Tensor, "B"] | None  # those drawn in the step before; None at the first
-    active: Bool[Tensor, "B"]  # rows whose reply hasn't ended; the others are computed but not kept
+    hidden: Float[Tensor, "b H"]  # the base model's, at the last position
+    index: Int[Tensor, "b"]  # of the token in its reply, 0 for the first
+    request: Int[Tensor, "b"]  # the number of the request a row belongs to, in order of admission
+    active: Bool[Tensor, "b"]  # rows with a reply in them
+    has_first: bool  # whether any active row draws its reply's first token
 
 
-Steer = Callable[[Tensor, Step], Tensor]  # logits (B, V) -> logits (B, V)
+Steer = Callable[[Tensor, Step], Tensor]  # logits (b, V) -> logits (b, V)
+
+
+class Part(Protocol):
+    """Whatever keeps something for each slot; what ``admit`` takes is its own affair."""
+
+    def release(self, slot: int) -> None:
+        """Empty a slot; nothing of its reply stays."""
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a reply over to an empty slot, where it goes on as if it had always been there."""
+
+
+class Reader(Part, Protocol):
+    """A part that reads prompts and replies with a model of its own."""
+
+    def read(self, slot: int) -> int:
+        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
+
+    def accept(self, tokens: Int[Tensor, "b"]) -> None:
+        """Take the drawn tokens as what the next step reads."""
+
+    def wipe(self, slot: int) -> None:
+        """Zero what a slot holds, which may not be finite."""

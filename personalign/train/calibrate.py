@@ -28,7 +28,7 @@ from personalign.types import Gaussian, Message, Sampling
 MAX_KL = 0.4
 ENOUGH = 0.9  # of the largest utility
 TOLERANCE = 0.01  # of repetition, emptiness and truncation: one reply in a hundred
-GRID = tuple(Steering(beta, clip, 20) for beta, clip in product((8.0, 16.0, 32.0, 64.0), (3.0, 5.0)))
+GRID = tuple(Steering(*setting) for setting in product((16.0, 32.0, 64.0), (3.0, 4.0, 5.0), (10, 20)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def calibrate(
     basis: Basis,
     prompts: Sequence[Sequence[Message]],
     grid: Sequence[Steering] = GRID,
-    num_people: int = 4,
+    num_people: int = 8,
 ) -> tuple[Outcome, list[Outcome]]:
     """Return the best setting's outcome and those of the whole grid, the unsteered model's first."""
     people = [simulate_profile(basis, seed) for seed in range(num_people)]

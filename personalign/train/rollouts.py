@@ -40,6 +40,7 @@ class Plan:
     forced_share: float = 0.5
     temperature: float = 1.0
     seed: int = 0
+    num_prompts: int | None = None  # answer only the first so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan,
     """
     folder = work / _identity(decoder, prompts, plan)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(i, k) for i in range(len(prompts)) for k in range(plan.replies_per_prompt)]
+    jobs = [(i, k) for i in range(len(prompts[: plan.num_prompts])) for k in range(plan.replies_per_prompt)]
     jobs.sort(key=lambda job: sum(len(m["content"]) for m in prompts[job[0]]))  # even lengths, little padding
     shards = [jobs[i : i + ROWS] for i in range(0, len(jobs), ROWS)]
     for number, shard in enumerate(track(shards, "roll-outs")):
@@ -130,20 +131,22 @@ def _write_shard(
         )
         for (i, _), alpha in zip(shard, alphas, strict=True)
     ]
-    hidden: list[Tensor] = []
+    device = decoder.base.device
+    forced_from = torch.from_numpy(forced_at).to(device)
+    # the last row takes what is computed for nobody
+    hidden = torch.zeros(len(shard) + 1, plan.max_tokens, decoder.base.hidden_size, dtype=torch.half, device=device)
 
     def record(logits: Tensor, step: Step) -> Tensor:
-        hidden.append(step.hidden.half())
+        hidden[torch.where(step.active, step.request, len(shard)), step.index] = step.hidden.half()
         return logits
 
     def force(logits: Tensor, step: Step) -> Tensor:
         uniform = torch.full_like(logits, -torch.inf)
         uniform.scatter_(1, logits.topk(plan.num_candidates).indices, 0.0)
-        rows = torch.from_numpy(forced_at == step.index).to(logits.device)
-        return torch.where(rows[:, None], uniform, logits)
+        return torch.where((forced_from[step.request] == step.index)[:, None], uniform, logits)
 
     replies = decoder.generate(requests, steers=(record, force))
-    _save_shard(path, shard, alphas, forced_at, replies, torch.stack(hidden, 1).cpu().numpy(), decoder.end_token)
+    _save_shard(path, shard, alphas, forced_at, replies, hidden[:-1].cpu().numpy(), decoder.end_token)
 
 
 def _save_shard(

@@ -17,11 +17,18 @@ from personalign.zoo.corpus import Dialogue, load_corpus
 from personalign.zoo.workshop import Workshop
 
 MAX_PROMPT_CHARACTERS = 500
-NUM_PROMPTS = 420
+NUM_PROMPTS = 1260
+NUM_BANK_PROMPTS = 420
 HOTEL_SHARE = 0.15
 PLAN = Plan(replies_per_prompt=9, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.5, 1.0))
 BANK_PLAN = Plan(
-    replies_per_prompt=8, max_tokens=64, num_candidates=20, forced_share=0.0, temperature=BANK_TEMPERATURE, seed=1
+    replies_per_prompt=8,
+    max_tokens=64,
+    num_candidates=20,
+    forced_share=0.0,
+    temperature=BANK_TEMPERATURE,
+    seed=1,
+    num_prompts=NUM_BANK_PROMPTS,
 )
 
 
@@ -55,6 +62,7 @@ def _prompts(workshop: Workshop) -> Prompts:
     random.Random(0).shuffle(held_out)
     num_hotels = round(NUM_PROMPTS * HOTEL_SHARE)
     train = _user_turns(corpus.task, NUM_PROMPTS - num_hotels) + _user_turns(corpus.hotel, num_hotels)
+    random.Random(1).shuffle(train)  # the bank's share has hotels in it too
     return Prompts(train=train, held_out=held_out[:60], dev=held_out[60:92])
 
 

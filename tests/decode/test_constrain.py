@@ -252,9 +252,9 @@ def test_a_constraint_wins_over_reward_expert_and_bias(kit: Kit, weights: np.nda
 def test_a_reward_still_chooses_among_what_is_allowed(base: CausalModel, kit: Kit, weights: np.ndarray) -> None:
     """The short list is cut from the allowed tokens, so a wish can move a constrained reply."""
     request = Request(talk("hello")[0], Sampling(8), Guidance(weights, 1.0, 20.0), regex="[a-z]{3}")
-    guided, kl = reference.steered(kit.decoder(), request, [])
+    guided, effect = reference.steered(kit.decoder(), request, [])
     assert guided.isfinite().sum() == STEERING.num_candidates
-    assert kl > 0
+    assert effect.kl > 0
     plain, _ = reference.steered(kit.decoder(), replace(request, guidance=None), [])
     assert set(guided.isfinite().nonzero().flatten().tolist()) <= set(plain.isfinite().nonzero().flatten().tolist())
 

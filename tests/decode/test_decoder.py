@@ -64,7 +64,7 @@ def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
     """A model or a steer that yields NaN is reported, not decoded."""
 
     def poison(logits, step: Step):
-        return logits * math.nan if step.index == 2 else logits
+        return torch.where((step.index == 2)[:, None], math.nan, logits)
 
     with pytest.raises(ModelError, match="NaN or Inf"):
         kit.decoder().generate([Request(HELLO, Sampling(max_tokens=6))], [poison])
@@ -91,10 +91,8 @@ def test_replies_end_at_their_own_limits(kit: Kit) -> None:
     """Each row of a batch has its own max_tokens; the end token ends a reply and isn't part of it."""
 
     def end_second(logits, step: Step):
-        if step.index == 3:
-            logits = logits.clone()
-            logits[1, kit.base.ends[0]] = 1e4
-        return logits
+        ends_here = (step.index == 3) & (step.request == 1)
+        return torch.where(ends_here[:, None], logits.index_fill(-1, torch.tensor(kit.base.ends), 1e4), logits)
 
     def never_end(logits, step: Step):
         return logits.index_fill(-1, torch.tensor(kit.base.ends), -1e4)
@@ -114,20 +112,17 @@ def test_no_requests_are_no_replies(kit: Kit) -> None:
 
 
 def test_a_callers_steer_runs_last_and_may_force_the_draw(kit: Kit) -> None:
-    """It sees hidden states, the tokens drawn and the guided short list, and what it returns is drawn from."""
-    seen: list[Step] = []
+    """It sees hidden states, each row's place in its reply and the guided short list; what it returns is drawn from."""
+    seen: list[tuple[list[int], list[int], tuple[int, ...]]] = []
 
     def force(logits, step: Step):
-        seen.append(step)
+        seen.append((step.index.tolist(), step.request.tolist(), tuple(step.hidden.shape)))
         assert logits.isfinite().sum(-1).tolist() == [STEERING.num_candidates, 128]
-        return torch.full_like(logits, -math.inf).index_fill(-1, torch.tensor([40 + step.index]), 0.0)
+        return torch.full_like(logits, -math.inf).scatter(-1, 40 + step.index[:, None], 0.0)
 
     requests = [Request(HELLO, Sampling(4), Guidance(W, 1.0)), Request(HELLO, Sampling(4))]
     assert [r.ids for r in kit.decoder().generate(requests, [force])] == [(40, 41, 42, 43)] * 2
-    assert [step.index for step in seen] == [0, 1, 2, 3]
-    assert all(step.hidden.shape == (2, 32) for step in seen)
-    assert seen[0].tokens is None
-    assert seen[2].tokens.tolist() == [41, 41]
+    assert seen == [([t, t], [0, 1], (2, 32)) for t in range(4)]
 
 
 def test_the_hidden_state_is_the_output_layers_input(kit: Kit) -> None:

@@ -6,8 +6,10 @@ And what the laws' tests look at them with: conversations, traces of logits, and
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from personalign.basis import Steering
 from personalign.decode.decoder import Decoder
+from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.request import Generated, Request
@@ -137,14 +140,28 @@ def talk(*words: str) -> list[list[dict[str, str]]]:
 
 
 def traced(decoder: Decoder, requests: list[Request], steers: tuple[Steer, ...] = ()) -> tuple[list[Generated], Tensor]:
-    """Replies, and the logits (steps, B, V) that their tokens were drawn from."""
-    seen: list[Tensor] = []
+    """Replies, and the logits (steps, B, V) that their tokens were drawn from, NaN where there was no step any more.
+
+    All steps are over B rows, whoever has ended: bits are compared within one batch shape.
+    """
+    trace = torch.full((max(r.sampling.max_tokens for r in requests), len(requests), V), math.nan)
 
     def look(logits: Tensor, step: Step) -> Tensor:
-        seen.append(logits.clone())
+        rows = step.active.nonzero().flatten()
+        trace[step.index[rows], step.request[rows]] = logits[rows]
         return logits
 
-    return decoder.generate(requests, [*steers, look]), torch.stack(seen)
+    outcomes: list[Generated | Exception] = [RuntimeError("no reply")] * len(requests)
+    engine = Engine(decoder, len(requests), 256, len(requests), buckets=(), steers=[*steers, look])
+    for i, request in enumerate(requests):
+        engine.submit(decoder.reply(request, i, partial(outcomes.__setitem__, i)))
+    while not engine.is_idle:
+        engine.step()
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    written = ~trace.isnan().all(-1).all(-1)
+    return outcomes, trace[: int(written.sum())]
 
 
 def bits(logits: Tensor) -> Tensor:

@@ -177,10 +177,11 @@ def retell(kit: Kit, messages: Sequence[Message], profile: Profile | None, drawn
     sums, kl, changed, nearest = np.zeros(3), 0.0, 0, math.inf
     for t, token in enumerate(drawn):
         plain, _ = reference.steered(decoder, replace(request, guidance=None), drawn[:t])
-        tilted, divergence = reference.steered(decoder, request, drawn[:t])
+        tilted, effect = reference.steered(decoder, request, drawn[:t])
+        assert effect is not None, "the head is finite"
         log_p = plain.log_softmax(-1)[token]
         sums += [float(log_p), float(tilted[token] - plain[token]), float(tilted.log_softmax(-1)[token])]
-        kl, changed = kl + divergence, changed + int(tilted.argmax() != plain.argmax())
+        kl, changed = kl + effect.kl, changed + int(tilted.argmax() != plain.argmax())
         best = tilted.topk(2).values
         nearest = min(nearest, float(best[0] - best[1]))
     n, guided = len(drawn), profile is not None

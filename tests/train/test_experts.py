@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from personalign.decode import load_causal, load_expert
+from personalign.decode.lane import forward
 from personalign.train.causal import Recipe
 from personalign.train.experts import LINEAR, Stack, add_lora, save_expert, train_expert
 
@@ -98,7 +99,8 @@ def test_a_saved_expert_comes_back(kit: Kit, tmp_path: Path, targets: tuple[str,
     save_expert(expert, tmp_path / "sevens", 0.75)
     loaded = load_expert(tmp_path / "sevens", load_causal(kit.folder / "small", "cpu"))
     assert (loaded.name, loaded.alpha) == ("sevens", 0.75)
-    found, anti = loaded.lanes(IDS.tolist()).advance(None)
+    found, _ = forward(loaded.anti, IDS, loaded.peft, adapter_names=[loaded.name] * len(IDS))
+    anti, _ = forward(loaded.anti, IDS)
     torch.testing.assert_close(found, wanted[:, -1], atol=0.05, rtol=0.01)
     assert (anti - wanted[:, -1]).abs().max() > 1  # control: the tolerance can tell the two apart
 

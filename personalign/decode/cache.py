@@ -1,0 +1,182 @@
+"""The slot cache: keys and values in buffers of fixed shape, written in place, where rows come and go.
+
+A slot is one row of every buffer. What a forward pass may touch is set in the window before it. Read ``lane.py`` next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from personalign.errors import ModelError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass
+class Window:
+    """Which rows and positions the next forward pass writes, and how far back it reads."""
+
+    rows: slice  # of the buffers
+    row: Int[Tensor, "r 1"]  # 0 … r-1
+    positions: Int[Tensor, "r T"]  # where the T new tokens go
+    length: int  # positions 0 … length-1 are read
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """Keys and values of one layer: [rows, heads, length, width], allocated on first use.
+
+    Zeros to begin with, because a masked position's weight is 0 and 0 · NaN is NaN.
+    """
+
+    is_compileable = True
+
+    def __init__(self, num_rows: int, max_length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._num_rows, self._max_length = num_rows, max_length
+        self.window: Window | None = None
+
+    def lazy_initialization(
+        self, key_states: Float[Tensor, "r h T w"], value_states: Float[Tensor, "r h T w2"]
+    ) -> None:
+        """Allocate the buffers for heads of this size."""
+        for name, states in (("keys", key_states), ("values", value_states)):
+            shape = (self._num_rows, states.shape[1], self._max_length, states.shape[3])
+            setattr(self, name, states.new_zeros(shape))
+        self.is_initialized = True
+
+    def update(
+        self,
+        key_states: Float[Tensor, "r h T w"],
+        value_states: Float[Tensor, "r h T w2"],
+        *_args: object,
+        **_kwargs: object,
+    ) -> tuple[Float[Tensor, "r h L w"], Float[Tensor, "r h L w2"]]:
+        """Write the new tokens in place; give all that the window reads, without a copy."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self.window
+        assert window is not None, "SlotCache.open comes first"
+        assert self.keys is not None, "initialised above"
+        assert self.values is not None, "initialised above"
+        keys, values = self.keys[window.rows], self.values[window.rows]
+        keys[window.row, :, window.positions] = key_states.transpose(1, 2)
+        values[window.row, :, window.positions] = value_states.transpose(1, 2)
+        return keys[:, :, : window.length], values[:, :, : window.length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - the masks are ours
+        """Read length and offset; not asked, because the masks are given in four dimensions."""
+        return self._max_length, 0
+
+    def get_seq_length(self) -> int:
+        """Rows have lengths of their own, and positions are given: there is no one answer, and 0 is harmless."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """How many tokens a row holds."""
+        return self._max_length
+
+    get_max_cache_shape = get_max_length  # what transformers called it until 5.20
+
+    def copy(self, source: slice, target: slice, length: int) -> None:
+        """Copy the first ``length`` positions of some rows to others."""
+        for buffer in (self.keys, self.values):
+            if buffer is not None:
+                buffer[target, :, :length] = buffer[source, :, :length]
+
+    def keep(self, row: Int[Tensor, "r"], chosen: Int[Tensor, "r"], target: Int[Tensor, "r"]) -> None:
+        """Copy each row's position ``chosen`` to its position ``target``."""
+        for buffer in (self.keys, self.values):
+            if buffer is not None:
+                buffer[row, :, target] = buffer[row, :, chosen]
+
+    def wipe(self, rows: slice) -> None:
+        """Zero some rows: what they held may be NaN."""
+        for buffer in (self.keys, self.values):
+            if buffer is not None:
+                buffer[rows] = 0
+
+
+class SlotCache(Cache):
+    """One slot layer for each layer of a model.
+
+    Raises:
+        ModelError: the model keeps something other than keys and values, such as a recurrent state.
+    """
+
+    def __init__(self, config: PreTrainedConfig, num_rows: int, max_length: int) -> None:
+        self._layers = [SlotLayer(num_rows, max_length) for _ in range(_num_layers(config))]
+        super().__init__(layers=list(self._layers))
+
+    def open(self, window: Window) -> None:
+        """Say what the next forward pass may touch."""
+        for layer in self._layers:
+            layer.window = window
+
+    def copy(self, source: slice, target: slice, length: int) -> None:
+        """Copy the first ``length`` positions of some rows to others, in every layer."""
+        for layer in self._layers:
+            layer.copy(source, target, length)
+
+    def keep(self, row: Int[Tensor, "r"], chosen: Int[Tensor, "r"], target: Int[Tensor, "r"]) -> None:
+        """Copy each row's position ``chosen`` to its position ``target``, in every layer."""
+        for layer in self._layers:
+            layer.keep(row, chosen, target)
+
+    def wipe(self, rows: slice) -> None:
+        """Zero some rows, in every layer."""
+        for layer in self._layers:
+            layer.wipe(rows)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What the layers of a model can see: all that came before, or only a window of it, or some layers each."""
+
+    kinds: tuple[str, ...]
+    window: int | None
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Attention:
+        """Read a configuration.
+
+        Raises:
+            ModelError: a layer does neither full nor sliding attention.
+        """
+        window = getattr(config, "sliding_window", None)
+        named = getattr(config, "layer_types", None)
+        kinds = tuple(sorted(set(named))) if named else (FULL if window is None else SLIDING,)
+        if strange := set(kinds) - {FULL, SLIDING}:
+            raise ModelError(
+                f"a {config.model_type} model has layers of the kind {min(strange)}; expected {FULL} or {SLIDING}: "
+                "steered decoding keeps keys and values only; use a model without such layers"
+            )
+        return cls(kinds, window)
+
+    def masks(
+        self, seen: Bool[Tensor, "r T L"], positions: Int[Tensor, "r T"], dtype: torch.dtype
+    ) -> Float[Tensor, "r 1 T L"] | dict[str, Float[Tensor, "r 1 T L"]]:
+        """Turn what each new token may see into masks to add: 0 where it sees, the least finite number elsewhere.
+
+        One mask where all layers are alike, else one for each kind, as transformers' models of several kinds take it.
+        """
+        masks = {}
+        for kind in self.kinds:
+            near = seen
+            if kind == SLIDING and self.window is not None:
+                place = torch.arange(seen.shape[-1], device=seen.device)
+                near = seen & (place > positions[:, :, None] - self.window)
+            zero = torch.zeros((), dtype=dtype, device=seen.device)  # boolean masks mislead eager attention
+            masks[kind] = torch.where(near, zero, torch.finfo(dtype).min)[:, None]
+        return masks if len(masks) > 1 else masks[self.kinds[0]]
+
+
+def _num_layers(config: PreTrainedConfig) -> int:
+    text = config.get_text_config()
+    number: int = text.num_hidden_layers
+    return number

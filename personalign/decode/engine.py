@@ -1,0 +1,283 @@
+"""Continuous batching: replies of different people join and leave one running batch, each under their own reward.
+
+A step is one sentence: admit → forward → steer → sample → deliver. The order of steers is the method: experts, then
+penalties and bias, then the constraint, then the person's reward, then whatever the caller adds, then the draw.
+``reference.py`` is the same method in plain words, and the oracle this file is tested against. An engine belongs to
+one thread: ``worker.py`` is it where there are many callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from personalign.decode.constrain import ConstraintRows
+from personalign.decode.experts import Expert, Mix
+from personalign.decode.guide import Account, Guide
+from personalign.decode.heads import HeadBank
+from personalign.decode.lane import CHUNK, Lane
+from personalign.decode.request import TokenLogprobs, reason
+from personalign.decode.sample import RowSampler
+from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
+from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.steer import Part, Reader, Steer, Step
+from personalign.errors import EngineError, MessageError, ModelError, PersonalignError
+
+if TYPE_CHECKING:
+    from personalign.decode.decoder import Decoder
+
+DEFAULT_SLOTS = 32
+DEFAULT_LENGTH = 2048
+DEFAULT_WAITING = 256
+
+
+class Progress:
+    """Where each slot's reply has got to, on the device."""
+
+    def __init__(self, num_slots: int, device: torch.device) -> None:
+        self.active = torch.zeros(num_slots, dtype=torch.bool, device=device)  # its prompt is read, and it goes on
+        self.broken = torch.zeros(num_slots, dtype=torch.bool, device=device)  # its logits weren't finite
+        self.index = torch.zeros(num_slots, dtype=torch.long, device=device)  # of the token to be drawn
+        self.number = torch.zeros(num_slots, dtype=torch.long, device=device)  # of the request
+
+    def release(self, slot: int) -> None:
+        """Empty a slot."""
+        for state in (self.active, self.broken, self.index, self.number):
+            state[slot] = 0
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a reply over to an empty slot."""
+        for state in (self.active, self.broken, self.index, self.number):
+            state[target] = state[source]
+        self.release(source)
+
+
+class Engine:
+    """Slots of fixed-shape buffers over a decoder's models.
+
+    Args:
+        decoder: models, head and strength.
+        num_slots: replies that are written at once.
+        max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
+        max_waiting: requests that may wait for a slot.
+        buckets: how many rows a step may have.
+        steers: run last, right before the draw.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        num_slots: int = DEFAULT_SLOTS,
+        max_length: int | None = None,
+        max_waiting: int = DEFAULT_WAITING,
+        buckets: Sequence[int] = DEFAULT_BUCKETS,
+        steers: Sequence[Steer] = (),
+    ) -> None:
+        base = decoder.base
+        self.decoder = decoder
+        self.max_length = max_length or min(base.context or DEFAULT_LENGTH, DEFAULT_LENGTH)
+        self._num_slots, self._steers = num_slots, steers
+        self._scheduler = Scheduler(num_slots, max_waiting, buckets)
+        self._progress = Progress(num_slots, base.device)
+        self._lane = Lane(base, num_slots, self.max_length)
+        self._mixes: dict[str, Mix] = {}  # by expert, made when first asked for
+        self._constraints = ConstraintRows(num_slots, base.num_logits, base.device)
+        self._sampler = RowSampler(num_slots, base.num_logits, self.max_length, base.device)
+        self.bank: HeadBank | None = None
+        self._guide: Guide | None = None
+        if decoder.head is not None and decoder.table is not None:
+            self.bank = HeadBank(decoder.head.num_axes, base.device)
+            self._guide = Guide(decoder.head, decoder.table, decoder.steering, base.ends, num_slots, self.bank)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return self._scheduler.is_idle
+
+    def submit(self, reply: Reply) -> None:
+        """Let a reply wait for its turn.
+
+        Raises:
+            MessageError: prompt and reply don't fit into a slot.
+            Overloaded: too many wait already.
+        """
+        if reply.num_tokens > self.max_length:
+            raise MessageError(
+                f"prompt and max_tokens come to {reply.num_tokens} tokens, a slot holds {self.max_length}; shorten the "
+                "conversation, ask for fewer tokens, or open the engine with a larger max_length"
+            )
+        self._scheduler.submit(reply)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Write one token of every running reply whose prompt is read."""
+        self._withdraw()
+        self._admit()
+        slots = self._scheduler.writing
+        with self._ending_on_error(slots):
+            if slots:
+                logits, step = self._forward(slots)
+                self._deliver(self._steer(logits, step), step)
+
+    # admit
+
+    def _withdraw(self) -> None:
+        """Let go of the cancelled replies, waiting and running, and close the gaps between the others."""
+        for slot in self._scheduler.withdraw():
+            self._release(slot)
+        for source, target in self._scheduler.moves():
+            for part in self._parts():
+                part.move(source, target)
+
+    def _admit(self) -> None:
+        """Seat who comes next, and read prompts: a chunk beside each step of those who write, all if nobody does."""
+        for slot, reply in self._scheduler.admit():
+            with self._ending_on_error([slot]):
+                self._seat(slot, reply)
+        budget = CHUNK if self._scheduler.writing else self._num_slots * self.max_length
+        for slot in self._scheduler.reading:
+            with self._ending_on_error([slot]):
+                budget -= self._read(slot, budget)
+
+    def _seat(self, slot: int, reply: Reply) -> None:
+        """Hand a reply to every part that keeps something of it."""
+        self._lane.begin(slot, reply.prompt)
+        self._sampler.admit(slot, reply.request.sampling, reply.prompt)
+        if reply.matcher is not None:
+            self._constraints.admit(slot, reply.matcher)
+        if self._guide is not None:
+            self._guide.admit(slot, reply.request.guidance)
+        if reply.stack is not None:
+            self._mix(reply.stack.expert).admit(slot, reply.stack.prompt, reply.stack.alpha)
+
+    def _mix(self, expert: Expert) -> Mix:
+        mix = self._mixes.get(expert.name)
+        if mix is None or mix.expert is not expert:
+            mix = Mix(expert, self._num_slots, self.max_length, self.decoder.base.num_tokens)
+            self._mixes[expert.name] = mix
+        return mix
+
+    def _read(self, slot: int, budget: int) -> int:
+        """Read up to about ``budget`` tokens of a slot's prompts; when all are read, the reply may be written."""
+        num_read = 0
+        for reader in self._readers():
+            while num := reader.read(slot):
+                num_read += num
+                if num_read >= budget:
+                    return num_read
+        self._scheduler.begin(slot)
+        self._progress.active[slot] = True
+        self._progress.number[slot] = self._scheduler.running[slot].number
+        return num_read
+
+    # forward, steer
+
+    def _forward(self, slots: Sequence[int]) -> tuple[Float[Tensor, "b V"], Step]:
+        b, progress = self._scheduler.num_rows, self._progress
+        active = progress.active[:b]
+        logits, hidden = self._lane.step(active, slots)
+        has_first = any(self._scheduler.running[slot].is_first for slot in slots)
+        return logits, Step(hidden, progress.index[:b], progress.number[:b], active, has_first)
+
+    def _steer(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
+        """Apply the steers in the order of the method."""
+        for mix in self._mixes.values():
+            with self._ending_on_error(mix.slots):
+                logits = mix(logits, step)
+        logits = self._constraints.mask(self._sampler.adjust(logits))
+        if self._guide is not None:
+            with self._ending_on_error(self._guide.slots):
+                logits = self._guide(logits, step)
+        for steer in self._steers:
+            logits = steer(logits, step)
+        return logits
+
+    # sample, deliver
+
+    def _deliver(self, logits: Float[Tensor, "b V"], step: Step) -> None:
+        tokens = self._sampler.draw(logits)
+        self._progress.broken[: len(logits)] |= step.active & ~logits.amax(-1).isfinite()
+        self._sampler.note(tokens, step.active)
+        self._progress.index[: len(logits)] += step.active
+        for reader in self._readers():
+            reader.accept(tokens)
+        ids = tokens.cpu().numpy()  # the one copy to the host of a step
+        slots = self._scheduler.writing
+        self._constraints.advance(ids, slots)
+        logprobs = self._logprobs(logits, tokens)
+        for slot in slots:
+            self._scheduler.running[slot].take(int(ids[slot]), logprobs.get(slot))
+        if ended := self._scheduler.ended:
+            self._finish(ended)
+
+    def _logprobs(self, logits: Float[Tensor, "b V"], tokens: Int[Tensor, "b"]) -> dict[int, TokenLogprobs]:
+        """The log-probabilities of the slots whose requests ask for them; nothing is computed if none does."""
+        wanted = {slot: n for slot in self._scheduler.writing if (n := self._scheduler.running[slot].num_logprobs)}
+        if not wanted:
+            return {}
+        chosen, ids, values = (x.tolist() for x in self._sampler.logprobs(logits, tokens, max(wanted.values())))
+        return {
+            slot: TokenLogprobs(
+                int(tokens[slot]), chosen[slot], tuple(zip(ids[slot][:n], values[slot][:n], strict=True))
+            )
+            for slot, n in wanted.items()
+        }
+
+    def _finish(self, ended: Sequence[int]) -> None:
+        """Send the replies that have ended, and free their slots."""
+        broken = self._progress.broken.tolist()
+        for slot in ended:
+            reply = self._scheduler.running[slot]
+            with self._ending_on_error([slot]):
+                if (dead := self._constraints.dead(slot)) is not None:
+                    raise dead
+                if broken[slot]:
+                    raise ModelError(
+                        f"{self.decoder.base.name} gave logits that hold NaN or Inf; expected finite numbers"
+                    )
+                account = self._guide.account(slot) if self._guide is not None else Account()
+                steering = self.decoder.steering
+                why = None if account.guided else reason(reply.request, steering, is_sound=account.is_sound)
+                reply.finish(account, why)
+                self._release(slot)
+
+    # release
+
+    def _readers(self) -> list[Reader]:
+        return [self._lane, *self._mixes.values()]
+
+    def _parts(self) -> list[Part]:
+        guides = [] if self._guide is None else [self._guide]
+        return [self._progress, *self._readers(), self._constraints, self._sampler, *guides]
+
+    def _release(self, slot: int) -> None:
+        self._scheduler.release(slot)
+        for part in self._parts():
+            part.release(slot)
+
+    @contextmanager
+    def _ending_on_error(self, slots: Iterable[int]) -> Iterator[None]:
+        """End the replies in these slots with a typed error if anything fails; all others go on."""
+        touched = list(slots)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a device, a model or a library may throw anything
+            for slot in set(touched) & self._scheduler.running.keys():
+                self._scheduler.running[slot].fail(_typed(error))
+                for reader in self._readers():
+                    reader.wipe(slot)
+                self._release(slot)
+
+
+def _typed(error: Exception) -> PersonalignError:
+    if isinstance(error, PersonalignError):
+        return error
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    typed = EngineError(f"writing the reply failed with {type(error).__name__}: {first_line}; send the request again")
+    typed.__cause__ = error
+    return typed

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -27,6 +27,7 @@ class Step:
 Steer = Callable[[Tensor, Step], Tensor]  # logits (b, V) -> logits (b, V)
 
 
+@runtime_checkable
 class Part(Protocol):
     """Whatever keeps something for each slot; what ``admit`` takes is its own affair."""
 
@@ -37,6 +38,7 @@ class Part(Protocol):
         """Carry a reply over to an empty slot, where it goes on as if it had always been there."""
 
 
+@runtime_checkable
 class Reader(Part, Protocol):
     """A part that reads prompts and replies with a model of its own."""
 

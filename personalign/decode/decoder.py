@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from personalign.basis import Steering
+from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, Matcher
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, check_vocabulary
-from personalign.decode.load import CausalModel, render
+from personalign.decode.load import CausalModel, check_tokens, render
 from personalign.decode.request import (
+    RULES,
     Generated,
     Piece,
     Request,
@@ -27,8 +31,8 @@ from personalign.decode.request import (
     check_guidance,
     check_sampling,
 )
-from personalign.decode.rewards import SuccessorHead
-from personalign.decode.sequence import Outbox, Stack
+from personalign.decode.rewards import Guidance, SuccessorHead
+from personalign.decode.sequence import Judged, Outbox, Stack
 from personalign.decode.sequence import Sequence as Reply
 from personalign.decode.steer import Steer
 from personalign.errors import BasisError, InputError, ModelError
@@ -40,7 +44,12 @@ class Decoder:
     """A frozen base model, the head that knows what its replies will be like, and experts to mix in."""
 
     def __init__(
-        self, base: CausalModel, head: SuccessorHead | None, steering: Steering, experts: Mapping[str, Expert]
+        self,
+        base: CausalModel,
+        head: SuccessorHead | None,
+        steering: Steering,
+        experts: Mapping[str, Expert],
+        reward: RewardModel | None = None,
     ) -> None:
         if head is not None and head.hidden_size != base.hidden_size:
             raise BasisError(
@@ -51,7 +60,9 @@ class Decoder:
             for model in (expert.anti, expert.tuned):
                 if model is not None:
                     check_vocabulary(base, model)
-        self.base, self.steering, self.experts = base, steering, dict(experts)
+        if reward is not None:
+            check_tokens(base, reward)
+        self.base, self.steering, self.experts, self.reward = base, steering, dict(experts), reward
         self.head = None if head is None else head.to(base.device)
         self.table = self._embed()
 
@@ -66,11 +77,11 @@ class Decoder:
 
     def with_head(self, head: SuccessorHead) -> Decoder:
         """The same models with another head."""
-        return Decoder(self.base, head, self.steering, self.experts)
+        return Decoder(self.base, head, self.steering, self.experts, self.reward)
 
     def with_steering(self, steering: Steering) -> Decoder:
         """The same models and head, steered more or less."""
-        return Decoder(self.base, self.head, steering, self.experts)
+        return Decoder(self.base, self.head, steering, self.experts, self.reward)
 
     @torch.no_grad()
     def _embed(self) -> Tensor | None:
@@ -127,6 +138,7 @@ class Decoder:
             request,
             self._prompt(self.base, request),
             self._stack(request),
+            self._judged(request),
             self._matcher(request),
             self.base,
             outbox,
@@ -140,14 +152,27 @@ class Decoder:
             check_alpha(request.alpha)
         if request.expert is not None and request.expert not in self.experts:
             raise InputError(f"no expert {request.expert!r}; expected one of {sorted(self.experts)}, or None")
-        if request.guidance is not None:
+        if request.rule not in RULES:
+            raise InputError(f"the rule {request.rule!r} is unknown; expected one of {', '.join(RULES)}")
+        if request.rule == "args":
+            self._check_args(request)
+        elif request.guidance is not None:
             if self.head is None:
                 raise BasisError(
                     "guidance needs a successor head, and the basis has none; train one, or pass no guidance"
                 )
             check_guidance(request.guidance, self.head.num_axes)
 
-    def _prompt(self, causal: CausalModel, request: Request) -> list[int]:
+    def _check_args(self, request: Request) -> None:
+        if self.reward is None:
+            raise InputError(
+                'the rule "args" asks a reward model, and there is none; open with reward=PATH, or use "successor"'
+            )
+        if request.guidance is not None:
+            num_axes = len(request.guidance.weights) if self.reward.num_axes == 1 else self.reward.num_axes
+            check_guidance(request.guidance, num_axes)
+
+    def _prompt(self, causal: CausalModel | RewardModel, request: Request) -> list[int]:
         room = None if causal.context is None else causal.context - request.sampling.max_tokens
         return render(causal.tokenizer, request.messages, max_prompt_tokens=room)
 
@@ -160,6 +185,21 @@ class Decoder:
         if alpha == 0 or expert.changes_nothing:
             return None
         return Stack(expert, alpha, self._prompt(expert.anti, request))
+
+    def _judged(self, request: Request) -> Judged | None:
+        """What a reward model makes of a request: one reward is everyone's, several are weighed by the person's head.
+
+        None where strength is 0, or where there are several rewards and nothing is known of the person.
+        """
+        if request.rule != "args" or self.reward is None:
+            return None
+        guidance = request.guidance or Guidance(np.zeros(self.reward.num_axes), 0.0)
+        if self.reward.num_axes == 1:
+            strength = request.guidance.strength if request.guidance else 1.0
+            guidance = replace(guidance, weights=np.ones(1), confidence=1.0, strength=strength, user="")
+        if guidance.strength == 0 or guidance.confidence <= 0:
+            return None
+        return Judged(self._prompt(self.reward, request), guidance)
 
     def _matcher(self, request: Request) -> Matcher | None:
         if request.schema is None and request.regex is None:

@@ -16,12 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from personalign.decode.args import Args
 from personalign.decode.constrain import ConstraintRows
 from personalign.decode.experts import Expert, Mix
-from personalign.decode.guide import Account, Guide
+from personalign.decode.guide import Guide
+from personalign.decode.guided import Account
 from personalign.decode.heads import HeadBank
 from personalign.decode.lane import CHUNK, Lane
-from personalign.decode.request import TokenLogprobs, reason
+from personalign.decode.request import TokenLogprobs
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
 from personalign.decode.sequence import Sequence as Reply
@@ -93,6 +95,7 @@ class Engine:
         if decoder.head is not None and decoder.table is not None:
             self.bank = HeadBank(decoder.head.num_axes, base.device)
             self._guide = Guide(decoder.head, decoder.table, decoder.steering, base.ends, num_slots, self.bank)
+        self._args: Args | None = None  # made when first asked for
 
     @property
     def is_idle(self) -> bool:
@@ -150,10 +153,19 @@ class Engine:
         self._sampler.admit(slot, reply.request.sampling, reply.prompt)
         if reply.matcher is not None:
             self._constraints.admit(slot, reply.matcher)
-        if self._guide is not None:
+        if reply.judged is not None:
+            self._by_reward_model().admit(slot, reply.judged.prompt, reply.judged.guidance)
+        elif self._guide is not None and reply.request.guidance is not None:
             self._guide.admit(slot, reply.request.guidance)
         if reply.stack is not None:
             self._mix(reply.stack.expert).admit(slot, reply.stack.prompt, reply.stack.alpha)
+
+    def _by_reward_model(self) -> Args:
+        if self._args is None:
+            reward = self.decoder.reward
+            assert reward is not None, "the decoder refuses such a request"
+            self._args = Args(reward, self._num_slots, self.max_length, self.decoder.base.num_logits)
+        return self._args
 
     def _mix(self, expert: Expert) -> Mix:
         mix = self._mixes.get(expert.name)
@@ -182,7 +194,7 @@ class Engine:
         active = progress.active[:b]
         logits, hidden = self._lane.step(active, slots)
         has_first = any(self._scheduler.running[slot].is_first for slot in slots)
-        return logits, Step(hidden, progress.index[:b], progress.number[:b], active, has_first)
+        return logits, Step(hidden, progress.index[:b], progress.number[:b], active, slots, has_first)
 
     def _steer(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
         """Apply the steers in the order of the method."""
@@ -190,9 +202,9 @@ class Engine:
             with self._ending_on_error(mix.slots):
                 logits = mix(logits, step)
         logits = self._constraints.mask(self._sampler.adjust(logits))
-        if self._guide is not None:
-            with self._ending_on_error(self._guide.slots):
-                logits = self._guide(logits, step)
+        for rule in self._rules():
+            with self._ending_on_error(rule.rows.slots):
+                logits = rule(logits, step)
         for steer in self._steers:
             logits = steer(logits, step)
         return logits
@@ -240,16 +252,20 @@ class Engine:
                     raise ModelError(
                         f"{self.decoder.base.name} gave logits that hold NaN or Inf; expected finite numbers"
                     )
-                account = self._guide.account(slot) if self._guide is not None else Account()
-                steering = self.decoder.steering
-                why = None if account.guided else reason(reply.request, steering, is_sound=account.is_sound)
-                reply.finish(account, why)
+                reply.finish(self._account(slot), self.decoder.steering)
                 self._release(slot)
+
+    def _account(self, slot: int) -> Account:
+        return next((rule.rows.account(slot) for rule in self._rules() if slot in rule.rows.slots), Account())
 
     # release
 
+    def _rules(self) -> list[Guide | Args]:
+        """The rewards: each row is guided by one of them at most."""
+        return [rule for rule in (self._guide, self._args) if rule is not None]
+
     def _readers(self) -> list[Reader]:
-        return [self._lane, *self._mixes.values()]
+        return [self._lane, *self._mixes.values(), *([] if self._args is None else [self._args])]
 
     def _parts(self) -> list[Part]:
         guides = [] if self._guide is None else [self._guide]

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from personalign.decode.lane import Lane
-from personalign.decode.load import CausalModel, load_causal
+from personalign.decode.load import CausalModel, check_tokens, load_causal
 from personalign.decode.steer import Step
 from personalign.errors import ModelError
 
@@ -116,7 +116,7 @@ class Mix:
         if not self.slots:
             return logits
         alpha = self._alpha[: len(logits)]
-        running = [slot for slot in self.slots if slot < len(logits)]
+        running = [slot for slot in step.writing if slot in self.slots]
         active = step.active & (alpha != 0)
         follows = [lane.step(active, running)[0] for lane in self._lanes]
         tuned, anti = follows if len(follows) == 2 else (follows[0][0::2], follows[0][1::2])
@@ -152,13 +152,7 @@ def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
     Raises:
         ModelError: naming the first token that differs.
     """
-    ours, theirs = ({i: t for t, i in causal.tokenizer.get_vocab().items()} for causal in (base, other))
-    for i in sorted(ours.keys() | theirs.keys()):
-        if ours.get(i) != theirs.get(i):
-            raise ModelError(
-                f"token {i} is {ours.get(i)!r} in {base.name} and {theirs.get(i)!r} in {other.name}; expected one "
-                "vocabulary; use an expert made for this model's tokenizer"
-            )
+    check_tokens(base, other)
     for causal in (base, other):
         if causal.num_logits < base.num_tokens:
             raise ModelError(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from personalign.basis import Steering
-from personalign.decode.heads import NEUTRAL, HeadBank
+from personalign.decode.guided import GuidedRows, effect
+from personalign.decode.heads import HeadBank
 from personalign.decode.rewards import Guidance, SuccessorHead, reward
 from personalign.decode.steer import Step
 
@@ -39,37 +39,8 @@ def tilt(
     return delta, ((q * delta).sum(-1) - log_mean).clamp_min(0.0), finite
 
 
-@dataclass(frozen=True)
-class Account:
-    """What guidance did to a reply: sums over its tokens, the end included.
-
-    ``kl`` is in nats; ``changed`` counts the positions whose likeliest token became another; ``gained`` is the
-    expected reward Σ q Q − Σ p Q, where rewards are in standard deviations of the model's own replies times the
-    length of the weights. ``is_sound`` says that no reward was NaN or infinite.
-    """
-
-    guided: bool = False
-    is_sound: bool = True
-    kl: float = 0.0
-    changed: float = 0.0
-    gained: float = 0.0
-
-
-def account(
-    logits: Float[Tensor, "B K"],
-    rewards: Float[Tensor, "B K"],
-    delta: Float[Tensor, "B K"],
-    kl: Float[Tensor, "B"],
-) -> Float[Tensor, "B 3"]:
-    """KL, whether the likeliest token changed, and the expected reward gained, for one token of each row."""
-    changed = (logits + delta).argmax(-1) != logits.argmax(-1)
-    moved = (logits + delta).softmax(-1) - logits.softmax(-1)
-    gained = torch.where(moved != 0, moved * rewards, 0.0).sum(-1)  # an impossible candidate's reward may be anything
-    return torch.stack([kl, changed.float(), gained], dim=-1)
-
-
 class Guide:
-    """The steer that applies each row's head, and keeps the account of it on the device."""
+    """The steer that tilts each row's short list by what its head expects of the finished reply."""
 
     def __init__(
         self,
@@ -80,70 +51,33 @@ class Guide:
         num_slots: int,
         bank: HeadBank,
     ) -> None:
-        device = table.device
-        self._head, self._table, self._steering, self._bank = head, table, steering, bank
-        self._ends = torch.tensor(list(ends), dtype=torch.long, device=device)
-        self._row = torch.full((num_slots,), NEUTRAL, dtype=torch.long, device=device)  # of the bank
-        self._strength = torch.zeros(num_slots, dtype=torch.float32, device=device)
-        self._sound = torch.ones(num_slots, dtype=torch.bool, device=device)  # no reward yet that wasn't finite
-        self._sums = torch.zeros(num_slots, 3, dtype=torch.float32, device=device)
-        self._rows: dict[int, int] = {}  # of the slots that are guided, on the host
+        self._head, self._table, self._steering = head, table, steering
+        self._ends = torch.tensor(list(ends), dtype=torch.long, device=table.device)
+        self.rows = GuidedRows(num_slots, bank)
 
-    @property
-    def slots(self) -> list[int]:
-        """Which slots are guided."""
-        return list(self._rows)
-
-    def admit(self, slot: int, guidance: Guidance | None) -> None:
-        """Steer a slot from its first token on; a head that is pinned stays until the slot is released."""
-        if guidance is None or guidance.gain(self._steering) <= 0:
-            return
-        row = self._rows[slot] = self._bank.acquire(guidance)
-        self._row[slot] = row
-        self._strength[slot] = guidance.strength
+    def admit(self, slot: int, guidance: Guidance) -> None:
+        """Steer a slot from its first token on."""
+        if guidance.gain(self._steering) > 0:
+            self.rows.admit(slot, guidance)
 
     def release(self, slot: int) -> None:
         """Let go of the slot's head."""
-        if slot in self._rows:
-            self._bank.release(self._rows.pop(slot))
-            self._row[slot] = NEUTRAL
-            self._strength[slot] = 0.0
-            self._sound[slot] = True
-            self._sums[slot] = 0.0
+        self.rows.release(slot)
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's head and account over to an empty one."""
-        if source in self._rows:
-            self._rows[target] = self._rows.pop(source)
-            for state, neutral in ((self._row, NEUTRAL), (self._strength, 0), (self._sound, True), (self._sums, 0)):
-                state[target] = state[source]
-                state[source] = neutral
-
-    def account(self, slot: int) -> Account:
-        """What was done to the slot's reply so far; one copy from the device."""
-        if slot not in self._rows:
-            return Account()
-        confidence = self._bank.confidence[self._rows[slot]]  # 0 by now if the person was erased meanwhile
-        state = torch.stack([self._sound[slot], confidence > 0])
-        kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
-        return Account(bool(is_sound and is_known), bool(is_sound), kl, changed, gained)
+        self.rows.move(source, target)
 
     def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Replace the logits of guided rows by their tilted short list, −inf elsewhere."""
-        if not self._rows:
+        if not self.rows.slots:
             return logits
         b, steering = len(logits), self._steering
-        row = self._row[:b]
-        gain = steering.beta * self._strength[:b] * self._bank.confidence[row].clamp_min(0.0)
         top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
-        rewards = reward(self._head, self._table, step.hidden, self._bank.weights[row], candidates)
-        delta, kl, finite = tilt(top, rewards, gain, steering.clip)
-        self._sound[:b] &= finite | ~step.active
-        guided = (gain > 0) & self._sound[:b]
-        counted = (guided & step.active)[:, None]
-        self._sums[:b] += torch.where(counted, account(top, rewards, delta, kl), 0.0)
-        short = torch.full_like(logits, -math.inf).scatter(-1, candidates, top + delta)
-        return torch.where(guided[:, None], short, logits)
+        rewards = reward(self._head, self._table, step.hidden, self.rows.weights(b), candidates)
+        delta, kl, finite = tilt(top, rewards, steering.beta * self.rows.gain(b), steering.clip)
+        guided = self.rows.record(step, finite, effect(top, rewards, delta, kl))
+        return short_list(logits, candidates, top + delta, guided)
 
     def _not_empty(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Rule out the end as the first token of every row whose own first choice isn't the end."""
@@ -152,3 +86,14 @@ class Guide:
         ends_itself = torch.isin(logits.argmax(-1), self._ends)
         keeps = ends_itself | (step.index > 0)
         return torch.where(keeps[:, None], logits, logits.index_fill(-1, self._ends, -math.inf))
+
+
+def short_list(
+    logits: Float[Tensor, "B V"],
+    candidates: Int[Tensor, "B K"],
+    scores: Float[Tensor, "B K"],
+    guided: Bool[Tensor, "B"],
+) -> Float[Tensor, "B V"]:
+    """The candidates' scores, −inf elsewhere, in guided rows; all others keep their bits."""
+    short = torch.full_like(logits, -math.inf).scatter(-1, candidates, scores)
+    return torch.where(guided[:, None], short, logits)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from personalign.decode.cache import Attention, SlotCache, Window
 from personalign.decode.load import CausalModel
@@ -40,19 +41,26 @@ def forward(
 
 
 class Slots:
-    """Which tokens each slot has read, and the cache of what the model made of them."""
+    """How much each slot has read, and the cache of what a model made of it."""
 
-    def __init__(self, causal: CausalModel, num_slots: int, max_length: int, copies: int = 1) -> None:
-        self.device, self.copies = causal.device, copies
-        self.attention = Attention.of(causal.model.config)
+    def __init__(
+        self, config: PreTrainedConfig, device: torch.device, num_slots: int, max_length: int, copies: int = 1
+    ) -> None:
+        self.device, self.copies = device, copies
+        self.attention = Attention.of(config)
         self.max_length = -(-max_length // LENGTH_STEP) * LENGTH_STEP
-        self.cache = SlotCache(causal.model.config, num_slots * copies, self.max_length)
-        self.lengths = torch.zeros(num_slots, dtype=torch.long, device=self.device)
+        self.cache = SlotCache(config, num_slots * copies, self.max_length)
+        self.lengths = torch.zeros(num_slots, dtype=torch.long, device=device)
         self.known = [0] * num_slots  # the lengths, on the host
 
-    def rows(self, start: int, stop: int) -> slice:
-        """The buffers' rows of some slots."""
-        return slice(start * self.copies, stop * self.copies)
+    def window(self, start: int, stop: int, written: Int[Tensor, "r T"], length: int) -> Window:
+        """The rows of some slots, to write new tokens at these positions and read ``length`` of them."""
+        rows = slice(start * self.copies, stop * self.copies)
+        return Window(rows, torch.arange(len(written), device=self.device)[:, None], written, length)
+
+    def seen(self, positions: Int[Tensor, "r T"], length: int) -> Bool[Tensor, "r T L"]:
+        """What a token at each position may see: all up to itself."""
+        return torch.arange(length, device=self.device) <= positions[:, :, None]
 
     def span(self, stop: int, extra: int = 1) -> int:
         """How far back a step over the first ``stop`` slots has to read."""
@@ -62,17 +70,60 @@ class Slots:
         """The next of the few lengths that are read."""
         return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.max_length)
 
+    def grow(self, slot: int, count: int) -> None:
+        """Note that a slot has read more."""
+        self.known[slot] += count
+        self.lengths[slot] = self.known[slot]
+
+    def advance(self, active: Bool[Tensor, "b"], running: Sequence[int]) -> None:
+        """Note that the active slots, which ``running`` names for the host, have read one more."""
+        self.lengths[: len(active)] += active
+        for slot in running:
+            self.known[slot] += 1
+
     def release(self, slot: int) -> None:
         """Empty a slot."""
         self.lengths[slot] = 0
         self.known[slot] = 0
 
+    def wipe(self, slot: int) -> None:
+        """Zero what a slot holds, which may not be finite: a masked position's weight is 0, and 0 · NaN is NaN."""
+        self.cache.wipe(slice(slot * self.copies, (slot + 1) * self.copies))
+
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""
-        self.cache.copy(self.rows(source, source + 1), self.rows(target, target + 1), self.known[source])
-        self.lengths[target] = self.known[source]
+        rows, target_rows = (slice(slot * self.copies, (slot + 1) * self.copies) for slot in (source, target))
+        self.cache.copy(rows, target_rows, self.known[source])
+        self.lengths[target] = self.lengths[source]
         self.known[target] = self.known[source]
         self.release(source)
+
+
+class Unread:
+    """What is left of the prompts of the slots, in chunks."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, list[int]] = {}
+
+    def put(self, slot: int, tokens: Sequence[int]) -> None:
+        """Give a slot its prompt."""
+        self._tokens[slot] = list(tokens)
+
+    def take(self, slot: int) -> list[int]:
+        """The slot's next chunk; empty when all is read."""
+        tokens = self._tokens.pop(slot, [])
+        if len(tokens) > CHUNK:
+            self._tokens[slot] = tokens[CHUNK:]
+        return tokens[:CHUNK]
+
+    def drop(self, slot: int) -> None:
+        """Forget a slot's prompt."""
+        self._tokens.pop(slot, None)
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a prompt over to an empty slot."""
+        if source in self._tokens:
+            self._tokens[target] = self._tokens.pop(source)
 
 
 class Lane:
@@ -87,29 +138,26 @@ class Lane:
         adapters: Sequence[str] = (),
     ) -> None:
         self._causal, self._runner, self._adapters = causal, runner, list(adapters)
-        self._slots = Slots(causal, num_slots, max_length, copies=len(adapters) or 1)
+        config = causal.model.config
+        self._slots = Slots(config, causal.device, num_slots, max_length, copies=len(adapters) or 1)
         self._tokens = torch.zeros(num_slots, dtype=torch.long, device=causal.device)  # to be read next
-        self._unread: dict[int, list[int]] = {}
+        self._unread = Unread()
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
         """Give an empty slot its prompt, whose last token the first step reads."""
         *before, last = prompt
         self._tokens[slot] = last
-        self._unread[slot] = before
+        self._unread.put(slot, before)
 
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
-        unread = self._unread.get(slot)
-        if not unread:
-            self._unread.pop(slot, None)
-            return 0
-        chunk, self._unread[slot] = unread[:CHUNK], unread[CHUNK:]
-        slots, start = self._slots, self._slots.known[slot]
-        positions = torch.arange(start, start + len(chunk), device=slots.device)[None].expand(slots.copies, -1)
-        ids = torch.tensor([chunk], device=slots.device).expand(slots.copies, -1)
-        self._forward(ids, positions, slots.rows(slot, slot + 1), slots.round_up(start + len(chunk)))
-        slots.known[slot] += len(chunk)
-        slots.lengths[slot] = slots.known[slot]
+        if chunk := self._unread.take(slot):
+            slots, start = self._slots, self._slots.known[slot]
+            stop = start + len(chunk)
+            ids = torch.tensor([chunk], device=slots.device).expand(slots.copies, -1)
+            positions = torch.arange(start, stop, device=slots.device).expand(slots.copies, -1)
+            self._forward(ids, positions, slots.window(slot, slot + 1, positions, slots.round_up(stop)))
+            slots.grow(slot, len(chunk))
         return len(chunk)
 
     def step(
@@ -119,13 +167,11 @@ class Lane:
 
         Slots that aren't active are computed and forgotten. ``running`` names the active ones for the host.
         """
-        slots, stop = self._slots, len(active)
-        positions = slots.lengths[:stop].repeat_interleave(slots.copies)[:, None]
-        ids = self._tokens[:stop].repeat_interleave(slots.copies)[:, None]
-        follows = self._forward(ids, positions, slots.rows(0, stop), slots.span(stop))
-        slots.lengths[:stop] += active
-        for slot in running:
-            slots.known[slot] += 1
+        slots, b = self._slots, len(active)
+        positions = slots.lengths[:b].repeat_interleave(slots.copies)[:, None]
+        ids = self._tokens[:b].repeat_interleave(slots.copies)[:, None]
+        follows = self._forward(ids, positions, slots.window(0, b, positions, slots.span(b)))
+        slots.advance(active, running)
         return follows
 
     def accept(self, tokens: Int[Tensor, "b"]) -> None:
@@ -134,35 +180,33 @@ class Lane:
 
     def release(self, slot: int) -> None:
         """Empty a slot."""
-        self._unread.pop(slot, None)
+        self._unread.drop(slot)
         self._slots.release(slot)
 
     def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite: a masked position's weight is 0, and 0 · NaN is NaN."""
-        self._slots.cache.wipe(self._slots.rows(slot, slot + 1))
+        """Zero what a slot holds, which may not be finite."""
+        self._slots.wipe(slot)
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""
         self._tokens[target] = self._tokens[source]
-        if source in self._unread:
-            self._unread[target] = self._unread.pop(source)
+        self._unread.move(source, target)
         self._slots.move(source, target)
 
     def _forward(
-        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], rows: slice, length: int
+        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window
     ) -> tuple[Float[Tensor, "r V"], Float[Tensor, "r H"]]:
         slots, causal = self._slots, self._causal
-        place = torch.arange(length, device=slots.device)
-        row = torch.arange(len(ids), device=slots.device)[:, None]
-        slots.cache.open(Window(rows, row, positions, length))
+        slots.cache.open(window)
         arguments: dict[str, object] = {causal.cache_argument: slots.cache}
         if self._adapters:
             arguments["adapter_names"] = self._adapters * (len(ids) // len(self._adapters))
+        seen = slots.seen(positions, window.length)
         return forward(
             causal,
             ids,
             self._runner,
-            attention_mask=slots.attention.masks(place <= positions[:, :, None], positions, causal.model.dtype),
+            attention_mask=slots.attention.masks(seen, positions, causal.model.dtype),
             position_ids=positions,
             use_cache=True,
             **arguments,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -203,6 +203,33 @@ def _read_from(
 def first_line(error: Exception) -> str:
     """What an error says, without the rest of what another library adds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class HasTokenizer(Protocol):
+    """Any model that reads the tokens of a tokenizer."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What turns text into its tokens."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+
+def check_tokens(base: HasTokenizer, other: HasTokenizer) -> None:
+    """Refuse two models of which one can't read what the other writes.
+
+    Raises:
+        ModelError: naming the first token that differs.
+    """
+    ours, theirs = ({i: t for t, i in model.tokenizer.get_vocab().items()} for model in (base, other))
+    for i in sorted(ours.keys() | theirs.keys()):
+        if ours.get(i) != theirs.get(i):
+            raise ModelError(
+                f"token {i} is {ours.get(i)!r} in {base.name} and {theirs.get(i)!r} in {other.name}; expected one "
+                "vocabulary; use an expert or a reward model made for this model's tokenizer"
+            )
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from personalign.decode.rewards import Guidance
 from personalign.errors import InputError, ProfileError
 from personalign.types import FinishReason, Message, Sampling
 
+Rule = Literal["successor", "args"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 
@@ -21,7 +24,8 @@ MAX_LOGPROBS = 20
 class Request:
     """One reply to write. ``alpha=None`` is the expert's own; without an expert it means nothing.
 
-    The reply keeps to a JSON ``schema`` (a mapping, or its JSON text) or matches a ``regex`` as a whole, if one of
+    ``rule`` says what gives the rewards: the basis's successor head, or for "args" the decoder's reward model. The
+    reply keeps to a JSON ``schema`` (a mapping, or its JSON text) or matches a ``regex`` as a whole, if one of
     them is given.
     """
 
@@ -32,6 +36,7 @@ class Request:
     alpha: float | None = None
     schema: Mapping[str, object] | str | None = None
     regex: str | None = None
+    rule: Rule = "successor"
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from personalign.basis import Steering
 from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
-from personalign.decode.guide import Account
+from personalign.decode.guided import Account
 from personalign.decode.load import CausalModel
-from personalign.decode.request import Generated, Piece, Request, TokenLogprobs
+from personalign.decode.request import Generated, Piece, Request, TokenLogprobs, reason
+from personalign.decode.rewards import Guidance
 from personalign.decode.text import TextStream
 from personalign.types import FinishReason
 
@@ -26,6 +28,14 @@ class Stack:
     prompt: list[int]
 
 
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A request under rule "args": its prompt in the reward model's own template, and the weights of the rewards."""
+
+    prompt: list[int]
+    guidance: Guidance
+
+
 class Sequence:
     """A reply being written. The engine alone changes it."""
 
@@ -35,13 +45,15 @@ class Sequence:
         request: Request,
         prompt: list[int],
         stack: Stack | None,
+        judged: Judged | None,
         matcher: Matcher | None,
         base: CausalModel,
         outbox: Outbox,
         *,
         is_streamed: bool,
     ) -> None:
-        self.number, self.request, self.prompt, self.stack, self.matcher = number, request, prompt, stack, matcher
+        self.number, self.request, self.prompt = number, request, prompt
+        self.stack, self.judged, self.matcher = stack, judged, matcher
         self.is_cancelled = False
         self.finish_reason: FinishReason | None = None
         self._outbox, self._ends = outbox, base.ends
@@ -66,8 +78,8 @@ class Sequence:
     @property
     def num_tokens(self) -> int:
         """The most that prompt and reply come to, in any model's template."""
-        longest = max(len(self.prompt), len(self.stack.prompt) if self.stack else 0)
-        return longest + self.request.sampling.max_tokens
+        prompts = [self.prompt, *(part.prompt for part in (self.stack, self.judged) if part is not None)]
+        return max(map(len, prompts)) + self.request.sampling.max_tokens
 
     @property
     def num_logprobs(self) -> int:
@@ -92,7 +104,7 @@ class Sequence:
         elif self._num_drawn == self.request.sampling.max_tokens:
             self.finish_reason = "length"
 
-    def finish(self, account: Account, reason: str | None) -> None:
+    def finish(self, account: Account, steering: Steering) -> None:
         """Send the rest of the text, then the reply."""
         assert self.finish_reason is not None, "the reply has ended"
         text = self._text.finish(tuple(self._ids))
@@ -104,7 +116,7 @@ class Sequence:
                 text=text,
                 kl=account.kl / self._num_drawn,
                 guided=account.guided,
-                reason=reason,
+                reason=None if account.guided else reason(self.request, steering, is_sound=account.is_sound),
                 finish_reason=self.finish_reason,
                 prompt_tokens=len(self.prompt),
                 first_token_s=self._first_token_s,

@@ -5,7 +5,7 @@ What keeps something for each slot is a part; a part with a model of its own is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ class Step:
     index: Int[Tensor, "b"]  # of the token in its reply, 0 for the first
     request: Int[Tensor, "b"]  # the number of the request a row belongs to, in order of admission
     active: Bool[Tensor, "b"]  # rows with a reply in them
+    writing: Sequence[int]  # the same, for the host
     has_first: bool  # whether any active row draws its reply's first token
 
 

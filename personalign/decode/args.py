@@ -1,0 +1,162 @@
+"""ARGS, exactly: every candidate token is scored by a reward model that reads the reply with it.
+
+score(v) = s(v) + w · r(x, y, v) over the k likeliest tokens (Khanov et al., arXiv 2402.01694), greedy or drawn from
+softmax(score / τ) at the request's temperature. Where the paper's release copies the reward model's cache k times, the
+candidates are siblings here: one forward pass over one shared prefix, after which the chosen one's key and value stay.
+With a d-wide reward r is ⟨w_u, r_u⟩ under the person's weights, and w is multiplied by ρ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from personalign.decode.backbone import RewardModel
+from personalign.decode.cache import Window
+from personalign.decode.guide import short_list
+from personalign.decode.guided import GuidedRows, effect
+from personalign.decode.heads import HeadBank
+from personalign.decode.lane import Slots, Unread
+from personalign.decode.rewards import Guidance
+from personalign.decode.steer import Step
+
+NUM_CANDIDATES = 10  # k and w of the paper's release
+WEIGHT = 1.5
+
+
+class SiblingLane:
+    """A reward model and its slots: what it makes of the prefix stays, candidates are read beside each other."""
+
+    def __init__(self, reward: RewardModel, num_slots: int, max_length: int, num_siblings: int) -> None:
+        self._reward, self._num_siblings = reward, num_siblings
+        self._slots = Slots(reward.backbone.config, reward.device, num_slots, max_length + num_siblings)
+        self._unread = Unread()
+        self._siblings: Int[Tensor, "b k"] | None = None  # the candidates read last
+
+    def begin(self, slot: int, prompt: Sequence[int]) -> None:
+        """Give an empty slot its prompt, all of which is read before the first candidates."""
+        self._unread.put(slot, prompt)
+
+    def read(self, slot: int) -> int:
+        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
+        if chunk := self._unread.take(slot):
+            slots, start = self._slots, self._slots.known[slot]
+            stop = start + len(chunk)
+            positions = torch.arange(start, stop, device=slots.device)[None]
+            window = slots.window(slot, slot + 1, positions, slots.round_up(stop))
+            ids = torch.tensor([chunk], device=slots.device)
+            self._forward(ids, positions, window, slots.seen(positions, window.length))
+            slots.grow(slot, len(chunk))
+        return len(chunk)
+
+    def score(self, candidates: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """Rewards of each slot's prefix with each of its candidates, all at the position after the prefix."""
+        slots, (b, k) = self._slots, candidates.shape
+        at = slots.lengths[:b, None].expand(b, k)
+        written = at + torch.arange(k, device=slots.device)
+        window = slots.window(0, b, written, slots.span(b, extra=k))
+        place = torch.arange(window.length, device=slots.device)
+        seen = (place < at[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
+        self._siblings = candidates
+        return self._reward.score(self._forward(candidates, at, window, seen))
+
+    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"], running: Sequence[int]) -> None:
+        """Keep the candidate that was drawn, in the slots whose reply goes on."""
+        assert self._siblings is not None, "score comes first"
+        slots, b = self._slots, len(tokens)
+        row, length = torch.arange(b, device=slots.device), slots.lengths[:b]
+        chosen = (self._siblings == tokens[:, None]).int().argmax(-1)
+        slots.cache.keep(row, length + chosen, length)
+        slots.advance(active, running)
+
+    def release(self, slot: int) -> None:
+        """Empty a slot."""
+        self._unread.drop(slot)
+        self._slots.release(slot)
+
+    def wipe(self, slot: int) -> None:
+        """Zero what a slot holds, which may not be finite."""
+        self._slots.wipe(slot)
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's content over to an empty one."""
+        self._unread.move(source, target)
+        self._slots.move(source, target)
+
+    def _forward(
+        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, seen: Bool[Tensor, "r T L"]
+    ) -> Float[Tensor, "r T H"]:
+        slots, reward = self._slots, self._reward
+        slots.cache.open(window)
+        output = reward.backbone(
+            input_ids=ids,
+            attention_mask=slots.attention.masks(seen, positions, reward.backbone.dtype),
+            position_ids=positions,
+            use_cache=True,
+            **{reward.cache_argument: slots.cache},
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+class Args:
+    """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
+
+    def __init__(self, reward: RewardModel, num_slots: int, max_length: int, num_logits: int) -> None:
+        self._k = min(NUM_CANDIDATES, num_logits)
+        self._lane = SiblingLane(reward, num_slots, max_length, self._k)
+        self.rows = GuidedRows(num_slots, HeadBank(reward.num_axes, reward.device, num_slots))
+        self._step: Step | None = None  # the one whose tokens are accepted next
+
+    def admit(self, slot: int, prompt: Sequence[int], guidance: Guidance) -> None:
+        """Steer a slot from its first token on; the prompt is in the reward model's own template."""
+        self.rows.admit(slot, guidance)
+        self._lane.begin(slot, prompt)
+
+    def read(self, slot: int) -> int:
+        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
+        return self._lane.read(slot)
+
+    def accept(self, tokens: Int[Tensor, "b"]) -> None:
+        """Keep the candidates that were drawn."""
+        if self._step is not None:
+            running = [slot for slot in self._step.writing if slot in self.rows.slots]
+            self._lane.accept(tokens, self._step.active & self.rows.taken(len(tokens)), running)
+            self._step = None
+
+    def release(self, slot: int) -> None:
+        """Empty a slot."""
+        self.rows.release(slot)
+        self._lane.release(slot)
+
+    def wipe(self, slot: int) -> None:
+        """Zero what a slot holds, which may not be finite."""
+        self._lane.wipe(slot)
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's content over to an empty one."""
+        self.rows.move(source, target)
+        self._lane.move(source, target)
+
+    def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
+        """Replace the logits of guided rows by the scores of their short list, −inf elsewhere."""
+        if not self.rows.slots:
+            return logits
+        b = len(logits)
+        self._step = step
+        top, candidates = logits.topk(self._k)
+        rewards = (self._lane.score(candidates) * self.rows.weights(b)[:, None, :]).sum(-1)
+        possible = top.isfinite()
+        finite = (rewards.isfinite() | ~possible).all(-1)
+        added = WEIGHT * self.rows.gain(b)[:, None] * torch.where(possible & finite[:, None], rewards, 0.0)
+        guided = self.rows.record(step, finite, effect(top, rewards, added, divergence(top, added)))
+        return short_list(logits, candidates, top + added, guided)
+
+
+def divergence(logits: Float[Tensor, "B K"], added: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+    """KL(q ‖ p) in nats for p ∝ e^logits and q ∝ p·e^added."""
+    log_p, log_q = logits.log_softmax(-1), (logits + added).log_softmax(-1)
+    return torch.where(logits.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)

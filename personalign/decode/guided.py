@@ -1,0 +1,115 @@
+"""Which slots are guided, by whose head and how much, and the account of what it did to their replies.
+
+Both rewards keep their rows here: the successor head of ``guide.py`` and the reward model of ``args.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from personalign.decode.heads import NEUTRAL, HeadBank
+from personalign.decode.rewards import Guidance
+from personalign.decode.steer import Step
+
+
+@dataclass(frozen=True)
+class Account:
+    """What guidance did to a reply: sums over its tokens, the end included.
+
+    ``kl`` is in nats; ``changed`` counts the positions whose likeliest token became another; ``gained`` is the
+    expected reward Σ q Q − Σ p Q, where rewards are in standard deviations of the model's own replies times the
+    length of the weights. ``is_sound`` says that no reward was NaN or infinite.
+    """
+
+    guided: bool = False
+    is_sound: bool = True
+    kl: float = 0.0
+    changed: float = 0.0
+    gained: float = 0.0
+
+
+def effect(
+    logits: Float[Tensor, "B K"],
+    rewards: Float[Tensor, "B K"],
+    delta: Float[Tensor, "B K"],
+    kl: Float[Tensor, "B"],
+) -> Float[Tensor, "B 3"]:
+    """KL, whether the likeliest token changed, and the expected reward gained, for one token of each row."""
+    changed = (logits + delta).argmax(-1) != logits.argmax(-1)
+    moved = (logits + delta).softmax(-1) - logits.softmax(-1)
+    gained = torch.where(moved != 0, moved * rewards, 0.0).sum(-1)  # an impossible candidate's reward may be anything
+    return torch.stack([kl, changed.float(), gained], dim=-1)
+
+
+class GuidedRows:
+    """The rows of a head bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
+
+    def __init__(self, num_slots: int, bank: HeadBank) -> None:
+        device = bank.weights.device
+        self._bank = bank
+        self._row = torch.full((num_slots,), NEUTRAL, dtype=torch.long, device=device)  # of the bank
+        self._strength = torch.zeros(num_slots, dtype=torch.float32, device=device)
+        self._sound = torch.ones(num_slots, dtype=torch.bool, device=device)  # no reward yet that wasn't finite
+        self._sums = torch.zeros(num_slots, 3, dtype=torch.float32, device=device)
+        self._rows: dict[int, int] = {}  # of the slots that are guided, on the host
+
+    @property
+    def slots(self) -> list[int]:
+        """Which slots are guided."""
+        return list(self._rows)
+
+    def taken(self, b: int) -> Bool[Tensor, "b"]:
+        """Which of the first b slots are guided, on the device."""
+        return self._row[:b] != NEUTRAL
+
+    def admit(self, slot: int, guidance: Guidance) -> None:
+        """Guide a slot; its head stays in the bank until the slot is released."""
+        row = self._rows[slot] = self._bank.acquire(guidance)
+        self._row[slot] = row
+        self._strength[slot] = guidance.strength
+
+    def release(self, slot: int) -> None:
+        """Let go of the slot's head."""
+        if slot in self._rows:
+            self._bank.release(self._rows.pop(slot))
+            self._row[slot] = NEUTRAL
+            self._strength[slot] = 0.0
+            self._sound[slot] = True
+            self._sums[slot] = 0.0
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's head and account over to an empty one."""
+        if source in self._rows:
+            self._rows[target] = self._rows.pop(source)
+            for state, neutral in ((self._row, NEUTRAL), (self._strength, 0), (self._sound, True), (self._sums, 0)):
+                state[target] = state[source]
+                state[source] = neutral
+
+    def weights(self, b: int) -> Float[Tensor, "b d"]:
+        """The heads of the first b slots."""
+        return self._bank.weights[self._row[:b]]
+
+    def gain(self, b: int) -> Float[Tensor, "b"]:
+        """Strength times ρ of the first b slots: 0 where there is no guidance, or no longer."""
+        return self._strength[:b] * self._bank.confidence[self._row[:b]].clamp_min(0.0)
+
+    def record(self, step: Step, finite: Bool[Tensor, "b"], effect: Float[Tensor, "b 3"]) -> Bool[Tensor, "b"]:
+        """Take a step into the account; give the rows that are guided, a reward that isn't finite ending that."""
+        b = len(finite)
+        self._sound[:b] &= finite | ~step.active
+        guided = (self.gain(b) > 0) & self._sound[:b]
+        self._sums[:b] += torch.where((guided & step.active)[:, None], effect, 0.0)
+        return guided
+
+    def account(self, slot: int) -> Account:
+        """What was done to the slot's reply so far; one copy from the device."""
+        if slot not in self._rows:
+            return Account()
+        confidence = self._bank.confidence[self._rows[slot]]  # 0 by now if the person was erased meanwhile
+        state = torch.stack([self._sound[slot], confidence > 0])
+        kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
+        return Account(bool(is_sound and is_known), bool(is_sound), kl, changed, gained)

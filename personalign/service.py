@@ -11,20 +11,32 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+from zlib import crc32
 
 import numpy as np
 
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
-from personalign.errors import InputError, QuestionError
+from personalign.errors import QuestionError
 from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.fit import fit
-from personalign.store import Answer, Presentation, Store
-from personalign.types import CHOICES, Choice, Gaussian, Message, Profile, Question, Reply, Sampling, Usage
+from personalign.store import Answer, Presentation, RecentProfiles, Store
+from personalign.types import (
+    CHOICES,
+    Choice,
+    Gaussian,
+    Message,
+    MoreSampling,
+    Profile,
+    Question,
+    Reply,
+    Sampling,
+    Usage,
+)
 
 if TYPE_CHECKING:
-    from personalign.decode import Decoder, Generated, Request
+    from personalign.decode import Decoder, Generated, Request, Worker
 
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
@@ -32,10 +44,12 @@ EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than th
 class Personalign:
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
-    def __init__(self, store: Store, basis: Basis, source: Source, device: str) -> None:
+    def __init__(self, store: Store, basis: Basis, source: Source, device: str, reward: str | None = None) -> None:
         self._store = store
         self._source = source
         self._device = device
+        self._reward = reward
+        self._recent = RecentProfiles(store, self.profile)
         self.basis = basis
         self.stop_rule = StopRule()
 
@@ -56,24 +70,20 @@ class Personalign:
             model: "tiny" (bundled), a path, or a hub id.
             basis: a basis directory; None means the bundled one, and is an error for any other model.
             experts: adapter folders beside the bundled ones, by name, or named by their last path component.
-            reward: a reward model for ``rule="args"``; not served by this version.
+            reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward.py``.
             device: "auto", or a torch device.
 
         Raises:
             BasisError: no basis was named, or it can't be read.
             StoreError: the database can't be opened; SchemaError if its schema is older or newer.
         """
-        if reward is not None:
-            raise InputError(
-                f"reward={reward!r}: this version steers by the basis's successor head only; leave it None"
-            )
         source = locate(model, basis)
         named = experts if isinstance(experts, Mapping) else {Path(path).name: path for path in experts}
         source = replace(source, experts=source.experts | {name: Path(path) for name, path in named.items()})
         loaded = Basis.load(source.basis)
         opened = Store.open(store)
         opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
-        return cls(opened, loaded, source, device)
+        return cls(opened, loaded, source, device, reward)
 
     # Onboarding
 
@@ -137,8 +147,10 @@ class Personalign:
         strength: float = 1.0,
         expert: str | None = None,
         alpha: float | None = None,
-        schema: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | str | None = None,
         seed: int = 0,
+        regex: str | None = None,
+        **more: Unpack[MoreSampling],
     ) -> Reply:
         """Answer messages under a person's reward; someone unknown gets the model's own reply.
 
@@ -148,16 +160,23 @@ class Personalign:
             max_tokens: of the reply.
             temperature: 0 is greedy.
             top_p: nucleus of the draw.
-            rule: "successor".
-            strength: multiplies the calibrated β; 0 is plain decoding.
+            rule: "successor", or "args" to ask the reward model that was opened about every candidate.
+            strength: multiplies the calibrated β, or the reward's weight; 0 is plain decoding.
             expert: a domain expert to stack under the reward.
             alpha: the expert's weight; None means its own.
-            schema: a JSON schema; not served by this version.
+            schema: a JSON schema that the reply keeps to.
             seed: of the draw.
+            regex: a pattern that the whole reply matches.
+            more: penalties, bias, further cuts, stop strings and log-probabilities, as ``Sampling`` says.
+
+        Raises:
+            InputError: and its kinds, for what can't be used.
+            Overloaded: too many replies are being written already.
+            EngineError: the reply failed while it was written.
         """
-        sampling = Sampling(max_tokens, temperature, top_p, seed)
-        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema)
-        return _reply(self.decoder.generate([request])[0], request)
+        sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
+        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema, regex)
+        return _reply(self._worker.submit(request).result(), request)
 
     def stream(
         self,
@@ -170,15 +189,21 @@ class Personalign:
         strength: float = 1.0,
         expert: str | None = None,
         alpha: float | None = None,
-        schema: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | str | None = None,
         seed: int = 0,
+        regex: str | None = None,
+        **more: Unpack[MoreSampling],
     ) -> Iterator[str]:
-        """``chat`` piece by piece; the pieces joined are the reply's text."""
+        """``chat`` piece by piece; the pieces joined are the reply's text. Dropping the iterator ends the reply."""
         from personalign.decode import Piece
 
-        sampling = Sampling(max_tokens, temperature, top_p, seed)
-        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema)
-        yield from (piece.text for piece in self.decoder.stream(request) if isinstance(piece, Piece) and piece.text)
+        sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
+        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema, regex)
+        ticket = self._worker.submit(request, is_streamed=True)
+        try:
+            yield from (piece.text for piece in ticket if isinstance(piece, Piece) and piece.text)
+        finally:
+            ticket.cancel()
 
     def chat_many(
         self,
@@ -191,7 +216,7 @@ class Personalign:
     ) -> list[Reply]:
         """``chat`` for several people in one batch, each under their own reward."""
         requests = [
-            self._request(user, messages, sampling or Sampling(), "successor", strength, expert, alpha, None)
+            self._request(user, messages, sampling or Sampling(), "successor", strength, expert, alpha, None, None)
             for user, messages in zip(users, conversations, strict=True)
         ]
         replies = self.decoder.generate(requests)
@@ -200,7 +225,7 @@ class Personalign:
     @cached_property
     def decoder(self) -> Decoder:
         """The model, loaded on first use, with the head of the basis and the experts."""
-        from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert
+        from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert, load_reward
 
         causal = load_causal(self._source.model, self._device)
         self.basis.check_model(causal.fingerprints)
@@ -209,20 +234,31 @@ class Personalign:
         if self._source.experts:
             small = load_causal(self._source.small or self._source.model, self._device)
             experts = {name: load_expert(path, small) for name, path in self._source.experts.items()}
-        return Decoder(causal, head, self.basis.steering, experts)
+        reward = None if self._reward is None else load_reward(self._reward, self._device)
+        return Decoder(causal, head, self.basis.steering, experts, reward)
+
+    @cached_property
+    def _worker(self) -> Worker:
+        from personalign.decode import Engine, Worker
+
+        return Worker(Engine(self.decoder))
 
     # Data rights and lifetime
 
     def forget(self, user: str) -> None:
         """Erase everything about a person; the id may start anew."""
         self._store.forget(user)
+        if "_worker" in self.__dict__:
+            self._worker.forget(user)
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored about a person, ready for JSON."""
         return self._store.export(user)
 
     def close(self) -> None:
-        """Close the store."""
+        """End the replies that are being written, and close the store."""
+        if "_worker" in self.__dict__:
+            self._worker.close()
         self._store.close()
 
     def __enter__(self) -> Personalign:  # noqa: PYI034 - beartype can't read Self on a method
@@ -286,21 +322,20 @@ class Personalign:
         strength: float,
         expert: str | None,
         alpha: float | None,
-        schema: Mapping[str, Any] | None,
+        schema: Mapping[str, Any] | str | None,
+        regex: str | None,
     ) -> Request:
         from personalign.decode import Guidance, Request
         from personalign.decode.request import check_strength
 
-        if rule != "successor":
-            raise InputError(f"the rule {rule!r} is unknown; this version knows 'successor'")
-        if schema is not None:
-            raise InputError("this version can't hold a reply to a schema; leave schema None")
         check_strength(strength)  # before the profile: a stranger's typo is a typo
-        profile = self.profile(user)
+        profile = self._recent.get(user)
         guidance = None
         if profile.informative:
-            guidance = Guidance(profile.mean, self.basis.confidence(profile.covariance), strength, profile.revision)
-        return Request(tuple(messages), sampling, guidance, expert, alpha)
+            confidence = self.basis.confidence(profile.covariance)
+            fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
+            guidance = Guidance(profile.mean, confidence, strength, profile.revision, user, fingerprint)
+        return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
 
 
 def _reply(generated: Generated, request: Request) -> Reply:
@@ -312,4 +347,7 @@ def _reply(generated: Generated, request: Request) -> Reply:
         kl=generated.kl,
         finish_reason=generated.finish_reason,
         usage=Usage(generated.prompt_tokens, len(generated.ids)),
+        changed=generated.changed,
+        gained=generated.gained,
+        logprobs=generated.logprobs,
     )

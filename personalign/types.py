@@ -24,6 +24,7 @@ from personalign.errors import InputError
 Array = NDArray[np.float64]
 Choice = Literal["a", "b", "tie", "neither", "skip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+RULES = ("successor", "args")  # what gives the rewards: the basis's head, or a reward model
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
 INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that say something about a person's weights
 FinishReason = Literal["stop", "length"]
@@ -154,6 +155,28 @@ class Sampling:
             object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
 
 
+class MoreSampling(TypedDict, total=False):
+    """The settings of ``Sampling`` that are rarely needed, as keywords of ``chat``."""
+
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    stop: tuple[str, ...]
+    logprobs: int
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural log-probabilities under the steered distribution, at temperature 1 before any cut."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens, best first
+
+
 @dataclass(frozen=True)
 class Usage:
     """Tokens read and written."""
@@ -166,8 +189,10 @@ class Usage:
 class Reply:
     """A reply and the account of how it was steered.
 
-    ``kl`` is the mean over tokens of KL(steered ‖ unsteered) in nats at temperature 1; ``reason`` says why a
-    reply was not guided ("no_answers", "strength_zero", "non_finite_reward") and is None for a guided one.
+    ``kl`` is the mean over tokens of KL(steered ‖ unsteered) in nats at temperature 1; ``changed`` the share of
+    positions whose likeliest token guidance changed; ``gained`` the expected reward it added, the mean over tokens.
+    ``reason`` says why a reply was not guided ("no_answers", "strength_zero", "non_finite_reward", "forgotten") and is
+    None for a guided one.
     """
 
     text: str
@@ -177,3 +202,6 @@ class Reply:
     kl: float
     finish_reason: FinishReason
     usage: Usage
+    changed: float = 0.0
+    gained: float = 0.0
+    logprobs: tuple[TokenLogprobs, ...] = ()

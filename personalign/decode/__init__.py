@@ -1,25 +1,33 @@
-"""Decoding: a frozen model, the steers that bend its next token, and the loop. Read ``reference.py`` first."""
+"""Decoding: a frozen model, the steers that bend its next token, and the engine. Read ``reference.py`` first."""
 
+from personalign.decode.backbone import RewardModel, load_reward
 from personalign.decode.decoder import Decoder
+from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert, load_experts
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Generated, Piece, Request
 from personalign.decode.rewards import Guidance, SuccessorHead
 from personalign.decode.steer import Steer, Step
+from personalign.decode.worker import Ticket, Worker
 
 __all__ = [
     "CausalModel",
     "Decoder",
+    "Engine",
     "Expert",
     "Generated",
     "Guidance",
     "Piece",
     "Request",
+    "RewardModel",
     "Steer",
     "Step",
     "SuccessorHead",
+    "Ticket",
+    "Worker",
     "load_causal",
     "load_expert",
     "load_experts",
+    "load_reward",
     "render",
 ]

@@ -22,7 +22,6 @@ from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, check_vocabulary
 from personalign.decode.load import CausalModel, check_tokens, render
 from personalign.decode.request import (
-    RULES,
     Generated,
     Piece,
     Request,
@@ -36,6 +35,7 @@ from personalign.decode.sequence import Judged, Outbox, Stack
 from personalign.decode.sequence import Sequence as Reply
 from personalign.decode.steer import Steer
 from personalign.errors import BasisError, InputError, ModelError
+from personalign.types import RULES
 
 MAX_ROWS = 128  # of one call's engine; more requests wait their turn
 

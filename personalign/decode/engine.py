@@ -23,12 +23,12 @@ from personalign.decode.guide import Guide
 from personalign.decode.guided import Account
 from personalign.decode.heads import HeadBank
 from personalign.decode.lane import CHUNK, Lane
-from personalign.decode.request import TokenLogprobs
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
 from personalign.decode.sequence import Sequence as Reply
 from personalign.decode.steer import Part, Reader, Steer, Step
 from personalign.errors import EngineError, MessageError, ModelError, PersonalignError
+from personalign.types import TokenLogprobs
 
 if TYPE_CHECKING:
     from personalign.decode.decoder import Decoder
@@ -102,8 +102,8 @@ class Engine:
         """Whether there is nothing to do."""
         return self._scheduler.is_idle
 
-    def submit(self, reply: Reply) -> None:
-        """Let a reply wait for its turn.
+    def check(self, reply: Reply, also_waiting: int = 0) -> None:
+        """Refuse a reply for which there is no room; ``also_waiting`` are on their way here.
 
         Raises:
             MessageError: prompt and reply don't fit into a slot.
@@ -114,7 +114,24 @@ class Engine:
                 f"prompt and max_tokens come to {reply.num_tokens} tokens, a slot holds {self.max_length}; shorten the "
                 "conversation, ask for fewer tokens, or open the engine with a larger max_length"
             )
-        self._scheduler.submit(reply)
+        self._scheduler.check(also_waiting)
+
+    def submit(self, reply: Reply) -> None:
+        """Let a reply wait for its turn, or end it at once where there is no room."""
+        try:
+            self.check(reply)
+        except PersonalignError as error:
+            reply.fail(error)
+        else:
+            self._scheduler.submit(reply)
+
+    def abort(self, error: PersonalignError) -> None:
+        """End every reply, waiting and running."""
+        for slot, reply in list(self._scheduler.running.items()):
+            reply.fail(error)
+            self._release(slot)
+        for reply in self._scheduler.drain():
+            reply.fail(error)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -284,16 +301,17 @@ class Engine:
             yield
         except Exception as error:  # noqa: BLE001 - a device, a model or a library may throw anything
             for slot in set(touched) & self._scheduler.running.keys():
-                self._scheduler.running[slot].fail(_typed(error))
+                self._scheduler.running[slot].fail(typed(error))
                 for reader in self._readers():
                     reader.wipe(slot)
                 self._release(slot)
 
 
-def _typed(error: Exception) -> PersonalignError:
+def typed(error: Exception) -> PersonalignError:
+    """An error of ours as it is, any other one as the cause of an EngineError."""
     if isinstance(error, PersonalignError):
         return error
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    typed = EngineError(f"writing the reply failed with {type(error).__name__}: {first_line}; send the request again")
-    typed.__cause__ = error
-    return typed
+    failure = EngineError(f"writing the reply failed with {type(error).__name__}: {first_line}; send the request again")
+    failure.__cause__ = error
+    return failure

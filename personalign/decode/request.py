@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 
 from personalign.basis import Steering
 from personalign.decode.rewards import Guidance
 from personalign.errors import InputError, ProfileError
-from personalign.types import FinishReason, Message, Sampling
+from personalign.types import FinishReason, Message, Sampling, TokenLogprobs
 
-Rule = Literal["successor", "args"]
-RULES: tuple[Rule, ...] = get_args(Rule)
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
 
@@ -36,7 +33,7 @@ class Request:
     alpha: float | None = None
     schema: Mapping[str, object] | str | None = None
     regex: str | None = None
-    rule: Rule = "successor"
+    rule: str = "successor"
 
 
 @dataclass(frozen=True)
@@ -45,15 +42,6 @@ class Piece:
 
     ids: tuple[int, ...]
     text: str
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Natural log-probabilities under the steered distribution, at temperature 1 before any cut."""
-
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]  # the likeliest tokens, best first
 
 
 @dataclass(frozen=True)

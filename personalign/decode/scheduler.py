@@ -58,18 +58,27 @@ class Scheduler:
         """B: the rows of the next step."""
         return self._bucket(max(self.running) + 1)
 
-    def submit(self, reply: Reply) -> None:
-        """Let a reply wait for its turn.
+    def check(self, also_waiting: int = 0) -> None:
+        """Refuse another reply where too many wait; ``also_waiting`` are on their way here.
 
         Raises:
             Overloaded: too many wait already.
         """
-        if self.num_waiting >= self._max_waiting:
+        if (num_waiting := self.num_waiting + also_waiting) >= self._max_waiting:
             raise Overloaded(
-                f"{self.num_waiting} requests wait for {self._num_slots} slots, and no more may; send it again later, "
-                "or open the engine with more slots or a longer queue"
+                f"{num_waiting} requests wait for {self._num_slots} slots, and no more may; send it again later, or "
+                "open the engine with more slots or a longer queue"
             )
+
+    def submit(self, reply: Reply) -> None:
+        """Let a reply wait for its turn."""
         self._waiting.setdefault(reply.owner, deque()).append(reply)
+
+    def drain(self) -> list[Reply]:
+        """Take everything out of the queue."""
+        replies = [reply for waiting in self._waiting.values() for reply in waiting]
+        self._waiting.clear()
+        return replies
 
     def admit(self) -> Iterator[tuple[int, Reply]]:
         """Give free slots, the lowest first, to the replies whose turn it is."""

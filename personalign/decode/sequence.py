@@ -11,10 +11,10 @@ from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
 from personalign.decode.guided import Account
 from personalign.decode.load import CausalModel
-from personalign.decode.request import Generated, Piece, Request, TokenLogprobs, reason
+from personalign.decode.request import Generated, Piece, Request, reason
 from personalign.decode.rewards import Guidance
 from personalign.decode.text import TextStream
-from personalign.types import FinishReason
+from personalign.types import FinishReason, TokenLogprobs
 
 Outbox = Callable[[Piece | Generated | Exception], None]
 

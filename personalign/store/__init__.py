@@ -1,6 +1,7 @@
 """The store: people, answers and profiles in one SQLite file. Read ``store``, then ``tables``."""
 
+from personalign.store.recent import RecentProfiles
 from personalign.store.store import Store
 from personalign.store.values import Answer, Fit, Presentation
 
-__all__ = ["Answer", "Fit", "Presentation", "Store"]
+__all__ = ["Answer", "Fit", "Presentation", "RecentProfiles", "Store"]

@@ -1,0 +1,117 @@
+"""The one thread that owns the engine, and with it the device; everybody else hands it requests and reads replies."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from personalign.decode.engine import Engine, typed
+from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.sequence import Outbox
+from personalign.decode.sequence import Sequence as Reply
+from personalign.errors import EngineError
+
+DRAIN_S = 1.0  # how long closing waits for the step at work
+
+
+class Ticket:
+    """A reply to come: wait for all of it, or read it as it is written. Safe to use from any thread."""
+
+    def __init__(self, write: Callable[[Outbox], Reply]) -> None:
+        self._news: queue.SimpleQueue[Piece | Generated | Exception] = queue.SimpleQueue()
+        self.reply = write(self._news.put)
+        self._outcome: Generated | Exception | None = None
+
+    def __iter__(self) -> Iterator[Piece | Generated]:
+        """Yield the pieces as they come, then the reply, or raise what ended it."""
+        while self._outcome is None:
+            item = self._news.get()
+            if not isinstance(item, Piece):
+                self._outcome = item
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def result(self) -> Generated:
+        """Wait for the reply, or raise what ended it."""
+        for _ in self:
+            pass
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        assert self._outcome is not None, "the last item is a reply or an error"
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Let the reply end within two steps; whoever waits for it gets an error."""
+        if self._outcome is None:
+            self.reply.is_cancelled = True
+            self._news.put(EngineError("the reply was cancelled; send the request again"))
+
+
+class Worker:
+    """Runs an engine in a thread of its own until it is closed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._numbers = itertools.count()
+        self._errands: deque[Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="personalign-engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
+        """Check a request on the caller's thread, and hand it over.
+
+        Raises:
+            InputError: and its kinds, as ``Decoder.generate``.
+            Overloaded: too many wait already.
+            EngineError: the worker is closed.
+        """
+        engine, number = self._engine, next(self._numbers)
+        ticket = Ticket(lambda outbox: engine.decoder.reply(request, number, outbox, is_streamed=is_streamed))
+        engine.check(ticket.reply, also_waiting=len(self._errands))
+        self._send(lambda: engine.submit(ticket.reply))
+        return ticket
+
+    def forget(self, user: str) -> None:
+        """Empty a person's rows of the head bank; a reply that is being written goes on without them."""
+        bank = self._engine.bank
+        if bank is not None:
+            self._send(lambda: bank.forget(user))
+
+    def close(self) -> None:
+        """End the thread, and the replies that are being written with an error."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join(DRAIN_S)
+        atexit.unregister(self.close)
+
+    def _send(self, errand: Callable[[], None]) -> None:
+        with self._changed:
+            if self._is_closed:
+                raise EngineError("the engine is closed; open personalign again")
+            self._errands.append(errand)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while self._wait():
+            while self._errands:
+                self._errands.popleft()()
+            try:
+                self._engine.step()
+            except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it, whatever it is
+                self._engine.abort(typed(error))
+        self._engine.abort(EngineError("the engine was closed while the reply was written; send the request again"))
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; False when the worker is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._errands or self._is_closed or not self._engine.is_idle)
+            return not self._is_closed

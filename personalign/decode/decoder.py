@@ -138,7 +138,7 @@ class Decoder:
             request,
             self._prompt(self.base, request),
             self._stack(request),
-            self._judged(request),
+            self.judged(request),
             self._matcher(request),
             self.base,
             outbox,
@@ -186,7 +186,7 @@ class Decoder:
             return None
         return Stack(expert, alpha, self._prompt(expert.anti, request))
 
-    def _judged(self, request: Request) -> Judged | None:
+    def judged(self, request: Request) -> Judged | None:
         """What a reward model makes of a request: one reward is everyone's, several are weighed by the person's head.
 
         None where strength is 0, or where there are several rewards and nothing is known of the person.

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from personalign.basis import Steering
+from personalign.decode.args import NUM_CANDIDATES, WEIGHT
+from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, num_words
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import BASE_ADAPTER, Expert
@@ -27,6 +29,7 @@ from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Generated, Request, reason
 from personalign.decode.rewards import SuccessorHead
 from personalign.decode.sample import uniforms
+from personalign.decode.sequence import Judged
 from personalign.decode.text import text_of
 from personalign.errors import ConstraintError
 from personalign.types import Sampling
@@ -43,30 +46,38 @@ class Effect(NamedTuple):
 @torch.no_grad()
 def generate(decoder: Decoder, request: Request) -> Generated:
     """Write what ``decoder.generate([request])`` should, reading everything anew for every token."""
-    base, steering = decoder.base, decoder.steering
+    base = decoder.base
     ids: list[int] = []
-    guidance, effects = request.guidance, []
+    effects: list[Effect] = []
+    asked, is_sound = request, True
     for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
-        logits, effect = steered(decoder, replace(request, guidance=guidance), ids)
-        if effect is None:
-            guidance = None  # from here on; the reason is told below
-        effects.append(effect or Effect())
+        logits, done = steered(decoder, request, ids)
+        if done is None:  # no guidance from here on; the reason is told below
+            request, is_sound = replace(request, guidance=None, rule="successor"), False
+        effects.append(done or Effect())
         token = drawn(logits, request.sampling, u)
         if token in base.ends:
             break
         ids.append(token)
-    guided = guidance is not None and guidance.gain(steering) > 0
+    guided = is_guided(decoder, request)
     return Generated(
         ids=tuple(ids),
         text=text_of(base, ids),
         kl=mean(effect.kl for effect in effects),
         guided=guided,
-        reason=None if guided else reason(request, steering, is_sound=guidance is not None),
+        reason=None if guided else reason(asked, decoder.steering, is_sound=is_sound),
         finish_reason="stop" if len(ids) < len(effects) else "length",
         prompt_tokens=len(render(base.tokenizer, request.messages)),
         changed=mean(effect.changed for effect in effects),
         gained=mean(effect.gained for effect in effects),
     )
+
+
+def is_guided(decoder: Decoder, request: Request) -> bool:
+    """Whether there is a reward to steer by."""
+    if request.rule == "args":
+        return decoder.judged(request) is not None
+    return request.guidance is not None and request.guidance.gain(decoder.steering) > 0
 
 
 @torch.no_grad()
@@ -83,12 +94,16 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
     logits = adjusted(logits, request.sampling, prompt, ids)
     if request.schema is not None or request.regex is not None:
         logits = constrained(logits, base, request, ids)
-    gain = 0.0 if request.guidance is None else request.guidance.gain(steering)
-    if request.guidance is None or head is None or not gain:
+    if not is_guided(decoder, request):
         return logits, Effect()
+    if (judged := decoder.judged(request)) is not None and decoder.reward is not None:
+        return by_reward_model(logits, decoder.reward, judged, ids)
+    assert request.guidance is not None, "it is what guides"
+    assert head is not None, "the decoder refuses guidance without a head"
     may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
     weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
     rewards = features(head, base, hidden) @ weights
+    gain = request.guidance.gain(steering)
     return tilted_short_list(logits, rewards, gain, steering, forbidden=() if may_end else base.ends)
 
 
@@ -162,9 +177,29 @@ def tilted_short_list(
     delta = delta.clamp(-steering.clip / 2, steering.clip / 2)
     tilted = torch.full_like(logits, -math.inf)
     tilted[best] = allowed[best] + delta
-    q = tilted[best].softmax(-1)
+    return tilted, effect(p, tilted[best].softmax(-1), rewards[best])
+
+
+def by_reward_model(
+    logits: Tensor, reward: RewardModel, judged: Judged, ids: Sequence[int]
+) -> tuple[Tensor, Effect | None]:
+    """ARGS: the k likeliest tokens with w · reward added, a reward model reading the whole text with each of them."""
+    best = logits.topk(min(NUM_CANDIDATES, len(logits))).indices
+    best = best[logits[best].isfinite()]
+    texts = torch.stack([torch.tensor([*judged.prompt, *ids, int(token)]) for token in best]).to(reward.device)
+    weights = torch.tensor(judged.guidance.weights, dtype=torch.float32, device=reward.device)
+    rewards = reward.rewards(texts, torch.ones_like(texts))[:, -1] @ weights
+    if not rewards.isfinite().all():
+        return logits, None
+    scores = torch.full_like(logits, -math.inf)
+    scores[best] = logits[best] + WEIGHT * judged.guidance.strength * judged.guidance.confidence * rewards
+    return scores, effect(logits[best].softmax(-1), scores[best].softmax(-1), rewards)
+
+
+def effect(p: Tensor, q: Tensor, rewards: Tensor) -> Effect:
+    """What going from p to q did, over the same candidates."""
     kl = float((q * (q.log() - p.log())).nansum())
-    return tilted, Effect(kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards[best]).sum()))
+    return Effect(kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards).sum()))
 
 
 def drawn(logits: Tensor, sampling: Sampling, u: float) -> int:

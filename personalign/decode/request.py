@@ -71,11 +71,11 @@ class Generated:
 def reason(request: Request, steering: Steering, *, is_sound: bool) -> str:
     """Say why a reply isn't guided; ``is_sound`` says that no reward was NaN or infinite."""
     guidance = request.guidance
+    if not is_sound:
+        return "non_finite_reward"
     if guidance is None or guidance.confidence <= 0:
         return "no_answers"
-    if guidance.gain(steering) <= 0:
-        return "strength_zero"
-    return "forgotten" if is_sound else "non_finite_reward"
+    return "strength_zero" if guidance.gain(steering) <= 0 else "forgotten"
 
 
 def check_sampling(sampling: Sampling, num_tokens: int = 2**31 - 1) -> None:

@@ -1,0 +1,145 @@
+"""ARGS in the engine: siblings over a shared prefix give what reading every candidate's whole text gives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import Kit, bits, saved, talk, tokenizer, traced
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from personalign.decode import Decoder, Request, RewardModel, load_reward, reference
+from personalign.decode.args import SiblingLane
+from personalign.decode.rewards import Guidance
+from personalign.errors import InputError, ModelError, ProfileError
+from personalign.types import Sampling
+
+TOLERANCE = 1e-4
+W = Guidance(np.array([1.0, -2.0, 0.5]), 0.8)
+HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 30)
+MIXED_BAG = [
+    Request(HELLO, Sampling(16), W, rule="args"),
+    Request(CAT, Sampling(16), W),  # another rule beside it
+    Request(LONG, Sampling(12, 0.7, seed=5), W, "hotels", 0.7, rule="args"),
+    Request(CAT, Sampling(9), replace(W, strength=0.3), rule="args"),
+    Request(HELLO, Sampling(9), regex="[a-z]{1,6}", guidance=W, rule="args"),
+    Request(HELLO, Sampling(5)),
+]
+
+
+def reward_model(kit: Kit, num_axes: int) -> RewardModel:
+    """A random sequence classifier of the kit's family, saved and loaded as a real one is."""
+    folder = kit.folder / f"reward{num_axes}"
+    if not folder.exists():
+        config = AutoConfig.from_pretrained(kit.folder / "base")
+        config.num_labels = num_axes
+        torch.manual_seed(5)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+        nn.init.normal_(model.score.weight, std=0.5)
+        saved(folder, model, tokenizer())
+    return load_reward(folder, "cpu")
+
+
+@pytest.fixture(params=[1, 3], ids=["one reward", "three rewards"])
+def decoder(request: pytest.FixtureRequest, kit: Kit) -> Decoder:
+    return kit.decoder(reward=reward_model(kit, request.param))
+
+
+def test_siblings_are_read_as_if_alone(decoder: Decoder) -> None:
+    """At every step of every row, scores agree with the uncached reference to 1e-4, and so does the account."""
+    replies, logits = traced(decoder, MIXED_BAG)
+    for row, (request, reply) in enumerate(zip(MIXED_BAG, replies, strict=True)):
+        for step in range(len(reply.ids)):
+            expected, _ = reference.steered(decoder, request, reply.ids[:step])
+            gap = torch.where(logits[step, row] == expected, 0.0, (logits[step, row] - expected).abs())
+            assert gap.max() < TOLERANCE
+        plain = reference.generate(decoder, request)
+        assert reply.ids == plain.ids
+        assert (reply.guided, reply.reason) == (plain.guided, plain.reason)
+        found, wanted = ((r.kl, r.changed, r.gained) for r in (reply, plain))
+        assert found == pytest.approx(wanted, abs=TOLERANCE)
+    assert sum(reply.guided for reply in replies) == 5
+
+
+def test_a_sibling_that_is_not_kept_is_noticed(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: keeping the first candidate instead of the drawn one is found."""
+    kept = SiblingLane.accept
+
+    def keeps_the_first(self: SiblingLane, tokens: Tensor, active: Tensor, running: list[int]) -> None:
+        assert self._siblings is not None
+        kept(self, self._siblings[:, -1], active, running)
+
+    monkeypatch.setattr(SiblingLane, "accept", keeps_the_first)
+    replies, _ = traced(decoder, MIXED_BAG[:1])
+    assert replies[0].ids != reference.generate(decoder, MIXED_BAG[0]).ids
+
+
+def test_one_reward_is_everyones(kit: Kit) -> None:
+    """A reward model with one output steers strangers too, and persons by the same; with several it needs a person."""
+    alone, several = (kit.decoder(reward=reward_model(kit, d)) for d in (1, 3))
+    stranger = Request(HELLO, Sampling(8), rule="args")
+    guided = alone.generate([stranger, replace(stranger, guidance=W)])
+    assert guided[0].guided
+    assert guided[0].ids == guided[1].ids
+    reply = several.generate([stranger])[0]
+    assert (reply.guided, reply.reason) == (False, "no_answers")
+
+
+def test_strength_zero_is_plain(decoder: Decoder) -> None:
+    """Bit for bit, and the reason is told; a little strength is felt."""
+    request = Request(HELLO, Sampling(8), replace(W, strength=0.0), rule="args")
+    replies, logits = traced(decoder, [request, MIXED_BAG[2]])
+    _, plain = traced(decoder, [Request(HELLO, Sampling(8)), MIXED_BAG[2]])
+    assert (replies[0].guided, replies[0].reason) == (False, "strength_zero")
+    steps = len(replies[0].ids)
+    assert torch.equal(bits(logits[:steps, 0]), bits(plain[:steps, 0]))
+    little = replace(request, guidance=replace(W, strength=1e-3))
+    assert not torch.equal(bits(traced(decoder, [little, MIXED_BAG[2]])[1][0, 0]), bits(plain[0, 0]))  # control
+
+
+def test_a_constant_reward_changes_no_token(kit: Kit) -> None:
+    """Greedy ARGS under a reward that is the same for all candidates is greedy decoding among the k best."""
+    constant = reward_model(kit, 1)
+    head = nn.Linear(constant.hidden_size, 1)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.fill_(3.0)
+    decoder = kit.decoder(reward=replace(constant, head=head.requires_grad_(requires_grad=False)))
+    steered, plain = decoder.generate([Request(HELLO, Sampling(12), rule="args"), Request(HELLO, Sampling(12))])
+    assert steered.guided
+    assert steered.ids == plain.ids
+    assert steered.kl == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_reward_of_nan_is_told_and_stays_in_its_rows(kit: Kit) -> None:
+    """The rows it judges are written as base would, with the reason; the others keep every bit."""
+    sick = reward_model(kit, 1)
+    head = nn.Linear(sick.hidden_size, 1)
+    with torch.no_grad():
+        head.bias.fill_(math.nan)
+    decoder = kit.decoder(reward=replace(sick, head=head.requires_grad_(requires_grad=False)))
+    judged, other = Request(HELLO, Sampling(8), rule="args"), Request(CAT, Sampling(8), W)
+    replies, logits = traced(decoder, [judged, other])
+    _, plain = traced(decoder, [replace(judged, rule="successor"), other])
+    assert (replies[0].guided, replies[0].reason) == (False, "non_finite_reward")
+    assert replies[1].guided
+    assert torch.equal(bits(logits), bits(plain))
+
+
+def test_bad_requests_are_refused(kit: Kit) -> None:
+    """No reward model, another vocabulary, an unknown rule and weights of another size are named."""
+    with pytest.raises(InputError, match="reward=PATH"):
+        kit.decoder().generate([Request(HELLO, rule="args")])
+    with pytest.raises(InputError, match="'magic' is unknown"):
+        kit.decoder().generate([Request(HELLO, rule="magic")])
+    with pytest.raises(ProfileError, match="shape"):
+        kit.decoder(reward=reward_model(kit, 3)).generate(
+            [Request(HELLO, guidance=Guidance(np.ones(2), 1.0), rule="args")]
+        )
+    strange = replace(reward_model(kit, 1), tokenizer=tokenizer(extra="ß😀日 the cat sat"))
+    with pytest.raises(ModelError, match="reward model"):
+        kit.decoder(reward=strange)

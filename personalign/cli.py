@@ -1,7 +1,7 @@
 """The command line: one function per verb, a thin shell over ``Personalign``.
 
 With ``--json`` stdout carries exactly one line, a JSON object; everything else goes to stderr.
-Exit codes: 2 for bad input, 3 for a database whose schema doesn't fit.
+Exit codes: 2 for bad input, 3 for a database whose schema doesn't fit, 1 for what the system refuses.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -50,12 +51,14 @@ out, err = Console(), Console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; an error of ours becomes one line on stderr and its exit code."""
+    """Run the command line; an error of ours, or of the system, becomes one line on stderr and its exit code."""
     try:
         app(args=arguments)
     except PersonalignError as error:
-        err.print(f"personalign: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # above all stdout that can't be written: a full disk
+        _close_stdout()
+        _fail(f"{error}; the output is not complete", 1)
 
 
 @app.command()
@@ -268,7 +271,19 @@ def _reply_row(reply: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _print_json(row: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+    typer.echo(json.dumps(row, ensure_ascii=False))  # flushed, so that it fails here or not at all
+
+
+def _close_stdout() -> None:
+    """Close it now: what is still buffered would fail once more when the process ends, with a traceback."""
+    with suppress(OSError):
+        if sys.stdout is not None:  # as it is where the shell closed it
+            sys.stdout.close()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print(f"personalign: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

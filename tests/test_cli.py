@@ -277,6 +277,57 @@ def test_a_store_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, mon
     assert files(tmp_path) == before
 
 
+# Output that fails
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, the device that is always full")
+
+
+@needs_full
+@pytest.mark.parametrize("words", [("--help",), *(words for words, _ in JSON.values())], ids=" ".join)
+def test_a_full_disk_under_stdout_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    """With --json and without: one line on stderr, exit code 1, and the store is as good as before."""
+    run("onboard", "ada", keys=["a", "b"])
+    for option in [(), ("--json",)] if words != ("--help",) else [()]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", FULL.open("w", encoding="utf-8"))
+            failed = run(*words, *option, keys=["a"])
+        assert (failed.code, failed.out) == (1, "")
+        assert "No space left on device" in failed.err
+        assert "Traceback" not in failed.err
+    assert run("export", "ada", "--json").code == 0
+
+
+def _full() -> int:
+    return os.open(FULL, os.O_WRONLY)
+
+
+def _unread() -> int:
+    """A pipe whose reader has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+@needs_full
+@pytest.mark.parametrize(("make", "num_lines"), [(_full, 1), (_unread, 0)], ids=["full", "unread"])
+def test_failing_output_ends_a_process_in_order(tmp_path: Path, make: Callable[[], int], num_lines: int) -> None:
+    """Nothing is left to fail once more at the end, which would be code 120; a pipe that nobody reads is no news."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "personalign.cli", "profile", "ada", "--json"],
+        stdout=(stdout := make()),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    os.close(stdout)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == num_lines, ended.stderr
+
+
 # Schema
 
 STORED = ["onboard", "chat", "profile", "forget", "export"]

@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from personalign.bundled import TINY
 from personalign.train.causal import DevCheck, Recipe, train
+from personalign.train.dialogues import Corpus, Dialogue, load_corpus
 from personalign.train.experts import LINEAR, Stack, save_expert, train_expert
+from personalign.train.measure import bits_per_character
 from personalign.zoo.cards import write_expert_card, write_model_card
-from personalign.zoo.corpus import CHAT_SHARE, Corpus, Dialogue, encode, load_corpus, rows_at
-from personalign.zoo.measure import bits_per_character
+from personalign.zoo.corpus import CHAT_SHARE, encode, rows_at
 from personalign.zoo.tokenizer import train_tokenizer
 from personalign.zoo.workshop import Workshop
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from personalign.bundled import TINY
 from personalign.decode import Decoder, load_causal, load_expert
 from personalign.train.bootstrap import BANK_TEMPERATURE, UNCALIBRATED, Prompts, bootstrap
+from personalign.train.dialogues import Dialogue, load_corpus
 from personalign.train.rollouts import Plan
 from personalign.types import Message
 from personalign.zoo.cards import write_basis_card
-from personalign.zoo.corpus import Dialogue, load_corpus
 from personalign.zoo.workshop import Workshop
 
 MAX_PROMPT_CHARACTERS = 500

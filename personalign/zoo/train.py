@@ -1,7 +1,7 @@
 """Make everything the bundled model consists of: ``python -m personalign.zoo.train --data DIR``.
 
 One stage per artefact; a stage whose artefact exists is passed over, a killed one continues from its
-checkpoint. ``DIR`` holds the corpora named in ``corpus.py``, which also says where each is published.
+checkpoint. ``DIR`` holds the corpora named in ``train/dialogues.py``, which also says where each is published.
 """
 
 from __future__ import annotations

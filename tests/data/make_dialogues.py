@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from personalign.bundled import TINY
-from personalign.zoo.corpus import Dialogue, render
+from personalign.train.dialogues import Dialogue, render
 
 OPENINGS = {
     "RentalCars_1": "I need a car in {} next Friday.",

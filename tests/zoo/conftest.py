@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from personalign.zoo.corpus import Corpus, load_corpus
+from personalign.train.dialogues import Corpus, load_corpus
 
 TWIN = Path(__file__).parents[1] / "data"
 REAL = Path(os.environ.get("PERSONALIGN_DATA") or Path(__file__).parents[3] / "shared" / "data")

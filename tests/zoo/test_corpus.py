@@ -13,19 +13,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from personalign.bundled import TINY
 from personalign.errors import InputError
+from personalign.train.dialogues import DEV, HELD_OUT, Corpus, Dialogue, load_corpus
 from personalign.zoo.corpus import (
     CHAT_SHARE,
-    DEV,
-    HELD_OUT,
     LONG_ROW_LENGTH,
     ROW_LENGTH,
     SYSTEM_SHARE,
     SYSTEM_TEXTS,
     TOKENS_PER_STEP,
-    Corpus,
-    Dialogue,
     encode,
-    load_corpus,
     rows_at,
 )
 from zoo.conftest import TWIN

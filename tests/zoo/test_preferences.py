@@ -17,8 +17,8 @@ from personalign.decode import load_causal
 from personalign.train import bootstrap
 from personalign.train.bootstrap import Prompts
 from personalign.train.calibrate import GRID, calibrate
+from personalign.train.dialogues import Dialogue
 from personalign.zoo import preferences
-from personalign.zoo.corpus import Dialogue
 from personalign.zoo.preferences import MAX_PROMPT_CHARACTERS, NUM_PROMPTS, make_basis
 from personalign.zoo.workshop import Workshop
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from personalign.bundled import TINY
-from personalign.zoo.corpus import Corpus
+from personalign.train.dialogues import Corpus
 from personalign.zoo.tokenizer import END, PAD, ROLES, START, VOCAB_SIZE, train_tokenizer
 
 BUNDLED: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(TINY / "base")

@@ -11,8 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from personalign.bundled import TINY
+from personalign.train.dialogues import load_corpus
 from personalign.zoo import models, preferences, train
-from personalign.zoo.corpus import load_corpus
 from personalign.zoo.train import Stage
 from zoo.conftest import TWIN
 

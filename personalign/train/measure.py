@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from personalign.zoo.corpus import Dialogue, render
+from personalign.train.dialogues import Dialogue, render
 
 MAX_TOKENS = 480
 ROWS = 16

@@ -10,12 +10,12 @@ from decode.tiny_models import V, network, tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
+from zoo.conftest import REAL, TWIN, needs_real_data
 
 from personalign.bundled import TINY
-from personalign.zoo import measure
-from personalign.zoo.corpus import Corpus, Dialogue, load_corpus
-from personalign.zoo.measure import MAX_TOKENS, bits_per_character
-from zoo.conftest import REAL, TWIN, needs_real_data
+from personalign.train import measure
+from personalign.train.dialogues import Corpus, Dialogue, load_corpus
+from personalign.train.measure import MAX_TOKENS, bits_per_character
 
 DIALOGUES = [
     Dialogue((), ("the cat", "sat on the mat and the hat, and sat")),

@@ -69,6 +69,8 @@ class Engine:
         max_waiting: requests that may wait for a slot.
         buckets: how many rows a step may have.
         steers: run last, right before the draw.
+        backend: of torch.compile, such as "inductor", to capture the one-token step of the base model; on CUDA it runs
+            as graphs then. None runs it as it is.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Engine:
         max_waiting: int = DEFAULT_WAITING,
         buckets: Sequence[int] = DEFAULT_BUCKETS,
         steers: Sequence[Steer] = (),
+        backend: str | None = None,
     ) -> None:
         base = decoder.base
         self.decoder = decoder
@@ -86,7 +89,7 @@ class Engine:
         self._num_slots, self._steers = num_slots, steers
         self._scheduler = Scheduler(num_slots, max_waiting, buckets)
         self._progress = Progress(num_slots, base.device)
-        self._lane = Lane(base, num_slots, self.max_length)
+        self._lane = Lane(base, num_slots, self.max_length, backend=backend)
         self._mixes: dict[str, Mix] = {}  # by expert, made when first asked for
         self._constraints = ConstraintRows(num_slots, base.num_logits, base.device)
         self._sampler = RowSampler(num_slots, base.num_logits, self.max_length, base.device)

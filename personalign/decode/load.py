@@ -56,6 +56,12 @@ class CausalModel:
         return self.output_embedding.device
 
     @property
+    def layers(self) -> torch.nn.Module:
+        """All but the output layer, from token ids to the last hidden state."""
+        inner: torch.nn.Module = self.model.base_model
+        return inner
+
+    @property
     def output_layer(self) -> torch.nn.Module:
         """The layer whose input is the last hidden state."""
         layer = _output_layer(self.model)

@@ -31,8 +31,9 @@ class SiblingLane:
     """A reward model and its slots: what it makes of the prefix stays, candidates are read beside each other."""
 
     def __init__(self, reward: RewardModel, num_slots: int, max_length: int, num_siblings: int) -> None:
-        self._reward, self._num_siblings = reward, num_siblings
-        self._slots = Slots(reward.backbone.config, reward.device, num_slots, max_length + num_siblings)
+        self._reward = reward
+        config, length = reward.backbone.config, max_length + num_siblings
+        self._slots = Slots(config, reward.device, num_slots, length, ahead=num_siblings)
         self._unread = Unread()
         self._siblings: Int[Tensor, "b k"] | None = None  # the candidates read last
 
@@ -48,8 +49,8 @@ class SiblingLane:
             positions = torch.arange(start, stop, device=slots.device)[None]
             window = slots.window(slot, slot + 1, positions, slots.round_up(stop))
             ids = torch.tensor([chunk], device=slots.device)
-            self._forward(ids, positions, window, slots.seen(positions, window.length))
             slots.grow(slot, len(chunk))
+            self._forward(ids, positions, window, slots.seen(positions, window.length))
         return len(chunk)
 
     def score(self, candidates: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
@@ -57,7 +58,7 @@ class SiblingLane:
         slots, (b, k) = self._slots, candidates.shape
         at = slots.lengths[:b, None].expand(b, k)
         written = at + torch.arange(k, device=slots.device)
-        window = slots.window(0, b, written, slots.span(b, extra=k))
+        window = slots.window(0, b, written, slots.span(b))
         place = torch.arange(window.length, device=slots.device)
         seen = (place < at[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
         self._siblings = candidates
@@ -76,10 +77,6 @@ class SiblingLane:
         """Empty a slot."""
         self._unread.drop(slot)
         self._slots.release(slot)
-
-    def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite."""
-        self._slots.wipe(slot)
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""
@@ -131,10 +128,6 @@ class Args:
         """Empty a slot."""
         self.rows.release(slot)
         self._lane.release(slot)
-
-    def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite."""
-        self._lane.wipe(slot)
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""

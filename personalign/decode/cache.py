@@ -98,11 +98,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             if buffer is not None:
                 buffer[row, :, target] = buffer[row, :, chosen]
 
-    def wipe(self, rows: slice) -> None:
-        """Zero some rows: what they held may be NaN."""
+    def wipe(self, rows: slice, length: int) -> None:
+        """Zero the first ``length`` positions of some rows: what they held may be NaN."""
         for buffer in (self.keys, self.values):
             if buffer is not None:
-                buffer[rows] = 0
+                buffer[rows, :, :length] = 0
 
 
 class SlotCache(Cache):
@@ -131,10 +131,10 @@ class SlotCache(Cache):
         for layer in self._layers:
             layer.keep(row, chosen, target)
 
-    def wipe(self, rows: slice) -> None:
-        """Zero some rows, in every layer."""
+    def wipe(self, rows: slice, length: int) -> None:
+        """Zero the first ``length`` positions of some rows, in every layer."""
         for layer in self._layers:
-            layer.wipe(rows)
+            layer.wipe(rows, length)
 
 
 @dataclass(frozen=True)

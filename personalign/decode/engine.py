@@ -305,8 +305,6 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - a device, a model or a library may throw anything
             for slot in set(touched) & self._scheduler.running.keys():
                 self._scheduler.running[slot].fail(typed(error))
-                for reader in self._readers():
-                    reader.wipe(slot)
                 self._release(slot)
 
 

@@ -96,11 +96,6 @@ class Mix:
             for lane in self._lanes:
                 lane.release(slot)
 
-    def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite."""
-        for lane in self._lanes:
-            lane.wipe(slot)
-
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""
         if source in self.slots:

@@ -78,12 +78,21 @@ def capture(layers: nn.Module, backend: str) -> Callable[..., Any]:
 
 
 class Slots:
-    """How much each slot has read, and the cache of what a model made of it."""
+    """How much each slot has read, and the cache of what a model made of it.
+
+    ``copies`` is how many rows a slot has, and ``ahead`` how many positions a step writes beyond what is read.
+    """
 
     def __init__(
-        self, config: PreTrainedConfig, device: torch.device, num_slots: int, max_length: int, copies: int = 1
+        self,
+        config: PreTrainedConfig,
+        device: torch.device,
+        num_slots: int,
+        max_length: int,
+        copies: int = 1,
+        ahead: int = 1,
     ) -> None:
-        self.device, self.copies = device, copies
+        self.device, self.copies, self._ahead = device, copies, ahead
         self.attention = Attention.of(config)
         self.max_length = -(-max_length // LENGTH_STEP) * LENGTH_STEP
         self.cache = SlotCache(config, num_slots * copies, self.max_length)
@@ -99,9 +108,9 @@ class Slots:
         """What a token at each position may see: all up to itself."""
         return torch.arange(length, device=self.device) <= positions[:, :, None]
 
-    def span(self, stop: int, extra: int = 1) -> int:
+    def span(self, stop: int) -> int:
         """How far back a step over the first ``stop`` slots has to read."""
-        return self.round_up(max(self.known[:stop]) + extra)
+        return self.round_up(max(self.known[:stop]) + self._ahead)
 
     def round_up(self, length: int) -> int:
         """The next of the few lengths that are read."""
@@ -119,13 +128,10 @@ class Slots:
             self.known[slot] += 1
 
     def release(self, slot: int) -> None:
-        """Empty a slot."""
+        """Empty a slot. What it held may not be finite: the next reply masks it, but a weight of 0 times NaN is NaN."""
+        self.cache.wipe(slice(slot * self.copies, (slot + 1) * self.copies), self.known[slot] + self._ahead)
         self.lengths[slot] = 0
         self.known[slot] = 0
-
-    def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite: a masked position's weight is 0, and 0 · NaN is NaN."""
-        self.cache.wipe(slice(slot * self.copies, (slot + 1) * self.copies))
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""
@@ -195,8 +201,8 @@ class Lane:
             stop = start + len(chunk)
             ids = torch.tensor([chunk], device=slots.device).expand(slots.copies, -1)
             positions = torch.arange(start, stop, device=slots.device).expand(slots.copies, -1)
+            slots.grow(slot, len(chunk))  # first: if reading fails half way, so much has to be wiped
             self._forward(ids, positions, slots.window(slot, slot + 1, positions, slots.round_up(stop)))
-            slots.grow(slot, len(chunk))
         return len(chunk)
 
     def step(
@@ -222,10 +228,6 @@ class Lane:
         """Empty a slot."""
         self._unread.drop(slot)
         self._slots.release(slot)
-
-    def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite."""
-        self._slots.wipe(slot)
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's content over to an empty one."""

@@ -48,6 +48,3 @@ class Reader(Part, Protocol):
 
     def accept(self, tokens: Int[Tensor, "b"]) -> None:
         """Take the drawn tokens as what the next step reads."""
-
-    def wipe(self, slot: int) -> None:
-        """Zero what a slot holds, which may not be finite."""

@@ -1,0 +1,244 @@
+"""What the engine's tests serve with: callers who wait for a reply, a watch on the logits, strangers of every kind."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from statistics import mean
+
+import numpy as np
+from tiny_models import bits, talk
+from torch import Tensor
+
+from personalign.decode.decoder import Decoder
+from personalign.decode.engine import Engine
+from personalign.decode.lane import Lane
+from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.rewards import Guidance
+from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.steer import Step
+from personalign.types import Sampling
+
+
+@dataclass(eq=False)
+class Caller:
+    """Whoever asked for one reply, and what came of it."""
+
+    reply: Reply | None = None  # set by Desk.submit
+    pieces: list[Piece] = field(default_factory=list)
+    outcome: Generated | Exception | None = None
+
+    def __call__(self, item: Piece | Generated | Exception) -> None:
+        assert self.outcome is None, "nothing comes after the reply or its error"
+        if isinstance(item, Piece):
+            self.pieces.append(item)
+        else:
+            self.outcome = item
+
+    def cancel(self) -> None:
+        """Hang up."""
+        assert self.reply is not None, "it was submitted"
+        self.reply.is_cancelled = True
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a reply is still to come."""
+        assert self.reply is not None, "it was submitted"
+        return self.outcome is None and not self.reply.is_cancelled
+
+    @property
+    def generated(self) -> Generated:
+        assert isinstance(self.outcome, Generated), self.outcome
+        return self.outcome
+
+    @property
+    def text(self) -> str:
+        """What was streamed so far."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+class Desk:
+    """An engine with a watch on it: the bits of the logits that every request's tokens were drawn from."""
+
+    def __init__(self, decoder: Decoder, num_slots: int, max_length: int = 64, **settings) -> None:
+        steers = [*settings.pop("steers", ()), self._look]
+        self.decoder = decoder
+        self.engine = Engine(decoder, num_slots, max_length, steers=steers, **({"buckets": ()} | settings))
+        self.traces: dict[int, list[Tensor]] = defaultdict(list)  # by number
+        self._watched: set[int] = set()
+        self._active: list[int] = []  # rows
+        self._numbers = count()
+
+    def submit(self, request: Request, *, is_streamed: bool = False, is_watched: bool = False) -> Caller:
+        """Ask for a reply."""
+        caller, number = Caller(), next(self._numbers)
+        caller.reply = self.decoder.reply(request, number, caller, is_streamed=is_streamed)
+        self.engine.submit(caller.reply)
+        if is_watched:
+            self._watched.add(number)
+        return caller
+
+    def trace(self, caller: Caller) -> list[Tensor]:
+        """The bits of the logits of each of a reply's tokens."""
+        assert caller.reply is not None, "it was submitted"
+        return self.traces[caller.reply.number]
+
+    @property
+    def num_active(self) -> int:
+        """How many replies the last step wrote a token of."""
+        return len(self._active)
+
+    def drain(self) -> None:
+        """Step until there is nothing to do."""
+        while not self.engine.is_idle:
+            self.engine.step()
+
+    def serve(self, requests: Sequence[Request]) -> list[Generated]:
+        """Replies to these, asked for at once, like Decoder.generate's but in this engine."""
+        callers = [self.submit(request, is_watched=True) for request in requests]
+        self.drain()
+        return [caller.generated for caller in callers]
+
+    def _look(self, logits: Tensor, step: Step) -> Tensor:
+        self._active = step.active.nonzero().flatten().tolist()
+        for row in self._active:
+            if (number := int(step.request[row])) in self._watched:
+                self.traces[number].append(bits(logits[row].clone()))
+        return logits
+
+
+def leftovers(engine: Engine) -> list[str]:
+    """What an idle engine still holds of replies that are gone; names, so that a failure says what leaks."""
+    scheduler, progress, sampler = engine._scheduler, engine._progress, engine._sampler
+    lanes = {"base": engine._lane} | {
+        f"{mix.expert.name} {i}": lane for mix in engine._mixes.values() for i, lane in enumerate(mix._lanes)
+    }
+    held = {
+        "a slot": scheduler.running,
+        "a place in the queue": scheduler._waiting,
+        "a prompt to read": scheduler._reading,
+        "progress": [x for x in (progress.active, progress.broken, progress.index, progress.number) if x.any()],
+        "a matcher": engine._constraints._matchers,
+        "bits of a mask": (engine._constraints._rows != -1).sum(),
+        "settings": [x for x in sampler._samplings if x is not None],
+        "an expert's slot": [mix.expert.name for mix in engine._mixes.values() if mix.slots or mix._alpha.any()],
+    }
+    for name, lane in lanes.items():
+        held |= {
+            f"{name}: a prompt": lane._unread._tokens,
+            f"{name}: a length": any(lane._slots.known) or lane._slots.lengths.any(),
+            f"{name}: keys and values": _kept(lane),
+        }
+    if engine.bank is not None and engine._guide is not None:
+        rows = engine._guide.rows
+        held |= {
+            "a pin": engine.bank._pins,
+            "a guided slot": rows._rows,
+            "a head row": rows._row.any(),
+            "an account": rows._sums.any() or rows._strength.any() or not rows._sound.all(),
+        }
+    return [name for name, what in held.items() if bool(what)]
+
+
+def _kept(lane: Lane) -> int:
+    """How many numbers of replies are in the cache; position 0 may hold what an empty slot's row computes."""
+    layers = lane._slots.cache._layers
+    return sum(int((x[:, :, 1:] != 0).sum()) for layer in layers for x in (layer.keys, layer.values) if x is not None)
+
+
+def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two traces are equal, step by step and bit by bit."""
+    return len(one) == len(other) and all(map(_same, one, other))
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool((a == b).all())
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of needles among strangers."""
+
+    differing: int  # needles that weren't, id by id and bit by bit, what they are alone
+    neighbours: float  # replies written beside each of a needle's tokens, the mean
+
+
+def haystack(
+    decoder: Decoder,
+    needles: Sequence[Request],
+    num_slots: int,
+    trials: int,
+    *,
+    longest: int = 24,
+    max_length: int = 64,
+    **settings,
+) -> Found:
+    """Write needles in an engine of one batch shape while strangers of every kind join, leave and are cancelled."""
+    rng, needed = random.Random(num_slots), [needles[i % len(needles)] for i in range(trials)]
+    alone = {}
+    for needle in needles:
+        desk = Desk(decoder, num_slots, max_length, **settings)
+        (reply,) = desk.serve([needle])
+        alone[id(needle)] = (reply.ids, desk.traces[0])
+    desk = Desk(decoder, num_slots, max_length, max_waiting=trials + num_slots, **settings)
+    sought: list[tuple[Request, Caller]] = []
+    strangers: list[Caller] = []
+    beside = []
+    while needed or not desk.engine.is_idle:
+        num_running = sum(caller.outcome is None for _, caller in sought)
+        if needed and num_running < max(1, num_slots // 2) and rng.random() < 0.7:
+            sought.append((needle := needed.pop(), desk.submit(needle, is_watched=True)))
+        strangers = [caller for caller in strangers if caller.is_waited_for]
+        while needed and len(strangers) < num_slots and rng.random() < 0.8:
+            strangers.append(desk.submit(stranger(rng, decoder, longest=longest)))
+        if strangers and rng.random() < 0.1:
+            rng.choice(strangers).cancel()
+        beside += [desk.num_active - 1] * num_running
+        desk.engine.step()
+    differing = sum(
+        caller.generated.ids != alone[id(needle)][0] or not same_bits(desk.trace(caller), alone[id(needle)][1])
+        for needle, caller in sought
+    )
+    return Found(differing, mean(beside))
+
+
+def stranger(rng: random.Random, decoder: Decoder, max_tokens: int = 8, longest: int = 24) -> Request:
+    """A request of any kind: text, guidance (broken ones too), sampling, penalties, expert, constraint, stops."""
+    assert decoder.head is not None, "strangers are guided"
+    d, vocabulary, experts = decoder.head.num_axes, decoder.base.num_tokens, sorted(decoder.experts)
+    text = "".join(rng.choice(string.ascii_letters + string.digits + " ?!") for _ in range(rng.randint(1, longest)))
+    sampling = Sampling(
+        rng.randint(1, max_tokens),
+        rng.choice([0.0, 0.0, 0.7, 1.5]),
+        rng.choice([1.0, 0.9, 0.5]),
+        rng.randrange(99),
+        top_k=rng.choice([0, 0, 5]),
+        min_p=rng.choice([0.0, 0.1]),
+        repetition_penalty=rng.choice([1.0, 1.0, 1.4]),
+        presence_penalty=rng.choice([0.0, 0.0, 0.7]),
+        frequency_penalty=rng.choice([0.0, 0.0, -0.4]),
+        logit_bias=rng.choice([{}, {}, {rng.randrange(vocabulary): rng.choice([-100.0, 3.0])}]),
+        stop=rng.choice([(), (), ("e",), ("the", "a ")]),
+        logprobs=rng.choice([0, 0, 0, 3]),
+    )
+    weights = np.array([rng.gauss(0, 3) for _ in range(d)])
+    guidance = rng.choice(
+        [
+            None,
+            Guidance(weights, rng.random(), rng.choice([0.0, 1.0, 3.0]), user=f"user{rng.randrange(9)}"),
+            Guidance(weights, 1.0, 100.0),
+            Guidance(np.full(d, rng.choice([3e38, -3e38, 1e300])), 1.0),  # its rewards overflow
+        ]
+    )
+    return Request(
+        talk(text.strip() or "hm")[0],
+        sampling,
+        guidance,
+        rng.choice([None, *experts]),
+        rng.choice([None, 0.3, 2.0]),
+        regex=rng.choice([None, None, None, "[a-z ]{3,}", "(yes|no)+"]),
+    )

@@ -1,0 +1,193 @@
+"""Who comes next and where: turns, slots, limits. No model runs here."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import make_kit, talk
+
+from personalign.decode.request import Request
+from personalign.decode.rewards import Guidance
+from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
+from personalign.decode.sequence import Sequence as Reply
+from personalign.errors import Overloaded
+
+Ask = Callable[[str, int], Reply]
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
+    """A person's request, with a number to know it by."""
+    decoder, hello, outbox = make_kit("llama", tmp_path_factory.mktemp("llama")).decoder(), talk("hello")[0], []
+    return lambda owner, number: decoder.reply(
+        Request(hello, guidance=Guidance(np.ones(3), 1.0, user=owner)), number, outbox.append
+    )
+
+
+def admitted(scheduler: Scheduler) -> list[Reply]:
+    """Seat whoever may be seated, with nothing to read."""
+    seated = list(scheduler.admit())
+    for slot, _ in seated:
+        scheduler.begin(slot)
+    return [r for _, r in seated]
+
+
+def in_turn(ask: Ask, num_users: int, each: int) -> list[str]:
+    """The order in which one slot serves people who all asked at the start."""
+    scheduler = Scheduler(1, 10_000)
+    for i in range(num_users):
+        for k in range(each):
+            scheduler.submit(ask(f"user{i}", k))
+    order = []
+    while not scheduler.is_idle:
+        order += [r.owner for r in admitted(scheduler)]
+        scheduler.release(0)
+    return order
+
+
+def test_people_take_turns(ask: Ask) -> None:
+    """Whoever asks for much waits behind whoever asks for little."""
+    assert in_turn(ask, 3, 2) == ["user0", "user1", "user2"] * 2
+
+
+def test_somebody_with_many_requests_delays_a_newcomer_by_one(ask: Ask) -> None:
+    """A hundred requests of one person's are no queue for another."""
+    scheduler = Scheduler(1, 1000)
+    for k in range(100):
+        scheduler.submit(ask("eager", k))
+    assert [r.number for r in admitted(scheduler)] == [0]
+    scheduler.submit(ask("newcomer", 0))
+    scheduler.release(0)
+    assert [r.owner for r in admitted(scheduler)] == ["eager"]  # who waited already
+    scheduler.release(0)
+    assert [r.owner for r in admitted(scheduler)] == ["newcomer"]
+
+
+def _num_out_of_turn(ask: Ask, num_events: int) -> int:
+    """How many of the seated weren't whose turn it was, by a plain model of turns."""
+    scheduler, rng, out_of_turn = Scheduler(3, 20), random.Random(0), 0
+    waiting: list[Reply] = []  # in order of arrival
+    since: dict[str, int] = {}  # when somebody came to the end of the queue: was served, or began to wait
+    for now in range(num_events):
+        event = rng.choice(["submit", "submit", "submit", "cancel", "end", "step"])
+        if event == "submit" and len(waiting) < 20:
+            new = ask(rng.choice("aaabcde"), now)
+            if not any(_user(r) == _user(new) for r in waiting):
+                since[_user(new)] = now
+            scheduler.submit(new)
+            waiting.append(new)
+        elif event == "cancel" and waiting:
+            rng.choice(waiting).is_cancelled = True
+        elif event == "end" and scheduler.running:
+            scheduler.release(rng.choice(sorted(scheduler.running)))
+        elif event == "step":
+            assert scheduler.withdraw() == []
+            waiting = [r for r in waiting if not r.is_cancelled]
+            for k, seated in enumerate(admitted(scheduler)):
+                user = min(map(_user, waiting), key=since.__getitem__)
+                out_of_turn += seated is not next(r for r in waiting if _user(r) == user)
+                waiting.remove(seated)
+                since[_user(seated)] = now + k / 10
+            assert not waiting or len(scheduler.running) == 3
+            assert scheduler.num_waiting == len(waiting)
+    return out_of_turn
+
+
+def _user(reply: Reply) -> str:
+    assert reply.request.guidance is not None, "everybody here is somebody"
+    return reply.request.guidance.user
+
+
+def test_the_one_served_longest_ago_is_next(ask: Ask) -> None:
+    """Whoever asks, cancels and ends, of all who wait that one is next, and each person's requests in their order."""
+    assert _num_out_of_turn(ask, 5000) == 0
+
+
+def test_first_come_first_served_would_be_noticed(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: if everybody were the same person, turns would not be taken."""
+    monkeypatch.setattr(Reply, "owner", "")
+    assert _num_out_of_turn(ask, 500) > 10
+
+
+def test_no_more_may_wait_than_there_is_room_for(ask: Ask) -> None:
+    """What comes too much is refused at once, with what to do; there is room once somebody is served or leaves."""
+    scheduler = Scheduler(2, 3)
+    waiting = [ask("ada", k) for k in range(3)]
+    for one in waiting:
+        scheduler.submit(one)
+    with pytest.raises(Overloaded, match="3 requests wait for 2 slots, and no more may; send it again later"):
+        scheduler.submit(ask("bea", 0))
+    waiting[0].is_cancelled = True
+    assert scheduler.withdraw() == []
+    scheduler.submit(ask("bea", 0))
+    assert [r.owner for r in admitted(scheduler)] == ["ada", "bea"]
+    assert scheduler.num_waiting == 1
+
+
+def test_the_cancelled_leave_wherever_they_are(ask: Ask) -> None:
+    """Those who wait are gone with the next look; of those who run the slots are named."""
+    scheduler = Scheduler(2, 10)
+    replies = [ask("ada", k) for k in range(4)]
+    for one in replies:
+        scheduler.submit(one)
+    admitted(scheduler)
+    for one in (replies[1], replies[2]):
+        one.is_cancelled = True
+    assert scheduler.withdraw() == [1]
+    scheduler.release(1)
+    assert [r.number for r in admitted(scheduler)] == [3]
+    assert scheduler.num_waiting == 0
+
+
+def test_a_prompt_that_is_being_read_is_no_row_yet(ask: Ask) -> None:
+    """A slot is read first and written when its prompt is read; both know it after a move."""
+    scheduler = Scheduler(4, 10, buckets=(1, 2, 4))
+    for k in range(3):
+        scheduler.submit(ask("ada", k))
+    assert [slot for slot, _ in scheduler.admit()] == [0, 1, 2]
+    assert (scheduler.reading, scheduler.writing) == ([0, 1, 2], [])
+    scheduler.begin(0)
+    assert (scheduler.reading, scheduler.writing) == ([1, 2], [0])
+    scheduler.release(1)
+    assert list(scheduler.moves()) == [(2, 1)]
+    assert (scheduler.reading, scheduler.writing) == ([1], [0])
+    scheduler.release(1)
+    assert (scheduler.reading, scheduler.num_rows) == ([], 1)
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.integers(1, 40), st.data())
+def test_gaps_are_closed_only_where_that_pays(ask: Ask, num_slots: int, data: st.DataObject) -> None:
+    """A step is over the smallest bucket that holds all, nobody is lost or doubled, and no move is idle."""
+    scheduler = Scheduler(num_slots, num_slots)
+    for k in range(num_slots):
+        scheduler.submit(ask("ada", k))
+    everyone = {r.number for r in admitted(scheduler)}
+    gone = data.draw(st.sets(st.integers(0, num_slots - 1), max_size=num_slots - 1))
+    for slot in gone:
+        scheduler.release(slot)
+    before, rows = dict(scheduler.running), scheduler.num_rows
+    moves = list(scheduler.moves())
+    count = num_slots - len(gone)
+    assert scheduler.num_rows == min([b for b in DEFAULT_BUCKETS if count <= b < num_slots], default=num_slots)
+    assert {r.number for r in scheduler.running.values()} == everyone - gone
+    assert not moves or scheduler.num_rows < rows
+    assert {slot: r for slot, r in before.items() if slot not in dict(moves)}.items() <= scheduler.running.items()
+
+
+def test_the_lowest_slots_are_filled_first(ask: Ask) -> None:
+    """A step over the first few rows leaves nobody out."""
+    scheduler, rng = Scheduler(8, 100), random.Random(0)
+    for k in range(60):
+        scheduler.submit(ask("ada", k))
+        list(scheduler.admit())
+        if rng.random() < 0.6:
+            scheduler.release(rng.choice(sorted(scheduler.running)))
+        free = set(range(8)) - scheduler.running.keys()
+        scheduler.submit(ask("ada", k))
+        assert [slot for slot, _ in scheduler.admit()][:1] == sorted(free)[:1]

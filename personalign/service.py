@@ -6,6 +6,7 @@ torch is imported on the first ``chat``; asking, answering and reading profiles 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -37,6 +38,7 @@ from personalign.types import (
 
 if TYPE_CHECKING:
     from personalign.decode import Decoder, Generated, Request, Worker
+    from personalign.shift import ShiftedReply
 
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
@@ -50,6 +52,7 @@ class Personalign:
         self._device = device
         self._reward = reward
         self._recent = RecentProfiles(store, self.profile)
+        self._loading = threading.RLock()  # whoever comes first loads the model, once
         self.basis = basis
         self.stop_rule = StopRule()
 
@@ -222,9 +225,37 @@ class Personalign:
         replies = self.decoder.generate(requests)
         return [_reply(generated, request) for generated, request in zip(replies, requests, strict=True)]
 
-    @cached_property
+    def shift(
+        self,
+        user: str,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling | None = None,
+        strength: float = 1.0,
+        expert: str | None = None,
+        alpha: float | None = None,
+    ) -> list[ShiftedReply]:
+        """Write the person's replies, and find out how their reward and the expert moved each token's probability.
+
+        Raises:
+            InputError: nothing moves the replies; or as ``chat``.
+        """
+        from personalign.shift import shift
+
+        sampling = sampling or Sampling()
+        requests = [
+            self._request(user, messages, sampling, "successor", strength, expert, alpha, None, None)
+            for messages in conversations
+        ]
+        return shift(self.decoder, requests)
+
+    @property
     def decoder(self) -> Decoder:
         """The model, loaded on first use, with the head of the basis and the experts."""
+        with self._loading:
+            return self._decoder
+
+    @cached_property
+    def _decoder(self) -> Decoder:
         from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert, load_reward
 
         causal = load_causal(self._source.model, self._device)
@@ -237,8 +268,13 @@ class Personalign:
         reward = None if self._reward is None else load_reward(self._reward, self._device)
         return Decoder(causal, head, self.basis.steering, experts, reward)
 
-    @cached_property
+    @property
     def _worker(self) -> Worker:
+        with self._loading:
+            return self._started_worker
+
+    @cached_property
+    def _started_worker(self) -> Worker:
         from personalign.decode import Engine, Worker
 
         return Worker(Engine(self.decoder))
@@ -248,7 +284,7 @@ class Personalign:
     def forget(self, user: str) -> None:
         """Erase everything about a person; the id may start anew."""
         self._store.forget(user)
-        if "_worker" in self.__dict__:
+        if "_started_worker" in self.__dict__:
             self._worker.forget(user)
 
     def export(self, user: str) -> dict[str, Any]:
@@ -257,7 +293,7 @@ class Personalign:
 
     def close(self) -> None:
         """End the replies that are being written, and close the store."""
-        if "_worker" in self.__dict__:
+        if "_started_worker" in self.__dict__:
             self._worker.close()
         self._store.close()
 

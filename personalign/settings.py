@@ -16,3 +16,4 @@ class Settings(BaseSettings):
     data: Path = Path("../shared/data")
     model: str = "tiny"
     device: str = "auto"
+    reward: str | None = None

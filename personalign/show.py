@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.color import Color, blend_rgb
+from rich.color_triplet import ColorTriplet
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -15,9 +19,12 @@ from personalign.types import Gaussian, Profile, Question, Reply
 
 if TYPE_CHECKING:
     from personalign.bench.demo import Demo
+    from personalign.shift import ShiftedReply, TokenShift
 
 COLOURS = ("white", "cyan", "magenta", "yellow")
 BAR = 14  # characters to either side of zero
+PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214), ColorTriplet(230, 145, 56)
+UNSHADED = 0.02  # a change of probability that nobody needs to see
 
 
 def show_question(console: Console, question: Question, number: int, most: int) -> None:
@@ -67,10 +74,58 @@ def bar(mean: float, sd: float) -> Text:
 def show_reply(console: Console, reply: Reply) -> None:
     """A reply and the account of its guidance."""
     console.print(Text(reply.text))
-    guided = (
-        f"guided by revision {reply.revision}, KL {reply.kl:.3f}" if reply.guided else f"not guided: {reply.reason}"
-    )
-    console.print(Text(f"{guided}; {reply.usage.completion_tokens} tokens, {reply.finish_reason}", style="dim"))
+    facts = [
+        _guidance(reply),
+        f"{reply.usage.completion_tokens} tokens, {reply.finish_reason}",
+        *([f"log-probability {sum(token.logprob for token in reply.logprobs):.2f}"] if reply.logprobs else []),
+    ]
+    console.print(Text("; ".join(facts), style="dim"), soft_wrap=True)
+
+
+def _guidance(reply: Reply) -> str:
+    if not reply.guided:
+        return f"not guided: {reply.reason}"
+    whose = f"by revision {reply.revision}" if reply.revision else "by the reward model"
+    return f"guided {whose}: KL {reply.kl:.3f}, {reply.changed:.0%} changed, reward {reply.gained:+.2f}"
+
+
+def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence[ShiftedReply]) -> None:
+    """The tokens moved most as a table, and every reply coloured by what was done to its tokens."""
+    table = Table("token", "count", "mean change", "likeliest changed", title="tokens moved most")
+    for token in tokens:
+        table.add_row(
+            Text(repr(token.token)),
+            str(token.count),
+            _shaded(f"{token.mean_change:+.3f}", token.mean_change),
+            f"{token.top_changed:.0%}",
+        )
+    console.print(table)
+    for reply in replies:
+        console.print(Text(reply.prompt, style="dim"))
+        console.print(coloured(reply))
+    console.print(legend())
+
+
+def coloured(reply: ShiftedReply) -> Text:
+    """A reply whose tokens are shaded by how much likelier guidance and expert made them; notebooks show it as HTML."""
+    *written, last = reply.positions
+    shades = [_shaded(position.added, position.change) for position in written]
+    return Text.assemble(*shades, _shaded(last.added or last.token, last.change))  # the end has a name, but no text
+
+
+def legend() -> Text:
+    """What the shades of ``coloured`` mean."""
+    steps = (_shaded(f" {change:+.1f} ", change) for change in (-0.9, -0.5, -0.1, 0.1, 0.5, 0.9))
+    return Text.assemble(("change of a token's probability ", "dim"), *steps)
+
+
+def _shaded(text: str, change: float) -> Text:
+    """Black on blue for what became likelier, on orange for what became less likely; as it is where little changed."""
+    if abs(change) < UNSHADED:
+        return Text(text)
+    full = RAISED if change > 0 else LOWERED
+    background = Color.from_triplet(blend_rgb(PALE, full, min(1.0, abs(change))))
+    return Text(text, style=Style(color="black", bgcolor=background))
 
 
 def show_report(console: Console, report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -24,6 +25,9 @@ from personalign.store.driver import sqlite_driver
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 HELLO = "I'd like to rent a car please."
+SCHEMA = (
+    '{"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"], "additionalProperties": false}'
+)
 
 Run = Callable[..., "Ran"]
 
@@ -120,7 +124,8 @@ def choices(run: Run) -> list[str]:
 
 JSON = {
     "onboard": (("onboard", "ada"), {"answers", "mean", "sd", "explain", "stopped_because"}),
-    "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "finish_reason", "usage"}),
+    "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "changed", "gained", "usage"}),
+    "shift": (("shift", "ada", HELLO, "--max-tokens", "8"), {"user", "tokens", "replies"}),
     "profile": (("profile", "ada"), {"user", "basis", "revision", "answers", "axes", "mean", "sd", "explain"}),
     "forget": (("forget", "ada"), {"forgotten"}),
     "export": (("export", "ada"), {"user", "tables"}),
@@ -190,6 +195,25 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no temperature": (("chat", "ada", HELLO, "--temperature", "-1"), "temperature is -1"),
     "no top-p": (("chat", "ada", HELLO, "--top-p", "0"), "top_p is 0"),
     "no tokens": (("chat", "ada", HELLO, "--max-tokens", "0"), "max_tokens is 0"),
+    "unknown rule": (("chat", "ada", HELLO, "--rule", "magic"), "the rule 'magic' is unknown"),
+    "no reward model": (("chat", "ada", HELLO, "--rule", "args"), "open with reward=PATH"),
+    "no such reward model": (("chat", "ada", HELLO, "--reward", "/no/such/model"), "no model '/no/such/model'"),
+    "no schema": (("chat", "ada", HELLO, "--schema", "{'type'"), "schema"),
+    "impossible schema": (("chat", "ada", HELLO, "--schema", '{"type": "string", "maxLength": -1}'), "schema"),
+    "schema that nothing meets": (("chat", "ada", HELLO, "--schema", '{"enum": []}'), "schema"),
+    "no schema file": (("chat", "ada", HELLO, "--schema", "/no/such/file"), "expected a text file"),
+    "no regex": (("chat", "ada", HELLO, "--regex", "("), "regex"),
+    "schema and regex": (("chat", "ada", HELLO, "--schema", "{}", "--regex", "a"), "expected one of them"),
+    "huge alpha": (("chat", "ada", HELLO, "--expert", "hotels", "--alpha", "1e9"), "alpha is 1000000000"),
+    "huge strength": (("chat", "ada", HELLO, "--strength", "101"), "expected a number from 0 to 100"),
+    "empty stop": (("chat", "ada", HELLO, "--stop", ""), "stop holds an empty string"),
+    "no repetition penalty": (("chat", "ada", HELLO, "--repetition-penalty", "0"), "repetition_penalty is 0"),
+    "negative top-k": (("chat", "ada", HELLO, "--top-k", "-1"), "top_k is -1"),
+    "many logprobs": (("chat", "ada", HELLO, "--logprobs", "1000"), "logprobs is 1000"),
+    "nothing to shift": (("shift", "stranger", HELLO), "nothing moves the replies (no_answers)"),
+    "nothing to answer": (("shift", "ada"), "there is no prompt"),
+    "no file of prompts": (("shift", "ada", "--prompts", "/no/such/file"), "expected a text file"),
+    "no tokens to list": (("shift", "ada", HELLO, "--top", "0"), "Invalid value"),
     "empty user": (("onboard", ""), "0 characters"),
     "long user": (("onboard", "a" * 200), "200 characters"),
     "user with a bell": (("onboard", "ada\a"), "control characters"),
@@ -447,3 +471,56 @@ def test_the_profile_of_a_person_says_what_stands_out(run: Run) -> None:
     shown = run("profile", "ada")
     assert "10 answers, revision 10" in shown.out
     assert shown.out.count("●") == len(run("profile", "ada", "--json").row()["axes"])
+
+
+def test_a_reply_is_written_as_asked(run: Run, tmp_path: Path) -> None:
+    """The options of chat reach the reply: its account, log-probabilities, stop strings, penalties and constraints."""
+    run("onboard", "ada", keys=["a"] * 10)
+    plain = run("chat", "ada", HELLO, "--json").row()
+    assert plain["guided"]
+    assert plain["kl"] > 0
+    assert "logprobs" not in plain
+    told = run("chat", "ada", HELLO, "--json", "--logprobs", "2").row()["logprobs"]
+    assert len(told) >= plain["usage"]["completion_tokens"]
+    assert all(len(token["top"]) == 2 for token in told)
+    first = plain["text"].split()[0]
+    assert run("chat", "ada", HELLO, "--json", "--stop", "@@", "--stop", first).row()["text"] == ""
+    repetitive = run("chat", "ada", HELLO, "--json", "--repetition-penalty", "9", "--frequency-penalty", "2").row()
+    assert repetitive["text"] != plain["text"]
+    drawn = ("--temperature", "5", "--seed", "1", "--json")
+    assert run("chat", "ada", HELLO, *drawn).row()["text"] != plain["text"]
+    for narrow in (("--top-k", "1"), ("--min-p", "1")):
+        assert run("chat", "ada", HELLO, *drawn, *narrow).row()["text"] == plain["text"]
+    pytest.importorskip("llguidance")
+    (tmp_path / "schema.json").write_text(SCHEMA)
+    for schema_or_file in (SCHEMA, str(tmp_path / "schema.json")):
+        assert set(json.loads(run("chat", "ada", HELLO, "--json", "--schema", schema_or_file).row()["text"])) == {"n"}
+    assert re.fullmatch("[a-f]{3,9}", run("chat", "ada", HELLO, "--json", "--regex", "[a-f]{3,9}").row()["text"])
+
+
+def test_the_account_is_one_line(run: Run) -> None:
+    """Below a reply stands how far it was guided, or why it wasn't."""
+    assert "not guided: no_answers; " in run("chat", "ada", HELLO).out.splitlines()[-1]
+    run("onboard", "ada", keys=["a"] * 10)
+    assert re.search(
+        r"guided by revision 10: KL \S+, \d+% changed, reward \S+; \d+ tokens, ", run("chat", "ada", HELLO).out
+    )
+
+
+def test_shift_tells_what_moved(run: Run, tmp_path: Path) -> None:
+    """Tokens come in order of how much they were moved, from prompts as words and as lines of a file."""
+    run("onboard", "ada", keys=["a"] * 10)
+    (tmp_path / "prompts.txt").write_text("I need a hotel in Paris.\n\nFind me a bus.\n")
+    words = ("shift", "ada", HELLO, "--prompts", str(tmp_path / "prompts.txt"), "--expert", "hotels", "--top", "5")
+    row = run(*words, "--json").row()
+    assert [reply["prompt"] for reply in row["replies"]] == [HELLO, "I need a hotel in Paris.", "Find me a bus."]
+    moved = [token["moved"] for token in row["tokens"]]
+    assert len(moved) == 5
+    assert moved == sorted(moved, reverse=True)
+    position = row["replies"][0]["positions"][0]
+    assert set(position) == {"id", "token", "added", "before", "after", "top_before", "top_after"}
+    assert set(position["top_before"]) == {"id", "token", "probability"}
+    shown = run(*words).out
+    assert repr(row["tokens"][0]["token"]) in shown
+    assert row["replies"][1]["text"] in shown.replace("\n", "")
+    assert "change of a token's probability" in shown

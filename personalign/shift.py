@@ -1,0 +1,182 @@
+"""Which tokens a person's reward or an expert moved most: proxy-tuning's token analysis, for both.
+
+Replies are written as usual, then once more from the same prompts with nothing stacked and every token prescribed; at
+each position the two distributions are compared (Liu et al., arXiv 2401.08565, section 6, look at the likeliest tokens
+of an expert; here every token that was written counts). ``show.py`` has the table and the coloured text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from personalign.decode import Decoder, Generated, Request, Step
+from personalign.decode.text import TextStream
+from personalign.errors import InputError
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token and its probability, at temperature 1 before any cut."""
+
+    id: int
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Position:
+    """A written token, the reply's end included, before and after guidance and expert."""
+
+    id: int
+    token: str
+    added: str  # to the reply's text: a token that ends inside a character adds its text later
+    before: float  # its probability
+    after: float
+    top_before: Likely
+    top_after: Likely
+
+    @property
+    def change(self) -> float:
+        """By how much its probability was raised."""
+        return self.after - self.before
+
+    @property
+    def is_top_changed(self) -> bool:
+        """Whether another token became the likeliest."""
+        return self.top_before.id != self.top_after.id
+
+
+@dataclass(frozen=True)
+class ShiftedReply:
+    """A reply, position by position."""
+
+    prompt: str  # the last message
+    text: str
+    guided: bool
+    reason: str | None
+    positions: tuple[Position, ...]
+
+
+@dataclass(frozen=True)
+class TokenShift:
+    """What was done to a token wherever it was written; ``moved`` is the sum of absolute changes of probability."""
+
+    id: int
+    token: str
+    count: int
+    mean_change: float
+    moved: float
+    top_changed: float  # the share of its positions at which another token became the likeliest
+
+
+def shift(decoder: Decoder, requests: Sequence[Request]) -> list[ShiftedReply]:
+    """Write a reply to every request, and find out what guidance and expert did to each of its tokens.
+
+    Raises:
+        InputError: nothing moves any of the replies, or there are none; or as ``Decoder.generate``.
+    """
+    if not requests:
+        raise InputError("there is no prompt to answer; expected one at least")
+    asked = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
+    written = decoder.generate(asked)
+    if not any(map(_is_moved, requests, written)):
+        reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
+        raise InputError(
+            f"nothing moves the replies ({reasons}); answer some questions first, name an expert, or raise strength or "
+            "alpha above 0"
+        )
+    before = _read_again(decoder, requests, [[token.id for token in reply.logprobs] for reply in written])
+    return [_compared(decoder, *one) for one in zip(requests, written, before, strict=True)]
+
+
+def by_token(replies: Sequence[ShiftedReply]) -> list[TokenShift]:
+    """Every token that was written, the one moved most first."""
+    found: defaultdict[int, list[Position]] = defaultdict(list)
+    for position in (position for reply in replies for position in reply.positions):
+        found[position.id].append(position)
+    return sorted((_summed(positions) for positions in found.values()), key=lambda token: -token.moved)
+
+
+def _is_moved(request: Request, reply: Generated) -> bool:
+    return reply.guided or (request.expert is not None and request.alpha != 0)
+
+
+class _Reading:
+    """The steer that prescribes every token, and keeps its log-probability and the likeliest token's."""
+
+    def __init__(self, tokens: Sequence[Sequence[int]], device: torch.device) -> None:
+        rows = [torch.tensor(row, device=device) for row in tokens]
+        self._tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        self.logprobs, self.top_logprobs = torch.zeros(2, *self._tokens.shape, device=device)
+        self.top = torch.zeros_like(self._tokens)
+
+    def __call__(self, logits: Tensor, step: Step) -> Tensor:
+        active = step.active.nonzero().flatten()
+        at = step.request[active], step.index[active]
+        tokens, logprobs = self._tokens[at][:, None], logits[active].log_softmax(-1)
+        self.logprobs[at] = logprobs.gather(-1, tokens)[:, 0]
+        self.top_logprobs[at], self.top[at] = logprobs.max(-1)
+        prescribed = torch.full_like(logprobs, -math.inf).scatter(-1, tokens, 0.0)
+        return logits.index_copy(0, active, prescribed)
+
+
+def _read_again(
+    decoder: Decoder, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
+) -> list[list[tuple[float, int, float]]]:
+    """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
+    reading = _Reading(tokens, decoder.base.device)
+    decoder.generate(
+        [replace(r, guidance=None, expert=None, alpha=None, rule="successor") for r in requests], [reading]
+    )
+    found = zip(reading.logprobs.tolist(), reading.top.tolist(), reading.top_logprobs.tolist(), strict=True)
+    return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(found, tokens, strict=True)]
+
+
+def _compared(
+    decoder: Decoder, request: Request, reply: Generated, before: Sequence[tuple[float, int, float]]
+) -> ShiftedReply:
+    positions, text = [], TextStream(decoder.base)
+    for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True), start=1):
+        added = text.push(reply.ids[:number]).text if number <= len(reply.ids) else ""
+        positions.append(
+            Position(
+                after.id,
+                _word(decoder, after.id),
+                added,
+                math.exp(logprob),
+                math.exp(after.logprob),
+                _likely(decoder, top, top_logprob),
+                _likely(decoder, *after.top[0]),
+            )
+        )
+    return ShiftedReply(request.messages[-1]["content"], reply.text, reply.guided, reply.reason, tuple(positions))
+
+
+def _likely(decoder: Decoder, token: int, logprob: float) -> Likely:
+    return Likely(token, _word(decoder, token), math.exp(logprob))
+
+
+def _word(decoder: Decoder, token: int) -> str:
+    word = decoder.base.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    assert isinstance(word, str), "one list of ids is one text"
+    return word
+
+
+def _summed(positions: Sequence[Position]) -> TokenShift:
+    changes = [position.change for position in positions]
+    first = positions[0]
+    return TokenShift(
+        first.id,
+        first.token,
+        len(positions),
+        fmean(changes),
+        math.fsum(map(abs, changes)),
+        fmean(position.is_top_changed for position in positions),
+    )

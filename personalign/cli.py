@@ -22,6 +22,7 @@ from personalign.service import Personalign
 from personalign.settings import Settings
 from personalign.show import (
     show_answer,
+    show_decode,
     show_demo,
     show_onboarded,
     show_people,
@@ -263,6 +264,21 @@ def bench_people(
 
     found = run_people(seeds, device or Settings().device)
     _print_json(found) if as_json else show_people(out, found)
+
+
+@bench.command("decode")
+def bench_decode(
+    full: Annotated[bool, typer.Option("--full", help="every ratio of every model at every concurrency")] = False,
+    only: Annotated[str, typer.Option(help="only figures whose names begin so", show_default="all")] = "",
+    results: Annotated[Path | None, typer.Option("--out", help="a file that is renewed with each figure")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what rewards, experts and many people at once cost in speed; takes about 25 minutes on two cores."""
+    from personalign.bench.decode import Plan, run_decode
+
+    found = run_decode(device or Settings().device, Plan(is_full=full), only, results)
+    _print_json(found) if as_json else show_decode(out, found)
 
 
 def _open(

@@ -172,3 +172,19 @@ def show_people(console: Console, found: dict[str, Any]) -> None:
     console.print(table)
     for name, value in found.get("figures", {}).items():
         console.print(f"{name}: {value}", highlight=False)
+
+
+def show_decode(console: Console, found: dict[str, Any]) -> None:
+    """Speeds beside what they have to reach, with their intervals."""
+    table = Table("figure", "median", "95 %", "bar", "samples")
+    for row in found["rows"]:
+        reached = row.get("is_reached")
+        table.add_row(
+            row["figure"],
+            Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red"),
+            f"{row['low']:g} … {row['high']:g}",
+            row.get("bar", ""),
+            str(len(row["samples"])),
+        )
+    console.print(table)
+    console.print(Text(", ".join(f"{name} {value}" for name, value in (found["machine"] | found["versions"]).items())))

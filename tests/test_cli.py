@@ -135,6 +135,10 @@ JSON = {
 JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "demo": (("demo",), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
     "bench people": (("bench", "people", "--seeds", "1"), {"command", "figures", "people"}),
+    "bench decode": (
+        ("bench", "decode", "--only", "head_write_us"),
+        {"command", "machine", "versions", "figures", "rows"},
+    ),
 }
 
 

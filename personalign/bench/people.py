@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from personalign.basis import BankQuestion
+from personalign.bench.estimate import estimate
+from personalign.bench.progress import turns
 from personalign.bundled import TINY
 from personalign.learn.simulate import SimulatedPerson, opposite_pair
 from personalign.service import Personalign
@@ -147,19 +147,13 @@ def run_people(num_seeds: int, device: str = "auto") -> dict[str, Any]:
     prompts = load_prompts()[:NUM_PROMPTS]
     people: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for seed in track(range(num_seeds), "pairs of people", console=Console(stderr=True)):
+        for seed in turns(num_seeds, "pairs of people"):
             with Personalign.open(f"sqlite:///{Path(folder) / f'{seed}.db'}", device=device) as p:
                 pair = make_pair(p, seed)
                 met = [(name, person, onboard(p, name, person, seed)) for name, person in zip(NAMES, pair, strict=True)]
                 people += [{"seed": seed} | asdict(result) for result in judge(p, met, prompts, seed)]
     figures = {
-        key: _median_with_interval(np.array([person[key] for person in people], dtype=np.float64))
+        key: list(estimate([person[key] for person in people]))
         for key in ("agreement", "utility_personal", "questions", "kl")
     }
     return {"command": "personalign bench people", "figures": figures, "people": people}
-
-
-def _median_with_interval(values: NDArray[np.float64]) -> list[float]:
-    rng = np.random.default_rng(0)
-    medians = np.median(values[rng.integers(len(values), size=(2000, len(values)))], axis=1)
-    return [round(float(x), 4) for x in (np.median(values), *np.quantile(medians, (0.025, 0.975)))]

@@ -128,6 +128,14 @@ class Engine:
         else:
             self._scheduler.submit(reply)
 
+    def forget(self, user: str) -> None:
+        """Empty a person's heads: replies that are being written go on without them, those that wait begin so."""
+        for rule in self._rules():
+            rule.rows.forget(user)
+        for reply in self._scheduler.waiting:
+            if reply.owner == user:
+                reply.forget()
+
     def abort(self, error: PersonalignError) -> None:
         """End every reply, waiting and running."""
         for slot, reply in list(self._scheduler.running.items()):
@@ -175,8 +183,8 @@ class Engine:
             self._constraints.admit(slot, reply.matcher)
         if reply.judged is not None:
             self._by_reward_model().admit(slot, reply.judged.prompt, reply.judged.guidance)
-        elif self._guide is not None and reply.request.guidance is not None:
-            self._guide.admit(slot, reply.request.guidance)
+        elif self._guide is not None and reply.guidance is not None:
+            self._guide.admit(slot, reply.guidance)
         if reply.stack is not None:
             self._mix(reply.stack.expert).admit(slot, reply.stack.prompt, reply.stack.alpha)
 

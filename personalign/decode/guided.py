@@ -62,6 +62,10 @@ class GuidedRows:
         """Which slots are guided."""
         return list(self._rows)
 
+    def forget(self, user: str) -> None:
+        """Empty a person's heads."""
+        self._bank.forget(user)
+
     def taken(self, b: int) -> Bool[Tensor, "b"]:
         """Which of the first b slots are guided, on the device."""
         return self._row[:b] != NEUTRAL

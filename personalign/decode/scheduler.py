@@ -34,6 +34,11 @@ class Scheduler:
         return sum(map(len, self._waiting.values()))
 
     @property
+    def waiting(self) -> list[Reply]:
+        """Replies that have no slot yet."""
+        return [reply for replies in self._waiting.values() for reply in replies]
+
+    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self.running and not self._waiting
@@ -76,7 +81,7 @@ class Scheduler:
 
     def drain(self) -> list[Reply]:
         """Take everything out of the queue."""
-        replies = [reply for waiting in self._waiting.values() for reply in waiting]
+        replies = self.waiting
         self._waiting.clear()
         return replies
 

@@ -54,6 +54,7 @@ class Sequence:
     ) -> None:
         self.number, self.request, self.prompt = number, request, prompt
         self.stack, self.judged, self.matcher = stack, judged, matcher
+        self.guidance = request.guidance  # None once the person is erased
         self.is_cancelled = False
         self.finish_reason: FinishReason | None = None
         self._outbox, self._ends = outbox, base.ends
@@ -125,6 +126,12 @@ class Sequence:
                 logprobs=tuple(self._logprobs),
             )
         )
+
+    def forget(self) -> None:
+        """Go without the person's head: they were erased while the reply waited for its turn."""
+        self.guidance = None
+        if self.judged is not None and self.judged.guidance.user:
+            self.judged = None
 
     def fail(self, error: Exception) -> None:
         """End without a reply."""

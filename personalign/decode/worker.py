@@ -80,10 +80,8 @@ class Worker:
         return ticket
 
     def forget(self, user: str) -> None:
-        """Empty a person's rows of the head bank; a reply that is being written goes on without them."""
-        bank = self._engine.bank
-        if bank is not None:
-            self._send(lambda: bank.forget(user))
+        """Empty a person's heads: replies that are being written go on without them, those that wait begin so."""
+        self._send(lambda: self._engine.forget(user))
 
     def close(self) -> None:
         """End the thread, and the replies that are being written with an error."""

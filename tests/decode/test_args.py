@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from serving import Desk
 from tiny_models import Kit, bits, saved, talk, tokenizer, traced
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -143,3 +144,18 @@ def test_bad_requests_are_refused(kit: Kit) -> None:
     strange = replace(reward_model(kit, 1), tokenizer=tokenizer(extra="ß😀日 the cat sat"))
     with pytest.raises(ModelError, match="reward model"):
         kit.decoder(reward=strange)
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, is_waiting: bool) -> None:
+    """Running or waiting, the reply goes on without their head and says why; one reward of everyone's goes on."""
+    request = replace(MIXED_BAG[0], guidance=replace(W, user="ada", revision=1), sampling=Sampling(6))
+    for num_axes, reason in ((3, "forgotten"), (1, None)):
+        desk = Desk(kit.decoder(reward=reward_model(kit, num_axes)), 1)
+        if is_waiting:
+            desk.submit(Request(CAT, Sampling(3)))
+        caller = desk.submit(request)
+        desk.engine.step()
+        desk.engine.forget("ada")
+        desk.drain()
+        assert caller.generated.reason == reason

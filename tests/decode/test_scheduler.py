@@ -119,11 +119,15 @@ def test_no_more_may_wait_than_there_is_room_for(ask: Ask) -> None:
     scheduler = Scheduler(2, 3)
     waiting = [ask("ada", k) for k in range(3)]
     for one in waiting:
+        scheduler.check()
         scheduler.submit(one)
     with pytest.raises(Overloaded, match="3 requests wait for 2 slots, and no more may; send it again later"):
-        scheduler.submit(ask("bea", 0))
+        scheduler.check()
     waiting[0].is_cancelled = True
     assert scheduler.withdraw() == []
+    with pytest.raises(Overloaded, match="3 requests wait"):
+        scheduler.check(also_waiting=1)
+    scheduler.check()
     scheduler.submit(ask("bea", 0))
     assert [r.owner for r in admitted(scheduler)] == ["ada", "bea"]
     assert scheduler.num_waiting == 1

@@ -17,7 +17,7 @@ from torch import Tensor
 from personalign.decode.backbone import RewardModel
 from personalign.decode.cache import Window
 from personalign.decode.guide import short_list
-from personalign.decode.guided import GuidedRows, effect
+from personalign.decode.guided import GuidedRows
 from personalign.decode.heads import HeadBank
 from personalign.decode.lane import Slots, Unread
 from personalign.decode.rewards import Guidance
@@ -141,15 +141,12 @@ class Args:
         b = len(logits)
         self._step = step
         top, candidates = logits.topk(self._k)
-        rewards = (self._lane.score(candidates) * self.rows.weights(b)[:, None, :]).sum(-1)
-        possible = top.isfinite()
-        finite = (rewards.isfinite() | ~possible).all(-1)
-        added = WEIGHT * self.rows.gain(b)[:, None] * torch.where(possible & finite[:, None], rewards, 0.0)
-        guided = self.rows.record(step, finite, effect(top, rewards, added, divergence(top, added)))
-        return short_list(logits, candidates, top + added, guided)
-
-
-def divergence(logits: Float[Tensor, "B K"], added: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
-    """KL(q ‖ p) in nats for p ∝ e^logits and q ∝ p·e^added."""
-    log_p, log_q = logits.log_softmax(-1), (logits + added).log_softmax(-1)
-    return torch.where(logits.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
+        weights, gain = self.rows.heads(b)
+        rewards = (self._lane.score(candidates) * weights[:, None, :]).sum(-1)
+        rewards = torch.where(top.isfinite(), rewards, 0.0)
+        scores = top + WEIGHT * gain[:, None] * rewards
+        log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
+        kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
+        gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
+        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, gained)
+        return short_list(logits, candidates, scores, guided)

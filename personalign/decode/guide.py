@@ -7,36 +7,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from personalign.basis import Steering
-from personalign.decode.guided import GuidedRows, effect
+from personalign.decode.guided import GuidedRows
 from personalign.decode.heads import HeadBank
 from personalign.decode.rewards import Guidance, SuccessorHead, reward
 from personalign.decode.steer import Step
 
 
-def tilt(
-    logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float
-) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B"], Bool[Tensor, "B"]]:
-    """δ of each candidate, KL(q ‖ p) in nats, and whether the row's rewards are finite.
+class Tilt(NamedTuple):
+    """A short list before and after a bounded tilt."""
+
+    delta: Float[Tensor, "B K"]  # what is added to the logits
+    kl: Float[Tensor, "B"]  # KL(q ‖ p) in nats
+    finite: Bool[Tensor, "B"]  # whether the rewards of all possible candidates are; without that the rest is void
+    gained: Float[Tensor, "B"]  # Σ q Q − Σ p Q
+
+
+def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float) -> Tilt:
+    """Add gain·reward to the logits, centred and bounded.
 
     p = softmax(logits), δ = gain·(Q − Σ p Q) clamped to ±clip/2, q ∝ p·e^δ; so KL ≤ clip²/8. A candidate whose logit
-    is −inf stays out; a row with a reward that isn't finite gets no meaning, only False.
+    is −inf stays out, whatever its reward.
     """
-    possible = logits.isfinite()
-    finite = (rewards.isfinite() | ~possible).all(-1)
-    rewards = torch.where(possible & finite[:, None], rewards, 0.0)
+    rewards = torch.where(logits.isfinite(), rewards, 0.0)
     p = logits.softmax(-1)
     centred = rewards - (p * rewards).sum(-1, keepdim=True)
     delta = (gain[:, None] * centred).clamp(-clip / 2, clip / 2)
-    # log q − log p = δ − log Σ p e^δ
-    log_mean = (p * delta.exp()).sum(-1).log()
     q = (logits + delta).softmax(-1)
-    return delta, ((q * delta).sum(-1) - log_mean).clamp_min(0.0), finite
+    # log q − log p = δ − log Σ p e^δ
+    kl = ((q * delta).sum(-1) - (p * delta.exp()).sum(-1).log()).clamp_min(0.0)
+    return Tilt(delta, kl, rewards.isfinite().all(-1), (q * centred).sum(-1))
 
 
 class Guide:
@@ -73,11 +79,13 @@ class Guide:
         if not self.rows.slots:
             return logits
         b, steering = len(logits), self._steering
+        weights, gain = self.rows.heads(b)
         top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
-        rewards = reward(self._head, self._table, step.hidden, self.rows.weights(b), candidates)
-        delta, kl, finite = tilt(top, rewards, steering.beta * self.rows.gain(b), steering.clip)
-        guided = self.rows.record(step, finite, effect(top, rewards, delta, kl))
-        return short_list(logits, candidates, top + delta, guided)
+        rewards = reward(self._head, self._table, step.hidden, weights, candidates)
+        delta, kl, finite, gained = tilt(top, rewards, steering.beta * gain, steering.clip)
+        scores = top + delta
+        guided = self.rows.record(step, gain, finite, scores, kl, gained)
+        return short_list(logits, candidates, scores, guided)
 
     def _not_empty(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Rule out the end as the first token of every row whose own first choice isn't the end."""

@@ -32,19 +32,6 @@ class Account:
     gained: float = 0.0
 
 
-def effect(
-    logits: Float[Tensor, "B K"],
-    rewards: Float[Tensor, "B K"],
-    delta: Float[Tensor, "B K"],
-    kl: Float[Tensor, "B"],
-) -> Float[Tensor, "B 3"]:
-    """KL, whether the likeliest token changed, and the expected reward gained, for one token of each row."""
-    changed = (logits + delta).argmax(-1) != logits.argmax(-1)
-    moved = (logits + delta).softmax(-1) - logits.softmax(-1)
-    gained = torch.where(moved != 0, moved * rewards, 0.0).sum(-1)  # an impossible candidate's reward may be anything
-    return torch.stack([kl, changed.float(), gained], dim=-1)
-
-
 class GuidedRows:
     """The rows of a head bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
 
@@ -93,19 +80,28 @@ class GuidedRows:
                 state[target] = state[source]
                 state[source] = neutral
 
-    def weights(self, b: int) -> Float[Tensor, "b d"]:
-        """The heads of the first b slots."""
-        return self._bank.weights[self._row[:b]]
+    def heads(self, b: int) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b"]]:
+        """Weights of the first b slots, and strength times ρ: 0 where there is no guidance, or no longer."""
+        row = self._row[:b]
+        return self._bank.weights[row], self._strength[:b] * self._bank.confidence[row]
 
-    def gain(self, b: int) -> Float[Tensor, "b"]:
-        """Strength times ρ of the first b slots: 0 where there is no guidance, or no longer."""
-        return self._strength[:b] * self._bank.confidence[self._row[:b]].clamp_min(0.0)
+    def record(
+        self,
+        step: Step,
+        gain: Float[Tensor, "b"],
+        finite: Bool[Tensor, "b"],
+        scores: Float[Tensor, "b K"],
+        kl: Float[Tensor, "b"],
+        gained: Float[Tensor, "b"],
+    ) -> Bool[Tensor, "b"]:
+        """Take a step into the account; give the rows that are guided, a reward that isn't finite ending that.
 
-    def record(self, step: Step, finite: Bool[Tensor, "b"], effect: Float[Tensor, "b 3"]) -> Bool[Tensor, "b"]:
-        """Take a step into the account; give the rows that are guided, a reward that isn't finite ending that."""
-        b = len(finite)
-        self._sound[:b] &= finite | ~step.active
-        guided = (self.gain(b) > 0) & self._sound[:b]
+        ``scores`` are the short list's, the model's own likeliest token first.
+        """
+        b = len(gain)
+        sound = self._sound[:b].logical_and_(finite.logical_or(~step.active))
+        guided = (gain > 0).logical_and_(sound)
+        effect = torch.stack([kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
         self._sums[:b] += torch.where((guided & step.active)[:, None], effect, 0.0)
         return guided
 

@@ -79,7 +79,7 @@ class HeadBank:
     def write(self, row: int, guidance: Guidance) -> None:
         """Put weights and ρ into a row, in place."""
         self.weights[row] = torch.from_numpy(np.asarray(guidance.weights, dtype=np.float64))
-        self.confidence[row] = guidance.confidence
+        self.confidence[row] = max(0.0, guidance.confidence)
 
     def forget(self, user: str) -> None:
         """Empty every row of a person, at once: a reply that is being written goes on without them."""

@@ -57,20 +57,26 @@ class SuccessorHead(nn.Module):
         self.projection = nn.Linear(H, R, bias=False)
 
     def table(self, embeddings: Float[Tensor, "V H"]) -> Float[Tensor, "V R"]:
-        """P e_v of every token; compute it once per model."""
+        """P e_v / √R of every token; compute it once per model."""
         projected: Tensor = self.projection(embeddings.float())
-        return projected
+        return projected / self.rank**0.5
 
-    def features(self, hidden: Float[Tensor, "B H"]) -> tuple[Float[Tensor, "B d R"], Float[Tensor, "B d"]]:
-        """U and c of each row."""
-        inner = nn.functional.gelu(self.body(hidden.float()))
-        direction = self.direction(inner).unflatten(-1, (self.num_axes, self.rank))
-        return direction / self.rank**0.5, self.constant(inner)
+    def directions(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B d R"]:
+        """U of each row, times √R: ``table`` has the other factor."""
+        return self._directions(self._inner(hidden))
 
     def forward(self, hidden: Float[Tensor, "N H"], tokens: Float[Tensor, "N H"]) -> Float[Tensor, "N d"]:
         """ψ of N pairs of a hidden state and a next token, the token given as its row of the output embedding."""
-        direction, constant = self.features(hidden)
-        return (direction * self.table(tokens)[:, None, :]).sum(-1) + constant
+        inner = self._inner(hidden)
+        return (self._directions(inner) * self.table(tokens)[:, None, :]).sum(-1) + self.constant(inner)
+
+    def _inner(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B h"]:
+        activated: Tensor = nn.functional.gelu(self.body(hidden.float()))
+        return activated
+
+    def _directions(self, inner: Float[Tensor, "B h"]) -> Float[Tensor, "B d R"]:
+        flat: Tensor = self.direction(inner)
+        return flat.unflatten(-1, (self.num_axes, self.rank))
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The weights by name, for a basis."""
@@ -117,10 +123,11 @@ def reward(
     weights: Float[Tensor, "B d"],
     candidates: Int[Tensor, "B K"],
 ) -> Float[Tensor, "B K"]:
-    """Q(v) = ⟨w, ψ(h, v)⟩ of each row's candidates under the row's own weights.
+    """Q(v) − Σ w c(h) = Σ w U(h)·(P e_v) of each row's candidates under the row's own weights.
 
-    Multiply-and-sum on purpose: einsum and bmm change bits with the batch size.
+    What c adds is the same for all candidates, and steering centres it away: so it isn't computed. Multiply-and-sum on
+    purpose: einsum and bmm change bits with the batch size.
     """
-    direction, constant = head.features(hidden)
+    direction = head.directions(hidden)
     personal = (direction * weights[:, :, None]).sum(1)
-    return (personal[:, None, :] * table[candidates]).sum(-1) + (constant * weights).sum(-1)[:, None]
+    return (personal[:, None, :] * table[candidates]).sum(-1)

@@ -205,7 +205,7 @@ class Guide(LogitsProcessor):
         steering = self._steered.basis.steering
         allowed = scores if self._steps else self._not_empty(scores)
         top, candidates = allowed.topk(min(steering.num_candidates, scores.shape[-1]))
-        delta, kl, finite = tilt(top, self._rewards(rows, hidden, candidates), rows.gain, steering.clip)
+        delta, kl, finite, _ = tilt(top, self._rewards(rows, hidden, candidates), rows.gain, steering.clip)
         # a sequence loses its guidance for good at its first reward that isn't finite
         guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else rows.gain > 0)
         changed = (top + delta).argmax(-1) != 0

@@ -39,7 +39,7 @@ def _adversarial(generator: torch.Generator, K: int = 12) -> tuple[Tensor, Tenso
 def test_no_reward_moves_a_token_further_than_the_bound(clip: float) -> None:
     """KL(q ‖ p) ≤ c²/8 nats whatever the rewards, and what is returned is KL(q ‖ p)."""
     logits, rewards, gain = _adversarial(torch.Generator().manual_seed(int(clip * 10)))
-    delta, kl, finite = tilt(logits, rewards, gain, clip)
+    delta, kl, finite, _ = tilt(logits, rewards, gain, clip)
     true = _divergence(logits, delta)
     assert finite.all()
     assert delta.abs().max() <= clip / 2
@@ -51,7 +51,7 @@ def test_no_reward_moves_a_token_further_than_the_bound(clip: float) -> None:
 def test_without_the_clip_the_bound_is_broken() -> None:
     """Control: the same cases break the bound of a clip that isn't applied."""
     logits, rewards, gain = _adversarial(torch.Generator().manual_seed(0))
-    delta, _, _ = tilt(logits, rewards, gain, clip=60.0)
+    delta, *_ = tilt(logits, rewards, gain, clip=60.0)
     assert (_divergence(logits, delta) > 1 / 8).any()
 
 
@@ -62,8 +62,8 @@ def test_a_constant_added_to_every_reward_changes_nothing(seed: int, constant: f
     generator = torch.Generator().manual_seed(seed)
     logits, rewards = torch.randn(3, 8, generator=generator), torch.randn(3, 8, generator=generator)
     gain = torch.rand(3, generator=generator)
-    before, _, _ = tilt(logits, rewards, gain, 3.0)
-    after, _, _ = tilt(logits, rewards + constant, gain, 3.0)
+    before, *_ = tilt(logits, rewards, gain, 3.0)
+    after, *_ = tilt(logits, rewards + constant, gain, 3.0)
     assert torch.allclose(before, after, atol=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_higher_rewards_win(seed: int) -> None:
     """δ keeps the order of the rewards, and is not zero where they differ."""
     generator = torch.Generator().manual_seed(seed)
     logits, rewards = torch.randn(1, 8, generator=generator), torch.randn(1, 8, generator=generator)
-    delta, kl, _ = tilt(logits, rewards, torch.tensor([0.7]), 3.0)
+    delta, kl, *_ = tilt(logits, rewards, torch.tensor([0.7]), 3.0)
     order = rewards[0].argsort()
     assert (delta[0, order].diff() >= 0).all()
     assert delta.abs().max() > 0
@@ -84,9 +84,9 @@ def test_higher_rewards_win(seed: int) -> None:
 def test_a_reward_that_is_not_finite_is_told_and_stays_in_its_row(bad: float) -> None:
     """Only the row that holds it is marked, and the other row's numbers are the same bits."""
     logits, rewards, gain = torch.randn(2, 5), torch.randn(2, 5), torch.ones(2)
-    clean, clean_kl, _ = tilt(logits, rewards, gain, 3.0)
+    clean, clean_kl, *_ = tilt(logits, rewards, gain, 3.0)
     rewards[0, 3] = bad
-    delta, kl, finite = tilt(logits, rewards, gain, 3.0)
+    delta, kl, finite, _ = tilt(logits, rewards, gain, 3.0)
     assert finite.tolist() == [False, True]
     assert torch.equal(delta[1], clean[1])
     assert torch.equal(kl[1], clean_kl[1])
@@ -95,8 +95,8 @@ def test_a_reward_that_is_not_finite_is_told_and_stays_in_its_row(bad: float) ->
 def test_a_reward_of_an_impossible_candidate_does_not_count() -> None:
     """A candidate at −∞ may have any reward: it stays out and marks nothing."""
     logits = torch.tensor([[0.5, 0.1, -math.inf]])
-    delta, kl, finite = tilt(logits, torch.tensor([[1.0, 0.0, math.nan]]), torch.ones(1), 3.0)
-    alone, alone_kl, _ = tilt(logits[:, :2], torch.tensor([[1.0, 0.0]]), torch.ones(1), 3.0)
+    delta, kl, finite, _ = tilt(logits, torch.tensor([[1.0, 0.0, math.nan]]), torch.ones(1), 3.0)
+    alone, alone_kl, *_ = tilt(logits[:, :2], torch.tensor([[1.0, 0.0]]), torch.ones(1), 3.0)
     assert finite.all()
     assert torch.allclose(delta[:, :2], alone)
     assert torch.allclose(kl, alone_kl)

@@ -182,8 +182,8 @@ def test_the_reference_notices_a_stale_cache(kit: Kit, monkeypatch: pytest.Monke
     """Control: positions that are off by one in the cached path are found."""
     shifted = lane.forward
 
-    def off_by_one(causal, ids, runner=None, **arguments):
-        return shifted(causal, ids, runner, **(arguments | {"position_ids": arguments["position_ids"] * 2}))
+    def off_by_one(*given, **arguments):
+        return shifted(*given, **(arguments | {"position_ids": arguments["position_ids"] * 2}))
 
     monkeypatch.setattr(lane, "forward", off_by_one)
     replies, logits = traced(kit.decoder(), MIXED_BAG[:1])
@@ -275,7 +275,7 @@ def test_a_reward_that_overflows_harms_its_own_row_only_and_is_told(kit: Kit, wi
     assert torch.equal(bits(logits), bits(expected))
 
 
-@pytest.mark.parametrize("part", ["direction", "constant", "projection"])
+@pytest.mark.parametrize("part", ["body", "direction", "projection"])
 def test_a_head_of_nan_guides_nobody_and_touches_nobody(kit: Kit, part: str) -> None:
     """With NaN in the head every guided row says so and decodes as the base would."""
     sick = _with(kit.head, lambda h: getattr(h, part).weight.fill_(math.nan))
@@ -295,16 +295,15 @@ def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
     decoder = kit.decoder()
     calls = []
 
-    def fails_at_2(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def fails_at_2(hidden: Tensor) -> Tensor:
         calls.append(1)
-        direction, constant = SuccessorHead.features(decoder.head, hidden)
-        return direction * (math.nan if len(calls) == 3 else 1.0), constant
+        return SuccessorHead.directions(decoder.head, hidden) * (math.nan if len(calls) == 3 else 1.0)
 
-    decoder.head.__dict__["features"] = fails_at_2
+    decoder.head.__dict__["directions"] = fails_at_2
     try:
         reply = decoder.generate([Request(HELLO, Sampling(8), GUIDED)], [_endless(kit)])[0]
     finally:
-        del decoder.head.__dict__["features"]
+        del decoder.head.__dict__["directions"]
     assert (reply.guided, reply.reason) == (False, "non_finite_reward")
     assert reply.kl > 0
 

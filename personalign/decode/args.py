@@ -117,11 +117,11 @@ class Args:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
         return self._lane.read(slot)
 
-    def accept(self, tokens: Int[Tensor, "b"]) -> None:
+    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
         """Keep the candidates that were drawn."""
         if self._step is not None:
             running = [slot for slot in self._step.writing if slot in self.rows.slots]
-            self._lane.accept(tokens, self._step.active & self.rows.taken(len(tokens)), running)
+            self._lane.accept(tokens, active & self.rows.taken(len(tokens)), running)
             self._step = None
 
     def release(self, slot: int) -> None:

@@ -172,6 +172,8 @@ class Engine:
                 self._seat(slot, reply)
         budget = CHUNK if self._scheduler.writing else self._num_slots * self.max_length
         for slot in self._scheduler.reading:
+            if budget <= 0:
+                break
             with self._ending_on_error([slot]):
                 budget -= self._read(slot, budget)
 
@@ -245,13 +247,14 @@ class Engine:
         self._sampler.note(tokens, step.active)
         self._progress.index[: len(logits)] += step.active
         for reader in self._readers():
-            reader.accept(tokens)
+            reader.accept(tokens, step.active)
         ids = tokens.cpu().numpy()  # the one copy to the host of a step
         slots = self._scheduler.writing
         self._constraints.advance(ids, slots)
         logprobs = self._logprobs(logits, tokens)
         for slot in slots:
-            self._scheduler.running[slot].take(int(ids[slot]), logprobs.get(slot))
+            with self._ending_on_error([slot]):
+                self._scheduler.running[slot].take(int(ids[slot]), logprobs.get(slot))
         if ended := self._scheduler.ended:
             self._finish(ended)
 

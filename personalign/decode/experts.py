@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
@@ -83,10 +83,10 @@ class Mix:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
         return sum(lane.read(slot) for lane in self._lanes) if slot in self.slots else 0
 
-    def accept(self, tokens: Int[Tensor, "b"]) -> None:
+    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
         """Take the drawn tokens as what the next step reads."""
         for lane in self._lanes:
-            lane.accept(tokens)
+            lane.accept(tokens, active)
 
     def release(self, slot: int) -> None:
         """Empty a slot."""

@@ -220,9 +220,10 @@ class Lane:
         slots.advance(active, running)
         return follows
 
-    def accept(self, tokens: Int[Tensor, "b"]) -> None:
-        """Take the drawn tokens as what the next step reads."""
-        self._tokens[: len(tokens)] = tokens
+    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
+        """Take the drawn tokens as what the next step reads; a slot whose prompt is being read keeps its last token."""
+        waits = self._tokens[: len(tokens)]
+        waits.copy_(torch.where(active, tokens, waits))
 
     def release(self, slot: int) -> None:
         """Empty a slot."""

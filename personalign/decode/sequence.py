@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from personalign.basis import Steering
@@ -134,5 +135,6 @@ class Sequence:
             self.judged = None
 
     def fail(self, error: Exception) -> None:
-        """End without a reply."""
-        self._outbox(error)
+        """End without a reply; where it is the outbox that fails, there is nobody to tell."""
+        with suppress(Exception):
+            self._outbox(error)

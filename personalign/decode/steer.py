@@ -46,5 +46,5 @@ class Reader(Part, Protocol):
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
 
-    def accept(self, tokens: Int[Tensor, "b"]) -> None:
-        """Take the drawn tokens as what the next step reads."""
+    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
+        """Take the drawn tokens, in the slots whose reply they belong to, as what the next step reads."""

@@ -1,0 +1,337 @@
+"""The engine as its callers see it: who waits how long, what they get to see when, and what they may ask for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from serving import Caller, Desk, haystack, leftovers, same_bits, stranger
+from tiny_models import Kit, talk
+from torch import Tensor
+
+from personalign.decode import engine as engine_module
+from personalign.decode import lane as lane_module
+from personalign.decode.cache import SlotCache
+from personalign.decode.load import CausalModel, render
+from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.rewards import Guidance
+from personalign.decode.scheduler import Scheduler
+from personalign.decode.steer import Steer, Step
+from personalign.errors import MessageError, Overloaded
+from personalign.types import Sampling
+
+W = np.array([1.0, -2.0, 0.5])
+GUIDED = Guidance(W, 0.8)
+HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 90)
+
+
+def endless(kit: Kit) -> Steer:
+    """The end is never drawn."""
+    return lambda logits, _: logits.index_fill(-1, torch.tensor(kit.base.ends), -1e9)
+
+
+@contextmanager
+def reading(causal: CausalModel) -> Iterator[list[int]]:
+    """How many tokens of prompts a model reads, a pass at a time; a pass over one token each is writing."""
+    lengths: list[int] = []
+
+    def look(_module: torch.nn.Module, _args: object, kwargs: dict[str, Tensor]) -> None:
+        if (length := kwargs["input_ids"].shape[1]) > 1:
+            lengths.append(length)
+
+    hook = causal.model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield lengths
+    finally:
+        hook.remove()
+
+
+# ---------------------------------------------------------------- waiting and leaving
+
+
+def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While long prompts are read a running reply has a token from every step, and no step reads many."""
+    for module in (engine_module, lane_module):
+        monkeypatch.setattr(module, "CHUNK", 16)
+    desk = Desk(kit.decoder(), 8, 256, steers=[endless(kit)])
+    writes = desk.submit(Request(HELLO, Sampling(90), GUIDED), is_streamed=True)
+    desk.engine.step()
+    long = [Request(LONG, Sampling(4), GUIDED), Request(LONG, Sampling(4), None, "whole"), Request(LONG, Sampling(4))]
+    callers = [desk.submit(request) for request in long * 2]
+    small = kit.experts["whole"]
+    with reading(kit.base) as base, reading(small.anti) as anti, reading(small.tuned) as tuned:
+        steps = 0
+        while any(caller.outcome is None for caller in callers):
+            before = sum(base + anti + tuned)
+            num_tokens = len(writes.pieces)
+            desk.engine.step()
+            assert len(writes.pieces) == num_tokens + 1
+            assert sum(base + anti + tuned) - before < 16 + 2 * 16  # expert and anti-expert read side by side
+            steps += 1
+    assert steps > 6 * len(LONG[0]["content"]) / 16  # control: there was that much to read
+    desk.drain()
+    for request, caller in zip(long * 2, callers, strict=True):
+        assert caller.generated.ids == Desk(kit.decoder(), 8, 256, steers=[endless(kit)]).serve([request])[0].ids
+    assert leftovers(desk.engine) == []
+
+
+def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needles whose prompts are read a few tokens a step, while others write and are read, keep every bit."""
+    for module in (engine_module, lane_module):
+        monkeypatch.setattr(module, "CHUNK", 8)
+    needles = [
+        Request(talk("Q" * 30)[0], Sampling(6, 0.8, seed=3, repetition_penalty=1.2), GUIDED, "hotels"),
+        Request(talk("Z" * 20)[0], Sampling(6), GUIDED, "whole"),
+    ]
+    assert haystack(kit.decoder(), needles, 8, 40).differing == 0
+
+
+def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:
+    """Waiting, being read or being written: nothing more comes, and its slot is another's."""
+    desk = Desk(kit.decoder(), 2, 128, steers=[endless(kit)])
+    running, other = (desk.submit(Request(HELLO, Sampling(50), GUIDED), is_streamed=True) for _ in range(2))
+    waiting, next_one = desk.submit(Request(CAT, Sampling(3))), desk.submit(Request(CAT, Sampling(3)))
+    for _ in range(3):
+        desk.engine.step()
+    running.cancel()
+    waiting.cancel()
+    pieces = len(running.pieces)
+    for _ in range(2):
+        desk.engine.step()
+    assert len(running.pieces) == pieces
+    assert next_one.reply in desk.engine._scheduler.running.values()
+    desk.drain()
+    assert running.outcome is waiting.outcome is None
+    assert len(other.generated.ids) == 50
+    assert len(next_one.generated.ids) == 3
+    assert leftovers(desk.engine) == []
+
+
+def test_a_cancelled_prompt_is_not_read_to_its_end(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever hangs up during a long prompt saves what is left of it."""
+    for module in (engine_module, lane_module):
+        monkeypatch.setattr(module, "CHUNK", 8)
+    desk = Desk(kit.decoder(), 2, 256, steers=[endless(kit)])
+    desk.submit(Request(HELLO, Sampling(20)))
+    desk.engine.step()
+    caller = desk.submit(Request(LONG, Sampling(4), None, "hotels"))
+    with reading(kit.base) as read:
+        desk.engine.step()
+        caller.cancel()
+        desk.drain()
+    assert read == [8]
+    assert leftovers(desk.engine) == []
+
+
+def test_no_more_wait_than_may(kit: Kit) -> None:
+    """One too many is told so at once, before anything is computed, and the others are served."""
+    desk = Desk(kit.decoder(), 1, max_waiting=2)
+    callers = [desk.submit(Request(HELLO, Sampling(2))) for _ in range(4)]
+    assert [type(caller.outcome) for caller in callers] == [type(None), type(None), Overloaded, Overloaded]
+    desk.drain()
+    assert all(caller.generated for caller in callers[:2])
+
+
+def test_what_does_not_fit_into_a_slot_is_refused_before_any_token(kit: Kit) -> None:
+    """Prompt and reply together, the expert's longer prompt too; one token less is served."""
+    length = len(render(kit.base.tokenizer, HELLO)) + 8
+    desk = Desk(kit.decoder(), 1, length)
+    with reading(kit.base) as read:
+        plain, stacked = (desk.submit(Request(HELLO, Sampling(n), expert=e)) for n, e in ((9, None), (8, "hotels")))
+        desk.drain()
+    assert read == []
+    for caller in (plain, stacked):
+        assert isinstance(caller.outcome, MessageError)
+        assert f"a slot holds {length}; shorten the conversation" in str(caller.outcome)
+    assert desk.serve([Request(HELLO, Sampling(8))])[0].finish_reason in ("length", "stop")
+
+
+def test_a_reply_may_fill_its_slot_to_the_last_position(kit: Kit) -> None:
+    """A slot's length is prompt and reply to the token, and the next reply isn't hurt."""
+    request = Request(HELLO, Sampling(128 - len(render(kit.base.tokenizer, HELLO))), GUIDED)
+    desk = Desk(kit.decoder(), 2, 128, steers=[endless(kit)])
+    replies = desk.serve([request, Request(CAT, Sampling(5)), request])
+    assert [len(reply.ids) for reply in replies] == [request.sampling.max_tokens, 5, request.sampling.max_tokens]
+    assert replies[0].ids == replies[2].ids
+
+
+def _num_changed_by_moves(kit: Kit, trials: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many needles change when gaps are closed wherever there is one, in steps of one shape."""
+    moves = []
+
+    def eager(scheduler: Scheduler) -> Iterator[tuple[int, int]]:
+        while scheduler.running and max(scheduler.running) >= len(scheduler.running):
+            source, target = max(scheduler.running), scheduler._lowest_free()
+            scheduler.running[target] = scheduler.running.pop(source)
+            scheduler._reading = [target if slot == source else slot for slot in scheduler._reading]
+            moves.append((source, target))
+            yield source, target
+
+    monkeypatch.setattr(Scheduler, "moves", eager)
+    needles = [
+        Request(talk("12X45")[0], Sampling(8, 0.8, 0.95, 3, frequency_penalty=0.5), GUIDED, "hotels"),
+        Request(CAT, Sampling(8, 0.9, seed=4), Guidance(W, 0.8, 2.0, user="ada"), "whole", regex="[a-z ]{3,}"),
+    ]
+    found = haystack(kit.decoder(), needles, 8, trials)
+    assert len(moves) > trials
+    return found.differing
+
+
+def test_replies_that_move_keep_every_bit(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever a reply is moved to, and whatever lay there, it goes on as if it had always been there."""
+    assert _num_changed_by_moves(kit, 50, monkeypatch) == 0
+
+
+def test_a_move_that_leaves_something_behind_would_be_noticed(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: keys and values that don't move along change the needle."""
+    monkeypatch.setattr(SlotCache, "copy", lambda *_: None)
+    assert _num_changed_by_moves(kit, 10, monkeypatch) > 2
+
+
+def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
+    """A caller whose loop is closed is no reason to end the others'."""
+
+    def closed(_item: Piece | Generated | Exception) -> None:
+        raise RuntimeError("event loop is closed")
+
+    desk = Desk(kit.decoder(), 3)
+    request = Request(HELLO, Sampling(8), GUIDED)
+    desk.engine.submit(desk.decoder.reply(request, 1000, closed, is_streamed=True))
+    desk.engine.submit(desk.decoder.reply(Request(HELLO, Sampling(3)), 1001, closed))
+    caller = desk.submit(request, is_watched=True)
+    desk.drain()
+    alone = Desk(kit.decoder(), 3)
+    assert caller.generated.ids == alone.serve([request])[0].ids
+    assert same_bits(desk.trace(caller), alone.traces[0])
+    assert leftovers(desk.engine) == []
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
+    """Joined and left by strangers at every size of a step, logits stay within 1e-4 and tokens but for near ties."""
+    rng = random.Random(3)
+    desk = Desk(kit.decoder(), 32, max_waiting=500, buckets=(1, 2, 4, 8, 16))
+    needles = [
+        Request(CAT, Sampling(12), Guidance(W, 0.8, 2.0, user="ada")),
+        Request(HELLO, Sampling(12), GUIDED, "hotels"),
+        Request(talk("what?")[0], Sampling(12)),
+    ]
+    alone = [Desk(kit.decoder(), 1) for _ in needles]
+    expected = [a.serve([needle])[0].ids for a, needle in zip(alone, needles, strict=True)]
+    sought: list[tuple[int, Caller]] = []
+    rows = set()
+    for _ in range(150):
+        if rng.random() < 0.4:
+            i = rng.randrange(len(needles))
+            sought.append((i, desk.submit(needles[i], is_watched=True)))
+        for _ in range(rng.choice([0, 0, 0, 0, 0, 9])):
+            desk.submit(stranger(rng, kit.decoder()))
+        if not desk.engine.is_idle:
+            rows.add(desk.engine._scheduler.num_rows if desk.engine._scheduler.running else 0)
+            desk.engine.step()
+    desk.drain()
+    near_ties = 0
+    for i, caller in sought:
+        for step, pair in enumerate(zip(desk.trace(caller), alone[i].traces[0], strict=False)):
+            found, true = (trace.view(torch.float32) for trace in pair)
+            gap = torch.where(found == true, 0.0, (found - true).abs()).max()
+            best = true.topk(2).values
+            assert gap < 1e-4
+            if caller.generated.ids[step : step + 1] != expected[i][step : step + 1]:
+                assert best[0] - best[1] < 1e-4
+                near_ties += 1
+                break
+        else:
+            assert caller.generated.ids == expected[i]
+    print(f"{len(sought)} needles, {near_ties} near ties, steps of {sorted(rows)} slots")  # noqa: T201
+    assert len(sought) > 40
+    assert rows >= {1, 8, 16, 32}
+
+
+def test_a_stop_string_ends_a_reply_and_is_never_shown(kit: Kit) -> None:
+    """Wherever it begins and however many tokens it takes: the stream shows what comes before it, and nothing of it."""
+    desk, request = Desk(kit.decoder(), 4, 128, steers=[endless(kit)]), Request(HELLO, Sampling(40, 1.2, seed=1))
+    (whole,) = desk.serve([request])
+    num_across = 0
+    for start in range(1, 25, 2):
+        for length in (1, 5):
+            stop = whole.text[start : start + length]
+            sampling = Sampling(40, 1.2, seed=1, stop=("never written", stop))
+            caller = desk.submit(Request(HELLO, sampling), is_streamed=True)
+            shown = []
+            while caller.outcome is None:
+                desk.engine.step()
+                shown.append(caller.text)
+            expected = whole.text[: whole.text.find(stop)]
+            assert (caller.generated.text, caller.generated.finish_reason) == (expected, "stop")
+            assert shown[-1] == expected
+            assert all(expected.startswith(text) for text in shown)
+            num_across += len(caller.generated.ids) >= 2 and len(caller.pieces[-1].text) == 0
+    assert num_across > 5  # stops that were not to be seen in a piece of their own
+
+
+def test_a_stop_string_that_is_only_begun_is_shown_in_the_end(kit: Kit) -> None:
+    """What was held back because a stop might begin there comes with the last piece."""
+    desk, request = Desk(kit.decoder(), 1, steers=[endless(kit)]), Request(HELLO, Sampling(9, 1.2, seed=1))
+    (whole,) = desk.serve([request])
+    sampling = Sampling(9, 1.2, seed=1, stop=(whole.text[-2:] + "never",))
+    caller = desk.submit(Request(HELLO, sampling), is_streamed=True)
+    desk.drain()
+    assert (caller.generated.text, caller.generated.finish_reason) == (whole.text, "length")
+    assert caller.text == whole.text
+
+
+def test_log_probabilities_are_those_of_what_was_drawn_from(kit: Kit) -> None:
+    """Of every token the natural logarithm under the steered logits, and the n likeliest, for whoever asks only."""
+    desk = Desk(kit.decoder(), 3)
+    asks = [
+        Request(HELLO, Sampling(7, 1.1, 0.8, 2, logprobs=3), GUIDED, "hotels"),
+        Request(CAT, Sampling(5, logprobs=1)),
+        Request(CAT, Sampling(5), GUIDED),
+    ]
+    replies = desk.serve(asks)
+    assert replies[2].logprobs == ()
+    for number, reply in enumerate(replies[:2]):
+        n = asks[number].sampling.logprobs
+        assert len(reply.logprobs) == len(desk.traces[number])
+        for told, trace, token in zip(reply.logprobs, desk.traces[number], [*reply.ids, 1], strict=False):
+            log_p = trace.view(torch.float32).log_softmax(-1)
+            best = log_p.topk(n)
+            assert told.id == token
+            assert told.logprob == float(log_p[token])
+            assert [i for i, _ in told.top] == best.indices.tolist()
+            assert [value for _, value in told.top] == best.values.tolist()
+
+
+def test_the_end_has_a_log_probability_too(kit: Kit) -> None:
+    """The token that ends a reply was drawn like any other."""
+
+    def end_third(logits: Tensor, step: Step) -> Tensor:
+        return torch.where((step.index == 2)[:, None], logits.index_fill(-1, torch.tensor(kit.base.ends), 1e4), logits)
+
+    (reply,) = Desk(kit.decoder(), 1, steers=[end_third]).serve([Request(HELLO, Sampling(9, logprobs=1))])
+    assert len(reply.ids) == 2
+    assert [told.id for told in reply.logprobs] == [*reply.ids, *kit.base.ends]
+
+
+def test_a_seed_repeats_a_draw_whoever_is_there(kit: Kit) -> None:
+    """The same seed is the same reply at another time and place of one engine; another seed is another one."""
+    desk = Desk(kit.decoder(), 4)
+    draws = [Request(HELLO, Sampling(10, 1.0, seed=seed), GUIDED) for seed in (7, 8, 7, 7)]
+    together = [reply.ids for reply in desk.serve(draws)]
+    assert together[0] == together[2] == together[3] != together[1]
+    assert desk.serve(draws[1:2])[0].ids == together[1]
+
+
+def test_every_reply_has_its_own_limit(kit: Kit) -> None:
+    """And leaves when it has reached it, while the others go on."""
+    desk = Desk(kit.decoder(), 4, steers=[endless(kit)])
+    replies = desk.serve([Request(HELLO, Sampling(n)) for n in (1, 7, 3, 12, 2)])
+    assert [len(reply.ids) for reply in replies] == [1, 7, 3, 12, 2]
+    assert {reply.finish_reason for reply in replies} == {"length"}

@@ -100,13 +100,17 @@ class Worker:
 
     def _run(self) -> None:
         while self._wait():
-            while self._errands:
-                self._errands.popleft()()
             try:
+                self._run_errands()
                 self._engine.step()
             except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it, whatever it is
                 self._engine.abort(typed(error))
+        self._run_errands()  # what was handed over during the last step has somebody waiting, too
         self._engine.abort(EngineError("the engine was closed while the reply was written; send the request again"))
+
+    def _run_errands(self) -> None:
+        while self._errands:
+            self._errands.popleft()()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when the worker is closed."""

@@ -1,0 +1,42 @@
+"""A gate before every step of an engine, so that a test decides what happens between two of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from personalign.decode import Engine
+
+PATIENCE_S = 30.0
+
+
+class Gate:
+    """Lets steps through one by one; the engine waits before each."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._free, self._step, self.num_steps = threading.Semaphore(0), engine.step, 0
+        engine.step = self._pass  # type: ignore[method-assign]
+
+    def _pass(self) -> None:
+        self._free.acquire()
+        self._step()
+        self.num_steps += 1
+
+    def let(self, steps: int) -> None:
+        """Let so many steps happen, and wait for the last of them."""
+        wanted = self.num_steps + steps
+        self._free.release(steps)
+        until(lambda: self.num_steps >= wanted)
+
+    def open(self) -> None:
+        """Let everything through from now on."""
+        self._free.release(1_000_000)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never happens"
+        time.sleep(0.001)

@@ -1,0 +1,234 @@
+"""The engine's thread: many callers, none of whom waits for ever or gets what another one asked for."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from gate import Gate, until
+from tiny_models import Kit, talk
+
+from personalign.decode import Engine, Guidance, Piece, Request, Ticket, Worker
+from personalign.decode.heads import HeadKey
+from personalign.errors import EngineError, InputError, MessageError, Overloaded, ProfileError
+from personalign.types import Sampling
+
+LONG = Sampling(100, logit_bias={1: -100.0})  # a reply that doesn't end by itself
+SOON_S = 2.0
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start(kit: Kit) -> Iterator[Start]:
+    """Start workers over engines of one batch shape, which are closed in the end."""
+    workers: list[Worker] = []
+
+    def started(num_slots: int = 8, **options: int) -> Worker:
+        workers.append(Worker(Engine(kit.decoder(), num_slots, 256, buckets=(), **options)))
+        return workers[-1]
+
+    yield started
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture
+def gated(start: Start) -> Iterator[tuple[Worker, Gate]]:
+    """A worker whose steps wait for the test."""
+    worker = start()
+    gate = Gate(worker._engine)
+    yield worker, gate
+    gate.open()
+
+
+def person(seed: int) -> Guidance:
+    rng = np.random.default_rng(seed)
+    return Guidance(rng.normal(size=3) * 2, 1.0, revision=seed, user=f"user-{seed}")
+
+
+def requests(count: int) -> list[Request]:
+    """Different people, drawing different replies to different prompts, some with an expert."""
+    return [
+        Request(talk(f"cat {i}")[0], Sampling(24, 1.0, seed=i), person(i), expert="hotels" if i % 3 == 0 else None)
+        for i in range(count)
+    ]
+
+
+def waited_for(ticket: Ticket) -> queue.SimpleQueue[Exception]:
+    """Let a thread of its own wait for a reply that has to fail; it may hang without keeping anybody else."""
+    outcome: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            ticket.result()
+        except EngineError as error:
+            outcome.put(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return outcome
+
+
+def test_everybody_gets_their_own_reply(start: Start) -> None:
+    """Forty callers at once on eight slots: each gets the very reply, and the account, they get alone."""
+    worker, asked = start(), requests(40)
+    alone = [worker.submit(request).result() for request in asked]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        together = list(pool.map(lambda request: worker.submit(request).result(), asked))
+    assert [reply.ids for reply in together] == [reply.ids for reply in alone]
+    assert [(reply.kl, reply.changed, reply.gained) for reply in together] == [
+        (reply.kl, reply.changed, reply.gained) for reply in alone
+    ]
+    assert len({reply.ids for reply in alone}) == len(asked)  # the control: a foreign reply would be seen
+
+
+def test_a_stream_is_the_reply(start: Start) -> None:
+    """The pieces come one by one, and make up the text."""
+    worker = start()
+    for request in requests(6):
+        *pieces, reply = worker.submit(request, is_streamed=True)
+        assert all(isinstance(piece, Piece) for piece in pieces)
+        assert "".join(piece.text for piece in pieces) == reply.text
+        assert reply.ids == worker.submit(request).result().ids
+
+
+@pytest.mark.parametrize("cancels", [True, False], ids=["cancelled", "control"])
+def test_a_cancelled_reply_ends_within_two_steps(gated: tuple[Worker, Gate], *, cancels: bool) -> None:
+    """Its slot is free, its head unpinned, and whoever waits for it gets an error; not cancelled, it goes on."""
+    worker, gate = gated
+    ticket = worker.submit(Request(talk("cat")[0], LONG, person(1)), is_streamed=True)
+    gate.let(3)
+    assert isinstance(next(iter(ticket)), Piece)
+    if cancels:
+        ticket.cancel()
+    gate.let(1)
+    assert worker._engine.is_idle == cancels
+    if cancels:
+        with pytest.raises(EngineError, match="cancelled"):
+            ticket.result()
+
+
+def test_a_cancelled_reply_that_waits_never_begins(gated: tuple[Worker, Gate]) -> None:
+    """Cancelling what has no slot yet takes it out of the queue."""
+    worker, gate = gated
+    tickets = [worker.submit(Request(talk("cat")[0], LONG)) for _ in range(9)]
+    gate.let(2)
+    assert worker._engine._scheduler.num_waiting == 1
+    for ticket in tickets:
+        ticket.cancel()
+    gate.let(1)
+    assert worker._engine.is_idle
+
+
+def test_closing_ends_what_is_written(start: Start) -> None:
+    """Everybody who waits gets an EngineError soon; nothing is taken on afterwards; closing twice does no harm."""
+    worker = start(num_slots=2)
+    waiting = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(6)]
+    until(lambda: not worker._engine.is_idle)
+    began = time.monotonic()
+    worker.close()
+    for outcome in waiting:
+        with pytest.raises(EngineError, match="closed"):
+            raise outcome.get(timeout=SOON_S)
+    assert time.monotonic() - began < SOON_S
+    assert not worker._thread.is_alive()
+    worker.close()
+    with pytest.raises(EngineError, match="closed"):
+        worker.submit(Request(talk("cat")[0]))
+
+
+def test_closing_forgets_nobody(gated: tuple[Worker, Gate]) -> None:
+    """A request that was handed over while the last step ran is told, too."""
+    worker, gate = gated
+    worker.submit(Request(talk("cat")[0], LONG))
+    gate.let(1)
+    until(lambda: not worker._errands)
+    late = waited_for(
+        worker.submit(Request(talk("hat")[0], LONG))
+    )  # the thread is before a step, and reads it only afterwards
+    closing = threading.Thread(target=worker.close)
+    closing.start()
+    until(lambda: worker._is_closed)
+    gate.open()
+    closing.join()
+    with pytest.raises(EngineError, match="closed"):
+        raise late.get(timeout=SOON_S)
+
+
+def test_more_than_may_wait_are_refused(start: Start) -> None:
+    """One is written, one waits, the third caller hears so at once; the two get their replies."""
+    worker = start(num_slots=1, max_waiting=1)
+    gate = Gate(worker._engine)
+    first = worker.submit(Request(talk("cat")[0], Sampling(5)))
+    gate.let(1)
+    second = worker.submit(Request(talk("hat")[0], Sampling(5)))
+    with pytest.raises(Overloaded, match="1 requests wait for 1 slots"):
+        worker.submit(Request(talk("mat")[0], Sampling(5)))
+    gate.open()
+    assert first.result().ids
+    assert second.result().ids
+
+
+BAD: dict[str, tuple[Request, type[Exception]]] = {
+    "no message": (Request([]), MessageError),
+    "long": (Request(talk("cat " * 300)[0]), MessageError),
+    "too long for a slot": (Request(talk("cat")[0], Sampling(256)), MessageError),
+    "sampling": (Request(talk("cat")[0], Sampling(temperature=-1.0)), InputError),
+    "expert": (Request(talk("cat")[0], expert="magic"), InputError),
+    "alpha": (Request(talk("cat")[0], expert="hotels", alpha=-1.0), InputError),
+    "rule": (Request(talk("cat")[0], rule="magic"), InputError),
+    "no reward model": (Request(talk("cat")[0], rule="args"), InputError),
+    "weights": (Request(talk("cat")[0], guidance=Guidance(np.ones(4), 1.0)), ProfileError),
+    "strength": (Request(talk("cat")[0], guidance=Guidance(np.ones(3), 1.0, strength=-1.0)), InputError),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_raises_where_it_is_made(gated: tuple[Worker, Gate], case: str) -> None:
+    """The caller's own thread gets the error, and the engine never hears of it."""
+    request, kind = BAD[case]
+    worker, _ = gated
+    with pytest.raises(kind):
+        worker.submit(request)
+    assert worker._engine.is_idle
+    assert not worker._errands
+
+
+def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
+    """A reply goes on without them and says so; no number of theirs is left; another person's stays."""
+    worker, gate = gated
+    bank = worker._engine.bank
+    assert bank is not None
+    ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i))) for i in (1, 2))
+    gate.let(5)
+    assert bank.row(HeadKey("user-1", 0, 1)) is not None
+    worker.forget("user-1")
+    gate.let(2)
+    assert bank.row(HeadKey("user-1", 0, 1)) is None
+    assert int(bank.weights.any(-1).sum()) == 1  # ben's
+    gate.open()
+    forgotten, known = ada.result(), ben.result()
+    assert (forgotten.guided, forgotten.reason) == (False, "forgotten")
+    assert (known.guided, known.reason) == (True, None)
+    assert forgotten.kl > 0  # until then
+    assert len(forgotten.ids) == len(known.ids) == LONG.max_tokens
+
+
+def test_a_failing_step_ends_its_replies_and_no_other(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a step throws reaches those who wait; the next request is served."""
+    worker = start()
+    step = worker._engine.step
+
+    def fail() -> None:
+        monkeypatch.setattr(worker._engine, "step", step)
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(worker._engine, "step", fail)
+    with pytest.raises(EngineError, match="the device is gone"):
+        worker.submit(Request(talk("cat")[0], Sampling(5))).result()
+    assert worker.submit(Request(talk("cat")[0], Sampling(5))).result().ids

@@ -29,10 +29,9 @@ class RecentProfiles:
         if version != self._version:
             self._profiles, self._version = OrderedDict(), version
         profiles = self._profiles  # another thread may begin a new dictionary meanwhile
-        if user not in profiles:
-            profile = self._read(user)
-            profiles[user] = profile
+        profile = profiles.get(user)
+        if profile is None:
+            profile = profiles[user] = self._read(user)
             while len(profiles) > CAPACITY:
                 profiles.popitem(last=False)
-            return profile
-        return profiles[user]
+        return profile

@@ -1,0 +1,120 @@
+"""Profiles that are kept at hand are never older than the store, whoever commits, whenever."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from personalign.store import RecentProfiles, Store, recent
+from personalign.store.store import Fit
+from personalign.types import Profile
+
+NUM_COMMITS = 60
+
+
+class Stale(RecentProfiles):
+    """The trap: the counter is read after the profile, and tells of a commit that the profile lacks."""
+
+    def get(self, user: str) -> Profile:
+        if user not in self._profiles or self._store.data_version() != self._version:
+            self._profiles[user] = self._read(user)
+            self._version = self._store.data_version()
+        return self._profiles[user]
+
+
+@pytest.fixture
+def read(store: Store) -> Callable[[str], Profile]:
+    def newest(user: str) -> Profile:
+        found = store.profile(user, "basis")
+        return found or Profile(user, "basis", 0, np.zeros(3), np.eye(3), 0, 0)
+
+    return newest
+
+
+@pytest.fixture(autouse=True)
+def hasty_threads() -> Iterator[None]:
+    """Threads change as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(("kind", "is_fresh"), [(RecentProfiles, True), (Stale, False)], ids=["ours", "control"])
+def test_a_commit_while_a_profile_is_read_is_seen(
+    store: Store, show: Callable[..., object], fit: Fit, read: Callable[[str], Profile], kind: type, *, is_fresh: bool
+) -> None:
+    """What was read before the commit is forgotten after it."""
+
+    def read_slowly(user: str) -> Profile:
+        before = read(user)
+        if not before.revision:
+            store.commit_answer(user, show("q").id, "a", fit)
+        return before
+
+    profiles = kind(store, read_slowly)
+    assert profiles.get("ada").revision == 0
+    assert (profiles.get("ada").revision == 1) == is_fresh
+
+
+def test_no_thread_gets_an_older_profile(
+    store: Store,
+    show: Callable[..., object],
+    fit: Fit,
+    read: Callable[[str], Profile],
+) -> None:
+    """While one thread commits, others read: each finds at least the revision that was committed when it asked."""
+    profiles, committed, is_over = RecentProfiles(store, read), 0, threading.Event()
+
+    def commit() -> None:
+        nonlocal committed
+        for number in range(NUM_COMMITS):
+            committed = store.commit_answer("ada", show(f"q{number}").id, "a", fit).revision
+        is_over.set()
+
+    def ask() -> int:
+        num_seen = 0
+        while not is_over.is_set():
+            least = committed
+            assert profiles.get("ada").revision >= least
+            num_seen += 1
+        return num_seen
+
+    with ThreadPoolExecutor(5) as pool:
+        asking = [pool.submit(ask) for _ in range(4)]
+        pool.submit(commit).result()
+        assert all(done.result() for done in asking)
+    assert profiles.get("ada").revision == NUM_COMMITS
+
+
+def test_a_profile_is_read_once_until_someone_commits(
+    store: Store, show: Callable[..., object], fit: Fit, read: Callable[[str], Profile]
+) -> None:
+    """Asking again costs no read; any commit, of another person too, costs one."""
+    users: list[str] = []
+
+    def count(user: str) -> Profile:
+        users.append(user)
+        return read(user)
+
+    profiles = RecentProfiles(store, count)
+    for _ in range(3):
+        profiles.get("ada")
+    assert users == ["ada"]
+    store.add_user("ben")
+    profiles.get("ada")
+    assert users == ["ada", "ada"]
+
+
+def test_little_room_is_shared(store: Store, read: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that push each other's profiles out still get them."""
+    monkeypatch.setattr(recent, "CAPACITY", 1)
+    profiles = RecentProfiles(store, lambda user: Profile(user, "basis", 0, np.zeros(3), np.eye(3), 0, 0))
+    users = [f"user-{number % 3}" for number in range(3000)]
+    with ThreadPoolExecutor(6) as pool:
+        assert [profile.user for profile in pool.map(profiles.get, users)] == users

@@ -1,8 +1,9 @@
-"""ARGS the straightforward way: for every token, the reward model's cache is copied once for each candidate.
+"""ARGS the straightforward way: k copies of the text so far, in the reward model's cache as well as in its first batch.
 
 score(v) = logit(v) + w · r(x, y, v) over the k likeliest tokens, of which the best is taken: Khanov et al., arXiv
-2402.01694, algorithm 1 with greedy selection. One reply at a time, both models with a cache, one reward.
-``decode/args.py`` writes the same tokens over one shared prefix; ``decode/reference.py`` is what both are held to.
+2402.01694, algorithm 1 with greedy selection. One reply at a time and one reward; every candidate is a row of a batch,
+and after each token all rows of the cache become copies of the chosen one. ``decode/args.py`` writes the same tokens
+over one shared prefix; ``decode/reference.py`` is what both are held to.
 """
 
 from __future__ import annotations
@@ -22,21 +23,18 @@ NUM_CANDIDATES, WEIGHT = 10, 1.5  # k and w of the paper's release
 def generate(base: CausalModel, reward: RewardModel, prompt: Sequence[int], max_tokens: int) -> list[int]:
     """Write a reply; both models read the same tokens."""
     read, judged = DynamicCache(), DynamicCache()
-    tokens = torch.tensor([prompt], device=base.device)
-    reward.backbone(input_ids=tokens, use_cache=True, **{reward.cache_argument: judged})
+    unread = unjudged = torch.tensor([prompt], device=base.device)
     ids: list[int] = []
     while len(ids) < max_tokens:
-        output = base.model(input_ids=tokens, use_cache=True, logits_to_keep=1, **{base.cache_argument: read})
+        output = base.model(input_ids=unread, use_cache=True, **{base.cache_argument: read})
         best = output.logits[0, -1].float().topk(NUM_CANDIDATES)
-        judged.batch_repeat_interleave(NUM_CANDIDATES)
-        candidates = reward.backbone(
-            input_ids=best.indices[:, None], use_cache=True, **{reward.cache_argument: judged}
-        ).last_hidden_state
-        scores = best.values + WEIGHT * reward.score(candidates)[:, 0, 0]
+        rows = torch.cat([unjudged.expand(NUM_CANDIDATES, -1), best.indices[:, None]], dim=-1)
+        hidden = reward.backbone(input_ids=rows, use_cache=True, **{reward.cache_argument: judged}).last_hidden_state
+        scores = best.values + WEIGHT * reward.score(hidden[:, -1:])[:, 0, 0]
         chosen = scores.argmax()
-        judged.batch_select_indices(chosen[None])
-        tokens = best.indices[chosen][None, None]
-        if int(tokens) in base.ends:
+        judged.batch_select_indices(chosen.expand(NUM_CANDIDATES))
+        unread, unjudged = best.indices[chosen].view(1, 1), rows[:1, :0]
+        if int(unread) in base.ends:
             break
-        ids.append(int(tokens))
+        ids.append(int(unread))
     return ids

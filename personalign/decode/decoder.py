@@ -7,9 +7,11 @@ of requests runs an engine to its end.
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from personalign.basis import Steering
 from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, Matcher
 from personalign.decode.engine import Engine
-from personalign.decode.experts import Expert, check_vocabulary
+from personalign.decode.experts import Expert, check_vocabulary, load_expert
 from personalign.decode.load import CausalModel, check_tokens, render
 from personalign.decode.request import (
     Generated,
@@ -63,6 +65,8 @@ class Decoder:
         if reward is not None:
             check_tokens(base, reward)
         self.base, self.steering, self.experts, self.reward = base, steering, dict(experts), reward
+        self._small = next((expert.anti for expert in experts.values()), None)
+        self._changing = threading.Lock()  # one expert at a time
         self.head = None if head is None else head.to(base.device)
         self.table = self._embed()
 
@@ -82,6 +86,41 @@ class Decoder:
     def with_steering(self, steering: Steering) -> Decoder:
         """The same models and head, steered more or less."""
         return Decoder(self.base, self.head, steering, self.experts, self.reward)
+
+    def add_expert(self, path: str | Path, small: CausalModel | None = None) -> Expert:
+        """Load an expert's folder, also while replies are written; the next request may name it.
+
+        Args:
+            path: the folder, whose name is the expert's.
+            small: the model it was tuned on; None means the one that the experts so far were tuned on.
+
+        Raises:
+            ModelError: there is one of that name, there is no small model, or ``load_expert`` refuses the folder.
+        """
+        with self._changing:
+            name, small = Path(path).resolve().name, small or self._small
+            if name in self.experts:
+                raise ModelError(f"there is an expert called {name!r}; remove it first, or rename the folder")
+            if small is None:
+                raise ModelError(f"no small model is loaded for the expert {name!r}; pass the one it was tuned on")
+            check_vocabulary(self.base, small)
+            beside = (expert for expert in self.experts.values() if expert.anti is small and expert.peft is not None)
+            expert = load_expert(path, small, next(beside, None))
+            if expert.tuned is not None:
+                check_vocabulary(self.base, expert.tuned)
+            self.experts, self._small = self.experts | {name: expert}, small
+            return expert
+
+    def remove_expert(self, name: str) -> None:
+        """Let no request name an expert any more, and free its weights; replies being written with it end in an error.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        with self._changing:
+            expert = self._expert(name)
+            self.experts = {other: e for other, e in self.experts.items() if other != name}
+            expert.remove()
 
     @torch.no_grad()
     def _embed(self) -> Tensor | None:
@@ -150,8 +189,8 @@ class Decoder:
         check_constraint(request.schema, request.regex)
         if request.alpha is not None:
             check_alpha(request.alpha)
-        if request.expert is not None and request.expert not in self.experts:
-            raise InputError(f"no expert {request.expert!r}; expected one of {sorted(self.experts)}, or None")
+        if request.expert is not None:
+            self._expert(request.expert)
         if request.rule not in RULES:
             raise InputError(f"the rule {request.rule!r} is unknown; expected one of {', '.join(RULES)}")
         if request.rule == "args":
@@ -180,11 +219,17 @@ class Decoder:
         """The expert to mix in; None where it would change nothing, and every bit has to stay."""
         if request.expert is None:
             return None
-        expert = self.experts[request.expert]
+        expert = self._expert(request.expert)
         alpha = expert.alpha if request.alpha is None else float(request.alpha)
         if alpha == 0 or expert.changes_nothing:
             return None
         return Stack(expert, alpha, self._prompt(expert.anti, request))
+
+    def _expert(self, name: str) -> Expert:
+        expert = self.experts.get(name)
+        if expert is None or expert.removed.is_set():
+            raise InputError(f"no expert {name!r}; expected one of {sorted(self.experts)}, or None")
+        return expert
 
     def judged(self, request: Request) -> Judged | None:
         """What a reward model makes of a request: one reward is everyone's, several are weighed by the person's head.

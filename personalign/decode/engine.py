@@ -90,7 +90,7 @@ class Engine:
         self._scheduler = Scheduler(num_slots, max_waiting, buckets)
         self._progress = Progress(num_slots, base.device)
         self._lane = Lane(base, num_slots, self.max_length, backend=backend)
-        self._mixes: dict[str, Mix] = {}  # by expert, made when first asked for
+        self._mixes: dict[Expert, Mix] = {}  # made when first asked for
         self._constraints = ConstraintRows(num_slots, base.num_logits, base.device)
         self._sampler = RowSampler(num_slots, base.num_logits, self.max_length, base.device)
         self.bank: HeadBank | None = None
@@ -158,9 +158,10 @@ class Engine:
     # admit
 
     def _withdraw(self) -> None:
-        """Let go of the cancelled replies, waiting and running, and close the gaps between the others."""
+        """Let go of cancelled replies, waiting and running, and of removed experts; close the gaps between the rest."""
         for slot in self._scheduler.withdraw():
             self._release(slot)
+        self._mixes = {e: mix for e, mix in self._mixes.items() if mix.slots or not e.removed.is_set()}
         for source, target in self._scheduler.moves():
             for part in self._parts():
                 part.move(source, target)
@@ -198,11 +199,9 @@ class Engine:
         return self._args
 
     def _mix(self, expert: Expert) -> Mix:
-        mix = self._mixes.get(expert.name)
-        if mix is None or mix.expert is not expert:
-            mix = Mix(expert, self._num_slots, self.max_length, self.decoder.base.num_tokens)
-            self._mixes[expert.name] = mix
-        return mix
+        if expert not in self._mixes:
+            self._mixes[expert] = Mix(expert, self._num_slots, self.max_length, self.decoder.base.num_tokens)
+        return self._mixes[expert]
 
     def _read(self, slot: int, budget: int) -> int:
         """Read up to about ``budget`` tokens of a slot's prompts; when all are read, the reply may be written."""

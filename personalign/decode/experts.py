@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 from torch import Tensor
 
+from personalign.decode.backbone import UNFIT
 from personalign.decode.lane import Lane
 from personalign.decode.load import CausalModel, check_tokens, load_causal
 from personalign.decode.steer import Step
-from personalign.errors import ModelError
+from personalign.errors import EngineError, ModelError
 
 BASE_ADAPTER = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 
@@ -39,6 +40,7 @@ class Expert:
     anti: CausalModel
     tuned: CausalModel | None = None  # a separate checkpoint
     peft: PeftModel | None = None  # or a PeftModel around `anti`, with an adapter of this name
+    removed: threading.Event = field(default_factory=threading.Event, repr=False)  # set by remove
 
     @cached_property
     def changes_nothing(self) -> bool:
@@ -47,6 +49,14 @@ class Expert:
             ours, theirs = self.anti.model.state_dict(), self.tuned.model.state_dict()
             return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
         return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
+
+    def remove(self) -> None:
+        """Free an adapter's weights; the last one leaves the small model as it was loaded. Any thread may do so."""
+        self.removed.set()
+        if self.peft is None:
+            return
+        with self.anti.lock:
+            _detach(self.peft, self.name)
 
     @property
     def _adapted(self) -> PeftModel:
@@ -81,7 +91,10 @@ class Mix:
 
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
-        return sum(lane.read(slot) for lane in self._lanes) if slot in self.slots else 0
+        if slot not in self.slots:
+            return 0
+        self._check()
+        return sum(lane.read(slot) for lane in self._lanes)
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
         """Take the drawn tokens as what the next step reads."""
@@ -110,12 +123,20 @@ class Mix:
         """Move the logits by α · (expert − anti-expert)."""
         if not self.slots:
             return logits
+        self._check()
         alpha = self._alpha[: len(logits)]
         running = [slot for slot in step.writing if slot in self.slots]
         active = step.active & (alpha != 0)
         follows = [lane.step(active, running)[0] for lane in self._lanes]
         tuned, anti = follows if len(follows) == 2 else (follows[0][0::2], follows[0][1::2])
         return mix(logits, tuned, anti, alpha, self._num_tokens)
+
+    def _check(self) -> None:
+        if self.expert.removed.is_set():
+            raise EngineError(
+                f"the expert {self.expert.name!r} was removed while the reply was written; send the request again "
+                "without it"
+            )
 
 
 def _adds_something(layer: LoraLayer, name: str) -> bool:
@@ -198,16 +219,17 @@ def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> PeftMode
     if beside is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
         raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
     peft = None if beside is None else beside.peft
-    try:
-        peft = _attached(folder, anti, peft)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, ModelError):
-            raise
-        found = str(error).splitlines()[0]
-        raise ModelError(f"{folder} doesn't fit {anti.name} ({found}); expected a LoRA tuned on it") from error
-    tuner: Any = peft.base_model
-    tuner.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
-    return peft.eval().requires_grad_(requires_grad=False)
+    with anti.lock:  # replies may be written with it
+        try:
+            peft = _attached(folder, anti, peft)
+        except UNFIT as error:
+            if isinstance(error, ModelError):
+                raise
+            found = str(error).splitlines()[0]
+            raise ModelError(f"{folder} doesn't fit {anti.name} ({found}); expected a LoRA tuned on it") from error
+        tuner: Any = peft.base_model
+        tuner.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
+        return peft.eval().requires_grad_(requires_grad=False)
 
 
 def _attached(folder: Path, anti: CausalModel, peft: PeftModel | None) -> PeftModel:
@@ -216,11 +238,26 @@ def _attached(folder: Path, anti: CausalModel, peft: PeftModel | None) -> PeftMo
     config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config, LoraConfig) or config.use_dora:
         raise ModelError(f"{folder} isn't a plain LoRA adapter; expected peft_type LORA without DoRA")
-    if peft is not None:
-        peft.load_adapter(str(folder), adapter_name=folder.name)
-        return peft
     with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         # an expert may tune tied embeddings: it is never merged, which is what peft warns of
         warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`", category=UserWarning)
-        return PeftModel.from_pretrained(anti.model, str(folder), adapter_name=folder.name, config=config)
+        if peft is None:
+            config.inference_mode, config.base_model_name_or_path = True, None  # peft would compare folders' names
+            peft = get_peft_model(anti.model, config, adapter_name=folder.name)
+    try:
+        peft.load_adapter(str(folder), adapter_name=folder.name)
+    except UNFIT:
+        _detach(peft, folder.name)  # which stays half loaded otherwise
+        raise
+    return peft
+
+
+def _detach(peft: PeftModel, name: str) -> None:
+    """Delete an adapter; the last one leaves the model as it was without any."""
+    if name in peft.peft_config:
+        peft.delete_adapter(name)
+    if rest := list(peft.peft_config):
+        peft.active_adapter = rest[0]  # the name of one that is gone would fail every pass
+    else:
+        peft.unload()

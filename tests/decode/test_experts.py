@@ -3,15 +3,25 @@
 import json
 import math
 import shutil
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny_models import Kit, bits, network, save_adapter, saved, tokenizer
+from peft.tuners.lora import LoraLayer
+from serving import Caller, Desk, leftovers, same_bits
+from tiny_models import Kit, bits, network, save_adapter, saved, talk, tokenizer
 
 from personalign.decode.experts import check_vocabulary, load_expert, load_experts, mix
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal
-from personalign.errors import ModelError
+from personalign.decode.request import Request
+from personalign.decode.rewards import Guidance
+from personalign.errors import EngineError, InputError, ModelError
+from personalign.types import Sampling
 
 
 def test_a_weight_of_zero_and_equal_experts_keep_every_bit() -> None:
@@ -105,3 +115,154 @@ def test_an_adapter_of_another_size_or_kind_is_refused(kit: Kit, tmp_path) -> No
     (dora / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(ModelError, match="isn't a plain LoRA"):
         load_expert(dora, kit.folder / "small")
+
+
+# ---------------------------------------------------------------- while replies are written
+
+W = np.array([1.0, -2.0, 0.5])
+HELLO, CAT = talk("hello", "the cat")
+PLAIN, HOTELS = Request(HELLO, Sampling(12), Guidance(W, 0.8)), Request(CAT, Sampling(12), None, "hotels")
+
+
+def _serving(kit: Kit, *names: str) -> Desk:
+    """An engine whose experts, adapters of a small model of its own, come by these names."""
+    experts = load_experts([kit.folder / name for name in names], load_causal(kit.folder / "small", "cpu"))
+    return Desk(kit.decoder(experts=experts), 3, 128)
+
+
+def _step_until_written(desk: Desk, caller: Caller, num_tokens: int) -> None:
+    while sum(len(piece.ids) for piece in caller.pieces) < num_tokens:
+        desk.engine.step()
+
+
+def test_an_expert_that_is_added_serves_the_next_request(kit: Kit) -> None:
+    """As if it had been there from the start, and no bit changes of what is being written meanwhile."""
+    there = _serving(kit, "hotels", "empty")
+    expected = there.serve([PLAIN, HOTELS])
+    desk = _serving(kit, "empty")
+    with pytest.raises(InputError, match="no expert 'hotels'"):
+        desk.submit(HOTELS)
+    plain = desk.submit(PLAIN, is_streamed=True, is_watched=True)
+    _step_until_written(desk, plain, 3)
+    added = desk.decoder.add_expert(kit.folder / "hotels")
+    assert (added.name, added.alpha) == ("hotels", 0.5)
+    stacked = desk.submit(HOTELS, is_watched=True)
+    desk.drain()
+    assert [plain.generated.ids, stacked.generated.ids] == [reply.ids for reply in expected]
+    assert same_bits(desk.trace(plain), there.traces[0])
+    assert same_bits(desk.trace(stacked), there.traces[1])
+    whole = replace(HOTELS, expert="whole", alpha=0.5)
+    desk.decoder.add_expert(kit.folder / "whole")  # a separate checkpoint
+    assert desk.serve([whole])[0].ids == Desk(kit.decoder(), 3, 128).serve([whole])[0].ids
+
+
+def test_an_expert_that_is_removed_ends_its_own_replies_only(kit: Kit) -> None:
+    """Running, being read or waiting, they are told why; nobody may name it, and nothing else changes a bit."""
+    there = _serving(kit, "hotels")
+    there.serve([PLAIN])
+    desk = _serving(kit, "hotels")
+    plain = desk.submit(PLAIN, is_streamed=True, is_watched=True)
+    running = desk.submit(HOTELS, is_streamed=True)
+    _step_until_written(desk, running, 3)
+    waiting = [desk.submit(replace(HOTELS, messages=CAT)) for _ in range(3)]
+    desk.decoder.remove_expert("hotels")
+    desk.drain()
+    for caller in (running, *waiting):
+        assert isinstance(caller.outcome, EngineError)
+        assert "the expert 'hotels' was removed while the reply was written" in str(caller.outcome)
+    assert same_bits(desk.trace(plain), there.traces[0])
+    for name in ("hotels", "boats"):
+        with pytest.raises(InputError, match=rf"no expert '{name}'; expected one of \[\], or None"):
+            desk.decoder.remove_expert(name)
+    with pytest.raises(InputError, match="no expert 'hotels'"):
+        desk.submit(HOTELS)
+    assert leftovers(desk.engine) == []
+    desk.submit(PLAIN)
+    desk.drain()
+    assert desk.engine._mixes == {}  # its caches are free
+
+
+@pytest.mark.parametrize("others", [(), ("empty",)])
+def test_the_small_model_is_as_it_was_when_an_adapter_is_gone(kit: Kit, others: tuple[str, ...]) -> None:
+    """No weight of it is left, and it may come again; a new folder under the old name is another expert."""
+    desk = _serving(kit, "hotels", *others)
+    decoder, anti = desk.decoder, desk.decoder.experts["hotels"].anti
+    (first,) = desk.serve([HOTELS])
+    decoder.remove_expert("hotels")
+    assert not any("hotels" in name for name, _ in anti.model.named_parameters())
+    assert any(isinstance(module, LoraLayer) for module in anti.model.modules()) == bool(others)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    fresh, _ = forward(load_causal(kit.folder / "small", "cpu"), ids)
+    assert torch.equal(bits(forward(anti, ids)[0]), bits(fresh))
+    decoder.add_expert(kit.folder / "hotels")
+    assert desk.serve([HOTELS])[0].ids == first.ids
+
+
+def test_an_expert_may_be_replaced_by_another_of_its_name(kit: Kit, tmp_path) -> None:
+    """Requests are served by the one that was there when they came, or told that it is gone."""
+    other = save_adapter(tmp_path / "hotels", network(kit.family, 1), 9)
+    desk = _serving(kit, "hotels")
+    (before,) = desk.serve([HOTELS])
+    old = desk.submit(HOTELS, is_streamed=True)
+    _step_until_written(desk, old, 2)
+    desk.decoder.remove_expert("hotels")
+    desk.decoder.add_expert(other)
+    (after,) = desk.serve([HOTELS])
+    assert isinstance(old.outcome, EngineError)
+    assert after.ids != before.ids
+    alone = load_experts([other], load_causal(kit.folder / "small", "cpu"))
+    assert after.ids == Desk(kit.decoder(experts=alone), 3, 128).serve([HOTELS])[0].ids
+
+
+def test_experts_may_come_and_go_from_another_thread(kit: Kit) -> None:
+    """While an engine writes: who doesn't use them keeps every bit, who does gets the whole reply or an error."""
+    there = _serving(kit, "empty", "hotels")
+    expected = there.serve([replace(PLAIN, sampling=Sampling(100)), HOTELS])
+    desk = _serving(kit, "empty")
+    plain = desk.submit(replace(PLAIN, sampling=Sampling(100)), is_watched=True)
+    is_over, stacked = threading.Event(), []
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            desk.decoder.add_expert(kit.folder / "hotels")
+            time.sleep(0.02)
+            desk.decoder.remove_expert("hotels")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        while plain.outcome is None or len(stacked) < 8:
+            with suppress(InputError):
+                stacked.append(desk.submit(HOTELS))
+            desk.engine.step()
+    finally:
+        is_over.set()
+        thread.join()
+    desk.drain()
+    assert plain.generated.ids == expected[0].ids
+    assert same_bits(desk.trace(plain), there.traces[0])
+    for caller in stacked:
+        assert isinstance(caller.outcome, EngineError) or caller.generated.ids == expected[1].ids
+    assert leftovers(desk.engine) == []
+
+
+def test_what_cannot_be_added_is_refused_and_changes_nothing(kit: Kit, tmp_path) -> None:
+    """A name that is taken, a folder that doesn't fit, no small model to put it on."""
+    desk = _serving(kit, "hotels")
+    decoder, (before,) = desk.decoder, desk.serve([HOTELS])
+    with pytest.raises(ModelError, match="there is an expert called 'hotels'; remove it first"):
+        decoder.add_expert(kit.folder / "hotels")
+    wide, small = save_adapter(tmp_path / "wide", network(kit.family, 1, hidden=64), 0), decoder.experts["hotels"].anti
+    for _ in range(2):
+        with pytest.raises(ModelError, match="doesn't fit"):
+            decoder.add_expert(wide)
+    assert list(decoder.experts) == ["hotels"]
+    assert not any("wide" in name for name, _ in small.model.named_parameters())
+    assert desk.serve([HOTELS])[0].ids == before.ids
+    with pytest.raises(ModelError, match="no small model is loaded for the expert 'hotels'; pass the one it was tuned"):
+        kit.decoder(experts={}).add_expert(kit.folder / "hotels")
+    decoder.remove_expert("hotels")
+    with pytest.raises(ModelError, match="doesn't fit"):
+        decoder.add_expert(wide)
+    assert decoder.add_expert(kit.folder / "hotels").anti is small
+    assert kit.decoder(experts={}).add_expert(kit.folder / "hotels", load_causal(kit.folder / "small", "cpu"))

@@ -27,6 +27,7 @@ from personalign.show import (
     show_onboarded,
     show_people,
     show_profile,
+    show_quality,
     show_question,
     show_reply,
     show_report,
@@ -279,6 +280,38 @@ def bench_decode(
 
     found = run_decode(device or Settings().device, Plan(is_full=full), only, results)
     _print_json(found) if as_json else show_decode(out, found)
+
+
+@bench.command("quality")
+def bench_quality(
+    prompts: Annotated[int, typer.Option(help="held-out prompts, of 100")] = 100,
+    people: Annotated[int, typer.Option(help="simulated people")] = 8,
+    data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,
+    work: Annotated[Path, typer.Option(help="where the reward models are kept")] = Path(".zoo/rewards"),
+    only: Annotated[str, typer.Option(help="only figures whose names begin so", show_default="all")] = "",
+    results: Annotated[Path | None, typer.Option("--out", help="a file that is renewed with each figure")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what people with known hidden tastes gain, and how far it moves the model; about 25 minutes."""
+    from personalign.bench.quality import Plan, run_quality
+
+    plan, settings = Plan(num_people=people, num_prompts=prompts), Settings()
+    found = run_quality(plan, device or settings.device, data or settings.data, work, only, results)
+    _print_json(found) if as_json else show_quality(out, found)
+
+
+@bench.command("plot")
+def bench_plot(
+    result: Annotated[Path, typer.Argument(help="what bench quality --out left")],
+    folder: Annotated[Path, typer.Argument(help="where quality.png and alpha.png go")],
+    as_json: AsJson = False,
+) -> None:
+    """Draw a result of bench quality."""
+    from personalign.bench.plot import plot
+
+    pictures = [str(path) for path in plot(result, folder)]
+    _print_json({"pictures": pictures}) if as_json else out.print(*pictures, sep="\n", markup=False)
 
 
 def _open(

@@ -188,3 +188,14 @@ def show_decode(console: Console, found: dict[str, Any]) -> None:
         )
     console.print(table)
     console.print(Text(", ".join(f"{name} {value}" for name, value in (found["machine"] | found["versions"]).items())))
+
+
+def show_quality(console: Console, found: dict[str, Any]) -> None:
+    """Figures with their intervals, and the divergence that they cost."""
+    table = Table("figure", "value", "95 %", "KL")
+    for row in found["rows"]:
+        interval = f"{row['low']:+.2f} … {row['high']:+.2f}" if "low" in row else ""
+        table.add_row(row["figure"], f"{row['value']:+.3f}", interval, f"{row['kl']:.3f}" if "kl" in row else "")
+    console.print(table)
+    for reason in found["skipped"]:
+        console.print(Text(f"skipped {reason}"))

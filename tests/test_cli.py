@@ -24,6 +24,7 @@ from personalign.store.driver import sqlite_driver
 # a loaded model's libraries warn of things to come; what reaches stdout is what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+QUALITY = Path(__file__).parents[1] / "personalign" / "bench" / "results" / "quality.json"
 HELLO = "I'd like to rent a car please."
 SCHEMA = (
     '{"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"], "additionalProperties": false}'
@@ -139,6 +140,11 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
         ("bench", "decode", "--only", "head_write_us"),
         {"command", "machine", "versions", "figures", "rows"},
     ),
+    "bench quality": (
+        ("bench", "quality", "--only", "gain.sampled.best_of", "--prompts", "2", "--people", "1"),
+        {"command", "machine", "versions", "figures", "rows", "skipped"},
+    ),
+    "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
 
 
@@ -161,10 +167,11 @@ def test_json_is_one_line(run: Run, verb: str) -> None:
 
 @pytest.mark.parametrize("verb", JSON_ALONE)
 def test_json_is_one_line_of_a_process(tmp_path: Path, verb: str) -> None:
-    """Nothing else reaches stdout from a process of its own, and nothing is left in the folder it runs in."""
+    """Nothing else reaches stdout from a process of its own, and nothing is left in its folder but what it names."""
     words, fields = JSON_ALONE[verb]
-    assert fields <= set(start(tmp_path, *words, "--json").row())
-    assert not files(tmp_path)
+    row = start(tmp_path, *words, "--json").row()
+    assert fields <= set(row)
+    assert set(files(tmp_path)) == {str(tmp_path / picture) for picture in row.get("pictures", ())}
 
 
 def test_a_message_may_come_from_stdin(tmp_path: Path) -> None:

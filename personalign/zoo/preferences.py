@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from personalign.bundled import TINY
 from personalign.decode import Decoder, load_causal, load_expert
@@ -40,7 +41,7 @@ def make_basis(workshop: Workshop) -> None:
     causal, small = load_causal(str(TINY / "base")), load_causal(str(TINY / "small"))
     hotels = load_expert(TINY / "experts" / "hotels", small)
     decoder = Decoder(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
-    prompts = _prompts(workshop)
+    prompts = basis_prompts(workshop.data)
     basis, report = bootstrap(decoder, prompts, PLAN, BANK_PLAN, workshop.work / "rollouts")
     basis = replace(basis, model="tiny")  # not the path it was loaded from
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,18 +56,18 @@ def _ship(prompts: Sequence[Sequence[Message]]) -> None:
     (TINY / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _prompts(workshop: Workshop) -> Prompts:
+def basis_prompts(data: Path) -> Prompts:
     """User turns of training dialogues to learn from, of held-out ones to test and calibrate on."""
-    corpus = load_corpus(workshop.data)
-    held_out = _user_turns(corpus.task_held_out, 120) + _user_turns(corpus.hotel_dev, 20)
+    corpus = load_corpus(data)
+    held_out = user_turns(corpus.task_held_out, 120) + user_turns(corpus.hotel_dev, 20)
     random.Random(0).shuffle(held_out)
     num_hotels = round(NUM_PROMPTS * HOTEL_SHARE)
-    train = _user_turns(corpus.task, NUM_PROMPTS - num_hotels) + _user_turns(corpus.hotel, num_hotels)
+    train = user_turns(corpus.task, NUM_PROMPTS - num_hotels) + user_turns(corpus.hotel, num_hotels)
     random.Random(1).shuffle(train)  # the bank's share has hotels in it too
     return Prompts(train=train, held_out=held_out[:60], dev=held_out[60:92])
 
 
-def _user_turns(dialogues: Sequence[Dialogue], count: int) -> list[tuple[Message, ...]]:
+def user_turns(dialogues: Sequence[Dialogue], count: int) -> list[tuple[Message, ...]]:
     """The first one, three or five turns of ``count`` dialogues, each ending with the user."""
     rng = random.Random(count)
     prompts = []

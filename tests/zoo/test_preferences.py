@@ -42,7 +42,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="module")
 def prompts(workshop: Workshop) -> Prompts:
-    return preferences._prompts(workshop)
+    return preferences.basis_prompts(workshop.data)
 
 
 def dialogue_of(prompt: tuple) -> int:
@@ -83,7 +83,7 @@ def test_a_prompt_ends_with_the_user_and_is_short(prompts: Prompts) -> None:
 
 def test_the_prompts_are_the_same_each_time(prompts: Prompts, workshop: Workshop) -> None:
     """Made anew from the same data they are the same, so that roll-outs of a killed run fit."""
-    assert preferences._prompts(workshop) == prompts
+    assert preferences.basis_prompts(workshop.data) == prompts
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_the_stage_leaves_a_basis_its_card_and_prompts(tiny: Path, workshop: Wor
     card = (tiny / "basis" / "README.md").read_text("utf-8")
     assert all(axis.name in card for axis in basis.axes)
     shipped = [json.loads(line) for line in (tiny / "prompts.jsonl").read_text("utf-8").splitlines()]
-    assert shipped == [list(prompt) for prompt in preferences._prompts(workshop).held_out]
+    assert shipped == [list(prompt) for prompt in preferences.basis_prompts(workshop.data).held_out]
 
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
     shutil.rmtree(workshop.work)

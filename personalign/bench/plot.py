@@ -1,0 +1,116 @@
+"""Pictures of a result of ``quality.py``: gain against KL, and what the expert gives against what people gain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from personalign.errors import InputError, MissingExtra
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise MissingExtra("matplotlib", "notebook") from error
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; markers for everyone
+STYLES: Mapping[str, tuple[str, str, str]] = {
+    "successor": ("successor head", "#0072B2", "o"),
+    "args_prefixes": ("ARGS, reward trained on prefixes", "#009E73", "s"),
+    "args_replies": ("ARGS, reward trained on whole replies", "#D55E00", "^"),
+    "best_of": ("best of n, by the profile", "#000000", "x"),
+    "in_context": ("profile as a system message", "#CC79A7", "D"),
+}
+MOST_KL = 1.0  # nats a token; beyond it replies fall apart, whatever anybody makes of them
+Found = Sequence[Mapping[str, Any]]
+
+
+def plot(result: Path, folder: Path) -> list[Path]:
+    """Draw ``quality.png`` and ``alpha.png`` of a result file.
+
+    Raises:
+        InputError: the file holds no result of ``personalign bench quality``.
+    """
+    try:
+        rows = json.loads(result.read_text(encoding="utf-8"))["rows"]
+        pictures = {folder / "quality.png": plot_quality, folder / "alpha.png": plot_alpha}
+        for path, draw in pictures.items():
+            draw(rows, path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{result} can't be drawn ({error!r}); expected what personalign bench quality --out FILE leaves"
+        ) from error
+    return list(pictures)
+
+
+def plot_quality(rows: Found, path: Path) -> None:
+    """Draw what people gain against the divergence from base, a curve for each method, at temperature 1."""
+    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    gains, wins = figure.subplots(1, 2)
+    for axes, name, title in (
+        (gains, "gain", "utility gained, standard deviations"),
+        (wins, "wins", "base's replies that are liked less, share"),
+    ):
+        for method in STYLES:
+            _curve(axes, _of(rows, name, method), method)
+        axes.set(xlabel="KL from base, nats a token", ylabel=title, xlim=(-0.02, None))
+        axes.grid(alpha=0.3)
+    gains.axhline(0, color="grey", linewidth=0.8)
+    wins.axhline(0.5, color="grey", linewidth=0.8)
+    gains.legend(fontsize=8, loc="upper left")
+    _save(figure, path)
+
+
+def plot_alpha(rows: Found, path: Path) -> None:
+    """Draw bits per character of the expert's domain against what people gain, a point for each α."""
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    bits = {row["alpha"]: row["value"] for row in _named(rows, "alpha.bits.")}
+    for name, label, colour, marker in (
+        ("alpha.gain.", "with each person's reward", "#0072B2", "o"),
+        ("alpha.gain_without_reward.", "without a reward", "#000000", "x"),
+    ):
+        points = [row for row in _named(rows, name) if row["alpha"] in bits]
+        x, y = [bits[row["alpha"]] for row in points], [row["value"] for row in points]
+        axes.errorbar(x, y, _bars(points), color=colour, marker=marker, label=label, capsize=2, linewidth=1)
+        for row, at in zip(points, zip(x, y, strict=True), strict=True):
+            axes.annotate(f"α {row['alpha']:g}", at, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.set(
+        xlabel="hotel dialogues, bits per character (less is better)", ylabel="utility gained, standard deviations"
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _of(rows: Found, name: str, method: str) -> list[Mapping[str, Any]]:
+    """The sampled points of a method's curve, with the candidates that both rewards have; by KL."""
+    found = [row for row in _named(rows, f"{name}.sampled.{method}") if row.get("k", 10) == 10 and row["kl"] <= MOST_KL]
+    return sorted(found, key=_kl)
+
+
+def _kl(row: Mapping[str, Any]) -> float:
+    return float(row["kl"])
+
+
+def _named(rows: Found, beginning: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["figure"].startswith(beginning)]
+
+
+def _curve(axes: Axes, points: Found, method: str) -> None:
+    label, colour, marker = STYLES[method]
+    x, y = [row["kl"] for row in points], [row["value"] for row in points]
+    axes.errorbar(x, y, _bars(points), color=colour, marker=marker, markersize=4, label=label, capsize=2, linewidth=1)
+
+
+def _bars(points: Found) -> list[list[float]]:
+    """How far each interval reaches down and up."""
+    down = [max(0.0, row["value"] - row["low"]) for row in points]
+    return [down, [max(0.0, row["high"] - row["value"]) for row in points]]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

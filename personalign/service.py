@@ -37,7 +37,7 @@ from personalign.types import (
 )
 
 if TYPE_CHECKING:
-    from personalign.decode import Decoder, Generated, Request, Worker
+    from personalign.decode import Decoder, Expert, Generated, Request, Ticket, Worker
     from personalign.shift import ShiftedReply
 
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
@@ -179,7 +179,7 @@ class Personalign:
         """
         sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
         request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema, regex)
-        return _reply(self._worker.submit(request).result(), request)
+        return _reply(self._submit(request).result(), request)
 
     def stream(
         self,
@@ -202,7 +202,7 @@ class Personalign:
 
         sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
         request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema, regex)
-        ticket = self._worker.submit(request, is_streamed=True)
+        ticket = self._submit(request, is_streamed=True)
         try:
             yield from (piece.text for piece in ticket if isinstance(piece, Piece) and piece.text)
         finally:
@@ -261,10 +261,12 @@ class Personalign:
         causal = load_causal(self._source.model, self._device)
         self.basis.check_model(causal.fingerprints)
         head = SuccessorHead.from_arrays(self.basis.head) if self.basis.head is not None else None
-        experts = {}
+        experts: dict[str, Expert] = {}
         if self._source.experts:
             small = load_causal(self._source.small or self._source.model, self._device)
-            experts = {name: load_expert(path, small) for name, path in self._source.experts.items()}
+            for name, path in self._source.experts.items():
+                beside = next((expert for expert in experts.values() if expert.peft is not None), None)
+                experts[name] = load_expert(path, small, beside)
         reward = None if self._reward is None else load_reward(self._reward, self._device)
         return Decoder(causal, head, self.basis.steering, experts, reward)
 
@@ -371,7 +373,17 @@ class Personalign:
             confidence = self.basis.confidence(profile.covariance)
             fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
             guidance = Guidance(profile.mean, confidence, strength, profile.revision, user, fingerprint)
+        elif rule == "args":
+            guidance = Guidance(profile.mean, 0.0, strength)  # a reward that is everyone's is as strong as asked for
         return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
+
+    def _submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
+        """Hand a request over; whoever was erased since their profile was read leaves no head behind."""
+        ticket = self._worker.submit(request, is_streamed=is_streamed)
+        user = request.guidance.user if request.guidance else ""
+        if user and not self._recent.get(user).informative:
+            self._worker.forget(user)
+        return ticket
 
 
 def _reply(generated: Generated, request: Request) -> Reply:

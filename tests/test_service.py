@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from decode.gate import Gate, until
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from personalign.errors import AlreadyAnswered, BasisError, InputError, QuestionError
+from personalign.bundled import TINY
+from personalign.errors import AlreadyAnswered, BasisError, EngineError, InputError, MissingExtra, QuestionError
 from personalign.service import Personalign
+from personalign.types import Message
 
-HELLO = [{"role": "user", "content": "I'd like to rent a car please."}]
+HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
+ENDLESS = {2: -100.0}  # the bias of a reply that doesn't end by itself
+LATER_S = 5.0  # a second or two, on a machine that is busy
 
 
 @pytest.fixture
@@ -24,10 +37,26 @@ def p(tmp_path: Path) -> Iterator[Personalign]:
             yield opened
 
 
-def onboard(p: Personalign, user: str) -> None:
-    """Answer everything with the longer reply."""
-    while question := p.ask(user):
+@pytest.fixture
+def gate(p: Personalign) -> Iterator[Gate]:
+    """Loads the model; its engine's steps wait for the test."""
+    gate = Gate(p._worker._engine)
+    yield gate
+    gate.open()
+
+
+def onboard(p: Personalign, user: str, most: int = 100) -> None:
+    """Answer questions with the longer reply."""
+    while most > 0 and (question := p.ask(user)):
         p.answer(user, question.id, "a" if len(question.a) > len(question.b) else "b")
+        most -= 1
+
+
+def heads(p: Personalign) -> int:
+    """How many rows of the bank hold somebody's weights."""
+    bank = p._worker._engine.bank
+    assert bank is not None
+    return int(bank.weights.any(-1).sum())
 
 
 def test_a_person_is_onboarded_and_served(p: Personalign) -> None:
@@ -115,3 +144,241 @@ def test_importing_is_cheap(code: str, loads: bool) -> None:
     script = f"{code}\nimport sys\nprint(any(name in sys.modules for name in ('torch', 'sqlalchemy')))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(loads)
+
+
+# One engine, many callers
+
+
+def test_many_people_chat_at_once(p: Personalign) -> None:
+    """The first callers load one model between them; everybody gets the reply they get alone."""
+    users = [f"user-{number}" for number in range(6)]
+    for number, user in enumerate(users):
+        onboard(p, user, most=number)
+    before = threading.active_count()
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda user: p.chat(user, HELLO), users * 4))
+    assert threading.active_count() == before + 1
+    alone = [p.chat(user, HELLO) for user in users] * 4
+    # across batch shapes sums differ in their last bits, and so may tokens that are all but equally likely
+    differing = [a.text for a, b in zip(alone, together, strict=True) if a.text != b.text]
+    assert len(differing) <= 2, differing
+    assert [reply.revision for reply in together] == [reply.revision for reply in alone]
+    assert [reply.kl for reply in together] == pytest.approx([reply.kl for reply in alone], abs=1e-3) or differing
+    assert len({reply.text for reply in alone}) > 2  # the control: a foreign reply would be seen
+
+
+def test_a_dropped_stream_frees_its_slot(p: Personalign, gate: Gate) -> None:
+    """Who stops reading ends the reply with the next step; without that it goes on (the control)."""
+    pieces = p.stream("ada", HELLO, max_tokens=200, logit_bias=ENDLESS)
+    first = threading.Thread(target=lambda: next(pieces))
+    first.start()
+    gate.let(10)
+    first.join()
+    assert not p._worker._engine.is_idle
+    pieces.close()  # type: ignore[attr-defined]
+    gate.let(1)
+    assert p._worker._engine.is_idle
+
+
+def test_closing_ends_replies(p: Personalign) -> None:
+    """A reply that is being written ends with an EngineError at once."""
+    pieces = p.stream("ada", HELLO, max_tokens=900, logit_bias=ENDLESS)
+    next(pieces)
+    began = time.monotonic()
+    p.close()
+    with pytest.raises(EngineError, match="closed"):
+        list(pieces)
+    assert time.monotonic() - began < LATER_S
+
+
+UNCLOSED = """
+import contextlib, sys, threading, warnings
+warnings.simplefilter("ignore")
+from personalign import Personalign
+from personalign.errors import EngineError
+p = Personalign.open(sys.argv[1])
+def talk():
+    with contextlib.suppress(EngineError):
+        for piece in p.stream("ada", [{"role": "user", "content": "hello"}], max_tokens=900, logit_bias={2: -100.0}):
+            begun.set()
+begun = threading.Event()
+threading.Thread(target=talk, daemon=True).start()
+begun.wait()
+print("leaving", flush=True)
+"""
+
+
+def test_a_process_ends_without_close(tmp_path: Path) -> None:
+    """While a reply is written the process ends promptly, in order, and without a word."""
+    command = [sys.executable, "-c", UNCLOSED, f"sqlite:///{tmp_path / 'p.db'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "leaving\n"
+        began = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - began < LATER_S
+    assert process.returncode == 0
+    assert "Error" not in said
+    assert "Traceback" not in said
+
+
+# Profiles that change meanwhile
+
+
+def test_a_refit_waits_for_the_next_reply(p: Personalign, gate: Gate) -> None:
+    """A reply that has begun keeps the head it began with; the next one has the new revision."""
+    gate.open()
+    onboard(p, "ada", most=4)
+    whole = p.chat("ada", HELLO)
+    gate.close()
+    pieces: list[str] = []
+    reading = threading.Thread(target=lambda: pieces.extend(p.stream("ada", HELLO)))
+    reading.start()
+    gate.let(3)
+    onboard(p, "ada", most=3)
+    gate.open()
+    reading.join()
+    assert "".join(pieces) == whole.text
+    following = p.chat("ada", HELLO)
+    assert (whole.revision, following.revision) == (4, 7)
+    assert following.kl != whole.kl  # the control: the new head tells another tale
+
+
+def test_whoever_is_forgotten_meanwhile_leaves_no_head(p: Personalign, gate: Gate) -> None:
+    """The reply goes on without them, and says so."""
+    onboard(p, "ada")
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(p.chat, "ada", HELLO, max_tokens=30, logit_bias=ENDLESS)
+        gate.let(5)
+        assert heads(p) == 1
+        p.forget("ada")
+        gate.let(1)
+        assert heads(p) == 0
+        gate.open()
+        reply = coming.result()
+    assert (reply.guided, reply.reason, reply.usage.completion_tokens) == (False, "forgotten", 30)
+    assert heads(p) == 0
+
+
+def test_whoever_is_forgotten_before_it_begins_leaves_no_head(p: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading a profile and handing the request over there is time to be erased."""
+    onboard(p, "ada")
+    submit = p._worker.submit
+
+    def submit_late(*words: object, **options: object) -> object:
+        p.forget("ada")
+        return submit(*words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(p._worker, "submit", submit_late)
+    p.chat("ada", HELLO)
+    until(lambda: not p._worker._errands and p._worker._engine.is_idle)
+    assert heads(p) == 0
+
+
+def test_another_processes_answers_steer_the_next_reply(p: Personalign, tmp_path: Path) -> None:
+    """What is committed elsewhere is in effect here, and what is erased there is known here no more."""
+    assert p.chat("ada", HELLO).reason == "no_answers"
+    for verb, lines, found in (("onboard", "a\n" * 10, (True, 10)), ("forget", "", (False, 0))):
+        command = [sys.executable, "-m", "personalign.cli", verb, "ada", "--store", f"sqlite:///{tmp_path / 'p.db'}"]
+        subprocess.run(command, input=lines, text=True, check=True, capture_output=True, timeout=60)
+        reply = p.chat("ada", HELLO)
+        assert (reply.guided, reply.revision) == found
+
+
+# Rules, constraints, experts
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random sequence classifier over the bundled model's tokens."""
+    folder = tmp_path_factory.mktemp("reward")
+    config = AutoConfig.from_pretrained(TINY / "small")
+    config.num_labels = 1
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    torch.nn.init.normal_(model.score.weight, std=0.5)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY / "base").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_reward_model_steers_everyone(tmp_path: Path, reward: Path) -> None:
+    """Under the rule args even a stranger is guided; at strength 0, and by the other rule, nobody is."""
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", reward=str(reward)) as p:
+        plain = p.chat("stranger", HELLO)
+        asked = p.chat("stranger", HELLO, rule="args")
+        assert (asked.guided, asked.reason) == (True, None)
+        assert asked.kl > 0
+        assert asked.gained > 0
+        assert asked.text != plain.text
+        assert "".join(p.stream("stranger", HELLO, rule="args")) == asked.text
+        off = p.chat("stranger", HELLO, rule="args", strength=0)
+        assert (off.text, off.guided, off.kl) == (plain.text, False, 0.0)
+        assert (plain.guided, plain.reason) == (False, "no_answers")
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}, "nights": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["city", "nights"],
+    "additionalProperties": False,
+}
+
+
+def test_replies_keep_to_schema_and_regex(p: Personalign) -> None:
+    """With a person's reward and an expert on, a reply is what was asked for; unasked it isn't (the control)."""
+    pytest.importorskip("llguidance")
+    onboard(p, "ada")
+    for schema in (CITY, json.dumps(CITY)):
+        found = json.loads(p.chat("ada", HELLO, schema=schema, expert="hotels").text)
+        assert found["city"] in ("Paris", "Rome")
+        assert 1 <= found["nights"] <= 9
+    assert re.fullmatch("[A-F]{2}-[0-9]{3}", "".join(p.stream("ada", HELLO, regex="[A-F]{2}-[0-9]{3}")))
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(p.chat("ada", HELLO, expert="hotels").text)
+
+
+def test_a_missing_extra_names_its_command(p: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without llguidance a constraint is refused with what to install; all else goes on."""
+    for name in ("llguidance", "llguidance.hf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtra, match=re.escape("pip install 'personalign[constrain]'")):
+        p.chat("ada", HELLO, regex="a+")
+    assert p.chat("ada", HELLO).text
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_own_experts_stand_beside_the_bundled_one(tmp_path: Path) -> None:
+    """A folder given at opening is an expert by its own name, or by the name it is given."""
+    for name in ("legal", "medical"):
+        shutil.copytree(TINY / "experts" / "hotels", tmp_path / name)
+    url = f"sqlite:///{tmp_path / 'p.db'}"
+    with Personalign.open(url, experts=[tmp_path / "legal", tmp_path / "medical"]) as p:
+        bundled, *own = (p.chat("ada", HELLO, expert=name).text for name in ("hotels", "legal", "medical"))
+        assert own == [bundled, bundled]
+        assert bundled != p.chat("ada", HELLO).text
+    with Personalign.open(url, experts={"law": tmp_path / "legal"}) as p:
+        assert p.chat("ada", HELLO, expert="law").text == bundled
+
+
+BAD: dict[str, dict[str, object]] = {
+    "rule": {"rule": "magic"},
+    "no reward model": {"rule": "args"},
+    "strength": {"strength": 101.0},
+    "alpha": {"expert": "hotels", "alpha": 11.0},
+    "expert": {"expert": "magic"},
+    "schema": {"schema": {"type": "no such type"}},
+    "schema that nothing meets": {"schema": {"enum": []}},
+    "long": {"max_tokens": 100_000},
+}
+
+
+@pytest.mark.parametrize("call", [Personalign.chat, Personalign.stream], ids=["chat", "stream"])
+def test_bad_requests_raise_where_they_are_made(p: Personalign, gate: Gate, call: Callable[..., object]) -> None:
+    """Each is an InputError of the caller's own, and no step is taken for it."""
+    for case, options in BAD.items():
+        with pytest.raises(InputError):
+            list(call(p, "ada", HELLO, **options))
+        assert p._worker._engine.is_idle, case
+    assert gate.num_steps == 0

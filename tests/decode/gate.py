@@ -16,10 +16,12 @@ class Gate:
 
     def __init__(self, engine: Engine) -> None:
         self._free, self._step, self.num_steps = threading.Semaphore(0), engine.step, 0
+        self._is_open = False
         engine.step = self._pass  # type: ignore[method-assign]
 
     def _pass(self) -> None:
-        self._free.acquire()
+        if not self._is_open:
+            self._free.acquire()
         self._step()
         self.num_steps += 1
 
@@ -30,8 +32,15 @@ class Gate:
         until(lambda: self.num_steps >= wanted)
 
     def open(self) -> None:
-        """Let everything through from now on."""
-        self._free.release(1_000_000)
+        """Let everything through, until it is closed again."""
+        self._is_open = True
+        self._free.release()  # whoever waits
+
+    def close(self) -> None:
+        """Make steps wait again, while none is taken."""
+        self._is_open = False
+        while self._free.acquire(blocking=False):
+            pass
 
 
 def until(holds: Callable[[], bool]) -> None:

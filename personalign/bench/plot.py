@@ -47,7 +47,7 @@ def plot(result: Path, folder: Path) -> list[Path]:
 
 def plot_quality(rows: Found, path: Path) -> None:
     """Draw what people gain against the divergence from base, a curve for each method, at temperature 1."""
-    figure = Figure(figsize=(9.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     gains, wins = figure.subplots(1, 2)
     for axes, name, title in (
         (gains, "gain", "utility gained, standard deviations"),
@@ -59,7 +59,7 @@ def plot_quality(rows: Found, path: Path) -> None:
         axes.grid(alpha=0.3)
     gains.axhline(0, color="grey", linewidth=0.8)
     wins.axhline(0.5, color="grey", linewidth=0.8)
-    gains.legend(fontsize=8, loc="upper left")
+    figure.legend(*gains.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
@@ -81,6 +81,7 @@ def plot_alpha(rows: Found, path: Path) -> None:
         xlabel="hotel dialogues, bits per character (less is better)", ylabel="utility gained, standard deviations"
     )
     axes.grid(alpha=0.3)
+    axes.margins(x=0.08)
     axes.legend(fontsize=8)
     _save(figure, path)
 

@@ -219,6 +219,8 @@ def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> PeftMode
     if beside is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
         raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
     peft = None if beside is None else beside.peft
+    if peft is not None and folder.name in peft.peft_config:  # peft would write the new weights over the old ones
+        raise ModelError(f"{anti.name} already carries an adapter called {folder.name!r}; rename one of the folders")
     with anti.lock:  # replies may be written with it
         try:
             peft = _attached(folder, anti, peft)

@@ -61,8 +61,18 @@ def test_several_experts_share_one_small_model(kit: Kit) -> None:
     assert (experts["hotels"].alpha, experts["whole"].alpha) == (0.5, 1.0)
     with pytest.raises(ModelError, match="already carries an adapter"):
         load_expert(kit.folder / "empty", experts["hotels"].anti)
-    with pytest.raises(ModelError, match="two experts are called 'hotels'"):
-        load_experts([kit.folder / "hotels", kit.folder / "hotels"], kit.folder / "small")
+    with pytest.raises(ModelError, match="two experts are called 'whole'"):
+        load_experts([kit.folder / "whole", kit.folder / "whole"], kit.folder / "small")
+
+
+def test_a_second_adapter_of_a_name_leaves_the_first_as_it_was(kit: Kit, tmp_path) -> None:
+    """It is refused, even from another folder: its weights would be written over those of the first."""
+    (hotels,) = load_experts([kit.folder / "hotels"], kit.folder / "small").values()
+    assert not hotels.changes_nothing
+    shutil.copytree(kit.folder / "empty", tmp_path / "hotels")
+    with pytest.raises(ModelError, match="called 'hotels'; rename one of the folders"):
+        load_expert(tmp_path / "hotels", hotels.anti, beside=hotels)
+    assert not hotels.changes_nothing
 
 
 def test_another_vocabulary_is_refused_by_its_first_token_that_differs(kit: Kit, tmp_path) -> None:

@@ -92,7 +92,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = shutil.copytree(TINY, tmp_path / "tiny", ignore=shutil.ignore_patterns("basis", "prompts.jsonl"))
     spoken = [tuple(json.loads(line)) for line in (TINY / "prompts.jsonl").read_text("utf-8").splitlines()]
     monkeypatch.setattr(preferences, "TINY", copy)
-    monkeypatch.setattr(preferences, "_prompts", lambda _: Prompts(spoken[:22], spoken[22:28], spoken[28:29]))
+    monkeypatch.setattr(preferences, "basis_prompts", lambda _: Prompts(spoken[:22], spoken[22:28], spoken[28:29]))
     monkeypatch.setattr(
         preferences, "PLAN", replace(preferences.PLAN, replies_per_prompt=2, max_tokens=32, alphas=(0.0, 1.0))
     )

@@ -6,6 +6,7 @@ token turns into anyone's value of that token by one inner product. Read ``guide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class SuccessorHead(nn.Module):
     def table(self, embeddings: Float[Tensor, "V H"]) -> Float[Tensor, "V R"]:
         """P e_v / √R of every token; compute it once per model."""
         projected: Tensor = self.projection(embeddings.float())
-        return projected / self.rank**0.5
+        return projected / math.sqrt(self.rank)
 
     def directions(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B d R"]:
         """U of each row, times √R: ``table`` has the other factor."""
@@ -68,7 +69,8 @@ class SuccessorHead(nn.Module):
     def forward(self, hidden: Float[Tensor, "N H"], tokens: Float[Tensor, "N H"]) -> Float[Tensor, "N d"]:
         """ψ of N pairs of a hidden state and a next token, the token given as its row of the output embedding."""
         inner = self._inner(hidden)
-        return (self._directions(inner) * self.table(tokens)[:, None, :]).sum(-1) + self.constant(inner)
+        constant: Tensor = self.constant(inner)
+        return (self._directions(inner) * self.table(tokens)[:, None, :]).sum(-1) + constant
 
     def _inner(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B h"]:
         activated: Tensor = nn.functional.gelu(self.body(hidden.float()))
@@ -76,7 +78,7 @@ class SuccessorHead(nn.Module):
 
     def _directions(self, inner: Float[Tensor, "B h"]) -> Float[Tensor, "B d R"]:
         flat: Tensor = self.direction(inner)
-        return flat.unflatten(-1, (self.num_axes, self.rank))
+        return flat.view(-1, self.num_axes, self.rank)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The weights by name, for a basis."""

@@ -48,6 +48,7 @@ StoreUrl = Annotated[str | None, typer.Option("--store", help="database URL", sh
 Model = Annotated[str | None, typer.Option("--model", help='"tiny", a path or a hub id', show_default="tiny")]
 BasisPath = Annotated[Path | None, typer.Option("--basis", help="basis folder", show_default="the bundled one")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda …", show_default="auto")]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="pairs of simulated people")]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout, all else on stderr")]
 
 Strength = Annotated[float, typer.Option(help="multiplies the person's reward; 0 turns it off")]
@@ -256,15 +257,20 @@ def db_upgrade(store: StoreUrl = None, as_json: AsJson = False) -> None:
 
 @bench.command("people")
 def bench_people(
-    seeds: Annotated[int, typer.Option(help="pairs of simulated people")] = 20,
+    seeds: Seeds = 20,
+    first: Annotated[int, typer.Option(min=0, help="the first pair's seed")] = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Onboard simulated people and ask their hidden tastes: agreement, utility, KL."""
     from personalign.bench.people import run_people
 
-    found = run_people(seeds, device or Settings().device)
-    _print_json(found) if as_json else show_people(out, found)
+    found = run_people(seeds, first, device or Settings().device)
+    if as_json:
+        _print_json(found)
+    else:
+        show_people(out, found["rows"])
+        show_report(out, found["figures"])
 
 
 @bench.command("decode")

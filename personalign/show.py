@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,17 +150,17 @@ def show_demo(console: Console, demo: Demo) -> None:
     replies.add_section()
     replies.add_row("KL, nats per token", *(f"{demo.kl[name]:.3f}" for name in names))
     console.print(replies)
-    show_people(console, {"people": [vars(person) for person in demo.people]})
+    show_people(console, [vars(person) for person in demo.people])
     console.print(
         f"{demo.tokens_per_s:.0f} tokens/s; {demo.ms_to_first_steered_token:.0f} ms from the last answer to the first "
         f"steered token; {demo.seconds:.1f} s in all"
     )
 
 
-def show_people(console: Console, found: dict[str, Any]) -> None:
+def show_people(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Simulated people: how well the profile agrees with the hidden taste, and how they like their replies."""
     table = Table("person", "questions", "agreement", "utility of base", "of the personal replies", "KL")
-    for row in found["people"]:
+    for row in rows:
         table.add_row(
             str(row["id"]),
             str(row["questions"]),
@@ -170,8 +170,6 @@ def show_people(console: Console, found: dict[str, Any]) -> None:
             f"{row['kl']:.3f}",
         )
     console.print(table)
-    for name, value in found.get("figures", {}).items():
-        console.print(f"{name}: {value}", highlight=False)
 
 
 def show_decode(console: Console, found: dict[str, Any]) -> None:

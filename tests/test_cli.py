@@ -133,16 +133,14 @@ JSON = {
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
     "db upgrade": (("db", "upgrade"), {"revision"}),
 }
+BENCHMARK = {"command", "machine", "versions", "figures", "rows"}  # what every benchmark's line holds
 JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "demo": (("demo",), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
-    "bench people": (("bench", "people", "--seeds", "1"), {"command", "figures", "people"}),
-    "bench decode": (
-        ("bench", "decode", "--only", "head_write_us"),
-        {"command", "machine", "versions", "figures", "rows"},
-    ),
+    "bench people": (("bench", "people", "--seeds", "1"), BENCHMARK),
+    "bench decode": (("bench", "decode", "--only", "head_write_us"), BENCHMARK),
     "bench quality": (
         ("bench", "quality", "--only", "gain.sampled.best_of", "--prompts", "2", "--people", "1"),
-        {"command", "machine", "versions", "figures", "rows", "skipped"},
+        BENCHMARK | {"skipped"},
     ),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }

@@ -5,11 +5,9 @@ Everything runs on the real path, the service over a fresh SQLite file; nothing 
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,10 +17,10 @@ from personalign.bench.people import (
     NUM_PROMPTS,
     Onboarding,
     PersonResult,
+    fresh_service,
     judge,
     load_prompts,
-    make_pair,
-    onboard,
+    meet_pair,
 )
 from personalign.service import Personalign
 from personalign.types import Message, Reply
@@ -64,22 +62,21 @@ class Demo:
 
 def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: None) -> Demo:
     """Run the main job in a folder that is removed afterwards; ``progress`` is told what begins."""
-    with tempfile.TemporaryDirectory() as folder, Personalign.open(_fresh(Path(folder)), device=device) as p:
+    with fresh_service(device) as p:
         progress("loading the model")
         p.chat("nobody", _said("Hello."), max_tokens=4, expert=EXPERT)
         progress("asking two people")
-        pair = make_pair(p, SEED)
-        onboardings = [onboard(p, name, person, SEED) for name, person in zip(NAMES, pair, strict=True)]
-        first_token_s = onboardings[-1].last_answer_s + _first_piece_s(p, NAMES[-1])
+        pair = meet_pair(p, SEED)
+        first_token_s = pair[-1].onboarding.last_answer_s + _first_piece_s(p, pair[-1].name)
         progress("answering")
         started = time.perf_counter()
         columns = _columns(p)
         tokens_per_s = _tokens(columns) / (time.perf_counter() - started)
         progress("asking their hidden tastes")
-        people = judge(p, list(zip(NAMES, pair, onboardings, strict=True)), load_prompts()[:NUM_PROMPTS], SEED)
+        people = judge(p, pair, load_prompts()[:NUM_PROMPTS])
         return Demo(
             people=people,
-            onboardings=onboardings,
+            onboardings=[met.onboarding for met in pair],
             replies=[
                 {"prompt": prompt} | {name: replies[i].text for name, replies in columns.items()}
                 for i, prompt in enumerate(PROMPTS)
@@ -94,10 +91,6 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
 def _process_started() -> float:
     """When this process began, before any import, in seconds since the epoch."""
     return float(psutil.Process().create_time())
-
-
-def _fresh(folder: Path) -> str:
-    return f"sqlite:///{folder / 'demo.db'}"
 
 
 def _columns(p: Personalign) -> dict[str, list[Reply]]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from personalign.basis import BankQuestion
 from personalign.bench.estimate import estimate
+from personalign.bench.machine import machine, versions
 from personalign.bench.progress import turns
 from personalign.bundled import TINY
 from personalign.learn.simulate import SimulatedPerson, opposite_pair
@@ -35,11 +36,25 @@ NUM_PROMPTS = 20
 class Onboarding:
     """How the questions went."""
 
-    questions: int
+    profiles: tuple[Profile, ...]  # before any answer, after one, after two …
     stopped_because: str
-    profile: Profile
     last_answer_s: float  # from the last answer to its fitted and stored profile
     asked: frozenset[str]  # the replies that were shown, to keep them out of the held-out pairs
+
+    @property
+    def profile(self) -> Profile:
+        """What is known in the end."""
+        return self.profiles[-1]
+
+
+@dataclass(frozen=True)
+class Met:
+    """A simulated person who has been onboarded under a name."""
+
+    seed: int
+    name: str
+    person: SimulatedPerson
+    onboarding: Onboarding
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,16 @@ def load_prompts() -> list[tuple[Message, ...]]:
     return [tuple(json.loads(line)) for line in lines]
 
 
+@contextmanager
+def fresh_service(device: str) -> Iterator[Personalign]:
+    """The bundled model over an empty database, which is removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", device=device) as p,
+    ):
+        yield p
+
+
 def make_pair(p: Personalign, seed: int) -> tuple[SimulatedPerson, SimulatedPerson]:
     """Two people of opposite hidden tastes, standardised over the replies of the question bank."""
     prompts = [q.prompt for q in p.basis.bank for _ in range(2)]
@@ -68,70 +93,68 @@ def make_pair(p: Personalign, seed: int) -> tuple[SimulatedPerson, SimulatedPers
     return opposite_pair(seed, prompts, replies)
 
 
+def meet_pair(p: Personalign, seed: int) -> list[Met]:
+    """Make two people and onboard them."""
+    pair = zip(NAMES, make_pair(p, seed), strict=True)
+    return [Met(seed, name, person, onboard(p, name, person, seed)) for name, person in pair]
+
+
 def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> Onboarding:
     """Ask until the service has enough."""
     rng = np.random.default_rng([seed, *user.encode()])
+    profiles = [p.profile(user)]
     asked: set[str] = set()
     seconds = 0.0
     while question := p.ask(user):
         asked |= {question.a, question.b}
         choice = person.choose(question.prompt, question.a, question.b, rng)
         started = time.perf_counter()
-        p.answer(user, question.id, choice)
+        profiles.append(p.answer(user, question.id, choice))
         seconds = time.perf_counter() - started
-    profile = p.profile(user)
-    return Onboarding(profile.answers, p.why_stopped(user) or "", profile, seconds, frozenset(asked))
+    return Onboarding(tuple(profiles), p.why_stopped(user) or "", seconds, frozenset(asked))
 
 
-def agreement(p: Personalign, person: SimulatedPerson, onboarding: Onboarding, seed: int) -> float:
+def agreement(p: Personalign, met: Met) -> float:
     """Share of 200 pairs, none of them asked, on which the profile and the hidden utility prefer the same reply.
 
     Pairs that the person can't tell apart have no right answer and are left out.
     """
-    fresh = [
-        q
-        for q in p.basis.bank
-        if q.first not in onboarding.asked and q.second not in onboarding.asked and _differ(person, q)
-    ]
-    order = np.random.default_rng(seed).permutation(len(fresh))[:NUM_HELD_OUT_PAIRS]
+    person, profile, asked = met.person, met.onboarding.profile, met.onboarding.asked
+    fresh = [q for q in p.basis.bank if q.first not in asked and q.second not in asked and _differ(person, q)]
+    order = np.random.default_rng(met.seed).permutation(len(fresh))[:NUM_HELD_OUT_PAIRS]
     pairs = [fresh[i] for i in order]
-    predicted = [(q.first_features - q.second_features) @ onboarding.profile.mean > 0 for q in pairs]
+    predicted = [(q.first_features - q.second_features) @ profile.mean > 0 for q in pairs]
     return float(np.mean([guess == _prefers_first(person, q) for guess, q in zip(predicted, pairs, strict=True)]))
 
 
-def judge(
-    p: Personalign,
-    people: Sequence[tuple[str, SimulatedPerson, Onboarding]],
-    prompts: Sequence[Sequence[Message]],
-    seed: int,
-) -> list[PersonResult]:
+def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Message]]) -> list[PersonResult]:
     """Write greedy replies for nobody and for each person in one batch, and ask the hidden utilities."""
-    users = ["nobody", *(user for user, _, _ in people)]
-    conversations = [*prompts] * len(users)
-    replies = p.chat_many([user for user in users for _ in prompts], conversations)
-    plain = [reply.text for reply in replies[: len(prompts)]]
-    results = []
-    for k, (user, person, onboarding) in enumerate(people, start=1):
-        own = replies[k * len(prompts) : (k + 1) * len(prompts)]
-        before, after = (_utilities(person, prompts, texts) for texts in (plain, [reply.text for reply in own]))
-        results.append(
-            PersonResult(
-                id=user,
-                questions=onboarding.questions,
-                stopped_because=onboarding.stopped_because,
-                agreement=agreement(p, person, onboarding, seed),
-                utility_base=0.0,  # the origin of the scale, by definition
-                utility_personal=float((after.mean() - before.mean()) / before.std()),
-                kl=float(np.mean([reply.kl for reply in own])),
-            )
+    users = ["nobody", *(met.name for met in people)]
+    replies = p.chat_many([user for user in users for _ in prompts], [*prompts] * len(users))
+    base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
+    return [
+        PersonResult(
+            id=met.name,
+            questions=met.onboarding.profile.answers,
+            stopped_because=met.onboarding.stopped_because,
+            agreement=agreement(p, met),
+            utility_base=0.0,  # the origin of the scale, by definition
+            utility_personal=gain(met.person, prompts, [r.text for r in base], [r.text for r in own]),
+            kl=float(np.mean([r.kl for r in own])),
         )
-    return results
+        for met, own in zip(people, personal, strict=True)
+    ]
 
 
-def _utilities(
-    person: SimulatedPerson, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
-) -> NDArray[np.float64]:
-    return np.array([person.utility(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)])
+def gain(
+    person: SimulatedPerson, prompts: Sequence[Sequence[Message]], base: Sequence[str], own: Sequence[str]
+) -> float:
+    """How much better the person likes their own replies than base's, in standard deviations of base's."""
+    before, after = (
+        np.array([person.utility(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
+        for texts in (base, own)
+    )
+    return float((after.mean() - before.mean()) / before.std())
 
 
 def _prefers_first(person: SimulatedPerson, question: BankQuestion) -> bool:
@@ -142,18 +165,27 @@ def _differ(person: SimulatedPerson, question: BankQuestion) -> bool:
     return person.utility(question.prompt, question.first) != person.utility(question.prompt, question.second)
 
 
-def run_people(num_seeds: int, device: str = "auto") -> dict[str, Any]:
-    """Onboard and judge ``num_seeds`` pairs; medians with 95 % bootstrap intervals over all people."""
+def run_people(num_seeds: int, first: int = 0, device: str = "auto") -> dict[str, Any]:
+    """Onboard and judge ``num_seeds`` pairs from seed ``first`` on; medians with 95 % intervals over all people."""
     prompts = load_prompts()[:NUM_PROMPTS]
-    people: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in turns(num_seeds, "pairs of people"):
-            with Personalign.open(f"sqlite:///{Path(folder) / f'{seed}.db'}", device=device) as p:
-                pair = make_pair(p, seed)
-                met = [(name, person, onboard(p, name, person, seed)) for name, person in zip(NAMES, pair, strict=True)]
-                people += [{"seed": seed} | asdict(result) for result in judge(p, met, prompts, seed)]
-    figures = {
-        key: list(estimate([person[key] for person in people]))
-        for key in ("agreement", "utility_personal", "questions", "kl")
-    }
-    return {"command": "personalign bench people", "figures": figures, "people": people}
+    rows: list[dict[str, Any]] = []
+    for seed in (first + i for i in turns(num_seeds, "pairs of people")):
+        with fresh_service(device) as p:
+            rows += [{"seed": seed} | asdict(result) for result in judge(p, meet_pair(p, seed), prompts)]
+            facts = describe(p)
+    figures: dict[str, float] = {}
+    for key in ("agreement", "utility_personal", "questions", "kl"):
+        figures |= with_interval(key, [row[key] for row in rows])
+    command = f"personalign bench people --first {first} --seeds {num_seeds} --json"
+    return {"command": command, **facts, "figures": figures, "rows": rows}
+
+
+def describe(p: Personalign) -> dict[str, Any]:
+    """What was measured, and on what."""
+    return {"machine": machine(p.decoder.base.device), "versions": versions() | {"basis": p.basis.id}}
+
+
+def with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    """A figure, the median of values, with its 95 % interval under names of their own."""
+    value, low, high = estimate(values)
+    return {name: value, f"{name}.low": low, f"{name}.high": high}

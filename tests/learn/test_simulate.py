@@ -18,7 +18,7 @@ from personalign.learn import simulate
 from personalign.learn.simulate import FLIPPED, SimulatedPerson, opposite_pair
 from personalign.types import Message
 
-SEEDS = range(20)  # those of `personalign bench people`
+SEEDS = (*range(20), *range(200, 220))  # those of `personalign bench people`, and of `--first 200`
 
 
 @cache

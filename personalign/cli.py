@@ -273,6 +273,15 @@ def bench_people(
         show_report(out, found["figures"])
 
 
+@bench.command("confidence")
+def bench_confidence(seeds: Seeds = 20, device: Device = None, as_json: AsJson = False) -> None:
+    """Ask whether profiles should act more gently while little is known: ρ against one constant for all."""
+    from personalign.bench.confidence import run_confidence
+
+    found = run_confidence(seeds, device or Settings().device)
+    _print_json(found) if as_json else show_report(out, found["figures"])
+
+
 @bench.command("decode")
 def bench_decode(
     full: Annotated[bool, typer.Option("--full", help="every ratio of every model at every concurrency")] = False,

@@ -137,6 +137,7 @@ BENCHMARK = {"command", "machine", "versions", "figures", "rows"}  # what every 
 JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "demo": (("demo",), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
     "bench people": (("bench", "people", "--seeds", "1"), BENCHMARK),
+    "bench confidence": (("bench", "confidence", "--seeds", "1"), BENCHMARK),
     "bench decode": (("bench", "decode", "--only", "head_write_us"), BENCHMARK),
     "bench quality": (
         ("bench", "quality", "--only", "gain.sampled.best_of", "--prompts", "2", "--people", "1"),

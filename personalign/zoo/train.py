@@ -15,6 +15,7 @@ import typer
 
 from personalign.errors import PersonalignError
 from personalign.zoo.models import make_base, make_hotels, make_small, make_tokenizer
+from personalign.zoo.people import write_people
 from personalign.zoo.preferences import make_basis
 from personalign.zoo.workshop import Workshop
 
@@ -27,6 +28,7 @@ class Stage(StrEnum):
     SMALL = "small"
     HOTELS = "hotels"
     BASIS = "basis"
+    PEOPLE = "people"
 
 
 MAKE: dict[Stage, Callable[[Workshop], None]] = {
@@ -35,6 +37,7 @@ MAKE: dict[Stage, Callable[[Workshop], None]] = {
     Stage.SMALL: make_small,
     Stage.HOTELS: make_hotels,
     Stage.BASIS: make_basis,
+    Stage.PEOPLE: write_people,
 }
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from personalign.bundled import TINY
 from personalign.train.dialogues import load_corpus
-from personalign.zoo import models, preferences, train
+from personalign.zoo import models, people, preferences, train
 from personalign.zoo.train import Stage
 from zoo.conftest import TWIN
 
@@ -21,7 +21,7 @@ from zoo.conftest import TWIN
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the bundled folder, where the stages work."""
     copy = shutil.copytree(TINY, tmp_path / "tiny")
-    for module in (models, preferences):
+    for module in (models, people, preferences):
         monkeypatch.setattr(module, "TINY", copy)
     return copy
 
@@ -78,14 +78,14 @@ def test_stages_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [Stage.BASE, Stage.BASIS]
     seen.clear()
     run("--data", TWIN)
-    assert seen == ["tokenizer", "base", "small", "hotels", "basis"]
+    assert seen == ["tokenizer", "base", "small", "hotels", "basis", "people"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "--data"),
-        (("--data", "x", "--stage", "everything"), "'tokenizer', 'base', 'small', 'hotels', 'basis'"),
+        (("--data", "x", "--stage", "everything"), "'tokenizer', 'base', 'small', 'hotels', 'basis', 'people'"),
         (("--data", "x", "--steps", "3"), "--steps"),
     ],
 )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalign.basis import Fingerprints
+from personalign.decode.cache import check_cache
 from personalign.decode.load import CausalModel, cache_argument, context, first_line, load_causal, read_frozen
 from personalign.errors import ModelError
 
@@ -114,6 +115,13 @@ def load_reward(path: str | Path, device: str = "auto", base: str | Path | None 
     else:
         reward = _load_classifier(str(path), device)
     _check_causal(reward)
+    check_cache(
+        reward.backbone,
+        reward.cache_argument,
+        lambda output: output.last_hidden_state[:, -1],
+        reward.name,
+        reward.context,
+    )
     return reward
 
 

@@ -5,17 +5,20 @@ A slot is one row of every buffer. What a forward pass may touch is set in the w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from personalign.errors import ModelError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+TRIAL_LENGTH, TRIAL_TOLERANCE = 512, 0.3  # positions, and relative error: bfloat16 comes to a few hundredths
 
 
 @dataclass
@@ -183,3 +186,42 @@ def _num_layers(config: PreTrainedConfig) -> int:
     text = config.get_text_config()
     number: int = text.num_hidden_layers
     return number
+
+
+@torch.no_grad()
+def check_cache(
+    model: PreTrainedModel, cache_argument: str, follows: Callable[[Any], Tensor], name: str, context: int | None
+) -> None:
+    """Refuse a model that doesn't go by the cache, positions and masks it is given: its replies would be nonsense.
+
+    One row reads four tokens, then a fifth beside the first one of another row: what ``follows`` (rows first) has to be
+    what follows without a cache.
+
+    Raises:
+        ModelError: it isn't, or the model can't be called so at all.
+    """
+    length = min(TRIAL_LENGTH, context or TRIAL_LENGTH)
+    attention, cache = Attention.of(model.config), SlotCache(model.config, 2, length)
+    ids = torch.arange(5, device=model.device)[None]
+
+    def read(rows: slice, tokens: Int[Tensor, "r T"], positions: Int[Tensor, "r T"]) -> Tensor:
+        seen = torch.arange(length, device=model.device) <= positions[:, :, None]
+        cache.open(Window(rows, torch.arange(len(tokens), device=model.device)[:, None], positions, length))
+        arguments = {cache_argument: cache, "attention_mask": attention.masks(seen, positions, model.dtype)}
+        return follows(model(input_ids=tokens, position_ids=positions, use_cache=True, **arguments)).float()
+
+    try:
+        plain = torch.cat([follows(model(input_ids=x, use_cache=False)).float() for x in (ids, ids[:, :1])])
+        read(slice(0, 1), ids[:, :4], ids[:, :4])
+        found = read(slice(0, 2), ids[:, [4, 0]].T, ids[:, [4, 0]].T)
+        is_same = bool((found - plain).norm() <= TRIAL_TOLERANCE * plain.norm())
+    except Exception as error:  # a family may fail in any way
+        raise ModelError(
+            f"{name} can't be read token by token ({type(error).__name__}: {error}); expected a family that takes "
+            "masks of four dimensions and a cache of keys and values, such as Llama, Qwen2 or GPT-2"
+        ) from error
+    if not is_same:
+        raise ModelError(
+            f"{name}, a {type(model).__name__}, follows something else than the cache and masks it is given; expected "
+            "a family that goes by them, such as Llama, Qwen2 or GPT-2"
+        )

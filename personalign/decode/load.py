@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from personalign.basis import Fingerprints
+from personalign.decode.cache import check_cache
 from personalign.errors import MessageError, ModelError
 from personalign.types import Message
 
@@ -119,16 +120,17 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     On a CPU it computes in float32, on CUDA in bfloat16.
 
     Raises:
-        ModelError: there is no such model or device, or the checkpoint lacks weights or a tokenizer.
+        ModelError: there is no such model or device, the checkpoint lacks weights or a tokenizer, or the family can't
+            be read token by token.
     """
     model, tokenizer = read_frozen(AutoModelForCausalLM, str(name_or_path), device)
     if _output_layer(model) is None:
         raise ModelError(
             f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"
         )
-    return CausalModel(
-        model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), str(name_or_path)
-    )
+    name = str(name_or_path)
+    check_cache(model, cache_argument(model), lambda output: output.logits[:, -1], name, context(model))
+    return CausalModel(model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), name)
 
 
 def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:

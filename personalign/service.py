@@ -19,7 +19,7 @@ import numpy as np
 
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
-from personalign.errors import QuestionError
+from personalign.errors import ModelError, QuestionError
 from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.fit import fit
 from personalign.store import Answer, Presentation, RecentProfiles, Store
@@ -37,7 +37,7 @@ from personalign.types import (
 )
 
 if TYPE_CHECKING:
-    from personalign.decode import Decoder, Expert, Generated, Request, Ticket, Worker
+    from personalign.decode import Decoder, Expert, Generated, Request, RewardModel, Ticket, Worker
     from personalign.shift import ShiftedReply
 
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
@@ -256,7 +256,7 @@ class Personalign:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert, load_reward
+        from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert
 
         causal = load_causal(self._source.model, self._device)
         self.basis.check_model(causal.fingerprints)
@@ -267,8 +267,20 @@ class Personalign:
             for name, path in self._source.experts.items():
                 beside = next((expert for expert in experts.values() if expert.peft is not None), None)
                 experts[name] = load_expert(path, small, beside)
-        reward = None if self._reward is None else load_reward(self._reward, self._device)
+        reward = None if self._reward is None else self._load_reward(self._reward)
         return Decoder(causal, head, self.basis.steering, experts, reward)
+
+    def _load_reward(self, path: str) -> RewardModel:
+        """Load a reward model; a LoRA whose base isn't found was trained on the model itself, or is refused."""
+        from personalign.decode import load_reward
+        from personalign.decode.backbone import MANIFEST
+
+        try:
+            return load_reward(path, self._device)
+        except ModelError:
+            if not (Path(path) / MANIFEST).exists():
+                raise
+            return load_reward(path, self._device, base=self._source.model)
 
     @property
     def _worker(self) -> Worker:

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,19 @@ from decode.gate import Gate, until
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from personalign.bundled import TINY
-from personalign.errors import AlreadyAnswered, BasisError, EngineError, InputError, MissingExtra, QuestionError
+from personalign.decode import load_causal
+from personalign.errors import (
+    AlreadyAnswered,
+    BasisError,
+    EngineError,
+    InputError,
+    MissingExtra,
+    ModelError,
+    QuestionError,
+)
 from personalign.service import Personalign
+from personalign.train.pairs import Pair
+from personalign.train.reward import RewardRecipe, save_reward, train_reward
 from personalign.types import Message
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
@@ -316,6 +328,25 @@ def test_a_reward_model_steers_everyone(tmp_path: Path, reward: Path) -> None:
         off = p.chat("stranger", HELLO, rule="args", strength=0)
         assert (off.text, off.guided, off.kl) == (plain.text, False, 0.0)
         assert (plain.guided, plain.reason) == (False, "no_answers")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_reward_trained_on_the_model_needs_no_copy_of_it(tmp_path: Path) -> None:
+    """A LoRA's folder serves wherever it lies, if it was trained on the very model; on another one it is refused."""
+    pairs = [Pair((*HELLO,), "Sure.", f"Sure, which one of the {n} do you like?") for n in range(2, 6)]
+    pairs += [replace(pair, prompt=({"role": "user", "content": "Find me a bus."},)) for pair in pairs]
+    recipe = RewardRecipe(epochs=2, learning_rate=2e-3, dev_share=0.5)
+    for name in ("base", "small"):
+        trained = train_reward(load_causal(TINY / name, "cpu"), pairs, recipe)
+        save_reward(trained, tmp_path / f"on {name}", "Short replies.", "CC BY-SA 4.0")
+    url = f"sqlite:///{tmp_path / 'p.db'}"
+    with Personalign.open(url, reward=str(tmp_path / "on base")) as p:
+        assert p.chat("stranger", HELLO, rule="args").guided
+    with (
+        Personalign.open(url, reward=str(tmp_path / "on small")) as p,
+        pytest.raises(ModelError, match="trained on another model"),
+    ):
+        p.chat("stranger", HELLO, rule="args")
 
 
 CITY = {

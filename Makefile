@@ -32,6 +32,7 @@ docs: $(READY)
 
 bench: $(READY)
 	$(BIN)/personalign bench people --json
+	$(BIN)/personalign bench decode --json
 
 zoo: $(READY)
 	$(BIN)/python -m personalign.zoo.train --data $(DATA)

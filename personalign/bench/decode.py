@@ -4,6 +4,9 @@ A figure is a ratio of sides that take turns (``interleave.py``), the median ove
 beside it; sides that several ratios need share their rounds. ``plain`` is the engine with a head attached and strength
 0, ``bare`` the engine with nothing attached. Prompts have 64 tokens and replies 64, and nothing ends a reply early, in
 the bundled model neither. ``models.py`` says what is run, ``figures.py`` what has to be reached.
+
+What it costs, in seconds of one core of 2025: ragged lengths 1,500 (5 pairs of 60 and 240), 110m at 1, 8 and 32 at once
+125, 430 and 820 (20 rounds of 3, 4 and 3 sides), ARGS 190, the bundled model 65, the expert 65, heads 20: 3,200 in all.
 """
 
 from __future__ import annotations

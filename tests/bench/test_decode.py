@@ -44,6 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     return run_decode("cpu", PLAN, out=out, make_models=make_models), out
 
 
+@pytest.mark.slow
 def test_every_figure_with_a_bar_is_measured(run: tuple[dict[str, Any], Path]) -> None:
     """The figures are the promised keys, flat, each a finite number with its bar and its interval in its row."""
     found, _ = run
@@ -57,6 +58,7 @@ def test_every_figure_with_a_bar_is_measured(run: tuple[dict[str, Any], Path]) -
         assert row["is_reached"] == BARS[row["figure"]].is_reached(row["value"])
 
 
+@pytest.mark.slow
 def test_it_says_what_it_ran_on(run: tuple[dict[str, Any], Path]) -> None:
     """The machine and the versions stand beside the figures."""
     found, _ = run
@@ -65,6 +67,7 @@ def test_it_says_what_it_ran_on(run: tuple[dict[str, Any], Path]) -> None:
     assert found["versions"].keys() == {"python", "torch", "transformers", "personalign"}
 
 
+@pytest.mark.slow
 def test_what_there_is_is_kept(run: tuple[dict[str, Any], Path]) -> None:
     """The file holds the whole result at the end, on one line of JSON."""
     found, out = run

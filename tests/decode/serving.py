@@ -173,46 +173,50 @@ def haystack(
     num_slots: int,
     trials: int,
     *,
-    longest: int = 24,
-    max_length: int = 64,
+    alone: tuple[Decoder, Sequence[Request]] | None = None,
     **settings,
 ) -> Found:
-    """Write needles in an engine of one batch shape while strangers of every kind join, leave and are cancelled."""
+    """Write needles in an engine of one batch shape while strangers of every kind join, leave and are cancelled.
+
+    ``alone`` says by what decoder and requests they are written that they are compared with; None means the same ones.
+    """
     rng, needed = random.Random(num_slots), [needles[i % len(needles)] for i in range(trials)]
-    alone = {}
-    for needle in needles:
-        desk = Desk(decoder, num_slots, max_length, **settings)
-        (reply,) = desk.serve([needle])
-        alone[id(needle)] = (reply.ids, desk.traces[0])
-    desk = Desk(decoder, num_slots, max_length, max_waiting=trials + num_slots, **settings)
+    lonely, requests = alone or (decoder, needles)
+    expected = {}
+    for needle, request in zip(needles, requests, strict=True):
+        desk = Desk(lonely, num_slots, **settings)
+        (reply,) = desk.serve([request])
+        expected[id(needle)] = (reply.ids, desk.traces[0])
+    desk = Desk(decoder, num_slots, max_waiting=trials + num_slots, **settings)
     sought: list[tuple[Request, Caller]] = []
     strangers: list[Caller] = []
     beside = []
     while needed or not desk.engine.is_idle:
         num_running = sum(caller.outcome is None for _, caller in sought)
-        if needed and num_running < max(1, num_slots // 2) and rng.random() < 0.7:
+        while needed and num_running < max(1, num_slots // 2) and rng.random() < 0.7:
             sought.append((needle := needed.pop(), desk.submit(needle, is_watched=True)))
+            num_running += 1
         strangers = [caller for caller in strangers if caller.is_waited_for]
         while needed and len(strangers) < num_slots and rng.random() < 0.8:
-            strangers.append(desk.submit(stranger(rng, decoder, longest=longest)))
+            strangers.append(desk.submit(stranger(rng, decoder)))
         if strangers and rng.random() < 0.1:
             rng.choice(strangers).cancel()
         beside += [desk.num_active - 1] * num_running
         desk.engine.step()
     differing = sum(
-        caller.generated.ids != alone[id(needle)][0] or not same_bits(desk.trace(caller), alone[id(needle)][1])
+        caller.generated.ids != expected[id(needle)][0] or not same_bits(desk.trace(caller), expected[id(needle)][1])
         for needle, caller in sought
     )
     return Found(differing, mean(beside))
 
 
-def stranger(rng: random.Random, decoder: Decoder, max_tokens: int = 8, longest: int = 24) -> Request:
-    """A request of any kind: text, guidance (broken ones too), sampling, penalties, expert, constraint, stops."""
+def stranger(rng: random.Random, decoder: Decoder) -> Request:
+    """A request of any kind: text, guidance (broken ones too), rule, sampling, penalties, expert, constraint, stops."""
     assert decoder.head is not None, "strangers are guided"
     d, vocabulary, experts = decoder.head.num_axes, decoder.base.num_tokens, sorted(decoder.experts)
-    text = "".join(rng.choice(string.ascii_letters + string.digits + " ?!") for _ in range(rng.randint(1, longest)))
+    text = "".join(rng.choice(string.ascii_letters + string.digits + " ?!") for _ in range(rng.randint(1, 24)))
     sampling = Sampling(
-        rng.randint(1, max_tokens),
+        rng.randint(1, 8),
         rng.choice([0.0, 0.0, 0.7, 1.5]),
         rng.choice([1.0, 0.9, 0.5]),
         rng.randrange(99),
@@ -241,4 +245,5 @@ def stranger(rng: random.Random, decoder: Decoder, max_tokens: int = 8, longest:
         rng.choice([None, *experts]),
         rng.choice([None, 0.3, 2.0]),
         regex=rng.choice([None, None, None, "[a-z ]{3,}", "(yes|no)+"]),
+        rule=rng.choice(["successor", "args"] if decoder.reward is not None else ["successor"]),
     )

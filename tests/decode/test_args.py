@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from serving import Desk
+from serving import Desk, haystack
 from tiny_models import Kit, bits, saved, talk, tokenizer, traced
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from personalign.decode import Decoder, Request, RewardModel, load_reward, reference
 from personalign.decode.args import SiblingLane
 from personalign.decode.rewards import Guidance
+from personalign.decode.steer import Step
 from personalign.errors import InputError, ModelError, ProfileError
 from personalign.types import Sampling
 
@@ -159,3 +160,16 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, is_waiting: b
         desk.engine.forget("ada")
         desk.drain()
         assert caller.generated.reason == reason
+
+
+def test_a_row_does_not_depend_on_its_neighbours_here_either(decoder: Decoder) -> None:
+    """Under ARGS too a needle keeps every bit, wherever it sits and whoever joins, leaves or has another rule."""
+    needles = [replace(MIXED_BAG[0], sampling=Sampling(5)), replace(MIXED_BAG[2], sampling=Sampling(5), messages=CAT)]
+    found = haystack(decoder, needles, 8, 30)
+    assert found.differing == 0
+    assert found.neighbours >= 3
+
+    def leak(logits: Tensor, _: Step) -> Tensor:
+        return logits + 1e-6 * logits[logits.isfinite()].mean()
+
+    assert haystack(decoder, needles, 8, 8, steers=[leak]).differing > 3  # control

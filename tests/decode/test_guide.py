@@ -10,7 +10,7 @@ from torch import Tensor
 
 from personalign.decode.guide import tilt
 
-CASES = 2000
+CASES = 2500
 
 
 def _divergence(logits: Tensor, delta: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from tiny_models import bits, talk
 from torch import Tensor
 
+from personalign.decode.args import SiblingLane
 from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.lane import Lane
@@ -141,13 +142,22 @@ def leftovers(engine: Engine) -> list[str]:
             "a head row": rows._row.any(),
             "an account": rows._sums.any() or rows._strength.any() or not rows._sound.all(),
         }
+    if (args := engine._args) is not None:
+        lane = args._lane
+        held |= {
+            "a slot under ARGS": args.rows._rows,
+            "a pin under ARGS": args.rows._bank._pins,
+            "rewards: a prompt": lane._unread._tokens,
+            "rewards: a length": any(lane._slots.known) or lane._slots.lengths.any(),
+            "rewards: keys and values": _kept(lane, args._k),  # an empty slot's row computes as many siblings
+        }
     return [name for name, what in held.items() if bool(what)]
 
 
-def _kept(lane: Lane) -> int:
-    """How many numbers of replies are in the cache; position 0 may hold what an empty slot's row computes."""
-    layers = lane._slots.cache._layers
-    return sum(int((x[:, :, 1:] != 0).sum()) for layer in layers for x in (layer.keys, layer.values) if x is not None)
+def _kept(lane: Lane | SiblingLane, ahead: int = 1) -> int:
+    """How many numbers of replies are in the cache; the first positions may hold what an empty slot's row computes."""
+    buffers = [x for layer in lane._slots.cache._layers for x in (layer.keys, layer.values) if x is not None]
+    return sum(int((buffer[:, :, ahead:] != 0).sum()) for buffer in buffers)
 
 
 def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from serving import Desk, haystack
+from serving import Desk, haystack, leftovers, same_bits
 from tiny_models import Kit, bits, saved, talk, tokenizer, traced
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -17,7 +17,7 @@ from personalign.decode import Decoder, Request, RewardModel, load_reward, refer
 from personalign.decode.args import SiblingLane
 from personalign.decode.rewards import Guidance
 from personalign.decode.steer import Step
-from personalign.errors import InputError, ModelError, ProfileError
+from personalign.errors import EngineError, InputError, ModelError, ProfileError
 from personalign.types import Sampling
 
 TOLERANCE = 1e-4
@@ -173,3 +173,55 @@ def test_a_row_does_not_depend_on_its_neighbours_here_either(decoder: Decoder) -
         return logits + 1e-6 * logits[logits.isfinite()].mean()
 
     assert haystack(decoder, needles, 8, 8, steers=[leak]).differing > 3  # control
+
+
+def _asked_of(decoder: Decoder) -> tuple[Desk, list[Request], list[list[Tensor]]]:
+    """A desk, requests under both rules and none, and the bits each of them gets alone."""
+    requests = [replace(MIXED_BAG[0], sampling=Sampling(6)), Request(CAT, Sampling(7), W), Request(HELLO, Sampling(5))]
+    alone = []
+    for request in requests:
+        desk = Desk(decoder, 4)
+        desk.serve([request])
+        alone.append(desk.traces[0])
+    return Desk(decoder, 4), requests, alone
+
+
+@pytest.mark.parametrize("is_reading", [False, True])
+def test_a_reward_model_that_fails_ends_its_own_replies_only(decoder: Decoder, is_reading: bool) -> None:
+    """While it scores or while it reads a prompt: a typed error, and everybody else keeps every bit."""
+    desk, requests, alone = _asked_of(decoder)
+
+    def fail(_module: nn.Module, _args: object, kwargs: dict[str, Tensor]) -> None:
+        if kwargs["input_ids"].shape[1] != 10 if is_reading else kwargs["input_ids"].shape[0] > 1:
+            raise RuntimeError("out of memory")
+
+    hook = decoder.reward.backbone.register_forward_pre_hook(fail, with_kwargs=True)
+    try:
+        callers = [desk.submit(request, is_watched=True) for request in requests]
+        desk.drain()
+    finally:
+        hook.remove()
+    assert isinstance(callers[0].outcome, EngineError)
+    assert "RuntimeError: out of memory" in str(callers[0].outcome)
+    assert all(same_bits(desk.trace(caller), trace) for caller, trace in zip(callers[1:], alone[1:], strict=True))
+    again = desk.submit(requests[0], is_watched=True)
+    desk.drain()
+    assert same_bits(desk.trace(again), alone[0])
+    assert leftovers(desk.engine) == []
+
+
+def test_what_a_reward_model_made_of_a_reply_is_gone_with_it(kit: Kit) -> None:
+    """NaN in its keys and values makes that reply unguided, says so, and spoils no other in the same slot."""
+    reward = reward_model(kit, 3)
+    token = kit.base.tokenizer("日", add_special_tokens=False)["input_ids"][-1]
+    with torch.no_grad():
+        reward.backbone.get_input_embeddings().weight[token] = math.nan
+    desk, requests, alone = _asked_of(kit.decoder(reward=reward))
+    sick = desk.submit(replace(requests[0], messages=talk("日" + "Q" * 20)[0]))
+    desk.drain()
+    assert (sick.generated.guided, sick.generated.reason) == (False, "non_finite_reward")
+    assert leftovers(desk.engine) == []
+    after = desk.submit(requests[0], is_watched=True)
+    desk.drain()
+    assert after.generated.guided
+    assert same_bits(desk.trace(after), alone[0])

@@ -1,46 +1,28 @@
-"""Personalign: the verbs an application calls. It only puts store, learning and decoding in sequence.
+"""Personalign: the verbs an application calls. ``onboarding.py`` and ``replies.py`` do what they say.
 
 torch is imported on the first ``chat``; asking, answering and reading profiles run without it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
-from zlib import crc32
-
-import numpy as np
 
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
-from personalign.errors import ModelError, QuestionError
-from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
-from personalign.learn.fit import fit
-from personalign.store import Answer, Presentation, RecentProfiles, Store
-from personalign.types import (
-    CHOICES,
-    Choice,
-    Gaussian,
-    Message,
-    MoreSampling,
-    Profile,
-    Question,
-    Reply,
-    Sampling,
-    Usage,
-)
+from personalign.learn.ask import StopRule
+from personalign.onboarding import Onboarding
+from personalign.store import Store
+from personalign.types import Choice, Message, MoreSampling, Profile, Question, Reply, Sampling
 
 if TYPE_CHECKING:
-    from personalign.decode import Decoder, Expert, Generated, Request, RewardModel, Ticket, Worker
+    from personalign.decode import Decoder
+    from personalign.replies import Replies
     from personalign.shift import ShiftedReply
-
-EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
 
 class Personalign:
@@ -51,10 +33,10 @@ class Personalign:
         self._source = source
         self._device = device
         self._reward = reward
-        self._recent = RecentProfiles(store, self.profile)
-        self._loading = threading.RLock()  # whoever comes first loads the model, once
+        self._onboarding = Onboarding(store, basis)
+        self._loading = threading.Lock()  # whoever comes first loads the model, once
+        self._loaded: Replies | None = None  # until then
         self.basis = basis
-        self.stop_rule = StopRule()
 
     @classmethod
     def open(
@@ -95,20 +77,11 @@ class Personalign:
 
         The same question comes back until it is answered.
         """
-        self._store.add_user(user, consent)
-        shown = self._store.open_presentation(user, self.basis.id)
-        if shown is None:
-            index, _ = self._choose(user)
-            if index is None:
-                return None
-            shown = self._present(user, index)
-        return Question(shown.id, shown.prompt, shown.a, shown.b)
+        return self._onboarding.ask(user, consent)
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
-        if self._store.open_presentation(user, self.basis.id):
-            return None
-        return self._choose(user)[1]
+        return self._onboarding.why_stopped(user)
 
     def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
         """Store an answer and the profile fitted to all of them.
@@ -117,9 +90,7 @@ class Personalign:
             QuestionError: the question isn't this person's, or the choice is none of the five.
             AlreadyAnswered: it has another answer.
         """
-        if choice not in CHOICES:
-            raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
-        return self._named(self._store.commit_answer(user, question_id, choice, self._fit))
+        return self._onboarding.answer(user, question_id, choice)
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again.
@@ -127,15 +98,20 @@ class Personalign:
         Raises:
             QuestionError: there is no answer to take back.
         """
-        profile = self._store.undo_answer(user, self.basis.id, self._fit)
-        if profile is None:
-            raise QuestionError("there is no answer to take back; answer a question first")
-        return self._named(profile)
+        return self._onboarding.undo(user)
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
-        stored = self._store.profile(user, self.basis.id)
-        return self._named(stored) if stored else self.basis.first_profile(user)
+        return self._onboarding.profile(user)
+
+    @property
+    def stop_rule(self) -> StopRule:
+        """When enough is known; another rule holds from the next question on."""
+        return self._onboarding.stop_rule
+
+    @stop_rule.setter
+    def stop_rule(self, rule: StopRule) -> None:
+        self._onboarding.stop_rule = rule
 
     # Replies
 
@@ -178,8 +154,8 @@ class Personalign:
             EngineError: the reply failed while it was written.
         """
         sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
-        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema, regex)
-        return _reply(self._submit(request).result(), request)
+        replies = self._replies
+        return replies.write(replies.request(user, messages, sampling, rule, strength, expert, alpha, schema, regex))
 
     def stream(
         self,
@@ -198,15 +174,9 @@ class Personalign:
         **more: Unpack[MoreSampling],
     ) -> Iterator[str]:
         """``chat`` piece by piece; the pieces joined are the reply's text. Dropping the iterator ends the reply."""
-        from personalign.decode import Piece
-
         sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
-        request = self._request(user, messages, sampling, rule, strength, expert, alpha, schema, regex)
-        ticket = self._submit(request, is_streamed=True)
-        try:
-            yield from (piece.text for piece in ticket if isinstance(piece, Piece) and piece.text)
-        finally:
-            ticket.cancel()
+        replies = self._replies
+        return replies.stream(replies.request(user, messages, sampling, rule, strength, expert, alpha, schema, regex))
 
     def chat_many(
         self,
@@ -218,12 +188,13 @@ class Personalign:
         alpha: float | None = None,
     ) -> list[Reply]:
         """``chat`` for several people in one batch, each under their own reward."""
-        requests = [
-            self._request(user, messages, sampling or Sampling(), "successor", strength, expert, alpha, None, None)
-            for user, messages in zip(users, conversations, strict=True)
-        ]
-        replies = self.decoder.generate(requests)
-        return [_reply(generated, request) for generated, request in zip(replies, requests, strict=True)]
+        sampling, replies = sampling or Sampling(), self._replies
+        return replies.write_all(
+            [
+                replies.request(user, messages, sampling, "successor", strength, expert, alpha)
+                for user, messages in zip(users, conversations, strict=True)
+            ]
+        )
 
     def shift(
         self,
@@ -241,65 +212,37 @@ class Personalign:
         """
         from personalign.shift import shift
 
-        sampling = sampling or Sampling()
-        requests = [
-            self._request(user, messages, sampling, "successor", strength, expert, alpha, None, None)
-            for messages in conversations
-        ]
-        return shift(self.decoder, requests)
+        sampling, replies = sampling or Sampling(), self._replies
+        return shift(
+            replies.decoder,
+            [
+                replies.request(user, messages, sampling, "successor", strength, expert, alpha)
+                for messages in conversations
+            ],
+        )
 
     @property
     def decoder(self) -> Decoder:
         """The model, loaded on first use, with the head of the basis and the experts."""
-        with self._loading:
-            return self._decoder
-
-    @cached_property
-    def _decoder(self) -> Decoder:
-        from personalign.decode import Decoder, SuccessorHead, load_causal, load_expert
-
-        causal = load_causal(self._source.model, self._device)
-        self.basis.check_model(causal.fingerprints)
-        head = SuccessorHead.from_arrays(self.basis.head) if self.basis.head is not None else None
-        experts: dict[str, Expert] = {}
-        if self._source.experts:
-            small = load_causal(self._source.small or self._source.model, self._device)
-            for name, path in self._source.experts.items():
-                beside = next((expert for expert in experts.values() if expert.peft is not None), None)
-                experts[name] = load_expert(path, small, beside)
-        reward = None if self._reward is None else self._load_reward(self._reward)
-        return Decoder(causal, head, self.basis.steering, experts, reward)
-
-    def _load_reward(self, path: str) -> RewardModel:
-        """Load a reward model; a LoRA whose base isn't found was trained on the model itself, or is refused."""
-        from personalign.decode import load_reward
-        from personalign.decode.backbone import MANIFEST
-
-        try:
-            return load_reward(path, self._device)
-        except ModelError:
-            if not (Path(path) / MANIFEST).exists():
-                raise
-            return load_reward(path, self._device, base=self._source.model)
+        return self._replies.decoder
 
     @property
-    def _worker(self) -> Worker:
+    def _replies(self) -> Replies:
         with self._loading:
-            return self._started_worker
+            if self._loaded is None:
+                from personalign.replies import Replies, load_decoder
 
-    @cached_property
-    def _started_worker(self) -> Worker:
-        from personalign.decode import Engine, Worker
-
-        return Worker(Engine(self.decoder))
+                decoder = load_decoder(self._source, self.basis, self._device, self._reward)
+                self._loaded = Replies(decoder, self.basis, self._store, self.profile)
+            return self._loaded
 
     # Data rights and lifetime
 
     def forget(self, user: str) -> None:
         """Erase everything about a person; the id may start anew."""
         self._store.forget(user)
-        if "_started_worker" in self.__dict__:
-            self._worker.forget(user)
+        if self._loaded is not None:
+            self._loaded.forget(user)
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored about a person, ready for JSON."""
@@ -307,8 +250,8 @@ class Personalign:
 
     def close(self) -> None:
         """End the replies that are being written, and close the store."""
-        if "_started_worker" in self.__dict__:
-            self._worker.close()
+        if self._loaded is not None:
+            self._loaded.close()
         self._store.close()
 
     def __enter__(self) -> Personalign:  # noqa: PYI034 - beartype can't read Self on a method
@@ -318,96 +261,3 @@ class Personalign:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    # Below: how a question is chosen and shown, and how a request is made
-
-    def _choose(self, user: str) -> tuple[int | None, str | None]:
-        """The index of the next bank question, or the reason why there is none."""
-        profile = self.profile(user)
-        allowed = self._allowed(user)
-        reason = why_stop(
-            profile.posterior,
-            self.basis.reference,
-            self._pool[allowed],
-            profile.answers,
-            self.stop_rule,
-            self.basis.noise,
-        )
-        if reason is not None:
-            return None, reason
-        return acquire(profile.posterior, self._pool, noise=self.basis.noise, allowed=allowed), None
-
-    def _allowed(self, user: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        asked = self._store.asked(user, self.basis.id)
-        shown = self._store.exposures(self.basis.id)
-        most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(shown.values()))
-        return np.array([q.id not in asked and shown.get(q.id, 0) < most for q in self.basis.bank], dtype=bool)
-
-    @cached_property
-    def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return clip_pairs(self.basis.pool, self.basis.prior)
-
-    def _present(self, user: str, index: int) -> Presentation:
-        question = self.basis.bank[index]
-        # a fair coin for the side, but the same one each time: what is shown can be repeated
-        swapped = hashlib.sha256(f"{user}\0{question.id}".encode()).digest()[0] % 2 == 1
-        a, b = (question.second, question.first) if swapped else (question.first, question.second)
-        v = self.basis.pool[index] * (-1.0 if swapped else 1.0)
-        return self._store.present(user, self.basis.id, question.id, question.prompt, a, b, swapped, v)
-
-    def _fit(self, answers: Sequence[Answer]) -> Gaussian:
-        v = np.array([answer.v for answer in answers]).reshape(len(answers), self.basis.num_axes)
-        return fit(v, [answer.choice for answer in answers], self.basis.prior, self.basis.noise)
-
-    def _named(self, profile: Profile) -> Profile:
-        self.basis.check_profile(profile)
-        return replace(profile, axes=self.basis.axes)
-
-    def _request(
-        self,
-        user: str,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        rule: str,
-        strength: float,
-        expert: str | None,
-        alpha: float | None,
-        schema: Mapping[str, Any] | str | None,
-        regex: str | None,
-    ) -> Request:
-        from personalign.decode import Guidance, Request
-        from personalign.decode.request import check_strength
-
-        check_strength(strength)  # before the profile: a stranger's typo is a typo
-        profile = self._recent.get(user)
-        guidance = None
-        if profile.informative:
-            confidence = self.basis.confidence(profile.covariance)
-            fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
-            guidance = Guidance(profile.mean, confidence, strength, profile.revision, user, fingerprint)
-        elif rule == "args":
-            guidance = Guidance(profile.mean, 0.0, strength)  # a reward that is everyone's is as strong as asked for
-        return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
-
-    def _submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
-        """Hand a request over; whoever was erased since their profile was read leaves no head behind."""
-        ticket = self._worker.submit(request, is_streamed=is_streamed)
-        user = request.guidance.user if request.guidance else ""
-        if user and not self._recent.get(user).informative:
-            self._worker.forget(user)
-        return ticket
-
-
-def _reply(generated: Generated, request: Request) -> Reply:
-    return Reply(
-        text=generated.text,
-        guided=generated.guided,
-        reason=generated.reason,
-        revision=request.guidance.revision if request.guidance else 0,
-        kl=generated.kl,
-        finish_reason=generated.finish_reason,
-        usage=Usage(generated.prompt_tokens, len(generated.ids)),
-        changed=generated.changed,
-        gained=generated.gained,
-        logprobs=generated.logprobs,
-    )

@@ -52,7 +52,7 @@ def p(tmp_path: Path) -> Iterator[Personalign]:
 @pytest.fixture
 def gate(p: Personalign) -> Iterator[Gate]:
     """Loads the model; its engine's steps wait for the test."""
-    gate = Gate(p._worker._engine)
+    gate = Gate(p._replies.worker._engine)
     yield gate
     gate.open()
 
@@ -66,7 +66,7 @@ def onboard(p: Personalign, user: str, most: int = 100) -> None:
 
 def heads(p: Personalign) -> int:
     """How many rows of the bank hold somebody's weights."""
-    bank = p._worker._engine.bank
+    bank = p._replies.worker._engine.bank
     assert bank is not None
     return int(bank.weights.any(-1).sum())
 
@@ -186,10 +186,10 @@ def test_a_dropped_stream_frees_its_slot(p: Personalign, gate: Gate) -> None:
     first.start()
     gate.let(10)
     first.join()
-    assert not p._worker._engine.is_idle
+    assert not p._replies.worker._engine.is_idle
     pieces.close()  # type: ignore[attr-defined]
     gate.let(1)
-    assert p._worker._engine.is_idle
+    assert p._replies.worker._engine.is_idle
 
 
 def test_closing_ends_replies(p: Personalign) -> None:
@@ -275,15 +275,15 @@ def test_whoever_is_forgotten_meanwhile_leaves_no_head(p: Personalign, gate: Gat
 def test_whoever_is_forgotten_before_it_begins_leaves_no_head(p: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between reading a profile and handing the request over there is time to be erased."""
     onboard(p, "ada")
-    submit = p._worker.submit
+    submit = p._replies.worker.submit
 
     def submit_late(*words: object, **options: object) -> object:
         p.forget("ada")
         return submit(*words, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(p._worker, "submit", submit_late)
+    monkeypatch.setattr(p._replies.worker, "submit", submit_late)
     p.chat("ada", HELLO)
-    until(lambda: not p._worker._errands and p._worker._engine.is_idle)
+    until(lambda: not p._replies.worker._errands and p._replies.worker._engine.is_idle)
     assert heads(p) == 0
 
 
@@ -411,5 +411,5 @@ def test_bad_requests_raise_where_they_are_made(p: Personalign, gate: Gate, call
     for case, options in BAD.items():
         with pytest.raises(InputError):
             list(call(p, "ada", HELLO, **options))
-        assert p._worker._engine.is_idle, case
+        assert p._replies.worker._engine.is_idle, case
     assert gate.num_steps == 0

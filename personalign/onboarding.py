@@ -1,0 +1,103 @@
+"""Onboarding: which question a person is asked next, how it is shown, and the profile fitted to their answers.
+
+It puts store and learning in sequence, and needs no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from personalign.basis import Basis
+from personalign.errors import QuestionError
+from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.fit import fit
+from personalign.store import Answer, Presentation, Store
+from personalign.types import CHOICES, Choice, Gaussian, Profile, Question
+
+EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
+
+
+class Onboarding:
+    """The questions of one basis, and everybody's answers to them."""
+
+    def __init__(self, store: Store, basis: Basis) -> None:
+        self._store, self._basis = store, basis
+        self.stop_rule = StopRule()
+
+    def ask(self, user: str, consent: str | None = None) -> Question | None:
+        """The open question, or the next one; None when enough is known."""
+        self._store.add_user(user, consent)
+        shown = self._store.open_presentation(user, self._basis.id)
+        if shown is None:
+            index, _ = self._choose(user)
+            if index is None:
+                return None
+            shown = self._present(user, index)
+        return Question(shown.id, shown.prompt, shown.a, shown.b)
+
+    def why_stopped(self, user: str) -> str | None:
+        """Why there is no further question, in words; None while there is one."""
+        if self._store.open_presentation(user, self._basis.id):
+            return None
+        return self._choose(user)[1]
+
+    def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
+        """Store an answer and the profile fitted to all of them."""
+        if choice not in CHOICES:
+            raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
+        return self._named(self._store.commit_answer(user, question_id, choice, self._fit))
+
+    def undo(self, user: str) -> Profile:
+        """Take the last answer back; its question is open again."""
+        profile = self._store.undo_answer(user, self._basis.id, self._fit)
+        if profile is None:
+            raise QuestionError("there is no answer to take back; answer a question first")
+        return self._named(profile)
+
+    def profile(self, user: str) -> Profile:
+        """What is known of a person; the prior for someone who has answered nothing."""
+        stored = self._store.profile(user, self._basis.id)
+        return self._named(stored) if stored else self._basis.first_profile(user)
+
+    def _choose(self, user: str) -> tuple[int | None, str | None]:
+        """The index of the next bank question, or the reason why there is none."""
+        profile, noise = self.profile(user), self._basis.noise
+        allowed = self._allowed(user)
+        reason = why_stop(
+            profile.posterior, self._basis.reference, self._pool[allowed], profile.answers, self.stop_rule, noise
+        )
+        if reason is not None:
+            return None, reason
+        return acquire(profile.posterior, self._pool, noise=noise, allowed=allowed), None
+
+    def _allowed(self, user: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        asked = self._store.asked(user, self._basis.id)
+        shown = self._store.exposures(self._basis.id)
+        most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(shown.values()))
+        return np.array([q.id not in asked and shown.get(q.id, 0) < most for q in self._basis.bank], dtype=bool)
+
+    @cached_property
+    def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return clip_pairs(self._basis.pool, self._basis.prior)
+
+    def _present(self, user: str, index: int) -> Presentation:
+        question = self._basis.bank[index]
+        # a fair coin for the side, but the same one each time: what is shown can be repeated
+        swapped = hashlib.sha256(f"{user}\0{question.id}".encode()).digest()[0] % 2 == 1
+        a, b = (question.second, question.first) if swapped else (question.first, question.second)
+        v = self._basis.pool[index] * (-1.0 if swapped else 1.0)
+        return self._store.present(user, self._basis.id, question.id, question.prompt, a, b, swapped, v)
+
+    def _fit(self, answers: Sequence[Answer]) -> Gaussian:
+        v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
+        return fit(v, [answer.choice for answer in answers], self._basis.prior, self._basis.noise)
+
+    def _named(self, profile: Profile) -> Profile:
+        self._basis.check_profile(profile)
+        return replace(profile, axes=self._basis.axes)

@@ -1,0 +1,161 @@
+"""Replies under people's rewards: from a person and a conversation to a request, and through the worker to a reply.
+
+It puts profiles and decoding in sequence. Importing it loads torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from personalign.basis import Basis
+from personalign.bundled import Source
+from personalign.decode import (
+    Decoder,
+    Engine,
+    Expert,
+    Generated,
+    Guidance,
+    Piece,
+    Request,
+    RewardModel,
+    SuccessorHead,
+    Ticket,
+    Worker,
+    load_causal,
+    load_expert,
+    load_reward,
+)
+from personalign.decode.backbone import MANIFEST
+from personalign.decode.request import check_strength
+from personalign.errors import ModelError
+from personalign.store import RecentProfiles, Store
+from personalign.types import Message, Profile, Reply, Sampling, Usage
+
+
+class Replies:
+    """The models, and the worker that writes with them for as many callers as there are."""
+
+    def __init__(self, decoder: Decoder, basis: Basis, store: Store, profile: Callable[[str], Profile]) -> None:
+        self.decoder = decoder
+        self._basis = basis
+        self._recent = RecentProfiles(store, profile)
+        self._starting = threading.Lock()
+        self._worker: Worker | None = None  # until the first reply
+
+    @property
+    def worker(self) -> Worker:
+        """The thread that owns the engine, started on first use."""
+        with self._starting:
+            if self._worker is None:
+                self._worker = Worker(Engine(self.decoder))
+            return self._worker
+
+    def request(
+        self,
+        user: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        rule: str,
+        strength: float,
+        expert: str | None,
+        alpha: float | None,
+        schema: Mapping[str, Any] | str | None = None,
+        regex: str | None = None,
+    ) -> Request:
+        """What a person asks for, under their newest profile."""
+        check_strength(strength)  # before the profile: a stranger's typo is a typo
+        guidance = self._guidance(self._recent.get(user), rule, strength)
+        return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
+
+    def _guidance(self, profile: Profile, rule: str, strength: float) -> Guidance | None:
+        if profile.informative:
+            confidence = self._basis.confidence(profile.covariance)
+            fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
+            return Guidance(profile.mean, confidence, strength, profile.revision, profile.user, fingerprint)
+        if rule == "args":
+            return Guidance(profile.mean, 0.0, strength)  # a reward that is everyone's is as strong as asked for
+        return None
+
+    def write(self, request: Request) -> Reply:
+        """Write one reply beside everybody else's."""
+        return _reply(self._submit(request).result(), request)
+
+    def stream(self, request: Request) -> Iterator[str]:
+        """Yield a reply's text as it is written; dropping the iterator ends the reply."""
+        ticket = self._submit(request, is_streamed=True)
+        try:
+            yield from (piece.text for piece in ticket if isinstance(piece, Piece) and piece.text)
+        finally:
+            ticket.cancel()
+
+    def write_all(self, requests: Sequence[Request]) -> list[Reply]:
+        """Write a reply to each in a batch of their own."""
+        replies = self.decoder.generate(requests)
+        return [_reply(generated, request) for generated, request in zip(replies, requests, strict=True)]
+
+    def _submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
+        """Hand a request over; whoever was erased since their profile was read leaves no head behind."""
+        ticket = self.worker.submit(request, is_streamed=is_streamed)
+        user = request.guidance.user if request.guidance else ""
+        if user and not self._recent.get(user).informative:
+            self.forget(user)
+        return ticket
+
+    def forget(self, user: str) -> None:
+        """Let nobody be guided by a person's head any more; replies being written go on without it."""
+        if self._worker is not None:
+            self._worker.forget(user)
+
+    def close(self) -> None:
+        """End the replies that are being written."""
+        if self._worker is not None:
+            self._worker.close()
+
+
+def _reply(generated: Generated, request: Request) -> Reply:
+    return Reply(
+        text=generated.text,
+        guided=generated.guided,
+        reason=generated.reason,
+        revision=request.guidance.revision if request.guidance else 0,
+        kl=generated.kl,
+        finish_reason=generated.finish_reason,
+        usage=Usage(generated.prompt_tokens, len(generated.ids)),
+        changed=generated.changed,
+        gained=generated.gained,
+        logprobs=generated.logprobs,
+    )
+
+
+def load_decoder(source: Source, basis: Basis, device: str, reward: str | None) -> Decoder:
+    """Load a model with the head of its basis, its experts, and a reward model if one is named.
+
+    Raises:
+        ModelError: and its kinds, for what can't be used.
+        BasisError: the basis was made for another model.
+    """
+    causal = load_causal(source.model, device)
+    basis.check_model(causal.fingerprints)
+    head = SuccessorHead.from_arrays(basis.head) if basis.head is not None else None
+    experts: dict[str, Expert] = {}
+    if source.experts:
+        small = load_causal(source.small or source.model, device)
+        for name, path in source.experts.items():
+            beside = next((expert for expert in experts.values() if expert.peft is not None), None)
+            experts[name] = load_expert(path, small, beside)
+    judge = None if reward is None else _load_reward(reward, source.model, device)
+    return Decoder(causal, head, basis.steering, experts, judge)
+
+
+def _load_reward(path: str, model: str, device: str) -> RewardModel:
+    """Load a reward model; a LoRA whose base isn't found was trained on the model itself, or is refused."""
+    try:
+        return load_reward(path, device)
+    except ModelError:
+        if not (Path(path) / MANIFEST).exists():
+            raise
+        return load_reward(path, device, base=model)

@@ -42,7 +42,7 @@ class Replies:
     def __init__(self, decoder: Decoder, basis: Basis, store: Store, profile: Callable[[str], Profile]) -> None:
         self.decoder = decoder
         self._basis = basis
-        self._recent = RecentProfiles(store, profile)
+        self._recent = RecentProfiles(store, profile, self.forget)
         self._starting = threading.Lock()
         self._worker: Worker | None = None  # until the first reply
 
@@ -77,7 +77,9 @@ class Replies:
             fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
             return Guidance(profile.mean, confidence, strength, profile.revision, profile.user, fingerprint)
         if rule == "args":
-            return Guidance(profile.mean, 0.0, strength)  # a reward that is everyone's is as strong as asked for
+            judge = self.decoder.reward
+            is_everyones = judge is not None and judge.num_axes == 1  # nothing has to be known of a person
+            return Guidance(profile.mean, float(is_everyones), strength)
         return None
 
     def write(self, request: Request) -> Reply:
@@ -85,12 +87,10 @@ class Replies:
         return _reply(self._submit(request).result(), request)
 
     def stream(self, request: Request) -> Iterator[str]:
-        """Yield a reply's text as it is written; dropping the iterator ends the reply."""
-        ticket = self._submit(request, is_streamed=True)
-        try:
-            yield from (piece.text for piece in ticket if isinstance(piece, Piece) and piece.text)
-        finally:
-            ticket.cancel()
+        """Begin a reply, and give its text as it is written; dropping the iterator ends the reply."""
+        texts = _texts(self._submit(request, is_streamed=True))
+        next(texts)  # up to the try: a generator that was never begun would be dropped without its finally
+        return texts
 
     def write_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Write a reply to each in a batch of their own."""
@@ -114,6 +114,15 @@ class Replies:
         """End the replies that are being written."""
         if self._worker is not None:
             self._worker.close()
+
+
+def _texts(ticket: Ticket) -> Iterator[str]:
+    """Nothing, at once; then a reply's text, piece by piece."""
+    try:
+        yield ""
+        yield from (piece.text for piece in ticket if isinstance(piece, Piece) and piece.text)
+    finally:
+        ticket.cancel()
 
 
 def _reply(generated: Generated, request: Request) -> Reply:

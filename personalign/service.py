@@ -173,7 +173,12 @@ class Personalign:
         regex: str | None = None,
         **more: Unpack[MoreSampling],
     ) -> Iterator[str]:
-        """``chat`` piece by piece; the pieces joined are the reply's text. Dropping the iterator ends the reply."""
+        """``chat`` piece by piece; the pieces joined are the reply's text. Dropping the iterator ends the reply.
+
+        Raises:
+            InputError, Overloaded: at the call, as ``chat``.
+            EngineError: at the piece that can't be written.
+        """
         sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
         replies = self._replies
         return replies.stream(replies.request(user, messages, sampling, rule, strength, expert, alpha, schema, regex))
@@ -186,12 +191,13 @@ class Personalign:
         strength: float = 1.0,
         expert: str | None = None,
         alpha: float | None = None,
+        rule: str = "successor",
     ) -> list[Reply]:
-        """``chat`` for several people in one batch, each under their own reward."""
+        """``chat`` for several people in a batch of their own, however many, each under their own reward."""
         sampling, replies = sampling or Sampling(), self._replies
         return replies.write_all(
             [
-                replies.request(user, messages, sampling, "successor", strength, expert, alpha)
+                replies.request(user, messages, sampling, rule, strength, expert, alpha)
                 for user, messages in zip(users, conversations, strict=True)
             ]
         )
@@ -204,6 +210,7 @@ class Personalign:
         strength: float = 1.0,
         expert: str | None = None,
         alpha: float | None = None,
+        rule: str = "successor",
     ) -> list[ShiftedReply]:
         """Write the person's replies, and find out how their reward and the expert moved each token's probability.
 
@@ -215,10 +222,7 @@ class Personalign:
         sampling, replies = sampling or Sampling(), self._replies
         return shift(
             replies.decoder,
-            [
-                replies.request(user, messages, sampling, "successor", strength, expert, alpha)
-                for messages in conversations
-            ],
+            [replies.request(user, messages, sampling, rule, strength, expert, alpha) for messages in conversations],
         )
 
     @property

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ from personalign.errors import (
 from personalign.service import Personalign
 from personalign.train.pairs import Pair
 from personalign.train.reward import RewardRecipe, save_reward, train_reward
-from personalign.types import Message
+from personalign.types import Message, Sampling
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
 ENDLESS = {2: -100.0}  # the bias of a reply that doesn't end by itself
@@ -114,6 +115,13 @@ def test_the_same_question_until_it_is_answered(p: Personalign) -> None:
     assert following.id != question.id
 
 
+def test_another_stop_rule_holds_from_the_next_question_on(p: Personalign) -> None:
+    """Whoever opens personalign decides how many questions are asked."""
+    p.stop_rule = replace(p.stop_rule, max_questions=2)
+    onboard(p, "ada")
+    assert (p.profile("ada").answers, p.why_stopped("ada")) == (2, "reached 2 questions")
+
+
 def test_undo_opens_the_question_again(p: Personalign) -> None:
     """An answer taken back leaves the profile as it was before it."""
     question = p.ask("ada")
@@ -188,6 +196,16 @@ def test_a_dropped_stream_frees_its_slot(p: Personalign, gate: Gate) -> None:
     first.join()
     assert not p._replies.worker._engine.is_idle
     pieces.close()  # type: ignore[attr-defined]
+    gate.let(1)
+    assert p._replies.worker._engine.is_idle
+
+
+def test_a_stream_that_nobody_reads_frees_its_slot(p: Personalign, gate: Gate) -> None:
+    """It is under way from the call on; dropping it ends the reply as well."""
+    pieces = p.stream("ada", HELLO, max_tokens=200, logit_bias=ENDLESS)
+    gate.let(10)
+    assert not p._replies.worker._engine.is_idle
+    del pieces
     gate.let(1)
     assert p._replies.worker._engine.is_idle
 
@@ -297,6 +315,22 @@ def test_another_processes_answers_steer_the_next_reply(p: Personalign, tmp_path
         assert (reply.guided, reply.revision) == found
 
 
+def test_whoever_is_erased_elsewhere_leaves_no_head(p: Personalign, tmp_path: Path) -> None:
+    """The next request, whoever's it is, empties their row; a person who came back keeps the new one."""
+    for user in ("ada", "ben"):
+        onboard(p, user, most=4)
+        p.chat(user, HELLO, max_tokens=2)
+    assert heads(p) == 2
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}") as other:
+        other.forget("ada")
+        onboard(other, "ada", most=5)
+    p.chat("ben", HELLO, max_tokens=2)
+    assert heads(p) == 1
+    assert p.chat("ada", HELLO, max_tokens=2).revision == 5
+    p.chat("ben", HELLO, max_tokens=2)
+    assert heads(p) == 2
+
+
 # Rules, constraints, experts
 
 
@@ -326,8 +360,13 @@ def test_a_reward_model_steers_everyone(tmp_path: Path, reward: Path) -> None:
         assert asked.text != plain.text
         assert "".join(p.stream("stranger", HELLO, rule="args")) == asked.text
         off = p.chat("stranger", HELLO, rule="args", strength=0)
-        assert (off.text, off.guided, off.kl) == (plain.text, False, 0.0)
+        assert (off.text, off.guided, off.reason, off.kl) == (plain.text, False, "strength_zero", 0.0)
         assert (plain.guided, plain.reason) == (False, "no_answers")
+        many = p.chat_many(["stranger", "ada"], [HELLO, HELLO], Sampling(), rule="args")
+        assert [(reply.guided, reply.text) for reply in many] == [(True, asked.text)] * 2
+        (moved,) = p.shift("stranger", [HELLO], Sampling(), rule="args")
+        assert (moved.guided, moved.text) == (True, asked.text)
+        assert fmean(position.is_top_changed for position in moved.positions) == pytest.approx(asked.changed)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -410,6 +449,6 @@ def test_bad_requests_raise_where_they_are_made(p: Personalign, gate: Gate, call
     """Each is an InputError of the caller's own, and no step is taken for it."""
     for case, options in BAD.items():
         with pytest.raises(InputError):
-            list(call(p, "ada", HELLO, **options))
+            call(p, "ada", HELLO, **options)
         assert p._replies.worker._engine.is_idle, case
     assert gate.num_steps == 0

@@ -11,6 +11,7 @@ import hmac
 import re
 import secrets
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine, delete, select
@@ -27,14 +28,15 @@ TRUNCATE_DEADLINE_S = 5.0
 KEY_BYTES = 32
 
 
-def digest(database: Database, user: str) -> str:
-    """Hash an id with the key kept beside the database, so that the tombstone alone tells nothing."""
-    return hmac.new(_key(database), user.encode(), hashlib.sha256).hexdigest()
+def digests(database: Database, users: Iterable[str]) -> Iterator[str]:
+    """Hash ids with the key kept beside the database, so that the tombstone alone tells nothing."""
+    key = _key(database)
+    return (hmac.new(key, user.encode(), hashlib.sha256).hexdigest() for user in users)
 
 
 def bury(database: Database, user: str, at: datetime) -> str:
     """Write a tombstone beside the database, durably, before any row goes; return its digest."""
-    hashed = digest(database, user)
+    (hashed,) = digests(database, [user])
     microseconds = (at - EPOCH) // timedelta(microseconds=1)
     # starts a line of its own, in case a killed process left half a one
     append_durably(database.beside(".tombstones"), f"\n{microseconds} {hashed}\n".encode())
@@ -63,10 +65,22 @@ def unburied(database: Database, session: Session) -> dict[str, datetime]:
 
 def bury_again(database: Database, session: Session, missing: dict[str, datetime]) -> None:
     """Erase whoever these tombstones speak of; a person who came later under the same id stays."""
-    for user, created_at in session.execute(select(UserRow.id, UserRow.created_at)).all():
-        hashed = digest(database, user)
+    people = session.execute(select(UserRow.id, UserRow.created_at)).all()
+    for (user, created_at), hashed in zip(people, digests(database, [user for user, _ in people]), strict=True):
         if hashed in missing and created_at < missing[hashed]:
             delete_person(session, user)
+
+
+def erased_after(
+    database: Database, session: Session, users: Sequence[str], after: datetime
+) -> tuple[list[str], datetime]:
+    """Tell who of these people was erased after a moment, and when anybody was last."""
+    found = select(TombstoneRow.digest, TombstoneRow.at).where(TombstoneRow.at > after)
+    erased = dict(session.execute(found).all())
+    if not erased or not users:
+        return [], max(erased.values(), default=after)
+    hashed = zip(users, digests(database, users), strict=True)
+    return [user for user, its in hashed if its in erased], max(erased.values())
 
 
 def truncate_log(writer: Engine, database: Database) -> None:

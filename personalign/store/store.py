@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ from personalign.errors import InputError
 from personalign.store import answering, blobs, records
 from personalign.store.answering import Shown, now
 from personalign.store.engine import Database, Engines, locate, open_engines
-from personalign.store.erase import bury, bury_again, delete_person, note_tombstones, truncate_log, unburied
+from personalign.store.erase import (
+    bury,
+    bury_again,
+    delete_person,
+    erased_after,
+    note_tombstones,
+    truncate_log,
+    unburied,
+)
 from personalign.store.export import export_person
 from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
@@ -207,6 +215,11 @@ class Store:
                 delete_person(session, user)
                 note_tombstones(session, {hashed: at})
         self._truncate()
+
+    def erased(self, users: Sequence[str], after: datetime) -> tuple[list[str], datetime]:
+        """Tell who of these people was erased after a moment, and when anybody was last; they may be back since."""
+        with self._read() as session:
+            return erased_after(self._database, session, users, after)
 
     def data_version(self) -> int:
         """Return a number that differs after any commit, by this process or another."""

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +22,15 @@ class Stale(RecentProfiles):
     """The trap: the counter is read after the profile, and tells of a commit that the profile lacks."""
 
     def get(self, user: str) -> Profile:
-        if user not in self._profiles or self._store.data_version() != self._version:
-            self._profiles[user] = self._read(user)
-            self._version = self._store.data_version()
-        return self._profiles[user]
+        version, profile = self._profiles.get(user, (-1, None))
+        if profile is None or self._store.data_version() != version:
+            profile = self._read(user)
+            self._profiles[user] = self._store.data_version(), profile
+        return profile
+
+
+def nobody(user: str) -> None:
+    raise AssertionError(user)
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def test_a_commit_while_a_profile_is_read_is_seen(
             store.commit_answer(user, show("q").id, "a", fit)
         return before
 
-    profiles = kind(store, read_slowly)
+    profiles = kind(store, read_slowly, nobody)
     assert profiles.get("ada").revision == 0
     assert (profiles.get("ada").revision == 1) == is_fresh
 
@@ -69,7 +75,7 @@ def test_no_thread_gets_an_older_profile(
     read: Callable[[str], Profile],
 ) -> None:
     """While one thread commits, others read: each finds at least the revision that was committed when it asked."""
-    profiles, committed, is_over = RecentProfiles(store, read), 0, threading.Event()
+    profiles, committed, is_over = RecentProfiles(store, read, nobody), 0, threading.Event()
 
     def commit() -> None:
         nonlocal committed
@@ -102,7 +108,7 @@ def test_a_profile_is_read_once_until_someone_commits(
         users.append(user)
         return read(user)
 
-    profiles = RecentProfiles(store, count)
+    profiles = RecentProfiles(store, count, nobody)
     for _ in range(3):
         profiles.get("ada")
     assert users == ["ada"]
@@ -114,7 +120,43 @@ def test_a_profile_is_read_once_until_someone_commits(
 def test_little_room_is_shared(store: Store, read: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads that push each other's profiles out still get them."""
     monkeypatch.setattr(recent, "CAPACITY", 1)
-    profiles = RecentProfiles(store, lambda user: Profile(user, "basis", 0, np.zeros(3), np.eye(3), 0, 0))
+    profiles = RecentProfiles(store, lambda user: Profile(user, "basis", 0, np.zeros(3), np.eye(3), 0, 0), nobody)
     users = [f"user-{number % 3}" for number in range(3000)]
     with ThreadPoolExecutor(6) as pool:
         assert [profile.user for profile in pool.map(profiles.get, users)] == users
+
+
+def test_each_erasure_of_a_person_asked_for_is_told_once(
+    store: Store, url: str, read: Callable[[str], Profile]
+) -> None:
+    """Whoever erases them, and whether or not they are back since; erasures before and of others are no news."""
+    told: list[str] = []
+    store.forget("ada")
+    store.add_user("ada")
+    profiles = RecentProfiles(store, read, told.append)
+    for user in ("ada", "ben"):
+        store.add_user(user)
+        profiles.get(user)
+    store.add_user("eve")
+    store.forget("eve")
+    profiles.get("ben")
+    assert told == []
+    with Store.open(url) as other:
+        for count in (1, 2):
+            other.forget("ada")
+            other.add_user("ada")
+            for user in ("ben", "ada", "ben"):
+                profiles.get(user)
+            assert told == ["ada"] * count
+    store.forget("ben")
+    profiles.get("ada")
+    assert told == ["ada", "ada", "ben"]
+
+
+def test_polls_read_no_key(store: Store, read: Callable[[str], Profile], path: Path) -> None:
+    """Where nobody was erased, nothing is made beside the database."""
+    profiles = RecentProfiles(store, read, nobody)
+    for user in ("ada", "ben"):
+        store.add_user(user)
+        profiles.get(user)
+    assert not path.with_name("profiles.db.key").exists()

@@ -17,6 +17,7 @@ from personalign.decode.penalties import Penalties
 from personalign.types import Sampling
 
 UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where every whole number is a float64
+BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
 
 
 def uniforms(seed: int, count: int) -> Float[Tensor, "count"]:
@@ -45,7 +46,10 @@ def shares(
     weight = scores.exp_()
     share = weight.mul_(UNITS / weight.sum(-1, keepdim=True)).floor_()
     if is_cut:
-        ruled_out |= unlikely(logits, share, top_k, top_p)
+        # in blocks of rows that stay in a core's cache; on a GPU all at once
+        num_rows = max(1, BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+        blocks = zip(*(torch.split(rows, num_rows) for rows in (logits, share, top_k, top_p)), strict=True)
+        ruled_out |= torch.cat([unlikely(*block) for block in blocks])
     return share.masked_fill_(ruled_out, 0)
 
 
@@ -56,22 +60,42 @@ def unlikely(
 
     Tokens as good as the k-th are among them; of several as good as each other top-p takes those with the lowest ids.
     """
-    ranked, order = logits.sort(descending=True, stable=True)
-    k = torch.where(top_k > 0, top_k, logits.shape[-1]).clamp_max(logits.shape[-1]).long()
-    share = share.gather(-1, order).masked_fill_(ranked < ranked.gather(-1, k[:, None] - 1), 0)
-    reached = share.cumsum(-1)
-    enough = (top_p[:, None] * reached[:, -1:]).ceil()
-    is_spare = reached.sub_(share) >= enough
+    size = logits.shape[-1]
+    order = best_first(logits)
+    k = torch.where(top_k > 0, top_k, size).clamp_max(size).long()[:, None]
+    num_best = size - (logits < logits.gather(-1, order.gather(-1, k - 1))).count_nonzero(-1)[:, None]
+    reached = share.gather(-1, order).cumsum_(-1)
+    enough = (top_p[:, None] * reached.gather(-1, num_best - 1)).ceil()
+    # what comes after the token that reaches enough; all beyond the k best does, since these reach enough
+    is_spare = torch.arange(size, device=logits.device) > torch.searchsorted(reached, enough)
     return torch.empty_like(is_spare).scatter_(-1, order, is_spare)
 
 
+def best_first(logits: Float[Tensor, "B V"]) -> Int[Tensor, "B V"]:
+    """The ids in the order of their logits, the best one's first; of several as good as each other the lowest first.
+
+    On a CPU torch's stable sort is slow. NumPy's of whole numbers isn't, and where no two are the same it needs no
+    stability: the upper half of each is the rank of its logit, the best having the least, and the lower half is its id.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return logits.sort(descending=True, stable=True).indices
+    rank = (logits + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it is as good as
+    rank.bitwise_xor_((rank >> 31).bitwise_and_(0x7FFFFFFF)).bitwise_not_()  # bits of negative floats rise downwards
+    rank_and_id = rank.long().bitwise_left_shift_(32).add_(torch.arange(logits.shape[-1]))
+    rank_and_id.numpy().sort(-1)
+    return rank_and_id.bitwise_and_(0xFFFFFFFF)
+
+
 def pick(share: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
-    """The token at which the shares, added up in the order of the ids, pass ``uniform`` of them all."""
-    reached = share.cumsum(-1)
+    """The token at which the shares, added up in the order of the ids, pass ``uniform`` of them all.
+
+    The sums are written over the shares: another buffer of this size costs more to get than to fill.
+    """
+    reached = share.cumsum_(-1)
     total = reached[:, -1]
     target = torch.minimum((uniform * total).floor(), total - 1)
     place = torch.searchsorted(reached, target[:, None], right=True).squeeze(-1)
-    return place.clamp_max(share.shape[-1] - 1)  # a row of NaN is somebody's error, but not its neighbours'
+    return place.clamp_max(reached.shape[-1] - 1)  # a row of NaN is somebody's error, but not its neighbours'
 
 
 def draw(

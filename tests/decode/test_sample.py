@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -17,7 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from personalign.decode import reference, sample
-from personalign.decode.sample import RowSampler, draw, shares, uniforms
+from personalign.decode.sample import RowSampler, best_first, draw, shares, uniforms
 from personalign.types import Sampling
 
 CPU = torch.device("cpu")
@@ -214,6 +215,117 @@ def test_random_numbers_depend_on_the_seed_alone() -> None:
     """More tokens or another request don't change a request's random numbers."""
     assert torch.equal(uniforms(7, 3), uniforms(7, 300)[:3])
     assert not torch.equal(uniforms(7, 3), uniforms(8, 3))
+
+
+# ---------------------------------------------------------------- the cuts, against counting
+
+
+def _kept(logits: list[float], share: list[int], k: int, p: float) -> set[int]:
+    """What top-k and top-p leave, in whole numbers, by walking down from the best token."""
+    best = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    best = [i for i in best if logits[i] >= logits[best[min(k or len(best), len(best)) - 1]]]
+    enough = math.ceil(p * sum(share[i] for i in best))
+    kept, reached = set(), 0
+    for i in best:
+        if reached >= enough:
+            break
+        kept.add(i)
+        reached += share[i]
+    return kept
+
+
+def _case(rng: np.random.Generator, rows: int = 8) -> tuple[Tensor, list[Sampling]]:
+    """Rows of one length: smooth or full of ties, all equal, with some or all but one ruled out, far apart or close."""
+    size = int(rng.choice([1, 2, 3, 17, 64, 300]))
+    kinds = [
+        lambda: 3 * rng.standard_normal(size),
+        lambda: rng.integers(-2, 3, size) * 0.5,
+        lambda: np.full(size, rng.choice([-7.5, -0.0, 0.0, 1e30])),
+        lambda: rng.choice([-0.0, 0.0, 1e-45, -1e-45, 1e-38], size),
+        lambda: rng.choice([-1e30, -1.0, 0.0, 30.0, 3e38], size),
+        lambda: (
+            np.nextafter(np.float32(rng.integers(-3, 4)), np.float32(rng.choice([-9, 9])), dtype=np.float32)
+            + rng.integers(0, 2, size)
+        ),
+    ]
+    logits = np.empty((rows, size), np.float32)
+    for row in logits:
+        row[:] = kinds[rng.integers(len(kinds))]()
+        row[rng.random(size) < rng.choice([0, 0, 0.3, 1])] = -math.inf
+        row[rng.integers(size)] = rng.integers(-2, 3)  # at least one token is possible
+    samplings = [
+        Sampling(
+            temperature=float(rng.choice([1e-3, 0.7, 1.0, 50.0])),
+            top_k=int(rng.choice([0, 1, 2, rng.integers(1, size + 1), size, size + 5])),
+            top_p=float(rng.choice([1.0, 1.0, 0.5, 1e-300, 1e-9, 1 - 2**-53, 1 - rng.random()])),
+        )
+        for _ in range(rows)
+    ]
+    return torch.from_numpy(logits), samplings
+
+
+def _num_rows_cut_otherwise(num: int, seed: int = 0) -> int:
+    """In how many of 8 num random rows the cuts leave other tokens, or other shares of them, than counting does."""
+    rng = np.random.default_rng(seed)
+    wrong = 0
+    for logits, samplings in (_case(rng) for _ in range(num)):
+        settings = _settings(samplings)
+        whole, cut = shares(logits, *settings, is_cut=False), shares(logits, *settings)
+        for row, s, before, after in zip(logits.tolist(), samplings, whole.tolist(), cut.tolist(), strict=True):
+            kept = _kept(row, [int(x) for x in before], s.top_k, s.top_p)
+            wrong += after != [x if i in kept else 0 for i, x in enumerate(before)]
+    return wrong
+
+
+def test_what_the_cuts_leave_is_what_counting_leaves() -> None:
+    """In 8,000 random rows, most with ties, top-k and top-p keep the same tokens, bit for bit, as plain counting."""
+    assert _num_rows_cut_otherwise(1000) == 0
+
+
+def test_another_order_of_ties_is_seen_by_the_comparison_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: where the highest ids of equally good tokens come first, or -0 counts as less than 0, rows differ."""
+
+    def highest_first(logits: Tensor) -> Tensor:
+        return logits.shape[-1] - 1 - best_first(logits.flip(-1))
+
+    def by_bits(logits: Tensor) -> Tensor:
+        return best_first(torch.where((logits == 0) & logits.signbit(), -1e-45, logits))
+
+    for wrong in (highest_first, by_bits):
+        monkeypatch.setattr(sample, "best_first", wrong)
+        assert _num_rows_cut_otherwise(100) > 10
+
+
+def test_a_cpu_ranks_as_a_stable_sort_does() -> None:
+    """Every float32 finds its place, however the logits lie in memory; float64 goes through torch's own sort."""
+    rng = np.random.default_rng(1)
+    patterns = rng.integers(0, 2**32, (4, 20_000), dtype=np.uint32).view(np.float32)
+    patterns = torch.from_numpy(np.where(np.isnan(patterns), np.float32(0), patterns))
+    for logits in (
+        patterns,
+        patterns.bfloat16().float(),
+        patterns.t()[:5],
+        patterns[:, ::3],
+        patterns[:1].expand(3, -1),
+    ):
+        expected = logits.double().sort(descending=True, stable=True).indices
+        assert torch.equal(best_first(logits), expected)
+        assert torch.equal(best_first(logits.double()), expected)
+        assert torch.equal(best_first(logits.bfloat16()), best_first(logits.bfloat16().double()))
+
+
+def test_a_large_batch_is_cut_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are ranked at a time, each is cut as before."""
+    samplings = [s for s in CUTS if s.top_k or s.top_p < 1] * 2
+    logits, settings, seen = _logits(len(samplings)), _settings(samplings), []
+    whole = shares(logits, *settings)
+    unlikely = sample.unlikely
+    monkeypatch.setattr(sample, "unlikely", lambda logits, *rest: seen.append(len(logits)) or unlikely(logits, *rest))
+    for block, expected in ((1, [1] * 12), (1500, [5, 5, 2]), (2**17, [12])):
+        seen.clear()
+        monkeypatch.setattr(sample, "BLOCK", block)
+        assert torch.equal(shares(logits, *settings), whole)
+        assert seen == expected
 
 
 # ---------------------------------------------------------------- rows that come and go

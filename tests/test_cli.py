@@ -220,6 +220,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no repetition penalty": (("chat", "ada", HELLO, "--repetition-penalty", "0"), "repetition_penalty is 0"),
     "negative top-k": (("chat", "ada", HELLO, "--top-k", "-1"), "top_k is -1"),
     "many logprobs": (("chat", "ada", HELLO, "--logprobs", "1000"), "logprobs is 1000"),
+    "no reward model to shift by": (("shift", "ada", HELLO, "--rule", "args"), "open with reward=PATH"),
+    "no such reward model to shift by": (("shift", "ada", HELLO, "--reward", "/no/such"), "no model '/no/such'"),
     "nothing to shift": (("shift", "stranger", HELLO), "nothing moves the replies (no_answers)"),
     "nothing to answer": (("shift", "ada"), "there is no prompt"),
     "no file of prompts": (("shift", "ada", "--prompts", "/no/such/file"), "expected a text file"),

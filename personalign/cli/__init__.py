@@ -1,0 +1,53 @@
+"""The command line: one function per verb, a thin shell over ``Personalign``; the verbs of one noun share a file.
+
+With ``--json`` stdout carries exactly one line, a JSON object; everything else goes to stderr.
+Exit codes: 2 for bad input, 3 for a database whose schema doesn't fit, 1 for what the system refuses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+import typer
+
+from personalign.cli.benchmarks import bench, demo
+from personalign.cli.database import db, doctor
+from personalign.cli.onboarding import onboard
+from personalign.cli.output import err
+from personalign.cli.people import export, forget, profile
+from personalign.cli.replies import chat, shift
+from personalign.errors import PersonalignError
+
+app = typer.Typer(
+    help="Give every user of a chatbot their own reward function.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+for verb in (demo, onboard, chat, shift, profile, forget, export, doctor):
+    app.command()(verb)
+app.add_typer(db, name="db")
+app.add_typer(bench, name="bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error of ours, or of the system, becomes one line on stderr and its exit code."""
+    try:
+        app(args=arguments)
+    except PersonalignError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # above all stdout that can't be written: a full disk
+        _close_stdout()
+        _fail(f"{error}; the output is not complete", 1)
+
+
+def _close_stdout() -> None:
+    """Close it now: what is still buffered would fail once more when the process ends, with a traceback."""
+    with suppress(OSError):
+        if sys.stdout is not None:  # as it is where the shell closed it
+            sys.stdout.close()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print(f"personalign: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)

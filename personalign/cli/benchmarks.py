@@ -1,0 +1,100 @@
+"""The demonstration, and what measures speed and quality: demo, bench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personalign.cli.options import AsJson, Device
+from personalign.cli.output import err, out, print_json
+from personalign.settings import Settings
+from personalign.show import show_decode, show_demo, show_people, show_quality, show_report
+
+bench = typer.Typer(help="Measure; the last line is one JSON object.", no_args_is_help=True)
+
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="pairs of simulated people")]
+
+
+def demo(device: Device = None, as_json: AsJson = False) -> None:
+    """Onboard two opposite people and answer the same prompts for each."""
+    from personalign.bench.demo import run_demo
+
+    with err.status("starting") as status:
+        found = run_demo(device or Settings().device, status.update)
+    print_json(found.to_json()) if as_json else show_demo(out, found)
+
+
+@bench.command("people")
+def bench_people(
+    seeds: Seeds = 20,
+    first: Annotated[int, typer.Option(min=0, help="the first pair's seed")] = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Onboard simulated people and ask their hidden tastes: agreement, utility, KL."""
+    from personalign.bench.people import run_people
+
+    found = run_people(seeds, first, device or Settings().device)
+    if as_json:
+        print_json(found)
+    else:
+        show_people(out, found["rows"])
+        show_report(out, found["figures"])
+
+
+@bench.command("confidence")
+def bench_confidence(seeds: Seeds = 20, device: Device = None, as_json: AsJson = False) -> None:
+    """Ask whether profiles should act more gently while little is known: ρ against one constant for all."""
+    from personalign.bench.confidence import run_confidence
+
+    found = run_confidence(seeds, device or Settings().device)
+    print_json(found) if as_json else show_report(out, found["figures"])
+
+
+@bench.command("decode")
+def bench_decode(
+    full: Annotated[bool, typer.Option("--full", help="every ratio of every model at every concurrency")] = False,
+    only: Annotated[str, typer.Option(help="only figures whose names begin so", show_default="all")] = "",
+    results: Annotated[Path | None, typer.Option("--out", help="a file that is renewed with each figure")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what rewards, experts and many people at once cost in speed; takes about 25 minutes on two cores."""
+    from personalign.bench.decode import Plan, run_decode
+
+    found = run_decode(device or Settings().device, Plan(is_full=full), only, results)
+    print_json(found) if as_json else show_decode(out, found)
+
+
+@bench.command("quality")
+def bench_quality(
+    prompts: Annotated[int, typer.Option(help="held-out prompts, of 100")] = 100,
+    people: Annotated[int, typer.Option(help="simulated people")] = 8,
+    data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,
+    work: Annotated[Path, typer.Option(help="where the reward models are kept")] = Path(".zoo/rewards"),
+    only: Annotated[str, typer.Option(help="only figures whose names begin so", show_default="all")] = "",
+    results: Annotated[Path | None, typer.Option("--out", help="a file that is renewed with each figure")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what people with known hidden tastes gain, and how far it moves the model; about 25 minutes."""
+    from personalign.bench.quality import Plan, run_quality
+
+    plan, settings = Plan(num_people=people, num_prompts=prompts), Settings()
+    found = run_quality(plan, device or settings.device, data or settings.data, work, only, results)
+    print_json(found) if as_json else show_quality(out, found)
+
+
+@bench.command("plot")
+def bench_plot(
+    result: Annotated[Path, typer.Argument(help="what bench quality --out left")],
+    folder: Annotated[Path, typer.Argument(help="where quality.png and alpha.png go")],
+    as_json: AsJson = False,
+) -> None:
+    """Draw a result of bench quality."""
+    from personalign.bench.plot import plot
+
+    pictures = [str(path) for path in plot(result, folder)]
+    print_json({"pictures": pictures}) if as_json else out.print(*pictures, sep="\n", markup=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from personalign.bench.baselines import args
 from personalign.bench.interleave import Side
+from personalign.bench.models import untouched
 from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.load import CausalModel
@@ -113,6 +114,8 @@ def _check(outcome: object, request: Request) -> None:
 
 def generate_side(causal: CausalModel, batch: Batch) -> Side:
     """Transformers' own ``generate`` on the whole batch, greedy: it runs until the longest reply is written."""
+    model = untouched(causal.model)
+    model.generation_config = causal.model.generation_config
     longest = max(map(len, batch.prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in batch.prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch.prompts])
@@ -121,7 +124,7 @@ def generate_side(causal: CausalModel, batch: Batch) -> Side:
     def run(most: int) -> float:
         started = time.perf_counter()
         num = min(most, max(batch.lengths))
-        out = causal.model.generate(**inputs, max_new_tokens=num, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+        out = model.generate(**inputs, max_new_tokens=num, do_sample=False, pad_token_id=0)  # type: ignore[operator]
         written = out[:, longest:].tolist()
         seconds = time.perf_counter() - started
         assert all(len(row) == num for row in written), "nothing ends a reply before its time"
@@ -132,12 +135,14 @@ def generate_side(causal: CausalModel, batch: Batch) -> Side:
 
 def naive_args_side(decoder: Decoder, batch: Batch) -> Side:
     """ARGS with its caches copied for every candidate, one reply after the other."""
+    assert decoder.reward is not None, "ARGS asks a reward model"
+    base = replace(decoder.base, model=untouched(decoder.base.model))
+    reward = replace(decoder.reward, backbone=untouched(decoder.reward.backbone))
 
     def run(most: int) -> float:
-        assert decoder.reward is not None, "ARGS asks a reward model"
         started = time.perf_counter()
         for prompt, length in zip(batch.prompts, batch.lengths, strict=True):
-            ids = args.generate(decoder.base, decoder.reward, prompt, min(most, length))
+            ids = args.generate(base, reward, prompt, min(most, length))
             assert len(ids) == min(most, length), "nothing ends a reply before its time"
         return time.perf_counter() - started
 

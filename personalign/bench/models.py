@@ -17,13 +17,14 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from personalign.basis import Basis, Fingerprints, Steering
 from personalign.bundled import TINY
 from personalign.decode.backbone import RewardModel
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import Expert, load_expert
+from personalign.decode.linear import use_onednn
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.rewards import SuccessorHead
 
@@ -157,8 +158,9 @@ class Models:
         return CausalModel(model, number_tokenizer(shape.vocabulary), Fingerprints("", ""), "random")
 
     def _place(self, model: nn.Module) -> None:
-        """Put a model where the bundled one is, in its precision."""
+        """Put a model where the bundled one is, in its precision, as ``load_causal`` leaves it."""
         _frozen(model.to(self.device, self.tiny.base.model.dtype))
+        use_onednn(model)
 
     def _expert(self) -> Expert:
         """A LoRA with random weights, saved and loaded as real ones are."""
@@ -170,6 +172,16 @@ def network(shape: Shape) -> LlamaForCausalLM:
     """A random Llama, the same one each time."""
     torch.manual_seed(0)
     return LlamaForCausalLM(shape.config())
+
+
+def untouched(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in layers as transformers makes them: what others are measured with."""
+    twin = type(model)(model.config)
+    module: nn.Module = twin  # whose methods are typed
+    module.load_state_dict(model.state_dict(), assign=True)
+    twin.tie_weights()
+    _frozen(module.to(model.device))
+    return twin
 
 
 def number_tokenizer(num_tokens: int) -> PreTrainedTokenizerFast:

@@ -113,6 +113,10 @@ class Args:
         self.rows.admit(slot, guidance)
         self._lane.begin(slot, prompt)
 
+    def forget(self, user: str) -> None:
+        """Empty a person's heads."""
+        self.rows.forget(user)
+
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
         return self._lane.read(slot)
@@ -141,7 +145,7 @@ class Args:
         b = len(logits)
         self._step = step
         top, candidates = logits.topk(self._k)
-        weights, gain = self.rows.heads(b)
+        weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
         rewards = (self._lane.score(candidates) * weights[:, None, :]).sum(-1)
         rewards = torch.where(top.isfinite(), rewards, 0.0)
         scores = top + WEIGHT * gain[:, None] * rewards

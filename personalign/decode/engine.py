@@ -131,7 +131,7 @@ class Engine:
     def forget(self, user: str) -> None:
         """Empty a person's heads: replies that are being written go on without them, those that wait begin so."""
         for rule in self._rules():
-            rule.rows.forget(user)
+            rule.forget(user)
         for reply in self._scheduler.waiting:
             if reply.owner == user:
                 reply.forget()

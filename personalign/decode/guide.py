@@ -60,28 +60,38 @@ class Guide:
         self._head, self._table, self._steering = head, table, steering
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=table.device)
         self.rows = GuidedRows(num_slots, bank)
+        self._merged = torch.zeros(num_slots, head.rank, head.body.out_features + 1, device=table.device)
 
     def admit(self, slot: int, guidance: Guidance) -> None:
         """Steer a slot from its first token on."""
         if guidance.gain(self._steering) > 0:
             self.rows.admit(slot, guidance)
+            self._merged[slot] = self._head.merged(self.rows.weights(slice(slot, slot + 1)))[0]
+
+    def forget(self, user: str) -> None:
+        """Empty a person's heads, and what was made of them."""
+        self.rows.forget(user)
+        self._merged[self.rows.gain(slice(None)) == 0] = 0.0
 
     def release(self, slot: int) -> None:
         """Let go of the slot's head."""
         self.rows.release(slot)
+        self._merged[slot] = 0.0
 
     def move(self, source: int, target: int) -> None:
         """Carry a slot's head and account over to an empty one."""
         self.rows.move(source, target)
+        self._merged[target] = self._merged[source]
+        self._merged[source] = 0.0
 
     def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Replace the logits of guided rows by their tilted short list, −inf elsewhere."""
         if not self.rows.slots:
             return logits
         b, steering = len(logits), self._steering
-        weights, gain = self.rows.heads(b)
+        gain = self.rows.gain(slice(b))
         top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
-        rewards = reward(self._head, self._table, step.hidden, weights, candidates)
+        rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
         delta, kl, finite, gained = tilt(top, rewards, steering.beta * gain, steering.clip)
         scores = top + delta
         guided = self.rows.record(step, gain, finite, scores, kl, gained)
@@ -102,6 +112,6 @@ def short_list(
     scores: Float[Tensor, "B K"],
     guided: Bool[Tensor, "B"],
 ) -> Float[Tensor, "B V"]:
-    """The candidates' scores, −inf elsewhere, in guided rows; all others keep their bits."""
-    short = torch.full_like(logits, -math.inf).scatter(-1, candidates, scores)
-    return torch.where(guided[:, None], short, logits)
+    """The candidates' scores, −inf elsewhere, in guided rows, in place; all others keep their bits."""
+    written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
+    return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)

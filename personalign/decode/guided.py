@@ -80,10 +80,13 @@ class GuidedRows:
                 state[target] = state[source]
                 state[source] = neutral
 
-    def heads(self, b: int) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b"]]:
-        """Weights of the first b slots, and strength times ρ: 0 where there is no guidance, or no longer."""
-        row = self._row[:b]
-        return self._bank.weights[row], self._strength[:b] * self._bank.confidence[row]
+    def weights(self, slots: slice) -> Float[Tensor, "b d"]:
+        """Weights of some slots: 0 where there is no guidance, or no longer."""
+        return self._bank.weights[self._row[slots]]
+
+    def gain(self, slots: slice) -> Float[Tensor, "b"]:
+        """Strength times ρ of some slots: 0 where there is no guidance, or no longer."""
+        return self._strength[slots] * self._bank.confidence[self._row[slots]]
 
     def record(
         self,

@@ -31,6 +31,7 @@ from transformers import (
 
 from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
+from personalign.decode.linear import use_onednn
 from personalign.errors import MessageError, ModelError
 from personalign.types import Message
 
@@ -158,6 +159,7 @@ def read_frozen(auto: AutoModel, name: str, device: str) -> tuple[PreTrainedMode
     model, tokenizer = _read(auto, name, torch.float32 if place.type == "cpu" else torch.bfloat16)
     module: torch.nn.Module = model  # whose methods are typed
     module.to(place).eval().requires_grad_(requires_grad=False)
+    use_onednn(module)
     return model, tokenizer
 
 

@@ -62,23 +62,27 @@ class SuccessorHead(nn.Module):
         projected: Tensor = self.projection(embeddings.float())
         return projected / math.sqrt(self.rank)
 
-    def directions(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B d R"]:
-        """U of each row, times √R: ``table`` has the other factor."""
-        return self._directions(self._inner(hidden))
+    def merged(self, weights: Float[Tensor, "B d"]) -> Float[Tensor, "B R h1"]:
+        """Σ w_j U_j of each row's person: a matrix over the inner activations, whose last column is what is added.
 
-    def forward(self, hidden: Float[Tensor, "N H"], tokens: Float[Tensor, "N H"]) -> Float[Tensor, "N d"]:
-        """ψ of N pairs of a hidden state and a next token, the token given as its row of the output embedding."""
-        inner = self._inner(hidden)
-        constant: Tensor = self.constant(inner)
-        return (self._directions(inner) * self.table(tokens)[:, None, :]).sum(-1) + constant
+        All that a person's reward needs of the head, d times smaller: made once a reply, not once a token.
+        """
+        layer = self.direction
+        matrix = torch.cat([layer.weight, layer.bias[:, None]], dim=-1).view(self.num_axes, self.rank, -1)
+        return (weights[:, :, None, None] * matrix).sum(1)
 
-    def _inner(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B h"]:
+    def inner(self, hidden: Float[Tensor, "B H"]) -> Float[Tensor, "B h"]:
+        """What the last layers read of the model's hidden state."""
         activated: Tensor = nn.functional.gelu(self.body(hidden.float()))
         return activated
 
-    def _directions(self, inner: Float[Tensor, "B h"]) -> Float[Tensor, "B d R"]:
-        flat: Tensor = self.direction(inner)
-        return flat.view(-1, self.num_axes, self.rank)
+    def forward(self, hidden: Float[Tensor, "N H"], tokens: Float[Tensor, "N H"]) -> Float[Tensor, "N d"]:
+        """ψ of N pairs of a hidden state and a next token, the token given as its row of the output embedding."""
+        inner = self.inner(hidden)
+        constant: Tensor = self.constant(inner)
+        flat: Tensor = self.direction(inner)  # U times √R: the table has the other factor
+        directions = flat.view(-1, self.num_axes, self.rank)
+        return (directions * self.table(tokens)[:, None, :]).sum(-1) + constant
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The weights by name, for a basis."""
@@ -122,14 +126,13 @@ def reward(
     head: SuccessorHead,
     table: Float[Tensor, "V R"],
     hidden: Float[Tensor, "B H"],
-    weights: Float[Tensor, "B d"],
+    merged: Float[Tensor, "B R h1"],
     candidates: Int[Tensor, "B K"],
 ) -> Float[Tensor, "B K"]:
-    """Q(v) − Σ w c(h) = Σ w U(h)·(P e_v) of each row's candidates under the row's own weights.
+    """Q(v) − Σ w c(h) = Σ w U(h)·(P e_v) of each row's candidates under the row's own weights, merged with the head.
 
     What c adds is the same for all candidates, and steering centres it away: so it isn't computed. Multiply-and-sum on
     purpose: einsum and bmm change bits with the batch size.
     """
-    direction = head.directions(hidden)
-    personal = (direction * weights[:, :, None]).sum(1)
+    personal = (merged[..., :-1] * head.inner(hidden)[:, None, :]).sum(-1) + merged[..., -1]
     return (personal[:, None, :] * table[candidates]).sum(-1)

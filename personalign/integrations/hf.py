@@ -191,11 +191,11 @@ class Guide(LogitsProcessor):
     # Below: steering
 
     def _expanded(self, num_rows: int, device: torch.device) -> _Rows:
-        """Each person's weights and gain for all rows of their prompt: beams, or sequences to return."""
+        """Each person's reward and gain for all rows of their prompt: beams, or sequences to return."""
         nothing = np.zeros(self._steered.basis.num_axes)
         weights = np.stack([g.weights if g else nothing for g in self._guidance]).repeat(num_rows, axis=0)
         return _Rows(
-            torch.tensor(weights, dtype=torch.float32, device=self._steered.table.device),
+            self._steered.head.merged(torch.tensor(weights, dtype=torch.float32, device=self._steered.table.device)),
             torch.tensor(self._gains, dtype=torch.float32, device=device).repeat_interleave(num_rows),
         )
 
@@ -219,7 +219,7 @@ class Guide(LogitsProcessor):
     ) -> Float[Tensor, "B K"]:
         head, table = self._steered.head, self._steered.table
         # generate takes prompts on the CPU for a model elsewhere, and then scores there
-        found = reward(head, table, hidden.to(table.device), rows.weights, candidates.to(table.device))
+        found = reward(head, table, hidden.to(table.device), rows.merged, candidates.to(table.device))
         return found.to(candidates.device)
 
     def _not_empty(self, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
@@ -258,7 +258,7 @@ class Guide(LogitsProcessor):
 class _Rows(NamedTuple):
     """What lasts for a call: whose reward each row is for."""
 
-    weights: Float[Tensor, "B d"]
+    merged: Float[Tensor, "B R h1"]
     gain: Float[Tensor, "B"]
 
 

@@ -353,13 +353,13 @@ def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
 
     def fails_at_2(hidden: Tensor) -> Tensor:
         calls.append(1)
-        return SuccessorHead.directions(decoder.head, hidden) * (math.nan if len(calls) == 3 else 1.0)
+        return SuccessorHead.inner(decoder.head, hidden) * (math.nan if len(calls) == 3 else 1.0)
 
-    decoder.head.__dict__["directions"] = fails_at_2
+    decoder.head.__dict__["inner"] = fails_at_2
     try:
         reply = decoder.generate([Request(HELLO, Sampling(8), GUIDED)], [_endless(kit)])[0]
     finally:
-        del decoder.head.__dict__["directions"]
+        del decoder.head.__dict__["inner"]
     assert (reply.guided, reply.reason) == (False, "non_finite_reward")
     assert reply.kl > 0
 

@@ -14,7 +14,7 @@ def test_the_reward_is_the_inner_product_with_the_expected_features() -> None:
     head, embeddings = random_head(), torch.randn(20, H, generator=torch.Generator().manual_seed(0))
     hidden, weights = torch.randn(4, H), torch.randn(4, D)
     candidates = torch.randint(0, 20, (4, 6))
-    quick = reward(head, head.table(embeddings), hidden, weights, candidates)
+    quick = reward(head, head.table(embeddings), hidden, head.merged(weights), candidates)
     for row in range(4):
         psi = head(hidden[row].expand(6, H), embeddings[candidates[row]])
         slow = psi @ weights[row]

@@ -556,13 +556,13 @@ def test_a_reward_that_overflows_harms_its_own_rows_only_and_is_told(llama: Kit)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_reward_that_fails_late_is_told(llama: Kit, beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its first non-finite reward on a sequence is written without guidance, and keeps the KL it had."""
-    calls, directions = [], SuccessorHead.directions
+    calls, inner = [], SuccessorHead.inner
 
     def fails_at_2(head: SuccessorHead, hidden: Tensor) -> Tensor:
         calls.append(1)
-        return directions(head, hidden) * (math.nan if len(calls) == 3 else 1.0)
+        return inner(head, hidden) * (math.nan if len(calls) == 3 else 1.0)
 
-    monkeypatch.setattr(SuccessorHead, "directions", fails_at_2)
+    monkeypatch.setattr(SuccessorHead, "inner", fails_at_2)
     out, (account,) = llama.steer(llama.inputs(HELLO), [llama.person()], num_beams=beams)
     assert (account.guided, account.reason) == (False, "non_finite_reward")
     assert account.kl > 0
@@ -572,15 +572,15 @@ def test_a_reward_that_fails_late_is_told(llama: Kit, beams: int, monkeypatch: p
 
 def test_a_failed_beam_stays_unguided_wherever_it_goes(llama: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the descendants of the row whose reward failed lose their guidance, in whichever rows they live on."""
-    beams, step, failed, calls, directions = 4, 12, 1, [], SuccessorHead.directions
+    beams, step, failed, calls, inner = 4, 12, 1, [], SuccessorHead.inner
 
     def fails_once(head: SuccessorHead, hidden: Tensor) -> Tensor:
         calls.append(1)
-        direction = directions(head, hidden)
+        direction = inner(head, hidden)
         direction[failed if len(calls) == step + 1 else slice(0)] = math.nan
         return direction
 
-    monkeypatch.setattr(SuccessorHead, "directions", fails_once)
+    monkeypatch.setattr(SuccessorHead, "inner", fails_once)
     how = {"num_beams": beams, "num_return_sequences": beams, "length_penalty": 2.0}
     out, accounts = llama.steer(llama.inputs(HELLO), [llama.person()], 0.01, **how)
     moved = 0

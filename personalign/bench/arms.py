@@ -12,15 +12,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.basis import Basis
-from personalign.bench.divergence import Divergence, divergence_between
+from personalign.bench.divergence import Divergence, divergence_between, num_drawn
 from personalign.bench.panel import Member, Origin, Table, Utilities, utilities
 from personalign.decode import Decoder, Generated, Request, RewardModel, Step
-from personalign.decode.args import NUM_CANDIDATES, WEIGHT
+from personalign.decode.args import ArgsSteering
 from personalign.learn.axes import measure_many
 from personalign.train.calibrate import repetition
 from personalign.train.reward import Over
@@ -50,29 +50,35 @@ class Arm:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What an arm gave each person at each prompt, and its costs; KL is in nats a token."""
+    """What an arm gave each person at each prompt, and its costs."""
 
     arm: Arm
     gain: Table
     wins: Table  # shares of base's replies to the same prompt that are liked less
+    nats: Table  # KL of a reply from base, over the whole vocabulary; for best-of-n an upper bound
+    drawn: Table  # tokens of a reply, its end included
     tokens: float  # a reply
     repetition: float  # of word trigrams
     truncated: float  # share of replies that never ended
     passes: float  # rows that models of base's size run for a token of the reply
-    kl: float = 0.0  # over the whole vocabulary; for best-of-n an upper bound
-    kl_reported: float | None = None  # as the replies tell it, within the short list
+    kl_reported: float | None = None  # in nats a token as the replies tell it, within the short list
+
+    @property
+    def kl(self) -> float:
+        """Nats a token."""
+        return float(self.nats.sum() / self.drawn.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
     """The models, the people who judge, the prompts, and what base itself writes to these."""
 
-    basis: Basis
     decoder: Decoder
     rewards: Callable[[Over], RewardModel]  # made when the first arm asks for one
     members: Sequence[Member]
     prompts: Sequence[Sequence[Message]]
     draws: Sequence[Sequence[Generated]]  # base's sampled replies to each prompt
+    values: Utilities  # of the draws, by each person's profile
     origins: Mapping[Decoding, Origin]
 
     @classmethod
@@ -92,7 +98,8 @@ class Trial:
             "sampled": _origin(members, prompts, sampled),
             "greedy": _origin(members, prompts, greedy),
         }
-        return cls(basis, decoder, rewards, members, prompts, sampled, origins)
+        values = _values(basis, members, prompts, sampled)
+        return cls(decoder, rewards, members, prompts, sampled, values, origins)
 
     def run(self, arm: Arm) -> Outcome:
         """Write or choose the replies, and ask the people."""
@@ -108,7 +115,7 @@ class Trial:
             Request(
                 tuple(prompt),
                 _sampling(arm, i),
-                member.guidance(self._strength(arm)) if guided else None,
+                member.guidance(1.0) if guided else None,
                 rule="args" if arm.method in JUDGES else "successor",
             )
             for member in self.members
@@ -118,7 +125,7 @@ class Trial:
         cut = [] if guided or arm.num_candidates is None else [_Cut(arm.num_candidates)]
         replies = decoder.generate(requests, steers=(*cut, measured))
         reported = float(np.mean([reply.kl for reply in replies])) if guided else None
-        return self._outcome(arm, replies, measured.per_token, reported)
+        return self._outcome(arm, replies, measured.nats, reported)
 
     def _in_context(self, arm: Arm) -> Outcome:
         """Tell base of each person in words, as a system message."""
@@ -132,26 +139,30 @@ class Trial:
         requests = [Request(messages, how) for messages, how in zip(told, sampling, strict=True)]
         replies = self.decoder.generate(requests)
         nats = [
-            x
+            sum(divergence_between(self.decoder.base, ours, theirs, reply))
             for ours, theirs, reply in zip(told, plain, replies, strict=True)
-            for x in divergence_between(self.decoder.base, ours, theirs, reply)
         ]
-        return self._outcome(arm, replies, float(np.mean(nats)), None)
+        return self._outcome(arm, replies, np.array(nats), None)
 
-    def _outcome(self, arm: Arm, replies: Sequence[Generated], kl: float, reported: float | None) -> Outcome:
+    def _outcome(
+        self, arm: Arm, replies: Sequence[Generated], nats: Float[NDArray[np.float64], "n"], reported: float | None
+    ) -> Outcome:
         """Ask every person about the replies written for them."""
         width = len(self.prompts)
         texts = [[reply.text for reply in replies[i : i + width]] for i in range(0, len(replies), width)]
         liked = utilities(self.members, self.prompts, texts)[:, :, None]
-        return replace(self._judged(arm, liked, replies), kl=kl, kl_reported=reported)
+        return replace(self._judged(arm, liked, replies, nats.reshape(-1, width)), kl_reported=reported)
 
-    def _judged(self, arm: Arm, liked: Utilities, replies: Sequence[Generated]) -> Outcome:
-        """An outcome without its KL, from how the people like the replies."""
+    def _judged(self, arm: Arm, liked: Utilities, replies: Sequence[Generated], nats: Table) -> Outcome:
+        """An outcome from how the people like the replies: those of a person stand together, then those to a prompt."""
         origin, num = self.origins[arm.decoding], range(liked.shape[2])
+        drawn = np.array([num_drawn(reply) for reply in replies], dtype=np.float64)
         return Outcome(
             arm,
             gain=origin.gain(liked.mean(2)),
             wins=np.mean([origin.wins(liked[:, :, k]) for k in num], axis=0),
+            nats=nats,
+            drawn=drawn.reshape(liked.shape).mean(2),
             tokens=float(np.mean([len(reply.ids) for reply in replies])),
             repetition=float(np.mean([repetition(reply.text) for reply in replies])),
             truncated=float(np.mean([reply.finish_reason == "length" for reply in replies])),
@@ -168,36 +179,28 @@ class Trial:
         chosen = self._chosen(n, num_groups)  # (people, prompts, groups) indices of draws
         liked = np.take_along_axis(origin.utility, chosen, axis=2)
         replies = [self.draws[x][k] for person in chosen for x, row in enumerate(person) for k in row]
-        outcome = self._judged(arm, liked, replies)
-        bound = (np.log(n) - (n - 1) / n) / (outcome.tokens + 1)  # the end is a token too
-        return replace(outcome, kl=float(bound))
+        bound = np.full(liked.shape[:2], np.log(n) - (n - 1) / n)
+        return self._judged(arm, liked, replies, bound)
 
     def _chosen(self, n: int, num_groups: int) -> Int[NDArray[np.int64], "people prompts groups"]:
-        flat = [(prompt, reply.text) for prompt, draws in zip(self.prompts, self.draws, strict=True) for reply in draws]
-        raw = measure_many([prompt for prompt, _ in flat], [text for _, text in flat], self.basis.axes)
-        features = self.basis.standardise(raw).reshape(len(self.prompts), -1, self.basis.num_axes)
-        weights = np.array([member.profile.mean for member in self.members])
-        values = np.einsum("xkd,pd->pxk", features, weights)[:, :, : n * num_groups]
+        values = self.values[:, :, : n * num_groups]
         best = values.reshape(*values.shape[:2], num_groups, n).argmax(-1)
         return np.asarray(best + n * np.arange(num_groups))
 
     def _decoder(self, arm: Arm) -> Decoder:
         base = self.decoder
-        if arm.method in JUDGES:
-            return Decoder(base.base, None, base.steering, {}, self.rewards(JUDGES[arm.method]))
-        if arm.num_candidates is None:
+        if arm.num_candidates is None or arm.weight is None:
             return base
-        return base.with_steering(replace(base.steering, num_candidates=arm.num_candidates))
-
-    def _strength(self, arm: Arm) -> float:
-        assert arm.weight is not None, "a guided arm has a weight"
-        return arm.weight / (WEIGHT if arm.method in JUDGES else self.decoder.steering.beta)
+        if arm.method in JUDGES:
+            args = ArgsSteering(arm.num_candidates, arm.weight)
+            return Decoder(base.base, None, base.steering, {}, self.rewards(JUDGES[arm.method]), args)
+        return base.with_steering(replace(base.steering, beta=arm.weight, num_candidates=arm.num_candidates))
 
     def _passes(self, arm: Arm) -> float:
         if arm.method == "best_of":
             return float(arm.num_draws or 1)
         if arm.method in JUDGES:
-            return 1.0 + NUM_CANDIDATES
+            return 1.0 + (arm.num_candidates or 0)
         head = self.decoder.head
         if arm.method != "successor" or head is None:
             return 1.0
@@ -228,6 +231,19 @@ def _draw(decoder: Decoder, prompts: Sequence[Sequence[Message]], num_draws: int
     ]
     replies = decoder.generate(requests)
     return [replies[i : i + num_draws] for i in range(0, len(replies), num_draws)]
+
+
+def _values(
+    basis: Basis,
+    members: Sequence[Member],
+    prompts: Sequence[Sequence[Message]],
+    replies: Sequence[Sequence[Generated]],
+) -> Utilities:
+    """How much each person's profile thinks they like the replies to each prompt."""
+    flat = [(prompt, reply.text) for prompt, row in zip(prompts, replies, strict=True) for reply in row]
+    raw = measure_many([prompt for prompt, _ in flat], [text for _, text in flat], basis.axes)
+    features = basis.standardise(raw).reshape(len(prompts), -1, basis.num_axes)
+    return np.einsum("xkd,pd->pxk", features, np.array([member.profile.mean for member in members]))
 
 
 def _origin(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.decode import CausalModel, Generated, Step, render
@@ -25,7 +27,6 @@ class Divergence:
         self._causal, self._num_requests = causal, num_requests
         # the last row takes what is computed for nobody
         self._nats = torch.zeros(num_requests + 1, dtype=torch.float64, device=causal.device)
-        self._tokens = torch.zeros(num_requests + 1, dtype=torch.float64, device=causal.device)
 
     @torch.no_grad()
     def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
@@ -33,13 +34,17 @@ class Divergence:
         base: Tensor = self._causal.output_layer(step.hidden.to(self._causal.output_embedding.dtype))
         request = torch.where(step.active, step.request, self._num_requests)
         self._nats.index_add_(0, request, _kl(logits, base).double())
-        self._tokens.index_add_(0, request, torch.ones(len(logits), dtype=torch.float64, device=logits.device))
         return logits
 
     @property
-    def per_token(self) -> float:
-        """Mean nats a token of all replies, their ends included."""
-        return float(self._nats[:-1].sum() / self._tokens[:-1].sum())
+    def nats(self) -> Float[NDArray[np.float64], "requests"]:
+        """Of each reply: the sum over all its tokens, the end included."""
+        return self._nats[:-1].cpu().numpy()
+
+
+def num_drawn(reply: Generated) -> int:
+    """How many tokens were drawn for a reply: its end is one."""
+    return len(reply.ids) + (reply.finish_reason == "stop")
 
 
 @torch.no_grad()

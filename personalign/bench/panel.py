@@ -23,6 +23,7 @@ RESAMPLES = 2000
 
 Table = Float[NDArray[np.float64], "people prompts"]
 Utilities = Float[NDArray[np.float64], "people prompts draws"]
+Means = Float[NDArray[np.float64], "resamples people"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,10 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Resamples of people and prompts, the same for all tables, so that differences are paired."""
+    """Resamples of people and prompts, the same for all tables, so that differences are paired.
+
+    The first is no resample but everybody at every prompt: what is told as the value.
+    """
 
     people: Int[NDArray[np.int64], "resamples people"]  # who
     prompts: Float[NDArray[np.float64], "resamples prompts"]  # which share each has
@@ -70,13 +74,23 @@ class Bootstrap:
         rng = np.random.default_rng(0)
         people = rng.integers(num_people, size=(RESAMPLES, num_people))
         prompts = rng.multinomial(num_prompts, np.full(num_prompts, 1 / num_prompts), RESAMPLES) / num_prompts
-        return cls(people, prompts)
+        everybody, every_prompt = np.arange(num_people), np.full(num_prompts, 1 / num_prompts)
+        return cls(np.vstack([everybody, people]), np.vstack([every_prompt, prompts]))
+
+    def means(self, table: Table) -> Means:
+        """Each person's mean over the prompts, in every resample."""
+        return np.asarray(np.take_along_axis(self.prompts @ table.T, self.people, axis=1))
 
     def interval(self, table: Table) -> tuple[float, float, float]:
         """What the median person's mean over prompts is, and its 95 % interval."""
-        means = np.take_along_axis(self.prompts @ table.T, self.people, axis=1)
-        low, high = np.quantile(np.median(means, axis=1), (0.025, 0.975)).tolist()
-        return float(np.median(table.mean(1))), low, high
+        return interval_of(self.means(table))
+
+
+def interval_of(means: Means) -> tuple[float, float, float]:
+    """What the median person has, and its 95 % interval."""
+    medians = np.median(means, axis=1)
+    low, high = np.quantile(medians[1:], (0.025, 0.975)).tolist()
+    return float(medians[0]), low, high
 
 
 def meet(p: Personalign, num_people: int) -> list[Member]:

@@ -23,6 +23,7 @@ STYLES: Mapping[str, tuple[str, str, str]] = {
     "best_of": ("best of n, by the profile", "#000000", "x"),
     "in_context": ("profile as a system message", "#CC79A7", "D"),
 }
+REWARDS = ("successor", "args_prefixes", "args_replies")  # their curves begin with the short list, weight 0
 MOST_KL = 1.0  # nats a token; beyond it replies fall apart, whatever anybody makes of them
 Found = Sequence[Mapping[str, Any]]
 
@@ -88,8 +89,9 @@ def plot_alpha(rows: Found, path: Path) -> None:
 
 def _of(rows: Found, name: str, method: str) -> list[Mapping[str, Any]]:
     """The sampled points of a method's curve, with the candidates that both rewards have; by KL."""
-    found = [row for row in _named(rows, f"{name}.sampled.{method}") if row.get("k", 10) == 10 and row["kl"] <= MOST_KL]
-    return sorted(found, key=_kl)
+    methods = ("short_list", method) if method in REWARDS else (method,)
+    found = [row for one in methods for row in _named(rows, f"{name}.sampled.{one}")]
+    return sorted((row for row in found if row.get("k", 10) == 10 and row["kl"] <= MOST_KL), key=_kl)
 
 
 def _kl(row: Mapping[str, Any]) -> float:

@@ -3,7 +3,8 @@
 Every method answers the same held-out prompts for the same people under the profiles that ten answers gave. A hidden
 taste, which guided nothing, judges. A figure is what the median person gets over the prompts, gains in standard
 deviations of how they like base's own replies; a few strong feelings would make any mean over people. Intervals are
-from one set of resamples of people and prompts, so that differences are paired.
+from one set of resamples of people and prompts, so that differences are paired: a gain is one over base, and every
+method is compared with the successor head, as it stands and at the same divergence.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from rich.progress import track
 from personalign.basis import Steering
 from personalign.bench.alphas import EXPERT, bits_rows, gain_rows
 from personalign.bench.arms import JUDGES, Arm, Decoding, Method, Outcome, Trial
+from personalign.bench.curves import Curve, Nats, divergence
+from personalign.bench.kept import Kept
 from personalign.bench.machine import machine, versions
-from personalign.bench.panel import Bootstrap, meet
+from personalign.bench.panel import Bootstrap, interval_of, meet
 from personalign.bench.rewards import Training, reward_model
 from personalign.bench.rows import Row
 from personalign.decode import Decoder, RewardModel
-from personalign.decode.args import NUM_CANDIDATES, WEIGHT
+from personalign.decode.args import PUBLISHED
 from personalign.errors import InputError
 from personalign.service import Personalign
 from personalign.train.dialogues import load_corpus
@@ -38,30 +40,30 @@ from personalign.types import Message
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 TOLD = ("gain", "wins")  # of every arm
-AT_KL = (0.05, 0.1, 0.2, 0.4)  # nats a token, where curves are compared
+COMPARED = ("over_successor", "over_best_of", "at_kl", "over_successor_at_kl")  # what is told of two arms and more
+AT_KL = (0.1, 0.2, 0.4)  # nats a token, where curves are compared, beside the head's own as it was calibrated
 DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
-NUM_EQUAL = 1 + NUM_CANDIDATES  # of best-of-n, for the compute of ARGS
-COMPARED: tuple[tuple[Method, Method], ...] = (
-    ("successor", "args_replies"),
-    ("successor", "args_prefixes"),
-    ("args_prefixes", "args_replies"),
-    ("successor", "in_context"),
-)
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much is measured."""
 
-    num_people: int = 8
+    num_people: int = 16
     num_prompts: int = 100  # of those that aren't about hotels
     num_hotel_prompts: int = 40
     multiples: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the calibrated β
     candidates: tuple[int, ...] = (5, 10, 20)
-    args_multiples: tuple[float, ...] = (0.25, 0.5, 1.0)  # of β too, beside w as published
-    num_chosen: tuple[int, ...] = (1, 2, 4, 8, NUM_EQUAL, 16, 32)
-    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 1.5)
+    args_multiples: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)  # of β too, beside w as published
+    args_grid: tuple[float, ...] = (0.25, 1.0)  # those of them with which all candidates are tried
+    num_chosen: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # beside those that take the compute of ARGS
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     training: Training = field(default_factory=Training)
+
+    @property
+    def draws(self) -> list[int]:
+        """The n of best-of-n; n = k + 1 takes as many passes a token as ARGS."""
+        return sorted({*self.num_chosen, *(k + 1 for k in self.candidates)})
 
 
 def run_quality(
@@ -73,7 +75,7 @@ def run_quality(
         plan: how much.
         device: of the models.
         data: holds corpora/, for the expert's held-out dialogues; without them those figures are skipped.
-        work: where reward models are kept.
+        work: where reward models are kept, and outcomes until the run has ended: the same run goes on after them.
         only: measure the figures whose names begin so.
         out: the result so far.
 
@@ -117,7 +119,9 @@ def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, skipped
         yield from gain_rows(decoder, members, hotels, plan.alphas)
     if _may_begin("alpha.bits", only):
         yield from _bits(decoder, plan, data, skipped)
-    arms = [arm for arm in _arms(plan, decoder.steering) if any(_may_begin(f"{x}.{arm.name}", only) for x in TOLD)]
+    arms = _arms(plan, decoder.steering)
+    if not any(_may_begin(f"{told}_{way}", only) for told in TOLD for way in COMPARED):
+        arms = [arm for arm in arms if any(_may_begin(f"{told}.{arm.name}", only) for told in TOLD)]
     if not arms:
         return
 
@@ -126,14 +130,23 @@ def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, skipped
         return reward_model(p.basis, decoder, over, plan.training, work)
 
     prompts = load_prompts("others")[: plan.num_prompts]
-    trial = Trial.begin(p.basis, decoder, rewards, members, prompts, max(plan.num_chosen))
+    trial = Trial.begin(p.basis, decoder, rewards, members, prompts, max(plan.draws))
+    kept = Kept.of(work, _content(p, plan))
     bootstrap = Bootstrap.draw(len(members), len(prompts))
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[Arm, Outcome] = {}
     for arm in track(arms, "arms", console=Console(stderr=True)):
-        outcomes[arm.name] = outcome = trial.run(arm)
-        yield from _told(outcome, bootstrap)
+        outcomes[arm] = kept.outcome(arm, trial.run)
+        yield from _told(outcomes[arm], bootstrap)
     yield from _differences(outcomes, decoder.steering, bootstrap)
-    yield from _at_equal_kl(outcomes, bootstrap)
+    yield from _at_equal_kl(outcomes, decoder.steering, bootstrap)
+    kept.clear()
+
+
+def _content(p: Personalign, plan: Plan) -> dict[str, Any]:
+    """What outcomes follow from, beside the code."""
+    base = p.decoder.base
+    models = {"basis": p.basis.id, "base": asdict(base.fingerprints), "device": str(base.device)}
+    return models | {"plan": asdict(plan), "versions": versions()}
 
 
 def _may_begin(figures: str, only: str) -> bool:
@@ -158,32 +171,38 @@ def load_prompts(domain: str) -> list[tuple[Message, ...]]:
 
 def _arms(plan: Plan, steering: Steering) -> list[Arm]:
     """What costs little comes first, what is served before the grids."""
-    successor = [_arm("successor", decoding, steering, m) for decoding in DECODINGS for m in plan.multiples]
-    grid = [replace(arm, num_candidates=k) for arm in successor for k in plan.candidates if arm.decoding == "sampled"]
-    weights = (WEIGHT / steering.beta, *plan.args_multiples)  # the first as published
+    published = PUBLISHED.weight / steering.beta
     arms = [
-        *(Arm("best_of", num_draws=n) for n in plan.num_chosen),
+        *(Arm("best_of", num_draws=n) for n in plan.draws),
         *(_arm("in_context", decoding, steering) for decoding in DECODINGS),
         *(Arm("short_list", num_candidates=k) for k in plan.candidates),
-        *successor,
-        *grid,
+        *(_arm("successor", decoding, steering, m) for decoding in DECODINGS for m in plan.multiples),
         *(_served(method, steering) for method in JUDGES),
-        *(_arm(method, "sampled", steering, m) for m in weights for method in JUDGES),
+        *(_arm(method, "sampled", steering, m) for m in (published, *plan.args_multiples) for method in JUDGES),
+        *(_arm("successor", "sampled", steering, m, k) for m in plan.multiples for k in plan.candidates),
+        *(
+            _arm(method, "sampled", steering, m, k)
+            for m in plan.args_grid
+            for k in plan.candidates
+            for method in JUDGES
+        ),
     ]
     return list(dict.fromkeys(arms))
 
 
-def _arm(method: Method, decoding: Decoding, steering: Steering, multiple: float = 1.0) -> Arm:
+def _arm(
+    method: Method, decoding: Decoding, steering: Steering, multiple: float = 1.0, num_candidates: int | None = None
+) -> Arm:
     """A method as it is calibrated, its reward weighed ``multiple`` times as much; ARGS has the same weights."""
     if method == "in_context":
         return Arm(method, decoding)
-    num_candidates = NUM_CANDIDATES if method in JUDGES else steering.num_candidates
-    return Arm(method, decoding, steering.beta * multiple, num_candidates)
+    served = PUBLISHED.num_candidates if method in JUDGES else steering.num_candidates
+    return Arm(method, decoding, steering.beta * multiple, num_candidates or served)
 
 
 def _served(method: Method, steering: Steering) -> Arm:
     """A method as it comes, greedy: ARGS has the w of its paper's release."""
-    return _arm(method, "greedy", steering, WEIGHT / steering.beta if method in JUDGES else 1.0)
+    return _arm(method, "greedy", steering, PUBLISHED.weight / steering.beta if method in JUDGES else 1.0)
 
 
 def _told(outcome: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
@@ -206,36 +225,56 @@ def _told(outcome: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
     yield Row.of(f"wins.{arm.name}", bootstrap.interval(outcome.wins), facts)
 
 
-def _differences(outcomes: Mapping[str, Outcome], steering: Steering, bootstrap: Bootstrap) -> Iterator[Row]:
-    """Paired differences: sampled, all rewards with the weight that the head was calibrated to; greedy, as served."""
-    pairs = [(_arm(ours, "sampled", steering), _arm(theirs, "sampled", steering)) for ours, theirs in COMPARED]
-    pairs += [(_served(ours, steering), _served(theirs, steering)) for ours, theirs in COMPARED]
-    pairs += [
-        (_arm(method, "sampled", steering), Arm("best_of", num_draws=n))
-        for method in ("successor", *JUDGES)
-        for n in (2, NUM_EQUAL)
-    ]
-    for pair in pairs:
-        if all(arm.name in outcomes for arm in pair):
-            ours, theirs = (outcomes[arm.name] for arm in pair)
-            name = f"{ours.arm.name}_over_{theirs.arm.name.partition('.')[2]}"
-            yield Row.of(f"gain_difference.{name}", bootstrap.interval(ours.gain - theirs.gain), {})
-            yield Row.of(f"wins_difference.{name}", bootstrap.interval(ours.wins - theirs.wins), {})
+def _differences(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap: Bootstrap) -> Iterator[Row]:
+    """Paired differences: all arms over the head as it is calibrated, and ARGS over best-of-n at equal compute."""
+    for arm, outcome in outcomes.items():
+        head = outcomes.get(_arm("successor", arm.decoding, steering))
+        if head is not None and head.arm != arm:
+            yield from _difference("over_successor", outcome, head, bootstrap)
+        if arm.method in JUDGES and arm.decoding == "sampled" and arm.num_candidates is not None:
+            chosen = outcomes.get(Arm("best_of", num_draws=arm.num_candidates + 1))
+            if chosen is not None:
+                yield from _difference("over_best_of", outcome, chosen, bootstrap)
 
 
-def _at_equal_kl(outcomes: Mapping[str, Outcome], bootstrap: Bootstrap) -> Iterator[Row]:
-    """Gains at the same divergence, straight between the two settings of a method that lie around it."""
-    for method in ("successor", *JUDGES, "best_of"):
-        curve = [o for o in outcomes.values() if o.arm.method == method and o.arm.decoding == "sampled"]
-        curve = sorted((o for o in curve if o.arm.num_candidates in (None, NUM_CANDIDATES)), key=lambda o: o.kl)
-        for kl in AT_KL:
-            for below, above in pairwise(curve):
-                if below.kl <= kl < above.kl:
-                    share = (kl - below.kl) / (above.kl - below.kl)
-                    gain, wins = (
-                        np.asarray((1 - share) * a + share * b)
-                        for a, b in ((below.gain, above.gain), (below.wins, above.wins))
-                    )
-                    facts = {"method": method, "kl": kl}
-                    yield Row.of(f"gain_at_kl.{method}.{kl:g}", bootstrap.interval(gain), facts)
-                    yield Row.of(f"wins_at_kl.{method}.{kl:g}", bootstrap.interval(wins), facts)
+def _difference(way: str, ours: Outcome, theirs: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
+    facts = {"method": ours.arm.method, "over": theirs.arm.name}
+    for told, difference in (("gain", ours.gain - theirs.gain), ("wins", ours.wins - theirs.wins)):
+        yield Row.of(f"{told}_{way}.{ours.arm.name}", bootstrap.interval(difference), facts)
+
+
+def _at_equal_kl(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap: Bootstrap) -> Iterator[Row]:
+    """What methods give at the same divergence, and how much more than the head; only where both get that far."""
+    head = outcomes.get(_arm("successor", "sampled", steering))
+    settings = {method: _settings(method, outcomes, steering) for method in ("successor", *JUDGES, "best_of")}
+    if head is None or any(len(found) < 2 for found in settings.values()):
+        return
+    places = {f"{kl:g}": np.full(len(bootstrap.people), kl) for kl in AT_KL} | {"head": divergence(bootstrap, head)}
+    for told in TOLD:
+        curves = {
+            method: Curve.through(bootstrap, found, [getattr(outcome, told) for outcome in found])
+            for method, found in settings.items()
+        }
+        for place, kl in places.items():
+            yield from _at(curves, told, place, kl)
+
+
+def _at(curves: Mapping[Method, Curve], told: str, place: str, kl: Nats) -> Iterator[Row]:
+    """One divergence; ``reached`` is the share of resamples in which the curves get that far, too."""
+    head = curves["successor"]
+    for method, curve in curves.items():
+        for name, reaches, means in (
+            ("at_kl", curve.reaches(kl), curve.at(kl)),
+            ("over_successor_at_kl", curve.reaches(kl) & head.reaches(kl), curve.at(kl) - head.at(kl)),
+        ):
+            if reaches[0] and (name == "at_kl" or curve is not head):
+                facts = {"method": method, "kl": float(kl[0]), "reached": float(reaches[1:].mean())}
+                yield Row.of(f"{told}_{name}.{method}.{place}", interval_of(means), facts)
+
+
+def _settings(method: Method, outcomes: Mapping[Arm, Outcome], steering: Steering) -> list[Outcome]:
+    """The sampled arms of a method that differ in its weight, or n; rewards begin with the short list, w = 0."""
+    k = PUBLISHED.num_candidates if method in JUDGES else steering.num_candidates
+    found = [arm for arm in outcomes if arm.method == method and arm.num_candidates in {None, k}]
+    beginning = [] if method == "best_of" else [Arm("short_list", num_candidates=k)]
+    return [outcomes[arm] for arm in (*beginning, *found) if arm.decoding == "sampled" and arm in outcomes]

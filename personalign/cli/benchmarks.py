@@ -71,9 +71,11 @@ def bench_decode(
 @bench.command("quality")
 def bench_quality(
     prompts: Annotated[int, typer.Option(help="held-out prompts, of 100")] = 100,
-    people: Annotated[int, typer.Option(help="simulated people")] = 8,
+    people: Annotated[int, typer.Option(help="simulated people")] = 16,
     data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,
-    work: Annotated[Path, typer.Option(help="where the reward models are kept")] = Path(".zoo/rewards"),
+    work: Annotated[
+        Path, typer.Option(help="where reward models are kept, and what a stopped run has measured")
+    ] = Path(".zoo/rewards"),
     only: Annotated[str, typer.Option(help="only figures whose names begin so", show_default="all")] = "",
     results: Annotated[Path | None, typer.Option("--out", help="a file that is renewed with each figure")] = None,
     device: Device = None,

@@ -9,6 +9,7 @@ With a d-wide reward r is ⟨w_u, r_u⟩ under the person's weights, and w is mu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,8 +24,16 @@ from personalign.decode.lane import Slots, Unread
 from personalign.decode.rewards import Guidance
 from personalign.decode.steer import Step
 
-NUM_CANDIDATES = 10  # k and w of the paper's release
-WEIGHT = 1.5
+
+@dataclass(frozen=True)
+class ArgsSteering:
+    """How a reward model steers: k, how many tokens it is asked about, and w, what its reward is multiplied by."""
+
+    num_candidates: int = 10  # both as in the paper's release
+    weight: float = 1.5
+
+
+PUBLISHED = ArgsSteering()
 
 
 class SiblingLane:
@@ -102,8 +111,10 @@ class SiblingLane:
 class Args:
     """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
 
-    def __init__(self, reward: RewardModel, num_slots: int, max_length: int, num_logits: int) -> None:
-        self._k = min(NUM_CANDIDATES, num_logits)
+    def __init__(
+        self, reward: RewardModel, steering: ArgsSteering, num_slots: int, max_length: int, num_logits: int
+    ) -> None:
+        self._k, self._weight = min(steering.num_candidates, num_logits), steering.weight
         self._lane = SiblingLane(reward, num_slots, max_length, self._k)
         self.rows = GuidedRows(num_slots, HeadBank(reward.num_axes, reward.device, num_slots))
         self._step: Step | None = None  # the one whose tokens are accepted next
@@ -148,7 +159,7 @@ class Args:
         weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
         rewards = (self._lane.score(candidates) * weights[:, None, :]).sum(-1)
         rewards = torch.where(top.isfinite(), rewards, 0.0)
-        scores = top + WEIGHT * gain[:, None] * rewards
+        scores = top + self._weight * gain[:, None] * rewards
         log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
         kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
         gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)

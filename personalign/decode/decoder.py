@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from personalign.basis import Steering
+from personalign.decode.args import PUBLISHED, ArgsSteering
 from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, Matcher
 from personalign.decode.engine import Engine
@@ -52,6 +53,7 @@ class Decoder:
         steering: Steering,
         experts: Mapping[str, Expert],
         reward: RewardModel | None = None,
+        args: ArgsSteering = PUBLISHED,
     ) -> None:
         if head is not None and head.hidden_size != base.hidden_size:
             raise BasisError(
@@ -64,7 +66,7 @@ class Decoder:
                     check_vocabulary(base, model)
         if reward is not None:
             check_tokens(base, reward)
-        self.base, self.steering, self.experts, self.reward = base, steering, dict(experts), reward
+        self.base, self.steering, self.experts, self.reward, self.args = base, steering, dict(experts), reward, args
         self._small = next((expert.anti for expert in experts.values()), None)
         self._changing = threading.Lock()  # one expert at a time
         self.head = None if head is None else head.to(base.device)
@@ -81,11 +83,11 @@ class Decoder:
 
     def with_head(self, head: SuccessorHead) -> Decoder:
         """The same models with another head."""
-        return Decoder(self.base, head, self.steering, self.experts, self.reward)
+        return Decoder(self.base, head, self.steering, self.experts, self.reward, self.args)
 
     def with_steering(self, steering: Steering) -> Decoder:
         """The same models and head, steered more or less."""
-        return Decoder(self.base, self.head, steering, self.experts, self.reward)
+        return Decoder(self.base, self.head, steering, self.experts, self.reward, self.args)
 
     def add_expert(self, path: str | Path, small: CausalModel | None = None) -> Expert:
         """Load an expert's folder, also while replies are written; the next request may name it.

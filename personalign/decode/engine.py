@@ -195,7 +195,8 @@ class Engine:
         if self._args is None:
             reward = self.decoder.reward
             assert reward is not None, "the decoder refuses such a request"
-            self._args = Args(reward, self._num_slots, self.max_length, self.decoder.base.num_logits)
+            num_logits = self.decoder.base.num_logits
+            self._args = Args(reward, self.decoder.args, self._num_slots, self.max_length, num_logits)
         return self._args
 
     def _mix(self, expert: Expert) -> Mix:

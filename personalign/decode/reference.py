@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from personalign.basis import Steering
-from personalign.decode.args import NUM_CANDIDATES, WEIGHT
+from personalign.decode.args import ArgsSteering
 from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, num_words
 from personalign.decode.decoder import Decoder
@@ -97,7 +97,7 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
     if not is_guided(decoder, request):
         return logits, Effect()
     if (judged := decoder.judged(request)) is not None and decoder.reward is not None:
-        return by_reward_model(logits, decoder.reward, judged, ids)
+        return by_reward_model(logits, decoder.reward, decoder.args, judged, ids)
     assert request.guidance is not None, "it is what guides"
     assert head is not None, "the decoder refuses guidance without a head"
     may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
@@ -181,10 +181,10 @@ def tilted_short_list(
 
 
 def by_reward_model(
-    logits: Tensor, reward: RewardModel, judged: Judged, ids: Sequence[int]
+    logits: Tensor, reward: RewardModel, steering: ArgsSteering, judged: Judged, ids: Sequence[int]
 ) -> tuple[Tensor, Effect | None]:
     """ARGS: the k likeliest tokens with w · reward added, a reward model reading the whole text with each of them."""
-    best = logits.topk(min(NUM_CANDIDATES, len(logits))).indices
+    best = logits.topk(min(steering.num_candidates, len(logits))).indices
     best = best[logits[best].isfinite()]
     texts = torch.stack([torch.tensor([*judged.prompt, *ids, int(token)]) for token in best]).to(reward.device)
     weights = torch.tensor(judged.guidance.weights, dtype=torch.float32, device=reward.device)
@@ -192,7 +192,8 @@ def by_reward_model(
     if not rewards.isfinite().all():
         return logits, None
     scores = torch.full_like(logits, -math.inf)
-    scores[best] = logits[best] + WEIGHT * judged.guidance.strength * judged.guidance.confidence * rewards
+    gain = judged.guidance.strength * judged.guidance.confidence
+    scores[best] = logits[best] + steering.weight * gain * rewards
     return scores, effect(logits[best].softmax(-1), scores[best].softmax(-1), rewards)
 
 

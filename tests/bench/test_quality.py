@@ -12,9 +12,10 @@ import pytest
 
 from personalign.basis import Basis
 from personalign.bench import rewards
-from personalign.bench.arms import Arm, Trial
-from personalign.bench.divergence import Divergence, divergence_between
-from personalign.bench.panel import Bootstrap, Member, Origin
+from personalign.bench.arms import Arm, Outcome, Trial
+from personalign.bench.curves import Curve
+from personalign.bench.divergence import Divergence, divergence_between, num_drawn
+from personalign.bench.panel import Bootstrap, Member, Origin, interval_of
 from personalign.bench.people import load_prompts as bundled_prompts
 from personalign.bench.plot import plot
 from personalign.bench.quality import Plan, load_prompts, run_quality
@@ -30,9 +31,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 DATA = Path(__file__).parents[1] / "data"
 PLAN = Plan(
-    num_people=2, num_prompts=3, num_hotel_prompts=2, multiples=(1.0,), candidates=(10,), args_multiples=(1.0,),
-    num_chosen=(1, 2), alphas=(0.0, 1.0), training=Training(num_prompts=6, replies_per_prompt=2, epochs=1),
+    num_people=2, num_prompts=3, num_hotel_prompts=2, multiples=(1.0,), candidates=(5, 10),
+    args_multiples=(1.0,), args_grid=(1.0,), num_chosen=(1, 2), alphas=(0.0, 1.0),
+    training=Training(num_prompts=6, replies_per_prompt=2, epochs=1),
 )  # fmt: skip
+HEAD = ("greedy.successor.k10.w32", "sampled.successor.k10.w32")  # what all else is compared with
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "I'd like to rent a car please."},)
 
 Run = tuple[dict[str, Any], Path, Path]
@@ -80,10 +83,15 @@ def test_every_method_is_measured(run: Run) -> None:
         "greedy.successor.k10.w32", "greedy.args_replies.k10.w1.5", "greedy.args_prefixes.k10.w1.5",
         "greedy.in_context", "sampled.successor.k10.w32", "sampled.args_replies.k10.w32",
         "sampled.args_prefixes.k10.w1.5", "sampled.in_context", "sampled.best_of.n2", "sampled.short_list.k10",
+        "sampled.args_prefixes.k5.w32", "sampled.best_of.n6",
     }  # fmt: skip
     assert {f"{told}.{arm}" for told in ("gain", "wins") for arm in arms} <= set(found["figures"])
+    compared = {f"{told}_over_successor.{arm}" for told in ("gain", "wins") for arm in arms}
+    assert compared - set(found["figures"]) == {
+        f"{told}_over_successor.{arm}" for told in ("gain", "wins") for arm in HEAD
+    }
     assert {"alpha.bits.0", "alpha.bits.1", "alpha.gain.1", "alpha.gain_by_reward.1"} <= set(found["figures"])
-    assert "gain_difference.sampled.successor.k10.w32_over_args_replies.k10.w32" in found["figures"]
+    assert "gain_over_best_of.sampled.args_replies.k5.w32" in found["figures"]
 
 
 def test_what_changes_nothing_gains_nothing(run: Run) -> None:
@@ -101,6 +109,29 @@ def test_what_was_found_is_kept(run: Run) -> None:
     """The file holds the result, and is there before the end."""
     found, out, _ = run
     assert json.loads(out.read_text(encoding="utf-8")) == found
+
+
+def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured before isn't measured again; in the end nothing of it is left, and a new run measures anew."""
+    found, _, _ = run
+    asked: list[Arm] = []
+    measure = Trial.run
+
+    def until_the_third(self: Trial, arm: Arm) -> Outcome:
+        asked.append(arm)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return measure(self, arm)
+
+    monkeypatch.setattr(Trial, "run", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_quality(PLAN, "cpu", DATA, tmp_path, only="gain.sampled.best_of")
+    again = run_quality(PLAN, "cpu", DATA, tmp_path, only="gain.sampled.best_of")
+    assert len(set(asked)) == len(asked) - 1  # the one that was stopped
+    assert again["rows"] == [row for row in found["rows"] if row["figure"].startswith("gain.sampled.best_of")]
+    assert list(tmp_path.iterdir()) == []
+    run_quality(PLAN, "cpu", DATA, tmp_path, only="gain.sampled.best_of")
+    assert len(asked) == 2 * len(set(asked)) + 1  # the control
 
 
 def test_reward_models_are_trained_once(
@@ -155,7 +186,7 @@ def test_divergence_covers_the_whole_vocabulary(basis: Basis, decoder: Decoder) 
         measured = Divergence(decoder.base, 1)
         [reply] = decoder.generate([Request(ASKED, sampling, Guidance(weights, 1.0, strength))], steers=[measured])
         by_reward.append(reply.kl)
-        by_all.append(measured.per_token)
+        by_all.append(measured.nats[0] / num_drawn(reply))
     assert by_all[0] == pytest.approx(0, abs=1e-5)
     assert by_all[1] > by_reward[1] > 0
 
@@ -201,6 +232,33 @@ def test_intervals_are_of_the_median_person() -> None:
     assert low < value < high
     assert bootstrap.interval(np.full((3, 2), 0.7)) == pytest.approx((0.7, 0.7, 0.7))
     assert bootstrap.interval(table - (table - 1)) == pytest.approx((1, 1, 1))  # paired
+
+
+def outcome(gain: float, nats: float) -> Outcome:
+    """Everybody gains as much; a reply has four tokens."""
+    table = np.ones((3, 2))
+    return Outcome(Arm("successor"), gain * table, gain * table, nats * table, 4 * table, 3, 0, 0, 1)
+
+
+def test_gains_are_read_off_between_settings() -> None:
+    """By hand, in any order: straight between the settings around a divergence, as at the ends beyond them."""
+    bootstrap = Bootstrap.draw(3, 2)
+    outcomes = [outcome(5, 1.6), outcome(0, 0.0), outcome(1, 0.4)]
+    curve = Curve.through(bootstrap, outcomes, [o.gain for o in outcomes])
+    for kl, gain, is_reached in ((0.0, 0, True), (0.05, 0.5, True), (0.1, 1, True), (0.25, 3, True), (0.5, 5, False)):
+        nats = np.full(len(bootstrap.people), kl)
+        assert interval_of(curve.at(nats)) == pytest.approx((gain,) * 3)
+        assert curve.reaches(nats).all() == is_reached
+
+
+def test_every_resample_has_its_own_divergence() -> None:
+    """Where one of two people is moved and gains more, no resample's gain and divergence part."""
+    bootstrap = Bootstrap.draw(2, 2)
+    moved = np.array([[0.0, 0.0], [1.0, 1.0]])
+    ends = [Outcome(Arm("successor"), x * moved, moved, x * moved, np.ones((2, 2)), 3, 0, 0, 1) for x in (0, 1)]
+    curve = Curve.through(bootstrap, ends, [end.gain for end in ends])
+    assert len(set(curve.kl[:, 1])) > 2
+    assert curve.at(curve.kl[:, 1]) == pytest.approx(bootstrap.means(ends[1].gain))
 
 
 def test_wins_count_ties_half() -> None:

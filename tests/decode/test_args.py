@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from personalign.decode import Decoder, Request, RewardModel, load_reward, reference
-from personalign.decode.args import SiblingLane
+from personalign.decode.args import PUBLISHED, ArgsSteering, SiblingLane
 from personalign.decode.rewards import Guidance
 from personalign.decode.steer import Step
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
@@ -51,8 +51,10 @@ def decoder(request: pytest.FixtureRequest, kit: Kit) -> Decoder:
     return kit.decoder(reward=reward_model(kit, request.param))
 
 
-def test_siblings_are_read_as_if_alone(decoder: Decoder) -> None:
+@pytest.mark.parametrize("args", [PUBLISHED, ArgsSteering(3, 4.0)], ids=["published", "3 candidates, w = 4"])
+def test_siblings_are_read_as_if_alone(kit: Kit, decoder: Decoder, args: ArgsSteering) -> None:
     """At every step of every row, scores agree with the uncached reference to 1e-4, and so does the account."""
+    decoder = kit.decoder(reward=decoder.reward, args=args)
     replies, logits = traced(decoder, MIXED_BAG)
     for row, (request, reply) in enumerate(zip(MIXED_BAG, replies, strict=True)):
         for step in range(len(reply.ids)):
@@ -65,6 +67,7 @@ def test_siblings_are_read_as_if_alone(decoder: Decoder) -> None:
         found, wanted = ((r.kl, r.changed, r.gained) for r in (reply, plain))
         assert found == pytest.approx(wanted, abs=TOLERANCE)
     assert sum(reply.guided for reply in replies) == 5
+    assert int(logits[0, 0].isfinite().sum()) == args.num_candidates
 
 
 def test_a_sibling_that_is_not_kept_is_noticed(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:

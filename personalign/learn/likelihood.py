@@ -7,11 +7,11 @@ divides 0 by 0.
 
 from __future__ import annotations
 
-from math import log, log1p
+from math import exp, expm1, log, log1p
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
@@ -19,6 +19,8 @@ from personalign.types import Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
 _NEVER = -1e3  # stands for log 0: its exponential is 0, yet sums with it still tell differences of the rest
+_FAR = 600.0  # |u| beyond which exponentials are taken as there: e^(600 + MAX_UTILITY) is still finite
+_TINY = 1e-300  # probabilities below it aren't divided by
 
 
 class Outcomes(NamedTuple):
@@ -27,6 +29,14 @@ class Outcomes(NamedTuple):
     log_prob: NDArray[np.float64]
     score: NDArray[np.float64]
     prob: NDArray[np.float64]
+
+
+class Turned(NamedTuple):
+    """Of answers turned so that the left side won or tied: log P, its derivative by u, and Fisher's information."""
+
+    log_prob: NDArray[np.float64]
+    score: NDArray[np.float64]
+    information: NDArray[np.float64]
 
 
 def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
@@ -57,6 +67,28 @@ def log_likelihood(
     of = outcomes(u, noise)
     pick = outcome[np.newaxis]
     return np.take_along_axis(of.log_prob, pick, 0)[0], np.take_along_axis(of.score, pick, 0)[0]
+
+
+def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], "*s"], noise: Noise) -> Turned:
+    """Compute what ``log_likelihood`` and ``information`` do, by one exponential: fits spend their time here."""
+    near = np.clip(u, -_FAR, _FAR)
+    odds, theta = np.exp(-near), exp(noise.tie)
+    low, high = odds * theta, odds + theta
+    a, b = 1 / (1 + low), odds / high  # σ(u − δ), σ(−u − δ)
+    not_a, not_b = low * a, theta / high
+    tie = -expm1(-2 * noise.tie) * not_a * not_b
+    bend = not_a - not_b  # a tie's score
+    slope_a, slope_b, slope_tie = a * not_a, b * not_b, tie * bend
+    kept, floor = 1 - noise.lapse, noise.lapse / 3
+    if floor < _TINY:
+        log_ties = log(-expm1(-2 * noise.tie)) if noise.tie > 0 else _NEVER
+        score = np.where(is_tie, bend, not_a)
+        log_prob = np.where(is_tie, log_ties + np.log(not_a) + np.log(not_b), np.log(a)) + (u - near) * score
+        return Turned(log_prob, score, slope_a * not_a + slope_b * not_b + slope_tie * bend)
+    prob_a, prob_tie = kept * a + floor, kept * tie + floor
+    prob = np.where(is_tie, prob_tie, prob_a)
+    told = slope_a**2 / prob_a + slope_b**2 / (kept * b + floor) + slope_tie**2 / prob_tie
+    return Turned(np.log(prob), kept * np.where(is_tie, slope_tie, slope_a) / prob, kept**2 * told)
 
 
 def win_probability(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:

@@ -4,100 +4,122 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
-from personalign.learn.likelihood import TIE, A
-from personalign.types import CHOICES, INFORMATIVE
+from personalign.learn.likelihood import TIE, B
+from personalign.types import CHOICES
 
 MAX_ANSWERS, MAX_AXES = 100, 64
+SKIP = CHOICES.index("skip")  # says nothing: what shorter records are filled up with
+_CODES = {choice: code for code, choice in enumerate(CHOICES)}
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Informative answers, each turned so that its left side won or tied.
+    """The informative answers of U people who gave n each, turned so that the left side won or tied.
 
-    ``side`` is the turned row's factor of the person's bias, ±1, up to the factor ``turn`` that all of them
-    share: two records that mirror each other have the same rows and opposite turns.
+    ``side`` is the turned row's factor of the person's bias, ±1, up to the factor ``turn`` that all of a person's
+    rows share: two records that mirror each other have the same rows and opposite turns.
     """
 
-    v: NDArray[np.float64]  # (n, d)
-    outcome: NDArray[np.int64]  # (n,) A or TIE
-    side: NDArray[np.float64]  # (n,)
-    weight: NDArray[np.float64]  # (n,)
-    turn: float  # 1, −1, or 0 where the record is its own mirror image, so that the bias is 0
+    v: NDArray[np.float64]  # (U, n, d)
+    is_tie: NDArray[np.bool_]  # (U, n)
+    side: NDArray[np.float64]  # (U, n)
+    weight: NDArray[np.float64]  # (U, n)
+    turn: NDArray[np.float64]  # (U,) 1, −1, or 0 where the record is its own mirror image, so that the bias is 0
 
-    def __len__(self) -> int:
-        return len(self.v)
+
+def encode(choice: Sequence[str]) -> NDArray[np.int64]:
+    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; the others say nothing.
+
+    Raises:
+        QuestionError: a choice that isn't one of ``CHOICES``.
+    """
+    for unknown in set(choice).difference(CHOICES):
+        raise QuestionError(f"found the choice {unknown!r}, expected one of {', '.join(CHOICES)}")
+    return np.array([_CODES[c] for c in choice], dtype=np.int64)
 
 
 def check_answers(
-    v: NDArray[np.float64], choice: Sequence[str], weight: NDArray[np.float64] | None, num_axes: int
+    v: NDArray[np.float64], outcome: NDArray[np.int64], weight: NDArray[np.float64] | None, num_axes: int
 ) -> None:
-    """Refuse what can't be fitted.
+    """Refuse what can't be fitted; ``outcome`` (…, n) holds ``encode``'s numbers, of one person or of many.
 
     Raises:
         InputError: wrong shapes, too many answers or axes, NaN, Inf or negative weights.
-        QuestionError: a choice that isn't one of ``CHOICES``.
+        QuestionError: a number that stands for no choice.
     """
-    n = len(choice)
-    if v.shape != (n, num_axes):
-        raise InputError(f"v has shape {v.shape}, expected ({n}, {num_axes}): a row per choice, a column per axis")
+    expected = ", ".join(str(size) for size in (*outcome.shape, num_axes))
+    if v.shape != (*outcome.shape, num_axes):
+        raise InputError(f"v has shape {v.shape}, expected ({expected}): a row per choice, a column per axis")
+    n = outcome.shape[-1]
     if n > MAX_ANSWERS or num_axes > MAX_AXES:
         raise InputError(
             f"found {n} answers on {num_axes} axes, expected at most {MAX_ANSWERS} on {MAX_AXES}; pass the newest"
         )
     if not np.isfinite(v).all():
         raise InputError("v holds NaN or Inf, expected finite features; measure the replies again")
-    if weight is not None and (weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any()):
+    if weight is not None and (weight.shape != outcome.shape or not np.isfinite(weight).all() or (weight < 0).any()):
         raise InputError(f"found weights {weight!r}, expected {n} finite numbers ≥ 0")
-    for unknown in set(choice).difference(CHOICES):
-        raise QuestionError(f"found the choice {unknown!r}, expected one of {', '.join(CHOICES)}")
+    if outcome.size and not (outcome.min() >= 0 and outcome.max() < len(CHOICES)):
+        raise QuestionError(f"found choices from {outcome.min()} to {outcome.max()}, expected 0 to {len(CHOICES) - 1}")
+
+
+def says_something(outcome: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell the answers that a fit learns from."""
+    return (outcome <= TIE) & (weight > 0)
 
 
 def canonical(
-    v: Float[NDArray[np.float64], "n d"],
-    choice: Sequence[str],
-    weight: Float[NDArray[np.float64], "n"] | None,
-    side: float,
+    v: NDArray[np.float64], outcome: NDArray[np.int64], weight: NDArray[np.float64], size: int, has_side: bool
 ) -> Rows:
-    """Drop the answers that say nothing, turn the others and sort them by their bytes.
+    """Take the ``size`` informative answers that each of the people gave, turn them and sort them by their bytes.
 
-    ``side`` is the bias's standard deviation: where it is 0, the side an answer fell on is forgotten.
+    Where people have no side bias, the side an answer fell on is forgotten.
     """
-    weights = np.ones(len(choice)) if weight is None else weight
-    kept = [i for i, c in enumerate(choice) if c in INFORMATIVE and weights[i] > 0]
-    straight = sorted(_turn(v[i] + 0.0, choice[i], weights[i], side > 0) for i in kept)  # + 0.0 makes −0.0 plain
-    mirrored = sorted(row.mirrored() for row in straight)
-    turn = 0.0 if straight == mirrored else 1.0 if straight < mirrored else -1.0
-    rows = mirrored if turn < 0 else straight
-    return Rows(
-        np.array([np.frombuffer(row.v) for row in rows]).reshape(len(rows), v.shape[1]),
-        np.array([row.outcome for row in rows], dtype=np.int64),
-        np.array([row.side for row in rows], dtype=np.float64),
-        np.array([row.weight for row in rows], dtype=np.float64),
-        turn,
-    )
+    sign = np.where(says_something(outcome, weight), _signs(v, outcome), 0.0)
+    keys = np.empty((*outcome.shape, v.shape[2] + 3))  # a row says all of an answer but its side
+    keys[..., 0] = sign == 0  # what says nothing goes last, and is cut off
+    keys[..., 1] = outcome == TIE
+    keys[..., 2] = weight
+    np.multiply(sign[..., None], v, out=keys[..., 3:])
+    keys[..., 3:] += 0.0  # makes −0.0 plain
+    order = np.argsort(_as_bytes(keys), axis=1)[:, :size]
+    keys = np.take_along_axis(keys, order[..., None], axis=1)
+    side = np.take_along_axis(sign * has_side, order, axis=1)
+    is_tie = keys[..., 1] > 0
+    side, turn = _turn(side, _as_bytes(keys), is_tie & ~keys[..., 3:].any(axis=2))
+    return Rows(keys[..., 3:], is_tie, side, keys[..., 2].copy(), turn)
 
 
-class _Row(NamedTuple):
-    v: bytes
-    outcome: int
-    weight: float
-    side: float
-
-    def mirrored(self) -> _Row:
-        """The row as it would be had everything been shown the other way round."""
-        is_symmetric = self.outcome == TIE and not any(self.v)  # a tie of equals: its side can't be told
-        return self if is_symmetric else self._replace(side=-self.side)
+def _signs(v: NDArray[np.float64], outcome: NDArray[np.int64]) -> NDArray[np.float64]:
+    """−1 for answers to be turned: where b won, and ties whose first difference is negative."""
+    signs = np.where(outcome == B, -1.0, 1.0)
+    ties = v[outcome == TIE]
+    first = np.take_along_axis(ties, (ties != 0).argmax(axis=1)[:, None], axis=1)[:, 0]
+    signs[outcome == TIE] = np.where(first < 0, -1.0, 1.0)
+    return signs
 
 
-def _turn(v: NDArray[np.float64], choice: str, weight: float, biased: bool) -> _Row:
-    sign = 1.0
-    if choice == "b" or (choice == "tie" and v[np.flatnonzero(v)[:1]].sum() < 0):
-        sign = -1.0
-    return _Row((sign * v + 0.0).tobytes(), TIE if choice == "tie" else A, float(weight), sign * biased)
+def _as_bytes(keys: NDArray[np.float64]) -> NDArray[np.generic]:
+    """Each row as one value that sorts by its bytes."""
+    return keys.view(np.dtype((np.void, keys.shape[-1] * keys.itemsize)))[..., 0]
+
+
+def _turn(
+    side: NDArray[np.float64], keys: NDArray[np.generic], is_symmetric: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn records so that the first of their rows that has more of one side has it on −1; sides and turns.
+
+    Equal rows count together, and a tie of equals has no side to tell.
+    """
+    is_new = keys[:, 1:] != keys[:, :-1]
+    is_last = np.pad(is_new, ((0, 0), (0, 1)), constant_values=True)
+    lean = np.cumsum(np.where(is_symmetric, 0.0, side), axis=1) * is_last
+    first = np.take_along_axis(lean, (lean != 0).argmax(axis=1)[:, None], axis=1)
+    turned = np.where(is_symmetric, side, side * np.where(first > 0, -1.0, 1.0))
+    group = 4.0 * np.cumsum(np.pad(is_new, ((0, 0), (1, 0))), axis=1)
+    return np.sort(group + turned, axis=1) - group, -np.sign(first[:, 0]) + 0.0

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.fit import fit
@@ -19,6 +20,7 @@ from personalign.learn.likelihood import (
     log_likelihood,
     outcomes,
     probabilities,
+    turned,
     win_probability,
 )
 from personalign.types import Gaussian, Noise
@@ -183,3 +185,19 @@ def test_noise_at_its_limits_gives_numbers(tie: float, lapse: float, side: float
     post = fit(np.eye(3), ["a", "b", "tie"], Gaussian(np.zeros(3), np.eye(3)), noise)
     assert np.isfinite(post.mean).all()
     assert np.isfinite(post.covariance).all()
+
+
+FAR = np.array([-1e4, -700.0, -40.0, 0.0, 40.0, 700.0, 1e4])
+
+
+@each_noise
+@pytest.mark.parametrize("u", [U, FAR])
+def test_turned_rows_are_told_the_same(u: NDArray[np.float64], noise: Noise) -> None:
+    """The fast path of fits gives log P, score and information of a's win and of a tie, near and far."""
+    for outcome in (A, TIE):
+        fast = turned(u, np.full(u.shape, outcome == TIE), noise)
+        log_prob, score = log_likelihood(u, np.full(u.shape, outcome), noise)
+        np.testing.assert_allclose(fast.log_prob, log_prob, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(fast.score, score, rtol=1e-10, atol=1e-15)
+        np.testing.assert_allclose(fast.information, information(u, noise), rtol=1e-10, atol=1e-15)
+    assert np.abs(fast.score - turned(u, np.zeros(u.shape, dtype=bool), noise).score).max() > 0.1  # the control

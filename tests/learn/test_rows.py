@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import permutations, product
 
 import numpy as np
@@ -10,34 +11,53 @@ from people import Array, record_of, reorder, swap
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.fit import Record
-from personalign.learn.likelihood import TIE, A
-from personalign.learn.rows import MAX_ANSWERS, MAX_AXES, Rows, canonical, check_answers
+from personalign.learn.rows import (
+    MAX_ANSWERS,
+    MAX_AXES,
+    canonical,
+    check_answers,
+    encode,
+    says_something,
+)
 
 BIASED, UNBIASED = 0.3, 0.0
 
 
-def rows_of(record: Record, side: float = BIASED) -> Rows:
-    return canonical(record.v, record.choice, record.weight, side)
+@dataclass(frozen=True)
+class One:
+    """One person's rows."""
+
+    v: Array
+    is_tie: Array
+    side: Array
+    weight: Array
+    turn: float
 
 
-def bytes_of(rows: Rows) -> tuple[bytes, ...]:
-    return tuple(part.tobytes() for part in (rows.v, rows.outcome, rows.side + 0.0, rows.weight))
+def rows_of(record: Record, side: float = BIASED) -> One:
+    outcome = encode(record.choice)
+    weight = np.ones(len(outcome)) if record.weight is None else record.weight
+    size = int(says_something(outcome, weight).sum())
+    rows = canonical(record.v[None], outcome[None], weight[None], size, side > 0)
+    return One(rows.v[0], rows.is_tie[0], rows.side[0], rows.weight[0], float(rows.turn[0]))
+
+
+def bytes_of(rows: One) -> tuple[bytes, ...]:
+    return tuple(part.tobytes() for part in (rows.v, rows.is_tie, rows.side + 0.0, rows.weight))
 
 
 def test_only_what_says_something_is_kept() -> None:
     """A, b and tie make rows; neither, skip and weight 0 don't."""
     record = Record(np.eye(6), ["a", "skip", "b", "neither", "tie", "a"], np.array([1.0, 1, 1, 1, 1, 0]))
     rows = rows_of(record)
-    assert len(rows) == 3
-    assert sorted(rows.outcome.tolist()) == [A, A, TIE]
+    assert sorted(rows.is_tie.tolist()) == [False, False, True]
     assert rows.v.shape == (3, 6)
 
 
-def test_nothing_said_has_no_rows() -> None:
-    """A record without informative answers has no rows, but keeps its number of axes."""
-    rows = rows_of(Record(np.ones((2, 4)), ["skip", "neither"]))
-    assert len(rows) == 0
-    assert rows.v.shape == (0, 4)
+def test_nothing_said_is_told_apart() -> None:
+    """Neither, skip and weight 0 say nothing; a, b and tie do."""
+    said = says_something(encode(["skip", "neither", "a", "a", "b", "tie"]), np.array([1.0, 1, 0, 1, 1, 1]))
+    assert said.tolist() == [False, False, False, True, True, True]
 
 
 def test_the_winner_is_turned_to_the_left() -> None:
@@ -127,11 +147,11 @@ def test_what_cant_be_fitted_is_refused(
 ) -> None:
     """Shapes, limits, NaN and choices are checked at the door."""
     with pytest.raises(error, match="expected"):
-        check_answers(v, choice, weight, num_axes)
+        check_answers(v, encode(choice), weight, num_axes)
 
 
 def test_what_can_be_fitted_passes() -> None:
     """The control: every choice, at the limits, and no answers at all."""
-    check_answers(np.ones((5, 2)), ["a", "b", "tie", "neither", "skip"], np.zeros(5), 2)
-    check_answers(np.ones((MAX_ANSWERS, MAX_AXES)), ["a"] * MAX_ANSWERS, None, MAX_AXES)
-    check_answers(np.ones((0, 2)), [], None, 2)
+    check_answers(np.ones((5, 2)), encode(["a", "b", "tie", "neither", "skip"]), np.zeros(5), 2)
+    check_answers(np.ones((MAX_ANSWERS, MAX_AXES)), encode(["a"] * MAX_ANSWERS), None, MAX_AXES)
+    check_answers(np.ones((0, 2)), encode([]), None, 2)

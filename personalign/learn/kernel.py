@@ -1,0 +1,144 @@
+"""The block kernel: the posteriors of people with as many answers each, side by side.
+
+The mode of (w, b) is found by Fisher scoring with a line search, in the dual form whose systems are n × n
+(Rasmussen and Williams 2006, algorithm 3.1, with Fisher's information in place of the Hessian: the mixture
+with lapses isn't log-concave). Whoever has arrived leaves the block. Nobody's bytes depend on the others: each
+operation is elementwise, a sum along one person's row, or BLAS or LAPACK on one person's matrix at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from personalign.learn.likelihood import turned
+from personalign.learn.rows import Rows
+from personalign.types import Gaussian, Noise
+
+MAX_STEPS = 100
+MAX_HALVINGS = 30
+TOLERANCE = 1e-9  # of a utility difference: a smaller step changes nothing a person could see
+ROUNDING = 1e-14  # of a log-posterior: a smaller fall is none
+
+
+class FittedMany(NamedTuple):
+    """Of U people: the weights' means and covariances, these where asked for, and the side biases' modes."""
+
+    mean: NDArray[np.float64]  # (U, d)
+    covariance: NDArray[np.float64] | None  # (U, d, d)
+    bias: NDArray[np.float64]  # (U,)
+
+    def put(self, people: NDArray[np.generic], found: FittedMany) -> None:
+        """Fill in some people's."""
+        self.mean[people], self.bias[people] = found.mean, found.bias
+        if self.covariance is not None:
+            self.covariance[people] = found.covariance
+
+
+def posteriors(rows: Rows, prior: Gaussian, noise: Noise, with_covariance: bool) -> FittedMany:
+    """Approximate everyone's posterior by Laplace's method."""
+    spread = rows.v @ prior.covariance  # (U, n, d): VΣ
+    sides = noise.side * rows.side
+    kernel = spread @ rows.v.transpose(0, 2, 1) + sides[:, :, None] * sides[:, None, :]
+    hill = _Hill(rows.v @ prior.mean, kernel, rows.is_tie, rows.weight, noise)
+    mode = _to_mode(hill)
+    return FittedMany(
+        prior.mean + (mode.dual[:, None, :] @ spread)[:, 0],
+        _covariance(kernel, mode.curvature, spread, prior) if with_covariance else None,
+        noise.side * rows.turn * (mode.dual * sides).sum(axis=1) + 0.0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Hill:
+    """The log-posteriors of U people over u = Vμ + Ka, that is w = μ + ΣVᵀa."""
+
+    start: NDArray[np.float64]  # (U, n) Vμ
+    kernel: NDArray[np.float64]  # (U, n, n) K
+    is_tie: NDArray[np.bool_]  # (U, n)
+    weight: NDArray[np.float64]  # (U, n)
+    noise: Noise
+
+    def of(self, people: NDArray[np.generic]) -> _Hill:
+        """Some people's."""
+        return _Hill(self.start[people], self.kernel[people], self.is_tie[people], self.weight[people], self.noise)
+
+    def at(self, dual: NDArray[np.float64], u: NDArray[np.float64]) -> _Point:
+        """Look around at a and its u."""
+        of = turned(u, self.is_tie, self.noise)
+        height = (self.weight * of.log_prob - dual * (u - self.start) / 2).sum(axis=1)
+        return _Point(dual, u, height, self.weight * of.score, self.weight * of.information)
+
+
+class _Point(NamedTuple):
+    """Where U people stand on their hills."""
+
+    dual: NDArray[np.float64]  # (U, n) a
+    u: NDArray[np.float64]  # (U, n)
+    height: NDArray[np.float64]  # (U,)
+    score: NDArray[np.float64]  # (U, n) the log-likelihood's derivative by u
+    curvature: NDArray[np.float64]  # (U, n) its expected curvature
+
+    def of(self, people: NDArray[np.generic]) -> _Point:
+        """Some people's."""
+        return _Point(*(part[people] for part in self))
+
+    def put(self, people: NDArray[np.generic], other: _Point) -> None:
+        """Move some people."""
+        for mine, theirs in zip(self, other, strict=True):
+            mine[people] = theirs
+
+
+def _to_mode(hill: _Hill) -> _Point:
+    """Climb until nobody moves."""
+    here = hill.at(np.zeros_like(hill.start), hill.start)
+    arrived, people = _Point(*(np.empty_like(part) for part in here)), np.arange(len(hill.start))
+    for _ in range(MAX_STEPS):
+        there = _climb(hill, here)
+        moving = np.abs(there.u - here.u).max(axis=1) > TOLERANCE
+        here = there
+        if not moving.all():
+            arrived.put(people[~moving], here.of(~moving))
+            people, hill, here = people[moving], hill.of(moving), here.of(moving)
+        if not len(people):
+            break
+    arrived.put(people, here)
+    return arrived
+
+
+def _climb(hill: _Hill, here: _Point) -> _Point:
+    """Take the largest step 1, ½, ¼, … along the scoring direction that lowers no one's log-posterior; 0 if none."""
+    step, shift = _direction(hill, here)
+    there = hill.at(here.dual + step, here.u + shift)
+    floor = here.height - ROUNDING * (1 + np.abs(here.height))
+    low, share = np.flatnonzero(there.height < floor), 1.0
+    for _ in range(MAX_HALVINGS):
+        if not len(low):
+            break
+        share /= 2
+        there.put(low, hill.of(low).at(here.dual[low] + share * step[low], here.u[low] + share * shift[low]))
+        low = low[there.height[low] < floor[low]]
+    there.put(low, here.of(low))
+    return there
+
+
+def _direction(hill: _Hill, here: _Point) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Solve (I + WK) Δa = score − a; Δa and Δu = KΔa."""
+    system = here.curvature[:, :, None] * hill.kernel
+    n = system.shape[1]
+    system.reshape(-1, n * n)[:, :: n + 1] += 1
+    step = np.linalg.solve(system, (here.score - here.dual)[:, :, None])
+    return step[:, :, 0], (hill.kernel @ step)[:, :, 0]
+
+
+def _covariance(
+    kernel: NDArray[np.float64], curvature: NDArray[np.float64], spread: NDArray[np.float64], prior: Gaussian
+) -> NDArray[np.float64]:
+    """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised; (U, d, d)."""
+    root = np.sqrt(curvature)
+    factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
+    explained = np.linalg.solve(factor, root[:, :, None] * spread)
+    return np.asarray(prior.covariance - explained.transpose(0, 2, 1) @ explained)

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from personalign.bench.baselines import args
 from personalign.bench.interleave import Side
@@ -112,14 +113,12 @@ def _check(outcome: object, request: Request) -> None:
     assert (outcome.kl > 0) == is_guided, f"KL is {outcome.kl}"
 
 
-def generate_side(causal: CausalModel, batch: Batch) -> Side:
+def generate_side(model: PreTrainedModel, batch: Batch) -> Side:
     """Transformers' own ``generate`` on the whole batch, greedy: it runs until the longest reply is written."""
-    model = untouched(causal.model)
-    model.generation_config = causal.model.generation_config
     longest = max(map(len, batch.prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in batch.prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch.prompts])
-    inputs = {"input_ids": ids.to(causal.device), "attention_mask": mask.to(causal.device)}
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
     def run(most: int) -> float:
         started = time.perf_counter()

@@ -26,7 +26,7 @@ from personalign.bench.batch import Batch, EngineSide, generate_side, naive_args
 from personalign.bench.figures import BARS, Row
 from personalign.bench.interleave import Side, interleave, ratios
 from personalign.bench.machine import machine, versions
-from personalign.bench.models import EXPERT, Models
+from personalign.bench.models import EXPERT, Models, untouched
 from personalign.decode import reference
 from personalign.errors import InputError
 
@@ -35,6 +35,7 @@ SPEEDS = {
     "personal_over_plain": ("personal", "plain"),
     "distinct_over_same": ("personal", "same"),
     "plain_over_generate": ("plain", "generate"),
+    "plain_over_generate_by_onednn": ("plain", "generate_by_onednn"),  # what is left where both multiply alike
     "attached_over_plain": ("plain", "bare"),
 }
 MODELS, CONCURRENCIES = ("tiny", "110m"), (1, 8, 32)
@@ -136,7 +137,8 @@ def _sides(models: Models, plan: Plan, name: str, num: int) -> dict[str, Side]:
         "plain": attached.side(people(num, axes, strength=0.0)),
         "personal": attached.side(people(num, axes)),
         "same": attached.side(people(1, axes) * num),
-        "generate": generate_side(decoder.base, batch),
+        "generate": generate_side(untouched(decoder.base.model), batch),
+        "generate_by_onednn": generate_side(decoder.base.model, batch),
     }
 
 
@@ -145,7 +147,10 @@ def _ragged(models: Models, plan: Plan) -> Iterator[Row]:
     decoder = models.personal("110m")
     lengths = np.linspace(*plan.ragged_tokens, num=32).round().astype(int).tolist()
     batch = Batch.random(decoder.base, lengths, plan.prompt_tokens)
-    sides = {"plain": EngineSide(decoder, batch).side(), "generate": generate_side(decoder.base, batch)}
+    sides = {
+        "plain": EngineSide(decoder, batch).side(),
+        "generate": generate_side(untouched(decoder.base.model), batch),
+    }
     num_pairs = plan.num_few if plan.is_full else min(plan.num_few, NUM_RAGGED)
     seconds = interleave(sides, num_pairs, max(lengths), "110m, 32 at once, ragged")
     yield Row.of("ragged_over_generate.110m.32", ratios(seconds["generate"], seconds["plain"]), seconds)

@@ -181,6 +181,8 @@ def untouched(model: PreTrainedModel) -> PreTrainedModel:
     module.load_state_dict(model.state_dict(), assign=True)
     twin.tie_weights()
     _frozen(module.to(model.device))
+    if model.can_generate():
+        twin.generation_config = model.generation_config
     return twin
 
 

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.decode.args import Args
@@ -251,22 +253,24 @@ class Engine:
         ids = tokens.cpu().numpy()  # the one copy to the host of a step
         slots = self._scheduler.writing
         self._constraints.advance(ids, slots)
-        logprobs = self._logprobs(logits, tokens)
+        logprobs = self._logprobs(logits, tokens, ids)
         for slot in slots:
             with self._ending_on_error([slot]):
                 self._scheduler.running[slot].take(int(ids[slot]), logprobs.get(slot))
         if ended := self._scheduler.ended:
             self._finish(ended)
 
-    def _logprobs(self, logits: Float[Tensor, "b V"], tokens: Int[Tensor, "b"]) -> dict[int, TokenLogprobs]:
+    def _logprobs(
+        self, logits: Float[Tensor, "b V"], tokens: Int[Tensor, "b"], ids: NDArray[np.int64]
+    ) -> dict[int, TokenLogprobs]:
         """The log-probabilities of the slots whose requests ask for them; nothing is computed if none does."""
         wanted = {slot: n for slot in self._scheduler.writing if (n := self._scheduler.running[slot].num_logprobs)}
         if not wanted:
             return {}
-        chosen, ids, values = (x.tolist() for x in self._sampler.logprobs(logits, tokens, max(wanted.values())))
+        chosen, likeliest, values = (x.tolist() for x in self._sampler.logprobs(logits, tokens, max(wanted.values())))
         return {
             slot: TokenLogprobs(
-                int(tokens[slot]), chosen[slot], tuple(zip(ids[slot][:n], values[slot][:n], strict=True))
+                int(ids[slot]), chosen[slot], tuple(zip(likeliest[slot][:n], values[slot][:n], strict=True))
             )
             for slot, n in wanted.items()
         }

@@ -93,7 +93,13 @@ def test_full_is_the_whole_grid() -> None:
     """With --full every ratio of both models at every concurrency is there, and those with a bar are among them."""
     plan = replace(PLAN, is_full=True)
     found = run_decode("cpu", plan, "plain_over_generate.tiny.1", make_models=make_models)
-    ratios = ("personal_over_plain", "distinct_over_same", "plain_over_generate", "attached_over_plain")
+    ratios = (
+        "personal_over_plain",
+        "distinct_over_same",
+        "plain_over_generate",
+        "plain_over_generate_by_onednn",
+        "attached_over_plain",
+    )
     assert set(found["figures"]) == {f"{ratio}.tiny.1" for ratio in ratios}
     assert found["command"].endswith("--full")
 

@@ -1,8 +1,9 @@
 """The block kernel: the posteriors of people with as many answers each, side by side.
 
-The mode of (w, b) is found by Fisher scoring with a line search, in the dual form whose systems are n × n
-(Rasmussen and Williams 2006, algorithm 3.1, with Fisher's information in place of the Hessian: the mixture
-with lapses isn't log-concave). Whoever has arrived leaves the block. Nobody's bytes depend on the others: each
+The mode of (w, b) is found by Newton's method with a line search, in the dual form whose systems are n × n
+(Rasmussen and Williams 2006, algorithm 3.1). The mixture with lapses isn't log-concave: where Newton's direction
+falls, Fisher's information takes the curvature's place, as it does in the covariance. Fisher scoring alone takes
+three to nine times as many steps. Whoever has arrived leaves the block. Nobody's bytes depend on the others: each
 operation is elementwise, a sum along one person's row, or BLAS or LAPACK on one person's matrix at a time.
 """
 
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from personalign.learn.likelihood import turned
+from personalign.learn.likelihood import information, turned
 from personalign.learn.rows import Rows
 from personalign.types import Gaussian, Noise
 
@@ -47,7 +48,7 @@ def posteriors(rows: Rows, prior: Gaussian, noise: Noise, with_covariance: bool)
     mode = _to_mode(hill)
     return FittedMany(
         prior.mean + (mode.dual[:, None, :] @ spread)[:, 0],
-        _covariance(kernel, mode.curvature, spread, prior) if with_covariance else None,
+        _covariance(kernel, hill.information(mode.u), spread, prior) if with_covariance else None,
         noise.side * rows.turn * (mode.dual * sides).sum(axis=1) + 0.0,
     )
 
@@ -70,7 +71,11 @@ class _Hill:
         """Look around at a and its u."""
         of = turned(u, self.is_tie, self.noise)
         height = (self.weight * of.log_prob - dual * (u - self.start) / 2).sum(axis=1)
-        return _Point(dual, u, height, self.weight * of.score, self.weight * of.information)
+        return _Point(dual, u, height, self.weight * of.score, self.weight * of.curvature)
+
+    def information(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Fisher's information about u, the expected curvature."""
+        return self.weight * information(u, self.noise)
 
 
 class _Point(NamedTuple):
@@ -80,7 +85,7 @@ class _Point(NamedTuple):
     u: NDArray[np.float64]  # (U, n)
     height: NDArray[np.float64]  # (U,)
     score: NDArray[np.float64]  # (U, n) the log-likelihood's derivative by u
-    curvature: NDArray[np.float64]  # (U, n) its expected curvature
+    curvature: NDArray[np.float64]  # (U, n) its negative second derivative
 
     def of(self, people: NDArray[np.generic]) -> _Point:
         """Some people's."""
@@ -110,7 +115,7 @@ def _to_mode(hill: _Hill) -> _Point:
 
 
 def _climb(hill: _Hill, here: _Point) -> _Point:
-    """Take the largest step 1, ½, ¼, … along the scoring direction that lowers no one's log-posterior; 0 if none."""
+    """Take the largest step 1, ½, ¼, … uphill that lowers no one's log-posterior; 0 if none."""
     step, shift = _direction(hill, here)
     there = hill.at(here.dual + step, here.u + shift)
     floor = here.height - ROUNDING * (1 + np.abs(here.height))
@@ -126,19 +131,44 @@ def _climb(hill: _Hill, here: _Point) -> _Point:
 
 
 def _direction(hill: _Hill, here: _Point) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Solve (I + WK) Δa = score − a; Δa and Δu = KΔa."""
-    system = here.curvature[:, :, None] * hill.kernel
+    """Newton's step of a and what it does to u, or Fisher's where Newton's doesn't climb."""
+    pull = here.score - here.dual
+    step = _solve(hill.kernel, here.curvature, pull)
+    shift = _apply(hill.kernel, step)
+    falls = np.flatnonzero((pull * shift).sum(axis=1) <= 0)
+    if len(falls):
+        some = hill.of(falls)
+        step[falls] = _solve(some.kernel, some.information(here.u[falls]), pull[falls])
+        shift[falls] = _apply(some.kernel, step[falls])
+    return step, shift
+
+
+def _solve(
+    kernel: NDArray[np.float64], curvature: NDArray[np.float64], pull: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Solve (I + WK) Δa = pull; 0 for those for whom it can't be."""
+    system = curvature[:, :, None] * kernel
     n = system.shape[1]
     system.reshape(-1, n * n)[:, :: n + 1] += 1
-    step = np.linalg.solve(system, (here.score - here.dual)[:, :, None])
-    return step[:, :, 0], (hill.kernel @ step)[:, :, 0]
+    try:
+        return np.asarray(np.linalg.solve(system, pull[:, :, None])[:, :, 0])
+    except np.linalg.LinAlgError:  # somebody's negative curvature cancels the prior's exactly
+        if len(pull) == 1:
+            return np.zeros_like(pull)
+        each = [_solve(kernel[i : i + 1], curvature[i : i + 1], pull[i : i + 1]) for i in range(len(pull))]
+        return np.concatenate(each)
+
+
+def _apply(kernel: NDArray[np.float64], dual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ka."""
+    return np.asarray((kernel @ dual[:, :, None])[:, :, 0])
 
 
 def _covariance(
-    kernel: NDArray[np.float64], curvature: NDArray[np.float64], spread: NDArray[np.float64], prior: Gaussian
+    kernel: NDArray[np.float64], information: NDArray[np.float64], spread: NDArray[np.float64], prior: Gaussian
 ) -> NDArray[np.float64]:
     """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised; (U, d, d)."""
-    root = np.sqrt(curvature)
+    root = np.sqrt(information)
     factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
     explained = np.linalg.solve(factor, root[:, :, None] * spread)
     return np.asarray(prior.covariance - explained.transpose(0, 2, 1) @ explained)

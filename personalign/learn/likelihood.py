@@ -32,11 +32,11 @@ class Outcomes(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """Of answers turned so that the left side won or tied: log P, its derivative by u, and Fisher's information."""
+    """Of answers turned so that the left side won or tied: log P, and its first and negative second derivative by u."""
 
     log_prob: NDArray[np.float64]
     score: NDArray[np.float64]
-    information: NDArray[np.float64]
+    curvature: NDArray[np.float64]
 
 
 def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
@@ -70,25 +70,23 @@ def log_likelihood(
 
 
 def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], "*s"], noise: Noise) -> Turned:
-    """Compute what ``log_likelihood`` and ``information`` do, by one exponential: fits spend their time here."""
+    """Tell of the one outcome that happened, by one exponential: fits spend their time here."""
     near = np.clip(u, -_FAR, _FAR)
     odds, theta = np.exp(-near), exp(noise.tie)
     low, high = odds * theta, odds + theta
     a, b = 1 / (1 + low), odds / high  # σ(u − δ), σ(−u − δ)
     not_a, not_b = low * a, theta / high
-    tie = -expm1(-2 * noise.tie) * not_a * not_b
-    bend = not_a - not_b  # a tie's score
-    slope_a, slope_b, slope_tie = a * not_a, b * not_b, tie * bend
+    slope_a, slope_b, score_tie = a * not_a, b * not_b, not_a - not_b
+    score, curvature = np.where(is_tie, score_tie, not_a), np.where(is_tie, slope_a + slope_b, slope_a)
     kept, floor = 1 - noise.lapse, noise.lapse / 3
     if floor < _TINY:
         log_ties = log(-expm1(-2 * noise.tie)) if noise.tie > 0 else _NEVER
-        score = np.where(is_tie, bend, not_a)
-        log_prob = np.where(is_tie, log_ties + np.log(not_a) + np.log(not_b), np.log(a)) + (u - near) * score
-        return Turned(log_prob, score, slope_a * not_a + slope_b * not_b + slope_tie * bend)
-    prob_a, prob_tie = kept * a + floor, kept * tie + floor
-    prob = np.where(is_tie, prob_tie, prob_a)
-    told = slope_a**2 / prob_a + slope_b**2 / (kept * b + floor) + slope_tie**2 / prob_tie
-    return Turned(np.log(prob), kept * np.where(is_tie, slope_tie, slope_a) / prob, kept**2 * told)
+        log_prob = np.where(is_tie, log_ties + np.log(not_a) + np.log(not_b), np.log(a))
+        return Turned(log_prob + (u - near) * score, score, curvature)
+    plain = kept * np.where(is_tie, -expm1(-2 * noise.tie) * not_a * not_b, a)
+    prob = plain + floor
+    share = plain / prob  # of these answers that are no lapse
+    return Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
 
 
 def win_probability(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:

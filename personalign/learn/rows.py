@@ -13,8 +13,9 @@ from personalign.learn.likelihood import TIE, B
 from personalign.types import CHOICES
 
 MAX_ANSWERS, MAX_AXES = 100, 64
+LONGEST = 1e100  # difference of features: its square is finite
 SKIP = CHOICES.index("skip")  # says nothing: what shorter records are filled up with
-_CODES = {choice: code for code, choice in enumerate(CHOICES)}
+_CODES: dict[str, int] = {choice: code for code, choice in enumerate(CHOICES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,8 @@ def check_answers(
         raise InputError(
             f"found {n} answers on {num_axes} axes, expected at most {MAX_ANSWERS} on {MAX_AXES}; pass the newest"
         )
-    if not np.isfinite(v).all():
-        raise InputError("v holds NaN or Inf, expected finite features; measure the replies again")
+    if not (np.abs(v) <= LONGEST).all():
+        raise InputError("v holds NaN, Inf or a number beyond 1e100, expected features; measure the replies again")
     if weight is not None and (weight.shape != outcome.shape or not np.isfinite(weight).all() or (weight < 0).any()):
         raise InputError(f"found weights {weight!r}, expected {n} finite numbers ≥ 0")
     if outcome.size and not (outcome.min() >= 0 and outcome.max() < len(CHOICES)):

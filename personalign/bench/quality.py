@@ -49,14 +49,18 @@ DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
 class Plan:
     """How much is measured."""
 
-    num_people: int = 16
+    num_people: int = 8
     num_prompts: int = 100  # of those that aren't about hotels
     num_hotel_prompts: int = 40
     multiples: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the calibrated β
     candidates: tuple[int, ...] = (5, 10, 20)
-    args_multiples: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)  # of β too, beside w as published
-    args_grid: tuple[float, ...] = (0.25, 1.0)  # those of them with which all candidates are tried
-    num_chosen: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # beside those that take the compute of ARGS
+    args_multiples: Mapping[Method, tuple[float, ...]] = field(  # of β too, beside w as published
+        default_factory=lambda: {"args_prefixes": (0.25, 0.5, 1.0), "args_replies": (0.125, 0.25, 0.5)}
+    )
+    grid: Mapping[Method, float] = field(  # the multiple with which all candidates are tried: where a method does well
+        default_factory=lambda: {"successor": 1.0, "args_prefixes": 1.0, "args_replies": 0.25}
+    )
+    num_chosen: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # beside those that take the compute of ARGS
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     training: Training = field(default_factory=Training)
 
@@ -170,22 +174,16 @@ def load_prompts(domain: str) -> list[tuple[Message, ...]]:
 
 
 def _arms(plan: Plan, steering: Steering) -> list[Arm]:
-    """What costs little comes first, what is served before the grids."""
+    """What costs little comes first, the grid of candidates last."""
     published = PUBLISHED.weight / steering.beta
     arms = [
         *(Arm("best_of", num_draws=n) for n in plan.draws),
         *(_arm("in_context", decoding, steering) for decoding in DECODINGS),
         *(Arm("short_list", num_candidates=k) for k in plan.candidates),
-        *(_arm("successor", decoding, steering, m) for decoding in DECODINGS for m in plan.multiples),
-        *(_served(method, steering) for method in JUDGES),
-        *(_arm(method, "sampled", steering, m) for m in (published, *plan.args_multiples) for method in JUDGES),
-        *(_arm("successor", "sampled", steering, m, k) for m in plan.multiples for k in plan.candidates),
-        *(
-            _arm(method, "sampled", steering, m, k)
-            for m in plan.args_grid
-            for k in plan.candidates
-            for method in JUDGES
-        ),
+        _arm("successor", "greedy", steering),
+        *(_arm("successor", "sampled", steering, m) for m in plan.multiples),
+        *(_arm(method, "sampled", steering, m) for method in JUDGES for m in (published, *plan.args_multiples[method])),
+        *(_arm(method, "sampled", steering, m, k) for method, m in plan.grid.items() for k in plan.candidates),
     ]
     return list(dict.fromkeys(arms))
 
@@ -198,11 +196,6 @@ def _arm(
         return Arm(method, decoding)
     served = PUBLISHED.num_candidates if method in JUDGES else steering.num_candidates
     return Arm(method, decoding, steering.beta * multiple, num_candidates or served)
-
-
-def _served(method: Method, steering: Steering) -> Arm:
-    """A method as it comes, greedy: ARGS has the w of its paper's release."""
-    return _arm(method, "greedy", steering, PUBLISHED.weight / steering.beta if method in JUDGES else 1.0)
 
 
 def _told(outcome: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:

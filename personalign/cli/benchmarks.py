@@ -71,7 +71,7 @@ def bench_decode(
 @bench.command("quality")
 def bench_quality(
     prompts: Annotated[int, typer.Option(help="held-out prompts, of 100")] = 100,
-    people: Annotated[int, typer.Option(help="simulated people")] = 16,
+    people: Annotated[int, typer.Option(help="simulated people")] = 8,
     data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,
     work: Annotated[
         Path, typer.Option(help="where reward models are kept, and what a stopped run has measured")

@@ -16,7 +16,8 @@ class OneDnnLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Multiply; oneDNN's operator has no gradient and is asked for float32 on a CPU alone."""
-        if torch.is_grad_enabled() or not input.is_cpu or self.weight.dtype != torch.float32:
+        is_plain = input.is_cpu and input.dtype == self.weight.dtype == torch.float32
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not is_plain:
             return super().forward(input)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - torch gives it no other name
             input, self.weight, self.bias, "none", [], ""

@@ -77,10 +77,9 @@ def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAUL
     v, outcome, weight = _stack(records, len(prior.mean))
     found = _fit_checked(v, outcome, weight, prior, noise, with_covariance=True)
     assert found.covariance is not None, "covariances were asked for"
-    informed = says_something(outcome, weight).any(axis=1).tolist()
     return [
-        Fitted(Gaussian(found.mean[i], found.covariance[i]), float(found.bias[i])) if said else Fitted(prior, 0.0)
-        for i, said in enumerate(informed)
+        Fitted(Gaussian(found.mean[i], found.covariance[i]), float(found.bias[i])) if said.any() else Fitted(prior, 0.0)
+        for i, said in enumerate(says_something(outcome, weight))
     ]
 
 

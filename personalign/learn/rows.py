@@ -61,7 +61,7 @@ def check_answers(
         raise InputError(
             f"found {n} answers on {num_axes} axes, expected at most {MAX_ANSWERS} on {MAX_AXES}; pass the newest"
         )
-    if not (np.abs(v) <= LONGEST).all():
+    if not (v.min(initial=0.0) >= -LONGEST and v.max(initial=0.0) <= LONGEST):
         raise InputError("v holds NaN, Inf or a number beyond 1e100, expected features; measure the replies again")
     if weight is not None and (weight.shape != outcome.shape or not np.isfinite(weight).all() or (weight < 0).any()):
         raise InputError(f"found weights {weight!r}, expected {n} finite numbers ≥ 0")
@@ -88,9 +88,8 @@ def canonical(
     keys[..., 2] = weight
     np.multiply(sign[..., None], v, out=keys[..., 3:])
     keys[..., 3:] += 0.0  # makes −0.0 plain
-    order = np.argsort(_as_bytes(keys), axis=1)[:, :size]
-    keys = np.take_along_axis(keys, order[..., None], axis=1)
-    side = np.take_along_axis(sign * has_side, order, axis=1)
+    people, order = np.arange(len(keys))[:, None], np.argsort(_as_bytes(keys), axis=1)[:, :size]
+    keys, side = keys[people, order], (sign * has_side)[people, order]
     is_tie = keys[..., 1] > 0
     side, turn = _turn(side, _as_bytes(keys), is_tie & ~keys[..., 3:].any(axis=2))
     return Rows(keys[..., 3:], is_tie, side, keys[..., 2].copy(), turn)
@@ -100,7 +99,7 @@ def _signs(v: NDArray[np.float64], outcome: NDArray[np.int64]) -> NDArray[np.flo
     """−1 for answers to be turned: where b won, and ties whose first difference is negative."""
     signs = np.where(outcome == B, -1.0, 1.0)
     ties = v[outcome == TIE]
-    first = np.take_along_axis(ties, (ties != 0).argmax(axis=1)[:, None], axis=1)[:, 0]
+    first = ties[np.arange(len(ties)), (ties != 0).argmax(axis=1)]
     signs[outcome == TIE] = np.where(first < 0, -1.0, 1.0)
     return signs
 
@@ -117,10 +116,10 @@ def _turn(
 
     Equal rows count together, and a tie of equals has no side to tell.
     """
-    is_new = keys[:, 1:] != keys[:, :-1]
-    is_last = np.pad(is_new, ((0, 0), (0, 1)), constant_values=True)
-    lean = np.cumsum(np.where(is_symmetric, 0.0, side), axis=1) * is_last
-    first = np.take_along_axis(lean, (lean != 0).argmax(axis=1)[:, None], axis=1)
-    turned = np.where(is_symmetric, side, side * np.where(first > 0, -1.0, 1.0))
-    group = 4.0 * np.cumsum(np.pad(is_new, ((0, 0), (1, 0))), axis=1)
-    return np.sort(group + turned, axis=1) - group, -np.sign(first[:, 0]) + 0.0
+    is_edge = np.ones((len(keys), keys.shape[1] + 1), dtype=bool)  # of a run of equal rows
+    is_edge[:, 1:-1] = keys[:, 1:] != keys[:, :-1]
+    lean = np.cumsum(np.where(is_symmetric, 0.0, side), axis=1) * is_edge[:, 1:]
+    first = lean[np.arange(len(lean)), (lean != 0).argmax(axis=1)]
+    mirrored = np.where(is_symmetric, side, side * np.where(first > 0, -1.0, 1.0)[:, None])
+    run = 4.0 * np.cumsum(is_edge[:, :-1], axis=1)
+    return np.sort(run + mirrored, axis=1) - run, -np.sign(first) + 0.0

@@ -243,7 +243,8 @@ def _values(
     flat = [(prompt, reply.text) for prompt, row in zip(prompts, replies, strict=True) for reply in row]
     raw = measure_many([prompt for prompt, _ in flat], [text for _, text in flat], basis.axes)
     features = basis.standardise(raw).reshape(len(prompts), -1, basis.num_axes)
-    return np.einsum("xkd,pd->pxk", features, np.array([member.profile.mean for member in members]))
+    means = np.array([member.profile.mean for member in members])
+    return np.asarray(np.einsum("xkd,pd->pxk", features, means))
 
 
 def _origin(

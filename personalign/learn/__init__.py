@@ -1,7 +1,7 @@
 """The learning core: answers to profiles, and which question to ask next; numpy, no model needed."""
 
 from personalign.learn.ask import acquire
-from personalign.learn.fit import fit, predict
+from personalign.learn.fit import fit, fit_many, predict
 from personalign.types import Gaussian, Noise
 
-__all__ = ["Gaussian", "Noise", "acquire", "fit", "predict"]
+__all__ = ["Gaussian", "Noise", "acquire", "fit", "fit_many", "predict"]

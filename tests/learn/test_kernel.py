@@ -137,6 +137,13 @@ def log_posterior(at: Array, v: Array, outcome: Array, weight: Array, prior: Gau
     return float(weight @ said - (off @ np.linalg.solve(prior.covariance, off) + bias**2) / 2)
 
 
+def slopes(at: Array, v: Array, outcome: Array, weight: Array, prior: Gaussian, noise: Noise) -> Array:
+    """Central differences of ``log_posterior``."""
+    moves = 1e-5 * np.eye(len(at))
+    sides = [[log_posterior(at + s * move, v, outcome, weight, prior, noise) for s in (1, -1)] for move in moves]
+    return np.array([(up - down) / 2e-5 for up, down in sides])
+
+
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("n", [1, 4, 10, 30, 100])
@@ -180,6 +187,27 @@ def test_a_curvature_that_cancels_the_priors_stops_only_its_own() -> None:
     here = hill.at(np.zeros((2, 1)), hill.start)._replace(curvature=np.array([[-0.5], [0.2]]))
     step, shift = kernel._direction(hill, here)
     assert ((step > 0) & (shift > 0)).all()  # by Fisher's information and by the curvature
+
+
+def test_where_newton_would_fall_fisher_climbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far and contradictory answers bend some log-posteriors upwards; everyone still ends where no direction climbs."""
+    fallen: list[int] = []
+    plain = kernel._Hill.information
+
+    def counted(hill: kernel._Hill, u: Array) -> Array:
+        fallen.append(len(u))
+        return plain(hill, u)
+
+    monkeypatch.setattr(kernel._Hill, "information", counted)
+    prior, rng = prior_of(4), np.random.default_rng(0)
+    v, outcome, weight = rng.normal(size=(60, 10, 4)) * 5, rng.choice(3, size=(60, 10)), np.ones((60, 10))
+    found = fit_many(v, outcome, prior, NOISE)
+    assert sum(fallen) > 5
+    for i in range(60):
+        ours = np.append(found.mean[i], found.bias[i] / NOISE.side)
+        of = v[i], outcome[i], weight[i], prior, NOISE
+        assert np.abs(slopes(ours, *of)).max() < 1e-4
+        assert np.abs(slopes(np.append(prior.mean, 0.0), *of)).max() > 0.1  # the control
 
 
 # ---------------------------------------------------------------- what is refused

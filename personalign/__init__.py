@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from personalign.basis import Basis
     from personalign.service import Personalign
-    from personalign.types import Gaussian, Message, Noise, Profile, Question, Reply, Sampling
+    from personalign.types import Feedback, Gaussian, Message, Noise, Profile, Question, Reply, Sampling
 
 _HOMES = {
     "Basis": "basis",
+    "Feedback": "types",
     "Gaussian": "types",
     "Message": "types",
     "Noise": "types",
@@ -24,7 +25,18 @@ _HOMES = {
     "Reply": "types",
     "Sampling": "types",
 }
-__all__ = ["Basis", "Gaussian", "Message", "Noise", "Personalign", "Profile", "Question", "Reply", "Sampling"]
+__all__ = [
+    "Basis",
+    "Feedback",
+    "Gaussian",
+    "Message",
+    "Noise",
+    "Personalign",
+    "Profile",
+    "Question",
+    "Reply",
+    "Sampling",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -1,11 +1,13 @@
 """Onboarding: which question a person is asked next, how it is shown, and the profile fitted to their answers.
 
-It puts store and learning in sequence, and needs no model.
+Feedback is an answer that nobody asked for, and is fitted with the others. It puts store and learning in sequence,
+and needs no model.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,9 +18,11 @@ import numpy as np
 from personalign.basis import Basis
 from personalign.errors import QuestionError
 from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.axes import measure_many
+from personalign.learn.evidence import select, weigh
 from personalign.learn.fit import fit
-from personalign.store import Answer, Presentation, Store
-from personalign.types import CHOICES, Choice, Gaussian, Profile, Question
+from personalign.store import Answer, Presentation, Shown, Store
+from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
 
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
@@ -60,6 +64,17 @@ class Onboarding:
             raise QuestionError("there is no answer to take back; answer a question first")
         return self._named(profile)
 
+    def feedback(self, user: str, feedback: Feedback) -> Profile:
+        """Store what a person preferred in use, as a weak answer, and the profile fitted with it."""
+        first, second = sorted((feedback.chosen, feedback.rejected))
+        pair = json.dumps([feedback.kind, *feedback.prompt, first, second])
+        name = f"{feedback.kind}:{hashlib.sha256(pair.encode()).hexdigest()}"
+        v = self._compare(feedback.prompt, first, second)
+        self._store.add_user(user)
+        shown = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
+        choice = "a" if shown.a == feedback.chosen else "b"
+        return self._named(self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit))
+
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
         stored = self._store.profile(user, self._basis.id)
@@ -87,16 +102,30 @@ class Onboarding:
         return clip_pairs(self._basis.pool, self._basis.prior)
 
     def _present(self, user: str, index: int) -> Presentation:
-        question = self._basis.bank[index]
+        question, v = self._basis.bank[index], self._basis.pool[index]
+        shown = self._lay_out(user, question.id, question.prompt, question.first, question.second, v)
+        return self._store.present(
+            user, self._basis.id, shown.question_id, shown.prompt, shown.a, shown.b, shown.swapped, shown.v
+        )
+
+    def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
+        """Put each reply on a side; ``v`` are the features, first minus second."""
         # a fair coin for the side, but the same one each time: what is shown can be repeated
-        swapped = hashlib.sha256(f"{user}\0{question.id}".encode()).digest()[0] % 2 == 1
-        a, b = (question.second, question.first) if swapped else (question.first, question.second)
-        v = self._basis.pool[index] * (-1.0 if swapped else 1.0)
-        return self._store.present(user, self._basis.id, question.id, question.prompt, a, b, swapped, v)
+        swapped = hashlib.sha256(f"{user}\0{name}".encode()).digest()[0] % 2 == 1
+        a, b = (second, first) if swapped else (first, second)
+        return Shown(name, prompt, a, b, swapped, v * (-1.0 if swapped else 1.0))
+
+    def _compare(self, prompt: Sequence[Message], first: str, second: str) -> Array:
+        """Features of two texts, first minus second."""
+        raw = measure_many([prompt, prompt], [first, second], self._basis.axes)
+        of_first, of_second = self._basis.standardise(raw)
+        return np.asarray(of_first - of_second)
 
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
-        v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
-        return fit(v, [answer.choice for answer in answers], self._basis.prior, self._basis.noise)
+        kept = [answers[i] for i in select([a.choice for a in answers], [a.kind for a in answers])]
+        v = np.array([answer.v for answer in kept]).reshape(len(kept), self._basis.num_axes)
+        weight = weigh([answer.kind for answer in kept])
+        return fit(v, [answer.choice for answer in kept], self._basis.prior, self._basis.noise, weight)
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)

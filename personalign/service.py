@@ -17,7 +17,7 @@ from personalign.bundled import Source, locate
 from personalign.learn.ask import StopRule
 from personalign.onboarding import Onboarding
 from personalign.store import Store
-from personalign.types import Choice, Message, MoreSampling, Profile, Question, Reply, Sampling
+from personalign.types import Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
 
 if TYPE_CHECKING:
     from personalign.decode import Decoder
@@ -99,6 +99,23 @@ class Personalign:
             QuestionError: there is no answer to take back.
         """
         return self._onboarding.undo(user)
+
+    def feedback(self, user: str, messages: Sequence[Message], chosen: str, rejected: str, kind: str) -> Profile:
+        """Store what a person preferred in use, and the profile fitted with it; they are created by the first.
+
+        The same feedback again changes nothing; turned round, it takes the place of the first.
+
+        Args:
+            user: the person.
+            messages: the conversation up to the reply.
+            chosen: the reply they preferred: their edited text, the second one, the one with its thumb up.
+            rejected: the reply beside it: the one they edited, the first one, the one with its thumb down.
+            kind: "edit", "regenerate" or "thumbs"; each counts less than an answer (``types.WEIGHTS``).
+
+        Raises:
+            InputError: and its kinds, as ``Feedback`` says.
+        """
+        return self._onboarding.feedback(user, Feedback(kind, tuple(messages), chosen, rejected))
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""

@@ -125,6 +125,10 @@ def choices(run: Run) -> list[str]:
 
 JSON = {
     "onboard": (("onboard", "ada"), {"answers", "mean", "sd", "explain", "stopped_because"}),
+    "feedback": (
+        ("feedback", "ada", HELLO, "--chosen", "Sure, where to?", "--rejected", "No.", "--kind", "edit"),
+        {"user", "revision", "answers", "informative", "mean", "explain"},
+    ),
     "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "changed", "gained", "usage"}),
     "shift": (("shift", "ada", HELLO, "--max-tokens", "8"), {"user", "tokens", "replies"}),
     "profile": (("profile", "ada"), {"user", "basis", "revision", "answers", "axes", "mean", "sd", "explain"}),
@@ -226,6 +230,22 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "nothing to answer": (("shift", "ada"), "there is no prompt"),
     "no file of prompts": (("shift", "ada", "--prompts", "/no/such/file"), "expected a text file"),
     "no tokens to list": (("shift", "ada", HELLO, "--top", "0"), "Invalid value"),
+    "unknown kind of feedback": (
+        ("feedback", "ada", HELLO, "--chosen", "Yes.", "--rejected", "No.", "--kind", "applause"),
+        "found feedback of the kind 'applause'",
+    ),
+    "feedback that says nothing": (
+        ("feedback", "ada", HELLO, "--chosen", "Yes.", "--rejected", "Yes.", "--kind", "edit"),
+        "two texts that differ",
+    ),
+    "blank feedback": (
+        ("feedback", "ada", HELLO, "--chosen", " ", "--rejected", "No.", "--kind", "edit"),
+        "the chosen reply is blank",
+    ),
+    "half a character as feedback": (
+        ("feedback", "ada", HELLO, "--chosen", "\udcff", "--rejected", "No.", "--kind", "edit"),
+        "half a surrogate pair",
+    ),
     "empty user": (("onboard", ""), "0 characters"),
     "long user": (("onboard", "a" * 200), "200 characters"),
     "user with a bell": (("onboard", "ada\a"), "control characters"),
@@ -374,7 +394,7 @@ def test_an_older_schema_exits_with_3(run: Run, tmp_path: Path, monkeypatch: pyt
     """The command to run is named, and nothing is changed on its own."""
     run("onboard", "ada", keys=["a"])
     before = files(tmp_path)
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "HEAD", "next")
     refused = run(*JSON[verb][0], "--json", keys=["a"])
     assert (refused.code, refused.out) == (3, "")
     assert "run: personalign db upgrade" in refused.err

@@ -15,7 +15,7 @@ import typer
 
 from personalign.cli.benchmarks import bench, demo
 from personalign.cli.database import db, doctor
-from personalign.cli.onboarding import onboard
+from personalign.cli.onboarding import feedback, onboard
 from personalign.cli.output import err
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, shift
@@ -24,7 +24,7 @@ from personalign.errors import PersonalignError
 app = typer.Typer(
     help="Give every user of a chatbot their own reward function.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for verb in (demo, onboard, chat, shift, profile, forget, export, doctor):
+for verb in (demo, onboard, feedback, chat, shift, profile, forget, export, doctor):
     app.command()(verb)
 app.add_typer(db, name="db")
 app.add_typer(bench, name="bench")

@@ -1,4 +1,4 @@
-"""Questions and answers in a terminal: onboard."""
+"""What people answer and show: onboard asks in a terminal, feedback takes what showed in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from personalign.cli.output import err, out, print_json
 from personalign.cli.people import profile_row
 from personalign.errors import QuestionError
 from personalign.service import Personalign
-from personalign.show import show_answer, show_onboarded, show_question
+from personalign.show import show_answer, show_onboarded, show_profile, show_question
 from personalign.types import Choice
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}
@@ -39,6 +39,23 @@ def onboard(
         print_json(profile_row(p.profile(user)) | {"stopped_because": reason}) if as_json else show_onboarded(
             out, p.profile(user), reason
         )
+
+
+def feedback(
+    user: User,
+    message: Annotated[str, typer.Argument(help="the message that was replied to")],
+    chosen: Annotated[str, typer.Option(help="the reply the person preferred")],
+    rejected: Annotated[str, typer.Option(help="the reply beside it")],
+    kind: Annotated[str, typer.Option(help="edit, regenerate or thumbs")],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from what a person preferred in use: an edited, regenerated or thumbed reply, as a weak answer."""
+    with open_service(store, model, basis) as p:
+        found = p.feedback(user, [{"role": "user", "content": message}], chosen, rejected, kind)
+        print_json(profile_row(found)) if as_json else show_profile(out, found, p.basis.prior)
 
 
 def _read_key(console: Console) -> str:

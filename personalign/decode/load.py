@@ -33,9 +33,8 @@ from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
 from personalign.decode.linear import use_onednn
 from personalign.errors import MessageError, ModelError
-from personalign.types import Message
+from personalign.types import ROLES, Message
 
-ROLES = ("system", "user", "assistant")
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what loading a broken checkpoint raises
 AutoModel = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
@@ -288,7 +287,8 @@ def render(
     check_messages(messages)
     if not tokenizer.chat_template:
         raise ModelError(
-            "the tokenizer has no chat template; expected that of a chat model, or set tokenizer.chat_template"
+            "the tokenizer has no chat template; expected that of a chat model; put one into the model's folder as "
+            "chat_template.jinja, which ends every turn with an end token"
         )
     _check_no_special_token(tokenizer, messages)
     try:

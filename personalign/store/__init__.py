@@ -2,6 +2,6 @@
 
 from personalign.store.recent import RecentProfiles
 from personalign.store.store import Store
-from personalign.store.values import Answer, Fit, Presentation
+from personalign.store.values import Answer, Fit, Presentation, Shown
 
-__all__ = ["Answer", "Fit", "Presentation", "RecentProfiles", "Store"]
+__all__ = ["Answer", "Fit", "Presentation", "RecentProfiles", "Shown", "Store"]

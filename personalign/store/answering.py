@@ -1,9 +1,11 @@
-"""A question's life: open, then answered, or withdrawn by an undo. Each function runs inside one write transaction."""
+"""A question's life: open, then answered, or withdrawn by an undo; feedback is answered from the start.
+
+Each function runs inside one write transaction.
+"""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -12,47 +14,16 @@ from sqlalchemy.orm import Session
 from personalign.errors import AlreadyAnswered, BasisError, InputError, QuestionError
 from personalign.store import blobs, records
 from personalign.store.tables import AnswerRow, BasisRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Fit
-from personalign.types import CHOICES, INFORMATIVE, Array, Message, Profile
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What goes on the screen: ``a`` left, ``b`` right, ``v`` (d,) their features, left minus right."""
-
-    question_id: str
-    prompt: tuple[Message, ...]
-    a: str
-    b: str
-    swapped: bool
-    v: Array
+from personalign.store.values import Answer, Fit, Shown
+from personalign.types import CHOICES, FEEDBACK, INFORMATIVE, WEIGHTS, Profile
 
 
 def show(session: Session, user: str, basis_id: str, shown: Shown) -> PresentationRow:
     """Open a question, or find the one that is open."""
-    if session.get(UserRow, user) is None:
-        raise InputError("this person isn't known; add them first")
-    if session.get(BasisRow, basis_id) is None:
-        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
+    _check_known(session, user, basis_id)
     if (waiting := records.find_open(session, user, basis_id)) is not None:
         return waiting
-    row = PresentationRow(
-        id=secrets.token_hex(16),
-        user_id=user,
-        basis_id=basis_id,
-        question_id=shown.question_id,
-        prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
-        a=shown.a,
-        b=shown.b,
-        swapped=shown.swapped,
-        num_axes=len(shown.v),
-        v=blobs.encode(shown.v),
-        checksum=blobs.checksum(shown.v),
-        state="open",
-        shown_at=now(),
-    )
-    session.add(row)
-    return row
+    return _add(session, user, basis_id, shown, "open")
 
 
 def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit) -> Profile:
@@ -73,9 +44,28 @@ def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit) -> P
     return _refit(session, shown, fit, "answered", at)
 
 
+def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit) -> Profile:
+    """Store feedback with the profile that follows from it; on the same pair the newest of a kind stands."""
+    _check_known(session, user, basis_id)
+    row = records.find_feedback(session, user, basis_id, shown.question_id)
+    if row is None:
+        row = _add(session, user, basis_id, shown, "answered")
+    else:
+        before = _standing(session, row)
+        assert before is not None, "feedback is stored together with its choice"
+        if before.choice == choice:
+            return _newest(session, row)
+        before.undone_at = now()
+    session.flush()  # before its answer: the index allows one that stands
+    at = now()
+    session.add(AnswerRow(user_id=user, presentation_id=row.id, choice=choice, seconds=0.0, answered_at=at))
+    session.flush()
+    return _refit(session, row, fit, "observed", at)
+
+
 def undo(session: Session, user: str, basis_id: str, fit: Fit) -> Profile | None:
-    """Mark the newest answer as undone and open its question again."""
-    rows = records.find_answers(session, user, basis_id)
+    """Mark the newest answer to a question as undone and open its question again; feedback stays."""
+    rows = [found for found in records.find_answers(session, user, basis_id) if found[1].kind not in FEEDBACK]
     if not rows:
         return None
     at = now()
@@ -94,12 +84,47 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _answered_again(session: Session, shown: PresentationRow, choice: str) -> Profile:
-    given = session.scalar(
-        select(AnswerRow.choice).where(AnswerRow.presentation_id == shown.id, AnswerRow.undone_at.is_(None))
+def _check_known(session: Session, user: str, basis_id: str) -> None:
+    if session.get(UserRow, user) is None:
+        raise InputError("this person isn't known; add them first")
+    if session.get(BasisRow, basis_id) is None:
+        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
+
+
+def _add(session: Session, user: str, basis_id: str, shown: Shown, state: str) -> PresentationRow:
+    row = PresentationRow(
+        id=secrets.token_hex(16),
+        user_id=user,
+        basis_id=basis_id,
+        question_id=shown.question_id,
+        prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
+        a=shown.a,
+        b=shown.b,
+        swapped=shown.swapped,
+        num_axes=len(shown.v),
+        v=blobs.encode(shown.v),
+        checksum=blobs.checksum(shown.v),
+        state=state,
+        shown_at=now(),
+        kind=shown.kind,
     )
-    if given != choice:
-        raise AlreadyAnswered(f"the question was answered with {given!r}, not {choice!r}; undo that answer first")
+    session.add(row)
+    return row
+
+
+def _answered_again(session: Session, shown: PresentationRow, choice: str) -> Profile:
+    given = _standing(session, shown)
+    if given is None or given.choice != choice:
+        said = given and given.choice
+        raise AlreadyAnswered(f"the question was answered with {said!r}, not {choice!r}; undo that answer first")
+    return _newest(session, shown)
+
+
+def _standing(session: Session, shown: PresentationRow) -> AnswerRow | None:
+    return session.scalar(select(AnswerRow).where(AnswerRow.presentation_id == shown.id, AnswerRow.undone_at.is_(None)))
+
+
+def _newest(session: Session, shown: PresentationRow) -> Profile:
     row = records.find_profile(session, shown.user_id, shown.basis_id)
     assert row is not None, "an answer is stored together with its profile"
     return records.to_profile(row)
@@ -110,11 +135,13 @@ def _refit(session: Session, shown: PresentationRow, fit: Fit, kind: str, at: da
     row = records.profile_row(shown.user_id, shown.basis_id, fit(answers), at)
     newest = records.find_profile(session, shown.user_id, shown.basis_id)
     row.revision = 1 if newest is None else newest.revision + 1
-    row.answers, row.informative = len(answers), _num_informative(answers)
+    row.answers = sum(answer.kind not in FEEDBACK for answer in answers)
+    row.informative = _num_informative(answers)
     session.add(row)
     records.add_event(session, shown.user_id, kind, at, shown.basis_id, row.revision)
     return records.to_profile(row)
 
 
 def _num_informative(answers: tuple[Answer, ...]) -> int:
-    return sum(answer.choice in INFORMATIVE for answer in answers)
+    """Answers that say something; feedback by its weight, rounded down."""
+    return int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE))

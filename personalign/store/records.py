@@ -12,7 +12,7 @@ from personalign.errors import ProfileError, QuestionError
 from personalign.store import blobs
 from personalign.store.tables import AnswerRow, EventRow, PresentationRow, ProfileRow
 from personalign.store.values import Answer, Presentation
-from personalign.types import Array, Choice, Gaussian, Message, Profile
+from personalign.types import FEEDBACK, Array, Choice, Gaussian, Message, Profile
 
 
 def find_presentation(session: Session, user: str, presentation_id: str) -> PresentationRow:
@@ -41,6 +41,18 @@ def find_answers(session: Session, user: str, basis_id: str) -> list[tuple[Answe
         .order_by(AnswerRow.id)
     )
     return [(answer, shown) for answer, shown in rows]
+
+
+def find_feedback(session: Session, user: str, basis_id: str, question_id: str) -> PresentationRow | None:
+    """Find the pair that a person gave feedback on before; its kind is part of the id."""
+    return session.scalar(
+        select(PresentationRow).where(
+            PresentationRow.user_id == user,
+            PresentationRow.basis_id == basis_id,
+            PresentationRow.question_id == question_id,
+            PresentationRow.kind.in_(FEEDBACK),
+        )
+    )
 
 
 def find_profile(session: Session, user: str, basis_id: str) -> ProfileRow | None:
@@ -98,7 +110,9 @@ def to_presentation(row: PresentationRow) -> Presentation:
 def to_answers(rows: list[tuple[AnswerRow, PresentationRow]]) -> tuple[Answer, ...]:
     """Make the values, their features checked."""
     return tuple(
-        Answer(shown.id, cast("Choice", answer.choice), _features(shown), answer.seconds, answer.answered_at)
+        Answer(
+            shown.id, cast("Choice", answer.choice), _features(shown), answer.seconds, answer.answered_at, shown.kind
+        )
         for answer, shown in rows
     )
 

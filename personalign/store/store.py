@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import InputError
 from personalign.store import answering, blobs, records
-from personalign.store.answering import Shown, now
+from personalign.store.answering import now
 from personalign.store.engine import Database, Engines, locate, open_engines
 from personalign.store.erase import (
     bury,
@@ -36,7 +36,7 @@ from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import MAX_USER, BasisRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Fit, Presentation
+from personalign.store.values import Answer, Fit, Presentation, Shown
 from personalign.store.watch import Watch
 from personalign.types import Message, Profile
 
@@ -146,7 +146,7 @@ class Store:
         with self._read() as session:
             counts = session.execute(
                 select(PresentationRow.question_id, func.count())
-                .where(PresentationRow.basis_id == basis_id)
+                .where(PresentationRow.basis_id == basis_id, PresentationRow.kind == "question")
                 .group_by(PresentationRow.question_id)
             )
             return dict(counts.all())
@@ -179,6 +179,19 @@ class Store:
         with self._write() as session:
             shown = records.find_presentation(session, user, presentation_id)
             return answering.answer(session, shown, choice, fit)
+
+    def commit_feedback(self, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit) -> Profile:
+        """Store which of two replies feedback chose, and the profile fitted with it, both or neither.
+
+        The same again changes nothing; the other choice on the same pair takes its place.
+
+        Raises:
+            InputError: the person isn't known.
+            ProfileError: features or fit aren't finite.
+        """
+        blobs.check_finite("the feedback's features", shown.v)
+        with self._write() as session:
+            return answering.observe(session, user, basis_id, shown, choice, fit)
 
     def undo_answer(self, user: str, basis_id: str, fit: Fit) -> Profile | None:
         """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.

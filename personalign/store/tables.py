@@ -98,7 +98,10 @@ class BasisRow(Table):
 
 
 class PresentationRow(Table):
-    """A question as one person saw it, texts included, so that answers outlive their bank."""
+    """Two replies as one person saw them, texts included, so that answers outlive their bank.
+
+    ``kind`` is "question" for what was asked, or the kind of feedback that chose between them.
+    """
 
     __tablename__ = "presentations"
     __table_args__ = (
@@ -129,6 +132,7 @@ class PresentationRow(Table):
     checksum: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
     shown_at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(16), server_default="question")
 
 
 class AnswerRow(Table):

@@ -10,6 +10,19 @@ from personalign.types import Array, Choice, Gaussian, Message
 
 
 @dataclass(frozen=True, eq=False)
+class Shown:
+    """Two replies side by side, ``a`` left, ``b`` right; ``v`` (d,) are their features, left minus right."""
+
+    question_id: str
+    prompt: tuple[Message, ...]
+    a: str
+    b: str
+    swapped: bool
+    v: Array
+    kind: str = "question"  # or feedback's, as in ``types.WEIGHTS``
+
+
+@dataclass(frozen=True, eq=False)
 class Presentation:
     """A question as it was shown: ``a`` left, ``b`` right; ``swapped`` if the bank's first reply is on the right."""
 
@@ -34,6 +47,7 @@ class Answer:
     v: Array  # (d,) features, left minus right
     seconds: float
     answered_at: datetime
+    kind: str = "question"  # as in ``Shown``
 
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]

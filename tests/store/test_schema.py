@@ -17,11 +17,12 @@ from personalign.store.tables import Table
 
 ROOT = Path(__file__).parents[2]
 
+HEAD = schema.HEAD
 SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "next", "{head}", None, None
 
 
 def upgrade() -> None:
@@ -43,9 +44,9 @@ def second(tmp_path: Path, monkeypatch):
     def add(extra: str = "") -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(ROOT / "migrations", folder, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "versions" / "0002_second.py").write_text(SECOND.format(extra=extra))
+        (folder / "versions" / "next.py").write_text(SECOND.format(extra=extra, head=HEAD))
         monkeypatch.setattr(migrate, "migrations_folder", lambda: folder)
-        monkeypatch.setattr(schema, "HEAD", "0002")
+        monkeypatch.setattr(schema, "HEAD", "next")
 
     return add
 
@@ -102,7 +103,7 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
     schema.upgrade(url)
     assert _counts(sql) == before
     assert sql("SELECT nickname FROM users") == [(None,)]
-    migrate.migrate(engine.locate(url), "0001")
+    migrate.migrate(engine.locate(url), HEAD)
     assert _counts(sql) == before
     assert sql("PRAGMA foreign_key_check") == []
 
@@ -122,7 +123,7 @@ def test_a_migration_that_orphans_rows_changes_nothing(filled, second, url: str,
     with pytest.raises(StoreError, match="orphan"):
         schema.upgrade(url)
     assert _counts(sql) == before
-    assert schema.current(url) == "0001"
+    assert schema.current(url) == HEAD
 
 
 def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url: str, sql, monkeypatch) -> None:
@@ -134,10 +135,10 @@ def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url
         full.setitem(engine.COMMON, "max_page_count", pages)
         with pytest.raises(StoreError, match="free some space"):
             schema.upgrade(url)
-    assert (schema.current(url), _counts(sql)) == ("0001", before)
+    assert (schema.current(url), _counts(sql)) == (HEAD, before)
     assert sql("PRAGMA integrity_check") == [("ok",)]
     schema.upgrade(url)
-    assert (schema.current(url), _counts(sql)) == ("0002", before)
+    assert (schema.current(url), _counts(sql)) == ("next", before)
 
 
 def test_a_schema_that_is_behind_is_refused_with_the_command(filled, second, url: str, path: Path) -> None:

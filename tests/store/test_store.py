@@ -18,7 +18,7 @@ from personalign.types import CHOICES, Gaussian
 
 COPY_OF_EACH = """
     INSERT INTO presentations
-    SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at
+    SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at, kind
     FROM presentations
 """
 

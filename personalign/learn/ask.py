@@ -25,7 +25,10 @@ Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray
 
 QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-_GRID = np.linspace(0, 40, 2001)  # |u|; beyond it an answer is certain
+_TELLING = _WEIGHTS > 1e-10  # the nodes beyond, a third of them, weigh nothing
+_NODES, _WEIGHTS = _NODES[_TELLING], _WEIGHTS[_TELLING]
+_PER_UNIT, _PLACES = 50, 2001
+_GRID = np.arange(_PLACES) / _PER_UNIT  # |u|; beyond it an answer is certain
 _DEFAULT_NOISE = Noise()
 
 
@@ -124,10 +127,21 @@ def _d_optimal(
     mean: NDArray[np.float64], variance: NDArray[np.float64], noise: Noise, _seed: int
 ) -> NDArray[np.float64]:
     curve = _information_curve(noise)
-    expected = sum(
-        weight * np.interp(np.abs(mean + node * np.sqrt(variance)), _GRID, curve)
-        for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True)
-    )
+    slope = np.diff(curve, append=curve[-1])
+    center, spread = mean * _PER_UNIT, np.sqrt(variance) * _PER_UNIT
+    expected, place = np.zeros_like(mean), np.empty_like(mean)
+    for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
+        # straight between the grid's places, which are even: a search as in ``np.interp`` takes four times as long
+        np.multiply(spread, node, out=place)
+        place += center
+        np.abs(place, out=place)
+        np.minimum(place, _PLACES - 1, out=place)
+        below = place.astype(np.intp)
+        place -= below
+        place *= slope.take(below)
+        place += curve.take(below)
+        place *= weight
+        expected += place
     return np.asarray(np.log1p(expected * variance) / 2)
 
 

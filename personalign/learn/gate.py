@@ -7,11 +7,11 @@ shift is judged:
 
     G(κ) = Σ_t log P(c_t | μ + κ(w_{t−1} − μ), Σ_{t−1}) − log P(c_t | μ, Σ_{t−1})
 
-κ is one number per basis: the best of a grid for held-out people, or 0 where their mean gain isn't a standard error
-above nothing. π, the share of people whom the shift describes, is the population's prior on the gain: the maximum of
-Σ log(π·exp G + 1 − π) with a Beta(2, 2) prior. From ten answers on a person's κ is multiplied by what Bayes' rule
-makes of π, π·exp G / (π·exp G + 1 − π). Forecasts mixed so lose at most −log(1 − π) nats to the population's over any
-answers whatever; we mix the means instead, because a head is one vector.
+κ is one number per basis: the best of a grid for held-out people, or 0 where their mean gain isn't above nothing by
+1.64 standard errors (95 %, one-sided). π, the share of people whom the shift describes, is the population's prior on
+the gain: the maximum of Σ log(π·exp G + 1 − π) with a Beta(2, 2) prior. From ten answers on a person's κ is multiplied
+by what Bayes' rule makes of π, π·exp G / (π·exp G + 1 − π). Forecasts mixed so lose at most −log(1 − π) nats to the
+population's over any answers whatever; we mix the means instead, because a head is one vector.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
@@ -31,6 +31,7 @@ from personalign.types import INFORMATIVE, Gaussian, Noise
 
 FROM = 10  # answers; with fewer, a person's own record says nothing yet
 LEAST = 0.1  # a person's own record never takes more than nine tenths of their head
+SURE = 1.64  # standard errors that the mean gain has to be above nothing
 GRID = np.linspace(0, 1, 21)
 _OUTCOMES = {"a": A, "b": B, "tie": TIE}
 _DEFAULT_NOISE = Noise()
@@ -68,31 +69,54 @@ def fit_gate(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAULT
     Raises:
         InputError: fewer than two people, or answers that can't be fitted.
     """
-    if len(records) < 2:
-        raise InputError(f"found {len(records)} held-out people, expected two at least; hold out more of them")
-    scores = np.array([prequential(record, prior, noise, GRID).sum(axis=0) for record in records])  # (people, grid)
+    return choose_gate(np.array([prequential(record, prior, noise).sum(axis=0) for record in records]))
+
+
+def choose_gate(scores: Float[NDArray[np.float64], "people grid"]) -> Gate:
+    """Choose κ and π by everyone's log-probability for each κ of ``GRID``, from several bases of one log perhaps.
+
+    Raises:
+        InputError: fewer than two people.
+    """
+    if len(scores) < 2:
+        raise InputError(f"found {len(scores)} held-out people, expected two at least; hold out more of them")
     gains = scores - scores[:, :1]
     best = int(gains.mean(axis=0).argmax())
     gain = gains[:, best]
-    is_real = gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain))
+    is_real = gain.mean() > SURE * gain.std(ddof=1) / np.sqrt(len(gain))
     return Gate(float(GRID[best]), _share(gain)) if is_real else Gate(0.0, 0.5)
 
 
-def gain_of(record: Record, prior: Gaussian, kappa: float, noise: Noise = _DEFAULT_NOISE) -> float:
+def gain_of(
+    record: Record,
+    prior: Gaussian,
+    kappa: float,
+    noise: Noise = _DEFAULT_NOISE,
+    prompt: Integer[NDArray[np.int64], "n"] | None = None,
+) -> float:
     """Nats by which μ + κ(w − μ) predicted a person's answers, oldest first, better than μ did."""
-    at_mu, shifted = prequential(record, prior, noise, np.array([0.0, kappa])).sum(axis=0)
+    at_mu, shifted = prequential(record, prior, noise, np.array([0.0, kappa]), prompt).sum(axis=0)
     return float(shifted - at_mu)
 
 
 def prequential(
-    record: Record, prior: Gaussian, noise: Noise, kappas: Float[NDArray[np.float64], "k"]
-) -> Float[NDArray[np.float64], "n k"]:
-    """Log-probability of each informative answer given those before it, times its weight, for every κ."""
-    kept = [i for i, choice in enumerate(record.choice) if choice in INFORMATIVE]
+    record: Record,
+    prior: Gaussian,
+    noise: Noise,
+    kappas: Float[NDArray[np.float64], "k"] = GRID,
+    prompt: Integer[NDArray[np.int64], "n"] | None = None,
+) -> Float[NDArray[np.float64], "t k"]:
+    """Log-probability of each informative answer given those before it, times its weight, for every κ.
+
+    Answers to one prompt compare the same texts: where ``prompt`` tells them, they aren't predicted from each other.
+    """
+    kept = np.array([i for i, choice in enumerate(record.choice) if choice in INFORMATIVE], dtype=np.int64)
     v, choices = record.v[kept], [record.choice[i] for i in kept]
     weight = np.ones(len(kept)) if record.weight is None else record.weight[kept]
-    befores = [Record(v[:t], choices[:t], weight[:t]) for t in range(len(kept))]
-    posts = [fitted.weights for fitted in fit_block(befores, prior, noise)]
+    asked = np.arange(len(kept)) if prompt is None else prompt[kept]
+    befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(kept))]
+    records = [Record(v[before], [choices[i] for i in before], weight[before]) for before in befores]
+    posts = [fitted.weights for fitted in fit_block(records, prior, noise)]
     shift = np.array([row @ (post.mean - prior.mean) for row, post in zip(v, posts, strict=True)])
     variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
     u = (v @ prior.mean)[:, None] + shift[:, None] * kappas

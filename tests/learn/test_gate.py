@@ -114,7 +114,7 @@ def test_predictions_are_those_of_predict() -> None:
     at_mu = np.exp(prequential(record, PRIOR, noise, np.array([0.0]))[4, 0])
     variance = record.v[4] @ post.covariance @ record.v[4]
     u = record.v[4] @ PRIOR.mean / np.sqrt(1 + np.pi * variance / 8)
-    assert at_mu / (1 - ties) == pytest.approx(win_probability(u, noise), abs=1e-9)
+    assert at_mu / (1 - ties) == pytest.approx(win_probability(np.array([u]), noise)[0], abs=1e-9)
 
 
 def test_what_says_nothing_counts_for_nothing() -> None:

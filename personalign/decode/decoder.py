@@ -72,15 +72,6 @@ class Decoder:
         self.head = None if head is None else head.to(base.device)
         self.table = self._embed()
 
-    @property
-    def end_token(self) -> int:
-        """The token that ends a reply; the first of them where there are several."""
-        if not self.base.ends:
-            raise ModelError(
-                f"{self.base.name} names no end token; expected eos_token_id in its generation_config.json"
-            )
-        return self.base.ends[0]
-
     def with_head(self, head: SuccessorHead) -> Decoder:
         """The same models with another head."""
         return Decoder(self.base, head, self.steering, self.experts, self.reward, self.args)

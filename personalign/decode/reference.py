@@ -48,6 +48,7 @@ def generate(decoder: Decoder, request: Request) -> Generated:
     """Write what ``decoder.generate([request])`` should, reading everything anew for every token."""
     base = decoder.base
     ids: list[int] = []
+    end: int | None = None
     effects: list[Effect] = []
     asked, is_sound = request, True
     for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
@@ -57,6 +58,7 @@ def generate(decoder: Decoder, request: Request) -> Generated:
         effects.append(done or Effect())
         token = drawn(logits, request.sampling, u)
         if token in base.ends:
+            end = token
             break
         ids.append(token)
     guided = is_guided(decoder, request)
@@ -70,6 +72,7 @@ def generate(decoder: Decoder, request: Request) -> Generated:
         prompt_tokens=len(render(base.tokenizer, request.messages)),
         changed=mean(effect.changed for effect in effects),
         gained=mean(effect.gained for effect in effects),
+        end=end,
     )
 
 

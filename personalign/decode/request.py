@@ -52,7 +52,8 @@ class Generated:
     ``reason`` says why the reply isn't guided: "no_answers" (no guidance, or confidence 0), "strength_zero" (β or
     strength is 0), "non_finite_reward" (from the first such token on it was written without guidance), or "forgotten"
     (the person was erased while it was written). ``changed`` is the share of positions whose likeliest token guidance
-    changed, and ``gained`` the expected reward it added, the mean over tokens of Σ q Q − Σ p Q.
+    changed, and ``gained`` the expected reward it added, the mean over tokens of Σ q Q − Σ p Q. ``end`` is the
+    token that ended it: None where the limit or a stop string did.
     """
 
     ids: tuple[int, ...]
@@ -66,6 +67,7 @@ class Generated:
     changed: float = 0.0
     gained: float = 0.0
     logprobs: tuple[TokenLogprobs, ...] = ()
+    end: int | None = None
 
 
 def reason(request: Request, steering: Steering, *, is_sound: bool) -> str:

@@ -63,6 +63,7 @@ class Sequence:
         self._started = time.perf_counter()
         self._first_token_s: float | None = None
         self._ids: list[int] = []
+        self._end: int | None = None  # once it is drawn
         self._num_drawn = 0
         self._logprobs: list[TokenLogprobs] = []
         self._text = TextStream(base, request.sampling.stop)
@@ -96,7 +97,7 @@ class Sequence:
         if logprobs is not None:
             self._logprobs.append(logprobs)
         if token in self._ends:
-            self.finish_reason = "stop"
+            self.finish_reason, self._end = "stop", token
             return
         self._ids.append(token)
         if self._needs_text:
@@ -125,6 +126,7 @@ class Sequence:
                 changed=account.changed / self._num_drawn,
                 gained=account.gained / self._num_drawn,
                 logprobs=tuple(self._logprobs),
+                end=self._end,
             )
         )
 

@@ -171,4 +171,6 @@ def _covariance(
     root = np.sqrt(information)
     factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
     explained = np.linalg.solve(factor, root[:, :, None] * spread)
-    return np.asarray(prior.covariance - explained.transpose(0, 2, 1) @ explained)
+    gain = explained.transpose(0, 2, 1) @ explained
+    np.subtract(prior.covariance, gain, out=gain)  # fresh memory would cost more than the difference
+    return np.asarray(gain)

@@ -15,7 +15,7 @@ from personalign.basis import BankQuestion
 from personalign.train.rollouts import Rollouts
 from personalign.types import Message
 
-MIN_WORDS, MAX_WORDS = 2, 60
+MIN_WORDS, MAX_WORDS = 2, 100
 MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
 MIN_DISTANCE = 0.5  # in the prior's metric, as a share of the median over random pairs
 
@@ -56,9 +56,9 @@ def is_readable(text: str) -> bool:
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     return (
         MIN_WORDS <= len(words) <= MAX_WORDS
-        and text.isprintable()
+        and text.replace("\n", "").isprintable()
         and "\N{REPLACEMENT CHARACTER}" not in text
-        and re.search(r"[.?!]$", text) is not None
+        and re.search(r"""[.?!…]["'”’)]*$""", text.rstrip("\n")) is not None
         and len(set(trigrams)) == len(trigrams)
         and not re.search(r"\b(\w+) \1\b", text.lower())
     )

@@ -22,11 +22,14 @@ from personalign.learn.axes import AXES, measure_many
 from personalign.learn.prior import make_prior
 from personalign.train.bank import make_bank
 from personalign.train.calibrate import Outcome, calibrate, outcome, simulate_profile
+from personalign.train.prompts import Prompts
 from personalign.train.rollouts import Plan, Rollouts, roll_out
 from personalign.train.successor import HeadRecipe, explained_variance, train_head
 from personalign.types import Axis, Message, Noise
 
 NUM_REFERENCE = 256
+NUM_ASKED = 3_400  # replies that the questions are picked from
+TOKENS_SEEN = 1_600_000  # by the head in its training; a few are seen again and again
 MIN_QUESTIONS = 10  # what is asked of a person, simulated or not
 MIN_DEVIATION = 1e-3
 BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
@@ -34,12 +37,33 @@ UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Real user turns: to learn from, to test the head on, and to calibrate on."""
+class Plans:
+    """Which replies are rolled out: for the head to learn from and be tested on, and to pick the questions from."""
 
-    train: Sequence[Sequence[Message]]
-    held_out: Sequence[Sequence[Message]]
-    dev: Sequence[Sequence[Message]]
+    learn: Plan
+    ask: Plan  # natural ones only
+
+
+def default_plans(num_prompts: int, replies: int, max_tokens: int, seed: int) -> Plans:
+    """About so many replies to learn from and 3,400 to ask about, however many prompts; fewer if there are few."""
+    learn = Plan(
+        replies_per_prompt=min(max(replies // num_prompts, 4), 64),
+        max_tokens=max_tokens,
+        num_candidates=20,
+        seed=seed,
+        num_prompts=max(replies // 4, MIN_QUESTIONS),
+        latest_forced=max(max_tokens // 4, 1),
+    )
+    ask = Plan(
+        replies_per_prompt=min(max(NUM_ASKED // num_prompts, 8), 16),
+        max_tokens=max_tokens,
+        num_candidates=20,
+        forced_share=0.0,
+        temperature=BANK_TEMPERATURE,
+        seed=seed + 1,
+        num_prompts=NUM_ASKED // 8,
+    )
+    return Plans(learn, ask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,22 +78,22 @@ class Report:
     by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
 
-def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, work: Path) -> tuple[Basis, Report]:
+def bootstrap(decoder: Decoder, prompts: Prompts, plans: Plans, work: Path) -> tuple[Basis, Report]:
     """Make the basis of the decoder's base model; roll-outs are kept in ``work``, so a killed run goes on.
 
     Args:
-        decoder: the model, with the expert that the plan names.
+        decoder: the model, with the expert that the plans name.
         prompts: real user turns.
-        plan: roll-outs that the head learns from.
-        bank_plan: natural roll-outs the questions are picked from.
+        plans: which replies are rolled out.
         work: folder for the roll-outs.
 
     Raises:
         InputError: too few prompts, or replies too much alike to ask ten questions about.
     """
     _check_prompts(prompts)
+    plan = plans.learn
     learnt = roll_out(decoder, prompts.train, plan, work / "train")
-    asked = roll_out(decoder, prompts.train, bank_plan, work / "bank")
+    asked = roll_out(decoder, prompts.train, plans.ask, work / "bank")
     tested = roll_out(decoder, prompts.held_out, plan, work / "held_out")
     axes = _axes_that_vary(prompts.train, learnt)
     everything = learnt + asked
@@ -81,7 +105,8 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plan: Plan, bank_plan: Plan, w
     bank = make_bank(prompts.train, asked, features[len(learnt.text) :], shape, plan.seed)
     _check_bank(bank, prompts.train)
     causal, embeddings = decoder.base, decoder.base.output_embedding.float()
-    trained = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), HeadRecipe())
+    recipe = HeadRecipe(epochs=min(max(round(TOKENS_SEEN / len(everything.token)), 6), 60))
+    trained = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), recipe)
     weights = {name: array.astype(np.float16) for name, array in trained.to_arrays().items()}  # as it is shipped
     head = SuccessorHead.from_arrays(weights)
     v = np.array([q.first_features - q.second_features for q in bank])

@@ -16,13 +16,13 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from rich.progress import track
 
 from personalign.basis import Basis, Steering
 from personalign.decode import Decoder, Generated, Guidance, Request
 from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.axes import measure_many
+from personalign.train.progress import track
 from personalign.types import Gaussian, Message, Sampling
 
 MAX_KL = 0.4

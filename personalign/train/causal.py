@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from personalign.train.progress import bar
 
 CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY = 50
@@ -77,7 +78,7 @@ def train(
     start = _restore(checkpoint, model, optimizers) if checkpoint.exists() else 0
     forward = torch.compile(model) if recipe.compile_step else model
     saved = time.monotonic()
-    with Progress() as progress, (work / "log.jsonl").open("a") as log:
+    with bar() as progress, (work / "log.jsonl").open("a") as log:
         task = progress.add_task(name, total=recipe.num_steps, completed=start)
         for step in range(start, recipe.num_steps):
             model.train()

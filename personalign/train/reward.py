@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from rich.progress import track
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -35,7 +34,9 @@ from personalign.decode.backbone import (
 )
 from personalign.decode.load import CausalModel
 from personalign.errors import InputError, MessageError
+from personalign.train.files import public_name
 from personalign.train.pairs import Comparison, Pair, comparison, split
+from personalign.train.progress import track
 
 Over = Literal["replies", "prefixes"]
 EVALUATION_BATCH = 32
@@ -245,8 +246,7 @@ def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str) -
     ``data`` says in a sentence what the pairs are, ``licence`` under which terms the reward model may be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    is_local = Path(trained.base.name).exists()  # and where it lies here is nobody's business
-    base = Path(trained.base.name).resolve().name if is_local else trained.base.name
+    base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
     _lora_as_saved(trained.lora, base).save_pretrained(str(folder))
     save_file(_on_cpu(trained.adapter), folder / ADAPTER, metadata={"format": "pt"})
     save_file(_on_cpu(trained.model.head.state_dict()), folder / HEAD)

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from rich.progress import track
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from personalign.decode import Decoder, Expert, Generated, Request, Step
+from personalign.errors import ModelError
+from personalign.train.progress import track
 from personalign.types import Message, Sampling
 
 ROWS = 96
-LATEST_FORCED = 16  # forced positions are uniform on 0..15: replies are about that long
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Plan:
     temperature: float = 1.0
     seed: int = 0
     num_prompts: int | None = None  # answer only the first so many
+    latest_forced: int = 16  # forced positions are uniform below: about the length of a reply
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,14 @@ def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan,
     """Write ``plan.replies_per_prompt`` replies to each prompt; what a run of the same plan left in ``work`` is kept.
 
     Same are the models by their fingerprints, the prompts and the plan: another one has a folder of its own.
+
+    Raises:
+        ModelError: the model names no token that ends a reply.
     """
+    if not decoder.base.ends:
+        raise ModelError(
+            f"{decoder.base.name} names no token that ends a reply; expected eos_token_id in its generation_config.json"
+        )
     folder = work / _identity(decoder, prompts, plan)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(i, k) for i in range(len(prompts[: plan.num_prompts])) for k in range(plan.replies_per_prompt)]
@@ -100,7 +108,7 @@ def _identity(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan
         "base": asdict(decoder.base.fingerprints),
         "expert": None if plan.expert is None else _expert_identity(decoder.experts[plan.expert]),
         "prompts": [list(prompt) for prompt in prompts],
-        "plan": asdict(plan) | {"rows": ROWS, "latest_forced": LATEST_FORCED},
+        "plan": asdict(plan) | {"rows": ROWS},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -121,7 +129,7 @@ def _write_shard(
     rng = np.random.default_rng([plan.seed, int(path.stem)])
     alphas = np.array([plan.alphas[k % len(plan.alphas)] for _, k in shard])
     forced = rng.random(len(shard)) < plan.forced_share
-    forced_at = np.where(forced, rng.integers(0, LATEST_FORCED, len(shard)), -1)
+    forced_at = np.where(forced, rng.integers(0, plan.latest_forced, len(shard)), -1)
     requests = [
         Request(
             messages=tuple(prompts[i]),
@@ -146,7 +154,9 @@ def _write_shard(
         return torch.where((forced_from[step.request] == step.index)[:, None], uniform, logits)
 
     replies = decoder.generate(requests, steers=(record, force))
-    _save_shard(path, shard, alphas, forced_at, replies, hidden[:-1].cpu().numpy(), decoder.end_token)
+    if not hidden.isfinite().all():
+        raise ModelError(f"a hidden state of {decoder.base.name} overflows half precision; expected smaller ones")
+    _save_shard(path, shard, alphas, forced_at, replies, hidden[:-1].cpu().numpy())
 
 
 def _save_shard(
@@ -156,9 +166,8 @@ def _save_shard(
     forced_at: NDArray[np.int64],
     replies: Sequence[Generated],
     hidden: NDArray[np.float16],
-    end_token: int,
 ) -> None:
-    tokens = [np.array([*r.ids, end_token] if r.finish_reason == "stop" else r.ids, dtype=np.int64) for r in replies]
+    tokens = [np.array(r.ids if r.end is None else [*r.ids, r.end], dtype=np.int64) for r in replies]
     lengths = np.array([len(row) for row in tokens])
     arrays = {
         "prompt": np.array([i for i, _ in shard], dtype=np.int64),

@@ -6,16 +6,17 @@ features (Barreto et al., 2017) without discount, since φ is given once, for th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from personalign.decode.rewards import SuccessorHead
+from personalign.train.progress import track
 from personalign.train.rollouts import Rollouts
 
 BATCH = 2048
@@ -46,23 +47,23 @@ def train_head(
     Args:
         rollouts: N replies.
         features: φ of each whole reply, standardised.
-        embeddings: the model's output embeddings.
+        embeddings: the model's output embeddings, on the device to train on.
         train: which replies to learn from.
         recipe: size and training.
     """
     torch.manual_seed(recipe.seed)
-    head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden)
+    head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden).to(embeddings.device)
     rows = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
     optimizer = torch.optim.AdamW(head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     num_steps = recipe.epochs * -(-len(rows) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=num_steps, pct_start=0.1
     )
-    hidden, token, target = _tensors(rollouts, features)
+    batch_of = _batches(rollouts, features, embeddings)
     for _ in track(range(recipe.epochs), "successor head"):
         for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
-            predicted = head(hidden[batch].float(), embeddings[token[batch]])
-            loss = (predicted - target[batch]).square().mean()
+            hidden, drawn, target = batch_of(batch)
+            loss = (head(hidden, drawn) - target).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -82,14 +83,26 @@ def explained_variance(
     if not tokens.any():
         return np.full(features.shape[1], np.nan)
     rows = torch.from_numpy(np.flatnonzero(tokens))
-    hidden, token, target = _tensors(rollouts, features)
-    predicted = torch.cat([head(hidden[b].float(), embeddings[token[b]]) for b in torch.split(rows, BATCH)])
-    wanted = target[rows].double()
+    batch_of = _batches(rollouts, features, embeddings)
+    predicted, targets = [], []
+    for batch in torch.split(rows, BATCH):
+        hidden, drawn, target = batch_of(batch)
+        predicted.append(head(hidden, drawn))
+        targets.append(target)
+    wanted = torch.cat(targets).double()
     variance = wanted.var(0, correction=0)
-    r2 = 1 - (predicted - wanted).square().mean(0) / variance
-    return r2.where(variance > MIN_VARIANCE, torch.nan).numpy()
+    r2 = 1 - (torch.cat(predicted) - wanted).square().mean(0) / variance
+    return r2.where(variance > MIN_VARIANCE, torch.nan).cpu().numpy()
 
 
-def _tensors(rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"]) -> tuple[Tensor, Tensor, Tensor]:
-    target = torch.from_numpy(features[rollouts.reply]).float()
-    return torch.from_numpy(rollouts.hidden), torch.from_numpy(rollouts.token), target
+def _batches(
+    rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"], embeddings: Float[Tensor, "V H"]
+) -> Callable[[Int[Tensor, "b"]], tuple[Tensor, Tensor, Tensor]]:
+    """Give the hidden states before some tokens, the tokens' embeddings, and what to foresee, where the model is."""
+    hidden, token = torch.from_numpy(rollouts.hidden), torch.from_numpy(rollouts.token)
+    target, device = torch.from_numpy(features[rollouts.reply]).float(), embeddings.device
+
+    def batch_of(rows: Int[Tensor, "b"]) -> tuple[Tensor, Tensor, Tensor]:
+        return hidden[rows].to(device).float(), embeddings[token[rows].to(device)], target[rows].to(device)
+
+    return batch_of

@@ -15,7 +15,8 @@ from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.errors import BasisError
 from personalign.learn.simulate import FLIPPED, POWER, TRAITS
-from personalign.zoo.cards import ATTRIBUTION, table
+from personalign.train.cards import table
+from personalign.zoo.cards import ATTRIBUTION
 from personalign.zoo.workshop import Workshop
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from personalign.bundled import TINY
 from personalign.decode import Decoder, load_causal, load_expert
-from personalign.train.bootstrap import BANK_TEMPERATURE, UNCALIBRATED, Prompts, bootstrap
+from personalign.train.bootstrap import BANK_TEMPERATURE, UNCALIBRATED, Plans
+from personalign.train.cards import Origin
 from personalign.train.dialogues import Dialogue, load_corpus
+from personalign.train.make import write_basis
+from personalign.train.prompts import Prompts
 from personalign.train.rollouts import Plan
 from personalign.types import Message
-from personalign.zoo.cards import write_basis_card
+from personalign.zoo.cards import ATTRIBUTION
 from personalign.zoo.workshop import Workshop
 
 MAX_PROMPT_CHARACTERS = 500
@@ -31,6 +33,14 @@ BANK_PLAN = Plan(
     seed=1,
     num_prompts=NUM_BANK_PROMPTS,
 )
+ORIGIN = Origin(
+    title="tiny/basis",
+    model="tiny",
+    command="python -m personalign.zoo.train --data DIR --stage basis",
+    prompts="real user turns of Schema-Guided Dialogue",
+    opened='model="tiny"',
+    licence=ATTRIBUTION,
+)
 
 
 def make_basis(workshop: Workshop) -> None:
@@ -42,12 +52,8 @@ def make_basis(workshop: Workshop) -> None:
     hotels = load_expert(TINY / "experts" / "hotels", small)
     decoder = Decoder(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
     prompts = basis_prompts(workshop.data)
-    basis, report = bootstrap(decoder, prompts, PLAN, BANK_PLAN, workshop.work / "rollouts")
-    basis = replace(basis, model="tiny")  # not the path it was loaded from
-    folder.mkdir(parents=True, exist_ok=True)
     _ship(prompts.held_out)
-    write_basis_card(folder, basis, report)
-    basis.save(folder)  # last, so that a stage that was killed isn't passed over
+    write_basis(folder, decoder, prompts, Plans(PLAN, BANK_PLAN), ORIGIN, workshop.work / "rollouts")
 
 
 def _ship(prompts: Sequence[Sequence[Message]]) -> None:

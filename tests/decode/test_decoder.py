@@ -174,7 +174,6 @@ def test_a_decoder_can_be_given_another_head_or_steering(kit: Kit) -> None:
     decoder, request = kit.decoder(), Request(HELLO, Sampling(12), Guidance(W, 1.0))
     assert decoder.with_steering(replace(STEERING, beta=0.0)).generate([request])[0].kl == 0
     assert decoder.with_head(random_head(1)).generate([request])[0].kl != decoder.generate([request])[0].kl
-    assert decoder.end_token == 1
 
 
 def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
@@ -199,13 +198,14 @@ def test_an_expert_has_its_own_weight(kit: Kit) -> None:
 
 
 def test_a_reply_steers_by_the_tokens_that_end_it(kit: Kit) -> None:
-    """A model that names no end token writes to its limit, and has no end token to tell."""
+    """A model that names no end token writes to its limit, and tells of no end; one that does tells which (control)."""
     endless = replace(kit.base)
     endless.__dict__["ends"] = ()
     decoder = Decoder(endless, kit.head, STEERING, {})
-    assert decoder.generate([Request(HELLO, Sampling(5), Guidance(W, 1.0))])[0].finish_reason == "length"
-    with pytest.raises(ModelError, match="no end token"):
-        _ = decoder.end_token
+    (reply,) = decoder.generate([Request(HELLO, Sampling(5), Guidance(W, 1.0))])
+    assert (reply.finish_reason, reply.end) == ("length", None)
+    (ended,) = kit.decoder().generate([Request(HELLO, Sampling(5, logit_bias={1: 100.0}))])
+    assert (ended.finish_reason, ended.end) == ("stop", 1)
 
 
 def test_threads_may_share_a_decoder(kit: Kit) -> None:

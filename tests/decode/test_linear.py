@@ -60,6 +60,15 @@ def test_gradients_and_other_precisions_are_torch_s() -> None:
         assert torch.equal(halves[0](x.double()), halves[1](x.double()))
 
 
+def test_autocast_is_torch_s() -> None:
+    """Under autocast, where an input comes in half precision and weights don't, it is the layer it was."""
+    plain, quick = pair()
+    x = torch.randn(3, 96)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            assert torch.equal(quick(given), plain(given))
+
+
 def test_a_loaded_model_keeps_weights_and_names(kit: Kit) -> None:
     """Loading changes which library multiplies, and nothing that can be saved."""
     loaded = kit.base.model

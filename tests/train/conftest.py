@@ -14,7 +14,8 @@ from decode.tiny_models import Kit, make_kit
 from personalign.basis import Basis
 from personalign.decode import Decoder, SuccessorHead, load_causal
 from personalign.train import bootstrap
-from personalign.train.bootstrap import UNCALIBRATED, Prompts, Report
+from personalign.train.bootstrap import UNCALIBRATED, Plans, Report
+from personalign.train.prompts import Prompts
 from personalign.train.rollouts import Plan
 from personalign.train.successor import HeadRecipe
 from train.talker import SUBJECTS, prompt, teach
@@ -65,5 +66,5 @@ def made(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Made:
     decoder = Decoder(load_causal(teach(folder), "cpu"), None, UNCALIBRATED, {"hotels": kit.experts["hotels"]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
-        basis, report = bootstrap.bootstrap(decoder, PROMPTS, PLAN, BANK_PLAN, folder / "rollouts")
+        basis, report = bootstrap.bootstrap(decoder, PROMPTS, Plans(PLAN, BANK_PLAN), folder / "rollouts")
     return Made(decoder, folder / "rollouts", basis, report)

@@ -31,7 +31,7 @@ def prompt(subject: str) -> tuple[Message, ...]:
     return ({"role": "user", "content": f"a {subject}"},)
 
 
-def teach(folder: Path) -> Path:
+def teach(folder: Path, family: str = "llama") -> Path:
     """Save a model that answers every subject with any of the replies."""
     words = tokenizer()
     dialogues = [
@@ -45,6 +45,6 @@ def teach(folder: Path) -> Path:
     def rows_at(step: int) -> Tensor:
         return torch.tensor(random.Random(step).sample(rows, 12))
 
-    model = network("llama", 5)
+    model = network(family, 5)
     train(model, rows_at, Recipe(num_steps=150, learning_rate=2e-2, warmup_steps=10), folder / "work", "talker")
     return saved(folder / "talker", model, words)

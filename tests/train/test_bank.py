@@ -52,7 +52,19 @@ def bank_of(replies: Rollouts, prompts: Sequence = PROMPTS, seed: int = 0) -> tu
 GOOD = rollouts([(p, text) for p in range(4) for text in (SHORT, LONG, ASKING, NUMBERS, RAMBLING, SHORT)])
 
 
-@pytest.mark.parametrize("text", [SHORT, LONG, ASKING, NUMBERS, "Sure! Which day?", "It's $12.50, at 8:15 pm."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        SHORT,
+        LONG,
+        ASKING,
+        NUMBERS,
+        "Sure! Which day?",
+        "It's $12.50, at 8:15 pm.",
+        "“Found,” I say. (“Good!”)",
+        "1. tea\n2. milk\n\nWhich?\n",
+    ],
+)
 def test_a_whole_plain_reply_is_readable(text: str) -> None:
     assert is_readable(text)
 
@@ -65,10 +77,9 @@ def test_a_whole_plain_reply_is_readable(text: str) -> None:
         pytest.param("?!.", id="no word"),
         pytest.param("I found 3 of", id="cut off"),
         pytest.param("word " * 3 + "and so on " * 20 + ".", id="long and going round"),
-        pytest.param(" ".join(f"w{i}" for i in range(61)) + ".", id="61 words"),
+        pytest.param(" ".join(f"w{i}" for i in range(101)) + ".", id="101 words"),
         pytest.param("Would you like the blue one or would you like the red one?", id="three words again"),
         pytest.param("I found the the park.", id="stutter"),
-        pytest.param("I found it.\nDo you like it?", id="line break"),
         pytest.param("I found \x07 a bell.", id="control character"),
         pytest.param("I like the caf\N{REPLACEMENT CHARACTER} here.", id="half a character"),
     ],

@@ -16,7 +16,8 @@ from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.train import bootstrap
 from personalign.train.bank import is_distinct, is_readable
-from personalign.train.bootstrap import Prompts
+from personalign.train.bootstrap import Plans
+from personalign.train.prompts import Prompts
 from personalign.types import Sampling
 from train.conftest import BANK_PLAN, PLAN, PROMPTS, SMALL_HEAD, Made
 from train.talker import SUBJECTS, prompt
@@ -112,7 +113,7 @@ def test_the_report_tells_what_was_measured(made: Made) -> None:
 def test_too_few_prompts_are_refused_at_once(made: Made, prompts: Prompts, said: str, tmp_path: Path) -> None:
     """Before a single roll-out is written."""
     with pytest.raises(InputError, match=said):
-        bootstrap.bootstrap(made.decoder, prompts, PLAN, BANK_PLAN, tmp_path)
+        bootstrap.bootstrap(made.decoder, prompts, Plans(PLAN, BANK_PLAN), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -124,16 +125,18 @@ def test_a_bank_of_fewer_than_ten_questions_is_refused(
     work = shutil.copytree(made.work, tmp_path / "work")
     monkeypatch.delattr(bootstrap, "train_head")
     with pytest.raises(InputError, match=f"only 0 of {len(PROMPTS.train)} prompts got two readable replies"):
-        bootstrap.bootstrap(made.decoder, PROMPTS, PLAN, replace(BANK_PLAN, replies_per_prompt=1), work)
+        bootstrap.bootstrap(made.decoder, PROMPTS, Plans(PLAN, replace(BANK_PLAN, replies_per_prompt=1)), work)
 
 
 def test_replies_that_are_all_the_same_give_no_axes(made: Made, tmp_path: Path) -> None:
     """A model that always says the same, or is never left to itself, can't be asked about."""
     same = replace(PLAN, expert=None, alphas=(0.0,), temperature=0.0, forced_share=0.0, replies_per_prompt=1)
     with pytest.raises(InputError, match="differ on none"):
-        bootstrap.bootstrap(made.decoder, replace(PROMPTS, train=[PROMPTS.train[0]] * 10), same, BANK_PLAN, tmp_path)
+        bootstrap.bootstrap(
+            made.decoder, replace(PROMPTS, train=[PROMPTS.train[0]] * 10), Plans(same, BANK_PLAN), tmp_path
+        )
     with pytest.raises(InputError, match="no reply to the model alone"):
-        bootstrap.bootstrap(made.decoder, PROMPTS, replace(PLAN, alphas=(1.0,)), BANK_PLAN, tmp_path)
+        bootstrap.bootstrap(made.decoder, PROMPTS, Plans(replace(PLAN, alphas=(1.0,)), BANK_PLAN), tmp_path)
 
 
 def test_a_killed_bootstrap_goes_on(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +144,7 @@ def test_a_killed_bootstrap_goes_on(made: Made, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
     before = written(made.work)
     next(iter(before)).unlink()
-    basis, _ = bootstrap.bootstrap(made.decoder, PROMPTS, PLAN, BANK_PLAN, made.work)
+    basis, _ = bootstrap.bootstrap(made.decoder, PROMPTS, Plans(PLAN, BANK_PLAN), made.work)
     after = written(made.work)
     assert [path for path in before if before[path] != after[path]] == [next(iter(before))]
     assert basis.id == made.basis.id

@@ -20,7 +20,15 @@ PROMPTS = [
     *talk("the cat sat", "on the mat", "and the hat"),
     [{"role": "user", "content": "hat?"}, {"role": "assistant", "content": "mat"}, {"role": "user", "content": "cat"}],
 ]
-PLAN = Plan(replies_per_prompt=6, max_tokens=12, num_candidates=5, expert="hotels", alphas=(0.0, 0.5, 1.0), seed=3)
+PLAN = Plan(
+    replies_per_prompt=6,
+    max_tokens=12,
+    num_candidates=5,
+    expert="hotels",
+    alphas=(0.0, 0.5, 1.0),
+    seed=3,
+    latest_forced=8,
+)
 ARRAYS = ("prompt", "complete", "alpha", "forced_at", "reply", "position", "token", "hidden")
 
 
@@ -29,7 +37,6 @@ def small_shards():
     """Several shards from a handful of replies."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "ROWS", 7)
-        patch.setattr(module, "LATEST_FORCED", 8)
         yield
 
 

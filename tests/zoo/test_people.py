@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from train.test_cards import report, rows
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.errors import BasisError
+from personalign.train.bootstrap import Plans
+from personalign.train.cards import write_basis_card
 from personalign.zoo import people
-from personalign.zoo.cards import write_basis_card
 from personalign.zoo.people import confidence_section, people_section, write_people
+from personalign.zoo.preferences import BANK_PLAN, ORIGIN, PLAN
 from personalign.zoo.workshop import Workshop
-from zoo.test_cards import report, rows
 
 WORKSHOP = Workshop(Path("nowhere"), Path("nowhere"), compile_step=False)
 
@@ -51,7 +53,7 @@ def test_a_basis_made_again_gets_its_sections_back(card: Path) -> None:
     """The stage before writes a card without them; once more or twice, everything else stays as it was."""
     sections = card.read_text(encoding="utf-8").partition("## People")[2]
     basis = Basis.load(TINY / "basis")
-    write_basis_card(card.parent, basis, report(basis))
+    write_basis_card(card.parent, basis, report(basis), ORIGIN, Plans(PLAN, BANK_PLAN))
     made = card.read_text(encoding="utf-8")
     assert "## People" not in made
     for _ in range(2):

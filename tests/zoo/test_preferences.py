@@ -15,9 +15,9 @@ from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode import load_causal
 from personalign.train import bootstrap
-from personalign.train.bootstrap import Prompts
 from personalign.train.calibrate import GRID, calibrate
 from personalign.train.dialogues import Dialogue
+from personalign.train.prompts import Prompts
 from personalign.zoo import preferences
 from personalign.zoo.preferences import MAX_PROMPT_CHARACTERS, NUM_PROMPTS, make_basis
 from personalign.zoo.workshop import Workshop

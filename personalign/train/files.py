@@ -1,0 +1,84 @@
+"""Lines of what users pass, each with where it stands, and the folder that something is made in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personalign.errors import InputError
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+WORK = ".work"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that isn't blank; ``str`` says where it stands."""
+
+    path: Path
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.number}"
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the file's name promises an object a line."""
+        return self.path.suffix in JSON_SUFFIXES
+
+    def row(self, expected: str) -> dict[str, Any]:
+        """The line's JSON object; ``expected`` says what it should hold."""
+        try:
+            found = json.loads(self.text)
+        except ValueError as error:
+            raise InputError(f"{self} is no JSON ({error}); expected {expected}") from error
+        if not isinstance(found, dict):
+            raise InputError(f"{self} holds a {type(found).__name__}; expected {expected}")
+        return found
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Give the lines that aren't blank.
+
+    Raises:
+        InputError: the file can't be read, or a line isn't UTF-8.
+    """
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); expected a text file") from error
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}, line {number} isn't UTF-8 ({error.reason}); save the file as UTF-8") from error
+        if text:
+            yield Line(path, number, text)
+
+
+@contextmanager
+def made_in(folder: Path) -> Iterator[Path]:
+    """Give the place for what a killed run leaves to the next; it goes once all is made.
+
+    Raises:
+        InputError: there is something in the folder that no unfinished run has left.
+    """
+    work = folder / WORK
+    if folder.exists() and not work.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder} already holds something; expected a new or an empty folder, or one that an unfinished run has "
+            "left; pass another --out, or remove it"
+        )
+    yield work
+    shutil.rmtree(work)
+
+
+def public_name(model: str) -> str:
+    """A model's hub id, or the name of its folder: where it lies on this machine is nobody's business."""
+    return Path(model).resolve().name if Path(model).exists() else model

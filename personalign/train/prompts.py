@@ -1,0 +1,82 @@
+"""The user turns that a basis is made from: read from a file, checked against the model, and split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from personalign.decode.load import CausalModel, check_messages, render
+from personalign.errors import InputError, MessageError
+from personalign.train.files import Line, read_lines
+from personalign.types import Message
+
+EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}]} or {"prompt": "Hello"}'
+MIN_PROMPTS = 16  # ten to ask about, and some to test and to calibrate on
+Prompt = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Real user turns: to learn from, to test the head on, and to calibrate on."""
+
+    train: Sequence[Sequence[Message]]
+    held_out: Sequence[Sequence[Message]]
+    dev: Sequence[Sequence[Message]]
+
+
+def read_prompts(path: Path, causal: CausalModel, max_tokens: int) -> tuple[list[Prompt], int]:
+    """Read prompts that the model can answer in ``max_tokens``, and count those left out because they came before.
+
+    A JSONL file has an object a line, with ``messages`` or a ``prompt``; any other has a user's message a line.
+
+    Raises:
+        InputError: a line isn't such, the model can't read it, or there are too few; naming the file and the line.
+        ModelError: the model has no chat template.
+    """
+    room = None if causal.context is None else causal.context - max_tokens
+    prompts: dict[str, Prompt] = {}
+    lines = list(read_lines(path))
+    for line in lines:
+        prompt = _prompt(line)
+        try:
+            _check(causal, prompt, room)
+        except MessageError as error:
+            raise MessageError(f"{line} can't be answered: {error}") from error
+        prompts[json.dumps(prompt)] = prompt
+    if len(prompts) < MIN_PROMPTS:
+        raise InputError(
+            f"{path} holds {len(prompts)} different prompts, expected at least {MIN_PROMPTS}, better some hundreds: a "
+            "question is asked about each, and the head learns from the replies to them"
+        )
+    return list(prompts.values()), len(lines) - len(prompts)
+
+
+def _prompt(line: Line) -> Prompt:
+    if not line.is_json:
+        return ({"role": "user", "content": line.text},)
+    row = line.row(EXPECTED)
+    found = row.get("messages", row.get("prompt"))
+    if isinstance(found, str):
+        return ({"role": "user", "content": found},)
+    if not isinstance(found, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in found):
+        raise InputError(f"{line} has {', '.join(row) or 'nothing in it'}; expected {EXPECTED}")
+    return tuple({"role": m["role"], "content": m["content"]} for m in found)
+
+
+def _check(causal: CausalModel, prompt: Prompt, room: int | None) -> None:
+    check_messages(prompt)
+    if (role := prompt[-1]["role"]) != "user":
+        raise MessageError(f"the last message is the {role}'s; expected the user's, to be answered")
+    render(causal.tokenizer, prompt, max_prompt_tokens=room)
+
+
+def split_prompts(prompts: Sequence[Prompt], seed: int) -> Prompts:
+    """A twentieth to test on and a tenth to calibrate on, at most 60 and 32; the rest to learn from."""
+    shuffled = [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
+    num_held_out = min(max(len(prompts) // 20, 2), 60)
+    rest = num_held_out + min(max(len(prompts) // 10, 4), 32)
+    return Prompts(shuffled[rest:], shuffled[:num_held_out], shuffled[num_held_out:rest])

@@ -102,10 +102,11 @@ class GuidedRows:
         ``scores`` are the short list's, the model's own likeliest token first.
         """
         b = len(gain)
-        sound = self._sound[:b].logical_and_(finite.logical_or(~step.active))
+        judged = (gain > 0).logical_and_(step.active)  # what is computed for anybody else may be anything
+        sound = self._sound[:b].logical_and_(finite.logical_or(~judged))
         guided = (gain > 0).logical_and_(sound)
         effect = torch.stack([kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
-        self._sums[:b] += torch.where((guided & step.active)[:, None], effect, 0.0)
+        self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
         return guided
 
     def account(self, slot: int) -> Account:

@@ -147,6 +147,7 @@ def leftovers(engine: Engine) -> list[str]:
         held |= {
             "a slot under ARGS": args.rows._rows,
             "a pin under ARGS": args.rows._bank._pins,
+            "an account under ARGS": args.rows._sums.any() or not args.rows._sound.all(),
             "rewards: a prompt": lane._unread._tokens,
             "rewards: a length": any(lane._slots.known) or lane._slots.lengths.any(),
             "rewards: keys and values": _kept(lane, args._k),  # an empty slot's row computes as many siblings

@@ -135,6 +135,19 @@ def test_a_reward_of_nan_is_told_and_stays_in_its_rows(kit: Kit) -> None:
     assert torch.equal(bits(logits), bits(plain))
 
 
+def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit) -> None:
+    """What the reward model makes of a row that nobody asked it about doesn't count, then or later."""
+    sick = reward_model(kit, 3)
+    head = nn.Linear(sick.hidden_size, 3).requires_grad_(requires_grad=False)
+    head.bias.fill_(math.nan)
+    desk = Desk(kit.decoder(reward=replace(sick, head=head)), 2)
+    judged, stranger = Request(HELLO, Sampling(8), W, rule="args"), Request(CAT, Sampling(8))
+    assert [reply.reason for reply in desk.serve([judged, stranger])] == ["non_finite_reward", "no_answers"]
+    assert leftovers(desk.engine) == []
+    head.bias.zero_()  # it recovers
+    assert all(reply.guided for reply in desk.serve([judged, judged]))
+
+
 def test_bad_requests_are_refused(kit: Kit) -> None:
     """No reward model, another vocabulary, an unknown rule and weights of another size are named."""
     with pytest.raises(InputError, match="reward=PATH"):

@@ -1,5 +1,6 @@
 """Decoding: a frozen model, the steers that bend its next token, and the engine. Read ``reference.py`` first."""
 
+from personalign.decode.args import ArgsSteering
 from personalign.decode.backbone import RewardModel, load_reward
 from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
@@ -11,6 +12,7 @@ from personalign.decode.steer import Steer, Step
 from personalign.decode.worker import Ticket, Worker
 
 __all__ = [
+    "ArgsSteering",
     "CausalModel",
     "Decoder",
     "Engine",

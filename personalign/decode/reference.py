@@ -100,7 +100,7 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
     if not is_guided(decoder, request):
         return logits, Effect()
     if (judged := decoder.judged(request)) is not None and decoder.reward is not None:
-        return by_reward_model(logits, decoder.reward, decoder.args, judged, ids)
+        return by_reward_model(logits, decoder.reward, decoder.args, judged, ids, base.num_tokens)
     assert request.guidance is not None, "it is what guides"
     assert head is not None, "the decoder refuses guidance without a head"
     may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
@@ -184,10 +184,10 @@ def tilted_short_list(
 
 
 def by_reward_model(
-    logits: Tensor, reward: RewardModel, steering: ArgsSteering, judged: Judged, ids: Sequence[int]
+    logits: Tensor, reward: RewardModel, steering: ArgsSteering, judged: Judged, ids: Sequence[int], num_known: int
 ) -> tuple[Tensor, Effect | None]:
     """ARGS: the k likeliest tokens with w · reward added, a reward model reading the whole text with each of them."""
-    best = logits.topk(min(steering.num_candidates, len(logits))).indices
+    best = logits[:num_known].topk(min(steering.num_candidates, num_known)).indices
     best = best[logits[best].isfinite()]
     texts = torch.stack([torch.tensor([*judged.prompt, *ids, int(token)]) for token in best]).to(reward.device)
     weights = torch.tensor(judged.guidance.weights, dtype=torch.float32, device=reward.device)

@@ -60,7 +60,15 @@ class Made:
         }
 
 
-def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", max_tokens: int = 64, seed: int = 0) -> Made:
+def make_basis(
+    model: str,
+    prompts: Path,
+    out: Path,
+    device: str = "auto",
+    replies: int = 11_000,
+    max_tokens: int = 64,
+    seed: int = 0,
+) -> Made:
     """Make the basis of a model from what it answers to the prompts of a file; a killed run goes on when called again.
 
     Args:
@@ -68,6 +76,7 @@ def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", max_t
         prompts: a JSONL file, or a text file with a prompt a line; some hundreds are best.
         out: the basis's folder.
         device: "auto", or a torch device.
+        replies: to learn from, 4 to 64 for each prompt.
         max_tokens: of a reply; those cut off are no questions.
         seed: of the split and the replies.
 
@@ -89,7 +98,7 @@ def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", max_t
             opened=f'model="{name}", basis="{out.resolve().name}"',
             licence=LICENCE,
         )
-        plans = default_plans(len(split.train), max_tokens, seed)
+        plans = default_plans(len(split.train), replies, max_tokens, seed)
         basis, report = write_basis(out, decoder, split, plans, origin, work)
     return Made(basis, report, split, num_repeated)
 

@@ -69,7 +69,6 @@ def written(folder: Path, name: str, lines) -> Path:
 def small_plans():
     """Fewer replies and settings: a basis in seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "NUM_LEARNT", 600)
         patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::6], num_people=3))
         yield
 
@@ -77,7 +76,7 @@ def small_plans():
 @pytest.fixture(scope="module")
 def found(case: Case, small_plans, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, make.Made]:
     out = tmp_path_factory.mktemp("made") / "basis"
-    return out, make_basis(str(case.model), case.prompts, out, "cpu", case.max_tokens)
+    return out, make_basis(str(case.model), case.prompts, out, "cpu", 600, case.max_tokens)
 
 
 def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, make.Made]) -> None:
@@ -144,10 +143,10 @@ def test_a_killed_run_goes_on(case: Case, found: tuple[Path, make.Made], small_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            make_basis(str(case.model), case.prompts, out, "cpu", case.max_tokens)
+            make_basis(str(case.model), case.prompts, out, "cpu", 600, case.max_tokens)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("personalign.train.rollouts._write_shard", interrupted)
-        again = make_basis(str(case.model), case.prompts, out, "cpu", case.max_tokens)
+        again = make_basis(str(case.model), case.prompts, out, "cpu", 600, case.max_tokens)
     assert again.basis.id == made.basis.id
     assert not (out / WORK).exists()
 

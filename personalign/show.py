@@ -188,6 +188,35 @@ def show_decode(console: Console, found: dict[str, Any]) -> None:
     console.print(Text(", ".join(f"{name} {value}" for name, value in (found["machine"] | found["versions"]).items())))
 
 
+def show_learn(console: Console, found: dict[str, Any]) -> None:
+    """Figures beside their bars and what can be reached at best, then the curves."""
+    table = Table("figure", "value", "95 %", "bar", "ceiling")
+    for row in found["rows"]:
+        reached = row.get("is_reached")
+        table.add_row(
+            row["figure"],
+            Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red"),
+            f"{row['low']:g} … {row['high']:g}" if "high" in row else "",
+            row.get("bar", ""),
+            f"{row['ceiling']:g}" if "ceiling" in row else "",
+        )
+    console.print(table)
+    curves = Table("set", "questions", "answers", "accuracy", "log-loss", "calibration error", "over the population")
+    for told in found["curves"]:
+        curves.add_row(
+            told["set"],
+            told["rule"],
+            "all" if told["answers"] is None else str(told["answers"]),
+            f"{told['accuracy']:.1%}",
+            f"{told['log_loss']:.3f}",
+            "" if told["ece"] is None else f"{told['ece']:.3f}",
+            f"{told['gain']:+.1%} ({told['low']:+.1%} … {told['high']:+.1%})",
+        )
+    console.print(curves)
+    for reason in found["skipped"]:
+        console.print(Text(f"skipped {reason}"))
+
+
 def show_quality(console: Console, found: dict[str, Any]) -> None:
     """Figures with their intervals, and the divergence that they cost."""
     table = Table("figure", "value", "95 %", "KL")

@@ -25,6 +25,26 @@ class Bar:
         return value >= self.limit if self.sense == "≥" else value <= self.limit
 
 
+@dataclass(frozen=True)
+class Between:
+    """What a figure that can be too high as well has to reach."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} … {self.high:g}"
+
+    def is_reached(self, value: float) -> bool:
+        """Whether a figure is neither too low nor too high."""
+        return self.low <= value <= self.high
+
+
+def judge(bar: Bar | Between | None, value: float) -> dict[str, Any]:
+    """What stands beside a figure that has to reach something."""
+    return {} if bar is None else {"bar": str(bar), "is_reached": bar.is_reached(value)}
+
+
 BARS: Mapping[str, Bar] = {
     **{f"personal_over_plain.tiny.{n}": Bar("≥", 0.80) for n in (1, 8, 32)},
     **{f"personal_over_plain.110m.{n}": Bar("≥", 0.95) for n in (1, 8, 32)},
@@ -65,6 +85,4 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, and whether the bar is reached."""
-        bar = self.bar
-        judged = {} if bar is None else {"bar": str(bar), "is_reached": bar.is_reached(self.value)}
-        return asdict(self) | judged
+        return asdict(self) | judge(self.bar, self.value)

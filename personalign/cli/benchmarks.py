@@ -10,7 +10,7 @@ import typer
 from personalign.cli.options import AsJson, Device
 from personalign.cli.output import err, out, print_json
 from personalign.settings import Settings
-from personalign.show import show_decode, show_demo, show_people, show_quality, show_report
+from personalign.show import show_decode, show_demo, show_learn, show_people, show_quality, show_report
 
 bench = typer.Typer(help="Measure; the last line is one JSON object.", no_args_is_help=True)
 
@@ -87,6 +87,26 @@ def bench_quality(
     plan, settings = Plan(num_people=people, num_prompts=prompts), Settings()
     found = run_quality(plan, device or settings.device, data or settings.data, work, only, results)
     print_json(found) if as_json else show_quality(out, found)
+
+
+@bench.command("learn")
+def bench_learn(
+    data: Annotated[Path | None, typer.Option(help="folder that holds jester5k/, alpaca_eval/ and the others")] = None,
+    only: Annotated[str, typer.Option(help="only figures whose names begin so", show_default="all")] = "",
+    results: Annotated[Path | None, typer.Option("--out", help="a file that is renewed with each figure")] = None,
+    picture: Annotated[Path | None, typer.Option("--plot", help="a picture of accuracy against answers")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what few answers tell of a person, and how long learning it takes; about 25 minutes on two cores."""
+    from personalign.bench.learn import run_learn
+    from personalign.bench.sets import Plan
+
+    found = run_learn(Plan(), data or Settings().data, only, results)
+    if picture is not None:
+        from personalign.bench.plot_learn import plot_learn
+
+        plot_learn(found["curves"], picture)
+    print_json(found) if as_json else show_learn(out, found)
 
 
 @bench.command("plot")

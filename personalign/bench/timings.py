@@ -1,0 +1,104 @@
+"""How long learning takes on one core: a fit, a choice of question, everybody's fit, a basis."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Integer
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from personalign.learn.ask import acquire
+from personalign.learn.factorise import factorise
+from personalign.learn.fit import fit, fit_many
+from personalign.learn.likelihood import probabilities
+from personalign.types import Array, Gaussian, Noise
+
+NUM_AXES, NUM_ANSWERS = 32, 10
+BASIS_RANK = 8
+NOISE = Noise()
+CHOICES = np.array(["a", "b", "tie"])  # numbered as ``fit_many`` does
+
+
+def seconds(work: Callable[[], object], repeats: int) -> list[float]:
+    """Take the time of a piece of work, on one core, after a turn to warm up."""
+    taken = []
+    with threadpool_limits(1):
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - start)
+    return taken[1:]
+
+
+def prior(d: int = NUM_AXES) -> Gaussian:
+    """Of a basis whose people differ on all of its axes."""
+    return Gaussian(np.full(d, 0.1), np.eye(d) * 2 / d)
+
+
+def people(num: int, seed: int = 0) -> tuple[Array, Integer[NDArray[np.int64], "num n"]]:
+    """Pairs of ten answers each, (num, 10, d), and what people drawn from the prior say of them."""
+    rng = np.random.default_rng(seed)
+    v = rng.normal(size=(num, NUM_ANSWERS, NUM_AXES))
+    weights = rng.normal(size=(num, NUM_AXES)) * np.sqrt(2 / NUM_AXES) + 0.1
+    return v, _say((v @ weights[:, :, None])[:, :, 0], rng)
+
+
+def fit_seconds(repeats: int) -> list[float]:
+    """A fit of ten answers."""
+    v, outcome = people(1)
+    choice, of = _words(outcome[0]), prior()
+    return seconds(lambda: fit(v[0], choice, of, NOISE), repeats)
+
+
+def acquire_seconds(num_pairs: int, repeats: int) -> list[float]:
+    """A choice among many pairs, after three answers."""
+    v, outcome = people(1)
+    post = fit(v[0, :3], _words(outcome[0, :3]), prior(), NOISE)
+    pool = np.random.default_rng(1).normal(size=(num_pairs, NUM_AXES))
+    return seconds(lambda: acquire(post, pool, noise=NOISE), repeats)
+
+
+def bulk_seconds(num: int, repeats: int, covariance: bool) -> list[float]:
+    """Everybody's fit, from arrays in memory."""
+    v, outcome = people(num)
+    return seconds(lambda: fit_many(v, outcome, prior(), NOISE, covariance=covariance), repeats)
+
+
+def num_equal(num: int) -> int:
+    """How many of so many people get the same bytes from the bulk fit as from one of their own."""
+    v, outcome = people(num)
+    many = fit_many(v, outcome, prior(), NOISE, covariance=True)
+    assert many.covariance is not None, "they were asked for"
+    alone = [fit(of, _words(said), prior(), NOISE) for of, said in zip(v, outcome, strict=True)]
+    ours = zip(many.mean, many.covariance, strict=True)
+    return sum(
+        mean.tobytes() == one.mean.tobytes() and covariance.tobytes() == one.covariance.tobytes()
+        for (mean, covariance), one in zip(ours, alone, strict=True)
+    )
+
+
+def basis_seconds(num_people: int, num_answers: int, num_features: int) -> float:
+    """A basis of rank 8 from many people's answers on wide features, which fall off as embeddings' do."""
+    rng = np.random.default_rng(2)
+    v = rng.normal(size=(num_answers, num_features)) / np.sqrt(1 + np.arange(num_features))
+    user = np.arange(num_answers) % num_people
+    directions = rng.normal(size=(num_features, 4))
+    tastes = rng.normal([1, 0, 0, 0], size=(num_people, 4))
+    said = CHOICES[_say(((v @ directions) * tastes[user]).sum(axis=1), rng)]
+    start = time.perf_counter()
+    with threadpool_limits(1):
+        factorise(user, v, said, BASIS_RANK)
+    return time.perf_counter() - start
+
+
+def _say(u: Array, rng: np.random.Generator) -> Integer[NDArray[np.int64], "*s"]:
+    """The number of the choice for each utility difference, by the likelihood's own probabilities."""
+    prob = probabilities(u, NOISE).cumsum(axis=0)
+    return np.asarray((rng.random(u.shape) * prob[-1] > prob[:-1]).sum(axis=0), dtype=np.int64)
+
+
+def _words(outcome: Integer[NDArray[np.int64], "n"]) -> list[str]:
+    return [str(choice) for choice in CHOICES[outcome]]

@@ -1,0 +1,260 @@
+"""Many people's answers to a few reward axes, the prior over people on them, and how people answer.
+
+The features of a reply may be hundreds; what people differ in is a few directions of them. ``population`` finds
+those, and here they become axes: standardised (over the log's replies each varies with standard deviation 1),
+uncorrelated over replies and over people, those that people differ in most first. What the axes are worth is
+measured on people who had no part in finding them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from personalign.errors import InputError, QuestionError
+from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.population import Log, Model, fit_population, group_rows
+from personalign.learn.rows import MAX_AXES
+from personalign.types import CHOICES, INFORMATIVE, Gaussian, Noise
+
+RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
+COUNTS = (0, 5, 10, 20)  # answers of a held-out person that the report knows
+SCALES = (1.0, 0.7, 0.5, 1.4)  # of the prior's covariance, tried on held-out people; the first wins a draw
+HELD_OUT = 0.2  # of the people
+MAX_TESTS = 200  # of a held-out person's answers
+FLAT = 1e-9  # of the largest variance: a direction of features below it doesn't vary
+FLOOR = 1e-4  # of the largest variance over people: a prior that is surer would never learn
+
+_START = Noise(tie=0.2, lapse=0.02, side=0.2)
+
+
+@dataclass(frozen=True)
+class Held:
+    """How well held-out people are predicted when ``answers`` of theirs are known; none is the population's model."""
+
+    answers: int
+    accuracy: float
+    log_loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Axes, the prior over people's weights on them, how people answer, and what was found in the log.
+
+    φ(reply) @ projection are the axes. Counted are people and answers, the answers that say nothing (``neither``
+    and ``skip``), and the people who always took the same side, who are kept: their side bias accounts for them.
+    """
+
+    projection: Float[NDArray[np.float64], "F rank"]
+    prior: Gaussian
+    noise: Noise
+    people: int
+    answers: int
+    uninformative: int
+    constant_people: int
+    held_out: tuple[Held, ...]
+
+    @property
+    def rank(self) -> int:
+        """How many axes."""
+        return len(self.prior.mean)
+
+
+class _Axes(NamedTuple):
+    projection: NDArray[np.float64]
+    prior: Gaussian
+    noise: Noise
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """Informative answers: person (N,) counts from 0 in the order of ids."""
+
+    person: Int[NDArray[np.int64], "N"]
+    v: Float[NDArray[np.float64], "N F"]
+    choice: NDArray[Any]
+
+    def of(self, people: NDArray[np.int64]) -> _Answers:
+        """The answers of some people, who are numbered anew."""
+        new = np.full(int(self.person.max()) + 1, -1)
+        new[people] = np.arange(len(people))
+        kept = new[self.person] >= 0
+        return _Answers(new[self.person[kept]], self.v[kept], self.choice[kept])
+
+    @property
+    def num_people(self) -> int:
+        return int(self.person.max()) + 1
+
+
+def factorise(
+    user: Sequence[Any] | NDArray[Any],
+    v: Float[NDArray[np.float64], "N F"],
+    choice: Sequence[str] | NDArray[Any],
+    rank: int | str = "auto",
+    *,
+    seed: int = 0,
+) -> Factors:
+    """Find the axes that people differ in from a log of answers: v is φ(left) − φ(right), one row an answer.
+
+    "auto" takes the rank that predicts held-out people's answers best, and so does the scale of the prior: directions
+    that were fitted to people seem wider on them than they are on others. The seed draws the held-out people.
+
+    Raises:
+        InputError: wrong shapes, NaN or Inf, a rank that can't be, or informative answers of fewer than two people.
+        QuestionError: an unknown choice.
+    """
+    users, choices = np.asarray(user), np.asarray(choice, dtype=object)
+    features = np.asarray(v, dtype=np.float64)
+    _check(users, features, choices)
+    answers = _informative(users, features, choices)
+    turn = _directions(answers.v)
+    ranks = _ranks(rank, answers, turn)
+    known, held = _split(answers, np.random.default_rng(seed))
+    model = fit_population(_log(known, turn), max(ranks), _START)
+    of_rank = {r: _axes(model, known, turn, r) for r in ranks}
+    best = min(ranks, key=lambda r: _loss(_report(of_rank[r], held, seed)))
+    reports = {scale: _report(_scaled(of_rank[best], scale), held, seed) for scale in SCALES}
+    scale = min(SCALES, key=lambda scale: _loss(reports[scale]))
+    final = fit_population(_log(answers, turn), best, _START, model)
+    return Factors(
+        *_scaled(_axes(final, answers, turn, best), scale),
+        people=len(np.unique(users)),
+        answers=len(users),
+        uninformative=len(users) - len(answers.person),
+        constant_people=_num_constant(answers),
+        held_out=reports[scale],
+    )
+
+
+def _check(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -> None:
+    n = len(choices) if choices.ndim == 1 else -1
+    if users.shape != (n,) or v.ndim != 2 or len(v) != n:
+        raise InputError(
+            f"found users of shape {users.shape}, v of shape {v.shape} and choices of shape {choices.shape}; "
+            "expected (N,), (N, F) and (N,): a user, a row of features and a choice for each answer"
+        )
+    wrong = np.flatnonzero(~np.isfinite(v).all(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"v holds NaN or Inf in {len(wrong)} rows, the first is row {wrong[0]}; expected finite features; "
+            "measure those replies again or leave their answers out"
+        )
+    for row, chosen in enumerate(choices):
+        if chosen not in CHOICES:
+            raise QuestionError(f"found the choice {chosen!r} in row {row}, expected one of {', '.join(CHOICES)}")
+
+
+def _informative(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -> _Answers:
+    kept = np.isin(choices.astype(str), sorted(INFORMATIVE))
+    names, person = np.unique(users[kept], return_inverse=True)
+    if len(names) < 2:
+        raise InputError(
+            f"found informative answers (a, b or tie) of {len(names)} of {len(np.unique(users))} people; expected two "
+            "people at least: axes are what people differ in. Collect more answers, or use fit for a single person"
+        )
+    return _Answers(person.astype(np.int64), v[kept], choices[kept])
+
+
+def _directions(v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The orthogonal directions (F, K) in which features vary, largest first."""
+    values, vectors = np.linalg.eigh(v.T @ v / len(v))
+    kept = np.flatnonzero(values > FLAT * values[-1])[::-1]
+    if values[-1] <= 0:
+        raise InputError("the features don't differ in any pair, expected replies that do; measure them again")
+    return np.asarray(vectors[:, kept])
+
+
+def _ranks(rank: int | str, answers: _Answers, turn: NDArray[np.float64]) -> list[int]:
+    most = min(MAX_AXES, turn.shape[1])
+    if rank == "auto":
+        return [r for r in RANKS if r <= min(most, max(1, answers.num_people // 2))]
+    if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= most:
+        raise InputError(
+            f'found rank {rank!r}, expected "auto" or a whole number from 1 to {most}: at most {MAX_AXES}, and as many '
+            f"as features vary independently ({turn.shape[1]})"
+        )
+    return [int(rank)]
+
+
+def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answers]:
+    """Those who are fitted, and those who judge."""
+    order = rng.permutation(answers.num_people)
+    num_held = max(1, round(HELD_OUT * len(order)))
+    return answers.of(np.sort(order[num_held:])), answers.of(np.sort(order[:num_held]))
+
+
+def _log(answers: _Answers, turn: NDArray[np.float64]) -> Log:
+    """Turn each answer so that its left side won or tied, and the features into their directions."""
+    is_tie = answers.choice == "tie"
+    first = answers.v[np.arange(len(answers.v)), (answers.v != 0).argmax(axis=1)]
+    side = np.where((answers.choice == "b") | (is_tie & (first < 0)), -1.0, 1.0)
+    return Log((side[:, None] * answers.v) @ turn, is_tie, side, answers.person, group_rows(answers.person))
+
+
+def _num_constant(answers: _Answers) -> int:
+    """People with several answers who always took the same side."""
+    counts = np.zeros((answers.num_people, 2))
+    np.add.at(counts[:, 0], answers.person[answers.choice == "a"], 1)
+    np.add.at(counts[:, 1], answers.person[answers.choice == "b"], 1)
+    total = np.bincount(answers.person)
+    return int(((counts.max(axis=1) == total) & (total > 1)).sum())
+
+
+def _axes(model: Model, answers: _Answers, turn: NDArray[np.float64], rank: int) -> _Axes:
+    """The best ``rank`` directions of the population's weights, as standardised axes and a prior on them.
+
+    Utility is ⟨m + La, x⟩. In the metric of the pairs' features the second moment of a person's weights is
+    LLᵀ + mmᵀ; its largest directions are kept.
+    """
+    spread = np.sqrt(((answers.v @ turn) ** 2).mean(axis=0) / 2)  # of a reply: a pair's difference varies twice as much
+    mean, loading = spread * model.mean, spread[:, None] * model.loading
+    kept = np.linalg.svd(np.column_stack([loading, mean]), full_matrices=False)[0][:, :rank]
+    small = kept.T @ loading
+    values, vectors = np.linalg.eigh(small @ small.T)
+    kept = kept @ vectors[:, ::-1]
+    kept = kept * np.where(kept[np.abs(kept).argmax(axis=0), np.arange(rank)] < 0, -1.0, 1.0)
+    variance = np.maximum(values[::-1], FLOOR * max(values[-1], FLOOR))
+    prior = Gaussian(_certain(kept.T @ mean, variance / answers.num_people), np.diag(variance))
+    return _Axes(turn @ (kept / spread[:, None]), prior, model.noise)
+
+
+def _certain(mean: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Draw the mean over few people towards 0, by Stein's rule on each axis: their difference isn't everyone's."""
+    return np.asarray(mean * np.maximum(0.0, 1 - error / np.maximum(mean**2, 1e-300)))
+
+
+def _scaled(axes: _Axes, scale: float) -> _Axes:
+    return axes._replace(prior=Gaussian(axes.prior.mean, scale * axes.prior.covariance))
+
+
+def _loss(report: tuple[Held, ...]) -> float:
+    """Mean log-loss after the first answers; whatever has too few answers to tell draws."""
+    return float(np.mean([after.log_loss for after in report[1:]] or [0.0]))
+
+
+def _report(axes: _Axes, held: _Answers, seed: int) -> tuple[Held, ...]:
+    """Predict held-out people's answers from so many others of theirs; ties are not predicted."""
+    rng = np.random.default_rng(seed)
+    z = held.v @ axes.projection
+    rows = [rng.permutation(np.flatnonzero(held.person == i)) for i in range(held.num_people)]
+    most = max((n for n in COUNTS if any(len(r) > n for r in rows)), default=0)
+    tests = [[j for j in r[most:][:MAX_TESTS] if held.choice[j] != "tie"] for r in rows]
+    told = []
+    for n in (n for n in COUNTS if n <= most):
+        asked = [r[:n] for r, t in zip(rows, tests, strict=True) if t]
+        records = [Record(z[r], [str(c) for c in held.choice[r]]) for r in asked]
+        posts = fit_block(records, axes.prior, axes.noise)
+        chances = [
+            np.where(held.choice[t] == "a", prob, 1 - prob)
+            for t, post in zip([t for t in tests if t], posts, strict=True)
+            for prob in [predict(z[t], post.weights, axes.noise)]
+        ]
+        if chances:
+            accuracy = float(np.mean([((c > 0.5) + (c == 0.5) / 2).mean() for c in chances]))
+            told.append(Held(n, accuracy, float(np.mean([-np.log(np.maximum(c, 1e-12)).mean() for c in chances]))))
+    return tuple(told)

@@ -1,0 +1,295 @@
+"""The low-rank model of many people's answers: everyone's weights over the features are m + L·a, a ~ N(0, I).
+
+Found by maximising a lower bound on the marginal likelihood of (m, L, σ_b): everyone's a and side bias get the
+best normal distribution there is (Opper and Archambeau 2009), whose fixed point is a Newton step, batched over
+people; L-BFGS climbs over (m, L, σ_b), in coordinates in which the problem is nearly round. L's columns are
+shrunk each by a precision of its own, chosen by MacKay's evidence (1992), and tie and lapse are re-estimated in
+between. What goes in and comes out is ``factorise``'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from personalign.learn.expected import expected
+from personalign.types import Noise
+
+ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
+CLIMBS = 20  # steps of L-BFGS in a round
+SETTLE = 4  # Newton steps of people's beliefs for each of the climber's looks; they start from the last ones
+LAPSE_DOUBT = 40.0  # answers' worth of belief that lapses are rare
+_CURVATURE = 0.2  # of a typical answer, in information about its utility; only scales the climber's coordinates
+
+
+class Group(NamedTuple):
+    """People with about as many answers: rows (people, n) of the log; the padding points behind its end."""
+
+    people: Int[NDArray[np.int64], "p"]
+    rows: Int[NDArray[np.int64], "p n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """Informative answers of many people, turned so that the left side won or tied; ``side`` −1 where turned."""
+
+    x: Float[NDArray[np.float64], "N F"]
+    is_tie: Bool[NDArray[np.bool_], "N"]
+    side: Float[NDArray[np.float64], "N"]
+    person: Int[NDArray[np.int64], "N"]
+    groups: Sequence[Group]
+
+    @property
+    def num_people(self) -> int:
+        """How many people gave an informative answer."""
+        return sum(len(group.people) for group in self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Weights are mean + loading @ a; the shrinkage is the precision of the mean's and each column's entries."""
+
+    mean: Float[NDArray[np.float64], "F"]
+    loading: Float[NDArray[np.float64], "F r"]
+    noise: Noise
+    mean_shrinkage: float
+    shrinkage: Float[NDArray[np.float64], "r"]
+
+
+@dataclass(frozen=True, eq=False)
+class Beliefs:
+    """Everyone's normal distribution over (a, b/σ_b)."""
+
+    mean: Float[NDArray[np.float64], "p s"]
+    covariance: Float[NDArray[np.float64], "p s s"]
+
+
+class Bound(NamedTuple):
+    """The bound, and its derivatives by each row's fixed utility and by each row's factors."""
+
+    value: float
+    slope: Float[NDArray[np.float64], "N"]
+    pull: Float[NDArray[np.float64], "N s"]
+
+
+def group_rows(person: Int[NDArray[np.int64], "N"]) -> list[Group]:
+    """Group people numbered from 0 by the power of two that their answers fit in."""
+    order = np.argsort(person, kind="stable")
+    people, starts, counts = np.unique(person[order], return_index=True, return_counts=True)
+    sizes = np.array([1 << (int(n) - 1).bit_length() for n in counts], dtype=np.int64)
+    groups = []
+    for size in np.unique(sizes):
+        chosen = np.flatnonzero(sizes == size)
+        widest = counts[chosen].max()
+        rows = np.full((len(chosen), widest), len(person), dtype=np.int64)
+        for row, k in zip(rows, chosen, strict=True):
+            row[: counts[k]] = order[starts[k] : starts[k] + counts[k]]
+        groups.append(Group(people[chosen], rows))
+    return groups
+
+
+def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None) -> Model:
+    """Fit the model of the given rank, from a start by moments, or from a model of other people, in a single round."""
+    spread = (log.x**2).mean(0)
+    strength = len(log.x) * _CURVATURE * spread  # information about each feature's weight
+    model = _start(log, rank, noise, spread) if start is None else _narrow(start, rank)
+    for _ in range(ROUNDS if start is None else 1):
+        beliefs = believe(*_factors(model, log), log, model.noise, _nothing_known(log, rank), 2 * SETTLE)[0]
+        model = _shrink(model, beliefs, strength)
+        model, beliefs = _climb(model, log, strength)
+        model = _renoise(model, log, beliefs)
+    return model
+
+
+# ---------------------------------------------------------------- people
+
+
+def _nothing_known(log: Log, rank: int) -> Beliefs:
+    return Beliefs(np.zeros((log.num_people, rank + 1)), np.tile(np.eye(rank + 1), (log.num_people, 1, 1)))
+
+
+def _factors(model: Model, log: Log) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each row's utility at a = 0, and its factors of (a, b/σ_b)."""
+    both = log.x @ np.column_stack([model.mean, model.loading])
+    return both[:, 0], np.column_stack([both[:, 1:], model.noise.side * log.side])
+
+
+def believe(
+    fixed: NDArray[np.float64], z: NDArray[np.float64], log: Log, noise: Noise, start: Beliefs, steps: int
+) -> tuple[Beliefs, Bound]:
+    """Improve everyone's beliefs by Newton steps, and bound the log marginal likelihood with them."""
+    mean, covariance = start.mean.copy(), start.covariance.copy()
+    value, slope, pull = 0.0, np.zeros(len(z)), np.zeros_like(z)
+    fixed, z = np.append(fixed, 0.0), np.vstack([z, np.zeros(z.shape[1])])
+    is_tie, exists = np.append(log.is_tie, False), np.append(np.ones(len(log.x)), 0.0)
+    for people, rows in log.groups:
+        of = _Some(fixed[rows], z[rows], is_tie[rows], exists[rows], noise)
+        at, cov = of.settle(mean[people], covariance[people], steps)
+        here, slopes, pulls = of.bound(at, cov)
+        real = rows < len(log.x)
+        mean[people], covariance[people] = at, cov
+        slope[rows[real]], pull[rows[real]] = slopes[real], pulls[real]
+        value += here
+    return Beliefs(mean, covariance), Bound(value, slope, pull)
+
+
+@dataclass(frozen=True, eq=False)
+class _Some:
+    """People of one group: (p, n) rows each, of which some don't exist."""
+
+    fixed: NDArray[np.float64]
+    z: NDArray[np.float64]  # (p, n, s)
+    is_tie: NDArray[np.bool_]
+    exists: NDArray[np.float64]
+    noise: Noise
+
+    def expect(
+        self, mean: NDArray[np.float64], covariance: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        spread = self.z @ covariance
+        variance = (spread * self.z).sum(-1)
+        of = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
+        return of.value * self.exists, of.slope * self.exists, of.curvature * self.exists, spread
+
+    def settle(
+        self, mean: NDArray[np.float64], covariance: NDArray[np.float64], steps: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        for _ in range(steps):
+            _, slope, curvature, _ = self.expect(mean, covariance)
+            across = self.z.transpose(0, 2, 1)
+            covariance = np.asarray(np.linalg.inv(np.eye(self.z.shape[2]) + (across * curvature[:, None, :]) @ self.z))
+            step = covariance @ (across @ slope[:, :, None] - mean[:, :, None])
+            mean = mean + step[:, :, 0]
+        return mean, covariance
+
+    def bound(
+        self, mean: NDArray[np.float64], covariance: NDArray[np.float64]
+    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+        value, slope, curvature, spread = self.expect(mean, covariance)
+        trace = np.trace(covariance, axis1=1, axis2=2).sum()
+        divergence = (trace + (mean**2).sum() - np.linalg.slogdet(covariance)[1].sum() - mean.size) / 2
+        return float(value.sum() - divergence), slope, slope[..., None] * mean[:, None] - curvature[..., None] * spread
+
+
+# ---------------------------------------------------------------- the population
+
+
+def _start(log: Log, rank: int, noise: Noise, spread: NDArray[np.float64]) -> Model:
+    """Everyone's model, and the directions in which people's pulls on it agree with themselves.
+
+    A person's score at everyone's model is, on average, their own difference from it seen through their answers; its
+    second moment, less what single answers bring to it, is the covariance of tastes up to a known factor.
+    """
+    mean = _everyone(log, noise, spread)
+    of = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
+    whiten = 1 / np.sqrt(spread + 1 / (len(log.x) * _CURVATURE))
+    x = log.x * whiten
+    scores = np.zeros((log.num_people, x.shape[1]))
+    np.add.at(scores, log.person, of.slope[:, None] * x)
+    counts = np.bincount(log.person, minlength=log.num_people)
+    pairs = max(float((counts * (counts - 1.0)).sum()), 1.0)
+    moment = (scores.T @ scores - (x * of.slope[:, None] ** 2).T @ x) / (pairs * of.curvature.mean() ** 2)
+    values, vectors = np.linalg.eigh((moment + moment.T) / 2)
+    top = np.argsort(values)[::-1][:rank]
+    loading = (whiten[:, None] * vectors[:, top]) * np.sqrt(np.clip(values[top], 0.01, 100.0))
+    return Model(mean, loading, noise, 1.0, np.ones(rank))
+
+
+def _narrow(model: Model, rank: int) -> Model:
+    """Keep the directions that people differ in most."""
+    u, s, _ = np.linalg.svd(model.loading, full_matrices=False)
+    return replace(model, loading=(u * s)[:, :rank], shrinkage=model.shrinkage[:rank])
+
+
+def _everyone(log: Log, noise: Noise, spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One weight vector for all people, by maximum likelihood with a weak pull to 0."""
+    scale = 1 / np.sqrt(len(log.x) * _CURVATURE * spread + 1)
+    nothing = np.zeros(len(log.x))
+
+    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights = theta * scale
+        of = expected(log.x @ weights, nothing, log.is_tie, noise)
+        value = (weights**2).sum() / 2 - of.value.sum()
+        return float(value), scale * (weights - log.x.T @ of.slope)
+
+    found = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    return np.asarray(found.x * scale)
+
+
+def _climb(model: Model, log: Log, strength: NDArray[np.float64]) -> tuple[Model, Beliefs]:
+    """Climb over mean, loading and the side bias's scale."""
+    rank = model.loading.shape[1]
+    scales = 1 / np.sqrt(
+        np.column_stack([strength + model.mean_shrinkage, strength[:, None] + model.shrinkage])
+    )  # (F, 1 + r)
+    side_scale = 1 / np.sqrt(len(log.x) * _CURVATURE)
+    shrinkage = np.append(model.mean_shrinkage, model.shrinkage)
+    nothing = _nothing_known(log, rank)
+    known = [believe(*_factors(model, log), log, model.noise, nothing, 2 * SETTLE)[0]]
+
+    def unpack(theta: NDArray[np.float64]) -> Model:
+        entries = theta[:-1].reshape(-1, rank + 1) * scales
+        noise = replace(model.noise, side=float(abs(theta[-1]) * side_scale))
+        return replace(model, mean=entries[:, 0], loading=entries[:, 1:], noise=noise)
+
+    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        at = unpack(theta)
+        entries = np.column_stack([at.mean, at.loading])
+        known[0], bound = believe(*_factors(at, log), log, at.noise, known[0], SETTLE)
+        value = bound.value - (shrinkage * entries**2).sum() / 2
+        slopes = log.x.T @ np.column_stack([bound.slope, bound.pull[:, :-1]]) - shrinkage * entries
+        side = np.sign(theta[-1]) * (bound.pull[:, -1] @ log.side)
+        return -value, -np.append((slopes * scales).ravel(), side * side_scale)
+
+    start = np.append((np.column_stack([model.mean, model.loading]) / scales).ravel(), model.noise.side / side_scale)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": CLIMBS})
+    best = unpack(found.x)
+    return best, believe(*_factors(best, log), log, best.noise, known[0], SETTLE)[0]
+
+
+def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
+    """Choose tie and lapse by the expected log-likelihood under the beliefs."""
+    fixed, z = _factors(model, log)
+    mean = fixed + (z * beliefs.mean[log.person]).sum(1)
+    variance = np.einsum("ns,nst,nt->n", z, beliefs.covariance[log.person], z)
+    has_ties = bool(log.is_tie.any())
+
+    def noise_of(theta: NDArray[np.float64]) -> Noise:
+        tie = float(np.exp(np.clip(theta[0], -6, 2))) if has_ties else 0.0  # δ = 0 means that ties don't occur
+        return replace(model.noise, tie=tie, lapse=float(np.exp(np.clip(theta[1], -9, -0.7))))
+
+    def loss(theta: NDArray[np.float64]) -> float:
+        noise = noise_of(theta)
+        return LAPSE_DOUBT * noise.lapse - float(expected(mean, variance, log.is_tie, noise).value.sum())
+
+    start = np.log([max(model.noise.tie, 0.05), max(model.noise.lapse, 1e-3)])
+    found = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 40, "xatol": 0.02, "fatol": 0.1})
+    return replace(model, noise=noise_of(found.x))
+
+
+def _shrink(model: Model, beliefs: Beliefs, strength: NDArray[np.float64]) -> Model:
+    """Choose the precisions by the evidence: each column is as large as its well-determined entries say.
+
+    The columns are turned to be orthogonal first, which changes nothing else: a is as likely in every direction. What
+    the log tells of a column is the less the less it tells of people's place on it.
+    """
+    u, s, turn = np.linalg.svd(model.loading, full_matrices=False)
+    loading = u * s
+    told = ((beliefs.mean[:, :-1] @ turn.T) ** 2).mean(axis=0)
+    mean_shrinkage = _precision(model.mean, strength, model.mean_shrinkage)
+    columns = zip(loading.T, np.minimum(told, 1.0), model.shrinkage, strict=True)
+    shrinkage = np.array([_precision(column, share * strength, now) for column, share, now in columns])
+    return replace(model, loading=loading, mean_shrinkage=mean_shrinkage, shrinkage=shrinkage)
+
+
+def _precision(entries: NDArray[np.float64], strength: NDArray[np.float64], now: float) -> float:
+    size = max(float(entries @ entries), 1e-12)
+    for _ in range(20):
+        now = float((strength / (strength + now)).sum()) / size
+    return min(now, 1e8)

@@ -1,0 +1,93 @@
+"""New people are asked by a rule, and their other answers predicted after each number of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+from numpy.typing import NDArray
+
+from personalign.bench.judged import Judged
+from personalign.learn.ask import acquire
+from personalign.learn.factorise import Factors
+from personalign.learn.fit import Fitted, Record, fit_block, predict
+
+
+@dataclass(frozen=True, eq=False)
+class NewPerson:
+    """Someone the axes have never met: pairs they may be asked about, and pairs they are judged by.
+
+    Pairs are left minus right; ``says`` and ``prefers`` tell where the left is preferred. ``limit`` is the share
+    of the tests that anyone would predict who knew the person's mind, where that is known.
+    """
+
+    pool: Float[NDArray[np.float64], "m F"]
+    says: Bool[NDArray[np.bool_], "m"]
+    tests: Float[NDArray[np.float64], "t F"]
+    prefers: Bool[NDArray[np.bool_], "t"]
+    limit: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Answers of the people the axes are made from (user, v, choice), and new people."""
+
+    user: Integer[NDArray[np.int64], "N"]
+    v: Float[NDArray[np.float64], "N F"]
+    choice: NDArray[Any]  # texts
+    new: Sequence[NewPerson]
+
+
+def ask_everyone(
+    of: Population, factors: Factors, rule: str, counts: Sequence[int], seed: int = 0
+) -> dict[int, Judged]:
+    """Ask each new person questions chosen by ``rule``, none twice; judge the forecasts after each of ``counts``."""
+    people = [_Asked.nothing(person, factors) for person in of.new]
+    judged = {}
+    for n in range(max(counts) + 1):
+        posts = fit_block([person.record for person in people], factors.prior, factors.noise)
+        if n in counts:
+            judged[n] = _judge(people, posts, factors)
+        for i, (person, post) in enumerate(zip(people, posts, strict=True)):
+            person.ask(post, factors, rule, seed + len(people) * n + i)
+    return judged
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A new person on the axes, and the questions they were asked so far."""
+
+    pool: NDArray[np.float64]
+    tests: NDArray[np.float64]
+    of: NewPerson
+    asked: list[int]
+
+    @classmethod
+    def nothing(cls, person: NewPerson, factors: Factors) -> _Asked:
+        """Before the first question."""
+        return cls(person.pool @ factors.projection, person.tests @ factors.projection, person, [])
+
+    @property
+    def record(self) -> Record:
+        """What was asked and answered."""
+        return Record(self.pool[self.asked], ["a" if left else "b" for left in self.of.says[self.asked]])
+
+    def ask(self, post: Fitted, factors: Factors, rule: str, seed: int) -> None:
+        """Ask one more, if any is left."""
+        allowed = np.ones(len(self.pool), dtype=bool)
+        allowed[self.asked] = False
+        if allowed.any():
+            self.asked.append(acquire(post.weights, self.pool, rule, factors.noise, allowed, seed))
+
+    def chances(self, post: Fitted, factors: Factors) -> NDArray[np.float64]:
+        """Of each test, the probability given to the side preferred."""
+        left = predict(self.tests, post.weights, factors.noise)
+        return np.where(self.of.prefers, left, 1 - left)
+
+
+def _judge(people: Sequence[_Asked], posts: Sequence[Fitted], factors: Factors) -> Judged:
+    owner = np.repeat(np.arange(len(people)), [len(person.tests) for person in people])
+    return Judged(owner, np.concatenate([p.chances(post, factors) for p, post in zip(people, posts, strict=True)]))

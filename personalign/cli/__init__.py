@@ -19,6 +19,7 @@ from personalign.cli.onboarding import feedback, onboard
 from personalign.cli.output import err
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, shift
+from personalign.cli.training import basis, expert
 from personalign.errors import PersonalignError
 
 app = typer.Typer(
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 for verb in (demo, onboard, feedback, chat, shift, profile, forget, export, doctor):
     app.command()(verb)
+app.add_typer(basis, name="basis")
+app.add_typer(expert, name="expert")
 app.add_typer(db, name="db")
 app.add_typer(bench, name="bench")
 

@@ -1,0 +1,91 @@
+"""What an expert learns from: dialogues and texts of a file as token ids, split, and packed into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personalign.decode.load import CausalModel, render
+from personalign.errors import InputError, MessageError
+from personalign.train.files import Line, read_lines
+
+EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}, …]}, {"turns": ["Hello", …]} or {"text": "…"}'
+MIN_TEXTS = 10  # one to choose by, one to test on, the rest to learn from
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids of whole dialogues and texts: to learn from, to choose a checkpoint and α by, and to test on."""
+
+    train: Sequence[Ids]
+    dev: Sequence[Ids]
+    held_out: Sequence[Ids]
+    num_repeated: int  # left out because they came before
+
+
+def read_texts(path: Path, causal: CausalModel, seed: int) -> Texts:
+    """Read a file and split it: a tenth to choose by and a tenth to test on, at most 200 each.
+
+    A JSONL file has an object a line, a dialogue or a text; any other file has a text a line.
+
+    Raises:
+        InputError: a line isn't such, or there are too few; naming the file and the line.
+        ModelError: there are dialogues, and the model has no chat template.
+    """
+    lines = list(read_lines(path))
+    found = list({tuple(ids): ids for ids in (_ids(line, causal) for line in lines)}.values())
+    if len(found) < MIN_TEXTS:
+        raise InputError(f"{path} holds {len(found)} different texts, expected at least {MIN_TEXTS}, better thousands")
+    shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
+    num = min(max(len(found) // 10, 1), 200)
+    return Texts(shuffled[2 * num :], shuffled[:num], shuffled[num : 2 * num], len(lines) - len(found))
+
+
+def _ids(line: Line, causal: CausalModel) -> Ids:
+    row = line.row(EXPECTED) if line.is_json else {"text": line.text}
+    if isinstance(text := row.get("text"), str) and text.strip():
+        ids: Ids = causal.tokenizer(text, verbose=False)["input_ids"]
+        return ids + list(causal.ends[:1])
+    try:
+        return render(causal.tokenizer, _messages(row), add_generation_prompt=False)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{line} has {', '.join(row) or 'nothing in it'}; expected {EXPECTED}") from error
+    except MessageError as error:
+        raise MessageError(f"{line} is no dialogue to learn from: {error}") from error
+
+
+def _messages(row: dict[str, Any]) -> list[Any]:
+    """The dialogue's messages; KeyError or TypeError where it has none."""
+    if "turns" in row:
+        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(row["turns"])]
+    return [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
+
+
+def rows_at(
+    texts: Sequence[Ids], num_rows: int, row_length: int, seed: int, device: torch.device
+) -> Callable[[int], Tensor]:
+    """Give the token ids [B, T] of any step; each step has a seed of its own, so a resumed run sees the same rows.
+
+    A row is made of stretches of texts in random order, long texts cut into several; however few there are, it fills.
+    """
+    stretches = [ids[i : i + row_length] for ids in texts for i in range(0, len(ids), row_length)]
+
+    def rows(step: int) -> Tensor:
+        rng = np.random.default_rng([seed, step])
+        return torch.tensor([_row(stretches, row_length, rng) for _ in range(num_rows)], device=device)
+
+    return rows
+
+
+def _row(stretches: Sequence[Ids], length: int, rng: np.random.Generator) -> Ids:
+    row: Ids = []
+    while len(row) < length:
+        row += stretches[int(rng.integers(len(stretches)))]
+    return row[:length]

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 
 from personalign.basis import Basis
-from personalign.errors import QuestionError
+from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import measure_many
+from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
 from personalign.learn.fit import fit
 from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
 
+DAY_S = 86_400.0
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
 
@@ -33,6 +35,7 @@ class Onboarding:
     def __init__(self, store: Store, basis: Basis) -> None:
         self._store, self._basis = store, basis
         self.stop_rule = StopRule()
+        self._half_life_days: float | None = None
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
         """The open question, or the next one; None when enough is known."""
@@ -55,7 +58,9 @@ class Onboarding:
         """Store an answer and the profile fitted to all of them."""
         if choice not in CHOICES:
             raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
-        return self._named(self._store.commit_answer(user, question_id, choice, self._fit))
+        shown = self._store.presentation(user, question_id)
+        loss = log_loss(shown.v, choice, self.profile(user).posterior, self._basis.noise)
+        return self._named(self._store.commit_answer(user, question_id, choice, self._fit, loss))
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
@@ -73,7 +78,23 @@ class Onboarding:
         self._store.add_user(user)
         shown = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if shown.a == feedback.chosen else "b"
-        return self._named(self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit))
+        loss = log_loss(shown.v, choice, self.profile(user).posterior, self._basis.noise, feedback.kind)
+        return self._named(self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit, loss))
+
+    def drift(self, user: str) -> Drift:
+        """What a person's answers so far say about a change of taste."""
+        return _watch(self._store.answers(user, self._basis.id))
+
+    @property
+    def half_life_days(self) -> float | None:
+        """After how many days an answer counts half; None, the default, means never."""
+        return self._half_life_days
+
+    @half_life_days.setter
+    def half_life_days(self, days: float | None) -> None:
+        if days is not None and not 0 < days < float("inf"):
+            raise InputError(f"the half-life is {days} days, expected a number above 0, or None to forget nothing")
+        self._half_life_days = days
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
@@ -85,7 +106,7 @@ class Onboarding:
         profile, noise = self.profile(user), self._basis.noise
         allowed = self._allowed(user)
         reason = why_stop(
-            profile.posterior, self._basis.reference, self._pool[allowed], profile.answers, self.stop_rule, noise
+            profile.posterior, self._basis.reference, self._pool[allowed], self.drift(user).asked, self.stop_rule, noise
         )
         if reason is not None:
             return None, reason
@@ -122,11 +143,17 @@ class Onboarding:
         return np.asarray(of_first - of_second)
 
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
-        kept = [answers[i] for i in select([a.choice for a in answers], [a.kind for a in answers])]
-        v = np.array([answer.v for answer in kept]).reshape(len(kept), self._basis.num_axes)
-        weight = weigh([answer.kind for answer in kept])
-        return fit(v, [answer.choice for answer in kept], self._basis.prior, self._basis.noise, weight)
+        kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
+        days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
+        weight = weigh(kinds) * fade(days, self._half_life_days, _watch(answers).changed_at)
+        kept = select(choices, kinds)
+        v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
+        return fit(v[kept], [choices[i] for i in kept], self._basis.prior, self._basis.noise, weight[kept])
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
         return replace(profile, axes=self._basis.axes)
+
+
+def _watch(answers: Sequence[Answer]) -> Drift:
+    return watch([answer.loss for answer in answers], [answer.kind == "question" for answer in answers])

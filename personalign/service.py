@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
 from personalign.learn.ask import StopRule
+from personalign.learn.drift import Drift
 from personalign.onboarding import Onboarding
 from personalign.store import Store
 from personalign.types import Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
@@ -129,6 +130,22 @@ class Personalign:
     @stop_rule.setter
     def stop_rule(self, rule: StopRule) -> None:
         self._onboarding.stop_rule = rule
+
+    def drift(self, user: str) -> Drift:
+        """What a person's answers so far say about a change of taste; ``explain`` has it in words.
+
+        After an alarm older answers count a quarter, and ``ask`` has questions again.
+        """
+        return self._onboarding.drift(user)
+
+    @property
+    def half_life_days(self) -> float | None:
+        """After how many days an answer counts half, from the next fit on; None, the default, means never."""
+        return self._onboarding.half_life_days
+
+    @half_life_days.setter
+    def half_life_days(self, days: float | None) -> None:
+        self._onboarding.half_life_days = days
 
     # Replies
 

@@ -17,3 +17,4 @@ class Settings(BaseSettings):
     model: str = "tiny"
     device: str = "auto"
     reward: str | None = None
+    half_life_days: float | None = None

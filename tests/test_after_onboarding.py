@@ -1,15 +1,17 @@
-"""What comes after the questions, on the bundled basis and a real SQLite file: feedback from use."""
+"""What comes after the questions, on the bundled basis and a real SQLite file: feedback, drift, forgetting."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from personalign.errors import InputError
 from personalign.service import Personalign
+from personalign.store.driver import sqlite_driver
 from personalign.types import Message
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
@@ -23,10 +25,10 @@ def p(tmp_path: Path) -> Iterator[Personalign]:
             yield opened
 
 
-def onboard(p: Personalign, user: str, most: int = 100) -> None:
-    """Answer questions with the longer reply."""
+def onboard(p: Personalign, user: str, most: int = 100, longer: bool = True) -> None:
+    """Answer questions with the longer reply, or the shorter one."""
     while most > 0 and (question := p.ask(user)):
-        p.answer(user, question.id, "a" if len(question.a) > len(question.b) else "b")
+        p.answer(user, question.id, "a" if (len(question.a) > len(question.b)) == longer else "b")
         most -= 1
 
 
@@ -96,3 +98,48 @@ def test_bad_feedback_is_refused(p: Personalign, case: str) -> None:
         p.feedback("ada", messages, chosen, rejected, kind)
     assert not p.export("ada")["tables"]["answers"]
     assert p.feedback("ada", HELLO, "Yes.", "No.", "edit").revision == 1
+
+
+# Drift and forgetting
+
+
+def test_a_change_of_taste_opens_questions_again(p: Personalign) -> None:
+    """Who liked long replies and now likes short ones is asked anew, and the new taste wins over the older answers."""
+    usual = p.stop_rule
+    p.stop_rule = replace(usual, max_questions=40, accuracy=0.999)
+    for user, longer in (("ada", False), ("ben", True)):
+        onboard(p, user, most=14)
+        assert liking_of_length(p, user) > 0
+        onboard(p, user, most=10, longer=longer)
+    p.stop_rule = usual
+    assert (p.drift("ada").alarms, p.drift("ben").alarms) == (1, 0)
+    assert "the taste seems to have changed" in p.drift("ada").explain()
+    assert p.why_stopped("ada") is None
+    assert p.ask("ada") is not None
+    assert p.ask("ben") is None  # the control: who goes on as before is left in peace
+    assert liking_of_length(p, "ada") < 0 < liking_of_length(p, "ben")
+    onboard(p, "ada", longer=False)
+    assert p.drift("ada").asked <= usual.max_questions
+    assert p.why_stopped("ada")
+
+
+def test_old_answers_are_forgotten_by_half_lives(p: Personalign, tmp_path: Path) -> None:
+    """Under a half-life answers of years ago count next to nothing; without one, the default, as much as ever."""
+    onboard(p, "ada", most=6)
+    connection = sqlite_driver().connect(str(tmp_path / "p.db"))
+    connection.execute("UPDATE answers SET answered_at = '2001-01-01 00:00:00.000000'")
+    connection.commit()
+    connection.close()
+    known = {}
+    for days in (None, 30.0):
+        p.half_life_days = days
+        p.feedback("ada", HELLO, "Sure, where?", f"No, not for {days}.", "edit")
+        known[days] = p.basis.confidence(p.profile("ada").covariance)
+    assert known[30.0] < known[None] / 2
+
+
+@pytest.mark.parametrize("days", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_half_life_that_is_none_is_refused(p: Personalign, days: float) -> None:
+    """It has to be a number above 0."""
+    with pytest.raises(InputError, match="half-life"):
+        p.half_life_days = days

@@ -131,7 +131,7 @@ JSON = {
     ),
     "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "changed", "gained", "usage"}),
     "shift": (("shift", "ada", HELLO, "--max-tokens", "8"), {"user", "tokens", "replies"}),
-    "profile": (("profile", "ada"), {"user", "basis", "revision", "answers", "axes", "mean", "sd", "explain"}),
+    "profile": (("profile", "ada"), {"user", "basis", "revision", "answers", "axes", "mean", "sd", "explain", "drift"}),
     "forget": (("forget", "ada"), {"forgotten"}),
     "export": (("export", "ada"), {"user", "tables"}),
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
@@ -332,6 +332,16 @@ def test_a_store_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, mon
     assert (refused.code, refused.out) == (2, "")
     assert "check their permissions" in refused.err
     assert files(tmp_path) == before
+
+
+def test_a_half_life_comes_from_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound one is taken by every verb, another one is refused."""
+    monkeypatch.setenv("PERSONALIGN_HALF_LIFE_DAYS", "30")
+    assert run("onboard", "ada", "--json", keys=["a"]).row()["answers"] == 1
+    monkeypatch.setenv("PERSONALIGN_HALF_LIFE_DAYS", "-1")
+    refused = run("onboard", "ada", "--json", keys=["a"])
+    assert (refused.code, refused.out) == (2, "")
+    assert "the half-life is -1.0 days" in refused.err
 
 
 # Output that fails

@@ -30,7 +30,7 @@ def onboard(
     with open_service(store, model, basis) as p:
         console = err if as_json else out
         while question := p.ask(user, consent):
-            show_question(console, question, p.profile(user).answers + 1, p.stop_rule.max_questions)
+            show_question(console, question, p.drift(user).asked + 1, p.stop_rule.max_questions)
             key = _read_key(console)
             if key == "q":
                 break

@@ -23,10 +23,12 @@ def open_service(
 ) -> Personalign:
     """Open what the options name, or else the environment."""
     settings = Settings()
-    return Personalign.open(
+    opened = Personalign.open(
         store=store or settings.store,
         model=model or settings.model,
         basis=basis,
         reward=reward or settings.reward,
         device=device or settings.device,
     )
+    opened.half_life_days = settings.half_life_days
+    return opened

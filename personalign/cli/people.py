@@ -15,8 +15,12 @@ def profile(
 ) -> None:
     """Show what is known of a person, in words and as bars."""
     with open_service(store, model, basis) as p:
-        found = p.profile(user)
-        print_json(profile_row(found)) if as_json else show_profile(out, found, p.basis.prior)
+        found, drift = p.profile(user), p.drift(user).explain()
+        if as_json:
+            print_json(profile_row(found) | {"drift": drift})
+        else:
+            show_profile(out, found, p.basis.prior)
+            out.print(drift)
 
 
 def forget(

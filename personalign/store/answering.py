@@ -26,7 +26,7 @@ def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentati
     return _add(session, user, basis_id, shown, "open")
 
 
-def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit) -> Profile:
+def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit, loss: float | None) -> Profile:
     """Store an answer with the profile that follows from it."""
     if choice not in CHOICES:
         raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
@@ -38,13 +38,22 @@ def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit) -> P
     seconds = max(0.0, (at - shown.shown_at).total_seconds())
     shown.state = "answered"
     session.add(
-        AnswerRow(user_id=shown.user_id, presentation_id=shown.id, choice=choice, seconds=seconds, answered_at=at)
+        AnswerRow(
+            user_id=shown.user_id,
+            presentation_id=shown.id,
+            choice=choice,
+            seconds=seconds,
+            answered_at=at,
+            loss=loss,
+        )
     )
     session.flush()
     return _refit(session, shown, fit, "answered", at)
 
 
-def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit) -> Profile:
+def observe(
+    session: Session, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit, loss: float | None
+) -> Profile:
     """Store feedback with the profile that follows from it; on the same pair the newest of a kind stands."""
     _check_known(session, user, basis_id)
     row = records.find_feedback(session, user, basis_id, shown.question_id)
@@ -58,7 +67,7 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
         before.undone_at = now()
     session.flush()  # before its answer: the index allows one that stands
     at = now()
-    session.add(AnswerRow(user_id=user, presentation_id=row.id, choice=choice, seconds=0.0, answered_at=at))
+    session.add(AnswerRow(user_id=user, presentation_id=row.id, choice=choice, seconds=0.0, answered_at=at, loss=loss))
     session.flush()
     return _refit(session, row, fit, "observed", at)
 

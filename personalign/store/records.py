@@ -111,7 +111,13 @@ def to_answers(rows: list[tuple[AnswerRow, PresentationRow]]) -> tuple[Answer, .
     """Make the values, their features checked."""
     return tuple(
         Answer(
-            shown.id, cast("Choice", answer.choice), _features(shown), answer.seconds, answer.answered_at, shown.kind
+            presentation_id=shown.id,
+            choice=cast("Choice", answer.choice),
+            v=_features(shown),
+            seconds=answer.seconds,
+            answered_at=answer.answered_at,
+            kind=shown.kind,
+            loss=answer.loss,
         )
         for answer, shown in rows
     )

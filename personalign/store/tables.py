@@ -136,7 +136,7 @@ class PresentationRow(Table):
 
 
 class AnswerRow(Table):
-    """One answer; an undone one is kept and marked."""
+    """One answer; an undone one is kept and marked. ``loss`` is its log-loss under the profile before it."""
 
     __tablename__ = "answers"
     __table_args__ = (
@@ -158,6 +158,7 @@ class AnswerRow(Table):
     seconds: Mapped[float] = mapped_column(Float)
     answered_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
+    loss: Mapped[float | None] = mapped_column(Float)
 
 
 class ProfileRow(Table):

@@ -48,6 +48,7 @@ class Answer:
     seconds: float
     answered_at: datetime
     kind: str = "question"  # as in ``Shown``
+    loss: float | None = None  # log-loss under the profile before it, where that took a side
 
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]

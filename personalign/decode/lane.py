@@ -69,6 +69,7 @@ def capture(layers: nn.Module, backend: str) -> Callable[..., Any]:
     """
     limits = torch._dynamo.config  # noqa: SLF001 - torch gives no other name to it
     limits.recompile_limit = max(limits.recompile_limit, MAX_GRAPHS)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, MAX_GRAPHS)
     is_graph = backend == "inductor" and next(layers.parameters()).device.type == "cuda"
     mode = "reduce-overhead" if is_graph else None
     compiled: Callable[..., Any] = torch.compile(

@@ -31,6 +31,7 @@ REQUESTS = [
 
 def compare(family: str, backend: str, device: str) -> dict[str, object]:
     """What the two engines wrote, and how many graphs it took."""
+    torch._dynamo.config.accumulated_recompile_limit = 1  # as when a server has come to torch's own limit, 256
     with tempfile.TemporaryDirectory() as folder:
         kit = make_kit(family, Path(folder))
         base = load_causal(kit.folder / "base", device)

@@ -112,9 +112,10 @@ class Args:
     """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
 
     def __init__(
-        self, reward: RewardModel, steering: ArgsSteering, num_slots: int, max_length: int, num_logits: int
+        self, reward: RewardModel, steering: ArgsSteering, num_slots: int, max_length: int, num_tokens: int
     ) -> None:
-        self._k, self._weight = min(steering.num_candidates, num_logits), steering.weight
+        self._num_tokens = num_tokens  # the output layer may have more rows, which a reward model can't read
+        self._k, self._weight = min(steering.num_candidates, num_tokens), steering.weight
         self._lane = SiblingLane(reward, num_slots, max_length, self._k)
         self.rows = GuidedRows(num_slots, HeadBank(reward.num_axes, reward.device, num_slots))
         self._step: Step | None = None  # the one whose tokens are accepted next
@@ -155,7 +156,7 @@ class Args:
             return logits
         b = len(logits)
         self._step = step
-        top, candidates = logits.topk(self._k)
+        top, candidates = logits[:, : self._num_tokens].topk(self._k)
         weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
         rewards = (self._lane.score(candidates) * weights[:, None, :]).sum(-1)
         rewards = torch.where(top.isfinite(), rewards, 0.0)

@@ -56,6 +56,12 @@ class RewardModel:
         return self.head.in_features
 
     @property
+    def num_embeddings(self) -> int:
+        """How many token ids it can read."""
+        layer: Any = self.backbone.get_input_embeddings()
+        return len(layer.weight)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.head.weight.device

@@ -63,9 +63,15 @@ class Decoder:
         for expert in experts.values():
             for model in (expert.anti, expert.tuned):
                 if model is not None:
-                    check_vocabulary(base, model)
+                    _check_beside(base, model)
         if reward is not None:
             check_tokens(base, reward)
+            _check_device(base, reward)
+            if reward.num_embeddings < base.num_tokens:
+                raise ModelError(
+                    f"{reward.name} has {reward.num_embeddings} embeddings for {base.num_tokens} tokens; expected at "
+                    "least one each; use a reward model made for this model's tokenizer"
+                )
         self.base, self.steering, self.experts, self.reward, self.args = base, steering, dict(experts), reward, args
         self._small = next((expert.anti for expert in experts.values()), None)
         self._changing = threading.Lock()  # one expert at a time
@@ -96,11 +102,11 @@ class Decoder:
                 raise ModelError(f"there is an expert called {name!r}; remove it first, or rename the folder")
             if small is None:
                 raise ModelError(f"no small model is loaded for the expert {name!r}; pass the one it was tuned on")
-            check_vocabulary(self.base, small)
+            _check_beside(self.base, small)
             beside = (expert for expert in self.experts.values() if expert.anti is small and expert.peft is not None)
             expert = load_expert(path, small, next(beside, None))
             if expert.tuned is not None:
-                check_vocabulary(self.base, expert.tuned)
+                _check_beside(self.base, expert.tuned)
             self.experts, self._small = self.experts | {name: expert}, small
             return expert
 
@@ -204,9 +210,9 @@ class Decoder:
             num_axes = len(request.guidance.weights) if self.reward.num_axes == 1 else self.reward.num_axes
             check_guidance(request.guidance, num_axes)
 
-    def _prompt(self, causal: CausalModel | RewardModel, request: Request) -> list[int]:
-        room = None if causal.context is None else causal.context - request.sampling.max_tokens
-        return render(causal.tokenizer, request.messages, max_prompt_tokens=room)
+    def _prompt(self, reader: CausalModel | Expert | RewardModel, request: Request) -> list[int]:
+        room = None if reader.context is None else reader.context - request.sampling.max_tokens
+        return render(reader.tokenizer, request.messages, max_prompt_tokens=room)
 
     def _stack(self, request: Request) -> Stack | None:
         """The expert to mix in; None where it would change nothing, and every bit has to stay."""
@@ -216,7 +222,7 @@ class Decoder:
         alpha = expert.alpha if request.alpha is None else float(request.alpha)
         if alpha == 0 or expert.changes_nothing:
             return None
-        return Stack(expert, alpha, self._prompt(expert.anti, request))
+        return Stack(expert, alpha, self._prompt(expert, request))
 
     def _expert(self, name: str) -> Expert:
         expert = self.experts.get(name)
@@ -247,6 +253,20 @@ class Decoder:
     @cached_property
     def _constrainer(self) -> Constrainer:
         return Constrainer(self.base.tokenizer, self.base.num_logits, self.base.ends)
+
+
+def _check_beside(base: CausalModel, small: CausalModel) -> None:
+    """Refuse a model that can't be mixed with base: other tokens, or another device."""
+    check_vocabulary(base, small)
+    _check_device(base, small)
+
+
+def _check_device(base: CausalModel, other: CausalModel | RewardModel) -> None:
+    if other.device != base.device:
+        raise ModelError(
+            f"{other.name} is on {other.device}, {base.name} on {base.device}; expected one device; load both with the "
+            "same device="
+        )
 
 
 def _into(outcomes: dict[int, Generated | Exception], number: int) -> Outbox:

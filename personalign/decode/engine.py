@@ -197,8 +197,8 @@ class Engine:
         if self._args is None:
             reward = self.decoder.reward
             assert reward is not None, "the decoder refuses such a request"
-            num_logits = self.decoder.base.num_logits
-            self._args = Args(reward, self.decoder.args, self._num_slots, self.max_length, num_logits)
+            num_tokens = self.decoder.base.num_tokens
+            self._args = Args(reward, self.decoder.args, self._num_slots, self.max_length, num_tokens)
         return self._args
 
     def _mix(self, expert: Expert) -> Mix:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from personalign.decode.backbone import UNFIT
 from personalign.decode.lane import Lane
@@ -42,13 +43,28 @@ class Expert:
     peft: PeftModel | None = None  # or a PeftModel around `anti`, with an adapter of this name
     removed: threading.Event = field(default_factory=threading.Event, repr=False)  # set by remove
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What renders the prompt that both models read."""
+        return self.anti.tokenizer
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence that both models were made for; None where neither says."""
+        models = (self.anti, self.tuned)
+        return min((model.context for model in models if model is not None and model.context), default=None)
+
     @cached_property
     def changes_nothing(self) -> bool:
-        """Whether expert and anti-expert are the same function, weight by weight: then neither needs to run."""
+        """Whether expert and anti-expert are the same function, weight by weight: then neither needs to run.
+
+        One that was removed has no weights any more, which is another matter: whoever asks for it gets an error.
+        """
         if self.tuned is not None:
             ours, theirs = self.anti.model.state_dict(), self.tuned.model.state_dict()
             return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-        return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
+        changes = any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
+        return not changes and not self.removed.is_set()
 
     def remove(self) -> None:
         """Free an adapter's weights; the last one leaves the small model as it was loaded. Any thread may do so."""
@@ -97,9 +113,10 @@ class Mix:
         return sum(lane.read(slot) for lane in self._lanes)
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
-        """Take the drawn tokens as what the next step reads."""
+        """Take the drawn tokens as what the next step reads, for its own replies: others' may be none it has."""
+        mine = active & (self._alpha[: len(tokens)] != 0)
         for lane in self._lanes:
-            lane.accept(tokens, active)
+            lane.accept(tokens, mine)
 
     def release(self, slot: int) -> None:
         """Empty a slot."""

@@ -13,7 +13,7 @@ from tiny_models import Kit, bits, saved, talk, tokenizer, traced
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from personalign.decode import Decoder, Request, RewardModel, load_reward, reference
+from personalign.decode import Decoder, Request, RewardModel, load_causal, load_reward, reference
 from personalign.decode.args import PUBLISHED, ArgsSteering, SiblingLane
 from personalign.decode.rewards import Guidance
 from personalign.decode.steer import Step
@@ -148,6 +148,16 @@ def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit
     assert all(reply.guided for reply in desk.serve([judged, judged]))
 
 
+def test_the_padded_tail_is_no_candidate(kit: Kit) -> None:
+    """A reward model has no embedding for it, and where a regex leaves few tokens it would fill up the k best."""
+    decoder = kit.decoder(base=load_causal(kit.folder / "padded", "cpu"), reward=reward_model(kit, 1), experts={})
+    requests = [Request(HELLO, Sampling(9), regex="[ab]{1,6}", rule="args"), Request(CAT, Sampling(9), rule="args")]
+    biased = [replace(r, sampling=replace(r.sampling, temperature=9.0, seed=s)) for s in range(3) for r in requests]
+    for request, reply in zip(biased, decoder.generate(biased), strict=True):
+        assert reply.guided
+        assert reply.ids == reference.generate(decoder, request).ids
+
+
 def test_bad_requests_are_refused(kit: Kit) -> None:
     """No reward model, another vocabulary, an unknown rule and weights of another size are named."""
     with pytest.raises(InputError, match="reward=PATH"):
@@ -158,6 +168,13 @@ def test_bad_requests_are_refused(kit: Kit) -> None:
         kit.decoder(reward=reward_model(kit, 3)).generate(
             [Request(HELLO, guidance=Guidance(np.ones(2), 1.0), rule="args")]
         )
+    elsewhere = replace(reward_model(kit, 1), head=nn.Linear(32, 1, device="meta"))
+    with pytest.raises(ModelError, match=r"is on meta, .* on cpu; expected one device"):
+        kit.decoder(reward=elsewhere)
+    short = reward_model(kit, 1)
+    short.backbone.resize_token_embeddings(120)
+    with pytest.raises(ModelError, match="120 embeddings for 128 tokens"):
+        kit.decoder(reward=short)
     strange = replace(reward_model(kit, 1), tokenizer=tokenizer(extra="ß😀日 the cat sat"))
     with pytest.raises(ModelError, match="reward model"):
         kit.decoder(reward=strange)

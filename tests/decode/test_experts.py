@@ -15,12 +15,12 @@ from peft.tuners.lora import LoraLayer
 from serving import Caller, Desk, leftovers, same_bits
 from tiny_models import Kit, bits, network, save_adapter, saved, talk, tokenizer
 
-from personalign.decode.experts import check_vocabulary, load_expert, load_experts, mix
+from personalign.decode.experts import Expert, check_vocabulary, load_expert, load_experts, mix
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal
 from personalign.decode.request import Request
 from personalign.decode.rewards import Guidance
-from personalign.errors import EngineError, InputError, ModelError
+from personalign.errors import EngineError, InputError, MessageError, ModelError
 from personalign.types import Sampling
 
 
@@ -92,6 +92,43 @@ def test_a_longer_output_layer_is_welcome_and_a_shorter_one_is_not(kit: Kit, tmp
     saved(tmp_path, network(kit.family, 1, vocabulary=120), tokenizer())
     with pytest.raises(ModelError, match="120 logits for 128 tokens"):
         check_vocabulary(kit.base, load_causal(tmp_path, "cpu"))
+
+
+def test_a_model_on_another_device_is_refused(kit: Kit) -> None:
+    """The step would fail half way otherwise."""
+    away = load_causal(kit.folder / "small", "cpu")
+    away.model.to("meta")
+    with pytest.raises(ModelError, match=r"is on meta, .* on cpu; expected one device"):
+        kit.decoder(experts={"away": Expert("away", 1.0, kit.experts["whole"].anti, tuned=away)})
+
+
+def test_a_prompt_has_to_fit_into_both_models(kit: Kit) -> None:
+    """An expert of its own weights may have a shorter context than the anti-expert."""
+    whole = load_expert(kit.folder / "whole", load_causal(kit.folder / "small", "cpu"))
+    whole.tuned.model.config.max_position_embeddings = 40
+    assert whole.context == 40
+    decoder, short, long = kit.decoder(experts={"whole": whole}), *talk("hello", "Q" * 30)
+    decoder.generate([Request(short, Sampling(4), expert="whole")])
+    with pytest.raises(MessageError, match="at most 36 fit"):
+        decoder.generate([Request(long, Sampling(4), expert="whole")])
+
+
+def test_what_others_write_is_not_read_by_an_expert(kit: Kit) -> None:
+    """Its lanes run over their rows, too, but a token of base's padded tail is none that a small model has."""
+    decoder = kit.decoder(base=load_causal(kit.folder / "padded", "cpu"))
+    known = dict.fromkeys(range(kit.base.num_tokens), -100.0)
+    stacked, other = Request(talk("hello")[0], Sampling(6), expert="hotels"), Request(talk("the cat")[0], Sampling(6))
+    alone, _ = decoder.generate([stacked, other])
+    beside, foreign = decoder.generate([stacked, replace(other, sampling=Sampling(6, logit_bias=known))])
+    assert max(foreign.ids) >= kit.base.num_tokens
+    assert beside.ids == alone.ids
+
+
+def test_an_expert_that_is_gone_is_not_one_that_changes_nothing(kit: Kit) -> None:
+    """A request checked while it is removed ends in an error, and isn't answered as if nothing had been asked for."""
+    gone = load_expert(kit.folder / "hotels", load_causal(kit.folder / "small", "cpu"))
+    gone.remove()
+    assert not gone.changes_nothing
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/personalign bench people --json
 	$(BIN)/personalign bench decode --json
+	$(BIN)/personalign bench learn --data $(DATA) --json
 
 zoo: $(READY)
 	$(BIN)/python -m personalign.zoo.train --data $(DATA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ class Plan:
     alpaca_seeds: int = 10
     alpaca_rank: int = 8
     compared_splits: int = 2  # in which the other rules ask, too
-    gate_rounds: int = 4
+    gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
+        default_factory=lambda: {"ukp": 4, "prism": 16, "pandalm": 12}
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +81,10 @@ class Sets:
     def jester(self) -> list[Met]:
         """Every split's people, under the numbers that they have in all of them."""
         ratings = _load(jester.load, self._data)
-        num_new = round(jester.NEW * len(ratings))
         met = []
         for seed in turns(self.plan.jester_splits, "jester"):
-            people = np.random.default_rng(seed).permutation(len(ratings))[:num_new]  # as ``population`` draws them
-            met.append(self._meet(jester.population(ratings, seed), self.plan.jester_rank, seed, people))
+            of = jester.population(ratings, seed)
+            met.append(self._meet(of, self.plan.jester_rank, seed, np.array([person.who for person in of.new])))
         self._tell("jester", met)
         return met
 
@@ -101,7 +102,7 @@ class Sets:
     def gated(self, name: str) -> Gated:
         """A set in which nobody may be worse off than with the population's model."""
         if name not in self._gated:
-            found = gated.run(GATED[name](self._data), self.plan.gate_rounds)
+            found = gated.run(GATED[name](self._data), self.plan.gate_rounds[name])
             self._gated[name] = found
             for n, (personal, prior) in found.after.items():
                 self._curve(name, "as given", n, personal, prior)

@@ -9,6 +9,7 @@ half, with any gap between the two ratings, tests from the other, with a gap abo
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ from personalign.bench.populations.votes import read
 
 NEW = 0.2  # of the people
 GAP = 4.0  # between the ratings of a test's jokes
-PAIRS = 30  # drawn from each person the axes are made from
 COMPONENTS = 32
 STEPS = 30  # of the components' fit
 
@@ -37,18 +37,18 @@ def load(data: Path) -> Ratings:
     return np.array([[float(rating) if rating else np.nan for rating in row[1:]] for row in rows])
 
 
-def population(ratings: Ratings, seed: int, pairs: int = PAIRS) -> Population:
+def population(ratings: Ratings, seed: int) -> Population:
     """Draw who is new, what the others answered, and everyone's halves."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(ratings))
     num_new = round(NEW * len(ratings))
     seen = ratings[order[num_new:]]
     jokes = embed(seen, rng)
-    drawn = [_pairs(np.flatnonzero(~np.isnan(rated)), rated, 0.0, rng)[:pairs] for rated in seen]
+    drawn = [_once_each(rated, rng) for rated in seen]
     user = np.repeat(np.arange(len(drawn)), [len(of) for of in drawn])
     both = np.concatenate(drawn)
     choice = np.where(seen[user, both[:, 0]] > seen[user, both[:, 1]], "a", "b")
-    new = [_new(ratings[i], jokes, rng) for i in order[:num_new]]
+    new = [replace(_new(ratings[i], jokes, rng), who=int(i)) for i in order[:num_new]]
     return Population(user, _differences(both, jokes), choice, [person for person in new if len(person.tests)])
 
 
@@ -86,6 +86,16 @@ def _new(rated: NDArray[np.float64], jokes: NDArray[np.float64], rng: np.random.
     pool, tests = _pairs(own[:half], rated, 0.0, rng), _pairs(own[half:], rated, GAP, rng)
     says, prefers = (rated[p[:, 0]] > rated[p[:, 1]] for p in (pool, tests))
     return NewPerson(_differences(pool, jokes), says, _differences(tests, jokes), prefers)
+
+
+def _once_each(rated: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Pairs (m, 2) in which each of a person's jokes comes once.
+
+    Pairs that share a joke also share what is odd about how this person rated it, which would pass for a taste.
+    """
+    own = rng.permutation(np.flatnonzero(~np.isnan(rated)))
+    pairs = own[: len(own) // 2 * 2].reshape(-1, 2)
+    return np.asarray(pairs[rated[pairs[:, 0]] != rated[pairs[:, 1]]])
 
 
 def _pairs(

@@ -96,6 +96,15 @@ class Onboarding:
             raise InputError(f"the half-life is {days} days, expected a number above 0, or None to forget nothing")
         self._half_life_days = days
 
+    def behind(self) -> list[str]:
+        """The people with answers under another basis that this one lacks."""
+        return self._store.behind(self._basis.id)
+
+    def refit(self, user: str) -> Profile | None:
+        """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
+        profile = self._store.adopt(user, self._basis.id, lambda of: self._compare(of.prompt, of.a, of.b), self._fit)
+        return None if profile is None else self._named(profile)
+
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
         stored = self._store.profile(user, self._basis.id)

@@ -131,6 +131,17 @@ class Personalign:
     def stop_rule(self, rule: StopRule) -> None:
         self._onboarding.stop_rule = rule
 
+    def behind(self) -> list[str]:
+        """The people whose answers were given under another basis, and aren't fitted on this one yet."""
+        return self._onboarding.behind()
+
+    def refit(self, user: str) -> Profile | None:
+        """Fit a person's answers from other bases on this one, in one transaction; None where none is lacking.
+
+        The texts they saw are measured anew. Their answers and profiles under the other bases stay.
+        """
+        return self._onboarding.refit(user)
+
     def drift(self, user: str) -> Drift:
         """What a person's answers so far say about a change of taste; ``explain`` has it in words.
 

@@ -1,4 +1,4 @@
-"""What comes after the questions, on the bundled basis and a real SQLite file: feedback, drift, forgetting."""
+"""What comes after the questions, on the bundled basis and a real SQLite file: feedback, drift, a new basis."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from personalign.basis import Basis
+from personalign.bundled import TINY
 from personalign.errors import InputError
 from personalign.service import Personalign
 from personalign.store.driver import sqlite_driver
@@ -143,3 +146,71 @@ def test_a_half_life_that_is_none_is_refused(p: Personalign, days: float) -> Non
     """It has to be a number above 0."""
     with pytest.raises(InputError, match="half-life"):
         p.half_life_days = days
+
+
+# A new basis
+
+
+@pytest.fixture
+def renewed(tmp_path: Path) -> Path:
+    """The bundled basis with half the axes, in another order and scale."""
+    old = Basis.load(TINY / "basis")
+    kept = np.arange(old.num_axes)[::-2]
+    bank = tuple(
+        replace(q, first_features=q.first_features[kept] / 2, second_features=q.second_features[kept] / 2)
+        for q in old.bank
+    )
+    new = replace(
+        old,
+        axes=tuple(old.axes[j] for j in kept),
+        center=old.center[kept],
+        scale=old.scale[kept] * 2,
+        prior=replace(old.prior, mean=old.prior.mean[kept], covariance=old.prior.covariance[np.ix_(kept, kept)]),
+        reference=old.reference[:, kept] / 2,
+        bank=bank,
+        head=None,
+    )
+    new.save(tmp_path / "renewed")
+    return tmp_path / "renewed"
+
+
+def test_everybody_follows_to_a_new_basis(p: Personalign, tmp_path: Path, renewed: Path) -> None:
+    """A refit gives the profiles that the same answers give there; stopped half-way and run again, it is the same."""
+    users = [f"user-{number}" for number in range(4)]
+    for number, user in enumerate(users):
+        onboard(p, user, most=number + 2)
+        edit(p, user, number, longer=True)
+    before = {user: p.profile(user) for user in users}
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", basis=renewed) as new:
+        assert new.behind() == users
+        for user in users[:2]:
+            new.refit(user)
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", basis=renewed) as new:
+        assert new.behind() == users[2:]
+        refitted = {user: new.refit(user) or new.profile(user) for user in users}
+        assert new.behind() == []
+    again = Personalign.open(f"sqlite:///{tmp_path / 'q.db'}")
+    with again, Personalign.open(f"sqlite:///{tmp_path / 'q.db'}", basis=renewed) as at_once:
+        for number, user in enumerate(users):
+            onboard(again, user, most=number + 2)
+            edit(again, user, number, longer=True)
+        for user in at_once.behind():
+            found = at_once.refit(user)
+            assert found is not None
+            assert found.mean.tobytes() == refitted[user].mean.tobytes()
+            assert (found.answers, found.informative) == (before[user].answers, before[user].informative)
+            assert np.linalg.norm(found.mean) > 0
+    for user in users:
+        kept = p.profile(user)
+        assert (kept.revision, kept.mean.tobytes()) == (before[user].revision, before[user].mean.tobytes())
+
+
+def test_what_is_asked_and_edited_there_is_measured_alike(p: Personalign, tmp_path: Path, renewed: Path) -> None:
+    """Feedback taken over gives the very profile that it gives when it is told under the new basis."""
+    edit(p, "ada", 5, longer=False)
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", basis=renewed) as new:
+        followed = new.refit("ada")
+        assert followed is not None
+    with Personalign.open(f"sqlite:///{tmp_path / 'q.db'}", basis=renewed) as fresh:
+        edit(fresh, "ada", 5, longer=False)
+        assert fresh.profile("ada").mean.tobytes() == followed.mean.tobytes()

@@ -136,6 +136,7 @@ JSON = {
     "export": (("export", "ada"), {"user", "tables"}),
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
     "db upgrade": (("db", "upgrade"), {"revision"}),
+    "db refit": (("db", "refit"), {"basis", "people", "answers"}),
 }
 BENCHMARK = {"command", "machine", "versions", "figures", "rows"}  # what every benchmark's line holds
 JSON_ALONE = {  # verbs that make a database of their own, and remove it

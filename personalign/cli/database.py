@@ -1,11 +1,12 @@
-"""The database and what runs on it: doctor, db."""
+"""The database and what runs on it: doctor, db (upgrade, refit)."""
 
 from __future__ import annotations
 
 import typer
+from rich.progress import track
 
-from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl
-from personalign.cli.output import out, print_json
+from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, open_service
+from personalign.cli.output import err, out, print_json
 from personalign.settings import Settings
 from personalign.show import show_report
 
@@ -29,3 +30,21 @@ def db_upgrade(store: StoreUrl = None, as_json: AsJson = False) -> None:
     schema.upgrade(url)
     revision = schema.current(url)
     print_json({"revision": revision}) if as_json else out.print(f"schema {revision}")
+
+
+@db.command("refit")
+def db_refit(store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
+    """Take everybody's answers over to a new basis; stopped half-way, run it again.
+
+    Each person is one transaction: what they saw is measured anew and fitted, and what they have under the old basis
+    stays. With --json: basis, people (refitted now) and answers (theirs, to questions).
+    """
+    with open_service(store, model, basis) as p:
+        people = answers = 0
+        for user in track(p.behind(), "refitting", console=err):
+            refitted = p.refit(user)
+            people += refitted is not None
+            answers += refitted.answers if refitted else 0
+        basis_id = p.basis.id
+    row = {"basis": basis_id, "people": people, "answers": answers}
+    print_json(row) if as_json else out.print(f"{people} people with {answers} answers refitted on {basis_id[:12]}")

@@ -48,7 +48,7 @@ def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit, loss
         )
     )
     session.flush()
-    return _refit(session, shown, fit, "answered", at)
+    return refit(session, shown.user_id, shown.basis_id, fit, "answered", at)
 
 
 def observe(
@@ -69,7 +69,7 @@ def observe(
     at = now()
     session.add(AnswerRow(user_id=user, presentation_id=row.id, choice=choice, seconds=0.0, answered_at=at, loss=loss))
     session.flush()
-    return _refit(session, row, fit, "observed", at)
+    return refit(session, user, basis_id, fit, "observed", at)
 
 
 def undo(session: Session, user: str, basis_id: str, fit: Fit) -> Profile | None:
@@ -85,7 +85,20 @@ def undo(session: Session, user: str, basis_id: str, fit: Fit) -> Profile | None
     newest.undone_at = at
     shown.state, shown.shown_at = "open", at
     session.flush()
-    return _refit(session, shown, fit, "undone", at)
+    return refit(session, user, basis_id, fit, "undone", at)
+
+
+def refit(session: Session, user: str, basis_id: str, fit: Fit, kind: str, at: datetime) -> Profile:
+    """Fit the answers that stand, and store what comes out as the next revision."""
+    answers = records.to_answers(records.find_answers(session, user, basis_id))
+    row = records.profile_row(user, basis_id, fit(answers), at)
+    newest = records.find_profile(session, user, basis_id)
+    row.revision = 1 if newest is None else newest.revision + 1
+    row.answers = sum(answer.kind not in FEEDBACK for answer in answers)
+    row.informative = _num_informative(answers)
+    session.add(row)
+    records.add_event(session, user, kind, at, basis_id, row.revision)
+    return records.to_profile(row)
 
 
 def now() -> datetime:
@@ -136,18 +149,6 @@ def _standing(session: Session, shown: PresentationRow) -> AnswerRow | None:
 def _newest(session: Session, shown: PresentationRow) -> Profile:
     row = records.find_profile(session, shown.user_id, shown.basis_id)
     assert row is not None, "an answer is stored together with its profile"
-    return records.to_profile(row)
-
-
-def _refit(session: Session, shown: PresentationRow, fit: Fit, kind: str, at: datetime) -> Profile:
-    answers = records.to_answers(records.find_answers(session, shown.user_id, shown.basis_id))
-    row = records.profile_row(shown.user_id, shown.basis_id, fit(answers), at)
-    newest = records.find_profile(session, shown.user_id, shown.basis_id)
-    row.revision = 1 if newest is None else newest.revision + 1
-    row.answers = sum(answer.kind not in FEEDBACK for answer in answers)
-    row.informative = _num_informative(answers)
-    session.add(row)
-    records.add_event(session, shown.user_id, kind, at, shown.basis_id, row.revision)
     return records.to_profile(row)
 
 

@@ -38,7 +38,7 @@ def find_answers(session: Session, user: str, basis_id: str) -> list[tuple[Answe
         select(AnswerRow, PresentationRow)
         .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
         .where(AnswerRow.user_id == user, PresentationRow.basis_id == basis_id, AnswerRow.undone_at.is_(None))
-        .order_by(AnswerRow.id)
+        .order_by(AnswerRow.answered_at, AnswerRow.id)  # a copy from another basis has a late id
     )
     return [(answer, shown) for answer, shown in rows]
 

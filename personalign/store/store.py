@@ -19,7 +19,7 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from personalign.errors import InputError
-from personalign.store import answering, blobs, records
+from personalign.store import adopting, answering, blobs, records
 from personalign.store.answering import now
 from personalign.store.engine import Database, Engines, locate, open_engines
 from personalign.store.erase import (
@@ -36,7 +36,7 @@ from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import MAX_USER, BasisRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Fit, Presentation, Shown
+from personalign.store.values import Answer, Fit, Measure, Presentation, Shown
 from personalign.store.watch import Watch
 from personalign.types import Message, Profile
 
@@ -206,6 +206,19 @@ class Store:
         """
         with self._write() as session:
             return answering.undo(session, user, basis_id, fit)
+
+    def behind(self, basis_id: str) -> list[str]:
+        """List the people with an answer under another basis that this one lacks."""
+        with self._read() as session:
+            return adopting.behind(session, basis_id)
+
+    def adopt(self, user: str, basis_id: str, measure: Measure, fit: Fit) -> Profile | None:
+        """Copy a person's answers from other bases to this one, measured anew, with the profile fitted there.
+
+        What they have under the other bases stays. None where nothing is lacking, or the person isn't known.
+        """
+        with self._write() as session:
+            return adopting.adopt(session, user, basis_id, measure, fit)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""

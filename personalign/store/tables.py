@@ -133,6 +133,7 @@ class PresentationRow(Table):
     state: Mapped[str] = mapped_column(String(16))
     shown_at: Mapped[datetime]
     kind: Mapped[str] = mapped_column(String(16), server_default="question")
+    origin: Mapped[str | None] = mapped_column(String(32))  # the first of its kind, of a copy for another basis
 
 
 class AnswerRow(Table):

@@ -56,3 +56,6 @@ Fit = Callable[[tuple[Answer, ...]], Gaussian]
 
 It runs under the write lock: it must be quick and must not call the store.
 """
+
+Measure = Callable[[Presentation], Array]
+"""From what was shown to its features under another basis (d,), left minus right. It must not call the store."""

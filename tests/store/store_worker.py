@@ -184,6 +184,53 @@ def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, br
     return {"killed": killed, "wedged": wedged}
 
 
+def kill_refits(url: str, stride: int = 1, users: int = 2, broken: int = 0) -> dict[str, object]:
+    """Kill a refit of everybody at every statement; the next one must end where one in peace does."""
+    if broken:
+        _commit_each_statement()
+    path = Path(url.removeprefix("sqlite:///"))
+    killed = wrong = 0
+    for turn in range(1000):
+        for file in path.parent.glob(path.name + "*"):
+            file.unlink()
+        assert at_once([lambda: _give_answers(url, users)]) == [0]
+        is_killed = kill_child_at(lambda: _refit_all(url), statement=1 + turn * stride)
+        killed += is_killed
+        wrong += at_once([lambda: _refit_all(url) or _wrong_refits(url, users)]) != [0]
+        if not is_killed:
+            break
+    return {"killed": killed, "wrong": wrong}
+
+
+def _give_answers(url: str, users: int) -> int:
+    prepare(url, users)
+    with Store.open(url) as store:
+        for user, step in [(f"user-{number}", step) for number in range(users) for step in range(3)]:
+            shown = store.present(user, BASIS, f"q{step}", (), "l", "r", swapped=False, v=np.ones(2) * step)
+            store.commit_answer(user, shown.id, "a", count)
+    return 0
+
+
+def _refit_all(url: str) -> int:
+    with Store.open(url) as store:
+        store.save_basis("new", "tiny", {})
+        for user in store.behind("new"):
+            store.adopt(user, "new", lambda shown: 2 * shown.v, count)
+    return 0
+
+
+def _wrong_refits(url: str, users: int) -> int:
+    """Count the people who aren't as a refit in peace leaves them, or whose old profile changed."""
+    wrong = 0
+    with Store.open(url) as store:
+        for user in (f"user-{number}" for number in range(users)):
+            old, new = store.profile(user, BASIS), store.profile(user, "new")
+            found = [(of.revision, of.answers, of.mean.tolist()) for of in (old, new) if of is not None]
+            choices = [answer.choice for answer in store.answers(user, "new")]
+            wrong += found != [(3, 3, [3.0, 3.0]), (1, 3, [3.0, 6.0])] or choices != ["a"] * 3
+    return wrong
+
+
 def fork(url: str) -> dict[str, object]:
     """A parent with open connections forks; both go on writing."""
     prepare(url, 1)

@@ -59,6 +59,18 @@ def test_a_kill_at_any_statement_of_a_migration_wedges_nothing(worker) -> None:
     assert found["wedged"] == 0
 
 
+def test_a_kill_at_any_statement_of_a_refit_loses_nobody(worker) -> None:
+    """Kill -9 before each statement of a refit on a new basis: run again, it ends as it would have in peace."""
+    found = worker("kill_refits")
+    assert found["killed"] > 20
+    assert found["wrong"] == 0
+
+
+def test_a_refit_without_its_transactions_would_be_seen(worker) -> None:
+    """The control: committed statement by statement, the same kills leave answers without their profile."""
+    assert worker("kill_refits", broken=1)["wrong"] > 0
+
+
 def test_a_migration_without_its_transaction_would_be_seen(worker) -> None:
     """The control: committed statement by statement, the same kills wedge the file."""
     assert worker("kill_migrations", broken=1, stride=4)["wedged"] > 1

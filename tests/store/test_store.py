@@ -18,7 +18,8 @@ from personalign.types import CHOICES, Gaussian
 
 COPY_OF_EACH = """
     INSERT INTO presentations
-    SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at, kind
+    SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at, kind,
+        origin
     FROM presentations
 """
 

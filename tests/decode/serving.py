@@ -140,6 +140,7 @@ def leftovers(engine: Engine) -> list[str]:
             "a pin": engine.bank._pins,
             "a guided slot": rows._rows,
             "a head row": rows._row.any(),
+            "a head merged with a person's weights": engine._guide._merged.any(),
             "an account": rows._sums.any() or rows._strength.any() or not rows._sound.all(),
         }
     if (args := engine._args) is not None:

@@ -218,12 +218,17 @@ def test_an_erased_persons_reply_goes_on_plain(kit: Kit, num_tokens: int) -> Non
     desk = Desk(kit.decoder(), 2, steers=[_endless(kit)])
     whole, why = _after(desk, guided, num_tokens)
     assert why is None
-    ids, why = _after(desk, guided, num_tokens, lambda: desk.engine.forget("ada"))
+
+    def erase() -> None:
+        desk.engine.forget("ada")
+        assert not desk.engine.bank.weights.any()
+        assert not desk.engine._guide._merged.any()
+
+    ids, why = _after(desk, guided, num_tokens, erase)
     plain_desk = Desk(kit.decoder(), 2, steers=[_forced(whole[:num_tokens]), _endless(kit)])
     plain, _ = _after(plain_desk, replace(guided, guidance=None), 0)
     assert (ids, why) == (plain, "forgotten")
     assert ids != whole  # control: she would have been felt
-    assert not desk.engine.bank.weights.any()
     assert leftovers(desk.engine) == []
 
 

@@ -86,7 +86,7 @@ def shift(decoder: Decoder, requests: Sequence[Request]) -> list[ShiftedReply]:
         raise InputError("there is no prompt to answer; expected one at least")
     asked = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
     written = decoder.generate(asked)
-    if not any(map(_is_moved, requests, written)):
+    if not any(_is_moved(decoder, *one) for one in zip(requests, written, strict=True)):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
         raise InputError(
             f"nothing moves the replies ({reasons}); answer some questions first, name an expert, or raise strength or "
@@ -104,8 +104,8 @@ def by_token(replies: Sequence[ShiftedReply]) -> list[TokenShift]:
     return sorted((_summed(positions) for positions in found.values()), key=lambda token: -token.moved)
 
 
-def _is_moved(request: Request, reply: Generated) -> bool:
-    return reply.guided or (request.expert is not None and request.alpha != 0)
+def _is_moved(decoder: Decoder, request: Request, reply: Generated) -> bool:
+    return reply.guided or decoder.stack(request) is not None
 
 
 class _Reading:

@@ -88,13 +88,17 @@ def test_the_ends_are_counted_and_texts_join(kit: Kit) -> None:
 
 
 def test_where_nothing_moves_it_is_said(kit: Kit) -> None:
-    """Nobody's weights and no expert, strength 0, α = 0 and no prompt are refused; one person among them is enough."""
+    """Nobody and no expert, strength 0, α = 0, an expert that is its own anti-expert and no prompt are refused.
+
+    One person among them is enough.
+    """
     decoder, (messages, *_) = kit.decoder(), talk("cat")
     nobody = Request(messages, Sampling(4))
     for still, said in (
         ([nobody], "no_answers"),
         ([replace(nobody, guidance=replace(GUIDANCE, strength=0.0))], "strength_zero"),
         ([replace(nobody, expert="hotels", alpha=0.0)], "name an expert"),
+        ([replace(nobody, expert="empty")], "name an expert"),
         ([], "no prompt"),
     ):
         with pytest.raises(InputError, match=said):

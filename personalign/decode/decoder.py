@@ -175,7 +175,7 @@ class Decoder:
             number,
             request,
             self._prompt(self.base, request),
-            self._stack(request),
+            self.stack(request),
             self.judged(request),
             self._matcher(request),
             self.base,
@@ -214,7 +214,7 @@ class Decoder:
         room = None if reader.context is None else reader.context - request.sampling.max_tokens
         return render(reader.tokenizer, request.messages, max_prompt_tokens=room)
 
-    def _stack(self, request: Request) -> Stack | None:
+    def stack(self, request: Request) -> Stack | None:
         """The expert to mix in; None where it would change nothing, and every bit has to stay."""
         if request.expert is None:
             return None

@@ -6,8 +6,8 @@ gate is chosen before, by folds of the basis's people, each of which meets a bas
 people meets a fold of prompts.
 
 Many votes are of the same few texts, so a model of everybody learns those texts by heart unless it is shrunk by how it
-does on other prompts. It is a logistic regression, and its forecasts are what a basis has for a feature, those of its
-own votes from folds of prompts that it hadn't seen; what people may differ in beside is the texts' main directions.
+does on other prompts. It is a logistic regression, and its forecasts, those of its own votes from folds of prompts that
+it hadn't seen, are the basis's mean; what people may differ in beside is the texts' main directions.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 from scipy.special import expit, log_expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from personalign.bench.judged import Judged, together
 from personalign.bench.populations.votes import Votes
-from personalign.learn.factorise import Factors, factorise
+from personalign.learn.factorise import factorise
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.gate import FROM, Gate, choose_gate, gain_of, prequential
 from personalign.types import Gaussian, Noise
@@ -38,6 +39,8 @@ NUM_GATE_FOLDS = 3  # of the people of a basis
 ANSWERS = (0, 5, 10, 20)
 MOST = 60  # answers of a person, the first; more would make the few with a thousand take all the time
 TRIED = (0.25, 0.5, 0.75, 1.0)  # κ in hindsight
+SLOPES = np.linspace(0.3, 2.5, 23)  # of everybody's forecast
+SLOPE_SPREAD = 0.1  # standard deviation over people
 STRENGTHS = (0.0003, 0.001, 0.01, 0.1)  # of everybody's model, as scikit-learn's C
 
 
@@ -153,10 +156,24 @@ def _log_loss(
     return float(-log_expit(np.where(votes.choice[held] == "a", u, -u)).mean())
 
 
+class _Basis(NamedTuple):
+    projection: NDArray[np.float64]
+    prior: Gaussian
+    noise: Noise
+
+
 def _factorise(
     votes: Votes, x: Float[NDArray[np.float64], "N x"], rows: Integer[NDArray[np.int64], "b"], rank: int
-) -> Factors:
-    return factorise(votes.user[rows], x[rows], votes.choice[rows], rank)
+) -> _Basis:
+    """What people differ in, around everybody's model: an axis of its own, with the slope that foretells votes best."""
+    found = factorise(votes.user[rows], x[rows], votes.choice[rows], rank)
+    projection = np.column_stack([found.projection, np.eye(x.shape[1])[0]])
+    said = rows[votes.choice[rows] != "tie"]
+    won = x[said] @ projection * np.where(votes.choice[said] == "a", 1.0, -1.0)[:, None]
+    covariance = block_diag(found.prior.covariance, SLOPE_SPREAD**2)
+    priors = [Gaussian(np.append(np.zeros(found.rank), slope), covariance) for slope in SLOPES]
+    best = max(priors, key=lambda prior: np.log(predict(won, prior, found.noise)).mean())
+    return _Basis(projection, best, found.noise)
 
 
 def _record(votes: Votes, z: Float[NDArray[np.float64], "N d"], rows: Integer[NDArray[np.int64], "n"]) -> Record:

@@ -21,6 +21,7 @@ from personalign.bench.populations.votes import read
 
 NEW = 0.2  # of the people
 GAP = 4.0  # between the ratings of a test's jokes
+MATCHES = 4  # rounds in which the jokes that found no partner are paired again
 COMPONENTS = 32
 STEPS = 30  # of the components' fit
 
@@ -89,13 +90,20 @@ def _new(rated: NDArray[np.float64], jokes: NDArray[np.float64], rng: np.random.
 
 
 def _once_each(rated: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Pairs (m, 2) in which each of a person's jokes comes once.
+    """Pairs (m, 2) as far apart as a test's, in which each of a person's jokes comes at most once.
 
-    Pairs that share a joke also share what is odd about how this person rated it, which would pass for a taste.
+    Pairs that share a joke also share what is odd about how this person rated it, which would pass for a taste; and
+    answers to closer pairs are noisier than a test's, so that forecasts made from them would be too unsure.
     """
-    own = rng.permutation(np.flatnonzero(~np.isnan(rated)))
-    pairs = own[: len(own) // 2 * 2].reshape(-1, 2)
-    return np.asarray(pairs[rated[pairs[:, 0]] != rated[pairs[:, 1]]])
+    left = np.flatnonzero(~np.isnan(rated))
+    found = []
+    for _ in range(MATCHES):
+        left = rng.permutation(left)
+        pairs = left[: len(left) // 2 * 2].reshape(-1, 2)
+        is_far = np.abs(rated[pairs[:, 0]] - rated[pairs[:, 1]]) > GAP
+        found.append(pairs[is_far])
+        left = np.concatenate([pairs[~is_far].ravel(), left[2 * len(pairs) :]])
+    return np.concatenate(found)
 
 
 def _pairs(

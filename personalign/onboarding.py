@@ -26,6 +26,7 @@ from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
+MIRRORED = {"a": "b", "b": "a"}
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
 
@@ -59,8 +60,29 @@ class Onboarding:
         if choice not in CHOICES:
             raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
         shown = self._store.presentation(user, question_id)
-        loss = log_loss(shown.v, choice, self.profile(user).posterior, self._basis.noise)
+        loss = log_loss(shown.v, choice, self.profile(user).posterior, self._basis.noise, shown.kind)
         return self._named(self._store.commit_answer(user, question_id, choice, self._fit, loss))
+
+    def reask(self, user: str) -> Question | None:
+        """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
+        shown = self._store.open_presentation(user, self._basis.id)
+        if shown is None:
+            answers = self._store.answers(user, self._basis.id)
+            sided = [answer for answer in answers if answer.kind == "question" and answer.choice in MIRRORED]
+            if not sided or any(answer.kind == "check" for answer in answers):
+                return None
+            of = self._store.presentation(user, sided[0].presentation_id)
+            shown = self._store.present(
+                user, self._basis.id, of.question_id, of.prompt, of.b, of.a, not of.swapped, -of.v, "check"
+            )
+        return Question(shown.id, shown.prompt, shown.a, shown.b)
+
+    def agreed(self, user: str) -> bool | None:
+        """Whether the person preferred the same reply when a question was asked again; None where it wasn't."""
+        answers = self._store.answers(user, self._basis.id)
+        given = {answer.question_id: answer.choice for answer in answers if answer.kind == "question"}
+        again = [answer for answer in answers if answer.kind == "check" and answer.choice != "skip"]
+        return MIRRORED.get(again[0].choice) == given.get(again[0].question_id) if again else None
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""

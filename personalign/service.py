@@ -93,6 +93,18 @@ class Personalign:
         """
         return self._onboarding.answer(user, question_id, choice)
 
+    def reask(self, user: str) -> Question | None:
+        """Ask the first question again, its sides changed, to see whether the person agrees with themselves.
+
+        It comes until it is answered, by ``answer``; one question of a person is asked again, and tells the profile
+        nothing. None without an answer to ask about. While another question is open, it is that one.
+        """
+        return self._onboarding.reask(user)
+
+    def agreed(self, user: str) -> bool | None:
+        """Whether the person preferred the same reply when asked again; None where they weren't, or skipped it."""
+        return self._onboarding.agreed(user)
+
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again.
 

@@ -27,9 +27,9 @@ PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214),
 UNSHADED = 0.02  # a change of probability that nobody needs to see
 
 
-def show_question(console: Console, question: Question, number: int, most: int) -> None:
+def show_question(console: Console, question: Question, title: str) -> None:
     """A question with both replies side by side."""
-    console.rule(f"question {number} of at most {most}")
+    console.rule(title)
     for message in question.prompt:
         console.print(Text(f"{message['role']}: {message['content']}", style="dim"))
     console.print(
@@ -37,15 +37,18 @@ def show_question(console: Console, question: Question, number: int, most: int) 
     )
 
 
-def show_answer(console: Console, profile: Profile) -> None:
-    """What is known after an answer, in one line."""
-    console.print(Text(profile.explain(top=1), style="green"))
+def show_answer(console: Console, effect: str) -> None:
+    """What an answer changed."""
+    console.print(Text(effect, style="green"))
 
 
-def show_onboarded(console: Console, profile: Profile, reason: str | None) -> None:
+def show_onboarded(console: Console, profile: Profile, reason: str | None, agreed: bool | None) -> None:
     """How the questions ended, and what they told."""
     console.rule(reason or "stopped; go on whenever you like")
     console.print(Text(profile.explain()))
+    if agreed is not None:
+        same = "the same reply" if agreed else "another choice, as about a quarter of people do"
+        console.print(Text(f"Asked again: {same}."))
 
 
 def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:

@@ -19,7 +19,7 @@ from typing import Literal, TypedDict, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from personalign.errors import InputError, MessageError
+from personalign.errors import InputError, MessageError, ProfileError
 
 Array = NDArray[np.float64]
 Choice = Literal["a", "b", "tie", "neither", "skip"]
@@ -31,7 +31,10 @@ INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that s
 # the share that goes by their own taste it is ((2p − 1) / (2·¾ − 1))², the Fisher information it has near indifference
 # over that of an asked one, of which ¾ do. Assumed, not measured: an edit (p = .70) shows what was wanted, but may mend
 # a fact; a thumb (.65) judges the content too; who regenerates (.60) wanted another reply, and may like it no better.
-WEIGHTS: Mapping[str, float] = MappingProxyType({"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16})
+# A question asked again as a check tells nothing new, so it only is compared.
+WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
+)
 FEEDBACK: tuple[str, ...] = ("edit", "thumbs", "regenerate")  # the kinds that nobody asked for
 MAX_TEXT = 100_000  # characters of a text that is kept
 ROLES = ("system", "user", "assistant")
@@ -167,6 +170,34 @@ class Profile:
             if abs(surety[j]) >= 0.5
         ]
         return "\n".join(lines) or "No taste stands out yet."
+
+    def changes(self, previous: Profile, top: int = 3) -> str:
+        """What became of an earlier profile, in words, the largest change first; one line each.
+
+        Raises:
+            ProfileError: the two belong to different bases.
+        """
+        if previous.basis_id != self.basis_id:
+            raise ProfileError(
+                f"found profiles of the bases {previous.basis_id[:12]} and {self.basis_id[:12]}, whose axes can't be "
+                "compared; expected two of one basis"
+            )
+        before, after = (of.mean / np.sqrt(np.diag(of.covariance)) for of in (previous, self))
+        shift = after - before
+        lines = [
+            _change(self.axes[j], before[j], after[j]) for j in np.argsort(-np.abs(shift))[:top] if abs(shift[j]) >= 0.1
+        ]
+        return "\n".join(lines) or "Nothing changed that could be seen."
+
+
+def _change(axis: Axis, before: float, after: float) -> str:
+    was, now = _verdict(axis, before), _verdict(axis, after)
+    line = f"towards {_direction(axis, after - before)} ({axis.about})"
+    return line if was == now else f"{line}: {was} → {now}"
+
+
+def _verdict(axis: Axis, surety: float) -> str:
+    return f"{_adverb(abs(surety))} {_direction(axis, surety)}" if abs(surety) >= 0.5 else "undecided"
 
 
 def _direction(axis: Axis, surety: float) -> str:

@@ -1,4 +1,4 @@
-"""What comes after the questions, on the bundled basis and a real SQLite file: feedback, drift, a new basis."""
+"""What comes after the questions, on the bundled basis and a real SQLite file: feedback, drift, a new basis, checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.errors import InputError
+from personalign.errors import InputError, ProfileError
 from personalign.service import Personalign
 from personalign.store.driver import sqlite_driver
 from personalign.types import Message
@@ -214,3 +214,56 @@ def test_what_is_asked_and_edited_there_is_measured_alike(p: Personalign, tmp_pa
     with Personalign.open(f"sqlite:///{tmp_path / 'q.db'}", basis=renewed) as fresh:
         edit(fresh, "ada", 5, longer=False)
         assert fresh.profile("ada").mean.tobytes() == followed.mean.tobytes()
+
+
+# Effects in words, and asking again
+
+
+def test_an_answers_effect_is_said_in_words(p: Personalign) -> None:
+    """The axis that moved most comes first, with what was and what is; a skip changes nothing."""
+    before = p.profile("ada")
+    edit(p, "ada", 6, longer=False)
+    after = p.profile("ada")
+    lines = after.changes(before, top=16).splitlines()
+    assert "towards shorter replies (how long the reply is): undecided → " in "\n".join(lines)
+    surety = [of.mean / np.sqrt(np.diag(of.covariance)) for of in (before, after)]
+    moved = after.axes[int(np.argmax(np.abs(surety[1] - surety[0])))]
+    assert f"({moved.about})" in lines[0]
+    assert len(after.changes(before, top=2).splitlines()) == 2
+    question = p.ask("ada")
+    assert question is not None
+    assert p.answer("ada", question.id, "skip").changes(after) == "Nothing changed that could be seen."
+    with pytest.raises(ProfileError, match="compared"):
+        after.changes(replace(before, basis_id="another"))
+
+
+@pytest.mark.parametrize(("keep_to_it", "agreed"), [(True, True), (False, False)])
+def test_one_question_is_asked_again(p: Personalign, keep_to_it: bool, agreed: bool) -> None:
+    """Its sides are changed; who prefers the same text agrees; profile and counts stay, and it is asked once."""
+    assert p.reask("ada") is None
+    onboard(p, "ada", most=4)
+    first = min(p.export("ada")["tables"]["presentations"], key=lambda shown: shown["shown_at"])
+    liked = max(first["a"], first["b"], key=len)
+    before, again = p.profile("ada"), p.reask("ada")
+    assert again is not None
+    assert p.reask("ada") == again
+    assert p.ask("ada") == again
+    assert (again.a, again.b) == (first["b"], first["a"])
+    assert p.agreed("ada") is None
+    after = p.answer("ada", again.id, "a" if (again.a == liked) == keep_to_it else "b")
+    assert p.agreed("ada") == agreed
+    assert (after.answers, after.informative, after.mean.tobytes()) == (4, 4, before.mean.tobytes())
+    assert p.reask("ada") is None
+    assert p.drift("ada").asked == 4
+
+
+def test_a_check_that_is_skipped_says_nothing(p: Personalign) -> None:
+    """Neither agreed nor not; a tie is another choice than before. Taken back, it is asked again."""
+    onboard(p, "ada", most=2)
+    for choice, agreed in (("skip", None), ("tie", False)):
+        again = p.reask("ada")
+        assert again is not None
+        p.answer("ada", again.id, choice)
+        assert p.agreed("ada") is agreed
+        p.undo("ada")
+    assert p.agreed("ada") is None

@@ -124,7 +124,10 @@ def choices(run: Run) -> list[str]:
 # One line of JSON
 
 JSON = {
-    "onboard": (("onboard", "ada"), {"answers", "mean", "sd", "explain", "stopped_because"}),
+    "onboard": (
+        ("onboard", "ada"),
+        {"answers", "mean", "sd", "explain", "stopped_because", "effects", "agreed"},
+    ),
     "feedback": (
         ("feedback", "ada", HELLO, "--chosen", "Sure, where to?", "--rejected", "No.", "--kind", "edit"),
         {"user", "revision", "answers", "informative", "mean", "explain"},
@@ -468,6 +471,24 @@ def test_onboarding_ends_by_itself(run: Run) -> None:
     row = run("onboard", "ada", "--json", keys=["b"]).row()
     assert row["answers"] == 10
     assert row["stopped_because"] == "reached 10 questions"
+
+
+def test_every_answers_effect_is_told(run: Run) -> None:
+    """A line after each answer on the screen, and all of them with --json; an undo has none."""
+    row = run("onboard", "ada", "--json", keys=["a", "u", "a", "s", "q"]).row()
+    assert [effect.startswith("towards ") for effect in row["effects"]] == [True, True, False]
+    assert "towards " in run("onboard", "ben", keys=["a", "q"]).out
+
+
+def test_one_question_is_asked_again_on_request(run: Run) -> None:
+    """With --check, once, after the others; with the same key the other text is meant. Off by default (the control)."""
+    off = run("onboard", "ada", keys=["a"] * 12)
+    assert "question again" not in off.out
+    checked = run("onboard", "ben", "--check", keys=["a"] * 12)
+    assert checked.out.count("one question again") == 1
+    assert "Asked again: another choice" in checked.out
+    assert run("onboard", "cem", "--check", "--json", keys=["a"] * 10 + ["b"]).row()["agreed"] is True
+    assert run("onboard", "dan", "--check", "--json", keys=["a", "q"]).row()["agreed"] is None
 
 
 def test_an_unknown_key_asks_again(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from personalign.cli.people import profile_row
 from personalign.errors import QuestionError
 from personalign.service import Personalign
 from personalign.show import show_answer, show_onboarded, show_profile, show_question
-from personalign.types import Choice
+from personalign.types import Choice, Question
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}
 
@@ -21,24 +22,49 @@ KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": 
 def onboard(
     user: User,
     consent: Annotated[str | None, typer.Option(help="the text the person agreed to, kept with them")] = None,
+    check: Annotated[bool, typer.Option("--check", help="in the end, ask the first question again")] = False,
     store: StoreUrl = None,
     model: Model = None,
     basis: BasisPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a person which of two replies is better; stop at any time and go on later."""
+    """Ask a person which of two replies is better; stop at any time and go on later.
+
+    With --json: the profile; stopped_because; effects, what each answer changed, in words; agreed, whether they
+    preferred the same reply when asked again, null where they weren't.
+    """
     with open_service(store, model, basis) as p:
-        console = err if as_json else out
-        while question := p.ask(user, consent):
-            show_question(console, question, p.drift(user).asked + 1, p.stop_rule.max_questions)
-            key = _read_key(console)
-            if key == "q":
-                break
-            _take(p, user, question.id, key, console)
-        reason = p.why_stopped(user)
-        print_json(profile_row(p.profile(user)) | {"stopped_because": reason}) if as_json else show_onboarded(
-            out, p.profile(user), reason
-        )
+        console, effects = err if as_json else out, list[str]()
+        has_stopped = _converse(p, user, lambda: p.ask(user, consent), lambda: _number(p, user), console, effects)
+        if check and not has_stopped:
+            _converse(p, user, lambda: p.reask(user), lambda: "one question again", console, effects)
+        found, reason, agreed = p.profile(user), p.why_stopped(user), p.agreed(user)
+        if as_json:
+            print_json(profile_row(found) | {"stopped_because": reason, "effects": effects, "agreed": agreed})
+        else:
+            show_onboarded(out, found, reason, agreed)
+
+
+def _converse(
+    p: Personalign,
+    user: str,
+    ask: Callable[[], Question | None],
+    title: Callable[[], str],
+    console: Console,
+    effects: list[str],
+) -> bool:
+    """Ask until there is nothing left to ask; tell whether the person stopped before."""
+    while question := ask():
+        show_question(console, question, title())
+        key = _read_key(console)
+        if key == "q":
+            return True
+        _take(p, user, question.id, key, console, effects)
+    return False
+
+
+def _number(p: Personalign, user: str) -> str:
+    return f"question {p.drift(user).asked + 1} of at most {p.stop_rule.max_questions}"
 
 
 def feedback(
@@ -69,7 +95,7 @@ def _read_key(console: Console) -> str:
     return key.strip().lower()
 
 
-def _take(p: Personalign, user: str, question_id: str, key: str, console: Console) -> None:
+def _take(p: Personalign, user: str, question_id: str, key: str, console: Console, effects: list[str]) -> None:
     """Give one answer, or take the last one back."""
     if key == "u":
         try:
@@ -77,6 +103,8 @@ def _take(p: Personalign, user: str, question_id: str, key: str, console: Consol
         except QuestionError as error:
             console.print(str(error), markup=False)
     elif key in KEYS:
-        show_answer(console, p.answer(user, question_id, KEYS[key]))
+        before = p.profile(user)
+        effects.append(p.answer(user, question_id, KEYS[key]).changes(before))
+        show_answer(console, effects[-1])
     else:
         console.print(f"{key!r} is none of a, b, t, n, s, u, q", markup=False)

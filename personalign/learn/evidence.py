@@ -15,9 +15,9 @@ from personalign.types import FEEDBACK, INFORMATIVE, WEIGHTS
 def select(choices: Sequence[str], kinds: Sequence[str], most: int = MAX_ANSWERS) -> Integer[NDArray[np.int64], "kept"]:
     """Choose what is fitted, as indices in order: the newest, and answers to questions before feedback.
 
-    What says nothing takes no place. ``choices`` and ``kinds`` are the oldest first.
+    What says nothing, or only checks an answer, takes no place. ``choices`` and ``kinds`` are the oldest first.
     """
-    telling = [i for i, choice in enumerate(choices) if choice in INFORMATIVE]
+    telling = [i for i, choice in enumerate(choices) if choice in INFORMATIVE and WEIGHTS[kinds[i]] > 0]
     ranked = sorted(telling, key=lambda i: (kinds[i] in FEEDBACK, -i))
     return np.array(sorted(ranked[:most]), dtype=np.int64)
 

@@ -94,7 +94,7 @@ def refit(session: Session, user: str, basis_id: str, fit: Fit, kind: str, at: d
     row = records.profile_row(user, basis_id, fit(answers), at)
     newest = records.find_profile(session, user, basis_id)
     row.revision = 1 if newest is None else newest.revision + 1
-    row.answers = sum(answer.kind not in FEEDBACK for answer in answers)
+    row.answers = sum(answer.kind == "question" for answer in answers)
     row.informative = _num_informative(answers)
     session.add(row)
     records.add_event(session, user, kind, at, basis_id, row.revision)

@@ -104,6 +104,7 @@ def to_presentation(row: PresentationRow) -> Presentation:
         swapped=row.swapped,
         v=_features(row),
         shown_at=row.shown_at,
+        kind=row.kind,
     )
 
 
@@ -117,6 +118,7 @@ def to_answers(rows: list[tuple[AnswerRow, PresentationRow]]) -> tuple[Answer, .
             seconds=answer.seconds,
             answered_at=answer.answered_at,
             kind=shown.kind,
+            question_id=shown.question_id,
             loss=answer.loss,
         )
         for answer, shown in rows

@@ -120,14 +120,15 @@ class Store:
         b: str,
         swapped: bool,
         v: Float[NDArray[np.float64], "d"],
+        kind: str = "question",
     ) -> Presentation:
         """Record what is shown, ``a`` left and ``b`` right; while another question is open, return that one.
 
-        ``v`` are the features, left minus right.
+        ``v`` are the features, left minus right; ``kind`` is "question", or "check" where it is asked again.
         """
         blobs.check_finite("the question's features", v)
         with self._write() as session:
-            shown = Shown(question_id, tuple(prompt), a, b, swapped, v)
+            shown = Shown(question_id, tuple(prompt), a, b, swapped, v, kind)
             return records.to_presentation(answering.show(session, user, basis_id, shown))
 
     def open_presentation(self, user: str, basis_id: str) -> Presentation | None:

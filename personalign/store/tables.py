@@ -100,7 +100,7 @@ class BasisRow(Table):
 class PresentationRow(Table):
     """Two replies as one person saw them, texts included, so that answers outlive their bank.
 
-    ``kind`` is "question" for what was asked, or the kind of feedback that chose between them.
+    ``kind`` is "question" for what was asked, "check" where it was asked again, or the kind of feedback that chose.
     """
 
     __tablename__ = "presentations"

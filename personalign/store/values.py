@@ -19,7 +19,7 @@ class Shown:
     b: str
     swapped: bool
     v: Array
-    kind: str = "question"  # or feedback's, as in ``types.WEIGHTS``
+    kind: str = "question"  # or "check", or feedback's, as in ``types.WEIGHTS``
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,7 @@ class Presentation:
     swapped: bool
     v: Array  # (d,) features, left minus right
     shown_at: datetime
+    kind: str = "question"  # as in ``Shown``
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ class Answer:
     seconds: float
     answered_at: datetime
     kind: str = "question"  # as in ``Shown``
+    question_id: str = ""  # of what was answered
     loss: float | None = None  # log-loss under the profile before it, where that took a side
 
 

@@ -16,7 +16,7 @@ ASSUMED = {"edit": 0.70, "thumbs": 0.65, "regenerate": 0.60}
 
 def test_weights_are_what_the_assumed_shares_give() -> None:
     """Fisher information near indifference grows with the square of how far an answer is from a coin."""
-    assert set(ASSUMED) == set(FEEDBACK) == set(WEIGHTS) - {"question"}
+    assert set(ASSUMED) == set(FEEDBACK) == set(WEIGHTS) - {"question", "check"}
     for kind, share in ASSUMED.items():
         assert WEIGHTS[kind] == pytest.approx(((2 * share - 1) / (2 * SELF_AGREEMENT - 1)) ** 2)
 
@@ -29,6 +29,7 @@ def test_the_newest_win_and_answers_go_before_feedback() -> None:
     assert select(choices, kinds, most=1).tolist() == [3]
     assert select(choices, kinds).tolist() == [0, 1, 3, 4, 5]
     assert select([], []).tolist() == []
+    assert select(["a", "b"], ["question", "check"]).tolist() == [0]
 
 
 def test_weights_pay_where_feedback_is_as_noisy_as_assumed() -> None:

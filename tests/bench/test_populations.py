@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from personalign.bench.populations import jester
+from personalign.bench.populations.asked import _Asked
 from personalign.bench.populations.votes import MissingData
+from personalign.learn.factorise import Factors
+from personalign.learn.fit import fit_block
+from personalign.types import Gaussian, Noise
 
 
 def ratings(people: int = 30, jokes: int = 40, seed: int = 0) -> np.ndarray:
@@ -58,3 +63,18 @@ def test_missing_set_is_named() -> None:
     """A folder without the ratings says which file it lacks."""
     with pytest.raises(MissingData, match=r"ratings\.csv"):
         jester.load(Path("nowhere"))
+
+
+def test_no_joke_is_asked_about_twice_while_others_last(numbered: jester.Population) -> None:
+    """A person's first questions share no joke; without the pool's items they do."""
+    person = numbered.new[0]
+    axes = np.eye(numbered.v.shape[1])[:, :8]
+    factors = Factors(axes, Gaussian(np.zeros(8), np.eye(8)), Noise(), 2, 2, 0, 0, ())
+    shown = []
+    for of in (person, replace(person, items=None)):
+        asked = _Asked.nothing(of, factors)
+        for n in range(4):
+            asked.ask(fit_block([asked.record], factors.prior, factors.noise)[0], factors, "d_optimal", n)
+        shown.append(np.abs(person.pool[asked.asked]).sum(0).max())
+    assert shown[0] == 1
+    assert shown[1] > 1

@@ -86,7 +86,7 @@ def _new(rated: NDArray[np.float64], jokes: NDArray[np.float64], rng: np.random.
     half = len(own) // 2
     pool, tests = _pairs(own[:half], rated, 0.0, rng), _pairs(own[half:], rated, GAP, rng)
     says, prefers = (rated[p[:, 0]] > rated[p[:, 1]] for p in (pool, tests))
-    return NewPerson(_differences(pool, jokes), says, _differences(tests, jokes), prefers)
+    return NewPerson(_differences(pool, jokes), says, _differences(tests, jokes), prefers, items=pool)
 
 
 def _once_each(rated: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -40,8 +40,8 @@ def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Floa
     centred = rewards - (p * rewards).sum(-1, keepdim=True)
     delta = (gain[:, None] * centred).clamp(-clip / 2, clip / 2)
     q = (logits + delta).softmax(-1)
-    # log q − log p = δ − log Σ p e^δ
-    kl = ((q * delta).sum(-1) - (p * delta.exp()).sum(-1).log()).clamp_min(0.0)
+    # log q − log p = δ − log Σ p e^δ, whose last term is exactly 0 where no δ is anything else
+    kl = ((q * delta).sum(-1) - (p * delta.expm1()).sum(-1).log1p()).clamp_min(0.0)
     return Tilt(delta, kl, rewards.isfinite().all(-1), (q * centred).sum(-1))
 
 

@@ -81,7 +81,7 @@ def bench_quality(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what people with known hidden tastes gain, and how far it moves the model; about 25 minutes."""
+    """Measure what people with known hidden tastes gain, and how far it moves the model; about 17 minutes."""
     from personalign.bench.quality import Plan, run_quality
 
     plan, settings = Plan(num_people=people, num_prompts=prompts), Settings()

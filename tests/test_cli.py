@@ -151,6 +151,7 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
         ("bench", "quality", "--only", "gain.sampled.best_of", "--prompts", "2", "--people", "1"),
         BENCHMARK | {"skipped"},
     ),
+    "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
 TRAINING = {"basis bootstrap", "expert train"}  # in test_cli_training.py

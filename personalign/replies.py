@@ -32,8 +32,11 @@ from personalign.decode import (
 from personalign.decode.backbone import MANIFEST
 from personalign.decode.request import check_strength
 from personalign.errors import ModelError
+from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
 from personalign.types import Message, Profile, Reply, Sampling, Usage
+
+TOGETHER = 128  # requests that are handed over at once, at most: half of those that may wait
 
 
 class Replies:
@@ -93,17 +96,42 @@ class Replies:
         return texts
 
     def write_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Write a reply to each in a batch of their own."""
-        replies = self.decoder.generate(requests)
-        return [_reply(generated, request) for generated, request in zip(replies, requests, strict=True)]
+        """Write a reply to each, beside everybody else's."""
+        return [
+            _reply(generated, request) for generated, request in zip(self.generate(requests), requests, strict=True)
+        ]
+
+    def generate(self, requests: Sequence[Request]) -> list[Generated]:
+        """Have requests written, so many at a time that others may hand over theirs, too."""
+        written: list[Generated] = []
+        for start in range(0, len(requests), TOGETHER):
+            tickets = self._submit_all(requests[start : start + TOGETHER])
+            try:
+                written += [ticket.result() for ticket in tickets]
+            finally:  # nobody waits for the rest where one failed
+                for ticket in tickets:
+                    ticket.cancel()
+        return written
+
+    def shift(self, requests: Sequence[Request]) -> list[ShiftedReply]:
+        """Write replies, and find out what moved each of their tokens."""
+        return shift(self.decoder, requests, self.generate, self.worker.perform)
 
     def _submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
-        """Hand a request over; whoever was erased since their profile was read leaves no head behind."""
         ticket = self.worker.submit(request, is_streamed=is_streamed)
-        user = request.guidance.user if request.guidance else ""
-        if user and not self._recent.get(user).informative:
-            self.forget(user)
+        self._forget_erased([request])
         return ticket
+
+    def _submit_all(self, requests: Sequence[Request]) -> list[Ticket]:
+        tickets = self.worker.submit_all(requests)
+        self._forget_erased(requests)
+        return tickets
+
+    def _forget_erased(self, requests: Sequence[Request]) -> None:
+        """Whoever was erased between the reading of their profile and now leaves no head behind."""
+        for user in {request.guidance.user for request in requests if request.guidance}:
+            if user and not self._recent.get(user).informative:
+                self.forget(user)
 
     def forget(self, user: str) -> None:
         """Let nobody be guided by a person's head any more; replies being written go on without it."""

@@ -250,7 +250,7 @@ class Personalign:
         alpha: float | None = None,
         rule: str = "successor",
     ) -> list[Reply]:
-        """``chat`` for several people in a batch of their own, however many, each under their own reward."""
+        """``chat`` for several people at once, however many, each under their own reward."""
         sampling, replies = sampling or Sampling(), self._replies
         return replies.write_all(
             [
@@ -274,12 +274,9 @@ class Personalign:
         Raises:
             InputError: nothing moves the replies; or as ``chat``.
         """
-        from personalign.shift import shift
-
         sampling, replies = sampling or Sampling(), self._replies
-        return shift(
-            replies.decoder,
-            [replies.request(user, messages, sampling, rule, strength, expert, alpha) for messages in conversations],
+        return replies.shift(
+            [replies.request(user, messages, sampling, rule, strength, expert, alpha) for messages in conversations]
         )
 
     @property

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from torch import Tensor
 from personalign.decode import Decoder, Generated, Request, Step
 from personalign.decode.text import TextStream
 from personalign.errors import InputError
+
+# of each token its log-probability with nothing stacked, the likeliest one's id, and that one's log-probability
+Found: TypeAlias = list[tuple[float, int, float]]
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,19 @@ class TokenShift:
     top_changed: float  # the share of its positions at which another token became the likeliest
 
 
-def shift(decoder: Decoder, requests: Sequence[Request]) -> list[ShiftedReply]:
+def shift(
+    decoder: Decoder,
+    requests: Sequence[Request],
+    generate: Callable[[Sequence[Request]], list[Generated]] | None = None,
+    perform: Callable[[Callable[[], list[Found]]], list[Found]] = lambda work: work(),
+) -> list[ShiftedReply]:
     """Write a reply to every request, and find out what guidance and expert did to each of its tokens.
+
+    Args:
+        decoder: the models.
+        requests: what is asked.
+        generate: writes the replies; None means ``decoder.generate``.
+        perform: runs the second reading, on the thread that owns the device where there is one.
 
     Raises:
         InputError: nothing moves any of the replies, or there are none; or as ``Decoder.generate``.
@@ -85,14 +100,15 @@ def shift(decoder: Decoder, requests: Sequence[Request]) -> list[ShiftedReply]:
     if not requests:
         raise InputError("there is no prompt to answer; expected one at least")
     asked = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
-    written = decoder.generate(asked)
+    written = (generate or decoder.generate)(asked)
     if not any(_is_moved(decoder, *one) for one in zip(requests, written, strict=True)):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
         raise InputError(
             f"nothing moves the replies ({reasons}); answer some questions first, name an expert, or raise strength or "
             "alpha above 0"
         )
-    before = _read_again(decoder, requests, [[token.id for token in reply.logprobs] for reply in written])
+    tokens = [[token.id for token in reply.logprobs] for reply in written]
+    before = perform(lambda: _read_again(decoder, requests, tokens))
     return [_compared(decoder, *one) for one in zip(requests, written, before, strict=True)]
 
 
@@ -127,9 +143,7 @@ class _Reading:
         return logits.index_copy(0, active, prescribed)
 
 
-def _read_again(
-    decoder: Decoder, requests: Sequence[Request], tokens: Sequence[Sequence[int]]
-) -> list[list[tuple[float, int, float]]]:
+def _read_again(decoder: Decoder, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Found]:
     """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
     reading = _Reading(tokens, decoder.base.device)
     decoder.generate(
@@ -139,9 +153,7 @@ def _read_again(
     return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(found, tokens, strict=True)]
 
 
-def _compared(
-    decoder: Decoder, request: Request, reply: Generated, before: Sequence[tuple[float, int, float]]
-) -> ShiftedReply:
+def _compared(decoder: Decoder, request: Request, reply: Generated, before: Found) -> ShiftedReply:
     positions, text = [], TextStream(decoder.base)
     for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True), start=1):
         added = text.push(reply.ids[:number]).text if number <= len(reply.ids) else ""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -288,6 +289,27 @@ def test_whoever_is_forgotten_meanwhile_leaves_no_head(p: Personalign, gate: Gat
         reply = coming.result()
     assert (reply.guided, reply.reason, reply.usage.completion_tokens) == (False, "forgotten", 30)
     assert heads(p) == 0
+
+
+@pytest.mark.parametrize("verb", ["chat_many", "shift"])
+def test_whoever_is_forgotten_meanwhile_leaves_no_head_in_a_group(p: Personalign, gate: Gate, verb: str) -> None:
+    """Replies that are written together are within reach, too; whoever is not erased stays guided (the control)."""
+    for user in ("ada", "ben"):
+        onboard(p, user)
+    endless = Sampling(30, logit_bias=ENDLESS)
+    write = partial(p.chat_many, ["ada", "ben"]) if verb == "chat_many" else partial(p.shift, "ada")
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(write, [HELLO, HELLO], endless)
+        gate.let(5)
+        assert heads(p) == (2 if verb == "chat_many" else 1)
+        p.forget("ada")
+        gate.open()
+        if verb == "chat_many":
+            assert [(reply.guided, reply.reason) for reply in coming.result()] == [(False, "forgotten"), (True, None)]
+        else:
+            with pytest.raises(InputError, match=r"nothing moves the replies \(forgotten\)"):
+                coming.result()
+    assert heads(p) == (verb == "chat_many")
 
 
 def test_whoever_is_forgotten_before_it_begins_leaves_no_head(p: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:

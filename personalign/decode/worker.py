@@ -7,13 +7,18 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
 
 from personalign.decode.engine import Engine, typed
 from personalign.decode.request import Generated, Piece, Request
 from personalign.decode.sequence import Outbox
 from personalign.decode.sequence import Sequence as Reply
 from personalign.errors import EngineError
+
+T = TypeVar("T")
 
 DRAIN_S = 1.0  # how long closing waits for the step at work
 
@@ -73,11 +78,41 @@ class Worker:
             Overloaded: too many wait already.
             EngineError: the worker is closed.
         """
-        engine, number = self._engine, next(self._numbers)
-        ticket = Ticket(lambda outbox: engine.decoder.reply(request, number, outbox, is_streamed=is_streamed))
-        engine.check(ticket.reply, also_waiting=len(self._errands))
-        self._send(lambda: engine.submit(ticket.reply))
-        return ticket
+        return self.submit_all([request], is_streamed=is_streamed)[0]
+
+    def submit_all(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
+        """Hand several requests over together: they are admitted in one step, and whoever is alone shares no batch.
+
+        Raises:
+            InputError, Overloaded, EngineError: as ``submit``; then none of them is handed over.
+        """
+        tickets = []
+        for i, request in enumerate(requests):
+            tickets.append(self._ticket(request, is_streamed=is_streamed))
+            self._engine.check(tickets[i].reply, also_waiting=len(self._errands) + i)
+        self._send(*(partial(self._engine.submit, ticket.reply) for ticket in tickets))
+        return tickets
+
+    def _ticket(self, request: Request, *, is_streamed: bool) -> Ticket:
+        decoder, number = self._engine.decoder, next(self._numbers)
+        return Ticket(lambda outbox: decoder.reply(request, number, outbox, is_streamed=is_streamed))
+
+    def perform(self, work: Callable[[], T]) -> T:
+        """Do other work of the device's between two steps; replies wait meanwhile, and so does the caller.
+
+        Raises:
+            EngineError: the worker is closed; or whatever the work raises.
+        """
+        outcome: Future[T] = Future()
+
+        def errand() -> None:
+            try:
+                outcome.set_result(work())
+            except Exception as error:  # noqa: BLE001 - it is the caller's, whatever it is
+                outcome.set_exception(error)
+
+        self._send(errand)
+        return outcome.result()
 
     def forget(self, user: str) -> None:
         """Empty a person's heads: replies that are being written go on without them, those that wait begin so."""
@@ -91,11 +126,11 @@ class Worker:
         self._thread.join(DRAIN_S)
         atexit.unregister(self.close)
 
-    def _send(self, errand: Callable[[], None]) -> None:
+    def _send(self, *errands: Callable[[], None]) -> None:
         with self._changed:
             if self._is_closed:
                 raise EngineError("the engine is closed; open personalign again")
-            self._errands.append(errand)
+            self._errands.extend(errands)
             self._changed.notify()
 
     def _run(self) -> None:

@@ -232,3 +232,33 @@ def test_a_failing_step_ends_its_replies_and_no_other(start: Start, monkeypatch:
     with pytest.raises(EngineError, match="the device is gone"):
         worker.submit(Request(talk("cat")[0], Sampling(5))).result()
     assert worker.submit(Request(talk("cat")[0], Sampling(5))).result().ids
+
+
+def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:
+    """Where one is refused none is written; a group that fits is written as each would be."""
+    worker = start(max_waiting=8)
+    asked = requests(8)
+    with pytest.raises(Overloaded):
+        worker.submit_all([*asked, asked[0]])
+    with pytest.raises(InputError, match="unknown"):
+        worker.submit_all([*asked[:3], Request(asked[0].messages, rule="nonsense")])
+    assert worker._engine.is_idle
+    assert not worker._errands
+    alone = [worker.submit(request).result().ids for request in asked]
+    assert [ticket.result().ids for ticket in worker.submit_all(asked)] == alone
+
+
+def test_other_work_is_done_between_steps(gated: tuple[Worker, Gate]) -> None:
+    """It is done on the engine's thread, its failure is its caller's, and the replies beside it go on."""
+    worker, gate = gated
+    request = Request(talk("cat")[0], LONG)
+    ticket = worker.submit(request)
+    gate.let(3)
+    gate.open()
+    assert worker.perform(threading.current_thread) is worker._thread
+    with pytest.raises(ZeroDivisionError):
+        worker.perform(lambda: 1 / 0)
+    assert len(ticket.result().ids) == 100
+    worker.close()
+    with pytest.raises(EngineError, match="closed"):
+        worker.perform(lambda: 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shutil
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ class Line:
         """The line's JSON object; ``expected`` says what it should hold."""
         try:
             found = json.loads(self.text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self} is no JSON ({error}); expected {expected}") from error
         if not isinstance(found, dict):
             raise InputError(f"{self} holds a {type(found).__name__}; expected {expected}")
@@ -49,17 +50,32 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         InputError: the file can't be read, or a line isn't UTF-8.
     """
+    for number, line in enumerate(whole_lines(path), start=1):
+        if text := line.strip():
+            yield Line(path, number, text)
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """Give all lines with their ends, without a byte order mark, one at a time in memory.
+
+    Raises:
+        InputError: the file can't be read, or a line isn't UTF-8.
+    """
     try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _decoded(path, number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); expected a text file") from error
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}, line {number} isn't UTF-8 ({error.reason}); save the file as UTF-8") from error
-        if text:
-            yield Line(path, number, text)
+
+
+def _decoded(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}, line {number} isn't UTF-8 at byte {error.start + 1} ({error.reason}); save the file as UTF-8"
+        ) from error
 
 
 @contextmanager

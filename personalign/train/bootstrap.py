@@ -29,7 +29,6 @@ from personalign.types import Axis, Message, Noise
 
 NUM_REFERENCE = 256
 NUM_ASKED = 3_400  # replies that the questions are picked from
-TOKENS_SEEN = 1_600_000  # by the head in its training; a few are seen again and again
 MIN_QUESTIONS = 10  # what is asked of a person, simulated or not
 MIN_DEVIATION = 1e-3
 BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
@@ -38,10 +37,11 @@ UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
 
 @dataclass(frozen=True)
 class Plans:
-    """Which replies are rolled out: for the head to learn from and be tested on, and to pick the questions from."""
+    """Which replies are rolled out, for the head to learn from and be tested on, and to pick the questions from."""
 
     learn: Plan
     ask: Plan  # natural ones only
+    tokens_seen: int = 1_600_000  # by the head in its training; each of them 6 to 60 times
 
 
 def default_plans(num_prompts: int, replies: int, max_tokens: int, seed: int) -> Plans:
@@ -105,7 +105,7 @@ def bootstrap(decoder: Decoder, prompts: Prompts, plans: Plans, work: Path) -> t
     bank = make_bank(prompts.train, asked, features[len(learnt.text) :], shape, plan.seed)
     _check_bank(bank, prompts.train)
     causal, embeddings = decoder.base, decoder.base.output_embedding.float()
-    recipe = HeadRecipe(epochs=min(max(round(TOKENS_SEEN / len(everything.token)), 6), 60))
+    recipe = HeadRecipe(epochs=min(max(round(plans.tokens_seen / len(everything.token)), 6), 60))
     trained = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), recipe)
     weights = {name: array.astype(np.float16) for name, array in trained.to_arrays().items()}  # as it is shipped
     head = SuccessorHead.from_arrays(weights)

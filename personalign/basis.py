@@ -75,15 +75,25 @@ class Basis:
     accuracy: float | None = None  # on held-out people; None where no human data went in
     bank: tuple[BankQuestion, ...] = ()
     head: Mapping[str, NDArray[np.floating]] | None = None  # float32 or float16
+    projection: Float[NDArray[np.float64], "F r"] | None = None  # of embeddings to the last r axes, the learnt ones
+    embedder: str | None = None  # what embeds: "hidden", the base model's own states, or "encoder:NAME"
+    kappa: float | None = None  # how far profiles may leave the prior's mean (learn/gate.py); None: no human data
+    share: float | None = None  # of the people, whom that describes
+    active: bool = True  # whether the axes foresee people well enough for questions to be chosen by them
 
     @property
     def num_axes(self) -> int:
         """D."""
         return len(self.axes)
 
+    @property
+    def named(self) -> tuple[Axis, ...]:
+        """The axes that are measured in the text itself."""
+        return self.axes if self.projection is None else self.axes[: -self.projection.shape[1]]
+
     @cached_property
     def id(self) -> str:
-        """SHA-256 over axes, standardisation, prior, noise, reference pairs and fingerprints."""
+        """SHA-256 over axes, standardisation, projection, prior, noise, reference pairs and fingerprints."""
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -152,6 +162,9 @@ class Basis:
             "model": self.model,
             "steering": asdict(self.steering),
             "accuracy": self.accuracy,
+            "kappa": self.kappa,
+            "share": self.share,
+            "active": self.active,
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -198,10 +211,16 @@ class Basis:
             accuracy=config["accuracy"],
             bank=tuple(_question(json.loads(row)) for row in rows),
             head={k.removeprefix(HEAD_PREFIX): v for k, v in arrays.items() if k.startswith(HEAD_PREFIX)} or None,
+            projection=arrays.get("projection"),
+            embedder=config.get("embedder"),
+            kappa=config.get("kappa"),
+            share=config.get("share"),
+            active=config.get("active", True),
         )
 
     def _identity(self) -> dict[str, Any]:
-        return {
+        embedded = {} if self.projection is None else {"embedder": self.embedder}
+        return embedded | {
             "axes": [asdict(axis) for axis in self.axes],
             "noise": asdict(self.noise),
             "fingerprints": asdict(self.fingerprints),
@@ -216,7 +235,7 @@ class Basis:
             "prior.mean": self.prior.mean,
             "prior.covariance": self.prior.covariance,
             "reference": self.reference,
-        }
+        } | ({} if self.projection is None else {"projection": self.projection})
 
     def with_steering(self, steering: Steering) -> Basis:
         """The same basis, calibrated anew; its id stays."""
@@ -239,6 +258,7 @@ def _check(basis: Basis, folder: Path, stated_id: str) -> None:
         "prior.mean": (d,),
         "prior.covariance": (d, d),
         "reference": (len(basis.reference), d),
+        "projection": (0 if basis.projection is None else len(basis.projection), d - len(basis.named)),
     }
     for name, array in arrays.items():
         if array.shape != shapes[name] or array.dtype != np.float64:
@@ -251,6 +271,7 @@ def _check(basis: Basis, folder: Path, stated_id: str) -> None:
         if not question.first_features.shape == question.second_features.shape == (d,):
             raise BasisError(f"{folder}: question {question.id} lacks features, expected {d} of each reply")
     _check_steering(basis.steering, folder)
+    _check_people(basis, folder)
     everything = arrays | dict(basis.head or {}) | {"questions": basis.pool}
     for name, array in everything.items():
         if not np.isfinite(array).all():
@@ -269,6 +290,22 @@ def _check_steering(steering: Steering, folder: Path) -> None:
     if not (is_sound and isinstance(steering.num_candidates, int) and steering.num_candidates > 0):
         raise BasisError(
             f"{folder} has {steering}, expected finite numbers ≥ 0 and a candidate at least; make the basis again"
+        )
+
+
+def _check_people(basis: Basis, folder: Path) -> None:
+    """What was learnt from people has to be whole: a gate of two numbers, and an embedder for what is projected."""
+    gate = (basis.kappa, basis.share)
+    is_gate = all(x is None for x in gate) or all(isinstance(x, int | float) and 0 <= x <= 1 for x in gate)
+    if not (is_gate and isinstance(basis.active, bool)):
+        raise BasisError(
+            f"{folder} has kappa {basis.kappa}, share {basis.share} and active {basis.active}, expected two numbers "
+            "from 0 to 1 or neither, and true or false; make the basis again"
+        )
+    if (basis.projection is None) != (basis.embedder is None):
+        raise BasisError(
+            f"{folder} has the embedder {basis.embedder!r} and {'no' if basis.projection is None else 'a'} projection, "
+            "expected both or neither; make the basis again"
         )
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
-from personalign.learn.axes import measure_many
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
+from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
 from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
@@ -33,8 +33,8 @@ EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than th
 class Onboarding:
     """The questions of one basis, and everybody's answers to them."""
 
-    def __init__(self, store: Store, basis: Basis) -> None:
-        self._store, self._basis = store, basis
+    def __init__(self, store: Store, basis: Basis, embed: Embed) -> None:
+        self._store, self._basis, self._embed = store, basis, embed
         self.stop_rule = StopRule()
         self._half_life_days: float | None = None
 
@@ -169,8 +169,7 @@ class Onboarding:
 
     def _compare(self, prompt: Sequence[Message], first: str, second: str) -> Array:
         """Features of two texts, first minus second."""
-        raw = measure_many([prompt, prompt], [first, second], self._basis.axes)
-        of_first, of_second = self._basis.standardise(raw)
+        of_first, of_second = features(self._basis, [prompt, prompt], [first, second], self._embed)
         return np.asarray(of_first - of_second)
 
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:

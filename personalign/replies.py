@@ -30,11 +30,12 @@ from personalign.decode import (
     load_reward,
 )
 from personalign.decode.backbone import MANIFEST
+from personalign.decode.encoder import HIDDEN, Embed, load_embedder
 from personalign.decode.request import check_strength
 from personalign.errors import ModelError
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Message, Profile, Reply, Sampling, Usage
+from personalign.types import Array, Message, Profile, Reply, Sampling, Usage
 
 TOGETHER = 128  # requests that are handed over at once, at most: half of those that may wait
 
@@ -48,6 +49,7 @@ class Replies:
         self._recent = RecentProfiles(store, profile, self.forget)
         self._starting = threading.Lock()
         self._worker: Worker | None = None  # until the first reply
+        self._embedder: Embed | None = None  # until the first text that learnt axes are measured in
 
     @property
     def worker(self) -> Worker:
@@ -116,6 +118,14 @@ class Replies:
     def shift(self, requests: Sequence[Request]) -> list[ShiftedReply]:
         """Write replies, and find out what moved each of their tokens."""
         return shift(self.decoder, requests, self.generate, self.worker.perform)
+
+    def embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
+        """Embeddings (n, F) of replies, for the learnt axes of the basis."""
+        with self._starting:
+            if self._embedder is None:
+                self._embedder = load_embedder(self._basis.embedder or HIDDEN, self.decoder.base)
+        embedder = self._embedder
+        return self.worker.perform(lambda: embedder(prompts, replies))
 
     def _submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
         ticket = self.worker.submit(request, is_streamed=is_streamed)

@@ -18,7 +18,7 @@ from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.onboarding import Onboarding
 from personalign.store import Store
-from personalign.types import Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
+from personalign.types import Array, Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
 
 if TYPE_CHECKING:
     from personalign.decode import Decoder
@@ -34,7 +34,7 @@ class Personalign:
         self._source = source
         self._device = device
         self._reward = reward
-        self._onboarding = Onboarding(store, basis)
+        self._onboarding = Onboarding(store, basis, self._embed)
         self._loading = threading.Lock()  # whoever comes first loads the model, once
         self._loaded: Replies | None = None  # until then
         self.basis = basis
@@ -293,6 +293,10 @@ class Personalign:
                 decoder = load_decoder(self._source, self.basis, self._device, self._reward)
                 self._loaded = Replies(decoder, self.basis, self._store, self.profile)
             return self._loaded
+
+    def _embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
+        """What the learnt axes of the basis project; loads the model on first use."""
+        return self._replies.embed(prompts, replies)
 
     # Data rights and lifetime
 

@@ -20,8 +20,9 @@ from personalign.bundled import TINY, locate
 from personalign.errors import BasisError, ProfileError
 from personalign.learn import fit
 from personalign.learn.axes import AXES, measure
+from personalign.learn.features import features
 from personalign.learn.prior import prior_scale
-from personalign.types import Gaussian, Message, Noise, Profile
+from personalign.types import Axis, Gaussian, Message, Noise, Profile
 
 D = 3
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "A table for two, please."},)
@@ -423,3 +424,59 @@ def test_the_bundled_basis_knows_nobody_yet(bundled: Basis) -> None:
     assert np.linalg.eigvalsh(bundled.prior.covariance)[0] > 0
     assert prior_scale(bundled.reference, bundled.noise, bundled.prior.covariance) == pytest.approx(1, abs=1e-3)
     assert prior_scale(bundled.reference, bundled.noise, 4 * bundled.prior.covariance) < 0.6  # the control
+
+
+# Learnt axes
+
+
+def learnt_basis() -> Basis:
+    """The last of the three axes is learnt, from embeddings of five dimensions."""
+    projection = np.random.default_rng(2).normal(size=(5, 1))
+    learnt = Axis("learnt_1", "what people differ in", "less of it", "more of it")
+    return replace(
+        small_basis(), axes=(*AXES[:2], learnt), projection=projection, embedder="hidden", kappa=0.8, share=0.5
+    )
+
+
+def test_learnt_axes_come_back(tmp_path: Path) -> None:
+    """Projection, embedder and gate are kept; the projection belongs to the id, the gate doesn't."""
+    basis = learnt_basis()
+    basis.save(tmp_path)
+    found = Basis.load(tmp_path)
+    assert basis.projection is not None
+    np.testing.assert_array_equal(found.projection, basis.projection)
+    assert (found.id, found.embedder, found.kappa, found.share, found.active) == (basis.id, "hidden", 0.8, 0.5, True)
+    assert found.named == AXES[:2]
+    assert replace(basis, projection=2 * basis.projection).id != basis.id
+    assert replace(basis, embedder="encoder:another").id != basis.id
+    assert replace(basis, kappa=0.0, share=0.1, active=False).id == basis.id
+
+
+def test_learnt_axes_are_measured_in_embeddings() -> None:
+    """Named axes in the text, learnt ones by the projection, both standardised; without an embedder it is refused."""
+    basis, embeddings = learnt_basis(), np.random.default_rng(3).normal(size=(2, 5))
+    replies = ["Yes.", "No, thank you. Which one?"]
+    found = features(basis, [ASKED] * 2, replies, lambda prompts, texts: embeddings)  # noqa: ARG005 - two rows, always
+    assert basis.projection is not None
+    raw = np.hstack([[measure(ASKED, reply, AXES[:2]) for reply in replies], embeddings @ basis.projection])
+    np.testing.assert_allclose(found, (raw - basis.center) / basis.scale)
+    with pytest.raises(BasisError, match="learnt axes"):
+        features(basis, [ASKED], ["Yes."])
+    with pytest.raises(BasisError, match="4 dimensions, the basis projects 5"):
+        features(basis, [ASKED], ["Yes."], lambda prompts, texts: np.ones((1, 4)))  # noqa: ARG005 - likewise
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kappa": 1.5}, "kappa"),
+        ({"kappa": 0.5, "share": None}, "kappa"),
+        ({"embedder": None}, "embedder"),
+        ({"projection": np.full((5, 1), np.nan)}, "projection"),
+    ],
+)
+def test_half_a_population_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """What was learnt from people is there as a whole, or not at all."""
+    replace(learnt_basis(), **changes).save(tmp_path)
+    with pytest.raises(BasisError, match=message):
+        Basis.load(tmp_path)

@@ -8,6 +8,7 @@ one thread: ``worker.py`` is it where there are many callers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -269,9 +270,7 @@ class Engine:
             return {}
         chosen, likeliest, values = (x.tolist() for x in self._sampler.logprobs(logits, tokens, max(wanted.values())))
         return {
-            slot: TokenLogprobs(
-                int(ids[slot]), chosen[slot], tuple(zip(likeliest[slot][:n], values[slot][:n], strict=True))
-            )
+            slot: TokenLogprobs(int(ids[slot]), chosen[slot], _possible(likeliest[slot][:n], values[slot][:n]))
             for slot, n in wanted.items()
         }
 
@@ -321,6 +320,11 @@ class Engine:
             for slot in set(touched) & self._scheduler.running.keys():
                 self._scheduler.running[slot].fail(typed(error))
                 self._release(slot)
+
+
+def _possible(tokens: Sequence[int], values: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    """The tokens that can be drawn at all: a guided reply's short list may hold fewer than are asked for."""
+    return tuple((token, value) for token, value in zip(tokens, values, strict=True) if value > -math.inf)
 
 
 def typed(error: Exception) -> PersonalignError:

@@ -35,6 +35,11 @@ class Request:
     regex: str | None = None
     rule: str = "successor"
 
+    @property
+    def is_shadow(self) -> bool:
+        """Whether guidance is only accounted for."""
+        return self.guidance is not None and self.guidance.is_shadow
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -50,8 +55,9 @@ class Generated:
 
     ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) in nats at temperature 1.
     ``reason`` says why the reply isn't guided: "no_answers" (no guidance, or confidence 0), "strength_zero" (β or
-    strength is 0), "non_finite_reward" (from the first such token on it was written without guidance), or "forgotten"
-    (the person was erased while it was written). ``changed`` is the share of positions whose likeliest token guidance
+    strength is 0), "non_finite_reward" (from the first such token on it was written without guidance), "forgotten"
+    (the person was erased while it was written), or "shadow", where ``kl``, ``changed`` and ``gained`` tell what
+    guidance would have done to each token. ``changed`` is the share of positions whose likeliest token guidance
     changed, and ``gained`` the expected reward it added, the mean over tokens of Σ q Q − Σ p Q. ``end`` is the
     token that ended it: None where the limit or a stop string did.
     """
@@ -70,14 +76,20 @@ class Generated:
     end: int | None = None
 
 
-def reason(request: Request, steering: Steering, *, is_sound: bool) -> str:
-    """Say why a reply isn't guided; ``is_sound`` says that no reward was NaN or infinite."""
+def reason(request: Request, steering: Steering, *, is_sound: bool, is_shadow: bool) -> str:
+    """Say why a reply isn't guided.
+
+    ``is_sound`` says that no reward was NaN or infinite, ``is_shadow`` that otherwise it would have been guided.
+    """
+    if is_shadow:
+        return "shadow"
     guidance = request.guidance
     if not is_sound:
         return "non_finite_reward"
     if guidance is None or guidance.confidence <= 0:
         return "no_answers"
-    return "strength_zero" if guidance.gain(steering) <= 0 else "forgotten"
+    is_off = guidance.strength <= 0 if request.rule == "args" else guidance.gain(steering) <= 0
+    return "strength_zero" if is_off else "forgotten"
 
 
 def check_sampling(sampling: Sampling, num_tokens: int = 2**31 - 1) -> None:

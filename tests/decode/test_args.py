@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from serving import Desk, haystack, leftovers, same_bits
-from tiny_models import Kit, bits, saved, talk, tokenizer, traced
+from tiny_models import STEERING, Kit, bits, saved, talk, tokenizer, traced
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -181,11 +181,16 @@ def test_bad_requests_are_refused(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize("is_waiting", [False, True])
-def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, is_waiting: bool) -> None:
-    """Running or waiting, the reply goes on without their head and says why; one reward of everyone's goes on."""
+@pytest.mark.parametrize("beta", [0.0, STEERING.beta])
+def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, is_waiting: bool) -> None:
+    """Running or waiting, the reply goes on without their head and says why; one reward of everyone's goes on.
+
+    The successor head's β has no part in it.
+    """
     request = replace(MIXED_BAG[0], guidance=replace(W, user="ada", revision=1), sampling=Sampling(6))
     for num_axes, reason in ((3, "forgotten"), (1, None)):
-        desk = Desk(kit.decoder(reward=reward_model(kit, num_axes)), 1)
+        decoder = kit.decoder(reward=reward_model(kit, num_axes)).with_steering(replace(STEERING, beta=beta))
+        desk = Desk(decoder, 1)
         if is_waiting:
             desk.submit(Request(CAT, Sampling(3)))
         caller = desk.submit(request)

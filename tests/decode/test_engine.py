@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -307,6 +308,15 @@ def test_log_probabilities_are_those_of_what_was_drawn_from(kit: Kit) -> None:
             assert told.logprob == float(log_p[token])
             assert [i for i, _ in told.top] == best.indices.tolist()
             assert [value for _, value in told.top] == best.values.tolist()
+
+
+def test_what_cannot_be_drawn_has_no_log_probability(kit: Kit) -> None:
+    """A guided reply tells of its short list alone, in numbers that JSON can carry; a plain one of all it is asked."""
+    decoder = kit.decoder()
+    guided, plain = Desk(decoder, 2).serve([Request(HELLO, Sampling(7, logprobs=20), g) for g in (GUIDED, None)])
+    assert {len(told.top) for told in guided.logprobs} == {min(decoder.steering.num_candidates, 20)} != {20}
+    assert {len(told.top) for told in plain.logprobs} == {20}
+    assert all(value > -math.inf for told in guided.logprobs for _, value in told.top)
 
 
 def test_the_end_has_a_log_probability_too(kit: Kit) -> None:

@@ -1,0 +1,56 @@
+"""What embeds replies for the learnt axes: the base model itself, or a sentence encoder (the extra ``encoder``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from personalign.decode.embed import embed_replies
+from personalign.decode.load import CausalModel, first_line
+from personalign.errors import MissingExtra, ModelError
+from personalign.types import Message
+
+HIDDEN = "hidden"
+ENCODER = "encoder:"
+
+Embed: TypeAlias = Callable[[Sequence[Sequence[Message]], Sequence[str]], Float[NDArray[np.float64], "n F"]]
+
+
+def load_embedder(name: str, causal: CausalModel) -> Embed:
+    """Load what a basis names: "hidden" for the base model's own states, or "encoder:NAME" for a sentence encoder.
+
+    A sentence encoder reads the last message and the reply, and cuts off what is too long for it.
+
+    Raises:
+        ModelError: the name is neither, or there is no such encoder.
+        MissingExtra: sentence-transformers isn't installed.
+    """
+    if name == HIDDEN:
+        return partial(embed_replies, causal)
+    if not name.startswith(ENCODER):
+        raise ModelError(f'found the embedder {name!r}, expected "{HIDDEN}" or "{ENCODER}NAME"')
+    return _encoder(name.removeprefix(ENCODER), str(causal.device))
+
+
+def _encoder(name: str, device: str) -> Embed:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingExtra("sentence-transformers", "encoder") from error
+    try:
+        encoder = SentenceTransformer(name, device=device, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{name} isn't a sentence encoder that can be loaded ({first_line(error)}); expected a folder or a hub id"
+        ) from error
+
+    def embed(prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Float[NDArray[np.float64], "n F"]:
+        texts = [f"{prompt[-1]['content']}\n{reply}" for prompt, reply in zip(prompts, replies, strict=True)]
+        return np.asarray(encoder.encode(texts, show_progress_bar=False, convert_to_numpy=True), dtype=np.float64)
+
+    return embed

@@ -5,8 +5,8 @@ beside it; sides that several ratios need share their rounds. ``plain`` is the e
 0, ``bare`` the engine with nothing attached. Prompts have 64 tokens and replies 64, and nothing ends a reply early, in
 the bundled model neither. ``models.py`` says what is run, ``figures.py`` what has to be reached.
 
-What it costs, in seconds on two cores: ragged lengths 500 (5 pairs), 110m at 1, 8 and
-32 at once 90, 210 and 290 (20 rounds of 3, 4 and 3 sides), ARGS 140, the bundled model 35, the expert 40, heads 30.
+What it costs, in seconds on two cores: ragged lengths 710 (5 pairs of 26 and 116), 110m at 1, 8 and 32 at once 90, 210
+and 300 (20 rounds of 3, 4 and 3 sides), ARGS 110, the bundled model 10, the expert 40, heads 30.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def _serving(name: str, num: int, plan: Plan) -> Group:
 def _speeds(models: Models, plan: Plan, name: str, num: int, wanted: dict[str, tuple[str, str]]) -> Iterator[Row]:
     needed = {side for sides in wanted.values() for side in sides}
     sides = {side: run for side, run in _sides(models, plan, name, num).items() if side in needed}
-    seconds = interleave(sides, plan.num_pairs, plan.new_tokens, f"{name}, {num} at once")
+    num_rounds = plan.num_few if name == "tiny" and not plan.is_full else plan.num_pairs
+    seconds = interleave(sides, num_rounds, plan.new_tokens, f"{name}, {num} at once")
     for figure, (side, other) in wanted.items():
         yield Row.of(figure, ratios(seconds[other], seconds[side]), seconds)
 
@@ -144,7 +145,7 @@ def _sides(models: Models, plan: Plan, name: str, num: int) -> dict[str, Side]:
 def _ragged(models: Models, plan: Plan) -> Iterator[Row]:
     """Replies of all lengths from short to long: ``generate`` goes on until the longest is done, the engine lets go.
 
-    Both multiply with oneDNN here, which halves ``generate``'s minutes and leaves the difference in what is scheduled.
+    Both multiply with oneDNN here: it saves ``generate`` a few of its minutes, and leaves the difference in scheduling.
     """
     decoder = models.personal("110m")
     lengths = np.linspace(*plan.ragged_tokens, num=32).round().astype(int).tolist()
@@ -168,7 +169,7 @@ def _args(models: Models, plan: Plan) -> Iterator[Row]:
     many = Batch.random(judged.base, [plan.new_tokens] * 8, plan.args_prompt_tokens)
     sides = {"args": EngineSide(judged, batch).side(rule="args"), "naive": naive_args_side(judged, batch)}
     seconds = interleave(sides, plan.num_few, plan.new_tokens, "ARGS")
-    seconds["args, 8 at once"] = [EngineSide(judged, many).side(rule="args")(plan.new_tokens)]
+    seconds["args, 8 at once"] = [EngineSide(judged, many).side(rule="args")(plan.new_tokens // 8)]
     yield Row.of("args_over_naive.110m.512", ratios(seconds["naive"], seconds["args"]), seconds)
 
 

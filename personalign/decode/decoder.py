@@ -202,6 +202,11 @@ class Decoder:
             check_guidance(request.guidance, self.head.num_axes)
 
     def _check_args(self, request: Request) -> None:
+        if request.is_shadow:
+            raise InputError(
+                'the rule "args" can\'t follow in shadow what the model draws: it reads its own candidates alone; use '
+                '"successor", or leave shadow mode'
+            )
         if self.reward is None:
             raise InputError(
                 'the rule "args" asks a reward model, and there is none; open with reward=PATH, or use "successor"'

@@ -18,7 +18,7 @@ from personalign.decode.steer import Step
 
 @dataclass(frozen=True)
 class Account:
-    """What guidance did to a reply: sums over its tokens, the end included.
+    """What guidance did to a reply, or in shadow would have done: sums over its tokens, the end included.
 
     ``kl`` is in nats; ``changed`` counts the positions whose likeliest token became another; ``gained`` is the
     expected reward Σ q Q − Σ p Q, where rewards are in standard deviations of the model's own replies times the
@@ -40,6 +40,7 @@ class GuidedRows:
         self._bank = bank
         self._row = torch.full((num_slots,), NEUTRAL, dtype=torch.long, device=device)  # of the bank
         self._strength = torch.zeros(num_slots, dtype=torch.float32, device=device)
+        self._steers = torch.zeros(num_slots, dtype=torch.bool, device=device)  # guided, and not in shadow
         self._sound = torch.ones(num_slots, dtype=torch.bool, device=device)  # no reward yet that wasn't finite
         self._sums = torch.zeros(num_slots, 3, dtype=torch.float32, device=device)
         self._rows: dict[int, int] = {}  # of the slots that are guided, on the host
@@ -62,6 +63,7 @@ class GuidedRows:
         row = self._rows[slot] = self._bank.acquire(guidance)
         self._row[slot] = row
         self._strength[slot] = guidance.strength
+        self._steers[slot] = not guidance.is_shadow
 
     def release(self, slot: int) -> None:
         """Let go of the slot's head."""
@@ -69,6 +71,7 @@ class GuidedRows:
             self._bank.release(self._rows.pop(slot))
             self._row[slot] = NEUTRAL
             self._strength[slot] = 0.0
+            self._steers[slot] = False
             self._sound[slot] = True
             self._sums[slot] = 0.0
 
@@ -76,7 +79,9 @@ class GuidedRows:
         """Carry a slot's head and account over to an empty one."""
         if source in self._rows:
             self._rows[target] = self._rows.pop(source)
-            for state, neutral in ((self._row, NEUTRAL), (self._strength, 0), (self._sound, True), (self._sums, 0)):
+            neutrals = (NEUTRAL, 0, False, True, 0)
+            states = (self._row, self._strength, self._steers, self._sound, self._sums)
+            for state, neutral in zip(states, neutrals, strict=True):
                 state[target] = state[source]
                 state[source] = neutral
 
@@ -97,9 +102,10 @@ class GuidedRows:
         kl: Float[Tensor, "b"],
         gained: Float[Tensor, "b"],
     ) -> Bool[Tensor, "b"]:
-        """Take a step into the account; give the rows that are guided, a reward that isn't finite ending that.
+        """Take a step into the account; give the rows to be steered: a reward that isn't finite ends that.
 
-        ``scores`` are the short list's, the model's own likeliest token first.
+        Rows in shadow are accounted for like any other, and not steered. ``scores`` are the short list's, the model's
+        own likeliest token first.
         """
         b = len(gain)
         judged = (gain > 0).logical_and_(step.active)  # what is computed for anybody else may be anything
@@ -107,7 +113,7 @@ class GuidedRows:
         guided = (gain > 0).logical_and_(sound)
         effect = torch.stack([kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
         self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
-        return guided
+        return guided.logical_and_(self._steers[:b])
 
     def account(self, slot: int) -> Account:
         """What was done to the slot's reply so far; one copy from the device."""

@@ -61,13 +61,14 @@ def generate(decoder: Decoder, request: Request) -> Generated:
             end = token
             break
         ids.append(token)
-    guided = is_guided(decoder, request)
+    is_shadow = is_guided(decoder, request) and request.is_shadow
+    guided = is_guided(decoder, request) and not is_shadow
     return Generated(
         ids=tuple(ids),
         text=text_of(base, ids),
         kl=mean(effect.kl for effect in effects),
         guided=guided,
-        reason=None if guided else reason(asked, decoder.steering, is_sound=is_sound),
+        reason=None if guided else reason(asked, decoder.steering, is_sound=is_sound, is_shadow=is_shadow),
         finish_reason="stop" if len(ids) < len(effects) else "length",
         prompt_tokens=len(render(base.tokenizer, request.messages)),
         changed=mean(effect.changed for effect in effects),
@@ -107,7 +108,8 @@ def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Ten
     weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
     rewards = features(head, base, hidden) @ weights
     gain = request.guidance.gain(steering)
-    return tilted_short_list(logits, rewards, gain, steering, forbidden=() if may_end else base.ends)
+    tilted, done = tilted_short_list(logits, rewards, gain, steering, forbidden=() if may_end else base.ends)
+    return (logits if request.is_shadow else tilted), done
 
 
 def read(causal: CausalModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Guidance:
 
     ``confidence`` is ρ of the basis, from 0 (nothing learnt) towards 1; ``strength`` multiplies the calibrated β.
     Requests that name the same user, generation and revision share a row of the head bank; ``generation`` tells a
-    person from one who was erased under the same id.
+    person from one who was erased under the same id. In shadow nothing is steered, but the account tells what would be.
     """
 
     weights: Float[NDArray[np.float64], "d"]
@@ -36,6 +36,7 @@ class Guidance:
     revision: int = 0
     user: str = ""
     generation: int = 0
+    is_shadow: bool = False
 
     def gain(self, steering: Steering) -> float:
         """β·ρ·strength; 0 means plain decoding."""

@@ -113,13 +113,17 @@ class Sequence:
         text = self._text.finish(tuple(self._ids))
         if rest := text[len(self._text.sent) :]:
             self._outbox(Piece((), rest))
+        is_shadow = account.guided and self.request.is_shadow
+        guided = account.guided and not is_shadow
         self._outbox(
             Generated(
                 ids=tuple(self._ids),
                 text=text,
                 kl=account.kl / self._num_drawn,
-                guided=account.guided,
-                reason=None if account.guided else reason(self.request, steering, is_sound=account.is_sound),
+                guided=guided,
+                reason=None
+                if guided
+                else reason(self.request, steering, is_sound=account.is_sound, is_shadow=is_shadow),
                 finish_reason=self.finish_reason,
                 prompt_tokens=len(self.prompt),
                 first_token_s=self._first_token_s,

@@ -141,7 +141,7 @@ def leftovers(engine: Engine) -> list[str]:
             "a guided slot": rows._rows,
             "a head row": rows._row.any(),
             "a head merged with a person's weights": engine._guide._merged.any(),
-            "an account": rows._sums.any() or rows._strength.any() or not rows._sound.all(),
+            "an account": rows._sums.any() or rows._strength.any() or rows._steers.any() or not rows._sound.all(),
         }
     if (args := engine._args) is not None:
         lane = args._lane

@@ -162,14 +162,14 @@ def _ragged(models: Models, plan: Plan) -> Iterator[Row]:
 
 
 def _args(models: Models, plan: Plan) -> Iterator[Row]:
-    """ARGS proper on one request with a long prompt; it also runs on eight at once."""
+    """ARGS proper on one request with a long prompt; it also runs on eight at once, for a few tokens."""
     _check_naive_args(models)
     judged = models.judged
     batch = Batch.random(judged.base, [plan.new_tokens], plan.args_prompt_tokens)
     many = Batch.random(judged.base, [plan.new_tokens] * 8, plan.args_prompt_tokens)
     sides = {"args": EngineSide(judged, batch).side(rule="args"), "naive": naive_args_side(judged, batch)}
     seconds = interleave(sides, plan.num_few, plan.new_tokens, "ARGS")
-    seconds["args, 8 at once"] = [EngineSide(judged, many).side(rule="args")(plan.new_tokens // 8)]
+    seconds["args, 8 at once"] = [EngineSide(judged, many).side(rule="args")(max(1, plan.new_tokens // 8))]
     yield Row.of("args_over_naive.110m.512", ratios(seconds["naive"], seconds["args"]), seconds)
 
 

@@ -22,6 +22,7 @@ from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
 from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
+from personalign.learn.served import Serving
 from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
 
@@ -33,8 +34,8 @@ EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than th
 class Onboarding:
     """The questions of one basis, and everybody's answers to them."""
 
-    def __init__(self, store: Store, basis: Basis, embed: Embed) -> None:
-        self._store, self._basis, self._embed = store, basis, embed
+    def __init__(self, store: Store, basis: Basis, embed: Embed, serving: Serving) -> None:
+        self._store, self._basis, self._embed, self._serving = store, basis, embed, serving
         self.stop_rule = StopRule()
         self._half_life_days: float | None = None
 
@@ -60,8 +61,9 @@ class Onboarding:
         if choice not in CHOICES:
             raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
         shown = self._store.presentation(user, question_id)
-        loss = log_loss(shown.v, choice, self.profile(user).posterior, self._basis.noise, shown.kind)
-        return self._named(self._store.commit_answer(user, question_id, choice, self._fit, loss))
+        return self._named(
+            self._store.commit_answer(user, question_id, choice, self._fit, *self._foreseen(user, shown, choice))
+        )
 
     def reask(self, user: str) -> Question | None:
         """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
@@ -100,8 +102,8 @@ class Onboarding:
         self._store.add_user(user)
         shown = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if shown.a == feedback.chosen else "b"
-        loss = log_loss(shown.v, choice, self.profile(user).posterior, self._basis.noise, feedback.kind)
-        return self._named(self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit, loss))
+        foreseen = self._foreseen(user, shown, choice)
+        return self._named(self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit, *foreseen))
 
     def drift(self, user: str) -> Drift:
         """What a person's answers so far say about a change of taste."""
@@ -130,7 +132,7 @@ class Onboarding:
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
         stored = self._store.profile(user, self._basis.id)
-        return self._named(stored) if stored else self._basis.first_profile(user)
+        return self._named(stored or self._basis.first_profile(user))
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""
@@ -172,6 +174,12 @@ class Onboarding:
         of_first, of_second = features(self._basis, [prompt, prompt], [first, second], self._embed)
         return np.asarray(of_first - of_second)
 
+    def _foreseen(self, user: str, shown: Presentation | Shown, choice: str) -> tuple[float | None, float | None]:
+        """An answer's log-loss under the profile before it, and how much better that foresaw it than everybody's."""
+        before = self.profile(user)
+        loss = log_loss(shown.v, choice, before.posterior, self._basis.noise, shown.kind)
+        return loss, self._serving.gain(shown.v, choice, before, shown.kind)
+
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
@@ -182,7 +190,7 @@ class Onboarding:
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
-        return replace(profile, axes=self._basis.axes)
+        return replace(profile, axes=self._basis.axes, pinned=self._serving.pinned)
 
 
 def _watch(answers: Sequence[Answer]) -> Drift:

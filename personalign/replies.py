@@ -33,6 +33,7 @@ from personalign.decode.backbone import MANIFEST
 from personalign.decode.encoder import HIDDEN, Embed, load_embedder
 from personalign.decode.request import check_strength
 from personalign.errors import ModelError
+from personalign.learn.served import Serving
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
 from personalign.types import Array, Message, Profile, Reply, Sampling, Usage
@@ -43,9 +44,11 @@ TOGETHER = 128  # requests that are handed over at once, at most: half of those 
 class Replies:
     """The models, and the worker that writes with them for as many callers as there are."""
 
-    def __init__(self, decoder: Decoder, basis: Basis, store: Store, profile: Callable[[str], Profile]) -> None:
+    def __init__(
+        self, decoder: Decoder, basis: Basis, store: Store, profile: Callable[[str], Profile], serving: Serving
+    ) -> None:
         self.decoder = decoder
-        self._basis = basis
+        self._basis, self._serving = basis, serving
         self._recent = RecentProfiles(store, profile, self.forget)
         self._starting = threading.Lock()
         self._worker: Worker | None = None  # until the first reply
@@ -77,14 +80,16 @@ class Replies:
         return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
 
     def _guidance(self, profile: Profile, rule: str, strength: float) -> Guidance | None:
+        is_shadow = self._serving.is_shadow
         if profile.informative:
             confidence = self._basis.confidence(profile.covariance)
             fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
-            return Guidance(profile.mean, confidence, strength, profile.revision, profile.user, fingerprint)
+            weights = self._serving.head(profile)
+            return Guidance(weights, confidence, strength, profile.revision, profile.user, fingerprint, is_shadow)
         if rule == "args":
             judge = self.decoder.reward
             is_everyones = judge is not None and judge.num_axes == 1  # nothing has to be known of a person
-            return Guidance(profile.mean, float(is_everyones), strength)
+            return Guidance(profile.mean, float(is_everyones), strength, is_shadow=is_shadow)
         return None
 
     def write(self, request: Request) -> Reply:

@@ -16,6 +16,7 @@ from personalign.basis import Basis
 from personalign.bundled import Source, locate
 from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
+from personalign.learn.served import Serving
 from personalign.onboarding import Onboarding
 from personalign.store import Store
 from personalign.types import Array, Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
@@ -29,15 +30,18 @@ if TYPE_CHECKING:
 class Personalign:
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
-    def __init__(self, store: Store, basis: Basis, source: Source, device: str, reward: str | None = None) -> None:
+    def __init__(
+        self, store: Store, basis: Basis, source: Source, device: str, reward: str | None, serving: Serving
+    ) -> None:
         self._store = store
         self._source = source
         self._device = device
         self._reward = reward
-        self._onboarding = Onboarding(store, basis, self._embed)
+        self._onboarding = Onboarding(store, basis, self._embed, serving)
         self._loading = threading.Lock()  # whoever comes first loads the model, once
         self._loaded: Replies | None = None  # until then
         self.basis = basis
+        self.serving = serving
 
     @classmethod
     def open(
@@ -48,6 +52,8 @@ class Personalign:
         experts: Mapping[str, str | Path] | Sequence[str | Path] = (),
         reward: str | None = None,
         device: str = "auto",
+        pinned: Mapping[str, float] | None = None,
+        shadow: bool = False,
     ) -> Personalign:
         """Open the store, creating a new SQLite file, and load the basis; the model waits for the first ``chat``.
 
@@ -58,18 +64,23 @@ class Personalign:
             experts: adapter folders beside the bundled ones, by name, or named by their last path component.
             reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward.py``.
             device: "auto", or a torch device.
+            pinned: axes by name with the weight that everyone who is guided has on them; 0 turns an axis off.
+            shadow: write the model's own replies, and tell in their account what guidance would have done; as
+                ``serving.is_shadow`` it may be changed at any time.
 
         Raises:
             BasisError: no basis was named, or it can't be read.
+            InputError: a pinned axis isn't one of the basis's, or its weight isn't a number from −100 to 100.
             StoreError: the database can't be opened; SchemaError if its schema is older or newer.
         """
         source = locate(model, basis)
         named = experts if isinstance(experts, Mapping) else {Path(path).name: path for path in experts}
         source = replace(source, experts=source.experts | {name: Path(path) for name, path in named.items()})
         loaded = Basis.load(source.basis)
+        serving = Serving(loaded, pinned or {}, is_shadow=shadow)
         opened = Store.open(store)
         opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
-        return cls(opened, loaded, source, device, reward)
+        return cls(opened, loaded, source, device, reward, serving)
 
     # Onboarding
 
@@ -291,7 +302,7 @@ class Personalign:
                 from personalign.replies import Replies, load_decoder
 
                 decoder = load_decoder(self._source, self.basis, self._device, self._reward)
-                self._loaded = Replies(decoder, self.basis, self._store, self.profile)
+                self._loaded = Replies(decoder, self.basis, self._store, self.profile, self.serving)
             return self._loaded
 
     def _embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:

@@ -153,6 +153,8 @@ class Profile:
     answers: int  # to questions, informative or not
     informative: int  # those that say something about the weights; 0 means plain decoding
     axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's, for `explain`
+    gain: float = 0.0  # nats by which their answers were foreseen better than by the prior's mean; 0 without a gate
+    pinned: Mapping[str, float] = field(default_factory=dict, repr=False)  # axes whose weight the operator sets
 
     @property
     def posterior(self) -> Gaussian:
@@ -160,16 +162,24 @@ class Profile:
         return Gaussian(self.mean, self.covariance)
 
     def explain(self, top: int = 5) -> str:
-        """The tastes that stand out, in words, surest first; one line each."""
+        """The tastes that stand out, in words, surest first, then the axes that are pinned; one line each."""
         if not self.informative:
             return "Nothing is known yet: replies are the model's own."
-        surety = self.mean / np.sqrt(np.diag(self.covariance))
-        lines = [
-            f"{_adverb(abs(surety[j]))} {_direction(self.axes[j], surety[j])} ({self.axes[j].about})"
-            for j in np.argsort(-np.abs(surety))[:top]
-            if abs(surety[j]) >= 0.5
+        tastes = [
+            f"{_adverb(abs(surety))} {_direction(axis, surety)} ({axis.about})" for axis, surety in self._tastes(top)
         ]
-        return "\n".join(lines) or "No taste stands out yet."
+        pins = [
+            f"{axis.about}: pinned to {self.pinned[axis.name]:g} by the operator, whatever was answered"
+            for axis in self.axes
+            if axis.name in self.pinned
+        ]
+        return "\n".join([*(tastes or ["No taste stands out yet."]), *pins])
+
+    def _tastes(self, top: int) -> list[tuple[Axis, float]]:
+        """The axes that stand out, and how many standard deviations from 0, surest first; none that is pinned."""
+        surety = self.mean / np.sqrt(np.diag(self.covariance))
+        free = [j for j in np.argsort(-np.abs(surety)) if self.axes[j].name not in self.pinned]
+        return [(self.axes[j], float(surety[j])) for j in free[:top] if abs(surety[j]) >= 0.5]
 
     def changes(self, previous: Profile, top: int = 3) -> str:
         """What became of an earlier profile, in words, the largest change first; one line each.
@@ -257,7 +267,7 @@ class TokenLogprobs:
 
     id: int
     logprob: float
-    top: tuple[tuple[int, float], ...]  # the likeliest tokens, best first
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens, best first; those that can't be drawn are left out
 
 
 @dataclass(frozen=True)
@@ -274,8 +284,8 @@ class Reply:
 
     ``kl`` is the mean over tokens of KL(steered ‖ unsteered) in nats at temperature 1; ``changed`` the share of
     positions whose likeliest token guidance changed; ``gained`` the expected reward it added, the mean over tokens.
-    ``reason`` says why a reply was not guided ("no_answers", "strength_zero", "non_finite_reward", "forgotten") and is
-    None for a guided one.
+    ``reason`` says why a reply was not guided ("no_answers", "strength_zero", "non_finite_reward", "forgotten",
+    "shadow") and is None for a guided one. In shadow the numbers tell what guidance would have done to each token.
     """
 
     text: str

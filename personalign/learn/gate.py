@@ -99,6 +99,21 @@ def gain_of(
     return float(shifted - at_mu)
 
 
+def gain_by(
+    v: Float[NDArray[np.float64], "d"],
+    choice: str,
+    before: Gaussian,
+    prior: Gaussian,
+    kappa: float,
+    noise: Noise = _DEFAULT_NOISE,
+) -> float | None:
+    """What one answer adds to the gain, given the posterior ``before`` it; None where it says nothing."""
+    if choice not in INFORMATIVE:
+        return None
+    at_mu, shifted = _foreseen(v[np.newaxis], [choice], [before], prior, noise, np.array([0.0, kappa]))[0]
+    return float(shifted - at_mu)
+
+
 def prequential(
     record: Record,
     prior: Gaussian,
@@ -117,12 +132,24 @@ def prequential(
     befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(kept))]
     records = [Record(v[before], [choices[i] for i in before], weight[before]) for before in befores]
     posts = [fitted.weights for fitted in fit_block(records, prior, noise)]
+    return _foreseen(v, choices, posts, prior, noise, kappas) * weight[:, None]
+
+
+def _foreseen(
+    v: Float[NDArray[np.float64], "t d"],
+    choices: Sequence[str],
+    posts: Sequence[Gaussian],
+    prior: Gaussian,
+    noise: Noise,
+    kappas: Float[NDArray[np.float64], "k"],
+) -> Float[NDArray[np.float64], "t k"]:
+    """Log-probability of each answer by the posterior before it, drawn back by each κ."""
     shift = np.array([row @ (post.mean - prior.mean) for row, post in zip(v, posts, strict=True)])
     variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
     u = (v @ prior.mean)[:, None] + shift[:, None] * kappas
     u = u / np.sqrt(1 + np.pi * np.maximum(variance, 0.0) / 8)[:, None]  # as in ``predict``
     outcome = np.array([_OUTCOMES[choice] for choice in choices], dtype=np.int64)
-    return log_likelihood(u, np.repeat(outcome[:, None], len(kappas), axis=1), noise)[0] * weight[:, None]
+    return log_likelihood(u, np.repeat(outcome[:, None], len(kappas), axis=1), noise)[0]
 
 
 def _share(gain: Float[NDArray[np.float64], "people"]) -> float:

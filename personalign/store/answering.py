@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
+from math import fsum
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -26,7 +27,9 @@ def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentati
     return _add(session, user, basis_id, shown, "open")
 
 
-def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit, loss: float | None) -> Profile:
+def answer(
+    session: Session, shown: PresentationRow, choice: str, fit: Fit, loss: float | None, gain: float | None
+) -> Profile:
     """Store an answer with the profile that follows from it."""
     if choice not in CHOICES:
         raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
@@ -45,6 +48,7 @@ def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit, loss
             seconds=seconds,
             answered_at=at,
             loss=loss,
+            gain=gain,
         )
     )
     session.flush()
@@ -52,7 +56,14 @@ def answer(session: Session, shown: PresentationRow, choice: str, fit: Fit, loss
 
 
 def observe(
-    session: Session, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit, loss: float | None
+    session: Session,
+    user: str,
+    basis_id: str,
+    shown: Shown,
+    choice: str,
+    fit: Fit,
+    loss: float | None,
+    gain: float | None,
 ) -> Profile:
     """Store feedback with the profile that follows from it; on the same pair the newest of a kind stands."""
     _check_known(session, user, basis_id)
@@ -67,7 +78,17 @@ def observe(
         before.undone_at = now()
     session.flush()  # before its answer: the index allows one that stands
     at = now()
-    session.add(AnswerRow(user_id=user, presentation_id=row.id, choice=choice, seconds=0.0, answered_at=at, loss=loss))
+    session.add(
+        AnswerRow(
+            user_id=user,
+            presentation_id=row.id,
+            choice=choice,
+            seconds=0.0,
+            answered_at=at,
+            loss=loss,
+            gain=gain,
+        )
+    )
     session.flush()
     return refit(session, user, basis_id, fit, "observed", at)
 
@@ -96,6 +117,7 @@ def refit(session: Session, user: str, basis_id: str, fit: Fit, kind: str, at: d
     row.revision = 1 if newest is None else newest.revision + 1
     row.answers = sum(answer.kind == "question" for answer in answers)
     row.informative = _num_informative(answers)
+    row.gain = fsum(answer.gain or 0.0 for answer in answers)
     session.add(row)
     records.add_event(session, user, kind, at, basis_id, row.revision)
     return records.to_profile(row)

@@ -120,6 +120,7 @@ def to_answers(rows: list[tuple[AnswerRow, PresentationRow]]) -> tuple[Answer, .
             kind=shown.kind,
             question_id=shown.question_id,
             loss=answer.loss,
+            gain=answer.gain,
         )
         for answer, shown in rows
     )
@@ -130,7 +131,9 @@ def to_profile(row: ProfileRow) -> Profile:
     mean = blobs.decode(row.mean, (row.num_axes,))
     covariance = blobs.decode(row.covariance, (row.num_axes, row.num_axes))
     blobs.check(row.checksum, mean, covariance)
-    return Profile(row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative)
+    return Profile(
+        row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative, gain=row.gain
+    )
 
 
 def _features(row: PresentationRow) -> Array:

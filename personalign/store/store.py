@@ -170,11 +170,18 @@ class Store:
             return records.to_answers(records.find_answers(session, user, basis_id))
 
     def commit_answer(
-        self, user: str, presentation_id: str, choice: str, fit: Fit, loss: float | None = None
+        self,
+        user: str,
+        presentation_id: str,
+        choice: str,
+        fit: Fit,
+        loss: float | None = None,
+        gain: float | None = None,
     ) -> Profile:
         """Store an answer and the profile fitted with it, both or neither; the same answer again changes nothing.
 
-        ``loss`` is the answer's log-loss under the profile before it, where that took a side.
+        ``loss`` is the answer's log-loss under the profile before it, where that took a side; ``gain`` how many nats
+        better that foresaw it than everybody's, where the basis has a gate.
 
         Raises:
             QuestionError: the presentation isn't this person's, or was withdrawn, or the choice is unknown.
@@ -183,10 +190,17 @@ class Store:
         """
         with self._write() as session:
             shown = records.find_presentation(session, user, presentation_id)
-            return answering.answer(session, shown, choice, fit, loss)
+            return answering.answer(session, shown, choice, fit, loss, gain)
 
     def commit_feedback(
-        self, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit, loss: float | None = None
+        self,
+        user: str,
+        basis_id: str,
+        shown: Shown,
+        choice: str,
+        fit: Fit,
+        loss: float | None = None,
+        gain: float | None = None,
     ) -> Profile:
         """Store which of two replies feedback chose, and the profile fitted with it, both or neither.
 
@@ -198,7 +212,7 @@ class Store:
         """
         blobs.check_finite("the feedback's features", shown.v)
         with self._write() as session:
-            return answering.observe(session, user, basis_id, shown, choice, fit, loss)
+            return answering.observe(session, user, basis_id, shown, choice, fit, loss, gain)
 
     def undo_answer(self, user: str, basis_id: str, fit: Fit) -> Profile | None:
         """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.

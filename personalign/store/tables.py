@@ -137,7 +137,10 @@ class PresentationRow(Table):
 
 
 class AnswerRow(Table):
-    """One answer; an undone one is kept and marked. ``loss`` is its log-loss under the profile before it."""
+    """One answer; an undone one is kept and marked.
+
+    ``loss`` is its log-loss under the profile before it, ``gain`` how much better that foresaw it than everybody's.
+    """
 
     __tablename__ = "answers"
     __table_args__ = (
@@ -160,6 +163,7 @@ class AnswerRow(Table):
     answered_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
     loss: Mapped[float | None] = mapped_column(Float)
+    gain: Mapped[float | None] = mapped_column(Float)  # nats; of a copy for another basis, none
 
 
 class ProfileRow(Table):
@@ -174,6 +178,7 @@ class ProfileRow(Table):
     revision: Mapped[int]
     answers: Mapped[int]
     informative: Mapped[int]
+    gain: Mapped[float] = mapped_column(Float, server_default="0")  # of the answers that stood
     num_axes: Mapped[int]
     mean: Mapped[bytes] = mapped_column(LargeBinary)
     covariance: Mapped[bytes] = mapped_column(LargeBinary)

@@ -51,6 +51,7 @@ class Answer:
     kind: str = "question"  # as in ``Shown``
     question_id: str = ""  # of what was answered
     loss: float | None = None  # log-loss under the profile before it, where that took a side
+    gain: float | None = None  # nats by which that foresaw it better than everybody's, where a gate asked
 
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit, predict
-from personalign.learn.gate import FROM, LEAST, Gate, fit_gate, gain_of, prequential
+from personalign.learn.gate import FROM, LEAST, Gate, fit_gate, gain_by, gain_of, prequential
 from personalign.learn.likelihood import win_probability
 from personalign.types import Gaussian, Noise
 
@@ -115,6 +115,20 @@ def test_predictions_are_those_of_predict() -> None:
     variance = record.v[4] @ post.covariance @ record.v[4]
     u = record.v[4] @ PRIOR.mean / np.sqrt(1 + np.pi * variance / 8)
     assert at_mu / (1 - ties) == pytest.approx(win_probability(np.array([u]), noise)[0], abs=1e-9)
+
+
+def test_what_each_answer_adds_is_the_gain() -> None:
+    """Told one by one as the answers come, gains add up to that of the whole record; later answers have no say."""
+    record = record_of(12, 4, choices=("a", "b", "tie", "skip"))
+    told = []
+    for t, choice in enumerate(record.choice):
+        before = fit(record.v[:t], record.choice[:t], PRIOR, NOISE)
+        told.append(gain_by(record.v[t], choice, before, PRIOR, 0.7, NOISE))
+    assert [gain is None for gain in told] == [choice == "skip" for choice in record.choice]
+    assert sum(gain or 0.0 for gain in told) == pytest.approx(gain_of(record, PRIOR, 0.7, NOISE))
+    assert (
+        next(gain for gain in told if gain is not None) == 0.0
+    )  # from the prior nothing can be foreseen better than from the prior
 
 
 def test_what_says_nothing_counts_for_nothing() -> None:

@@ -1,0 +1,91 @@
+"""The head that serves a person: as much of their profile as is trusted, and what the operator decided.
+
+In this order: the population's gate (``gate.py``), where the basis has one, w′ = μ + κ_u(w − μ); a bound on how far w′
+is from everybody's; the operator's pins. The profile that is stored and shown stays the posterior itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.special import chdtri
+
+from personalign.basis import Basis
+from personalign.errors import InputError
+from personalign.learn.gate import Gate, gain_by
+from personalign.types import MAX_UTILITY, WEIGHTS, Gaussian, Profile
+
+REACH = 0.999  # of the people whom the prior describes are within the bound
+_NO_PINS: Mapping[str, float] = MappingProxyType({})
+
+
+class Serving:
+    """How profiles of one basis are served, to everybody alike.
+
+    ``pinned`` are axes by name, each with the weight that everyone who is guided has on it, whatever they answered:
+    utility for each standard deviation of the axis, 0 for an axis that nobody is to be steered along. While
+    ``is_shadow`` holds, replies are the model's own, and their account tells what guidance would have done to each
+    token; it may be set at any time, and holds from the next reply on.
+
+    Raises:
+        InputError: a pinned axis that the basis doesn't have, or a weight that isn't a number from −100 to 100.
+    """
+
+    def __init__(self, basis: Basis, pinned: Mapping[str, float] = _NO_PINS, *, is_shadow: bool = False) -> None:
+        _check_pins(pinned, [axis.name for axis in basis.axes])
+        self._basis = basis
+        self._gate = Gate(basis.kappa, basis.share) if basis.kappa is not None and basis.share is not None else None
+        self.pinned: Mapping[str, float] = MappingProxyType(dict(pinned))
+        self.is_shadow = is_shadow
+
+    def head(self, profile: Profile) -> Float[NDArray[np.float64], "d"]:
+        """The weights that guide a person's replies; the profile's own array where nothing is to be changed."""
+        post, prior = profile.posterior, self._basis.prior
+        if self._gate is not None:
+            post = self._gate.shrink(post, prior, profile.gain, profile.informative)
+        return self._pin(bounded(post.mean, prior))
+
+    def gain(
+        self, v: Float[NDArray[np.float64], "d"], choice: str, before: Profile, kind: str = "question"
+    ) -> float | None:
+        """Nats by which a profile foresaw an answer better than everybody's; None without a gate to tell."""
+        if self._gate is None or WEIGHTS[kind] == 0:
+            return None
+        gain = gain_by(v, choice, before.posterior, self._basis.prior, self._gate.kappa, self._basis.noise)
+        return None if gain is None else WEIGHTS[kind] * gain
+
+    def _pin(self, weights: Float[NDArray[np.float64], "d"]) -> Float[NDArray[np.float64], "d"]:
+        if not self.pinned:
+            return weights
+        return np.array([self.pinned.get(a.name, w) for a, w in zip(self._basis.axes, weights.tolist(), strict=True)])
+
+
+def bounded(
+    weights: Float[NDArray[np.float64], "d"], prior: Gaussian, reach: float = REACH
+) -> Float[NDArray[np.float64], "d"]:
+    """Draw weights in towards μ to where a share ``reach`` of the prior's people are; within it nothing is changed.
+
+    The distance is the prior's own, √((w − μ)ᵀ Σ₀⁻¹ (w − μ)), whose square is χ² with d degrees of freedom for people
+    drawn from the prior.
+    """
+    shift = weights - prior.mean
+    distance = np.sqrt(shift @ np.linalg.solve(prior.covariance, shift))
+    limit = np.sqrt(chdtri(len(weights), 1 - reach))
+    return weights if distance <= limit else np.asarray(prior.mean + shift * (limit / distance))
+
+
+def _check_pins(pinned: Mapping[str, float], axes: list[str]) -> None:
+    for name, weight in pinned.items():
+        if name not in axes:
+            raise InputError(
+                f"found the pinned axis {name!r}, which the basis lacks; expected one of {', '.join(axes)}"
+            )
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not (is_number and -MAX_UTILITY <= weight <= MAX_UTILITY):
+            raise InputError(
+                f"the axis {name!r} is pinned to {weight!r}, expected a number from {-MAX_UTILITY:g} to {MAX_UTILITY:g}"
+            )

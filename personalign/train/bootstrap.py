@@ -1,7 +1,7 @@
-"""Make a basis for a model without any human data: named axes over the model's own replies.
+"""Make a basis for a model from its own replies: without human data, or from what a log has told of people.
 
-The path: roll out → measure and standardise → train the successor head → pick the question bank →
-set the prior → calibrate. Each step's file says how; this one only puts them in order.
+The path: roll out → measure and standardise → set the prior → pick the question bank → train the successor head →
+calibrate. Each step's file says how; this one only puts them in order. ``fit_basis.py`` drafts a basis from a log.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.basis import BankQuestion, Basis, Steering
-from personalign.decode import Decoder, SuccessorHead
+from personalign.decode import CausalModel, Decoder, SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import AXES, measure_many
+from personalign.learn.axes import AXES
+from personalign.learn.features import Embed, features
 from personalign.learn.prior import make_prior
 from personalign.train.bank import make_bank
 from personalign.train.calibrate import Outcome, calibrate, outcome, simulate_profile
+from personalign.train.embedded import KeptEmbedder
 from personalign.train.prompts import Prompts
 from personalign.train.rollouts import Plan, Rollouts, roll_out
 from personalign.train.successor import HeadRecipe, explained_variance, train_head
-from personalign.types import Axis, Message, Noise
+from personalign.types import Gaussian, Message, Noise
 
 NUM_REFERENCE = 256
 NUM_ASKED = 3_400  # replies that the questions are picked from
 MIN_QUESTIONS = 10  # what is asked of a person, simulated or not
-MIN_DEVIATION = 1e-3
+MIN_DEVIATION = 1e-3  # of an axis over the model's own replies
 BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
 UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
 
@@ -78,56 +80,51 @@ class Report:
     by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
 
-def bootstrap(decoder: Decoder, prompts: Prompts, plans: Plans, work: Path) -> tuple[Basis, Report]:
+def bootstrap(
+    decoder: Decoder,
+    prompts: Prompts,
+    plans: Plans,
+    work: Path,
+    draft: Basis | None = None,
+    embed: KeptEmbedder | None = None,
+) -> tuple[Basis, Report]:
     """Make the basis of the decoder's base model; roll-outs are kept in ``work``, so a killed run goes on.
 
     Args:
         decoder: the model, with the expert that the plans name.
         prompts: real user turns.
         plans: which replies are rolled out.
-        work: folder for the roll-outs.
+        work: folder for the roll-outs, and their embeddings.
+        draft: axes, prior, noise and gate from people's answers; None for named axes, without human data.
+        embed: what its learnt axes are measured in, if it has any.
 
     Raises:
         InputError: too few prompts, or replies too much alike to ask ten questions about.
     """
     _check_prompts(prompts)
-    plan = plans.learn
+    plan, causal = plans.learn, decoder.base
     learnt = roll_out(decoder, prompts.train, plan, work / "train")
     asked = roll_out(decoder, prompts.train, plans.ask, work / "bank")
     tested = roll_out(decoder, prompts.held_out, plan, work / "held_out")
-    axes = _axes_that_vary(prompts.train, learnt)
     everything = learnt + asked
-    raw = _measure(prompts.train, everything, axes)
-    own = raw[: len(learnt.text)][learnt.natural]
-    center, scale = own.mean(0), own.std(0)
-    features = (raw - center) / scale
-    shape = prior_shape(features[: len(learnt.text)][learnt.natural])
-    bank = make_bank(prompts.train, asked, features[len(learnt.text) :], shape, plan.seed)
+    of_people, draft = draft is not None, draft or _without_people(causal)
+    basis, phi = _on_own_replies(draft, learnt, _measure(draft, prompts.train, everything, embed))
+    own = phi[: len(learnt.text)][learnt.natural]
+    shape = basis.prior.covariance if of_people else prior_shape(own)
+    bank = make_bank(prompts.train, asked, phi[len(learnt.text) :], shape, plan.seed)
     _check_bank(bank, prompts.train)
-    causal, embeddings = decoder.base, decoder.base.output_embedding.float()
+    embeddings = causal.output_embedding.float()
     recipe = HeadRecipe(epochs=min(max(round(plans.tokens_seen / len(everything.token)), 6), 60))
-    trained = train_head(everything, features, embeddings, np.ones(len(features), dtype=bool), recipe)
+    trained = train_head(everything, phi, embeddings, np.ones(len(phi), dtype=bool), recipe)
     weights = {name: array.astype(np.float16) for name, array in trained.to_arrays().items()}  # as it is shipped
     head = SuccessorHead.from_arrays(weights)
-    v = np.array([q.first_features - q.second_features for q in bank])
-    reference = v[np.random.default_rng(plan.seed).permutation(len(v))[:NUM_REFERENCE]]
-    noise = Noise()
-    basis = Basis(
-        model=causal.name,
-        fingerprints=causal.fingerprints,
-        axes=axes,
-        center=center,
-        scale=scale,
-        prior=make_prior(reference, noise, shape),
-        noise=noise,
-        reference=reference,
-        steering=UNCALIBRATED,
-        bank=bank,
-        head=weights,
-    )
-    basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan)
-    r2, r2_forced = _test_head(head, tested, prompts.held_out, basis, embeddings)
-    return basis, Report(len(features), len(everything.token), r2, r2_forced, grid, by_alpha)
+    basis = replace(basis, bank=bank, head=weights)
+    reference = basis.pool[np.random.default_rng(plan.seed).permutation(len(bank))[:NUM_REFERENCE]]
+    prior = basis.prior if of_people else make_prior(reference, basis.noise, shape)
+    basis = replace(basis, reference=reference, prior=prior)
+    basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan, embed and embed.embed)
+    r2, r2_forced = _test_head(head, tested, _measure(basis, prompts.held_out, tested, embed), embeddings)
+    return basis, Report(len(phi), len(everything.token), r2, r2_forced, grid, by_alpha)
 
 
 def _check_prompts(prompts: Prompts) -> None:
@@ -163,36 +160,73 @@ def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np
     return np.asarray(0.95 * np.corrcoef(features.T).reshape(d, d) + 0.05 * np.eye(d))
 
 
+def _without_people(causal: CausalModel) -> Basis:
+    """All named axes, as they are measured; the prior comes with the reference pairs."""
+    d = len(AXES)
+    return Basis(
+        model=causal.name,
+        fingerprints=causal.fingerprints,
+        axes=AXES,
+        center=np.zeros(d),
+        scale=np.ones(d),
+        prior=Gaussian(np.zeros(d), np.eye(d)),
+        noise=Noise(),
+        reference=np.zeros((0, d)),
+        steering=UNCALIBRATED,
+    )
+
+
 def _measure(
-    prompts: Sequence[Sequence[Message]], rollouts: Rollouts, axes: Sequence[Axis]
+    basis: Basis, prompts: Sequence[Sequence[Message]], rollouts: Rollouts, embed: Embed | None
 ) -> Float[NDArray[np.float64], "N d"]:
-    return measure_many([prompts[i] for i in rollouts.prompt], list(rollouts.text), axes)
+    embed = None if basis.projection is None else embed
+    return features(basis, [prompts[i] for i in rollouts.prompt], list(rollouts.text), embed)
 
 
-def _axes_that_vary(prompts: Sequence[Sequence[Message]], rollouts: Rollouts) -> tuple[Axis, ...]:
-    """The named axes on which this model's own replies differ at all; the others can't be asked about."""
-    if not rollouts.natural.any():
+def _on_own_replies(
+    draft: Basis, learnt: Rollouts, measured: Float[NDArray[np.float64], "N d"]
+) -> tuple[Basis, Float[NDArray[np.float64], "N e"]]:
+    """Keep the axes on which this model's own replies differ, and standardise over these replies.
+
+    The others can't be asked about. Weights are turned so that they mean the same: where an axis varies half as much
+    over the model's replies as over the draft's, its unit is half as large, and so is what people feel about it.
+    """
+    if not learnt.natural.any():
         raise InputError("the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them")
-    deviation = _measure(prompts, rollouts, AXES)[rollouts.natural].std(0)
-    axes = tuple(axis for axis, sd in zip(AXES, deviation, strict=True) if sd >= MIN_DEVIATION)
-    if not axes:
+    own = measured[: len(learnt.text)][learnt.natural]
+    kept = np.flatnonzero(own.std(0) >= MIN_DEVIATION)
+    if not len(kept):
         raise InputError(
-            "the model's replies differ on none of the named axes, expected one at least; raise the "
-            "temperature or pass other prompts"
+            "the model's replies differ on none of the axes, expected one at least; raise the temperature or pass "
+            "other prompts"
         )
-    return axes
+    center, scale = own[:, kept].mean(0), own[:, kept].std(0)
+    learnt_kept = kept[kept >= len(draft.named)] - len(draft.named)
+    projection = None if draft.projection is None or not len(learnt_kept) else draft.projection[:, learnt_kept]
+    basis = replace(
+        draft,
+        axes=tuple(draft.axes[j] for j in kept),
+        center=draft.center[kept] + draft.scale[kept] * center,
+        scale=draft.scale[kept] * scale,
+        prior=Gaussian(
+            scale * draft.prior.mean[kept], draft.prior.covariance[np.ix_(kept, kept)] * np.outer(scale, scale)
+        ),
+        projection=projection,
+        embedder=None if projection is None else draft.embedder,
+    )
+    return basis, (measured[:, kept] - center) / scale
 
 
 def _calibrated(
-    basis: Basis, decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan
+    basis: Basis, decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan, embed: Embed | None
 ) -> tuple[Basis, list[Outcome], dict[float, tuple[Outcome, Outcome]]]:
-    best, grid = calibrate(decoder, basis, prompts)
+    best, grid = calibrate(decoder, basis, prompts, embed=embed)
     people = [simulate_profile(basis, seed) for seed in range(100, 104)]
     plain = replace(best.steering, beta=0.0)
     by_alpha = {
         alpha: (
-            outcome(decoder, basis, people, prompts, plain, plan.expert, alpha),
-            outcome(decoder, basis, people, prompts, best.steering, plan.expert, alpha),
+            outcome(decoder, basis, people, prompts, plain, plan.expert, alpha, embed),
+            outcome(decoder, basis, people, prompts, best.steering, plan.expert, alpha, embed),
         )
         for alpha in plan.alphas
     }
@@ -200,15 +234,10 @@ def _calibrated(
 
 
 def _test_head(
-    head: SuccessorHead,
-    tested: Rollouts,
-    prompts: Sequence[Sequence[Message]],
-    basis: Basis,
-    embeddings: Tensor,
+    head: SuccessorHead, tested: Rollouts, phi: Float[NDArray[np.float64], "N d"], embeddings: Tensor
 ) -> tuple[Float[NDArray[np.float64], "d"], Float[NDArray[np.float64], "d"]]:
-    features = basis.standardise(_measure(prompts, tested, basis.axes))
     everywhere = np.ones(len(tested.token), dtype=bool)
     return (
-        explained_variance(head, tested, features, embeddings, everywhere),
-        explained_variance(head, tested, features, embeddings, tested.is_forced),
+        explained_variance(head, tested, phi, embeddings, everywhere),
+        explained_variance(head, tested, phi, embeddings, tested.is_forced),
     )

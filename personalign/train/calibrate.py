@@ -21,7 +21,7 @@ from personalign.basis import Basis, Steering
 from personalign.decode import Decoder, Generated, Guidance, Request
 from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
-from personalign.learn.axes import measure_many
+from personalign.learn.features import Embed, features
 from personalign.train.progress import track
 from personalign.types import Gaussian, Message, Sampling
 
@@ -67,11 +67,17 @@ def calibrate(
     prompts: Sequence[Sequence[Message]],
     grid: Sequence[Steering] = GRID,
     num_people: int = 8,
+    embed: Embed | None = None,
 ) -> tuple[Outcome, list[Outcome]]:
-    """Return the best setting's outcome and those of the whole grid, the unsteered model's first."""
+    """Return the best setting's outcome and those of the whole grid, the unsteered model's first.
+
+    ``embed`` is what learnt axes are measured in, where the basis has any.
+    """
     people = [simulate_profile(basis, seed) for seed in range(num_people)]
-    plain = outcome(decoder, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates))
-    outcomes = [outcome(decoder, basis, people, prompts, steering) for steering in track(grid, "calibrating")]
+    plain = outcome(decoder, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates), embed=embed)
+    outcomes = [
+        outcome(decoder, basis, people, prompts, steering, embed=embed) for steering in track(grid, "calibrating")
+    ]
     allowed = [o for o in outcomes if o.kl <= MAX_KL and o.breaks_less_than(plain)]
     enough = ENOUGH * max((o.utility for o in allowed), default=0.0)
     return min((o for o in allowed if o.utility >= enough), key=lambda o: o.kl, default=plain), [plain, *outcomes]
@@ -102,11 +108,12 @@ def outcome(
     steering: Steering,
     expert: str | None = None,
     alpha: float | None = None,
+    embed: Embed | None = None,
 ) -> Outcome:
     """Let every person's profile steer the replies to all prompts, with an expert under it if one is named."""
     requests = list(_requests(basis, people, prompts, expert, alpha))
     replies = decoder.with_steering(steering).generate(requests)
-    utilities = _utilities(basis, people, prompts, replies)
+    utilities = _utilities(basis, people, prompts, replies, embed)
     return Outcome(
         steering,
         utility=float(utilities.mean()),
@@ -132,10 +139,14 @@ def _requests(
 
 
 def _utilities(
-    basis: Basis, people: Sequence[SimulatedProfile], prompts: Sequence[Sequence[Message]], replies: Sequence[Generated]
+    basis: Basis,
+    people: Sequence[SimulatedProfile],
+    prompts: Sequence[Sequence[Message]],
+    replies: Sequence[Generated],
+    embed: Embed | None,
 ) -> Float[NDArray[np.float64], "people prompts"]:
-    features = basis.standardise(measure_many([*prompts] * len(people), [r.text for r in replies], basis.axes))
-    by_person = features.reshape(len(people), len(prompts), -1)
+    measured = features(basis, [*prompts] * len(people), [r.text for r in replies], embed)
+    by_person = measured.reshape(len(people), len(prompts), -1)
     weights = np.array([p.weights / np.linalg.norm(p.weights) for p in people])
     return np.asarray((by_person * weights[:, None]).sum(-1))
 

@@ -27,8 +27,13 @@ class Origin:
     licence: str  # a section
 
 
-def write_basis_card(folder: Path, basis: Basis, report: Report, origin: Origin, plans: Plans) -> None:
-    """The card of the basis: axes with the head's R², the calibration grid, and what steering does at each α."""
+def write_basis_card(
+    folder: Path, basis: Basis, report: Report, origin: Origin, plans: Plans, about_people: str | None = None
+) -> None:
+    """The card of the basis: axes with the head's R², the calibration grid, and what steering does at each α.
+
+    ``about_people`` is a section on the people whose answers went in, if any did.
+    """
     axes = [
         {"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}", "R²": r2, "R², forced": forced}
         for a, r2, forced in zip(basis.axes, report.r2.tolist(), report.r2_forced.tolist(), strict=True)
@@ -37,16 +42,12 @@ def write_basis_card(folder: Path, basis: Basis, report: Report, origin: Origin,
         {"α": alpha, "utility, unsteered": plain.utility, "utility": steered.utility, "KL": steered.kl}
         for alpha, (plain, steered) in report.by_alpha.items()
     ]
-    sigma = basis.prior.covariance[0, 0] ** 0.5
     r2, r2_forced = (_cell(mean_r2(found)) for found in (report.r2, report.r2_forced))
     (folder / "README.md").write_text(
         f"""# {origin.title}
 
-{basis.num_axes} named reward axes over the replies of `{origin.model}`, a successor head that predicts them for every
-next token, and {len(basis.bank)} questions made from the model's own replies. No human data went in: the prior is
-N(0, σ²C), where C are the axes' correlations over the model's own replies, with σ = {sigma:.3f}, so
-that a person drawn from it answers the {len(basis.reference)} reference pairs as their own weights say in three cases
-of four.
+{_counted(basis)} over the replies of `{origin.model}`, a successor head that predicts them for every
+next token, and {len(basis.bank)} questions made from the model's own replies. {_prior(basis)}
 
 Made by `{origin.command}`, from {report.num_replies:,} replies
 ({report.num_tokens:,} tokens) to {origin.prompts}. {_rollouts(plans)}
@@ -62,7 +63,7 @@ with Personalign.open({origin.opened}) as p:
     question = p.ask("ada")
 ```
 
-## Axes, and how well the head foresees them
+{"" if about_people is None else about_people}## Axes, and how well the head foresees them
 
 R² of the finished reply's features from one hidden state and next token, on held-out prompts (mean
 {r2}); beside it on the uniformly drawn tokens alone (mean {r2_forced}), – where an
@@ -87,6 +88,21 @@ greedy, half sampled.
 {origin.licence}""",
         encoding="utf-8",
     )
+
+
+def _counted(basis: Basis) -> str:
+    num_learnt = basis.num_axes - len(basis.named)
+    return f"{len(basis.named)} named {f'and {num_learnt} learnt ' if num_learnt else ''}reward axes"
+
+
+def _prior(basis: Basis) -> str:
+    if basis.kappa is not None:
+        return "Prior and noise come from people's answers."
+    sigma = basis.prior.covariance[0, 0] ** 0.5
+    return f"""No human data went in: the prior is
+N(0, σ²C), where C are the axes' correlations over the model's own replies, with σ = {sigma:.3f}, so
+that a person drawn from it answers the {len(basis.reference)} reference pairs as their own weights say in three cases
+of four."""
 
 
 def _rollouts(plans: Plans) -> str:

@@ -15,6 +15,7 @@ from personalign.bundled import locate
 from personalign.decode import Decoder, load_causal
 from personalign.train.bootstrap import UNCALIBRATED, Plans, Report, bootstrap, default_plans
 from personalign.train.cards import Origin, mean_r2, write_basis_card
+from personalign.train.embedded import KeptEmbedder
 from personalign.train.files import made_in, public_name
 from personalign.train.prompts import Prompts, read_prompts, split_prompts
 
@@ -104,13 +105,24 @@ def make_basis(
 
 
 def write_basis(
-    folder: Path, decoder: Decoder, prompts: Prompts, plans: Plans, origin: Origin, work: Path
+    folder: Path,
+    decoder: Decoder,
+    prompts: Prompts,
+    plans: Plans,
+    origin: Origin,
+    work: Path,
+    draft: Basis | None = None,
+    embed: KeptEmbedder | None = None,
+    about_people: str | None = None,
 ) -> tuple[Basis, Report]:
-    """Bootstrap a basis and write its folder, the card included."""
-    basis, report = bootstrap(decoder, prompts, plans, work)
+    """Bootstrap a basis and write its folder, the card included.
+
+    ``draft``, what embeds for it and the card's section about people are what a log has told; None without human data.
+    """
+    basis, report = bootstrap(decoder, prompts, plans, work, draft, embed)
     basis = replace(basis, model=origin.model)  # not the path it was loaded from
     folder.mkdir(parents=True, exist_ok=True)
-    write_basis_card(folder, basis, report, origin, plans)
+    write_basis_card(folder, basis, report, origin, plans, about_people)
     basis.save(folder)  # last, so that a run that was killed isn't passed over
     return basis, report
 

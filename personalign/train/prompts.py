@@ -47,12 +47,41 @@ def read_prompts(path: Path, causal: CausalModel, max_tokens: int) -> tuple[list
         except MessageError as error:
             raise MessageError(f"{line} can't be answered: {error}") from error
         prompts[json.dumps(prompt)] = prompt
-    if len(prompts) < MIN_PROMPTS:
-        raise InputError(
-            f"{path} holds {len(prompts)} different prompts, expected at least {MIN_PROMPTS}, better some hundreds: a "
-            "question is asked about each, and the head learns from the replies to them"
-        )
+    _check_number(len(prompts), f"{path} holds {len(prompts)} different prompts")
     return list(prompts.values()), len(lines) - len(prompts)
+
+
+def take_prompts(
+    found: Sequence[Prompt], causal: CausalModel, max_tokens: int, source: str
+) -> tuple[list[Prompt], int]:
+    """Take the different ones that the model can answer in ``max_tokens``, and count the different ones it can't.
+
+    Raises:
+        InputError: there are too few, naming the source.
+        ModelError: the model has no chat template.
+    """
+    room = None if causal.context is None else causal.context - max_tokens
+    different = {json.dumps(prompt): prompt for prompt in found}.values()
+    prompts = [prompt for prompt in different if _can_answer(causal, prompt, room)]
+    said = f"{source} holds {len(different)} different prompts, {len(prompts)} of which the model can answer"
+    _check_number(len(prompts), said)
+    return prompts, len(different) - len(prompts)
+
+
+def _can_answer(causal: CausalModel, prompt: Prompt, room: int | None) -> bool:
+    try:
+        _check(causal, prompt, room)
+    except MessageError:
+        return False
+    return True
+
+
+def _check_number(number: int, found: str) -> None:
+    if number < MIN_PROMPTS:
+        raise InputError(
+            f"{found}, expected at least {MIN_PROMPTS}, better some hundreds: a question is asked about each, and the "
+            "head learns from the replies to them; pass more with --prompts"
+        )
 
 
 def _prompt(line: Line) -> Prompt:

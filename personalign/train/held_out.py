@@ -1,0 +1,194 @@
+"""What a basis is worth to people who had no part in finding it.
+
+Their answers are predicted from so many others of theirs, and from none: the population's forecast of the same answers.
+An answer is never predicted from one that shares a text with it, because what is odd about one text is no taste. The
+gate (``learn/gate.py``) is fitted to the same people, in the order in which they answered; what is predicted here is
+what a person would be served by it, before their own record counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from personalign.errors import InputError
+from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.gate import SURE, Gate, choose_gate, prequential
+from personalign.types import Gaussian, Noise
+
+COUNTS = (0, 5, 10, 20)  # answers of a person that are known
+JUDGED_AFTER = 10  # answers, as many as are asked
+MOST = 60  # answers of a person, the first; more would let the few with a thousand take all the time
+BINS = 10  # of equal mass
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """A held-out person's informative answers, oldest first: v (n, d), choices, and the two texts (n, 2) of each."""
+
+    v: Float[NDArray[np.float64], "n d"]
+    choice: Sequence[str]
+    texts: Int[NDArray[np.int64], "n 2"]
+
+    @property
+    def groups(self) -> Int[NDArray[np.int64], "n"]:
+        """Which answers hang together by texts that several of them are about."""
+        names, place = np.unique(self.texts, return_inverse=True)
+        pairs = place.reshape(self.texts.shape)
+        links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(names), len(names)))
+        return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)[pairs[:, 0]]
+
+
+@dataclass(frozen=True)
+class After:
+    """How well people are predicted after so many answers, and how the population's mean predicts the same answers.
+
+    Accuracy is the mean over people, log-loss (nats) over answers; ``margin`` is how much accuracy people gain, less
+    1.64 standard errors: above 0 it is no accident.
+    """
+
+    answers: int
+    people: int
+    predicted: int
+    accuracy: float
+    population_accuracy: float
+    log_loss: float
+    population_log_loss: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The gate, the curve over the number of answers, and the calibration error of all its predictions together."""
+
+    gate: Gate
+    after: tuple[After, ...]
+    calibration_error: float
+
+    @property
+    def accuracy(self) -> float:
+        """After ten answers, or as many as there are."""
+        return [after for after in self.after if after.answers <= JUDGED_AFTER][-1].accuracy
+
+    @property
+    def active(self) -> bool:
+        """Whether questions may be chosen by this basis.
+
+        Only where profiles are let off the population's mean at all (κ > 0), and are more accurate than it after ten
+        answers by more than chance (95 %, one-sided, over people): else the axes foresee too little to choose by.
+        """
+        return self.gate.kappa > 0 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
+
+
+def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
+    """Fit the gate to held-out people, and predict their answers with it.
+
+    Args:
+        people: each with an informative answer at least.
+        prior: over weights (d,), the population's.
+        noise: how people answer.
+        seed: of which of their answers are known and which predicted.
+
+    Raises:
+        InputError: fewer than two people, or nobody preferred anything.
+    """
+    people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
+    scores = [prequential(Record(p.v, p.choice), prior, noise, prompt=p.groups).sum(axis=0) for p in people]
+    gate = choose_gate(np.array(scores))
+    forecasts = [forecast for n in COUNTS if (forecast := _forecast(people, n, prior, noise, gate, seed)) is not None]
+    if not forecasts:
+        raise InputError(
+            f"{len(people)} held-out people preferred no reply, expected answers a or b; collect more answers"
+        )
+    chances = np.concatenate([forecast.served for forecast in forecasts])
+    return Judgement(gate, tuple(forecast.told() for forecast in forecasts), calibration_error(chances))
+
+
+def calibration_error(chance: Float[NDArray[np.float64], "N"]) -> float:
+    """Mean |how sure − how often right| over ten bins of as many predictions; ``chance`` of the side preferred."""
+    sure = np.maximum(chance, 1 - chance)
+    bins = np.array_split(np.argsort(sure, kind="stable"), BINS)
+    return float(sum(abs(sure[b].mean() - _right(chance)[b].mean()) * len(b) for b in bins if len(b)) / len(chance))
+
+
+@dataclass(frozen=True, eq=False)
+class _Forecast:
+    """Probabilities given to the sides that people preferred, as served and by the population."""
+
+    answers: int
+    person: Int[NDArray[np.int64], "N"]
+    served: Float[NDArray[np.float64], "N"]
+    population: Float[NDArray[np.float64], "N"]
+
+    def told(self) -> After:
+        served, population = (_by_person(self.person, _right(c)) for c in (self.served, self.population))
+        gain = served - population
+        error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+        return After(
+            answers=self.answers,
+            people=len(gain),
+            predicted=len(self.served),
+            accuracy=float(served.mean()),
+            population_accuracy=float(population.mean()),
+            log_loss=_log_loss(self.served),
+            population_log_loss=_log_loss(self.population),
+            margin=float(gain.mean() - SURE * error),
+        )
+
+
+def _forecast(
+    people: Sequence[Person], num_answers: int, prior: Gaussian, noise: Noise, gate: Gate, seed: int
+) -> _Forecast | None:
+    """Predict everyone who has answers left after so many; None where nobody has."""
+    parts = [_split(person, num_answers, np.random.default_rng([seed, i])) for i, person in enumerate(people)]
+    kept = [i for i, (_, tests) in enumerate(parts) if len(tests)]
+    if not kept:
+        return None
+    posts = fit_block([_record(people[i], parts[i][0]) for i in kept], prior, noise)
+    served, population = [], []
+    for i, post in zip(kept, posts, strict=True):
+        tests = _record(people[i], parts[i][1])
+        shrunk = Gaussian(prior.mean + gate.kappa * (post.weights.mean - prior.mean), post.weights.covariance)
+        served.append(_chance(tests, shrunk, noise))
+        population.append(_chance(tests, prior, noise))
+    person = np.repeat(np.arange(len(kept)), [len(chance) for chance in served])
+    return _Forecast(num_answers, person, np.concatenate(served), np.concatenate(population))
+
+
+def _split(
+    person: Person, num_answers: int, rng: np.random.Generator
+) -> tuple[Int[NDArray[np.int64], "n"], Int[NDArray[np.int64], "m"]]:
+    """The answers that are known, and those to predict: about other texts, and no ties; none if there are too few."""
+    groups = person.groups
+    order = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
+    known, rest = order[:num_answers], order[num_answers:]
+    is_test = ~np.isin(groups[rest], groups[known]) & (np.array(person.choice)[rest] != "tie")
+    return known, rest[is_test]
+
+
+def _record(person: Person, rows: Int[NDArray[np.int64], "n"]) -> Record:
+    return Record(person.v[rows], [person.choice[j] for j in rows])
+
+
+def _chance(tests: Record, post: Gaussian, noise: Noise) -> NDArray[np.float64]:
+    left = predict(tests.v, post, noise)
+    return np.where(np.array(tests.choice) == "a", left, 1 - left)
+
+
+def _right(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where the likelier side was preferred, ½ where neither was likelier."""
+    return np.where(chance == 0.5, 0.5, (chance > 0.5).astype(np.float64))
+
+
+def _by_person(person: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(person, values) / np.bincount(person))
+
+
+def _log_loss(chance: NDArray[np.float64]) -> float:
+    return float(-np.log(np.maximum(chance, 1e-12)).mean())

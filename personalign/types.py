@@ -36,6 +36,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
 )
 FEEDBACK: tuple[str, ...] = ("edit", "thumbs", "regenerate")  # the kinds that nobody asked for
+LEARNT = "learnt_"  # how the names of learnt axes begin, which nobody has put into words
 MAX_TEXT = 100_000  # characters of a text that is kept
 ROLES = ("system", "user", "assistant")
 FinishReason = Literal["stop", "length"]
@@ -175,6 +176,18 @@ class Profile:
         ]
         return "\n".join([*(tastes or ["No taste stands out yet."]), *pins])
 
+    def as_system_prompt(self, top: int = 5) -> str:
+        """Tell a language model of the tastes that stand out, one sentence each; "" where none does.
+
+        It is what a profile comes to without steering, as a system message: a baseline, or one more thing to stack.
+        """
+        if not self.informative:
+            return ""
+        tastes = [(axis, surety, abs(surety)) for axis, surety in self._tastes(top)]
+        pins = [(axis, self.pinned[axis.name], 1.0) for axis in self.axes if self.pinned.get(axis.name)]
+        wishes = [_wish(*wish) for wish in [*tastes, *pins] if not wish[0].name.startswith(LEARNT)]
+        return "\n".join(["Write every reply the way this person likes replies to be.", *wishes]) if wishes else ""
+
     def _tastes(self, top: int) -> list[tuple[Axis, float]]:
         """The axes that stand out, and how many standard deviations from 0, surest first; none that is pinned."""
         surety = self.mean / np.sqrt(np.diag(self.covariance))
@@ -198,6 +211,11 @@ class Profile:
             _change(self.axes[j], before[j], after[j]) for j in np.argsort(-np.abs(shift))[:top] if abs(shift[j]) >= 0.1
         ]
         return "\n".join(lines) or "Nothing changed that could be seen."
+
+
+def _wish(axis: Axis, towards: float, surety: float) -> str:
+    verb = "Strongly favour" if surety >= 2 else "Favour" if surety >= 1 else "Lean towards"
+    return f"{verb} {_direction(axis, towards)}."
 
 
 def _change(axis: Axis, before: float, after: float) -> str:

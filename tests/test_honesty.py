@@ -161,3 +161,22 @@ def test_in_shadow_replies_are_the_models_own(url: str) -> None:
         guided = p.chat("ada", HELLO)
         assert (guided.guided, guided.reason) == (True, None)
         assert guided.text != plain.text  # the control: what was written in shadow wasn't guided
+
+
+# In words
+
+
+def test_a_profile_in_words_for_a_language_model(url: str) -> None:
+    """One imperative sentence for each taste that stands out or is pinned; nothing for a stranger or learnt axes."""
+    with Personalign.open(url, pinned={"warmth": 1.0, "lists": 0.0}) as p:
+        assert p.profile("ada").as_system_prompt() == ""
+        onboard(p, "ada")
+        lines = p.profile("ada").as_system_prompt().splitlines()
+        assert lines[0] == "Write every reply the way this person likes replies to be."
+        assert "Favour longer replies." in lines
+        assert lines[-1] == "Favour warm and polite words."
+        assert not any("enumerations" in line or "one thing" in line for line in lines)
+        unnamed = tuple(replace(axis, name=f"learnt_{j}") for j, axis in enumerate(p.basis.axes))
+        assert replace(p.profile("ada"), axes=unnamed, pinned={}).as_system_prompt() == ""
+        told: list[Message] = [{"role": "system", "content": "\n".join(lines)}, *HELLO]
+        assert p.chat("nobody", told).text != p.chat("nobody", HELLO).text

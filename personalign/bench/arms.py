@@ -24,7 +24,7 @@ from personalign.decode.args import ArgsSteering
 from personalign.learn.axes import measure_many
 from personalign.train.calibrate import repetition
 from personalign.train.reward import Over
-from personalign.types import Message, Sampling
+from personalign.types import Message, Profile, Sampling
 
 Decoding = Literal["sampled", "greedy"]
 Method = Literal["short_list", "successor", "args_replies", "args_prefixes", "in_context", "best_of"]
@@ -130,11 +130,7 @@ class Trial:
     def _in_context(self, arm: Arm) -> Outcome:
         """Tell base of each person in words, as a system message."""
         plain = [prompt for _ in self.members for prompt in self.prompts]
-        told: list[tuple[Message, ...]] = [
-            ({"role": "system", "content": member.profile.explain()}, *prompt)
-            for member in self.members
-            for prompt in self.prompts
-        ]
+        told = [(*_told(member.profile), *prompt) for member in self.members for prompt in self.prompts]
         sampling = [_sampling(arm, i) for _ in self.members for i in range(len(self.prompts))]
         requests = [Request(messages, how) for messages, how in zip(told, sampling, strict=True)]
         replies = self.decoder.generate(requests)
@@ -217,6 +213,12 @@ class _Cut:
     def __call__(self, logits: Tensor, step: Step) -> Tensor:  # noqa: ARG002 - every steer is told of the step
         top = logits.topk(self._num_candidates)
         return torch.full_like(logits, -torch.inf).scatter(-1, top.indices, top.values)
+
+
+def _told(profile: Profile) -> tuple[Message, ...]:
+    """A profile in words, as the message before a conversation; none where no taste stands out."""
+    words = profile.as_system_prompt()
+    return ({"role": "system", "content": words},) if words else ()
 
 
 def _sampling(arm: Arm, number: int) -> Sampling:

@@ -124,7 +124,7 @@ def _is_moved(decoder: Decoder, request: Request, reply: Generated) -> bool:
     return reply.guided or decoder.stack(request) is not None
 
 
-class _Reading:
+class Reading:
     """The steer that prescribes every token, and keeps its log-probability and the likeliest token's."""
 
     def __init__(self, tokens: Sequence[Sequence[int]], device: torch.device) -> None:
@@ -134,6 +134,7 @@ class _Reading:
         self.top = torch.zeros_like(self._tokens)
 
     def __call__(self, logits: Tensor, step: Step) -> Tensor:
+        """Leave each row its prescribed token, and note what that was given."""
         active = step.active.nonzero().flatten()
         at = step.request[active], step.index[active]
         tokens, logprobs = self._tokens[at][:, None], logits[active].log_softmax(-1)
@@ -145,7 +146,7 @@ class _Reading:
 
 def _read_again(decoder: Decoder, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Found]:
     """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
-    reading = _Reading(tokens, decoder.base.device)
+    reading = Reading(tokens, decoder.base.device)
     decoder.generate(
         [replace(r, guidance=None, expert=None, alpha=None, rule="successor") for r in requests], [reading]
     )

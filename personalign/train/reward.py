@@ -34,6 +34,7 @@ from personalign.decode.backbone import (
 )
 from personalign.decode.load import CausalModel
 from personalign.errors import InputError, MessageError
+from personalign.train.cards import table
 from personalign.train.files import public_name
 from personalign.train.pairs import Comparison, Pair, comparison, split
 from personalign.train.progress import track
@@ -63,24 +64,36 @@ class RewardRecipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Accuracy:
-    """Share of preferences that the sign of the reward's difference gets right, by axis; NaN where there are none.
+class Measured:
+    """How well the reward's differences foretell preferences, by axis; NaN where there are none.
 
-    A tie is half right. ``prefixes`` counts every position of a pair that ``Comparison`` names, each pair the same.
+    ``replies`` and ``prefixes`` are the share whose sign is right; ``prefixes`` counts every position of a pair that
+    ``Comparison`` names, each pair the same. ``log_loss`` is −log P of what was preferred between whole replies, in
+    nats; there a tie is half of each, and a coin has log 2 of whatever is known.
     """
 
     replies: Float[NDArray[np.float64], "d"]
     prefixes: Float[NDArray[np.float64], "d"]
+    log_loss: Float[NDArray[np.float64], "d"]
+
+
+@dataclass(frozen=True)
+class Dev:
+    """The pairs to measure on by their numbers, none of which is trained on, and what of theirs training never sees."""
+
+    rows: tuple[int, ...]
+    unseen: str = "prompts"
 
 
 @dataclass(frozen=True, eq=False)
 class RewardReport:
-    """How well the dev pairs, whose prompts were never trained on, are ordered before and after training."""
+    """How well the dev pairs are foretold before and after training, and what of theirs training never saw."""
 
     num_train: int
     num_dev: int
-    before: Accuracy
-    after: Accuracy
+    before: Measured
+    after: Measured
+    unseen: str = "prompts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +109,11 @@ class TrainedReward:
 
 
 def train_reward(
-    base: CausalModel, pairs: Sequence[Pair], recipe: RewardRecipe, axes: Sequence[str] = ("reward",)
+    base: CausalModel,
+    pairs: Sequence[Pair],
+    recipe: RewardRecipe,
+    axes: Sequence[str] = ("reward",),
+    dev: Dev | None = None,
 ) -> TrainedReward:
     """Train a LoRA on a copy of ``base``, and a head of one reward an axis.
 
@@ -105,28 +122,56 @@ def train_reward(
         pairs: their targets have one number an axis.
         recipe: what to compare, and how to train.
         axes: names of the rewards.
+        dev: what to measure on; by default the pairs of ``recipe.dev_share`` of the prompts.
 
     Raises:
         InputError: a target isn't a probability for each axis, nothing is known of an axis, there are too few
-            prompts, or the training diverged.
+            prompts, no pair is left to train or to measure on, or the training diverged.
         MessageError: a reply is blank, too long, or the same as the other.
         ModelError: ``base`` has no decoder that can be copied.
     """
     target = _targets(pairs, axes).to(base.device)
     comparisons = [_numbered(base, pair, number) for number, pair in enumerate(pairs)]
-    train, dev = split(pairs, recipe.dev_share, recipe.seed)
+    train, rows, unseen = _parts(pairs, recipe, dev)
     _check_known(target[train], axes)
     torch.manual_seed(recipe.seed)
     lora, config = _fresh_lora(base, recipe.rank)
     head = nn.Linear(base.hidden_size, len(axes), device=base.device)
-    before = _accuracy(lora, head, comparisons, target, dev)
+    before = _measured(lora, head, comparisons, target, rows)
     _fit(lora, head, comparisons, target, train, recipe)
     adapter = get_peft_model_state_dict(lora)
     _check_finite([*adapter.values(), *head.parameters()])
     head.eval().requires_grad_(requires_grad=False)
     model = RewardModel(merged(lora), head, base.tokenizer, f"a reward model on {base.name}", tuple(axes))
-    after = _accuracy(model.backbone, head, comparisons, target, dev)
-    return TrainedReward(model, base, config, adapter, recipe, RewardReport(len(train), len(dev), before, after))
+    after = _measured(model.backbone, head, comparisons, target, rows)
+    report = RewardReport(len(train), len(rows), before, after, unseen)
+    return TrainedReward(model, base, config, adapter, recipe, report)
+
+
+def measure_reward(model: RewardModel, base: CausalModel, pairs: Sequence[Pair]) -> Measured:
+    """Measure a reward model trained on ``base`` on other pairs.
+
+    Raises:
+        InputError: a target isn't a probability for each axis, or there are no pairs.
+        MessageError: a reply is blank, too long, or the same as the other.
+    """
+    if not pairs:
+        raise InputError("found no pairs to measure on; expected one at least")
+    target = _targets(pairs, model.axes).to(model.device)
+    comparisons = [_numbered(base, pair, number) for number, pair in enumerate(pairs)]
+    return _measured(model.backbone, model.head, comparisons, target, np.arange(len(pairs)))
+
+
+def _parts(
+    pairs: Sequence[Pair], recipe: RewardRecipe, dev: Dev | None
+) -> tuple[Int[NDArray[np.int64], "train"], Int[NDArray[np.int64], "dev"], str]:
+    if dev is None:
+        return *split(pairs, recipe.dev_share, recipe.seed), "prompts"
+    rows = np.array(sorted(set(dev.rows)), dtype=np.int64)
+    train = np.setdiff1d(np.arange(len(pairs)), rows)
+    if not len(rows) or not len(train):
+        raise InputError(f"found {len(train)} pairs to train on and {len(rows)} to measure on; expected some of both")
+    return train, rows, dev.unseen
 
 
 def _targets(pairs: Sequence[Pair], axes: Sequence[str]) -> Float[Tensor, "N d"]:
@@ -175,8 +220,9 @@ def _fit(
     batches = [b for _ in range(recipe.epochs) for b in np.array_split(rng.permutation(train), num_batches)]
     parameters = [p for p in (*lora.parameters(), *head.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    warmup = 0.0 if recipe.warmup_share * len(batches) == 1 else recipe.warmup_share  # of one step torch divides by 0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=len(batches), pct_start=recipe.warmup_share
+        optimizer, recipe.learning_rate, total_steps=len(batches), pct_start=warmup
     )
     for batch in track(batches, "reward model"):
         difference, pair = _differences(lora, head, [comparisons[i] for i in batch], recipe.over)
@@ -209,30 +255,42 @@ def _right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[
 def _loss(difference: Float[Tensor, "M d"], target: Float[Tensor, "B d"], pair: Int[Tensor, "M"]) -> Float[Tensor, ""]:
     """Cross-entropy of σ(difference), averaged over each pair's places, then over what is known of the pairs."""
     wanted = target[pair]
-    entropy = nn.functional.binary_cross_entropy_with_logits(difference, wanted.nan_to_num(), reduction="none")
     weight = wanted.isfinite() / pair.bincount()[pair][:, None]
-    return (weight * entropy).sum() / weight.sum().clamp_min(1)
+    return (weight * _entropy(difference, wanted)).sum() / weight.sum().clamp_min(1)
 
 
-def _accuracy(
+@torch.no_grad()
+def _measured(
     decoder: nn.Module,
     head: nn.Linear,
     comparisons: Sequence[Comparison],
     target: Float[Tensor, "N d"],
-    rows: Int[NDArray[np.int64], "dev"],
-) -> Accuracy:
-    @torch.no_grad()
-    def share(over: Over) -> NDArray[np.float64]:
-        right, known = torch.zeros_like(target[0]), torch.zeros_like(target[0])
-        for batch in np.array_split(rows, -(-len(rows) // EVALUATION_BATCH)):
-            difference, pair = _differences(decoder, head, [comparisons[i] for i in batch], over)
-            preferred = (target[batch][pair] - 0.5).nan_to_num().sign()  # 1 the first, -1 the second, 0 neither
-            weight = preferred.abs() / pair.bincount()[pair][:, None]
-            right += (weight * (1 + preferred * difference.sign()) / 2).sum(0)
-            known += weight.sum(0)
-        return (right / known).double().cpu().numpy()
+    rows: Int[NDArray[np.int64], "m"],
+) -> Measured:
+    right, right_prefixes, decided, entropy, known = torch.zeros(5, target.shape[1], device=target.device)
+    for batch in np.array_split(rows, -(-len(rows) // EVALUATION_BATCH)):
+        difference, pair = _differences(decoder, head, [comparisons[i] for i in batch], "prefixes")
+        wanted, places = target[batch], pair.bincount()
+        whole = difference[places.cumsum(0) - 1]  # the last place of a pair compares the whole replies
+        preferred = (wanted - 0.5).nan_to_num().sign()  # 1 the first, -1 the second, 0 neither
+        right += _right(whole, preferred).sum(0)
+        right_prefixes += (_right(difference, preferred[pair]) / places[pair][:, None]).sum(0)
+        decided += preferred.abs().sum(0)
+        entropy += _entropy(whole, wanted).sum(0)
+        known += wanted.isfinite().sum(0)
+    shares = (right / decided, right_prefixes / decided, entropy / known)
+    return Measured(*(share.double().cpu().numpy() for share in shares))
 
-    return Accuracy(share("replies"), share("prefixes"))
+
+def _right(difference: Float[Tensor, "M d"], preferred: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
+    """1 where the preferred one has the higher reward, ½ where both have the same, 0 where none is preferred, too."""
+    return preferred.abs() * (1 + preferred * difference.sign()) / 2
+
+
+def _entropy(difference: Float[Tensor, "M d"], wanted: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
+    """Cross-entropy of σ(difference) in nats; 0 where nothing is known."""
+    entropy = nn.functional.binary_cross_entropy_with_logits(difference, wanted.nan_to_num(), reduction="none")
+    return entropy * wanted.isfinite()
 
 
 def _check_finite(tensors: Sequence[Tensor]) -> None:
@@ -240,10 +298,11 @@ def _check_finite(tensors: Sequence[Tensor]) -> None:
         raise InputError("the training diverged: a weight isn't finite; lower the recipe's learning_rate")
 
 
-def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str) -> None:
+def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str, note: str = "") -> None:
     """Write the folder that ``load_reward`` reads: adapter, head, manifest and a card.
 
-    ``data`` says in a sentence what the pairs are, ``licence`` under which terms the reward model may be used.
+    ``data`` says in a sentence what the pairs are, ``licence`` under which terms the reward model may be used, and
+    ``note`` what else there is to say of its figures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
@@ -257,7 +316,7 @@ def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str) -
         "fingerprints": asdict(trained.base.fingerprints),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence), encoding="utf-8")
+    (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
 
 
 def _lora_as_saved(lora: LoraConfig, base: str) -> LoraConfig:
@@ -271,11 +330,16 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def _card(trained: TrainedReward, name: str, base: str, data: str, licence: str) -> str:
+def _card(trained: TrainedReward, name: str, base: str, data: str, licence: str, note: str) -> str:
     report, recipe, axes = trained.report, trained.recipe, trained.model.axes
-    shares = [report.before.replies, report.after.replies, report.before.prefixes, report.after.prefixes]
-    rows = zip(axes, *(share.tolist() for share in shares), strict=True)
-    table = "\n".join(f"| {axis} | {a:.3f} | {b:.3f} | {c:.3f} | {d:.3f} |" for axis, a, b, c, d in rows)
+    stages = {"before": report.before, "after": report.after}
+    rows = [
+        {"axis": axis}
+        | {f"replies, {when}": found.replies[j].item() for when, found in stages.items()}
+        | {f"prefixes, {when}": found.prefixes[j].item() for when, found in stages.items()}
+        | {f"log-loss, {when}": found.log_loss[j].item() for when, found in stages.items()}
+        for j, axis in enumerate(axes)
+    ]
     return f"""# {name}
 
 A reward model for guided decoding: a LoRA of rank {recipe.rank} on `{base}` and a linear head, {len(axes)} wide,
@@ -288,12 +352,11 @@ trained by Bradley and Terry's likelihood over {recipe.over}: {recipe.epochs} ep
 
 ## How many preferences it orders right
 
-Of {report.num_dev:,} dev pairs, on prompts it was not trained on.
+Of {report.num_dev:,} dev pairs, whose {report.unseen} it was not trained on, before training and after; log-loss in
+nats, of which a coin has .693.
 
-| axis | whole replies, untrained | trained | prefixes, untrained | trained |
-|---|---|---|---|---|
-{table}
-
+{table(rows)}
+{note}
 ## Licence
 
 {licence}

@@ -119,9 +119,15 @@ def _check_pair(big: CausalModel, small: CausalModel) -> None:
 def _recipe(small: CausalModel, texts: Texts, num_steps: int | None, learning_rate: float | None, seed: int) -> Recipe:
     num_tokens = sum(map(len, texts.train))
     steps = num_steps or min(max(PASSES * num_tokens // TOKENS_PER_STEP, MIN_STEPS), MAX_STEPS)
-    size = sum(p.numel() for p in small.model.parameters())
-    rate = learning_rate or min(max(2e-3 * (1e7 / size) ** 0.5, 2e-4), 2e-3)
+    rate = learning_rate or lora_rate(small)
     return Recipe(steps, rate, "adamw", warmup_steps=max(steps // 20, 1), seed=seed)
+
+
+def lora_rate(causal: CausalModel) -> float:
+    """A LoRA's learning rate by its model's size: 2e-3 for ten million parameters, down to 2e-4 for a billion."""
+    size = sum(p.numel() for p in causal.model.parameters())
+    rate: float = 2e-3 * (1e7 / size) ** 0.5
+    return min(max(rate, 2e-4), 2e-3)
 
 
 def _tune(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Recipe, work: Path, folder: Path) -> Tuned:

@@ -19,7 +19,7 @@ from personalign.decode.backbone import RewardModel, load_reward
 from personalign.errors import InputError, MessageError
 from personalign.train import reward as module
 from personalign.train.pairs import Pair, comparison, soft_choices
-from personalign.train.reward import RewardRecipe, TrainedReward, save_reward, train_reward
+from personalign.train.reward import Dev, RewardRecipe, TrainedReward, measure_reward, save_reward, train_reward
 from train.talker import SUBJECTS, prompt
 
 WORDS = ("the", "hat", "mat", "on", "sat", "and")
@@ -210,3 +210,45 @@ def test_a_training_that_diverges_is_refused(kit: Kit) -> None:
     """Weights that aren't finite are never handed on."""
     with pytest.raises(InputError, match="lower the recipe's learning_rate"):
         train_reward(kit.base, planted(40), replace(SHORT, learning_rate=1e30))
+
+
+def test_ten_steps_are_enough(kit: Kit) -> None:
+    """A warm-up of exactly one step is none; it used to divide by zero."""
+    recipe = replace(SHORT, epochs=10, batch_size=64)
+    report = train_reward(kit.base, planted(40), recipe).report
+    assert report.num_train <= recipe.batch_size, "a step an epoch"
+
+
+def test_the_pairs_to_measure_on_can_be_chosen(kit: Kit) -> None:
+    """They aren't trained on: with their answers turned round the same weights come out, and the opposite figures."""
+    pairs, dev = planted(40), Dev(tuple(range(30, 40)), "people")
+    turned = [*pairs[:30], *(replace(pair, target=(1 - pair.target[0],)) for pair in pairs[30:])]
+    found, other = (train_reward(kit.base, each, SHORT, dev=dev) for each in (pairs, turned))
+    assert (found.report.num_train, found.report.num_dev, found.report.unseen) == (30, 10, "people")
+    assert torch.equal(bits(rewards(found.model)), bits(rewards(other.model)))
+    assert other.report.after.replies == pytest.approx(1 - found.report.after.replies)
+    measured = measure_reward(found.model, kit.base, pairs[30:])
+    assert measured.replies.tolist() == found.report.after.replies.tolist()
+    assert measured.log_loss == pytest.approx(found.report.after.log_loss)
+    everything = train_reward(kit.base, turned, SHORT, dev=Dev((0,)))
+    assert not torch.equal(bits(rewards(everything.model)), bits(rewards(other.model)))  # control: they would matter
+    for rows in ((), tuple(range(40))):
+        with pytest.raises(InputError, match="expected some of both"):
+            train_reward(kit.base, pairs, SHORT, dev=Dev(rows))
+    with pytest.raises(InputError, match="no pairs to measure on"):
+        measure_reward(found.model, kit.base, [])
+
+
+def test_the_log_loss_is_that_of_whole_replies(kit: Kit, trained: TrainedReward) -> None:
+    """−log σ of the rewards' difference at the last tokens, averaged over what is known; a tie is half of each."""
+    targets = (1.0, 0.0, 0.5, float("nan"))
+    pairs = [replace(pair, target=(target,)) for pair, target in zip(planted(4), targets, strict=True)]
+    losses = []
+    for pair in pairs[:3]:
+        row = comparison(kit.base, pair)
+        first, second = (rewards(trained.model, torch.tensor([ids]))[0, -1, 0] for ids in (row.first, row.second))
+        likely = torch.sigmoid(first - second).item()
+        losses.append(-(pair.target[0] * np.log(likely) + (1 - pair.target[0]) * np.log(1 - likely)))
+    measured = measure_reward(trained.model, kit.base, pairs)
+    assert measured.log_loss == pytest.approx([np.mean(losses)], rel=1e-4)
+    assert measured.replies.tolist() in ([0.0], [0.5], [1.0]), "of the two that were decided"

@@ -2,8 +2,10 @@
 
 A reward may rank finished replies well and still lead the next token astray (arXiv 2512.23067), so the policy itself
 is asked: of the pairs that a person decided, in what share did guidance raise log q(y | x) − log p(y | x) more for the
-reply they preferred? q is the steered policy and p the model's own, both at temperature 1. Unlike in chat, the whole
-vocabulary counts as the short list, which would give probability 0 to any reply with a token that isn't on it.
+reply they preferred? q is the steered policy and p the model's own, both at temperature 1. It is the mean over a
+reply's tokens that counts: each costs KL(p ‖ q) on average where the model wrote it, so that sums speak for the shorter
+reply, whoever is asked. Unlike in chat, the whole vocabulary is the short list, which would give probability 0 to any
+reply with a token that isn't on it.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Decided:
 class PolicyAccuracy:
     """The share of pairs ranked as the person does, with its 95 % interval (Wilson 1927); a draw counts half.
 
-    ``margin`` is the mean over pairs, in nats, by which guidance raised the preferred reply more than the other.
+    ``margin`` is by how many nats a token guidance raised the preferred reply more than the other, the mean over pairs.
     """
 
     accuracy: float
@@ -73,13 +75,14 @@ def policy_accuracy(p: Personalign, user: str, pairs: Sequence[Decided], strengt
 def log_ratios(
     decoder: Decoder, guidance: Guidance, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
 ) -> Float[NDArray[np.float64], "n"]:
-    """Nats by which guidance makes each whole reply, its end included, likelier than the model has it: (n,)."""
+    """Nats a token by which guidance makes each reply, its end included, likelier than the model has it: (n,)."""
     tokens = [_tokens(decoder, reply) for reply in replies]
     everything = replace(decoder.steering, num_candidates=decoder.base.num_logits)
     steered = decoder.with_steering(everything)
     requests = [Request(tuple(prompt), Sampling(len(ids))) for prompt, ids in zip(prompts, tokens, strict=True)]
     guided = [replace(request, guidance=guidance) for request in requests]
-    return _log_likelihood(steered, guided, tokens) - _log_likelihood(steered, requests, tokens)
+    moved = _log_likelihood(steered, guided, tokens) - _log_likelihood(steered, requests, tokens)
+    return moved / np.array([len(ids) for ids in tokens])
 
 
 def _log_likelihood(

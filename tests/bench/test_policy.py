@@ -28,19 +28,19 @@ def p(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Personalign]:
 
 
 def longer(p: Personalign, most: int = 12) -> list[Decided]:
-    """Pairs of the bank that neither was asked about, the longer reply preferred."""
+    """Pairs of the bank that neither was asked about, those furthest apart in length; the longer reply preferred."""
     asked = p._store.asked("ada", p.basis.id) | p._store.asked("ben", p.basis.id)
-    fresh = [q for q in p.basis.bank if q.id not in asked and len(q.first) != len(q.second)]
-    ordered = [(q, *sorted((q.first, q.second), key=len)) for q in fresh[:most]]
-    return [Decided(q.prompt, long, short) for q, short, long in ordered]
+    fresh = [(q.prompt, *sorted((q.first, q.second), key=len)) for q in p.basis.bank if q.id not in asked]
+    fresh.sort(key=lambda pair: len(pair[1]) - len(pair[2]))
+    return [Decided(prompt, long, short) for prompt, short, long in fresh[:most]]
 
 
 def test_a_policy_agrees_with_whom_it_serves(p: Personalign) -> None:
     """On pairs nobody was asked about, ada's raises the longer reply more often than not; ben's does the opposite."""
     of_ada, of_ben = (policy_accuracy(p, user, longer(p)) for user in ("ada", "ben"))
-    assert of_ada.accuracy > 0.7
-    assert of_ben.accuracy < 0.3  # the control: the pairs, not the measure, make the difference
-    assert of_ada.low < of_ada.accuracy < of_ada.high
+    assert of_ada.accuracy > 0.8
+    assert of_ben.accuracy < 0.2  # the control: the pairs, not the measure, make the difference
+    assert of_ada.low < of_ada.accuracy <= of_ada.high
     assert of_ada.margin > 0 > of_ben.margin
     assert of_ada.num_pairs == len(longer(p))
 
@@ -61,7 +61,7 @@ def test_ratios_are_those_of_the_steered_distribution(p: Personalign) -> None:
             reference.steered(everything, asked, ids[:t])[0].log_softmax(-1)[token]
             for asked in (request, replace(request, guidance=None))
         )
-        expected += float(steered - plain)
+        expected += float(steered - plain) / len(ids)
     assert found[0] == pytest.approx(expected, abs=1e-3)
     assert found[1] != pytest.approx(expected, abs=1e-3)
 

@@ -12,22 +12,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.ask import RULES, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
 from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
+from personalign.learn.likeness import Likeness
 from personalign.learn.served import Serving
 from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
 MIRRORED = {"a": "b", "b": "a"}
+AT_RANDOM = "questions were drawn at random, because this basis doesn't foresee answers well enough to choose them"
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
 
@@ -37,6 +40,7 @@ class Onboarding:
     def __init__(self, store: Store, basis: Basis, embed: Embed, serving: Serving) -> None:
         self._store, self._basis, self._embed, self._serving = store, basis, embed, serving
         self.stop_rule = StopRule()
+        self._rule = "d_optimal" if basis.active else "random"
         self._half_life_days: float | None = None
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
@@ -110,6 +114,17 @@ class Onboarding:
         return _watch(self._store.answers(user, self._basis.id))
 
     @property
+    def rule(self) -> str:
+        """How the next question is chosen."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: str) -> None:
+        if rule not in RULES:
+            raise InputError(f"found the rule {rule!r}, expected one of {', '.join(RULES)}")
+        self._rule = rule
+
+    @property
     def half_life_days(self) -> float | None:
         """After how many days an answer counts half; None, the default, means never."""
         return self._half_life_days
@@ -137,19 +152,28 @@ class Onboarding:
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""
         profile, noise = self.profile(user), self._basis.noise
-        allowed = self._allowed(user)
+        asked = self._store.asked(user, self._basis.id)
+        allowed = self._allowed(asked)
         reason = why_stop(
             profile.posterior, self._basis.reference, self._pool[allowed], self.drift(user).asked, self.stop_rule, noise
         )
         if reason is not None:
-            return None, reason
-        return acquire(profile.posterior, self._pool, noise=noise, allowed=allowed), None
+            is_drawn = self._rule == "random" and not self._basis.active
+            return None, f"{reason}; {AT_RANDOM}" if is_drawn else reason
+        seed = crc32(f"{user}\0{len(asked)}".encode())  # of the rule "random": the same question until it is asked
+        return acquire(profile.posterior, self._pool, self.rule, noise, allowed, seed), None
 
-    def _allowed(self, user: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        asked = self._store.asked(user, self._basis.id)
+    def _allowed(self, asked: frozenset[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         shown = self._store.exposures(self._basis.id)
         most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(shown.values()))
-        return np.array([q.id not in asked and shown.get(q.id, 0) < most for q in self._basis.bank], dtype=bool)
+        bank = self._basis.bank
+        is_asked = np.array([q.id in asked for q in bank], dtype=bool)
+        is_rested = np.array([shown.get(q.id, 0) < most for q in bank], dtype=bool)
+        return np.asarray(is_rested & ~self._likeness.repeats(is_asked))
+
+    @cached_property
+    def _likeness(self) -> Likeness:
+        return Likeness.of(self._basis)
 
     @cached_property
     def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -154,6 +154,19 @@ class Personalign:
     def stop_rule(self, rule: StopRule) -> None:
         self._onboarding.stop_rule = rule
 
+    @property
+    def rule(self) -> str:
+        """How questions are chosen: one of ``learn.ask.RULES``, from the next one on.
+
+        "d_optimal" learns most; "random" is the default of a basis that foresees people too badly (``basis.active``).
+        "eubo" is useful while it asks: it shows pairs whose better reply is expected to please most.
+        """
+        return self._onboarding.rule
+
+    @rule.setter
+    def rule(self, rule: str) -> None:
+        self._onboarding.rule = rule
+
     def behind(self) -> list[str]:
         """The people whose answers were given under another basis, and aren't fitted on this one yet."""
         return self._onboarding.behind()

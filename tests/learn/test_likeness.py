@@ -1,0 +1,71 @@
+"""Which questions of a bank are too alike to be asked one person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from personalign.basis import BankQuestion, Basis
+from personalign.bundled import TINY
+from personalign.learn.likeness import Likeness
+from personalign.types import Message
+
+BASIS = Basis.load(TINY / "basis")
+
+
+def asked(words: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": words},)
+
+
+def question(prompt: str, first: str, second: str, v: Sequence[float]) -> BankQuestion:
+    features = np.zeros(BASIS.num_axes)
+    features[: len(v)] = v
+    return BankQuestion(f"{prompt} {first} {second}", asked(prompt), first, second, features, np.zeros(BASIS.num_axes))
+
+
+ASKED = question("a car", "Sure, where?", "Where to?", [1.0, 2.0])
+OTHERS = {
+    "another difference": question("a car", "No.", "Yes!", [2.0, -1.0]),
+    "the same difference": question("a car", "No.", "Yes!", [2.0, 4.0]),
+    "the same, turned": question("a car", "Yes!", "No.", [-1.0, -2.02]),
+    "the same, elsewhere": question("a table", "No.", "Yes!", [2.0, 4.0]),
+    "the same words": question("a table", "where TO", "sure -- where!", [2.0, -1.0]),
+    "no difference": question("a car", "No.", "Yes!", []),
+    "emoji": question("a car", "🙂", "🙁", [3.0, -1.0]),
+    "other emoji": question("a table", "🙂", "🚗", [3.0, -1.0]),
+}
+
+
+def repeats(first: BankQuestion, *others: BankQuestion) -> list[bool]:
+    bank = (first, *others)
+    found = Likeness.of(replace(BASIS, bank=bank)).repeats(np.array([True] + [False] * len(others)))
+    return [bool(x) for x in found[1:]]
+
+
+def test_what_tells_the_same_or_reads_the_same_is_a_repeat() -> None:
+    """One prompt and one difference, either way round, or the same words; anything else may still be asked."""
+    found = dict(zip(OTHERS, repeats(ASKED, *OTHERS.values()), strict=True))
+    assert [name for name, is_repeat in found.items() if is_repeat] == [
+        "the same difference",
+        "the same, turned",
+        "the same words",
+    ]
+
+
+def test_replies_without_words_are_told_apart() -> None:
+    """Emoji aren't all the same text; the same two are."""
+    emoji = OTHERS["emoji"]
+    again = replace(emoji, id="again", prompt=asked("a table"), first_features=np.ones(BASIS.num_axes))
+    assert repeats(emoji, OTHERS["other emoji"], again) == [False, True]
+
+
+def test_before_the_first_question_nothing_is_a_repeat() -> None:
+    """No question of the bundled bank is like another, either; a bank may be empty."""
+    likeness = Likeness.of(BASIS)
+    assert not likeness.repeats(np.zeros(len(BASIS.bank), dtype=bool)).any()
+    for i in range(0, len(BASIS.bank), 40):
+        one = np.arange(len(BASIS.bank)) == i
+        assert (likeness.repeats(one) == one).all()
+    assert Likeness.of(replace(BASIS, bank=())).repeats(np.zeros(0, dtype=bool)).shape == (0,)

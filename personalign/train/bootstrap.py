@@ -122,8 +122,8 @@ def bootstrap(
     reference = basis.pool[np.random.default_rng(plan.seed).permutation(len(bank))[:NUM_REFERENCE]]
     prior = basis.prior if of_people else make_prior(reference, basis.noise, shape)
     basis = replace(basis, reference=reference, prior=prior)
-    basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan, embed and embed.embed)
     r2, r2_forced = _test_head(head, tested, _measure(basis, prompts.held_out, tested, embed), embeddings)
+    basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan, embed and embed.embed)
     return basis, Report(len(phi), len(everything.token), r2, r2_forced, grid, by_alpha)
 
 
@@ -211,6 +211,7 @@ def _on_own_replies(
         prior=Gaussian(
             scale * draft.prior.mean[kept], draft.prior.covariance[np.ix_(kept, kept)] * np.outer(scale, scale)
         ),
+        reference=draft.reference[:, kept],
         projection=projection,
         embedder=None if projection is None else draft.embedder,
     )

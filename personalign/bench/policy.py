@@ -82,7 +82,7 @@ def log_ratios(
     requests = [Request(tuple(prompt), Sampling(len(ids))) for prompt, ids in zip(prompts, tokens, strict=True)]
     guided = [replace(request, guidance=guidance) for request in requests]
     moved = _log_likelihood(steered, guided, tokens) - _log_likelihood(steered, requests, tokens)
-    return moved / np.array([len(ids) for ids in tokens])
+    return np.asarray(moved / np.array([len(ids) for ids in tokens]))
 
 
 def _log_likelihood(

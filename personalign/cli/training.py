@@ -1,4 +1,4 @@
-"""What is made once per model: basis bootstrap, expert train."""
+"""What is made once per model: basis bootstrap, basis fit, expert train."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
+from personalign.basis import Basis
 from personalign.cli.options import AsJson, Device, Model
 from personalign.cli.output import err, out, print_json
+from personalign.errors import InputError
 from personalign.settings import Settings
 from personalign.show import show_report
 
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
 
+BASIS_ONLY = ("auto", "hidden", None, 11_000, 64)  # options that a reward model has no use for, as they are by default
 Seed = Annotated[int, typer.Option(min=0, help="of the split and of all draws")]
 
 
@@ -44,9 +47,101 @@ def basis_bootstrap(
 
     made = make_basis(model or settings.model, prompts, folder, device or settings.device, replies, max_tokens, seed)
     row = {"basis": str(folder)} | made.row()
-    if not made.basis.steering.beta:
-        err.print(f"no setting steers this model within its bounds; {folder / 'README.md'} says what was tried")
+    _say_if_still(made.basis, folder)
     print_json(row) if as_json else show_report(out, row)
+
+
+@basis.command("fit")
+def basis_fit(
+    log: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet with the columns user, prompt, a, b and choice")],
+    folder: Annotated[
+        Path, typer.Option("--out", help="where the basis goes: a new folder, or one to go on with")
+    ] = Path("basis"),
+    model: Model = None,
+    rank: Annotated[str, typer.Option(help='how many axes to learn; "auto" takes what foretells people best')] = "auto",
+    embedder: Annotated[
+        str, typer.Option(help='what learnt axes are measured in: "hidden", the model\'s states, or "encoder:NAME"')
+    ] = "hidden",
+    prompts: Annotated[
+        Path | None, typer.Option(help="what the model answers, as for bootstrap", show_default="the log's prompts")
+    ] = None,
+    replies: Annotated[int, typer.Option(min=1, help="to learn from, 4 to 64 for each prompt")] = 11_000,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of a reply; those cut off are no questions")] = 64,
+    backbone: Annotated[
+        bool, typer.Option("--backbone", help="train a reward model on the log instead, for rule args")
+    ] = False,
+    axes_of: Annotated[
+        Path | None,
+        typer.Option("--basis", help="whose axes are its rewards", show_default="one reward, everyone's"),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the basis of a model from a log of many people's answers; a killed run goes on.
+
+    What people differ in becomes axes beside the named ones; from the log come the population's prior and how people
+    answer, too. A quarter of the people have no part in that: they decide whether profiles may leave the population,
+    and whether questions are chosen or asked at random. The rest is made as bootstrap makes it.
+
+    With --json: basis (the folder), what bootstrap says, and log (rows, people, duplicates, contradictions,
+    uninformative, constant_people), unread (prompts the model can't read), people (with informative answers),
+    held_out, answers, compared (different replies), learnt (axes found), left_out (on which the model's replies
+    don't differ), noise, kappa, share, active, accuracy, calibration_error and after (0, 5, 10 and 20 answers).
+    With --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
+    """
+    settings = Settings()
+    model, device = model or settings.model, device or settings.device
+    if backbone:
+        given = (rank, embedder, prompts, replies, max_tokens)
+        _fit_backbone(log, model, folder, axes_of, device, seed, as_json, is_plain=given == BASIS_ONLY)
+        return
+    if axes_of is not None:
+        raise InputError(
+            "--basis gives the axes of a reward model, expected with --backbone; leave it out, or add that"
+        )
+    from personalign.train.make_fitted import fit_from_log
+
+    made = fit_from_log(
+        log,
+        model,
+        folder,
+        int(rank) if rank.isdecimal() else rank,
+        embedder,
+        prompts,
+        device,
+        replies,
+        max_tokens,
+        seed,
+    )
+    row = {"basis": str(folder)} | made.row()
+    if not row["kappa"]:
+        err.print(
+            "nothing personal was found: people who were held out are foretold no better than by everybody's mean"
+        )
+    _say_if_still(made.made.basis, folder)
+    print_json(row) if as_json else show_report(out, row)
+
+
+def _fit_backbone(
+    log: Path, model: str, folder: Path, axes_of: Path | None, device: str, seed: int, as_json: bool, *, is_plain: bool
+) -> None:
+    if not is_plain:
+        raise InputError(
+            "--rank, --embedder, --prompts, --replies and --max-tokens say how a basis is made; leave them out with "
+            "--backbone"
+        )
+    from personalign.train.make_fitted import backbone_from_log
+
+    made = backbone_from_log(log, model, folder, axes_of, device, seed)
+    if not made.helps:
+        err.print("the reward model foretells held-out people no better than a coin; more answers may help")
+    print_json(made.row()) if as_json else show_report(out, made.row())
+
+
+def _say_if_still(made: Basis, folder: Path) -> None:
+    if not made.steering.beta:
+        err.print(f"no setting steers this model within its bounds; {folder / 'README.md'} says what was tried")
 
 
 @expert.command("train")

@@ -24,13 +24,13 @@ def embed(prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> np.nd
     return np.array([np.random.default_rng(crc32(text.encode())).normal(size=WIDTH) for text in texts])
 
 
-def replies_to(num_prompts: int, each: int) -> list[tuple[tuple[Message, ...], list[str]]]:
-    """Prompts, with replies of two to twenty-five words."""
+def replies_to(num_prompts: int, each: int, longest: int = 24) -> list[tuple[tuple[Message, ...], list[str]]]:
+    """Prompts, with replies of two words and more."""
     rng = np.random.default_rng(0)
     return [
         (
             ({"role": "user", "content": f"question {i}"},),
-            [" ".join(rng.choice(WORDS, size=rng.integers(2, 25))) + "." for _ in range(each)],
+            [" ".join(rng.choice(WORDS, size=rng.integers(2, longest + 1))) + "." for _ in range(each)],
         )
         for i in range(num_prompts)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,15 +20,18 @@ from personalign.decode import Guidance, Request, load_causal
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
 from personalign.train import bootstrap, make
+from personalign.train.bootstrap import Plans, default_plans
 from personalign.train.calibrate import GRID, calibrate
 from personalign.train.files import WORK
 from personalign.train.make import make_basis
 from personalign.train.prompts import read_prompts, split_prompts
 from personalign.types import Sampling
+from train.conftest import SMALL_HEAD
 from train.stories import convert
 from train.talker import SUBJECTS, teach
 
 STORIES = REAL / "stories260K"
+REPLIES = 300
 NAMES = ("Lily", "Tom", "Sam", "Lucy", "Ben", "Mia", "Max", "Sue")
 OPENINGS = ("Once upon a time, there was a child named {}.", "{} was playing in the park.", "{} had a big red ball.")
 
@@ -67,8 +70,15 @@ def written(folder: Path, name: str, lines) -> Path:
 
 @pytest.fixture(scope="module")
 def small_plans():
-    """Fewer replies and settings: a basis in seconds."""
+    """A smaller head that sees fewer tokens, half of the replies to ask about, fewer settings: a basis in seconds."""
+
+    def plans(*of: int) -> Plans:
+        found = default_plans(*of)
+        return replace(found, ask=replace(found.ask, replies_per_prompt=8), tokens_seen=200_000)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make, "default_plans", plans)
+        patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
         patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::6], num_people=3))
         yield
 
@@ -76,7 +86,7 @@ def small_plans():
 @pytest.fixture(scope="module")
 def found(case: Case, small_plans, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, make.Made]:
     out = tmp_path_factory.mktemp("made") / "basis"
-    return out, make_basis(str(case.model), case.prompts, out, "cpu", 600, case.max_tokens)
+    return out, make_basis(str(case.model), case.prompts, out, "cpu", REPLIES, case.max_tokens)
 
 
 def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, make.Made]) -> None:
@@ -143,10 +153,10 @@ def test_a_killed_run_goes_on(case: Case, found: tuple[Path, make.Made], small_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            make_basis(str(case.model), case.prompts, out, "cpu", 600, case.max_tokens)
+            make_basis(str(case.model), case.prompts, out, "cpu", REPLIES, case.max_tokens)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("personalign.train.rollouts._write_shard", interrupted)
-        again = make_basis(str(case.model), case.prompts, out, "cpu", 600, case.max_tokens)
+        again = make_basis(str(case.model), case.prompts, out, "cpu", REPLIES, case.max_tokens)
     assert again.basis.id == made.basis.id
     assert not (out / WORK).exists()
 

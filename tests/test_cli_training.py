@@ -1,8 +1,9 @@
-"""basis bootstrap and expert train on the command line: one JSON line, errors with file and line, and what is made."""
+"""basis bootstrap, basis fit and expert train: one line of JSON, errors that say where, and what is made."""
 
 from __future__ import annotations
 
 import json
+import random
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +62,54 @@ def test_a_basis_is_made_and_used(quick, tmp_path: Path, capfd: pytest.CaptureFi
     assert (code, "already holds something" in err) == (2, True)
 
 
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Two dozen people, every other of whom prefers the longer reply."""
+    replies = (
+        "Yes.",
+        "Sure, I can do that for you at once!",
+        "What time do you like?",
+        "It costs 20 dollars, all told.",
+    )
+    prompts, rng = list(dict.fromkeys(ASKED)), random.Random(0)
+    rows = []
+    for person in range(24):
+        for _ in range(14):
+            a, b = rng.sample(replies, 2)
+            choice = "a" if (len(a) > len(b)) == bool(person % 2) else "b"
+            rows.append({"user": f"p{person}", "prompt": rng.choice(prompts), "a": a, "b": b, "choice": choice})
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_basis_is_fitted_and_used(quick, log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One line says what was found in the log and made; the basis gives people profiles, and its axes to a reward."""
+    out = tmp_path / "basis"
+    words = ("basis", "fit", str(log), "--model", SMALL, "--rank", "1", "--max-tokens", "32", "--replies", "60")
+    row = line_of(run(capfd, *words, "--out", str(out), "--json"))
+    assert row["basis"] == str(out)
+    assert row["log"]["people"] == row["people"] == 24
+    assert row["held_out"] == 6
+    assert row["learnt"] == 1
+    assert row["axes"][-1] == "learnt_1"
+    assert {"noise", "kappa", "share", "active", "accuracy", "calibration_error", "after", "left_out"} <= set(row)
+    use = ("--model", SMALL, "--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
+    assert line_of(run(capfd, "profile", "ada", *use))["basis"] == row["id"]
+    words = ("basis", "fit", str(log), "--backbone", "--model", SMALL, "--out", str(tmp_path / "reward"))
+    assert line_of(run(capfd, *words, "--basis", str(out), "--json"))["axes"] == row["axes"]
+
+
+def test_options_of_the_other_kind_are_refused(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A reward model has no rank, and a basis takes no axes from another; nothing is made."""
+    words = ("basis", "fit", str(log), "--model", SMALL, "--out", str(tmp_path / "out"))
+    for more, said in ((("--backbone", "--rank", "2"), "leave them out"), (("--basis", "x"), "with --backbone")):
+        code, out, err = run(capfd, *words, *more)
+        assert (code, out) == (2, "")
+        assert said in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_expert_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line holds its figures; it is stacked under the bundled model by its name."""
     from personalign import Personalign
@@ -84,6 +133,7 @@ def test_bad_lines_exit_with_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     bad.write_text('{"text": "hello"}\n{"text": 3}\n')
     for words in (
         ("basis", "bootstrap", "--model", SMALL, "--prompts", str(bad), "--out", str(tmp_path / "out")),
+        ("basis", "fit", str(bad), "--model", SMALL, "--out", str(tmp_path / "out")),
         ("expert", "train", "--base", "tiny", "--data", str(bad), "--name", "e", "--out", str(tmp_path / "out")),
     ):
         code, out, err = run(capfd, *words, "--json")

@@ -89,6 +89,14 @@ def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], 
     return Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
 
 
+def sides(
+    u: Float[NDArray[np.float64], "*s"], noise: Noise
+) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
+    """P(a) and P(b) alone, by one exponential each: looking ahead spends its time here."""
+    kept, floor = 1 - noise.lapse, noise.lapse / 3
+    return kept * expit(u - noise.tie) + floor, kept * expit(-u - noise.tie) + floor
+
+
 def win_probability(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
     """P(a | not a tie)."""
     prob = probabilities(u, noise)

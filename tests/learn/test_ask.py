@@ -12,7 +12,9 @@ from people import NOISE, Array, answers, cosine, prior_of
 
 from personalign.errors import InputError
 from personalign.learn import ask
+from personalign.learn.ahead import accuracy_after
 from personalign.learn.ask import (
+    AHEAD,
     RULES,
     StopRule,
     acquire,
@@ -22,12 +24,13 @@ from personalign.learn.ask import (
     why_stop,
 )
 from personalign.learn.fit import Record, fit, fit_block, utility
-from personalign.learn.likelihood import information, probabilities
+from personalign.learn.likelihood import information, probabilities, win_probability
+from personalign.learn.mixture import Draws, Mixture, believe
 from personalign.types import Gaussian, Noise
 
 POOL = np.random.default_rng(2).normal(size=(12, 3)) / 2
 POST = prior_of(3)
-each_rule = pytest.mark.parametrize("rule", list(RULES))
+each_rule = pytest.mark.parametrize("rule", [*RULES, AHEAD])
 
 
 def flat(d: int, variance: float = 1.0) -> Gaussian:
@@ -68,7 +71,7 @@ def test_random_is_repeatable_and_fair() -> None:
     assert set(asked) == set(range(len(POOL)))
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "random"])
+@pytest.mark.parametrize("rule", [rule for rule in (*RULES, AHEAD) if rule != "random"])
 def test_only_random_looks_at_the_seed(rule: str) -> None:
     """All other rules ask the same question whatever the seed."""
     assert len({acquire(POST, POOL, rule, NOISE, seed=seed) for seed in range(20)}) == 1
@@ -147,6 +150,44 @@ def test_d_optimality_is_the_expected_shrinkage() -> None:
 def test_pref_is_the_variance() -> None:
     """PReF's rule is vᵀΣv, dense."""
     np.testing.assert_allclose(score("pref"), np.diag(POOL @ POST.covariance @ POOL.T))
+
+
+# ---------------------------------------------------------------- looking ahead
+
+
+@pytest.mark.parametrize("noise", [NOISE, Noise(0.0, 0.2, 0.0)])
+def test_looking_ahead_is_expected_accuracy(noise: Noise) -> None:
+    """Against enumeration: ask, weigh the hypotheses by each answer, forecast by their vote, count what is right."""
+    rng = np.random.default_rng(0)
+    known = Draws(rng.normal(size=(5, 3)), np.array([0.4, 0.3, 0.1, 0.1, 0.1]))
+    wins = win_probability(known.weights @ POOL.T, noise)  # (5, 12)
+    truth = []
+    for v in POOL[:4]:
+        joint = probabilities(known.weights @ v, noise) * known.chance  # (3, 5)
+        votes = joint @ wins / joint.sum(axis=1, keepdims=True)
+        truth.append(float((joint.sum(axis=1)[:, None] * np.maximum(votes, 1 - votes)).sum(axis=0).mean()))
+    np.testing.assert_allclose(accuracy_after(known, POOL[:4], POOL, noise), truth)
+    unasked = np.maximum(known.chance @ wins, 1 - known.chance @ wins).mean()
+    assert min(truth) >= unasked - 1e-12
+    assert max(truth) > unasked + 1e-3  # the control: an answer does help
+
+
+def test_what_is_compared_later_is_asked_about() -> None:
+    """D-optimality asks about the widest axis; looking ahead asks about the one that decides the pool's other pairs."""
+    post = Gaussian(np.zeros(2), np.diag([3.0, 1.0]))
+    pool = np.vstack([[[1.0, 0.0]], np.tile([0.0, 1.0], (30, 1))])
+    assert acquire(post, pool, "d_optimal", NOISE) == 0
+    assert acquire(post, pool, AHEAD, NOISE) != 0
+
+
+@each_rule
+def test_every_rule_takes_a_mixtures_belief(rule: str) -> None:
+    """What is left of made-up people can be asked on; without points it is the Gaussian's own question."""
+    record = Record(POOL[:2], ["a", "b"])
+    points = np.random.default_rng(1).normal(size=(20, 3))
+    plain, mixed = (believe([record], Mixture(POST, points, share), NOISE)[0] for share in (0.0, 0.7))
+    assert acquire(plain, POOL, rule, NOISE) == acquire(plain.gaussian, POOL, rule, NOISE)
+    assert 0 <= acquire(mixed, POOL, rule, NOISE) < len(POOL)
 
 
 # ---------------------------------------------------------------- clipping

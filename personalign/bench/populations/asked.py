@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from personalign.bench.judged import Judged
 from personalign.learn.ask import acquire
 from personalign.learn.factorise import Factors
-from personalign.learn.fit import Fitted, Record, fit_block, predict
+from personalign.learn.fit import Record, predict
+from personalign.learn.mixture import Belief, Mixture, believe
+from personalign.types import Gaussian
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,17 +46,23 @@ class Population:
 
 
 def ask_everyone(
-    of: Population, factors: Factors, rule: str, counts: Sequence[int], seed: int = 0
+    of: Population, factors: Factors, rule: str, counts: Sequence[int], seed: int = 0, prior: Mixture | None = None
 ) -> dict[int, Judged]:
-    """Ask each new person questions chosen by ``rule``, none twice; judge the forecasts after each of ``counts``."""
+    """Ask each new person questions chosen by ``rule``, none twice; judge the forecasts after each of ``counts``.
+
+    People are fitted under ``prior``, or where it is None under the factors' own; forecasts are those of a profile,
+    which is one Gaussian whatever the prior is.
+    """
+    start = Mixture.plain(factors.prior) if prior is None else prior
     people = [_Asked.nothing(person, factors) for person in of.new]
     judged = {}
     for n in range(max(counts) + 1):
-        posts = fit_block([person.record for person in people], factors.prior, factors.noise)
+        beliefs = believe([person.record for person in people], start, factors.noise)
         if n in counts:
-            judged[n] = _judge(people, posts, factors)
-        for i, (person, post) in enumerate(zip(people, posts, strict=True)):
-            person.ask(post, factors, rule, seed + len(people) * n + i)
+            judged[n] = _judge(people, [belief.collapse() for belief in beliefs], factors)
+        if n < max(counts):
+            for i, (person, belief) in enumerate(zip(people, beliefs, strict=True)):
+                person.ask(belief, factors, rule, seed + len(people) * n + i)
     return judged
 
 
@@ -77,7 +85,7 @@ class _Asked:
         """What was asked and answered."""
         return Record(self.pool[self.asked], ["a" if left else "b" for left in self.of.says[self.asked]])
 
-    def ask(self, post: Fitted, factors: Factors, rule: str, seed: int) -> None:
+    def ask(self, belief: Belief, factors: Factors, rule: str, seed: int) -> None:
         """Ask one more, if any is left."""
         allowed = np.ones(len(self.pool), dtype=bool)
         allowed[self.asked] = False
@@ -85,14 +93,14 @@ class _Asked:
             is_fresh = allowed & ~np.isin(self.of.items, self.of.items[self.asked]).any(axis=1)
             allowed = is_fresh if is_fresh.any() else allowed
         if allowed.any():
-            self.asked.append(acquire(post.weights, self.pool, rule, factors.noise, allowed, seed))
+            self.asked.append(acquire(belief, self.pool, rule, factors.noise, allowed, seed))
 
-    def chances(self, post: Fitted, factors: Factors) -> NDArray[np.float64]:
+    def chances(self, post: Gaussian, factors: Factors) -> NDArray[np.float64]:
         """Of each test, the probability given to the side preferred."""
-        left = predict(self.tests, post.weights, factors.noise)
+        left = predict(self.tests, post, factors.noise)
         return np.where(self.of.prefers, left, 1 - left)
 
 
-def _judge(people: Sequence[_Asked], posts: Sequence[Fitted], factors: Factors) -> Judged:
+def _judge(people: Sequence[_Asked], posts: Sequence[Gaussian], factors: Factors) -> Judged:
     owner = np.repeat(np.arange(len(people)), [len(person.tests) for person in people])
     return Judged(owner, np.concatenate([p.chances(post, factors) for p, post in zip(people, posts, strict=True)]))

@@ -1,0 +1,37 @@
+"""What an answer would do to the forecasts: how often they would be right after it, seen from before it."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from personalign.learn.likelihood import sides
+from personalign.learn.mixture import Draws
+from personalign.types import Noise
+
+
+def accuracy_after(
+    known: Draws,
+    pairs: Float[NDArray[np.float64], "m d"],
+    reference: Float[NDArray[np.float64], "r d"],
+    noise: Noise,
+) -> Float[NDArray[np.float64], "m"]:
+    """Expected share of reference pairs whose answers are forecast right once a pair was answered; for each pair.
+
+    The person is one of the weights ``known``: after every answer that a pair may get these are weighed by its
+    likelihood, and forecast by their vote. That is the knowledge gradient (Frazier et al. 2008) of accuracy. Ties
+    among the reference pairs aren't counted.
+    """
+    lean = known.chance[:, None] * _lean(known.weights @ reference.T, noise)  # (S, r)
+    a, b = sides(pairs @ known.weights.T, noise)  # (m, S)
+    right = 0.5 + np.abs(a @ lean).mean(axis=1) + np.abs(b @ lean).mean(axis=1)
+    if noise.tie > 0:
+        return np.asarray(right + np.abs((1 - a - b) @ lean).mean(axis=1))
+    return np.asarray(right + noise.lapse / 3 * np.abs(lean.sum(axis=0)).mean())  # a lapse, whatever u is
+
+
+def _lean(u: NDArray[np.float64], noise: Noise) -> NDArray[np.float64]:
+    """P(a | not a tie) − ½."""
+    a, b = sides(u, noise)
+    return np.asarray(a / (a + b) - 0.5)

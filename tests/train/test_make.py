@@ -31,7 +31,7 @@ from train.stories import convert
 from train.talker import SUBJECTS, teach
 
 STORIES = REAL / "stories260K"
-REPLIES = 300
+REPLIES = 160
 NAMES = ("Lily", "Tom", "Sam", "Lucy", "Ben", "Mia", "Max", "Sue")
 OPENINGS = ("Once upon a time, there was a child named {}.", "{} was playing in the park.", "{} had a big red ball.")
 
@@ -79,7 +79,7 @@ def small_plans():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make, "default_plans", plans)
         patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
-        patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::6], num_people=3))
+        patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::12], num_people=2))
         yield
 
 

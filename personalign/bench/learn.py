@@ -24,7 +24,7 @@ from personalign.bench.judged import Interval, Judged, mean_interval, together
 from personalign.bench.machine import machine, versions
 from personalign.bench.populations.votes import MissingData
 from personalign.bench.rows import Row
-from personalign.bench.sets import GATED, RULE, Met, Plan, Sets
+from personalign.bench.sets import GATED, Met, Plan, Sets
 from personalign.errors import InputError
 
 BARS: Mapping[str, Bar | Between] = {
@@ -175,9 +175,7 @@ def _jester(sets: Sets) -> Iterator[Row]:
     yield Row("jester.population", 100 * better.accuracy, facts=facts)
     ceiling = {"ceiling": 100 * everything.better_than(better).value, "ceiling_is": "a hundred of a person's answers"}
     for n in (10, 20):
-        rows = _figures(
-            f"jester.gain_{n}", _points(together([m.after[RULE][n] for m in met]).better_than(better)), ceiling
-        )
+        rows = _figures(f"jester.gain_{n}", _points(together([m.asked[n] for m in met]).better_than(better)), ceiling)
         yield from rows if n == 10 else list(rows)[:1]
 
 
@@ -191,7 +189,13 @@ def _alpaca84(sets: Sets) -> Iterator[Row]:
         "limit": float(np.mean([m.limit for m in met])),
     }
     for n in (5, 10, 20):
-        yield Row.of(f"alpaca84.share_{n}", mean_interval(np.array([_share(m, m.after[RULE][n]) for m in met])), facts)
+        shares = mean_interval(np.array([_share(m, m.asked[n]) for m in met]))
+        beside = {
+            "gaussian_prior_d_optimal": [_share(m, m.plain[n]) for m in met if m.plain is not None],
+            "kinds_known": [_share(m, m.kinds_known[n]) for m in met if m.kinds_known is not None],
+            "unseen_attribute": [_share(m, m.asked[n]) for m in sets.alpaca84_unseen],
+        }
+        yield Row.of(f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(of)) for name, of in beside.items()})
 
 
 def _share(met: Met, judged: Judged) -> float:

@@ -16,14 +16,17 @@ from sklearn.linear_model import LogisticRegression
 
 from personalign.bench.judged import ENOUGH, Judged, together
 from personalign.bench.populations import alpaca84, gated, jester, pandalm, prism, ukp
-from personalign.bench.populations.asked import Population, ask_everyone
+from personalign.bench.populations.asked import Population, ask_everyone, ask_kinds
 from personalign.bench.populations.gated import Gated
 from personalign.bench.populations.votes import MissingData, Votes
 from personalign.bench.progress import turns
 from personalign.errors import InputError
+from personalign.learn.ask import AHEAD
 from personalign.learn.factorise import Factors, factorise
-from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.fit import Record, predict
+from personalign.learn.mixture import Mixture, believe
 from personalign.learn.rows import MAX_ANSWERS
+from personalign.learn.sparse import sparsify
 
 GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}
 COUNTS = (0, 5, 10, 20)
@@ -55,17 +58,28 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Met:
-    """New people of one split: forecasts of the same tests after each number of answers, by each rule."""
+    """New people of one split: forecasts of the same tests after each number of answers, by each rule.
+
+    The figures are those of the first rule. ``plain`` is a Gaussian prior and the default rule, where that isn't
+    what all the others are.
+    """
 
     after: Mapping[str, Mapping[int, Judged]]
     population: Judged  # logistic regression, fitted apart
     everything: Judged  # as many of their answers as a fit takes, at random
     limit: float | None  # share of tests that the hidden taste itself is right about
+    plain: Mapping[int, Judged] | None = None
+    kinds_known: Mapping[int, Judged] | None = None  # by somebody who knows beforehand what kinds of people there are
+
+    @property
+    def asked(self) -> Mapping[int, Judged]:
+        """By the first rule."""
+        return next(iter(self.after.values()))
 
     @property
     def prior(self) -> Judged:
         """The basis's mean."""
-        return self.after[RULE][0]
+        return self.asked[0]
 
 
 class Sets:
@@ -95,8 +109,20 @@ class Sets:
         met = []
         for seed in turns(self.plan.alpaca_seeds, "alpaca84"):
             of = alpaca84.population(replies, seed)
-            met.append(self._meet(of, self.plan.alpaca_rank, seed, np.arange(len(of.new)) + len(of.new) * seed))
+            people = np.arange(len(of.new)) + len(of.new) * seed
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_sparse=True))
         self._tell("alpaca84", met)
+        return met
+
+    @cached_property
+    def alpaca84_unseen(self) -> list[Met]:
+        """Some seeds with one attribute that nobody cared about whom the axes were made from, and all new people do."""
+        replies = _load(alpaca84.load, self._data)
+        met = []
+        for seed in turns(self.plan.compared_splits, "alpaca84, unseen attribute"):
+            of = alpaca84.population(replies, seed, unseen=seed % 7)
+            people = np.arange(len(of.new))
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_sparse=True, is_compared=False))
         return met
 
     def gated(self, name: str) -> Gated:
@@ -119,21 +145,44 @@ class Sets:
             raise MissingData(f"none of the sets is in {self._data}; pass the folder that holds them with --data")
         return found
 
-    def _meet(self, of: Population, rank: int, seed: int, people: Integer[NDArray[np.int64], "people"]) -> Met:
-        factors = factorise(of.user, of.v, of.choice, rank)
-        rules = (RULE, *OTHER_RULES) if seed < self.plan.compared_splits else (RULE,)
-        asked = {rule: ask_everyone(of, factors, rule, COUNTS, seed) for rule in rules}
-        whose = people[asked[RULE][0].person]
+    def _meet(
+        self,
+        of: Population,
+        rank: int,
+        seed: int,
+        people: Integer[NDArray[np.int64], "people"],
+        *,
+        is_sparse: bool = False,
+        is_compared: bool = True,
+    ) -> Met:
+        """Ask new people; where tastes are sparse, by looking ahead under a mixture prior, and plainly beside it.
+
+        In the first splits the other rules ask, too, if they are to be compared.
+        """
+        plain = factorise(of.user, of.v, of.choice, rank)
+        factors, prior = plain, Mixture.plain(plain.prior)
+        if is_sparse:
+            factors, prior = sparsify(of.user, of.v, of.choice, plain)
+        rules = [AHEAD, RULE, *OTHER_RULES][not is_sparse :]
+        rules = rules if is_compared and seed < self.plan.compared_splits else rules[:1]
+        asked = {rule: ask_everyone(of, factors, rule, COUNTS, seed, prior) for rule in rules}
+        whose = people[asked[rules[0]][0].person]
         limits = [person.limit for person in of.new if person.limit is not None]
+
+        def owned(after: Mapping[int, Judged]) -> dict[int, Judged]:
+            return {n: Judged(whose, found.chance) for n, found in after.items()}
+
         return Met(
-            {rule: {n: Judged(whose, found.chance) for n, found in after.items()} for rule, after in asked.items()},
+            {rule: owned(after) for rule, after in asked.items()},
             Judged(whose, _population(of)),
-            Judged(whose, _everything(of, factors, seed)),
+            Judged(whose, _everything(of, factors, prior, seed)),
             float(np.mean(limits)) if limits else None,
+            owned(ask_everyone(of, plain, RULE, COUNTS, seed)) if is_sparse else None,
+            None if of.kinds is None else owned(ask_kinds(of, rules[0], COUNTS, seed)),
         )
 
     def _tell(self, name: str, met: Sequence[Met]) -> None:
-        for rule in (RULE, *OTHER_RULES):
+        for rule in met[0].after if met else ():
             having = [m for m in met if rule in m.after]
             for n in COUNTS if having else ():
                 after, prior = together([m.after[rule][n] for m in having]), together([m.prior for m in having])
@@ -175,7 +224,7 @@ def _population(of: Population) -> Float[NDArray[np.float64], "M"]:
     return _of_preferred(of, np.concatenate(left))
 
 
-def _everything(of: Population, factors: Factors, seed: int) -> Float[NDArray[np.float64], "M"]:
+def _everything(of: Population, factors: Factors, prior: Mixture, seed: int) -> Float[NDArray[np.float64], "M"]:
     """What could be known: a hundred answers of each person."""
     rng = np.random.default_rng(seed)
     some = [rng.permutation(len(person.pool))[:MAX_ANSWERS] for person in of.new]
@@ -183,10 +232,10 @@ def _everything(of: Population, factors: Factors, seed: int) -> Float[NDArray[np
         Record(person.pool[rows] @ factors.projection, np.where(person.says[rows], "a", "b").tolist())
         for person, rows in zip(of.new, some, strict=True)
     ]
-    posts = fit_block(records, factors.prior, factors.noise)
+    beliefs = believe(records, prior, factors.noise)
     left = [
-        predict(person.tests @ factors.projection, post.weights, factors.noise)
-        for person, post in zip(of.new, posts, strict=True)
+        predict(person.tests @ factors.projection, belief.collapse(), factors.noise)
+        for person, belief in zip(of.new, beliefs, strict=True)
     ]
     return _of_preferred(of, np.concatenate(left))
 

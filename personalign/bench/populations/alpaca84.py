@@ -52,16 +52,19 @@ def load(data: Path) -> Replies:
     return Replies(attributes, _standardise(_word_axes(texts)).reshape(shape))
 
 
-def population(replies: Replies, seed: int) -> Population:
+def population(replies: Replies, seed: int, unseen: int | None = None) -> Population:
     """Draw who is seen, what they and the new ones are shown, and what they say.
 
-    The order of draws is the protocol's, so that a seed's people are the same wherever it is followed.
+    The order of draws is the protocol's, so that a seed's people are the same wherever it is followed. ``unseen`` is
+    an attribute that none of the people seen care about, while all new ones do.
     """
     rng = np.random.default_rng(seed)
     features = _features(replies, rng)
     num_prompts = len(features)
     tastes = _tastes()
     order = rng.permutation(len(tastes))
+    if unseen is not None:  # as many lack one of the seven as are seen
+        order = np.array(sorted(order, key=lambda i: unseen in {attribute for attribute, _ in tastes[i]}))
     half = num_prompts // 2 + 1
     shown = _Shown(features, replies.attributes, rng)
     train, test = np.arange(half), np.arange(half, num_prompts)
@@ -76,6 +79,7 @@ def population(replies: Replies, seed: int) -> Population:
         np.concatenate([a.v for a in answers]),
         np.where(np.concatenate([a.left for a in answers]), "a", "b"),
         [NewPerson(q.v, q.left, t.v, t.left, float(t.agrees.mean())) for q, t in zip(asked, tests, strict=True)],
+        _kinds(features, replies.attributes, tastes),
     )
 
 
@@ -122,6 +126,18 @@ def _tastes() -> list[Taste]:
     """Every two different attributes, each liked or disliked: 84."""
     wishes = [(attribute, sign) for attribute in range(7) for sign in (1, -1)]
     return [(one, other) for one, other in combinations(wishes, 2) if one[0] != other[0]]
+
+
+def _kinds(features: NDArray[np.float64], attributes: NDArray[np.float64], tastes: list[Taste]) -> NDArray[np.float64]:
+    """Each taste's weights on the features, by least squares, drawn in for what they leave of its utility unsaid."""
+    x, y = features.reshape(-1, features.shape[-1]), attributes.reshape(-1, attributes.shape[-1])
+    x = x - x.mean(axis=0)
+    wishes = np.zeros((len(tastes), y.shape[1]))
+    for wish, ((one, sign), (other, turn)) in zip(wishes, tastes, strict=True):
+        wish[one], wish[other] = STRENGTH * sign, STRENGTH * turn
+    weights = np.linalg.lstsq(x, y, rcond=None)[0]
+    unsaid = 2 * ((y - x @ weights) @ wishes.T).var(axis=0)  # of a pair's difference
+    return np.asarray(wishes @ weights.T / np.sqrt(1 + np.pi * unsaid / 8)[:, None])
 
 
 def _features(replies: Replies, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -15,7 +15,9 @@ from personalign.learn.ask import acquire
 from personalign.learn.factorise import Factors
 from personalign.learn.fit import Record, predict
 from personalign.learn.mixture import Belief, Mixture, believe
-from personalign.types import Gaussian
+from personalign.types import Gaussian, Noise
+
+RIDGE = 1e-6  # variance that kinds have in directions in which they don't differ
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +39,16 @@ class NewPerson:
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Answers of the people the axes are made from (user, v, choice), and new people."""
+    """Answers of the people the axes are made from (user, v, choice), and new people.
+
+    ``kinds`` are weights on the features of everybody there could be, where that is known.
+    """
 
     user: Integer[NDArray[np.int64], "N"]
     v: Float[NDArray[np.float64], "N F"]
     choice: NDArray[Any]  # texts
     new: Sequence[NewPerson]
+    kinds: Float[NDArray[np.float64], "k F"] | None = None
 
 
 def ask_everyone(
@@ -64,6 +70,16 @@ def ask_everyone(
             for i, (person, belief) in enumerate(zip(people, beliefs, strict=True)):
                 person.ask(belief, factors, rule, seed + len(people) * n + i)
     return judged
+
+
+def ask_kinds(of: Population, rule: str, counts: Sequence[int], seed: int = 0) -> dict[int, Judged]:
+    """Ask as ``ask_everyone`` does somebody who knows all kinds of people beforehand: what learning can't beat."""
+    assert of.kinds is not None, "the population's kinds are known"
+    size = of.kinds.shape[1]
+    gaussian = Gaussian(np.zeros(size), of.kinds.T @ of.kinds / len(of.kinds) + RIDGE * np.eye(size))
+    noise = Noise(tie=0.0, lapse=0.0, side=0.0)
+    factors = Factors(np.eye(size), gaussian, noise, len(of.kinds), 0, 0, 0, ())
+    return ask_everyone(of, factors, rule, counts, seed, Mixture(gaussian, of.kinds, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

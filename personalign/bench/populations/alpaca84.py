@@ -62,13 +62,10 @@ def population(replies: Replies, seed: int, unseen: int | None = None) -> Popula
     features = _features(replies, rng)
     num_prompts = len(features)
     tastes = _tastes()
-    order = rng.permutation(len(tastes))
-    if unseen is not None:  # as many lack one of the seven as are seen
-        order = np.array(sorted(order, key=lambda i: unseen in {attribute for attribute, _ in tastes[i]}))
+    seen, new = _split(rng.permutation(len(tastes)), unseen)
     half = num_prompts // 2 + 1
     shown = _Shown(features, replies.attributes, rng)
     train, test = np.arange(half), np.arange(half, num_prompts)
-    seen, new = [tastes[i] for i in order[:SEEN]], [tastes[i] for i in order[SEEN:]]
     answers = [shown.answer(taste, shown.pairs(train, ANSWERS)) for taste in seen]
     _ = [shown.answer(taste, shown.pairs(test, SEEN_TESTS)) for taste in seen]  # the protocol draws them, too
     tests = [shown.answer(taste, shown.pairs(test, TESTS)) for taste in new]
@@ -126,6 +123,15 @@ def _tastes() -> list[Taste]:
     """Every two different attributes, each liked or disliked: 84."""
     wishes = [(attribute, sign) for attribute in range(7) for sign in (1, -1)]
     return [(one, other) for one, other in combinations(wishes, 2) if one[0] != other[0]]
+
+
+def _split(order: NDArray[np.int64], unseen: int | None) -> tuple[list[Taste], list[Taste]]:
+    """The tastes of those who are seen, and of the new ones."""
+    tastes = _tastes()
+    drawn = [tastes[i] for i in order]
+    if unseen is not None:  # as many lack one of the seven as are seen
+        drawn.sort(key=lambda taste: unseen in {attribute for attribute, _ in taste})
+    return drawn[:SEEN], drawn[SEEN:]
 
 
 def _kinds(features: NDArray[np.float64], attributes: NDArray[np.float64], tastes: list[Taste]) -> NDArray[np.float64]:

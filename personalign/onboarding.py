@@ -18,7 +18,7 @@ import numpy as np
 
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import RULES, StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.ask import AHEAD, RULES, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
 from personalign.learn.features import Embed, features
@@ -120,8 +120,8 @@ class Onboarding:
 
     @rule.setter
     def rule(self, rule: str) -> None:
-        if rule not in RULES:
-            raise InputError(f"found the rule {rule!r}, expected one of {', '.join(RULES)}")
+        if rule not in (*RULES, AHEAD):
+            raise InputError(f"found the rule {rule!r}, expected one of {', '.join((*RULES, AHEAD))}")
         self._rule = rule
 
     @property

@@ -156,10 +156,10 @@ class Personalign:
 
     @property
     def rule(self) -> str:
-        """How questions are chosen: one of ``learn.ask.RULES``, from the next one on.
+        """How questions are chosen, from the next one on: by one of the rules of ``learn/ask.py``.
 
-        "d_optimal" learns most; "random" is the default of a basis that foresees people too badly (``basis.active``).
-        "eubo" is useful while it asks: it shows pairs whose better reply is expected to please most.
+        "d_optimal" is the default; "random" is, where the basis foresees people too badly (``basis.active``). "eubo" is
+        useful while it asks: it shows pairs whose better reply is expected to please most. "accuracy" looks ahead.
         """
         return self._onboarding.rule
 

@@ -49,6 +49,8 @@ def test_questions_are_chosen_by_the_rule_that_is_set(opened: Opener) -> None:
         with pytest.raises(InputError, match="expected one of d_optimal"):
             p.rule = "magic"
         assert p.rule == "eubo"
+        p.rule = "accuracy"
+        assert len(asked(p, "dan", 2)) == 2
 
 
 def test_a_weak_basis_asks_at_random_and_says_so(opened: Opener) -> None:

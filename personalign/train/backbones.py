@@ -27,6 +27,7 @@ from personalign.learn.features import Embed, features
 from personalign.train.files import made_in, public_name
 from personalign.train.log import AnswerLog, LogCounts
 from personalign.train.pairs import Pair, comparison, soft_choices
+from personalign.train.progress import track
 from personalign.train.reward import (
     Dev,
     Measured,
@@ -157,7 +158,8 @@ class _Readable:
 
 def _readable(causal: CausalModel, log: AnswerLog) -> _Readable:
     informative = [i for i, choice in enumerate(log.choice) if choice in INFORMATIVE]
-    rows = [i for i in informative if _can_read(causal, Pair(log.prompt[i], log.a[i], log.b[i]))]
+    asked = track(informative, "pairs")
+    rows = [i for i in asked if _can_read(causal, Pair(log.prompt[i], log.a[i], log.b[i]))]
     if len(people := {log.user[i] for i in rows}) < 2:
         raise InputError(
             f"{causal.name} can read the pairs of {len(rows)} of the log's {len(informative)} answers a, b or tie, by "

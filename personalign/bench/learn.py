@@ -175,7 +175,12 @@ def _jester(sets: Sets) -> Iterator[Row]:
     yield Row("jester.population", 100 * better.accuracy, facts=facts)
     ceiling = {"ceiling": 100 * everything.better_than(better).value, "ceiling_is": "a hundred of a person's answers"}
     for n in (10, 20):
-        rows = _figures(f"jester.gain_{n}", _points(together([m.asked[n] for m in met]).better_than(better)), ceiling)
+        rated = together([m.rated[n] for m in met if m.rated is not None]).better_than(better)
+        rows = _figures(
+            f"jester.gain_{n}",
+            _points(together([m.asked[n] for m in met]).better_than(better)),
+            ceiling | {"ratings": _rounded(rated)},
+        )
         yield from rows if n == 10 else list(rows)[:1]
 
 

@@ -17,6 +17,7 @@ except ImportError as error:
 # Okabe and Ito's colours, which the colour-blind can tell apart; markers for everyone
 STYLES: Mapping[str, tuple[str, str, str]] = {
     "d_optimal": ("D-optimal", "#0072B2", "o"),
+    "settled": ("what settles most forecasts", "#E69F00", "v"),
     "eubo": ("EUBO", "#009E73", "s"),
     "pref": ("PReF's rule", "#D55E00", "^"),
     "random": ("random questions", "#000000", "x"),

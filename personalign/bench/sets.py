@@ -18,6 +18,7 @@ from personalign.bench.judged import ENOUGH, Judged, together
 from personalign.bench.populations import alpaca84, gated, jester, pandalm, prism, ukp
 from personalign.bench.populations.asked import Population, ask_everyone, ask_kinds
 from personalign.bench.populations.gated import Gated
+from personalign.bench.populations.jester import Split
 from personalign.bench.populations.votes import MissingData, Votes
 from personalign.bench.progress import turns
 from personalign.errors import InputError
@@ -47,7 +48,7 @@ class Plan:
     num_stop_bases: int = 4
     num_stopped: int = 100  # people of each of them
     jester_splits: int = 20
-    jester_rank: int = 8
+    jester_rank: int = 23
     alpaca_seeds: int = 10
     alpaca_rank: int = 8
     compared_splits: int = 2  # in which the other rules ask, too
@@ -69,6 +70,7 @@ class Met:
     everything: Judged  # as many of their answers as a fit takes, at random
     limit: float | None  # share of tests that the hidden taste itself is right about
     plain: Mapping[int, Judged] | None = None
+    rated: Mapping[int, Judged] | None = None  # by so many ratings themselves, where there are any
     kinds_known: Mapping[int, Judged] | None = None  # by somebody who knows beforehand what kinds of people there are
 
     @property
@@ -95,10 +97,10 @@ class Sets:
     def jester(self) -> list[Met]:
         """Every split's people, under the numbers that they have in all of them."""
         ratings = _load(jester.load, self._data)
-        met = []
-        for seed in turns(self.plan.jester_splits, "jester"):
-            of = jester.population(ratings, seed)
-            met.append(self._meet(of, self.plan.jester_rank, seed, np.array([person.who for person in of.new])))
+        met = [
+            self._meet_raters(jester.split(ratings, seed, self.plan.jester_rank), seed)
+            for seed in turns(self.plan.jester_splits, "jester")
+        ]
         self._tell("jester", met)
         return met
 
@@ -144,6 +146,16 @@ class Sets:
         if not found:
             raise MissingData(f"none of the sets is in {self._data}; pass the folder that holds them with --data")
         return found
+
+    def _meet_raters(self, of: Split, seed: int) -> Met:
+        rules = (jester.RULE, RULE, *OTHER_RULES)[: None if seed < self.plan.compared_splits else 1]
+        return Met(
+            {rule: jester.ask_everyone(of, rule, COUNTS, seed) for rule in rules},
+            jester.fit_apart(of, STRENGTH),
+            jester.know_everything(of, seed),
+            None,
+            rated={n: jester.know_ratings(of, n, seed) for n in COUNTS},
+        )
 
     def _meet(
         self,

@@ -45,8 +45,8 @@ def settled(
 ) -> Float[NDArray[np.float64], "m"]:
     """About how many wrong signs of the reference pairs each pair's answer would set right; a scale, not a count.
 
-    Reference pairs lie on the first c of the d axes: what is an item's own tells nothing of other items. Answers are taken to have logistic noise of scale 1, and that to be a normal one: then an answer's mean effect on
-    a variance is exact.
+    Reference pairs lie on the first c of the d axes: what is an item's own tells nothing of other items. Answers have
+    logistic noise of scale 1, which is taken to be a normal one: then an answer's mean effect on a variance is exact.
     """
     mean, variance = pair_moments(post, items, pairs, own)
     total = variance + PROBIT**2

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -21,18 +20,15 @@ from personalign.decode import (
     Guidance,
     Piece,
     Request,
-    RewardModel,
     SuccessorHead,
     Ticket,
     Worker,
     load_causal,
     load_expert,
-    load_reward,
+    load_reward_beside,
 )
-from personalign.decode.backbone import MANIFEST
 from personalign.decode.encoder import HIDDEN, Embed, load_embedder
 from personalign.decode.request import check_strength
-from personalign.errors import ModelError
 from personalign.learn.served import Serving
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
@@ -199,15 +195,5 @@ def load_decoder(source: Source, basis: Basis, device: str, reward: str | None) 
         for name, path in source.experts.items():
             beside = next((expert for expert in experts.values() if expert.peft is not None), None)
             experts[name] = load_expert(path, small, beside)
-    judge = None if reward is None else _load_reward(reward, source.model, device)
+    judge = None if reward is None else load_reward_beside(reward, source.model, device)
     return Decoder(causal, head, basis.steering, experts, judge)
-
-
-def _load_reward(path: str, model: str, device: str) -> RewardModel:
-    """Load a reward model; a LoRA whose base isn't found was trained on the model itself, or is refused."""
-    try:
-        return load_reward(path, device)
-    except ModelError:
-        if not (Path(path) / MANIFEST).exists():
-            raise
-        return load_reward(path, device, base=model)

@@ -1,7 +1,7 @@
 """Decoding: a frozen model, the steers that bend its next token, and the engine. Read ``reference.py`` first."""
 
 from personalign.decode.args import ArgsSteering
-from personalign.decode.backbone import RewardModel, load_reward
+from personalign.decode.backbone import RewardModel, load_reward, load_reward_beside
 from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert, load_experts
@@ -31,5 +31,6 @@ __all__ = [
     "load_expert",
     "load_experts",
     "load_reward",
+    "load_reward_beside",
     "render",
 ]

@@ -56,6 +56,11 @@ class RewardModel:
         return self.head.in_features
 
     @property
+    def layers(self) -> nn.Module:
+        """From token ids to the last hidden state."""
+        return self.backbone
+
+    @property
     def num_embeddings(self) -> int:
         """How many token ids it can read."""
         layer: Any = self.backbone.get_input_embeddings()
@@ -129,6 +134,20 @@ def load_reward(path: str | Path, device: str = "auto", base: str | Path | None 
         reward.context,
     )
     return reward
+
+
+def load_reward_beside(path: str, model: str, device: str = "auto") -> RewardModel:
+    """Load a reward model that serves a model: a LoRA whose base isn't found was trained on that one, or is refused.
+
+    Raises:
+        ModelError: as ``load_reward``.
+    """
+    try:
+        return load_reward(path, device)
+    except ModelError:
+        if not (Path(path) / MANIFEST).exists():
+            raise
+        return load_reward(path, device, base=model)
 
 
 def _load_classifier(name: str, device: str) -> RewardModel:

@@ -1,4 +1,4 @@
-"""What a base model makes of a reply: its own hidden states, averaged, as the embedding that learnt axes project."""
+"""What a model makes of a reply: its hidden states, averaged, as the embedding that learnt axes project."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from personalign.decode.backbone import RewardModel
 from personalign.decode.load import CausalModel, render
 from personalign.types import Message
 
@@ -19,7 +20,7 @@ REPLY_SHARE = 0.5  # of those, that a long prompt leaves to the reply
 
 @torch.no_grad()
 def embed_replies(
-    causal: CausalModel, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+    reader: CausalModel | RewardModel, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
 ) -> Float[NDArray[np.float64], "n H"]:
     """Average the last hidden states over each reply, from the prompt's last token on: an empty reply has those, too.
 
@@ -29,20 +30,20 @@ def embed_replies(
     Raises:
         MessageError, ModelError: a prompt can't be rendered, as ``render`` says.
     """
-    most = min(MAX_TOKENS, causal.context or MAX_TOKENS)
-    rows = [_cut(*_tokens(causal, prompt, reply), most) for prompt, reply in zip(prompts, replies, strict=True)]
-    found = np.empty((len(rows), causal.hidden_size))
+    most = min(MAX_TOKENS, reader.context or MAX_TOKENS)
+    rows = [_cut(*_tokens(reader, prompt, reply), most) for prompt, reply in zip(prompts, replies, strict=True)]
+    found = np.empty((len(rows), reader.hidden_size))
     by_length = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     for start in range(0, len(rows), ROWS):
         chosen = by_length[start : start + ROWS]
-        found[chosen] = _read(causal, [rows[i] for i in chosen])
+        found[chosen] = _read(reader, [rows[i] for i in chosen])
     return found
 
 
-def _tokens(causal: CausalModel, prompt: Sequence[Message], reply: str) -> tuple[list[int], list[int]]:
+def _tokens(reader: CausalModel | RewardModel, prompt: Sequence[Message], reply: str) -> tuple[list[int], list[int]]:
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    ids: list[int] = causal.tokenizer(reply, **options)["input_ids"] if reply else []
-    return render(causal.tokenizer, prompt), ids
+    ids: list[int] = reader.tokenizer(reply, **options)["input_ids"] if reply else []
+    return render(reader.tokenizer, prompt), ids
 
 
 def _cut(prompt: list[int], reply: list[int], most: int) -> tuple[list[int], list[int]]:
@@ -51,7 +52,7 @@ def _cut(prompt: list[int], reply: list[int], most: int) -> tuple[list[int], lis
     return prompt, reply[: most - len(prompt)]
 
 
-def _read(causal: CausalModel, rows: Sequence[tuple[list[int], list[int]]]) -> NDArray[np.float64]:
+def _read(reader: CausalModel | RewardModel, rows: Sequence[tuple[list[int], list[int]]]) -> NDArray[np.float64]:
     """Read a few rows together; padding stands on the right, where causal attention can't see it."""
     longest = max(len(prompt) + len(reply) for prompt, reply in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -60,5 +61,5 @@ def _read(causal: CausalModel, rows: Sequence[tuple[list[int], list[int]]]) -> N
         end = len(prompt) + len(reply)
         ids[i, :end] = torch.tensor([*prompt, *reply])
         counted[i, len(prompt) - 1 : end] = 1 / (len(reply) + 1)
-    states = causal.layers(input_ids=ids.to(causal.device), use_cache=False)[0].float()
+    states = reader.layers(input_ids=ids.to(reader.device), use_cache=False)[0].float()
     return np.asarray(torch.einsum("bt,bth->bh", counted.to(states), states).double().cpu().numpy())

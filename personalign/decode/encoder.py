@@ -1,4 +1,4 @@
-"""What embeds replies for the learnt axes: the base model itself, or a sentence encoder (the extra ``encoder``)."""
+"""What embeds replies for the learnt axes: the model, a reward model, or a sentence encoder (extra ``encoder``)."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from personalign.decode.backbone import load_reward_beside
 from personalign.decode.embed import embed_replies
 from personalign.decode.load import CausalModel, first_line
 from personalign.errors import MissingExtra, ModelError
 from personalign.types import Message
 
 HIDDEN = "hidden"
+REWARD = "reward:"
 ENCODER = "encoder:"
 
 Embed: TypeAlias = Callable[[Sequence[Sequence[Message]], Sequence[str]], Float[NDArray[np.float64], "n F"]]
 
 
 def load_embedder(name: str, causal: CausalModel) -> Embed:
-    """Load what a basis names: "hidden" for the base model's own states, or "encoder:NAME" for a sentence encoder.
+    """Load the embedder that a basis names.
 
-    A sentence encoder reads the last message and the reply, and cuts off what is too long for it.
+    "hidden" is the base model's own states, "reward:PATH" those of a reward model's backbone, and "encoder:NAME" a
+    sentence encoder, which reads the last message and the reply, and cuts off what is too long for it.
 
     Raises:
-        ModelError: the name is neither, or there is no such encoder.
+        ModelError: the name is none of these, or there is no such model.
         MissingExtra: sentence-transformers isn't installed.
     """
     if name == HIDDEN:
         return partial(embed_replies, causal)
+    if name.startswith(REWARD):
+        return partial(embed_replies, load_reward_beside(name.removeprefix(REWARD), causal.name, str(causal.device)))
     if not name.startswith(ENCODER):
-        raise ModelError(f'found the embedder {name!r}, expected "{HIDDEN}" or "{ENCODER}NAME"')
+        raise ModelError(f'found the embedder {name!r}, expected "{HIDDEN}", "{REWARD}PATH" or "{ENCODER}NAME"')
     return _encoder(name.removeprefix(ENCODER), str(causal.device))
 
 

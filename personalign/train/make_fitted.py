@@ -62,7 +62,7 @@ def fit_from_log(
         model: "tiny", a path or a hub id.
         out: the basis's folder.
         rank: how many axes to learn, or "auto".
-        embedder: what measures learnt axes: "hidden", the model's own states, or "encoder:NAME".
+        embedder: what measures learnt axes: "hidden", the model's own states, "reward:PATH" or "encoder:NAME".
         prompts: what the model is to answer, as for ``make_basis``; None means the log's prompts.
         device: "auto", or a torch device.
         replies: for the head to learn from.

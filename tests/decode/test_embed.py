@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import Kit, talk
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast
 
-from personalign.decode import render
+from personalign.decode import load_reward, render
 from personalign.decode.embed import MAX_TOKENS, embed_replies
 from personalign.decode.encoder import load_embedder
 from personalign.errors import ModelError
 
+SMALL_LLAMA = {
+    "vocab_size": 512,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 REPLIES = ["the hat", "", "a cat, a cat and a mat", "日本", "the hat" * 9]
 
 
@@ -78,3 +85,17 @@ def test_sentence_encoders_are_read_by_name(kit: Kit, tmp_path: Path) -> None:
         load_embedder(f"encoder:{tmp_path / 'none'}", kit.base)
     with pytest.raises(ModelError, match='expected "hidden"'):
         load_embedder("glove", kit.base)
+
+
+def test_a_reward_models_backbone_embeds_too(kit: Kit, tmp_path: Path) -> None:
+    """By its folder's name, with its own tokens and states, whatever its head makes of them."""
+    config = AutoConfig.for_model("llama", **SMALL_LLAMA, num_labels=1, pad_token_id=0)
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    kit.base.tokenizer.save_pretrained(tmp_path)
+    embed = load_embedder(f"reward:{tmp_path}", kit.base)
+    prompts = talk("cat", "the hat")
+    found = embed(prompts, REPLIES[:2])
+    np.testing.assert_allclose(found, embed_replies(load_reward(tmp_path, "cpu"), prompts, REPLIES[:2]), atol=1e-6)
+    assert found.shape == (2, SMALL_LLAMA["hidden_size"])
+    assert found.shape[1] != kit.base.hidden_size

@@ -12,6 +12,7 @@ from personalign.errors import InputError
 from personalign.learn.axes import measure_many
 from personalign.train.fit_basis import MIN_PEOPLE, Found, fit_basis
 from personalign.train.log import AnswerLog, LogCounts
+from personalign.types import Noise
 from train.crowd import HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
 
 TEXTS = replies_to(40, 6)
@@ -140,5 +141,19 @@ def test_odd_people_are_no_obstacle(few: list[Row]) -> None:
     """Somebody who never prefers anything, and somebody who always takes the left."""
     odd = {"person 1": "tie", "person 2": "a"}
     found = fit_basis(log_of([(*row[:4], odd.get(row[0], row[4])) for row in few]), embed)
-    assert found.noise.tie > 0
     assert np.linalg.eigvalsh(found.prior.covariance).min() > 0
+
+
+def test_how_people_answer_is_estimated(rows: list[Row], found: Found) -> None:
+    """Ties where the log has some, else as without data; and a lean to the left that everyone's answers show."""
+    rng = np.random.default_rng(0)
+    tied = [(*row[:4], "tie" if rng.random() < 0.3 else row[4]) for row in rows]
+    leaning = [(*row[:4], "a" if leans_left(row[0]) else "b") if rng.random() < 0.4 else row for row in rows]
+    assert found.noise.tie == Noise().tie
+    assert fit_basis(log_of(tied), embed).noise.tie > 2 * Noise().tie
+    assert fit_basis(log_of(leaning), embed).noise.side > 0.4 > found.noise.side
+
+
+def leans_left(user: str) -> bool:
+    """The side that a person leans to."""
+    return int(user.split()[1]) % 2 == 0

@@ -26,6 +26,7 @@ from personalign.bench.populations.votes import MissingData
 from personalign.bench.rows import Row
 from personalign.bench.sets import GATED, Met, Plan, Sets
 from personalign.errors import InputError
+from personalign.learn.rows import MAX_ANSWERS
 
 BARS: Mapping[str, Bar | Between] = {
     "jester.population": Bar("≥", 69.5),  # %
@@ -175,11 +176,14 @@ def _jester(sets: Sets) -> Iterator[Row]:
     yield Row("jester.population", 100 * better.accuracy, facts=facts)
     ceiling = {"ceiling": 100 * everything.better_than(better).value, "ceiling_is": "a hundred of a person's answers"}
     for n in (10, 20):
-        rated = together([m.rated[n] for m in met if m.rated is not None]).better_than(better)
+        ratings = {
+            name: _rounded(together([m.rated[k] for m in met if m.rated is not None]).better_than(better))
+            for name, k in (("as_many_ratings", n), ("all_ratings", MAX_ANSWERS))
+        }
         rows = _figures(
             f"jester.gain_{n}",
             _points(together([m.asked[n] for m in met]).better_than(better)),
-            ceiling | {"ratings": _rounded(rated)},
+            ceiling | ratings,
         )
         yield from rows if n == 10 else list(rows)[:1]
 

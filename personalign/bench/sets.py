@@ -70,7 +70,7 @@ class Met:
     everything: Judged  # as many of their answers as a fit takes, at random
     limit: float | None  # share of tests that the hidden taste itself is right about
     plain: Mapping[int, Judged] | None = None
-    rated: Mapping[int, Judged] | None = None  # by so many ratings themselves, where there are any
+    rated: Mapping[int, Judged] | None = None  # by so many ratings themselves, at random
     kinds_known: Mapping[int, Judged] | None = None  # by somebody who knows beforehand what kinds of people there are
 
     @property
@@ -154,7 +154,7 @@ class Sets:
             jester.fit_apart(of, STRENGTH),
             jester.know_everything(of, seed),
             None,
-            rated={n: jester.know_ratings(of, n, seed) for n in COUNTS},
+            rated={n: jester.know_ratings(of, n, seed) for n in (*COUNTS, MAX_ANSWERS)},
         )
 
     def _meet(

@@ -120,6 +120,7 @@ def test_the_figures_have_their_ceilings(tmp_path: Path) -> None:
     assert rows.keys() == {"jester.population", "jester.gain_10", "jester.gain_10_low", "jester.gain_20"}
     for n in (10, 20):
         assert rows[f"jester.gain_{n}"]["ceiling"] > 0
-        value, low, high = rows[f"jester.gain_{n}"]["ratings"]
+        value, low, high = rows[f"jester.gain_{n}"]["as_many_ratings"]
         assert 0 < low < value < high
+        assert rows[f"jester.gain_{n}"]["all_ratings"][0] > value
     assert {curve["rule"] for curve in found["curves"]} == {jester.RULE, "d_optimal", "random", "eubo", "pref"}

@@ -112,7 +112,7 @@ class Sets:
         for seed in turns(self.plan.alpaca_seeds, "alpaca84"):
             of = alpaca84.population(replies, seed)
             people = np.arange(len(of.new)) + len(of.new) * seed
-            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_sparse=True))
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, people))
         self._tell("alpaca84", met)
         return met
 
@@ -124,7 +124,7 @@ class Sets:
         for seed in turns(self.plan.compared_splits, "alpaca84, unseen attribute"):
             of = alpaca84.population(replies, seed, unseen=seed % 7)
             people = np.arange(len(of.new))
-            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_sparse=True, is_compared=False))
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_compared=False))
         return met
 
     def gated(self, name: str) -> Gated:
@@ -164,21 +164,17 @@ class Sets:
         seed: int,
         people: Integer[NDArray[np.int64], "people"],
         *,
-        is_sparse: bool = False,
         is_compared: bool = True,
     ) -> Met:
-        """Ask new people; where tastes are sparse, by looking ahead under a mixture prior, and plainly beside it.
+        """Ask new people by looking ahead under a mixture prior, and plainly beside it.
 
         In the first splits the other rules ask, too, if they are to be compared.
         """
         plain = factorise(of.user, of.v, of.choice, rank)
-        factors, prior = plain, Mixture.plain(plain.prior)
-        if is_sparse:
-            factors, prior = sparsify(of.user, of.v, of.choice, plain)
-        rules = [AHEAD, RULE, *OTHER_RULES][not is_sparse :]
-        rules = rules if is_compared and seed < self.plan.compared_splits else rules[:1]
+        factors, prior = sparsify(of.user, of.v, of.choice, plain)
+        rules = (AHEAD, RULE, *OTHER_RULES)[: None if is_compared and seed < self.plan.compared_splits else 1]
         asked = {rule: ask_everyone(of, factors, rule, COUNTS, seed, prior) for rule in rules}
-        whose = people[asked[rules[0]][0].person]
+        whose = people[asked[AHEAD][0].person]
         limits = [person.limit for person in of.new if person.limit is not None]
 
         def owned(after: Mapping[int, Judged]) -> dict[int, Judged]:
@@ -189,8 +185,8 @@ class Sets:
             Judged(whose, _population(of)),
             Judged(whose, _everything(of, factors, prior, seed)),
             float(np.mean(limits)) if limits else None,
-            owned(ask_everyone(of, plain, RULE, COUNTS, seed)) if is_sparse else None,
-            None if of.kinds is None else owned(ask_kinds(of, rules[0], COUNTS, seed)),
+            plain=owned(ask_everyone(of, plain, RULE, COUNTS, seed)),
+            kinds_known=owned(ask_kinds(of, AHEAD, COUNTS, seed)),
         )
 
     def _tell(self, name: str, met: Sequence[Met]) -> None:

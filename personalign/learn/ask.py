@@ -61,7 +61,7 @@ def acquire(
     """Return the index of the pair to ask about: the best by ``rule`` among those ``allowed``.
 
     Give the pool through ``clip_pairs``, or the pairs with the most extreme features win every time. The rule
-    "accuracy" looks ahead, and takes the pool to be like what will be compared later; it takes a fifth of a second.
+    "accuracy" looks ahead, and takes the pool to be like what will be compared later; it needs some fifty milliseconds.
 
     Raises:
         InputError: an unknown rule, a pool of another shape, or nothing allowed.

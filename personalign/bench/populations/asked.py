@@ -33,8 +33,6 @@ class NewPerson:
     tests: Float[NDArray[np.float64], "t F"]
     prefers: Bool[NDArray[np.bool_], "t"]
     limit: float | None = None
-    items: Integer[NDArray[np.int64], "m 2"] | None = None  # of the pool's pairs; none is shown twice while others last
-    who: int = 0  # the same number in every split of a set
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +103,6 @@ class _Asked:
         """Ask one more, if any is left."""
         allowed = np.ones(len(self.pool), dtype=bool)
         allowed[self.asked] = False
-        if self.of.items is not None:  # what is odd about one item would count again and again
-            is_fresh = allowed & ~np.isin(self.of.items, self.of.items[self.asked]).any(axis=1)
-            allowed = is_fresh if is_fresh.any() else allowed
         if allowed.any():
             self.asked.append(acquire(belief, self.pool, rule, factors.noise, allowed, seed))
 

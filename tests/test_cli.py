@@ -154,7 +154,7 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
-TRAINING = {"basis bootstrap", "expert train"}  # in test_cli_training.py
+TRAINING = {"basis bootstrap", "basis fit", "expert train"}  # in test_cli_training.py
 
 
 def test_every_verb_is_tested() -> None:

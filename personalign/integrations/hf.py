@@ -28,6 +28,7 @@ from personalign.decode.request import check_strength
 from personalign.decode.rewards import Guidance, SuccessorHead, reward
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
+from personalign.learn.served import Serving
 from personalign.types import Profile
 
 
@@ -98,7 +99,8 @@ class SteeredModel:
         self.basis.check_profile(profile)
         if not profile.informative:
             return None
-        return Guidance(profile.mean, self.basis.confidence(profile.covariance), strength, profile.revision)
+        weights = Serving(self.basis, profile.pinned).head(profile)
+        return Guidance(weights, self.basis.confidence(profile.covariance), strength, profile.revision)
 
 
 class Guide(LogitsProcessor):

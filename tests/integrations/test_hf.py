@@ -24,6 +24,7 @@ from personalign.decode import CausalModel, Decoder, Guidance, Request, Successo
 from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
 from personalign.integrations.hf import Account, Guide, SteeredModel, _Passes
+from personalign.learn.served import Serving
 from personalign.types import Axis, Gaussian, Message, Noise, Profile, Sampling
 
 SIZES = {
@@ -94,7 +95,10 @@ class Kit:
         return Profile("ada", self.basis.id, 1, weights, covariance, 3, informative, self.basis.axes)
 
     def guidance(self, profile: Profile | None, strength: float = 1.0) -> Guidance | None:
-        return profile and Guidance(profile.mean, self.basis.confidence(profile.covariance), strength)
+        if profile is None:
+            return None
+        weights = Serving(self.basis, profile.pinned).head(profile)
+        return Guidance(weights, self.basis.confidence(profile.covariance), strength)
 
     def inputs(self, *prompts: Sequence[Message]) -> dict[str, Tensor]:
         """The prompts, padded on the left."""
@@ -543,14 +547,26 @@ def _first_of(kit: Kit, basis: Basis, profile: Profile) -> tuple[Tensor, Tensor]
 
 def test_a_reward_that_overflows_harms_its_own_rows_only_and_is_told(llama: Kit) -> None:
     """A non-finite Q makes its person's rows unguided, says so, and changes no bit of anyone's."""
-    broken, inputs = llama.person(np.array([3e38, -3e38, 3e38])), llama.inputs(HELLO, CAT)
+    anything = Gaussian(np.zeros(D), 1e80 * np.eye(D))  # a prior whose people are bounded by nothing
+    kit = Kit(llama.causal, replace(llama.basis, prior=anything))
+    broken, inputs = kit.person(np.array([3e38, -3e38, 3e38])), kit.inputs(HELLO, CAT)
     for way in ("greedy", "beams"):
-        found, accounts = llama.steer(inputs, [broken, llama.person()], **WAYS[way])
-        healthy, expected = llama.steer(inputs, [None, llama.person()], **WAYS[way])
+        found, accounts = kit.steer(inputs, [broken, kit.person()], **WAYS[way])
+        healthy, expected = kit.steer(inputs, [None, kit.person()], **WAYS[way])
         assert {a.reason for a in accounts[: len(accounts) // 2]} == {"non_finite_reward"}
         assert accounts[len(accounts) // 2 :] == expected[len(accounts) // 2 :]
         assert_same_bits(found, healthy, slice(None))
         assert all(account.guided for account in expected[len(accounts) // 2 :])  # control
+
+
+def test_the_operators_pins_hold_here_too(llama: Kit) -> None:
+    """A profile that comes with pins is served as in chat; unpinned it is served otherwise (the control)."""
+    inputs, ada = llama.inputs(HELLO), llama.person()
+    pinned = replace(ada, pinned={axis.name: 0.0 for axis in llama.basis.axes})
+    _, (account,) = llama.steer(inputs, [pinned])
+    _, (free,) = llama.steer(inputs, [ada])
+    assert account.kl == 0
+    assert free.kl > 0
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 
+from personalign.train.held_out import calibration_error
+
 RESAMPLES = 2000
-BINS = 10  # of equal mass
 ENOUGH = 2000  # predictions, for a calibration error
 
 
@@ -51,10 +52,7 @@ class Judged:
     @property
     def calibration_error(self) -> float:
         """Mean |how sure − how often right| over ten bins of as many answers each, all people together."""
-        sure = np.maximum(self.chance, 1 - self.chance)
-        bins = np.array_split(np.argsort(sure, kind="stable"), BINS)
-        gaps = [abs(sure[b].mean() - self.correct[b].mean()) * len(b) for b in bins if len(b)]
-        return float(sum(gaps) / len(self))
+        return calibration_error(self.chance)
 
     def better_than(self, other: Judged) -> Interval:
         """How much more accurate than other predictions of the same answers, paired by person."""

@@ -18,6 +18,7 @@ except ImportError as error:
 STYLES: Mapping[str, tuple[str, str, str]] = {
     "d_optimal": ("D-optimal", "#0072B2", "o"),
     "settled": ("what settles most forecasts", "#E69F00", "v"),
+    "accuracy": ("looking one answer ahead", "#56B4E9", "P"),
     "eubo": ("EUBO", "#009E73", "s"),
     "pref": ("PReF's rule", "#D55E00", "^"),
     "random": ("random questions", "#000000", "x"),

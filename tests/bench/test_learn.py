@@ -16,7 +16,7 @@ from personalign.bench import learn
 from personalign.bench.figures import Bar, Between
 from personalign.bench.judged import Judged, mean_interval, together
 from personalign.bench.learn import BARS, run_learn
-from personalign.bench.plot_learn import plot_learn
+from personalign.bench.plot_learn import STYLES, plot_learn
 from personalign.bench.populations import gated, pandalm, prism, ukp
 from personalign.bench.populations.votes import MissingData
 from personalign.bench.sets import Plan
@@ -74,6 +74,7 @@ def test_curves_have_a_point_for_each_number_of_answers(run: tuple[dict[str, Any
         assert 0 <= told["accuracy"] <= 1
         assert told["log_loss"] > 0
     assert {told["answers"] for told in curves if told["set"] == "alpaca84"} == {0, 5, 10, 20}
+    assert {told["rule"] for told in curves} <= STYLES.keys()  # a curve without a style isn't drawn
     plot_learn(curves, tmp_path / "learn.png")
     assert (tmp_path / "learn.png").stat().st_size > 10_000
 

@@ -114,7 +114,8 @@ def backbone_from_log(
     embed = None
     if axes.embedder is not None:
         causal = load_causal(locate(model, basis).model, device)
-        axes.check_model(causal.fingerprints)
+        if axes.embedder == HIDDEN:
+            axes.check_model(causal.fingerprints)
         embed = load_embedder(axes.embedder, causal)
     return make_backbone(model, answers, out, device, axes, embed, seed=seed, source=log.name)
 
@@ -184,6 +185,8 @@ def _origin(
 ) -> Origin:
     name, title = public_name(model), out.resolve().name
     options = "" if prompts is None else f" --prompts {prompts.name}"
+    kind, colon, path = embedder.partition(":")
+    embedder = kind + colon + (public_name(path) if path else "")
     return Origin(
         title=title,
         model=name,

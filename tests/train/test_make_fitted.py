@@ -106,6 +106,7 @@ def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Pa
     card = (fitted.folder / "README.md").read_text("utf-8")
     assert "learnt reward axes" in card
     assert "## People" in card
+    assert "No human data" not in card
     assert str(model.parent) not in card
     assert str(log.parent) not in card
     everything = "".join(path.read_text("utf-8", errors="ignore") for path in fitted.folder.iterdir())

@@ -60,7 +60,8 @@ def basis_fit(
     model: Model = None,
     rank: Annotated[str, typer.Option(help='how many axes to learn; "auto" takes what foretells people best')] = "auto",
     embedder: Annotated[
-        str, typer.Option(help='what learnt axes are measured in: "hidden", the model\'s states, or "encoder:NAME"')
+        str,
+        typer.Option(help='measures learnt axes: "hidden", the model\'s own states, "reward:PATH" or "encoder:NAME"'),
     ] = "hidden",
     prompts: Annotated[
         Path | None, typer.Option(help="what the model answers, as for bootstrap", show_default="the log's prompts")

@@ -34,10 +34,10 @@ from personalign.decode.backbone import (
 )
 from personalign.decode.load import CausalModel
 from personalign.errors import InputError, MessageError
-from personalign.train.cards import table
 from personalign.train.files import public_name
 from personalign.train.pairs import Comparison, Pair, comparison, split
 from personalign.train.progress import track
+from personalign.train.reward_card import reward_card
 
 Over = Literal["replies", "prefixes"]
 EVALUATION_BATCH = 32
@@ -316,7 +316,7 @@ def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str, n
         "fingerprints": asdict(trained.base.fingerprints),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
+    (folder / "README.md").write_text(reward_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
 
 
 def _lora_as_saved(lora: LoraConfig, base: str) -> LoraConfig:
@@ -328,36 +328,3 @@ def _lora_as_saved(lora: LoraConfig, base: str) -> LoraConfig:
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-
-
-def _card(trained: TrainedReward, name: str, base: str, data: str, licence: str, note: str) -> str:
-    report, recipe, axes = trained.report, trained.recipe, trained.model.axes
-    stages = {"before": report.before, "after": report.after}
-    rows = [
-        {"axis": axis}
-        | {f"replies, {when}": found.replies[j].item() for when, found in stages.items()}
-        | {f"prefixes, {when}": found.prefixes[j].item() for when, found in stages.items()}
-        | {f"log-loss, {when}": found.log_loss[j].item() for when, found in stages.items()}
-        for j, axis in enumerate(axes)
-    ]
-    return f"""# {name}
-
-A reward model for guided decoding: a LoRA of rank {recipe.rank} on `{base}` and a linear head, {len(axes)} wide,
-trained by Bradley and Terry's likelihood over {recipe.over}: {recipe.epochs} epochs of {report.num_train:,} pairs,
-{recipe.batch_size} a batch, learning rate {recipe.learning_rate:g}, seed {recipe.seed}.
-
-## Data
-
-{data}
-
-## How many preferences it orders right
-
-Of {report.num_dev:,} dev pairs, whose {report.unseen} it was not trained on, before training and after; log-loss in
-nats, of which a coin has .693.
-
-{table(rows)}
-{note}
-## Licence
-
-{licence}
-"""

@@ -203,6 +203,7 @@ def _alpaca84(sets: Sets) -> Iterator[Row]:
             "gaussian_prior_d_optimal": [_share(m, m.plain[n]) for m in met if m.plain is not None],
             "kinds_known": [_share(m, m.kinds_known[n]) for m in met if m.kinds_known is not None],
             "unseen_attribute": [_share(m, m.asked[n]) for m in sets.alpaca84_unseen],
+            "encoder": [_share(m, m.asked[n]) for m in sets.alpaca84_encoded],
         }
         yield Row.of(f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(of)) for name, of in beside.items()})
 

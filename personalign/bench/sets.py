@@ -127,6 +127,16 @@ class Sets:
             met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_compared=False))
         return met
 
+    @cached_property
+    def alpaca84_encoded(self) -> list[Met]:
+        """Some seeds with an encoder's features, in which nobody has put the attributes."""
+        replies = _load(alpaca84.load, self._data)
+        encoded, met = replies.encoded(), []
+        for seed in turns(self.plan.compared_splits, "alpaca84, encoded"):
+            of = alpaca84.population(replies, seed, encoded=encoded)
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, np.arange(len(of.new)), is_compared=False))
+        return met
+
     def gated(self, name: str) -> Gated:
         """A set in which nobody may be worse off than with the population's model."""
         if name not in self._gated:

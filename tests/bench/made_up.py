@@ -85,9 +85,10 @@ def make_jester(data: Path, rng: np.random.Generator, num_people: int = 80, num_
 def make_alpaca(data: Path, rng: np.random.Generator, num_prompts: int = 60, num_models: int = 4) -> None:
     rows = [
         {
+            "instruction": text(rng, 6),
             "outputs": {
                 f"m{k}": text(rng, 120) + " thank you, perhaps haha" * int(rng.integers(2)) for k in range(num_models)
-            }
+            },
         }
         for _ in range(num_prompts)
     ]

@@ -62,6 +62,8 @@ def test_what_can_be_reached_stands_beside_it(run: tuple[dict[str, Any], Path]) 
     figures = ("jester.gain_10", "alpaca84.share_20", "stop.coverage", *(f"gate.{name}" for name in learn.GATED))
     rows = {row["figure"]: row for row in run[0]["rows"]}
     assert all(math.isfinite(rows[figure]["ceiling"]) for figure in figures)
+    beside = ("gaussian_prior_d_optimal", "kinds_known", "unseen_attribute", "encoder")
+    assert all(math.isfinite(rows["alpaca84.share_20"][fact]) for fact in beside)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ among the features: noise of ½ is added to them, word statistics stand beside t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,26 +17,41 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
+from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from personalign.bench.populations.asked import NewPerson, Population
 from personalign.bench.populations.votes import read_lines
+from personalign.bundled import TINY
+from personalign.decode import load_causal
+from personalign.decode.embed import embed_replies
+from personalign.types import Message
 
 STRENGTH = 1.5  # utility of a standard deviation of a wanted attribute
 HIDING = 0.5  # standard deviation of the noise on the attributes
 SEEN, ANSWERS, POOL, SEEN_TESTS, TESTS = 60, 400, 600, 300, 500
 WORD_AXES = 32
+ENCODED, ENCODED_TEXT = 64, 400  # dimensions of an encoder's that are kept, and characters that it reads
 
 Taste = tuple[tuple[int, int], tuple[int, int]]  # attribute and sign, twice
 
 
 @dataclass(frozen=True, eq=False)
 class Replies:
-    """Attributes and word statistics of every model's reply to every prompt, standardised."""
+    """Every model's reply to every prompt, with its attributes and word statistics, standardised."""
 
+    prompts: Sequence[str]  # of each reply
+    texts: Sequence[str]
     attributes: Float[NDArray[np.float64], "prompts models attributes"]
     words: Float[NDArray[np.float64], "prompts models words"]
+
+    def encoded(self) -> Float[NDArray[np.float64], "prompts models dims"]:
+        """What the smaller bundled model makes of how each reply begins: features that no attribute was put into."""
+        asked: list[list[Message]] = [[{"role": "user", "content": prompt[:ENCODED_TEXT]}] for prompt in self.prompts]
+        texts = [text[:ENCODED_TEXT] for text in self.texts]
+        states = embed_replies(load_causal(TINY / "small", "cpu"), asked, texts)
+        reduced = PCA(min(ENCODED, *states.shape), svd_solver="covariance_eigh").fit_transform(states)
+        return _standardise(reduced).reshape(*self.words.shape[:2], -1)
 
 
 def load(data: Path) -> Replies:
@@ -44,22 +60,30 @@ def load(data: Path) -> Replies:
     Raises:
         MissingData: the folder doesn't hold the set.
     """
-    rows = [line["outputs"] for line in read_lines(data / "alpaca_eval" / "outputs.jsonl")]
+    lines = list(read_lines(data / "alpaca_eval" / "outputs.jsonl"))
+    rows = [line["outputs"] for line in lines]
     models = sorted(set.intersection(*[set(row) for row in rows]))
     texts = [row[model] or "" for row in rows for model in models]
+    prompts = [line["instruction"] for line in lines for _ in models]
     shape = (len(rows), len(models), -1)
     attributes = _standardise(np.array([_attributes(text) for text in texts])).reshape(shape)
-    return Replies(attributes, _standardise(_word_axes(texts)).reshape(shape))
+    return Replies(prompts, texts, attributes, _standardise(_word_axes(texts)).reshape(shape))
 
 
-def population(replies: Replies, seed: int, unseen: int | None = None) -> Population:
+def population(
+    replies: Replies,
+    seed: int,
+    unseen: int | None = None,
+    encoded: Float[NDArray[np.float64], "prompts models dims"] | None = None,
+) -> Population:
     """Draw who is seen, what they and the new ones are shown, and what they say.
 
     The order of draws is the protocol's, so that a seed's people are the same wherever it is followed. ``unseen`` is
-    an attribute that none of the people seen care about, while all new ones do.
+    an attribute that none of the people seen care about, while all new ones do. ``encoded`` takes the features' place.
     """
     rng = np.random.default_rng(seed)
     features = _features(replies, rng)
+    features = features if encoded is None else encoded
     num_prompts = len(features)
     tastes = _tastes()
     seen, new = _split(rng.permutation(len(tastes)), unseen)

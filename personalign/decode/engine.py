@@ -283,8 +283,9 @@ class Engine:
                 if (dead := self._constraints.dead(slot)) is not None:
                     raise dead
                 if broken[slot]:
+                    stacked = "" if reply.stack is None else f" with the expert {reply.stack.expert.name!r} on it"
                     raise ModelError(
-                        f"{self.decoder.base.name} gave logits that hold NaN or Inf; expected finite numbers"
+                        f"{self.decoder.base.name}{stacked} gave logits that hold NaN or Inf; expected finite numbers"
                     )
                 reply.finish(self._account(slot), self.decoder.steering)
                 self._release(slot)

@@ -103,7 +103,8 @@ def nan_from_an_expert(kit: Kit) -> Illness:
             if "lora_B.hotels" in name:
                 value.fill_(math.nan)
     request = Request(CAT, Sampling(6), GUIDED, "hotels")
-    return Illness(kit.decoder(experts=experts), request, ModelError, "NaN or Inf")
+    told = "with the expert 'hotels' on it gave logits that hold NaN or Inf"
+    return Illness(kit.decoder(experts=experts), request, ModelError, told)
 
 
 def an_experts_lane_raises(kit: Kit) -> Illness:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from personalign.errors import InputError
+
+PREFIX = "PERSONALIGN_"
 
 
 class Settings(BaseSettings):
-    """Defaults of the command line: each is a variable with PERSONALIGN_ in front."""
+    """Defaults of the command line: each is a variable with PERSONALIGN_ in front.
 
-    model_config = SettingsConfigDict(env_prefix="PERSONALIGN_", frozen=True)
+    Raises:
+        InputError: a variable holds something else than what is expected, naming both.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     store: str = "sqlite:///profiles.db"
     data: Path = Path("../shared/data")
@@ -18,3 +28,17 @@ class Settings(BaseSettings):
     device: str = "auto"
     reward: str | None = None
     half_life_days: float | None = None
+    pinned: dict[str, float] = {}  # as JSON: {"length": 0}
+    shadow: bool = False
+
+    def __init__(self) -> None:
+        try:
+            super().__init__()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{PREFIX}{name.upper()} holds {first['input']!r}: {first['msg'].lower()}") from error
+        except SettingsError as error:  # of a mapping alone
+            raise InputError(
+                f'{PREFIX}PINNED isn\'t JSON; expected axes and weights, such as {{"length": 0}}'
+            ) from error

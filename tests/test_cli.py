@@ -190,6 +190,18 @@ def test_a_message_may_come_from_stdin(tmp_path: Path) -> None:
     assert (tmp_path / "p.db").exists()
 
 
+def test_what_the_operator_decides_stands_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shadow and pins hold for every verb; without them the reply is guided (the control)."""
+    run("onboard", "ada", keys=["a"] * 10)
+    assert run("chat", "ada", HELLO, "--json").row()["guided"]
+    monkeypatch.setenv("PERSONALIGN_SHADOW", "true")
+    assert run("chat", "ada", HELLO, "--json").row()["reason"] == "shadow"
+    monkeypatch.setenv("PERSONALIGN_PINNED", '{"length": 0}')
+    assert "pinned to 0" in run("profile", "ada").out
+    monkeypatch.setenv("PERSONALIGN_PINNED", '{"nonsense": 0}')
+    assert "pinned axis 'nonsense'" in run("profile", "ada").err
+
+
 # Bad input
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {

@@ -29,6 +29,8 @@ def open_service(
         basis=basis,
         reward=reward or settings.reward,
         device=device or settings.device,
+        pinned=settings.pinned,
+        shadow=settings.shadow,
     )
     opened.half_life_days = settings.half_life_days
     return opened

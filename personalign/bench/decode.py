@@ -5,8 +5,8 @@ beside it; sides that several ratios need share their rounds. ``plain`` is the e
 0, ``bare`` the engine with nothing attached. Prompts have 64 tokens and replies 64, and nothing ends a reply early, in
 the bundled model neither. ``models.py`` says what is run, ``figures.py`` what has to be reached.
 
-What it costs, in seconds on two cores: ragged lengths 710 (5 pairs of 26 and 116), 110m at 1, 8 and 32 at once 90, 210
-and 300 (20 rounds of 3, 4 and 3 sides), ARGS 110, the bundled model 10, the expert 40, heads 30.
+What it costs on two cores, in about so many seconds: ragged lengths 710 (5 pairs of 26 and 116), 110m at 1, 8 and 32 at
+once 90, 210 and 300 (20 rounds of 3, 4 and 3 sides), ARGS 110, the bundled model 10, the expert 40, heads 30.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def bench_decode(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what rewards, experts and many people at once cost in speed; takes about 25 minutes on two cores."""
+    """Measure what rewards, experts and many people at once cost in speed; takes nearly half an hour on two cores."""
     from personalign.bench.decode import Plan, run_decode
 
     found = run_decode(device or Settings().device, Plan(is_full=full), only, results)
@@ -97,7 +97,7 @@ def bench_learn(
     picture: Annotated[Path | None, typer.Option("--plot", help="a picture of accuracy against answers")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what few answers tell of a person, and how long learning it takes; about 25 minutes on two cores."""
+    """Measure what few answers tell of a person, and how long learning it takes; about 10 minutes on one core."""
     from personalign.bench.learn import run_learn
     from personalign.bench.sets import Plan
 

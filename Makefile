@@ -36,7 +36,7 @@ bench: $(READY)
 	$(BIN)/personalign bench learn --data $(DATA) --json
 
 zoo: $(READY)
-	$(BIN)/python -m personalign.zoo.train --data $(DATA)
+	$(BIN)/python -m lab.zoo.train --data $(DATA)
 
 # torch first and pinned, so that a CPU build is not replaced by the CUDA one
 $(READY): pyproject.toml constraints.txt

@@ -2,4 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("personalign", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))").__enter__()
+install_import_hook(
+    ["personalign", "lab"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+).__enter__()

@@ -11,8 +11,8 @@ import pytest
 
 from personalign.bundled import TINY
 from personalign.cli import main
-from personalign.train import bootstrap
-from personalign.train.calibrate import GRID, calibrate
+from personalign.train.basis import build as bootstrap
+from personalign.train.basis.calibrate import GRID, calibrate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of things to come in a loaded model's libraries
 

@@ -19,7 +19,6 @@ from statistics import fmean
 
 import pytest
 import torch
-from decode.gate import Gate, until
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from personalign.bundled import TINY
@@ -34,9 +33,10 @@ from personalign.errors import (
     QuestionError,
 )
 from personalign.service import Personalign
-from personalign.train.pairs import Pair
-from personalign.train.reward import RewardRecipe, save_reward, train_reward
+from personalign.train.reward.pairs import Pair
+from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
 from personalign.types import Message, Sampling
+from tests.decode.gate import Gate, until
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
 ENDLESS = {2: -100.0}  # the bias of a reply that doesn't end by itself

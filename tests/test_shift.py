@@ -8,16 +8,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from decode.tiny_models import Kit, make_kit, talk
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from personalign.cli.show import coloured, legend
 from personalign.decode import Guidance, Request, reference, render
 from personalign.errors import InputError
 from personalign.shift import Likely, Position, ShiftedReply, by_token, shift
-from personalign.show import coloured, legend
 from personalign.types import Sampling
+from tests.decode.tiny_models import Kit, make_kit, talk
 
 GUIDANCE = Guidance(np.array([1.0, -2.0, 0.5]), 1.0)
 WORDS = ("cat", "the hat", "日")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import entry_points
 from typing import NoReturn
 
 import typer
 
-from personalign.cli.benchmarks import bench, demo
 from personalign.cli.database import db, doctor
+from personalign.cli.demo import demo
 from personalign.cli.onboarding import feedback, onboard
 from personalign.cli.output import err
 from personalign.cli.people import export, forget, profile
@@ -30,7 +31,9 @@ for verb in (demo, onboard, feedback, chat, shift, profile, forget, export, doct
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")
 app.add_typer(db, name="db")
-app.add_typer(bench, name="bench")
+for entry_point in entry_points(group="personalign.commands"):
+    with suppress(ModuleNotFoundError):  # the laboratory, which a wheel leaves out
+        app.add_typer(entry_point.load(), name=entry_point.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

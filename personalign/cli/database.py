@@ -7,15 +7,15 @@ from rich.progress import track
 
 from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, open_service
 from personalign.cli.output import err, out, print_json
+from personalign.cli.show import show_report
 from personalign.settings import Settings
-from personalign.show import show_report
 
 db = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
 
 def doctor(store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
     """Say what runs here: versions, database, model and basis, and whether they fit together."""
-    from personalign.bench.doctor import examine
+    from personalign.cli.doctor import examine
 
     report = examine(store or Settings().store, model or Settings().model, basis)
     print_json(report) if as_json else show_report(out, report)

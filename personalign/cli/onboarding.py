@@ -11,9 +11,9 @@ from rich.console import Console
 from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, User, open_service
 from personalign.cli.output import err, out, print_json
 from personalign.cli.people import profile_row
+from personalign.cli.show import show_answer, show_onboarded, show_profile, show_question
 from personalign.errors import QuestionError
 from personalign.service import Personalign
-from personalign.show import show_answer, show_onboarded, show_profile, show_question
 from personalign.types import Choice, Question
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, User, open_service
 from personalign.cli.output import out, print_json
-from personalign.show import show_profile
+from personalign.cli.show import show_profile
 from personalign.types import Profile
 
 

@@ -11,9 +11,9 @@ import typer
 
 from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, User, open_service
 from personalign.cli.output import out, print_json
+from personalign.cli.show import show_reply, show_shift
 from personalign.errors import InputError
 from personalign.service import Personalign
-from personalign.show import show_reply, show_shift
 from personalign.types import Message, Reply, Sampling
 
 Strength = Annotated[float, typer.Option(help="multiplies the person's reward; 0 turns it off")]

@@ -10,9 +10,9 @@ import typer
 from personalign.basis import Basis
 from personalign.cli.options import AsJson, Device, Model
 from personalign.cli.output import err, out, print_json
+from personalign.cli.show import show_report
 from personalign.errors import InputError
 from personalign.settings import Settings
-from personalign.show import show_report
 
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
@@ -43,7 +43,7 @@ def basis_bootstrap(
     tokens, r2 and r2_forced (means over axes, held out), steering, utility and kl on dev prompts, unsteered utility.
     """
     settings = Settings()
-    from personalign.train.make import make_basis
+    from personalign.train.basis.bootstrap import make_basis
 
     made = make_basis(model or settings.model, prompts, folder, device or settings.device, replies, max_tokens, seed)
     row = {"basis": str(folder)} | made.row()
@@ -101,7 +101,7 @@ def basis_fit(
         raise InputError(
             "--basis gives the axes of a reward model, expected with --backbone; leave it out, or add that"
         )
-    from personalign.train.make_fitted import fit_from_log
+    from personalign.train.basis.fit import fit_from_log
 
     made = fit_from_log(
         log,
@@ -132,7 +132,7 @@ def _fit_backbone(
             "--rank, --embedder, --prompts, --replies and --max-tokens say how a basis is made; leave them out with "
             "--backbone"
         )
-    from personalign.train.make_fitted import backbone_from_log
+    from personalign.train.basis.fit import backbone_from_log
 
     made = backbone_from_log(log, model, folder, axes_of, device, seed)
     if not made.helps:
@@ -169,7 +169,7 @@ def expert_train(
     With --json: expert (the folder), name, alpha, texts (train, dev, held_out, repeated), steps, learning_rate, bits
     (per character, held out: small, expert, stack; big if given), sweep (dev bits for each α) and helps.
     """
-    from personalign.train.tune import tune_expert
+    from personalign.train.expert.train import tune_expert
 
     made = tune_expert(base, data, name, folder, big, device or Settings().device, steps, learning_rate, seed)
     if not made.helps:

@@ -1,14 +1,14 @@
 """Decoding: a frozen model, the steers that bend its next token, and the engine. Read ``reference.py`` first."""
 
 from personalign.decode.args import ArgsSteering
-from personalign.decode.backbone import RewardModel, load_reward, load_reward_beside
 from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert, load_experts
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Generated, Piece, Request
-from personalign.decode.rewards import Guidance, SuccessorHead
+from personalign.decode.reward_model import RewardModel, load_reward, load_reward_beside
 from personalign.decode.steer import Steer, Step
+from personalign.decode.successor import Guidance, SuccessorHead
 from personalign.decode.worker import Ticket, Worker
 
 __all__ = [

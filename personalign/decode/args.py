@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from personalign.decode.backbone import RewardModel
+from personalign.decode.account import SteeredRows
 from personalign.decode.cache import Window
-from personalign.decode.guide import short_list
-from personalign.decode.guided import GuidedRows
-from personalign.decode.heads import HeadBank
 from personalign.decode.lane import Slots, Unread
-from personalign.decode.rewards import Guidance
+from personalign.decode.reward_model import RewardModel
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance
+from personalign.decode.tilt import short_list
+from personalign.decode.weights import WeightBank
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Args:
         self._num_tokens = num_tokens  # the output layer may have more rows, which a reward model can't read
         self._k, self._weight = min(steering.num_candidates, num_tokens), steering.weight
         self._lane = SiblingLane(reward, num_slots, max_length, self._k)
-        self.rows = GuidedRows(num_slots, HeadBank(reward.num_axes, reward.device, num_slots))
+        self.rows = SteeredRows(num_slots, WeightBank(reward.num_axes, reward.device, num_slots))
         self._step: Step | None = None  # the one whose tokens are accepted next
 
     def admit(self, slot: int, prompt: Sequence[int], guidance: Guidance) -> None:

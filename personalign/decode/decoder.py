@@ -19,7 +19,6 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode.args import PUBLISHED, ArgsSteering
-from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, Matcher
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, check_vocabulary, load_expert
@@ -33,10 +32,10 @@ from personalign.decode.request import (
     check_guidance,
     check_sampling,
 )
-from personalign.decode.rewards import Guidance, SuccessorHead
-from personalign.decode.sequence import Judged, Outbox, Stack
-from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.reward_model import RewardModel
+from personalign.decode.seq import Judged, Outbox, Seq, Stack
 from personalign.decode.steer import Steer
+from personalign.decode.successor import Guidance, SuccessorHead
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.types import RULES
 
@@ -156,7 +155,7 @@ class Decoder:
                     raise item
                 yield item
 
-    def _engine(self, replies: Sequence[Reply], steers: Sequence[Steer]) -> Engine:
+    def _engine(self, replies: Sequence[Seq], steers: Sequence[Steer]) -> Engine:
         longest = max(reply.num_tokens for reply in replies)
         num_slots = min(len(replies), MAX_ROWS)
         engine = Engine(self, num_slots, longest, max_waiting=len(replies), steers=steers)
@@ -164,14 +163,14 @@ class Decoder:
             engine.submit(reply)
         return engine
 
-    def reply(self, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False) -> Reply:
+    def reply(self, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False) -> Seq:
         """Check a request and turn it into what an engine writes; any thread may do so.
 
         Raises:
             InputError: and its kinds, as ``generate``.
         """
         self._check(request)
-        return Reply(
+        return Seq(
             number,
             request,
             self._prompt(self.base, request),

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from personalign.decode.backbone import RewardModel
 from personalign.decode.load import CausalModel, render
+from personalign.decode.reward_model import RewardModel
 from personalign.types import Message
 
 ROWS = 16  # read at once

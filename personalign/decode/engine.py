@@ -19,17 +19,17 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from personalign.decode.account import Account
 from personalign.decode.args import Args
 from personalign.decode.constrain import ConstraintRows
 from personalign.decode.experts import Expert, Mix
-from personalign.decode.guide import Guide
-from personalign.decode.guided import Account
-from personalign.decode.heads import HeadBank
 from personalign.decode.lane import CHUNK, Lane
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
-from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.seq import Seq
 from personalign.decode.steer import Part, Reader, Steer, Step
+from personalign.decode.tilt import Guide
+from personalign.decode.weights import WeightBank
 from personalign.errors import EngineError, MessageError, ModelError, PersonalignError
 from personalign.types import TokenLogprobs
 
@@ -96,10 +96,10 @@ class Engine:
         self._mixes: dict[Expert, Mix] = {}  # made when first asked for
         self._constraints = ConstraintRows(num_slots, base.num_logits, base.device)
         self._sampler = RowSampler(num_slots, base.num_logits, self.max_length, base.device)
-        self.bank: HeadBank | None = None
+        self.bank: WeightBank | None = None
         self._guide: Guide | None = None
         if decoder.head is not None and decoder.table is not None:
-            self.bank = HeadBank(decoder.head.num_axes, base.device)
+            self.bank = WeightBank(decoder.head.num_axes, base.device)
             self._guide = Guide(decoder.head, decoder.table, decoder.steering, base.ends, num_slots, self.bank)
         self._args: Args | None = None  # made when first asked for
 
@@ -108,7 +108,7 @@ class Engine:
         """Whether there is nothing to do."""
         return self._scheduler.is_idle
 
-    def check(self, reply: Reply, also_waiting: int = 0) -> None:
+    def check(self, reply: Seq, also_waiting: int = 0) -> None:
         """Refuse a reply for which there is no room; ``also_waiting`` are on their way here.
 
         Raises:
@@ -122,7 +122,7 @@ class Engine:
             )
         self._scheduler.check(also_waiting)
 
-    def submit(self, reply: Reply) -> None:
+    def submit(self, reply: Seq) -> None:
         """Let a reply wait for its turn, or end it at once where there is no room."""
         try:
             self.check(reply)
@@ -181,7 +181,7 @@ class Engine:
             with self._ending_on_error([slot]):
                 budget -= self._read(slot, budget)
 
-    def _seat(self, slot: int, reply: Reply) -> None:
+    def _seat(self, slot: int, reply: Seq) -> None:
         """Hand a reply to every part that keeps something of it."""
         self._lane.begin(slot, reply.prompt)
         self._sampler.admit(slot, reply.request.sampling, reply.prompt)

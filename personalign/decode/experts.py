@@ -23,9 +23,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from personalign.decode.backbone import UNFIT
 from personalign.decode.lane import Lane
 from personalign.decode.load import CausalModel, check_tokens, load_causal
+from personalign.decode.reward_model import UNFIT
 from personalign.decode.steer import Step
 from personalign.errors import EngineError, ModelError
 

@@ -20,16 +20,16 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode.args import ArgsSteering
-from personalign.decode.backbone import RewardModel
 from personalign.decode.constrain import Constrainer, num_words
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import BASE_ADAPTER, Expert
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Generated, Request, reason
-from personalign.decode.rewards import SuccessorHead
+from personalign.decode.reward_model import RewardModel
 from personalign.decode.sample import uniforms
-from personalign.decode.sequence import Judged
+from personalign.decode.seq import Judged
+from personalign.decode.successor import SuccessorHead
 from personalign.decode.text import text_of
 from personalign.errors import ConstraintError
 from personalign.types import Sampling

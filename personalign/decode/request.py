@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from personalign.basis import Steering
-from personalign.decode.rewards import Guidance
+from personalign.decode.successor import Guidance
 from personalign.errors import InputError, ProfileError
 from personalign.types import FinishReason, Message, Sampling, TokenLogprobs
 

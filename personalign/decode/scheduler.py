@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 
-from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.seq import Seq
 from personalign.errors import Overloaded
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128)
@@ -24,8 +24,8 @@ class Scheduler:
     def __init__(self, num_slots: int, max_waiting: int, buckets: Sequence[int] = DEFAULT_BUCKETS) -> None:
         self._num_slots, self._max_waiting = num_slots, max_waiting
         self._buckets = [*sorted(b for b in buckets if b < num_slots), num_slots]
-        self._waiting: OrderedDict[str, deque[Reply]] = OrderedDict()  # the owner served longest ago first
-        self.running: dict[int, Reply] = {}  # by slot
+        self._waiting: OrderedDict[str, deque[Seq]] = OrderedDict()  # the owner served longest ago first
+        self.running: dict[int, Seq] = {}  # by slot
         self._reading: list[int] = []  # slots whose prompts aren't read to the end, in order of admission
 
     @property
@@ -34,7 +34,7 @@ class Scheduler:
         return sum(map(len, self._waiting.values()))
 
     @property
-    def waiting(self) -> list[Reply]:
+    def waiting(self) -> list[Seq]:
         """Replies that have no slot yet."""
         return [reply for replies in self._waiting.values() for reply in replies]
 
@@ -75,17 +75,17 @@ class Scheduler:
                 "open the engine with more slots or a longer queue"
             )
 
-    def submit(self, reply: Reply) -> None:
+    def submit(self, reply: Seq) -> None:
         """Let a reply wait for its turn."""
         self._waiting.setdefault(reply.owner, deque()).append(reply)
 
-    def drain(self) -> list[Reply]:
+    def drain(self) -> list[Seq]:
         """Take everything out of the queue."""
         replies = self.waiting
         self._waiting.clear()
         return replies
 
-    def admit(self) -> Iterator[tuple[int, Reply]]:
+    def admit(self) -> Iterator[tuple[int, Seq]]:
         """Give free slots, the lowest first, to the replies whose turn it is."""
         while self._waiting and len(self.running) < self._num_slots:
             owner, replies = next(iter(self._waiting.items()))

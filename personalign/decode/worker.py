@@ -14,8 +14,7 @@ from typing import TypeVar
 
 from personalign.decode.engine import Engine, typed
 from personalign.decode.request import Generated, Piece, Request
-from personalign.decode.sequence import Outbox
-from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.seq import Outbox, Seq
 from personalign.errors import EngineError
 
 T = TypeVar("T")
@@ -26,7 +25,7 @@ DRAIN_S = 1.0  # how long closing waits for the step at work
 class Ticket:
     """A reply to come: wait for all of it, or read it as it is written. Safe to use from any thread."""
 
-    def __init__(self, write: Callable[[Outbox], Reply]) -> None:
+    def __init__(self, write: Callable[[Outbox], Seq]) -> None:
         self._news: queue.SimpleQueue[Piece | Generated | Exception] = queue.SimpleQueue()
         self.reply = write(self._news.put)
         self._outcome: Generated | Exception | None = None

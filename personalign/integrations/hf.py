@@ -22,10 +22,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalign.basis import Basis, Fingerprints
-from personalign.decode.guide import tilt
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
 from personalign.decode.request import check_strength
-from personalign.decode.rewards import Guidance, SuccessorHead, reward
+from personalign.decode.successor import Guidance, SuccessorHead, reward
+from personalign.decode.tilt import tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.learn.likelihood import sides
-from personalign.learn.mixture import Draws
-from personalign.types import Noise
+from personalign.types import Gaussian, Noise
+
+
+class Draws(NamedTuple):
+    """Weights (S, d) that stand for a posterior, and the chance of each (S,)."""
+
+    weights: Float[NDArray[np.float64], "S d"]
+    chance: Float[NDArray[np.float64], "S"]
+
+
+def draw(post: Gaussian, num: int) -> Draws:
+    """Draw weights from a posterior, the same ones each time."""
+    return Draws(mirrored(post, num, np.random.default_rng(0)), np.full(num, 1 / num))
+
+
+def mirrored(post: Gaussian, num: int, rng: np.random.Generator) -> Float[NDArray[np.float64], "S d"]:
+    """Draws in pairs that mirror each other at the mean, so that the draws' mean is the Gaussian's."""
+    values, vectors = np.linalg.eigh(post.covariance)
+    half = rng.standard_normal(((num + 1) // 2, len(values)))
+    plain = np.concatenate([half, -half])[:num]
+    return np.asarray(post.mean + (plain * np.sqrt(np.maximum(values, 0))) @ vectors.T)
 
 
 def accuracy_after(

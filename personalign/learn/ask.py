@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from scipy.special import entr, ndtr
 
 from personalign.errors import InputError
-from personalign.learn.ahead import accuracy_after
+from personalign.learn.ahead import Draws, accuracy_after, draw
 from personalign.learn.fit import utility
 from personalign.learn.likelihood import information, probabilities
-from personalign.learn.mixture import Belief, draws
 from personalign.types import Gaussian, Noise
 
 Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
@@ -51,17 +50,19 @@ _DEFAULT_RULE = StopRule()
 
 
 def acquire(
-    post: Gaussian | Belief,
+    post: Gaussian,
     pool: Float[NDArray[np.float64], "m d"],
     rule: str = "d_optimal",
     noise: Noise = _DEFAULT_NOISE,
     allowed: Bool[NDArray[np.bool_], "m"] | None = None,
     seed: int = 0,
+    draws: Draws | None = None,
 ) -> int:
     """Return the index of the pair to ask about: the best by ``rule`` among those ``allowed``.
 
     Give the pool through ``clip_pairs``, or the pairs with the most extreme features win every time. The rule
     "accuracy" looks ahead, and takes the pool to be like what will be compared later; it needs some fifty milliseconds.
+    It weighs ``draws`` of the posterior, which by default come from the Gaussian.
 
     Raises:
         InputError: an unknown rule, a pool of another shape, or nothing allowed.
@@ -73,13 +74,14 @@ def acquire(
     can_ask = np.ones(len(pool), dtype=bool) if allowed is None else allowed
     if not can_ask.any():
         raise InputError("no pair of the pool is allowed, expected at least one; stop asking or add questions")
-    mean, variance = utility(pool, post.collapse() if isinstance(post, Belief) else post)
+    mean, variance = utility(pool, post)
     if rule != AHEAD:
         return int(np.argmax(np.where(can_ask, RULES[rule](mean, variance, noise, seed), -np.inf)))
     informative = np.where(can_ask, _d_optimal(mean, variance, noise, seed), -np.inf)
     candidates = np.argsort(-informative, kind="stable")[: min(CANDIDATES, int(can_ask.sum()))]
     reference = pool[:: -(-len(pool) // REFERENCES)]
-    return int(candidates[np.argmax(accuracy_after(draws(post, DRAWS), pool[candidates], reference, noise))])
+    draws = draw(post, DRAWS) if draws is None else draws
+    return int(candidates[np.argmax(accuracy_after(draws, pool[candidates], reference, noise))])
 
 
 def clip_pairs(

@@ -1,1 +1,1 @@
-"""What is trained once per base model: roll-outs, successor head, experts, reward models, and the basis."""
+"""What is made once per base model: a basis (``basis/``), a reward model (``reward/``), an expert (``expert/``)."""

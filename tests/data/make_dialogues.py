@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lab.zoo.dialogues import Dialogue, render
 from personalign.bundled import TINY
-from personalign.train.dialogues import Dialogue, render
 
 OPENINGS = {
     "RentalCars_1": "I need a car in {} next Friday.",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tiny_models import Kit, make_kit
+
+from tests.decode.tiny_models import Kit, make_kit
 
 
 @pytest.fixture(autouse=True)

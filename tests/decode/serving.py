@@ -11,7 +11,6 @@ from itertools import count
 from statistics import mean
 
 import numpy as np
-from tiny_models import bits, talk
 from torch import Tensor
 
 from personalign.decode.args import SiblingLane
@@ -19,10 +18,10 @@ from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.lane import Lane
 from personalign.decode.request import Generated, Piece, Request
-from personalign.decode.rewards import Guidance
-from personalign.decode.sequence import Sequence as Reply
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance
 from personalign.types import Sampling
+from tests.decode.tiny_models import bits, talk
 
 
 @dataclass(eq=False)

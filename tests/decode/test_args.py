@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from serving import Desk, haystack, leftovers, same_bits
-from tiny_models import STEERING, Kit, bits, saved, talk, tokenizer, traced
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from personalign.decode import Decoder, Request, RewardModel, load_causal, load_reward, reference
 from personalign.decode.args import PUBLISHED, ArgsSteering, SiblingLane
-from personalign.decode.rewards import Guidance
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
 from personalign.types import Sampling
+from tests.decode.serving import Desk, haystack, leftovers, same_bits
+from tests.decode.tiny_models import STEERING, Kit, bits, saved, talk, tokenizer, traced
 
 TOLERANCE = 1e-4
 W = Guidance(np.array([1.0, -2.0, 0.5]), 0.8)

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from serving import haystack
-from tiny_models import STEERING, talk
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
@@ -12,9 +10,11 @@ from personalign.decode.decoder import Decoder
 from personalign.decode.experts import load_experts
 from personalign.decode.load import load_causal, render
 from personalign.decode.request import Piece, Request
-from personalign.decode.rewards import Guidance, SuccessorHead
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance, SuccessorHead
 from personalign.types import Sampling
+from tests.decode.serving import haystack
+from tests.decode.tiny_models import STEERING, talk
 
 
 def test_the_bundled_models_plain_replies_are_generates() -> None:

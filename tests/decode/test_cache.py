@@ -8,11 +8,11 @@ import random
 import pytest
 import torch
 import transformers as tf
-from tiny_models import bits
 from torch import Tensor
 
 from personalign.decode.cache import FULL, SLIDING, Attention, SlotCache, SlotLayer, Window
 from personalign.errors import ModelError
+from tests.decode.tiny_models import bits
 
 NUM_ROWS, HEADS, LENGTH, WIDTH = 5, 2, 24, 4
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_kit, talk
 
 from personalign.decode import Decoder, Engine, Generated, Guidance, Request, load_causal
 from personalign.types import Sampling
+from tests.decode.tiny_models import make_kit, talk
 
 W = Guidance(np.array([1.0, -2.0, 0.5]), 0.8)
 REQUESTS = [

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from serving import Caller, Desk, leftovers, same_bits
-from tiny_models import STEERING, Kit, talk
 from torch import Tensor
 
 from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.request import Generated, Request
-from personalign.decode.rewards import Guidance
+from personalign.decode.successor import Guidance
 from personalign.errors import Overloaded
 from personalign.types import Sampling
+from tests.decode.serving import Caller, Desk, leftovers, same_bits
+from tests.decode.tiny_models import STEERING, Kit, talk
 
 NUM_PEOPLE, NUM_SLOTS, NUM_EVENTS = 64, 8, 5000
 HELLO, CAT = talk("hello", "the cat sat")

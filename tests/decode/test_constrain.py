@@ -9,30 +9,29 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import STEERING, Kit, bits, random_head, talk
 from tokenizers import Tokenizer, decoders, models, normalizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-import personalign.zoo
+from personalign.bundled import TINY
 from personalign.decode import reference
 from personalign.decode.constrain import Constrainer, ConstraintRows, Matcher
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Request
-from personalign.decode.rewards import Guidance
 from personalign.decode.sample import uniforms
+from personalign.decode.successor import Guidance
 from personalign.decode.text import text_of
 from personalign.errors import ConstraintError, InputError, MissingExtra, ModelError
 from personalign.types import Sampling
+from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk
 
 CPU = torch.device("cpu")
-BASE = Path(personalign.zoo.__file__).parent / "tiny" / "base"
+BASE = TINY / "base"
 
 BOOKING = {
     "type": "object",

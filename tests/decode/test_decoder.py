@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import STEERING, Kit, random_head, talk, traced
 
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import load_experts
 from personalign.decode.load import load_causal
 from personalign.decode.request import Generated, Piece, Request
-from personalign.decode.rewards import Guidance, SuccessorHead
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance, SuccessorHead
 from personalign.errors import BasisError, InputError, MessageError, ModelError, ProfileError
 from personalign.types import Sampling
+from tests.decode.tiny_models import STEERING, Kit, random_head, talk, traced
 
 HELLO = talk("hello")[0]
 W = np.array([1.0, -2.0, 0.5])

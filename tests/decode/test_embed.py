@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import Kit, talk
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast
 
 from personalign.decode import load_reward, render
 from personalign.decode.embed import MAX_TOKENS, embed_replies
 from personalign.decode.encoder import load_embedder
 from personalign.errors import ModelError
+from tests.decode.tiny_models import Kit, talk
 
 SMALL_LLAMA = {
     "vocab_size": 512,

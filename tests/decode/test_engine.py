@@ -10,8 +10,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from serving import Caller, Desk, haystack, leftovers, same_bits, stranger
-from tiny_models import Kit, talk
 from torch import Tensor
 
 from personalign.decode import engine as engine_module
@@ -19,11 +17,13 @@ from personalign.decode import lane as lane_module
 from personalign.decode.cache import SlotCache
 from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Generated, Piece, Request
-from personalign.decode.rewards import Guidance
 from personalign.decode.scheduler import Scheduler
 from personalign.decode.steer import Steer, Step
+from personalign.decode.successor import Guidance
 from personalign.errors import MessageError, Overloaded
 from personalign.types import Sampling
+from tests.decode.serving import Caller, Desk, haystack, leftovers, same_bits, stranger
+from tests.decode.tiny_models import Kit, talk
 
 W = np.array([1.0, -2.0, 0.5])
 GUIDED = Guidance(W, 0.8)

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from serving import Caller, Desk, leftovers, same_bits
-from tiny_models import Kit, bits, network, save_adapter, saved, talk, tokenizer
 
 from personalign.decode.experts import Expert, check_vocabulary, load_expert, load_experts, mix
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal
 from personalign.decode.request import Request
-from personalign.decode.rewards import Guidance
+from personalign.decode.successor import Guidance
 from personalign.errors import EngineError, InputError, MessageError, ModelError
 from personalign.types import Sampling
+from tests.decode.serving import Caller, Desk, leftovers, same_bits
+from tests.decode.tiny_models import Kit, bits, network, save_adapter, saved, talk, tokenizer
 
 
 def test_a_weight_of_zero_and_equal_experts_keep_every_bit() -> None:

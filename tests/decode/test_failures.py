@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from serving import Caller, Desk, leftovers, same_bits
-from tiny_models import Kit, talk
 from torch import Tensor, nn
 
 from personalign.decode.cache import SlotCache
@@ -20,10 +18,12 @@ from personalign.decode.decoder import Decoder
 from personalign.decode.experts import load_expert, load_experts
 from personalign.decode.load import load_causal
 from personalign.decode.request import Generated, Request
-from personalign.decode.rewards import Guidance
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance
 from personalign.errors import ConstraintError, EngineError, ModelError, PersonalignError
 from personalign.types import Sampling
+from tests.decode.serving import Caller, Desk, leftovers, same_bits
+from tests.decode.tiny_models import Kit, talk
 
 W = np.array([1.0, -2.0, 0.5])
 GUIDED = Guidance(W, 0.8, user="ada")

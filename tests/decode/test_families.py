@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from serving import Desk
-from tiny_models import STEERING, V, random_head, saved, talk, tokenizer
 
 from personalign.decode import lane, reference
 from personalign.decode.decoder import Decoder
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Request
-from personalign.decode.rewards import Guidance
+from personalign.decode.successor import Guidance
 from personalign.errors import ModelError
 from personalign.types import Sampling
+from tests.decode.serving import Desk
+from tests.decode.tiny_models import STEERING, V, random_head, saved, talk, tokenizer
 
 IDS = {"eos_token_id": 1, "bos_token_id": None, "pad_token_id": 0}
 SHAPE = {

@@ -13,21 +13,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from serving import haystack
-from tiny_models import STEERING, Kit, bits, random_head, talk, traced
 from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode import lane, reference
 from personalign.decode.decoder import Decoder
 from personalign.decode.experts import Expert
-from personalign.decode.guide import Guide
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal, render
 from personalign.decode.request import Generated, Request
-from personalign.decode.rewards import Guidance, SuccessorHead
 from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance, SuccessorHead
+from personalign.decode.tilt import Guide
 from personalign.types import Sampling
+from tests.decode.serving import haystack
+from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk, traced
 
 TOLERANCE = 1e-4
 W = np.array([1.0, -2.0, 0.5])

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from tiny_models import Kit
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from personalign.decode.linear import OneDnnLinear, use_onednn
+from tests.decode.tiny_models import Kit
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from tiny_models import Kit, network, saved, talk, tokenizer
 
 from personalign.decode.load import CausalModel, load_causal, model_sha256, render, tokenizer_sha256
 from personalign.errors import MessageError, ModelError
+from tests.decode.tiny_models import Kit, network, saved, talk, tokenizer
 
 
 def test_a_model_loads_in_float32_and_can_learn_nothing(kit: Kit) -> None:

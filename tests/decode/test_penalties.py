@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_models import STEERING, Kit, bits, talk
 from torch import Tensor
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from personalign.decode import reference
 from personalign.decode.penalties import Penalties
 from personalign.decode.request import Request
-from personalign.decode.rewards import Guidance
+from personalign.decode.successor import Guidance
 from personalign.types import Sampling
+from tests.decode.tiny_models import STEERING, Kit, bits, talk
 
 SIZE = 60
 PROMPT = [3, 3, 17]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tiny_models import bits
 from torch import Tensor
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -20,6 +19,7 @@ from transformers.generation.logits_process import (
 from personalign.decode import reference, sample
 from personalign.decode.sample import RowSampler, best_first, draw, shares, uniforms
 from personalign.types import Sampling
+from tests.decode.tiny_models import bits
 
 CPU = torch.device("cpu")
 P = torch.tensor([0.5, 0.3, 0.15, 0.05])

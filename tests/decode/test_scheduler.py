@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import make_kit, talk
 
 from personalign.decode.request import Request
-from personalign.decode.rewards import Guidance
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
-from personalign.decode.sequence import Sequence as Reply
+from personalign.decode.seq import Seq
+from personalign.decode.successor import Guidance
 from personalign.errors import Overloaded
+from tests.decode.tiny_models import make_kit, talk
 
-Ask = Callable[[str, int], Reply]
+Ask = Callable[[str, int], Seq]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     )
 
 
-def admitted(scheduler: Scheduler) -> list[Reply]:
+def admitted(scheduler: Scheduler) -> list[Seq]:
     """Seat whoever may be seated, with nothing to read."""
     seated = list(scheduler.admit())
     for slot, _ in seated:
@@ -71,7 +71,7 @@ def test_somebody_with_many_requests_delays_a_newcomer_by_one(ask: Ask) -> None:
 def _num_out_of_turn(ask: Ask, num_events: int) -> int:
     """How many of the seated weren't whose turn it was, by a plain model of turns."""
     scheduler, rng, out_of_turn = Scheduler(3, 20), random.Random(0), 0
-    waiting: list[Reply] = []  # in order of arrival
+    waiting: list[Seq] = []  # in order of arrival
     since: dict[str, int] = {}  # when somebody came to the end of the queue: was served, or began to wait
     for now in range(num_events):
         event = rng.choice(["submit", "submit", "submit", "cancel", "end", "step"])
@@ -98,7 +98,7 @@ def _num_out_of_turn(ask: Ask, num_events: int) -> int:
     return out_of_turn
 
 
-def _user(reply: Reply) -> str:
+def _user(reply: Seq) -> str:
     assert reply.request.guidance is not None, "everybody here is somebody"
     return reply.request.guidance.user
 
@@ -110,7 +110,7 @@ def test_the_one_served_longest_ago_is_next(ask: Ask) -> None:
 
 def test_first_come_first_served_would_be_noticed(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: if everybody were the same person, turns would not be taken."""
-    monkeypatch.setattr(Reply, "owner", "")
+    monkeypatch.setattr(Seq, "owner", "")
     assert _num_out_of_turn(ask, 500) > 10
 
 

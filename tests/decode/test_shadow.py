@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from serving import Desk, leftovers, same_bits
-from tiny_models import Kit, talk
 
 from personalign.decode import Guidance, Request, reference
 from personalign.errors import InputError
 from personalign.types import Sampling
+from tests.decode.serving import Desk, leftovers, same_bits
+from tests.decode.tiny_models import Kit, talk
 
 HELLO, CAT = talk("hello", "the cat")
 GUIDED = Guidance(np.array([1.0, -2.0, 0.5]), 0.8, user="ada")

@@ -3,9 +3,9 @@
 import random
 
 import pytest
-from tiny_models import Kit
 
 from personalign.decode.text import TextStream, text_of
+from tests.decode.tiny_models import Kit
 
 
 def _pieces(kit: Kit, ids: tuple[int, ...]) -> list[str]:

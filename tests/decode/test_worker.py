@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from gate import Gate, until
-from tiny_models import Kit, talk
 
 from personalign.decode import Engine, Guidance, Piece, Request, Ticket, Worker
-from personalign.decode.heads import HeadKey
+from personalign.decode.weights import WeightKey
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, ProfileError
 from personalign.types import Sampling
+from tests.decode.gate import Gate, until
+from tests.decode.tiny_models import Kit, talk
 
 LONG = Sampling(100, logit_bias={1: -100.0})  # a reply that doesn't end by itself
 SOON_S = 2.0
@@ -206,10 +206,10 @@ def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
     assert bank is not None
     ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i))) for i in (1, 2))
     gate.let(5)
-    assert bank.row(HeadKey("user-1", 0, 1)) is not None
+    assert bank.row(WeightKey("user-1", 0, 1)) is not None
     worker.forget("user-1")
     gate.let(2)
-    assert bank.row(HeadKey("user-1", 0, 1)) is None
+    assert bank.row(WeightKey("user-1", 0, 1)) is None
     assert int(bank.weights.any(-1).sum()) == 1  # ben's
     gate.open()
     forgotten, known = ada.result(), ben.result()

@@ -24,8 +24,8 @@ from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.request import Generated, Request
-from personalign.decode.rewards import SuccessorHead
 from personalign.decode.steer import Steer, Step
+from personalign.decode.successor import SuccessorHead
 
 V, H, D, R = 128, 32, 3, 8
 TEMPLATE = (

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decode.tiny_models import STEERING, D, H, V, bits, random_head, talk, tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, PreTrainedModel, TopPLogitsWarper
 
@@ -26,6 +25,7 @@ from personalign.errors import BasisError, InputError, ModelError, ProfileError
 from personalign.integrations.hf import Account, Guide, SteeredModel, _Passes
 from personalign.learn.served import Serving
 from personalign.types import Axis, Gaussian, Message, Noise, Profile, Sampling
+from tests.decode.tiny_models import STEERING, D, H, V, bits, random_head, talk, tokenizer
 
 SIZES = {
     "hidden_size": H, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from people import NOISE, Array, answers, cosine, prior_of
 
 from personalign.errors import InputError
 from personalign.learn import ask
-from personalign.learn.ahead import accuracy_after
+from personalign.learn.ahead import Draws, accuracy_after
 from personalign.learn.ask import (
     AHEAD,
     RULES,
@@ -25,8 +24,8 @@ from personalign.learn.ask import (
 )
 from personalign.learn.fit import Record, fit, fit_block, utility
 from personalign.learn.likelihood import information, probabilities, win_probability
-from personalign.learn.mixture import Draws, Mixture, believe
 from personalign.types import Gaussian, Noise
+from tests.learn.people import NOISE, Array, answers, cosine, prior_of
 
 POOL = np.random.default_rng(2).normal(size=(12, 3)) / 2
 POST = prior_of(3)
@@ -180,14 +179,13 @@ def test_what_is_compared_later_is_asked_about() -> None:
     assert acquire(post, pool, AHEAD, NOISE) != 0
 
 
-@each_rule
-def test_every_rule_takes_a_mixtures_belief(rule: str) -> None:
-    """What is left of made-up people can be asked on; without points it is the Gaussian's own question."""
-    record = Record(POOL[:2], ["a", "b"])
-    points = np.random.default_rng(1).normal(size=(20, 3))
-    plain, mixed = (believe([record], Mixture(POST, points, share), NOISE)[0] for share in (0.0, 0.7))
-    assert acquire(plain, POOL, rule, NOISE) == acquire(plain.gaussian, POOL, rule, NOISE)
-    assert 0 <= acquire(mixed, POOL, rule, NOISE) < len(POOL)
+def test_other_draws_may_stand_for_the_posterior() -> None:
+    """Where it isn't normal, the caller's draws are looked ahead from: all on one axis, that axis is asked about."""
+    post = Gaussian(np.zeros(2), np.eye(2))
+    pool = np.eye(2)
+    for axis in range(2):
+        one_axis = Draws(np.outer([-2.0, 2.0], np.eye(2)[axis]), np.array([0.5, 0.5]))
+        assert acquire(post, pool, AHEAD, NOISE, draws=one_axis) == axis
 
 
 # ---------------------------------------------------------------- clipping

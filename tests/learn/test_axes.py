@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from people import Array
 
 from personalign.errors import BasisError
 from personalign.learn.axes import AXES, MEASURES, measure, measure_many
 from personalign.types import Axis, Message
+from tests.learn.people import Array
 
 ASKED: list[Message] = [{"role": "user", "content": "I'd like to rent a small car in Lisbon please."}]
 NAMES = [axis.name for axis in AXES]

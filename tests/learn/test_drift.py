@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from people import NOISE, Array, answers, prior_of
 
 from personalign.learn.drift import COIN, STALE, THRESHOLD, Drift, fade, log_loss, watch
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.types import Gaussian
+from tests.learn.people import NOISE, Array, answers, prior_of
 
 PRIOR = prior_of(6)
 NUM_PEOPLE, NUM_ANSWERS, CHANGE = 80, 50, 15

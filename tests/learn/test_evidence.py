@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from people import UNBIASED, answers, prior_of
 
 from personalign.learn.evidence import select, weigh
 from personalign.learn.fit import fit, predict
 from personalign.learn.prior import SELF_AGREEMENT
 from personalign.types import FEEDBACK, WEIGHTS
+from tests.learn.people import UNBIASED, answers, prior_of
 
 ASSUMED = {"edit": 0.70, "thumbs": 0.65, "regenerate": 0.60}
 

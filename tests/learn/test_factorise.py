@@ -7,11 +7,11 @@ from functools import cache
 
 import numpy as np
 import pytest
-from people import SWAPPED, Array, answers, bytes_of
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn import Factors, factorise, fit, predict
 from personalign.types import Noise
+from tests.learn.people import SWAPPED, Array, answers, bytes_of
 
 PLANTED = Noise(tie=0.4, lapse=0.02, side=0.5)
 RANK, FEATURES = 3, 16

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from people import (
+
+from personalign.errors import InputError, PersonalignError, QuestionError
+from personalign.learn.fit import Record, fit, fit_block, fit_with_bias, predict, utility
+from personalign.learn.likelihood import information, log_likelihood, win_probability
+from personalign.types import Gaussian, Noise
+from tests.learn.people import (
     NOISE,
     UNBIASED,
     Array,
@@ -23,11 +28,6 @@ from people import (
     sketches,
     swap,
 )
-
-from personalign.errors import InputError, PersonalignError, QuestionError
-from personalign.learn.fit import Record, fit, fit_block, fit_with_bias, predict, utility
-from personalign.learn.likelihood import information, log_likelihood, win_probability
-from personalign.types import Gaussian, Noise
 
 OUTCOME = {"a": 0, "b": 1, "tie": 2}
 Sketch = tuple[int, int, int, bool, bool]

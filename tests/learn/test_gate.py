@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from people import Array, answers, prior_of, record_of
 from scipy.special import expit, logit
 
 from personalign.errors import InputError
@@ -16,6 +15,7 @@ from personalign.learn.fit import Record, fit, predict
 from personalign.learn.gate import FROM, LEAST, Gate, fit_gate, gain_by, gain_of, prequential
 from personalign.learn.likelihood import win_probability
 from personalign.types import Gaussian, Noise
+from tests.learn.people import Array, answers, prior_of, record_of
 
 NOISE = Noise(tie=0.2, lapse=0.02, side=0.2)
 PRIOR = Gaussian(np.array([0.8, -0.4, 0.3, 0.0]), 0.6 * np.eye(4))

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from people import NOISE, UNBIASED, Array, prior_of
 from scipy.optimize import minimize
 from scipy.special import log_expit
 
@@ -15,6 +14,7 @@ from personalign.learn import kernel
 from personalign.learn.fit import fit_many, fit_with_bias
 from personalign.learn.kernel import FittedMany
 from personalign.types import CHOICES, Gaussian, Noise
+from tests.learn.people import NOISE, UNBIASED, Array, prior_of
 
 NOISES = [NOISE, UNBIASED, Noise(0.3, 0.0, 0.4), Noise(0.0, 0.0, 0.0), Noise(1.0, 0.3, 1.0)]
 

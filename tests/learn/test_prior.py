@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from people import Array, prior_of
 
 from personalign.errors import InputError
 from personalign.learn.likelihood import A, B, probabilities
 from personalign.learn.prior import make_prior, prior_scale
 from personalign.types import Gaussian, Noise
+from tests.learn.people import Array, prior_of
 
 REFERENCE = np.random.default_rng(5).normal(size=(60, 4)) * [0.5, 1, 2, 3]
 NOISES = [Noise(), Noise(0.0, 0.0, 0.0), Noise(0.8, 0.15)]

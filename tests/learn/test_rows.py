@@ -7,7 +7,6 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from people import Array, record_of, reorder, swap
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.fit import Record
@@ -19,6 +18,7 @@ from personalign.learn.rows import (
     encode,
     says_something,
 )
+from tests.learn.people import Array, record_of, reorder, swap
 
 BIASED, UNBIASED = 0.3, 0.0
 

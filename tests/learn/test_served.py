@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from people import Array, answers
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
@@ -15,6 +14,7 @@ from personalign.learn.fit import fit
 from personalign.learn.gate import FROM, Gate
 from personalign.learn.served import Serving, bounded
 from personalign.types import Gaussian, Profile
+from tests.learn.people import Array, answers
 
 BASIS = Basis.load(TINY / "basis")
 GATED = replace(BASIS, kappa=0.6, share=0.5)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from decode.tiny_models import Kit, make_kit
 
 from personalign.basis import Basis
 from personalign.decode import Decoder, SuccessorHead, load_causal
-from personalign.train import bootstrap
-from personalign.train.bootstrap import UNCALIBRATED, Plans, Report
+from personalign.train.basis import build as bootstrap
+from personalign.train.basis.build import UNCALIBRATED, Plans, Report
+from personalign.train.basis.head import HeadRecipe
+from personalign.train.basis.rollouts import Plan
 from personalign.train.prompts import Prompts
-from personalign.train.rollouts import Plan
-from personalign.train.successor import HeadRecipe
-from train.talker import SUBJECTS, prompt, teach
+from tests.decode.tiny_models import Kit, make_kit
+from tests.train.talker import SUBJECTS, prompt, teach
 
 PLAN = Plan(replies_per_prompt=6, max_tokens=64, num_candidates=20, expert="hotels", alphas=(0.0, 0.25))
 BANK_PLAN = Plan(replies_per_prompt=6, max_tokens=64, num_candidates=20, forced_share=0.0, seed=1)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from decode.tiny_models import saved
 from tokenizers import Tokenizer, decoders, models, normalizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.decode.tiny_models import saved
 
 TEMPLATE = "{{ bos_token }}{{ messages | map(attribute='content') | join(' ') }}"
 NEWLINE = 13  # a reply is the rest of a paragraph

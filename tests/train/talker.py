@@ -7,11 +7,11 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from decode.tiny_models import network, saved, tokenizer
 from torch import Tensor
 
-from personalign.train.causal import Recipe, train
+from personalign.train.loop import Recipe, train
 from personalign.types import Message
+from tests.decode.tiny_models import network, saved, tokenizer
 
 SUBJECTS = ("cat", "hat", "mat", "car", "film", "song", "bus", "room", "tea", "cab", "show", "seat", "bike", "meal")
 REPLIES = (

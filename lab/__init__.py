@@ -1,0 +1,1 @@
+"""The laboratory: what measures speed, quality and learning, what is under trial, and what made the zoo."""

@@ -1,0 +1,237 @@
+"""How well people are understood by few answers, how honest that is where there is nothing to learn, and how fast.
+
+Real and simulated people, each set split by people and by prompts; a set that isn't in the data folder leaves its
+figures out. What can be reached at best is measured, too, and stands beside each figure as ``ceiling``. ``curves``
+tells accuracy, log-loss and calibration error after each number of answers, and how much more accurate that is than
+the population's model, paired by person. ``sets.py`` has the people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lab.estimate import estimate
+from lab.figures import Bar, Between, judge
+from lab.learning import stopping
+from lab.learning.judged import Interval, Judged, mean_interval, together
+from lab.learning.populations.votes import MissingData
+from lab.learning.sets import GATED, Met, Plan, Sets
+from lab.machine import machine, versions
+from lab.rows import Row
+from lab.speed import timings
+from personalign.errors import InputError
+from personalign.learn.rows import MAX_ANSWERS
+
+BARS: Mapping[str, Bar | Between] = {
+    "jester.population": Bar("≥", 69.5),  # %
+    "jester.gain_10": Bar("≥", 2.5),  # points
+    "jester.gain_10_low": Bar("≥", 2.0),
+    "jester.gain_20": Bar("≥", 3.2),
+    "alpaca84.share_5": Bar("≥", 0.55),
+    "alpaca84.share_10": Bar("≥", 0.68),
+    "alpaca84.share_20": Bar("≥", 0.75),
+    "ece_max": Bar("≤", 0.05),
+    **{f"gate.{name}": Bar("≥", -0.3) for name in GATED},  # points
+    **{f"gate.{name}_low": Bar("≥", -1.0) for name in GATED},
+    "stop.coverage": Between(0.78, 0.90),
+    "stop.mean_questions": Bar("≤", 8),
+    "fit_ms": Bar("≤", 1),
+    "acquire_ms": Bar("≤", 5),
+    "bulk_users_per_s": Bar("≥", 25_000),
+    "bulk_cov_users_per_s": Bar("≥", 12_000),
+    "basis_fit_s": Bar("≤", 60),
+}
+
+
+class Group(NamedTuple):
+    """Figures that are measured together."""
+
+    figures: tuple[str, ...]
+    measure: Callable[[Sets], Iterator[Row]]
+
+
+def run_learn(plan: Plan, data: Path, only: str = "", out: Path | None = None) -> dict[str, Any]:
+    """Measure the figures whose names begin with ``only``; ``out`` is a file that is renewed with each of them.
+
+    Raises:
+        InputError: no figure's name begins so.
+    """
+    groups = [group for group in GROUPS if any(name.startswith(only) for name in group.figures)]
+    if not groups:
+        raise InputError(f"no figure begins with {only!r}; expected the beginning of one of {', '.join(BARS)}")
+    sets = Sets(data, plan)
+    found: dict[str, Any] = {
+        "command": "personalign bench learn",
+        "machine": machine(torch.device("cpu")),
+        "versions": versions(("numpy", "scipy", "scikit-learn", "personalign")),
+        "figures": {},
+        "skipped": [],
+        "rows": [],
+        "curves": [],
+    }
+    for group in groups:
+        try:
+            for row in group.measure(sets):
+                found["figures"][row.figure] = round(row.value, 4)
+                found["rows"].append(row.to_json() | judge(BARS.get(row.figure), row.value))
+                found["curves"] = sets.curves
+                _keep(found, out)
+        except MissingData as missing:
+            found["skipped"].append(f"{', '.join(group.figures)}: {missing}")
+            _keep(found, out)
+    return found
+
+
+def _keep(found: dict[str, Any], out: Path | None) -> None:
+    if out is not None:
+        out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _figures(name: str, interval: Interval, facts: Mapping[str, Any]) -> Iterator[Row]:
+    """A figure, and the lower end of its interval as a figure of its own."""
+    yield Row.of(name, interval, facts)
+    yield Row(f"{name}_low", interval.low)
+
+
+# Speed
+
+
+def _fit(sets: Sets) -> Iterator[Row]:
+    taken = [1e3 * s for s in timings.fit_seconds(sets.plan.num_repeats)]
+    yield Row.of("fit_ms", estimate(taken), {})
+
+
+def _acquire(sets: Sets) -> Iterator[Row]:
+    taken = [1e3 * s for s in timings.acquire_seconds(sets.plan.num_pairs, sets.plan.num_repeats)]
+    yield Row.of("acquire_ms", estimate(taken), {"pairs": sets.plan.num_pairs})
+
+
+def _bulk(sets: Sets) -> Iterator[Row]:
+    num, sample = sets.plan.num_bulk, sets.plan.num_sample
+    equal = f"{timings.num_equal(sample)} of {sample} people"
+    for name, covariance in (("bulk_users_per_s", False), ("bulk_cov_users_per_s", True)):
+        speeds = [num / taken for taken in timings.bulk_seconds(num, sets.plan.num_bulk_repeats, covariance)]
+        yield Row.of(name, estimate(speeds), {"people": num, "same_bytes_alone": equal})
+
+
+def _basis(sets: Sets) -> Iterator[Row]:
+    people, answers, features = sets.plan.basis
+    facts = {"people": people, "answers": answers, "features": features, "rank": timings.BASIS_RANK}
+    yield Row("basis_fit_s", timings.basis_seconds(people, answers, features), facts=facts)
+
+
+# People
+
+
+def _stop(sets: Sets) -> Iterator[Row]:
+    of = stopping.stop_people(sets.plan.num_stopped, sets.plan.num_stop_bases)
+    sure = of.accuracy[of.is_sure]
+    facts = {
+        "people": len(of.accuracy),
+        "sure": int(of.is_sure.sum()),
+        "ceiling": float(of.oracle[of.is_sure].mean()),
+        "promised": float(of.promised[of.is_sure].mean()),
+        "all_people": float(of.accuracy.mean()),
+    }
+    yield Row.of("stop.coverage", mean_interval(sure), facts)
+    yield Row.of("stop.mean_questions", mean_interval(of.questions), {"sure": float(of.questions[of.is_sure].mean())})
+
+
+def _gate(sets: Sets, name: str) -> Iterator[Row]:
+    """Against the basis's mean, which the gate draws back to; how that compares with a model fitted apart is told."""
+    of = sets.gated(name)
+    facts = {
+        "ceiling": 100 * max(judged.better_than(of.prior).value for judged in (of.prior, *of.by_kappa.values())),
+        "ceiling_is": "the best κ in hindsight, the same for everyone",
+        "population": 100 * of.prior.accuracy,
+        "fitted_apart": 100 * of.population.accuracy,
+        "over_fitted_apart": _rounded(of.personal.better_than(of.population)),
+        "ungated": _rounded(of.by_kappa[1.0].better_than(of.prior)),
+        "others_agree": of.others_agree,
+        "kappas": of.kappas,
+        "people": len(np.unique(of.personal.person)),
+        "predictions": len(of.personal),
+    }
+    yield from _figures(f"gate.{name}", _points(of.personal.better_than(of.prior)), facts)
+
+
+def _rounded(interval: Interval) -> list[float]:
+    return [round(x, 2) for x in _points(interval)]
+
+
+def _jester(sets: Sets) -> Iterator[Row]:
+    """Against the better one of the two populations."""
+    met = sets.jester
+    prior, apart, everything = (
+        together([getattr(m, name) for m in met]) for name in ("prior", "population", "everything")
+    )
+    better = max(prior, apart, key=lambda judged: judged.accuracy)
+    facts = {"splits": len(met), "people": len(np.unique(better.person)), "prior_mean": 100 * prior.accuracy}
+    yield Row("jester.population", 100 * better.accuracy, facts=facts)
+    ceiling = {"ceiling": 100 * everything.better_than(better).value, "ceiling_is": "a hundred of a person's answers"}
+    for n in (10, 20):
+        ratings = {
+            name: _rounded(together([m.rated[k] for m in met if m.rated is not None]).better_than(better))
+            for name, k in (("as_many_ratings", n), ("all_ratings", MAX_ANSWERS))
+        }
+        rows = _figures(
+            f"jester.gain_{n}",
+            _points(together([m.asked[n] for m in met]).better_than(better)),
+            ceiling | ratings,
+        )
+        yield from rows if n == 10 else list(rows)[:1]
+
+
+def _alpaca84(sets: Sets) -> Iterator[Row]:
+    """Shares of the way from chance to the hidden taste's own accuracy, the mean over seeds."""
+    met = sets.alpaca84
+    ceiling = mean_interval(np.array([_share(m, m.everything) for m in met])).value
+    facts = {
+        "ceiling": ceiling,
+        "ceiling_is": "a hundred of a person's answers",
+        "limit": float(np.mean([m.limit for m in met])),
+    }
+    for n in (5, 10, 20):
+        shares = mean_interval(np.array([_share(m, m.asked[n]) for m in met]))
+        beside = {
+            "gaussian_prior_d_optimal": [_share(m, m.plain[n]) for m in met if m.plain is not None],
+            "kinds_known": [_share(m, m.kinds_known[n]) for m in met if m.kinds_known is not None],
+            "unseen_attribute": [_share(m, m.asked[n]) for m in sets.alpaca84_unseen],
+            "encoder": [_share(m, m.asked[n]) for m in sets.alpaca84_encoded],
+        }
+        yield Row.of(f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(of)) for name, of in beside.items()})
+
+
+def _share(met: Met, judged: Judged) -> float:
+    assert met.limit is not None, "the tastes are simulated"
+    return (judged.accuracy - 0.5) / (met.limit - 0.5)
+
+
+def _points(interval: Interval) -> Interval:
+    return Interval(*(100 * x for x in interval))
+
+
+def _ece(sets: Sets) -> Iterator[Row]:
+    errors = [(curve["ece"], f"{curve['set']} {curve['rule']} {curve['answers']}") for curve in sets.all_curves()]
+    worst, where = max(errors)
+    yield Row("ece_max", worst, facts={"where": where, "of": len(errors)})
+
+
+GROUPS = (
+    Group(("fit_ms",), _fit),
+    Group(("acquire_ms",), _acquire),
+    Group(("bulk_users_per_s", "bulk_cov_users_per_s"), _bulk),
+    Group(("basis_fit_s",), _basis),
+    Group(("stop.coverage", "stop.mean_questions"), _stop),
+    Group(("alpaca84.share_5", "alpaca84.share_10", "alpaca84.share_20"), _alpaca84),
+    *(Group((f"gate.{name}", f"gate.{name}_low"), partial(_gate, name=name)) for name in GATED),
+    Group(("jester.population", "jester.gain_10", "jester.gain_10_low", "jester.gain_20"), _jester),
+    Group(("ece_max",), _ece),
+)

@@ -1,0 +1,265 @@
+"""Whether a profile is ever worse than the population, where there may be nothing personal to learn.
+
+People are split, and prompts: a basis is factorised from most people's votes on most of the prompts. Who is left over
+is fitted by their own votes on these prompts, and judged by those on the others, of which nobody's votes were seen. The
+gate is chosen before, by folds of the basis's people, each of which meets a basis of the rest. In a round a fold of
+people meets a fold of prompts.
+
+Many votes are of the same few texts, so a model of everybody learns those texts by heart unless it is shrunk by how it
+does on other prompts. It is a logistic regression, and its forecasts, those of its own votes from folds of prompts that
+it hadn't seen, are the basis's mean; what people may differ in beside is the texts' main directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+from scipy.special import expit, log_expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from lab.learning.judged import Judged, together
+from lab.learning.populations.votes import Votes
+from personalign.learn.factorise import factorise
+from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.gate import FROM, Gate, choose_gate, gain_of, prequential
+from personalign.types import Gaussian, Noise
+
+RANK = 4
+NUM_DIRECTIONS = 8
+NUM_FOLDS = 4
+NUM_PROMPT_FOLDS = 4  # of everybody's model
+NUM_GATE_FOLDS = 3  # of the people of a basis
+ANSWERS = (0, 5, 10, 20)
+MOST = 60  # answers of a person, the first; more would make the few with a thousand take all the time
+TRIED = (0.25, 0.5, 0.75, 1.0)  # κ in hindsight
+SLOPES = np.linspace(0.3, 2.5, 23)  # of everybody's forecast
+SLOPE_SPREAD = 0.1  # standard deviation over people
+STRENGTHS = (0.0003, 0.001, 0.01, 0.1)  # of everybody's model, as scikit-learn's C
+
+
+class Rows(NamedTuple):
+    """Which votes of a round go where."""
+
+    basis: Integer[NDArray[np.int64], "b"]
+    own: Integer[NDArray[np.int64], "o"]
+    test: Integer[NDArray[np.int64], "t"]
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The same test votes under each forecast; ``after`` has people who gave that many answers and no others."""
+
+    personal: Judged
+    prior: Judged  # the basis's mean
+    population: Judged  # logistic regression on all features, fitted apart
+    by_kappa: dict[float, Judged]  # without a gate of their own
+    after: dict[int, tuple[Judged, Judged]]  # answers: personal, prior
+    kappas: list[float]  # of the rounds
+    shares: list[float]
+    others_agree: float | None = None  # how often the others who saw the same pair say what somebody says
+
+
+def run(votes: Votes, num_rounds: int = NUM_FOLDS, rank: int = RANK) -> Gated:
+    """Judge everybody in ``num_rounds`` rounds for each fold of people's first, and so on."""
+    rounds = [_round(votes, rows, rank) for rows in splits(votes, num_rounds)]
+    return replace(_together(rounds), others_agree=others_agree(votes))
+
+
+def others_agree(votes: Votes) -> float | None:
+    """Share of answers that the majority of the other people says as well, of pairs that several people saw.
+
+    No model of everybody can do much better: it is told what everybody said.
+    """
+    said = np.flatnonzero(votes.choice != "tie")
+    lead = votes.v[said, 0] + np.pi * votes.v[said, 1]  # both sides of a pair are the same pair
+    sign = np.where(lead < 0, -1.0, 1.0)
+    pair = np.unique(np.round(votes.v[said] * sign[:, None], 9), axis=0, return_inverse=True)[1].ravel()
+    mine = np.where(votes.choice[said] == "a", 1.0, -1.0) * sign
+    others = np.bincount(pair, mine)[pair] - mine
+    decided = (others != 0) & (lead != 0)
+    return float((np.sign(others) == mine)[decided].mean()) if decided.any() else None
+
+
+def splits(votes: Votes, num_rounds: int, seed: int = 0) -> Iterator[Rows]:
+    """Deal people and prompts into folds, and let fold k of people meet fold k + shift of prompts."""
+    rng = np.random.default_rng(seed)
+    num_people_folds = min(NUM_FOLDS, len(np.unique(votes.group)))
+    people, prompts = (_folds(of, n, rng) for of, n in ((votes.group, num_people_folds), (votes.prompt, NUM_FOLDS)))
+    for turn in range(num_rounds):
+        shift, fold = divmod(turn, num_people_folds)
+        judged, unseen = people == fold, prompts == (fold + shift) % NUM_FOLDS
+        which = (~judged & ~unseen, judged & ~unseen, judged & unseen & (votes.choice != "tie"))
+        yield Rows(*(np.flatnonzero(rows) for rows in which))
+
+
+def _folds(of: Integer[NDArray[np.int64], "N"], num: int, rng: np.random.Generator) -> Integer[NDArray[np.int64], "N"]:
+    """The fold of each row's group, as many groups in each as can be."""
+    names, index = np.unique(of, return_inverse=True)
+    return np.asarray((rng.permutation(len(names)) * num // len(names))[index])
+
+
+def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
+    x = _describe(votes, rows.basis)
+    gate = _choose_gate(votes, x, rows.basis, rank)
+    basis = _factorise(votes, x, rows.basis, rank)
+    z = x @ basis.projection
+    own = _by_user(votes.user, rows.own)
+    test = {user: tests for user, tests in _by_user(votes.user, rows.test, len(votes.user)).items() if user in own}
+    people = [_Person(_record(votes, z, own[u]), votes.prompt[own[u]], z[tests]) for u, tests in test.items()]
+    posts = _Posts(people, basis.prior, basis.noise, gate)
+    every = np.concatenate(list(test.values()))
+    judged = _Judge(votes, every)
+    enough = {n: np.repeat([len(p.own.choice) >= n for p in people], [len(p.test) for p in people]) for n in ANSWERS}
+    prior = np.concatenate([predict(p.test, basis.prior, basis.noise) for p in people])
+    return Gated(
+        personal=judged.of(posts.predicted(MOST)),
+        prior=judged.of(prior),
+        population=judged.of(expit(x[every, 0])),
+        by_kappa={kappa: judged.of(posts.predicted(MOST, kappa)) for kappa in TRIED},
+        after={n: (judged.of(posts.predicted(n), kept), judged.of(prior, kept)) for n, kept in enough.items()},
+        kappas=[gate.kappa],
+        shares=[gate.share],
+    )
+
+
+def _describe(votes: Votes, rows: Integer[NDArray[np.int64], "b"]) -> Float[NDArray[np.float64], "N x"]:
+    """Everybody's model fitted to ``rows``, and the main directions of their texts."""
+    said = rows[votes.choice[rows] != "tie"]
+    folds = list(GroupKFold(NUM_PROMPT_FOLDS).split(said, groups=votes.prompt[said]))
+    losses = {c: np.mean([_log_loss(votes, said[fit], said[held], c) for fit, held in folds]) for c in STRENGTHS}
+    strength = min(losses, key=lambda c: losses[c])
+    forecast = votes.v @ _weights(votes, said, strength)
+    for _, held in folds:
+        unseen = np.isin(votes.prompt[rows], votes.prompt[said[held]])
+        seen = said[~np.isin(votes.prompt[said], votes.prompt[said[held]])]
+        forecast[rows[unseen]] = votes.v[rows[unseen]] @ _weights(votes, seen, strength)
+    directions = np.linalg.svd(votes.v[rows], full_matrices=False)[2][:NUM_DIRECTIONS]
+    return np.column_stack([forecast, votes.v @ directions.T])
+
+
+def _weights(votes: Votes, said: Integer[NDArray[np.int64], "n"], strength: float) -> Float[NDArray[np.float64], "F"]:
+    model = LogisticRegression(C=strength, fit_intercept=False, max_iter=300)
+    return np.asarray(model.fit(votes.v[said], votes.choice[said] == "a").coef_[0])
+
+
+def _log_loss(
+    votes: Votes, said: Integer[NDArray[np.int64], "n"], held: Integer[NDArray[np.int64], "h"], strength: float
+) -> float:
+    u = votes.v[held] @ _weights(votes, said, strength)
+    return float(-log_expit(np.where(votes.choice[held] == "a", u, -u)).mean())
+
+
+class _Basis(NamedTuple):
+    projection: NDArray[np.float64]
+    prior: Gaussian
+    noise: Noise
+
+
+def _factorise(
+    votes: Votes, x: Float[NDArray[np.float64], "N x"], rows: Integer[NDArray[np.int64], "b"], rank: int
+) -> _Basis:
+    """What people differ in, around everybody's model: an axis of its own, with the slope that foretells votes best."""
+    found = factorise(votes.user[rows], x[rows], votes.choice[rows], rank)
+    projection = np.column_stack([found.projection, np.eye(x.shape[1])[0]])
+    said = rows[votes.choice[rows] != "tie"]
+    won = x[said] @ projection * np.where(votes.choice[said] == "a", 1.0, -1.0)[:, None]
+    covariance = block_diag(found.prior.covariance, SLOPE_SPREAD**2)
+    priors = [Gaussian(np.append(np.zeros(found.rank), slope), covariance) for slope in SLOPES]
+    best = max(priors, key=lambda prior: np.log(predict(won, prior, found.noise)).mean())
+    return _Basis(projection, best, found.noise)
+
+
+def _record(votes: Votes, z: Float[NDArray[np.float64], "N d"], rows: Integer[NDArray[np.int64], "n"]) -> Record:
+    return Record(z[rows], votes.choice[rows].tolist())
+
+
+def _choose_gate(
+    votes: Votes, x: Float[NDArray[np.float64], "N x"], rows: Integer[NDArray[np.int64], "b"], rank: int
+) -> Gate:
+    """Choose it by people who are held out in turn from a basis of the others; ``rows`` are the votes of all."""
+    fold = _folds(votes.user[rows], NUM_GATE_FOLDS, np.random.default_rng(1))
+    scores = []
+    for held in range(NUM_GATE_FOLDS):
+        basis = _factorise(votes, x, rows[fold != held], rank)
+        z = x @ basis.projection
+        for own in _by_user(votes.user, rows[fold == held]).values():
+            told = prequential(_record(votes, z, own), basis.prior, basis.noise, prompt=votes.prompt[own])
+            scores.append(told.sum(axis=0))
+    return choose_gate(np.array(scores))
+
+
+class _Person(NamedTuple):
+    own: Record
+    prompt: Integer[NDArray[np.int64], "o"]
+    test: Float[NDArray[np.float64], "t d"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Judge:
+    votes: Votes
+    rows: Integer[NDArray[np.int64], "t"]
+
+    def of(self, probability: NDArray[np.float64], kept: Bool[NDArray[np.bool_], "t"] | None = None) -> Judged:
+        which = slice(None) if kept is None else kept
+        rows = self.rows[which]
+        left = probability[which]
+        return Judged(self.votes.user[rows], np.where(self.votes.choice[rows] == "a", left, 1 - left))
+
+
+@dataclass(frozen=True, eq=False)
+class _Posts:
+    people: Sequence[_Person]
+    prior: Gaussian
+    noise: Noise
+    gate: Gate
+
+    def predicted(self, num_answers: int, kappa: float | None = None) -> NDArray[np.float64]:
+        """Predict everyone's tests by the first of their own answers, through the gate or at a κ."""
+        first = [Record(p.own.v[:num_answers], p.own.choice[:num_answers]) for p in self.people]
+        posts = [fitted.weights for fitted in fit_block(first, self.prior, self.noise)]
+        gates = [self.gate if kappa is None else Gate(kappa, 0.5)] * len(posts)
+        gains = [
+            (self._gain(p, num_answers), min(num_answers, len(p.own.choice))) if kappa is None else (0.0, 0)
+            for p in self.people
+        ]
+        shrunk = [gate.shrink(post, self.prior, *gain) for gate, post, gain in zip(gates, posts, gains, strict=True)]
+        return np.concatenate(
+            [predict(person.test, post, self.noise) for person, post in zip(self.people, shrunk, strict=True)]
+        )
+
+    def _gain(self, person: _Person, num_answers: int) -> float:
+        """What a person's gate asks, once they have enough answers."""
+        if min(num_answers, len(person.own.choice)) < FROM or not self.gate.kappa:
+            return 0.0
+        first = Record(person.own.v[:num_answers], person.own.choice[:num_answers])
+        return gain_of(first, self.prior, self.gate.kappa, self.noise, person.prompt[:num_answers])
+
+
+def _by_user(
+    user: Integer[NDArray[np.int64], "N"], rows: Integer[NDArray[np.int64], "n"], most: int = MOST
+) -> dict[int, Integer[NDArray[np.int64], "m"]]:
+    """The first rows of each user."""
+    names, counts = np.unique(user[rows], return_counts=True)
+    parts = np.split(rows[np.argsort(user[rows], kind="stable")], np.cumsum(counts)[:-1])
+    return {int(name): part[:most] for name, part in zip(names, parts, strict=True)}
+
+
+def _together(rounds: Sequence[Gated]) -> Gated:
+    return Gated(
+        personal=together([r.personal for r in rounds]),
+        prior=together([r.prior for r in rounds]),
+        population=together([r.population for r in rounds]),
+        by_kappa={kappa: together([r.by_kappa[kappa] for r in rounds]) for kappa in TRIED},
+        after={
+            n: (together([r.after[n][0] for r in rounds]), together([r.after[n][1] for r in rounds])) for n in ANSWERS
+        },
+        kappas=[kappa for r in rounds for kappa in r.kappas],
+        shares=[share for r in rounds for share in r.shares],
+    )

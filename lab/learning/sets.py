@@ -1,0 +1,263 @@
+"""The sets that learning is measured on: each is run once, when a figure first asks for it, and leaves its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Integer
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from lab.learning.judged import ENOUGH, Judged, together
+from lab.learning.populations import alpaca84, gated, jester, pandalm, prism, ukp
+from lab.learning.populations.asked import Population, ask_everyone, ask_kinds
+from lab.learning.populations.gated import Gated
+from lab.learning.populations.jester import Split
+from lab.learning.populations.votes import MissingData, Votes
+from lab.priors.mixture import Mixture, believe
+from lab.priors.sparse import sparsify
+from lab.progress import turns
+from personalign.errors import InputError
+from personalign.learn.ask import AHEAD
+from personalign.learn.factorise import Factors, factorise
+from personalign.learn.fit import Record, predict
+from personalign.learn.rows import MAX_ANSWERS
+
+GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}
+COUNTS = (0, 5, 10, 20)
+RULE, OTHER_RULES = "d_optimal", ("random", "eubo", "pref")
+STRENGTH = 0.1  # of the separate population model's pull to 0, as scikit-learn's C
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    num_repeats: int = 300  # of what takes milliseconds
+    num_pairs: int = 10_000
+    num_bulk: int = 100_000
+    num_bulk_repeats: int = 3
+    num_sample: int = 1000  # of people whose bulk fit is compared with their own
+    basis: tuple[int, int, int] = (400, 24_000, 384)  # people, answers, features
+    num_stop_bases: int = 4
+    num_stopped: int = 100  # people of each of them
+    jester_splits: int = 20
+    jester_rank: int = 23
+    alpaca_seeds: int = 10
+    alpaca_rank: int = 8
+    compared_splits: int = 2  # in which the other rules ask, too
+    gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
+        default_factory=lambda: {"ukp": 4, "prism": 16, "pandalm": 12}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Met:
+    """New people of one split: forecasts of the same tests after each number of answers, by each rule.
+
+    The figures are those of the first rule. ``plain`` is a Gaussian prior and the default rule, where that isn't
+    what all the others are.
+    """
+
+    after: Mapping[str, Mapping[int, Judged]]
+    population: Judged  # logistic regression, fitted apart
+    everything: Judged  # as many of their answers as a fit takes, at random
+    limit: float | None  # share of tests that the hidden taste itself is right about
+    plain: Mapping[int, Judged] | None = None
+    rated: Mapping[int, Judged] | None = None  # by so many ratings themselves, at random
+    kinds_known: Mapping[int, Judged] | None = None  # by somebody who knows beforehand what kinds of people there are
+
+    @property
+    def asked(self) -> Mapping[int, Judged]:
+        """By the first rule."""
+        return next(iter(self.after.values()))
+
+    @property
+    def prior(self) -> Judged:
+        """The basis's mean."""
+        return self.asked[0]
+
+
+class Sets:
+    """The data folder's sets, and the curves found so far."""
+
+    def __init__(self, data: Path, plan: Plan) -> None:
+        self.plan = plan
+        self.curves: list[dict[str, Any]] = []
+        self._data = data
+        self._gated: dict[str, Gated] = {}
+
+    @cached_property
+    def jester(self) -> list[Met]:
+        """Every split's people, under the numbers that they have in all of them."""
+        ratings = _load(jester.load, self._data)
+        met = [
+            self._meet_raters(jester.split(ratings, seed, self.plan.jester_rank), seed)
+            for seed in turns(self.plan.jester_splits, "jester")
+        ]
+        self._tell("jester", met)
+        return met
+
+    @cached_property
+    def alpaca84(self) -> list[Met]:
+        """Every seed's people."""
+        replies = _load(alpaca84.load, self._data)
+        met = []
+        for seed in turns(self.plan.alpaca_seeds, "alpaca84"):
+            of = alpaca84.population(replies, seed)
+            people = np.arange(len(of.new)) + len(of.new) * seed
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, people))
+        self._tell("alpaca84", met)
+        return met
+
+    @cached_property
+    def alpaca84_unseen(self) -> list[Met]:
+        """Some seeds with one attribute that nobody cared about whom the axes were made from, and all new people do."""
+        replies = _load(alpaca84.load, self._data)
+        met = []
+        for seed in turns(self.plan.compared_splits, "alpaca84, unseen attribute"):
+            of = alpaca84.population(replies, seed, unseen=seed % 7)
+            people = np.arange(len(of.new))
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_compared=False))
+        return met
+
+    @cached_property
+    def alpaca84_encoded(self) -> list[Met]:
+        """Some seeds with an encoder's features, in which nobody has put the attributes."""
+        replies = _load(alpaca84.load, self._data)
+        encoded, met = replies.encoded(), []
+        for seed in turns(self.plan.compared_splits, "alpaca84, encoded"):
+            of = alpaca84.population(replies, seed, encoded=encoded)
+            met.append(self._meet(of, self.plan.alpaca_rank, seed, np.arange(len(of.new)), is_compared=False))
+        return met
+
+    def gated(self, name: str) -> Gated:
+        """A set in which nobody may be worse off than with the population's model."""
+        if name not in self._gated:
+            found = gated.run(GATED[name](self._data), self.plan.gate_rounds[name])
+            self._gated[name] = found
+            for n, (personal, prior) in found.after.items():
+                self._curve(name, "as given", n, personal, prior)
+            self._curve(name, "as given", None, found.personal, found.prior)
+        return self._gated[name]
+
+    def all_curves(self) -> list[dict[str, Any]]:
+        """Run what hasn't been run yet and is there; the curves with enough predictions for a calibration error."""
+        for name in ("jester", "alpaca84", *GATED):
+            with suppress(MissingData):
+                self.gated(name) if name in GATED else getattr(self, name)
+        found = [told for told in self.curves if told["ece"] is not None]
+        if not found:
+            raise MissingData(f"none of the sets is in {self._data}; pass the folder that holds them with --data")
+        return found
+
+    def _meet_raters(self, of: Split, seed: int) -> Met:
+        rules = (jester.RULE, RULE, *OTHER_RULES)[: None if seed < self.plan.compared_splits else 1]
+        return Met(
+            {rule: jester.ask_everyone(of, rule, COUNTS, seed) for rule in rules},
+            jester.fit_apart(of, STRENGTH),
+            jester.know_everything(of, seed),
+            None,
+            rated={n: jester.know_ratings(of, n, seed) for n in (*COUNTS, MAX_ANSWERS)},
+        )
+
+    def _meet(
+        self,
+        of: Population,
+        rank: int,
+        seed: int,
+        people: Integer[NDArray[np.int64], "people"],
+        *,
+        is_compared: bool = True,
+    ) -> Met:
+        """Ask new people by looking ahead under a mixture prior, and plainly beside it.
+
+        In the first splits the other rules ask, too, if they are to be compared.
+        """
+        plain = factorise(of.user, of.v, of.choice, rank)
+        factors, prior = sparsify(of.user, of.v, of.choice, plain)
+        rules = (AHEAD, RULE, *OTHER_RULES)[: None if is_compared and seed < self.plan.compared_splits else 1]
+        asked = {rule: ask_everyone(of, factors, rule, COUNTS, seed, prior) for rule in rules}
+        whose = people[asked[AHEAD][0].person]
+        limits = [person.limit for person in of.new if person.limit is not None]
+
+        def owned(after: Mapping[int, Judged]) -> dict[int, Judged]:
+            return {n: Judged(whose, found.chance) for n, found in after.items()}
+
+        return Met(
+            {rule: owned(after) for rule, after in asked.items()},
+            Judged(whose, _population(of)),
+            Judged(whose, _everything(of, factors, prior, seed)),
+            float(np.mean(limits)) if limits else None,
+            plain=owned(ask_everyone(of, plain, RULE, COUNTS, seed)),
+            kinds_known=owned(ask_kinds(of, AHEAD, COUNTS, seed)),
+        )
+
+    def _tell(self, name: str, met: Sequence[Met]) -> None:
+        for rule in met[0].after if met else ():
+            having = [m for m in met if rule in m.after]
+            for n in COUNTS if having else ():
+                after, prior = together([m.after[rule][n] for m in having]), together([m.prior for m in having])
+                self._curve(name, rule, n, after, prior)
+
+    def _curve(self, name: str, rule: str, answers: int | None, judged: Judged, population: Judged) -> None:
+        if not len(judged):
+            return
+        gain, low, high = (round(x, 5) for x in judged.better_than(population))
+        self.curves.append(
+            {
+                "set": name,
+                "rule": rule,
+                "answers": answers,
+                "people": len(np.unique(judged.person)),
+                "predictions": len(judged),
+                "accuracy": round(judged.accuracy, 5),
+                "log_loss": round(judged.log_loss, 5),
+                "ece": round(judged.calibration_error, 5) if len(judged) >= ENOUGH else None,
+                "gain": gain,
+                "low": low,
+                "high": high,
+            }
+        )
+
+
+def _load(load: Callable[[Path], Any], data: Path) -> Any:  # noqa: ANN401 - of each set its own
+    """Read a set, whose loader's only complaint is that it isn't there."""
+    try:
+        return load(data)
+    except InputError as error:
+        raise MissingData(str(error)) from error
+
+
+def _population(of: Population) -> Float[NDArray[np.float64], "M"]:
+    """One model for all people, fitted apart from any basis."""
+    model = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=500).fit(of.v, of.choice == "a")
+    left = [model.predict_proba(person.tests)[:, 1] for person in of.new if len(person.tests)]
+    return _of_preferred(of, np.concatenate(left))
+
+
+def _everything(of: Population, factors: Factors, prior: Mixture, seed: int) -> Float[NDArray[np.float64], "M"]:
+    """What could be known: a hundred answers of each person."""
+    rng = np.random.default_rng(seed)
+    some = [rng.permutation(len(person.pool))[:MAX_ANSWERS] for person in of.new]
+    records = [
+        Record(person.pool[rows] @ factors.projection, np.where(person.says[rows], "a", "b").tolist())
+        for person, rows in zip(of.new, some, strict=True)
+    ]
+    beliefs = believe(records, prior, factors.noise)
+    left = [
+        predict(person.tests @ factors.projection, belief.collapse(), factors.noise)
+        for person, belief in zip(of.new, beliefs, strict=True)
+    ]
+    return _of_preferred(of, np.concatenate(left))
+
+
+def _of_preferred(of: Population, left: Float[NDArray[np.float64], "M"]) -> Float[NDArray[np.float64], "M"]:
+    prefers = np.concatenate([person.prefers for person in of.new])
+    return np.asarray(np.where(prefers, left, 1 - left))

@@ -1,0 +1,265 @@
+"""Tastes in few directions: axes on which most people are indifferent, and a prior that knows it.
+
+``factorise`` finds the space that people differ in, and a Gaussian prior says nothing about directions in it: any turn
+of the axes is as good. Where a person cares about few things, one turn is better than all others, the one that most
+people have zeros on. It is found as independent components are, under a Laplace density (Bell and Sejnowski 1995),
+and made sharper by fitting axes and everyone's place on them together. The prior's made-up people are those met, with
+their tastes on other axes and of other signs: how many things a person cares about, and how much, is learnt, which
+things isn't. Whether all that holds is up to held-out people: if their places aren't likelier by it, nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from lab.priors.mixture import Mixture
+from personalign.learn.factorise import HELD_OUT, Factors
+from personalign.learn.likelihood import information, log_likelihood
+from personalign.learn.rows import encode
+from personalign.types import INFORMATIVE, Gaussian, Noise
+
+SHARE = 0.5  # of made-up people in the prior, where they are in it
+NUM_POINTS = 4096
+STARTS = 10  # random turns that the search for zeros begins at
+ROUNDS = 4  # of fitting axes and places; the density is chosen anew between them
+STEPS = 60  # of L-BFGS in a round
+SMOOTH = 0.1  # standard deviations within which the Laplace density's peak is rounded
+FLOOR = 0.05  # standard deviations; a narrower part of the density would trust places more than answers allow
+AXIS_SHRINKAGE = 3.0  # answers' worth of belief that an axis is flat
+
+Density = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]  # log p and its slope
+
+
+class Sparse(NamedTuple):
+    """Axes turned to where people have zeros, and the prior on them."""
+
+    factors: Factors
+    prior: Mixture
+
+
+@dataclass(frozen=True, eq=False)
+class _Log:
+    """Informative answers; person (N,) counts from 0. ``common`` is what everybody's mean makes of each pair."""
+
+    person: Int[NDArray[np.int64], "N"]
+    v: Float[NDArray[np.float64], "N F"]
+    outcome: Int[NDArray[np.int64], "N"]
+    common: Float[NDArray[np.float64], "N"]
+    noise: Noise
+
+    @property
+    def num_people(self) -> int:
+        return int(self.person.max()) + 1
+
+    def of(self, people: NDArray[np.int64]) -> _Log:
+        """The answers of some people, who are numbered anew."""
+        new = np.full(self.num_people, -1)
+        new[people] = np.arange(len(people))
+        kept = new[self.person] >= 0
+        return _Log(new[self.person[kept]], self.v[kept], self.outcome[kept], self.common[kept], self.noise)
+
+
+class _Found(NamedTuple):
+    axes: NDArray[np.float64]  # (F, K)
+    places: NDArray[np.float64]  # (people, K) with a mean square of 1 on each axis
+
+
+def sparsify(
+    user: Sequence[Any] | NDArray[Any],
+    v: Float[NDArray[np.float64], "N F"],
+    choice: Sequence[str] | NDArray[Any],
+    factors: Factors,
+    *,
+    seed: int = 0,
+) -> Sparse:
+    """Turn a log's axes to where people have zeros, and make a prior of made-up people, if people are so.
+
+    The arguments are those that ``factorise`` made ``factors`` of. A fifth of the people is held out; unless their
+    places on the others' axes are likelier by a standard error to be those of people with few tastes than normally
+    distributed, the factors come back as they were, with their own prior.
+    """
+    log = _read(user, v, choice, factors)
+    axes, rest = _telling(log, factors)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(log.num_people)
+    num_held = max(1, round(HELD_OUT * len(order)))
+    held, known = log.of(np.sort(order[:num_held])), log.of(np.sort(order[num_held:]))
+    plain = Sparse(factors, Mixture.plain(factors.prior))
+    if axes.shape[1] < 2 or known.num_people <= axes.shape[1]:
+        return plain
+    gain = _gains(_find(known, axes, seed), known, held)
+    if len(gain) < 2 or gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)):
+        return plain
+    return _prior(_find(log, axes, seed), rest, log, factors, seed)
+
+
+def _read(
+    user: Sequence[Any] | NDArray[Any], v: NDArray[np.float64], choice: Sequence[str] | NDArray[Any], factors: Factors
+) -> _Log:
+    choices = np.asarray(choice, dtype=object).astype(str)
+    kept = np.isin(choices, sorted(INFORMATIVE))
+    person = np.unique(np.asarray(user)[kept], return_inverse=True)[1].astype(np.int64)
+    common = v[kept] @ (factors.projection @ factors.prior.mean)
+    return _Log(person, v[kept], encode(choices[kept].tolist()), common, factors.noise)
+
+
+def _telling(log: _Log, factors: Factors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The axes (F, K) on which people differ more than answers err, and the rest; scaled by how much people differ."""
+    z = log.v @ factors.projection
+    told = np.zeros((log.num_people, z.shape[1]))
+    np.add.at(told, log.person, information(log.common, log.noise)[:, None] * z**2)
+    variance = np.diag(factors.prior.covariance)
+    kept = variance > (1 / np.maximum(told, 1e-12)).mean(axis=0)
+    scaled = factors.projection * np.sqrt(variance)
+    return scaled[:, kept], scaled[:, ~kept]
+
+
+def _find(log: _Log, axes: NDArray[np.float64], seed: int) -> _Found:
+    places = _settle(log, axes, np.zeros((log.num_people, axes.shape[1])), _gaussian, fit_axes=False).places
+    unmix = _unmix(places / places.std(axis=0), np.random.default_rng(seed)) / places.std(axis=0)
+    found = _scaled(axes @ np.linalg.inv(unmix), places @ unmix.T)
+    density = _START
+    for _ in range(ROUNDS):
+        density = density.fitted(found.places)
+        found = _scaled(*_settle(log, found.axes, found.places, density.at, fit_axes=True))
+    return found
+
+
+def _scaled(axes: NDArray[np.float64], places: NDArray[np.float64]) -> _Found:
+    size = np.sqrt(np.maximum((places**2).mean(axis=0), 1e-12))
+    return _Found(axes * size, places / size)
+
+
+def _gains(found: _Found, known: _Log, held: _Log) -> NDArray[np.float64]:
+    """How much likelier each held-out person's place is under the density in parts than under a normal one, in nats.
+
+    Both densities are those of the people that the axes were found on, whose places here are made as the others' are.
+    """
+    met, new = (
+        _settle(some, found.axes, np.zeros((some.num_people, found.axes.shape[1])), _gaussian, fit_axes=False).places
+        for some in (known, held)
+    )
+    size = np.sqrt((met**2).mean(axis=0))
+    return np.asarray((_START.fitted(met).at(new)[0] + (new / size) ** 2 / 2 + np.log(size)).sum(axis=1))
+
+
+def _settle(
+    log: _Log, axes: NDArray[np.float64], places: NDArray[np.float64], density: Density, *, fit_axes: bool
+) -> _Found:
+    """Find everyone's likeliest place and side bias, and with them the likeliest axes where those are free."""
+    shape, num_axes = (len(places), places.shape[1] + 1), axes.size if fit_axes else 0
+    flat = AXIS_SHRINKAGE * (log.v**2).mean(axis=0)[:, None]
+    start = np.concatenate([axes.ravel()[:num_axes], np.column_stack([places, np.zeros(len(places))]).ravel()])
+
+    def unpack(theta: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return theta[:num_axes].reshape(axes.shape) if fit_axes else axes, theta[num_axes:].reshape(shape)
+
+    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        at, here = unpack(theta)
+        z, whose = log.v @ at, here[log.person]
+        u = log.common + (z * whose[:, :-1]).sum(axis=1) + log.noise.side * whose[:, -1]
+        told, slope = log_likelihood(u, log.outcome, log.noise)
+        log_prob, pull = density(here[:, :-1])
+        value = (here[:, -1] ** 2).sum() / 2 - told.sum() - log_prob.sum()
+        slopes = np.column_stack([-pull, here[:, -1]])
+        np.subtract.at(slopes, log.person, slope[:, None] * np.column_stack([z, np.full(len(z), log.noise.side)]))
+        if not fit_axes:
+            return float(value), slopes.ravel()
+        steepness = flat * at - log.v.T @ (slope[:, None] * whose[:, :-1])
+        return float(value + (flat * at**2).sum() / 2), np.concatenate([steepness.ravel(), slopes.ravel()])
+
+    found, at = unpack(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x)
+    return _Found(found, at[:, :-1])
+
+
+def _unmix(places: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """The turn and stretch W (K, K) under which places·Wᵀ are likeliest to be independent and Laplace."""
+    num, size = places.shape
+
+    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w = theta.reshape(size, size)
+        log_prob, pull = _laplace(places @ w.T)
+        value = log_prob.sum() / num + np.linalg.slogdet(w)[1]
+        return -float(value), -(pull.T @ places / num + np.linalg.inv(w).T).ravel()
+
+    starts = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(STARTS)]
+    found = [minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}) for start in starts]
+    return np.asarray(min(found, key=lambda one: float(one.fun)).x.reshape(size, size))
+
+
+def _gaussian(places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return -(places**2) / 2, -places
+
+
+def _laplace(places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    away = np.sqrt(places**2 + SMOOTH**2)
+    return -np.sqrt(2) * away, -np.sqrt(2) * places / away
+
+
+class _Parts(NamedTuple):
+    """A density of three normal parts: indifferent, and a taste of a typical size for or against."""
+
+    share: float  # of tastes
+    size: float
+    near: float  # standard deviation of the indifferent
+    spread: float  # and of the tastes
+
+    def _weighed(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Log-density of each part (3, …), and each part's standard distance."""
+        centers, widths = (0.0, self.size, -self.size), (self.near, self.spread, self.spread)
+        shares = (1 - self.share, self.share / 2, self.share / 2)
+        away = np.stack([(places - center) / width for center, width in zip(centers, widths, strict=True)])
+        scales = np.log(np.array(shares) / np.array(widths)).reshape(3, *[1] * places.ndim)
+        return scales - away**2 / 2, away
+
+    def at(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        parts, away = self._weighed(places)
+        log_prob = logsumexp(parts, axis=0)
+        widths = np.array([self.near, self.spread, self.spread]).reshape(3, *[1] * places.ndim)
+        return log_prob, -(np.exp(parts - log_prob) * away / widths).sum(axis=0)
+
+    def fitted(self, places: NDArray[np.float64], steps: int = 30) -> _Parts:
+        """Improve by expectation and maximisation."""
+        here = self
+        for _ in range(steps):
+            parts, _ = here._weighed(places)
+            near, more, less = np.exp(parts - logsumexp(parts, axis=0))
+            share = float(np.clip((more + less).mean(), 0.01, 0.99))
+            total = (more + less).sum()
+            size = max(float(((more - less) * places).sum() / total), FLOOR)
+            spread = np.sqrt((more * (places - size) ** 2 + less * (places + size) ** 2).sum() / total)
+            width = np.sqrt((near * places**2).sum() / near.sum())
+            here = _Parts(share, size, max(float(width), FLOOR), max(float(spread), FLOOR))
+        return here
+
+
+_START = _Parts(share=0.4, size=1.5, near=0.4, spread=0.4)
+
+
+def _prior(found: _Found, rest: NDArray[np.float64], log: _Log, factors: Factors, seed: int) -> Sparse:
+    """Standardised axes, the axes left as they were behind them, and on both the Gaussian and the points."""
+    moment = log.v.T @ log.v / (2 * len(log.v))  # of a reply: a pair's difference varies twice as much
+    size = np.sqrt(np.einsum("fk,fg,gk->k", found.axes, moment, found.axes))
+    projection = np.column_stack([found.axes / size, rest / np.sqrt(np.einsum("fk,fg,gk->k", rest, moment, rest))])
+    common = factors.projection @ factors.prior.mean
+    mean = np.linalg.lstsq(projection.T @ moment @ projection, projection.T @ moment @ common, rcond=None)[0]
+    spread = np.concatenate([size, np.sqrt(np.einsum("fk,fg,gk->k", rest, moment, rest))])
+    prior = Gaussian(mean, np.diag(spread**2))
+    points = np.tile(mean, (NUM_POINTS, 1))
+    points[:, : len(size)] += size * _made_up(found.places, np.random.default_rng(seed))
+    return Sparse(replace(factors, projection=projection, prior=prior), Mixture(prior, points, SHARE))
+
+
+def _made_up(places: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Those met, with their tastes on other axes and of other signs, each beside their opposite: (NUM_POINTS, K)."""
+    who = rng.permutation(np.arange(NUM_POINTS // 2) % len(places))
+    moved = rng.permuted(places[who], axis=1) * rng.choice([-1.0, 1.0], size=(len(who), places.shape[1]))
+    return np.concatenate([moved, -moved])

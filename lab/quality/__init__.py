@@ -1,0 +1,1 @@
+"""What steering gains people, and how far it moves the model."""

@@ -1,0 +1,75 @@
+"""The reward models that ARGS asks: trained on base's own replies, which the basis's axes have compared.
+
+They are kept in a work folder under the hash of all they follow from, so that another run finds them; none is shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from personalign.basis import Basis
+from personalign.decode import Decoder, Request
+from personalign.decode.reward_model import RewardModel, load_reward
+from personalign.learn.axes import measure_many
+from personalign.train.reward.pairs import Pair, soft_choices
+from personalign.train.reward.train import Over, RewardRecipe, save_reward, train_reward
+from personalign.types import Sampling
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a reward model learns from: the bank's pairs, and pairs of replies drawn to the bank's prompts."""
+
+    num_prompts: int = 1000  # of the bank, which has fewer
+    replies_per_prompt: int = 6
+    epochs: int = 2
+    learning_rate: float = 2e-3
+
+    def recipe(self, over: Over) -> RewardRecipe:
+        """How to train over whole replies, or over prefixes."""
+        return RewardRecipe(over=over, epochs=self.epochs, learning_rate=self.learning_rate)
+
+
+def reward_model(basis: Basis, decoder: Decoder, over: Over, training: Training, work: Path) -> RewardModel:
+    """Load the reward model from ``work``, or train it."""
+    recipe, axes = training.recipe(over), tuple(axis.name for axis in basis.axes)
+    content = [basis.id, asdict(decoder.base.fingerprints), asdict(training), asdict(recipe)]
+    name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    folder = work / f"{over}-{name}"
+    if not (folder / "README.md").exists():  # the last file to be written
+        Console(stderr=True).print(f"training the reward model over {over}")
+        trained = train_reward(decoder.base, own_pairs(basis, decoder, training), recipe, axes)
+        save_reward(trained, folder, "Replies of the base model, compared by the basis's axes.", "CC BY-SA 4.0")
+    return load_reward(folder, str(decoder.base.device), base=decoder.base.name)
+
+
+def own_pairs(basis: Basis, decoder: Decoder, training: Training) -> list[Pair]:
+    """Pairs of different replies to one prompt; on each axis the target is how sure its difference makes the choice."""
+    bank = basis.bank[: training.num_prompts]
+    prompts = [q.prompt for q in bank for _ in range(training.replies_per_prompt)]
+    requests = [Request(prompt, Sampling(temperature=1.0, seed=i)) for i, prompt in enumerate(prompts)]
+    texts = [reply.text for reply in decoder.generate(requests)]
+    pairs = [Pair(q.prompt, q.first, q.second) for q in bank]
+    pairs += [Pair(prompts[i], texts[i], texts[i + 1]) for i in range(0, len(texts) - 1, 2)]
+    return _compared(basis, [pair for pair in pairs if _can_be_compared(pair)])
+
+
+def _can_be_compared(pair: Pair) -> bool:
+    first, second = pair.first.strip(), pair.second.strip()
+    return bool(first and second) and first != second
+
+
+def _compared(basis: Basis, pairs: Sequence[Pair]) -> list[Pair]:
+    prompts = [pair.prompt for pair in pairs]
+    first, second = (
+        basis.standardise(measure_many(prompts, replies, basis.axes))
+        for replies in ([pair.first for pair in pairs], [pair.second for pair in pairs])
+    )
+    targets = soft_choices(first, second).tolist()
+    return [replace(pair, target=tuple(target)) for pair, target in zip(pairs, targets, strict=True)]

@@ -1,0 +1,1 @@
+"""How fast replies are written, side by side with the same work done otherwise."""

@@ -1,0 +1,148 @@
+"""Requests that are sent at once, and the sides that write their replies: our engine, and what it is held against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from lab.speed.baselines import args
+from lab.speed.interleave import Side
+from lab.speed.models import untouched
+from personalign.decode.decoder import Decoder
+from personalign.decode.engine import Engine
+from personalign.decode.load import CausalModel
+from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.successor import Guidance
+from personalign.types import Sampling
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of random tokens, and how many tokens are written after each."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def random(cls, base: CausalModel, lengths: Sequence[int], num_prompt_tokens: int) -> Batch:
+        """A prompt for every length."""
+        ids = np.random.default_rng(0).integers(1, base.num_tokens, size=(len(lengths), num_prompt_tokens))
+        return cls(tuple(map(tuple, ids.tolist())), tuple(lengths))
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a prompt and its reply come to."""
+        return max(len(prompt) + length for prompt, length in zip(self.prompts, self.lengths, strict=True))
+
+    def requests(
+        self,
+        most: int,
+        guidance: Sequence[Guidance] | None = None,
+        rule: str = "successor",
+        expert: str | None = None,
+    ) -> list[Request]:
+        """A request for every prompt, of at most so many tokens, for these people or for nobody."""
+        return [
+            Request(
+                messages=({"role": "user", "content": " ".join(map(str, prompt))},),
+                sampling=Sampling(max_tokens=min(length, most)),
+                guidance=guidance[i] if guidance else None,
+                expert=expert,
+                rule=rule,
+            )
+            for i, (prompt, length) in enumerate(zip(self.prompts, self.lengths, strict=True))
+        ]
+
+
+def people(num: int, num_axes: int, strength: float = 1.0) -> list[Guidance]:
+    """Distinct people of random tastes, about whom all is known."""
+    weights = np.random.default_rng(1).normal(size=(num, num_axes))
+    return [Guidance(w, 1.0, strength, revision=1, user=f"user {i}") for i, w in enumerate(weights)]
+
+
+class EngineSide:
+    """An engine that is kept between its turns, as a server keeps it; prompts are rendered before the clock starts."""
+
+    def __init__(self, decoder: Decoder, batch: Batch) -> None:
+        self._decoder, self._batch = decoder, batch
+        self._engine = Engine(decoder, len(batch.prompts), batch.longest, max_waiting=len(batch.prompts))
+
+    def side(self, guidance: Sequence[Guidance] | None = None, rule: str = "successor") -> Side:
+        """Write the batch for these people, or for nobody: seconds from the first request to the last token."""
+        return lambda most: self._write(self._batch.requests(most, guidance, rule))[-1]
+
+    def step_side(self, expert: str | None = None) -> Side:
+        """Write the batch: seconds a step, once all prompts are read."""
+
+        def run(most: int) -> float:
+            times = self._write(self._batch.requests(most, expert=expert))
+            return (times[-1] - times[0]) / max(1, len(times) - 1)
+
+        return run
+
+    def _write(self, requests: Sequence[Request]) -> list[float]:
+        """Seconds from the first request to the end of each step."""
+        outcomes: dict[int, Generated | Exception | Piece] = {}
+        replies = [self._decoder.reply(r, i, partial(outcomes.__setitem__, i)) for i, r in enumerate(requests)]
+        times: list[float] = []
+        started = time.perf_counter()
+        for reply in replies:
+            self._engine.submit(reply)
+        while not self._engine.is_idle:
+            self._engine.step()
+            times.append(time.perf_counter() - started)
+        for i, request in enumerate(requests):
+            _check(outcomes[i], request)
+        return times
+
+
+def _check(outcome: object, request: Request) -> None:
+    """A measurement of something else than what was asked for is no measurement."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert isinstance(outcome, Generated), "every request has its reply"
+    assert len(outcome.ids) == request.sampling.max_tokens, "nothing ends a reply before its time"
+    is_guided = request.rule == "args" or (request.guidance is not None and request.guidance.strength > 0)
+    assert outcome.guided == is_guided, f"guided is {outcome.guided}, because of {outcome.reason}"
+    assert (outcome.kl > 0) == is_guided, f"KL is {outcome.kl}"
+
+
+def generate_side(model: PreTrainedModel, batch: Batch) -> Side:
+    """Transformers' own ``generate`` on the whole batch, greedy: it runs until the longest reply is written."""
+    longest = max(map(len, batch.prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in batch.prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch.prompts])
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+
+    def run(most: int) -> float:
+        started = time.perf_counter()
+        num = min(most, max(batch.lengths))
+        out = model.generate(**inputs, max_new_tokens=num, do_sample=False, pad_token_id=0)  # type: ignore[operator]
+        written = out[:, longest:].tolist()
+        seconds = time.perf_counter() - started
+        assert all(len(row) == num for row in written), "nothing ends a reply before its time"
+        return seconds
+
+    return run
+
+
+def naive_args_side(decoder: Decoder, batch: Batch) -> Side:
+    """ARGS with its caches copied for every candidate, one reply after the other."""
+    assert decoder.reward is not None, "ARGS asks a reward model"
+    base = replace(decoder.base, model=untouched(decoder.base.model))
+    reward = replace(decoder.reward, backbone=untouched(decoder.reward.backbone))
+
+    def run(most: int) -> float:
+        started = time.perf_counter()
+        for prompt, length in zip(batch.prompts, batch.lengths, strict=True):
+            ids = args.generate(base, reward, prompt, min(most, length))
+            assert len(ids) == min(most, length), "nothing ends a reply before its time"
+        return time.perf_counter() - started
+
+    return run

@@ -1,0 +1,220 @@
+"""Speed of decoding: what a reward, an expert and many people at once cost, each against the same work without.
+
+A figure is a ratio of sides that take turns (``interleave.py``), the median over the rounds with its bootstrap interval
+beside it; sides that several ratios need share their rounds. ``plain`` is the engine with a head attached and strength
+0, ``bare`` the engine with nothing attached. Prompts have 64 tokens and replies 64, and nothing ends a reply early, in
+the bundled model neither. ``models.py`` says what is run, ``figures.py`` what has to be reached.
+
+What it costs on two cores, in about so many seconds: ragged lengths 710 (5 pairs of 26 and 116), 110m at 1, 8 and 32 at
+once 90, 210 and 300 (20 rounds of 3, 4 and 3 sides), ARGS 110, the bundled model 10, the expert 40, heads 30.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lab.figures import BARS, Row
+from lab.machine import machine, versions
+from lab.speed import freshness
+from lab.speed.baselines import args
+from lab.speed.batch import Batch, EngineSide, generate_side, naive_args_side, people
+from lab.speed.interleave import Side, interleave, ratios
+from lab.speed.models import EXPERT, Models, untouched
+from personalign.decode import reference
+from personalign.errors import InputError
+
+# a ratio of speeds: one side's ÷ another's
+SPEEDS = {
+    "personal_over_plain": ("personal", "plain"),
+    "distinct_over_same": ("personal", "same"),
+    "plain_over_generate": ("plain", "generate"),
+    "plain_over_generate_by_onednn": ("plain", "generate_by_onednn"),  # what is left where both multiply alike
+    "attached_over_plain": ("plain", "bare"),
+}
+MODELS, CONCURRENCIES = ("tiny", "110m"), (1, 8, 32)
+NUM_WRITES = 1000  # of heads that are timed one by one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: many pairs where the bar is close to 1, few where it is far away."""
+
+    num_pairs: int = 20
+    num_few: int = 5
+    num_answers: int = 100
+    num_heads: int = 10_000
+    prompt_tokens: int = 64
+    new_tokens: int = 64
+    ragged_tokens: tuple[int, int] = (32, 512)
+    args_prompt_tokens: int = 512
+    is_full: bool = False  # every ratio of every model at every concurrency
+
+
+class Group(NamedTuple):
+    """Figures that are measured together."""
+
+    figures: tuple[str, ...]
+    measure: Callable[[Models, Plan], Iterator[Row]]
+
+
+def run_decode(
+    device: str,
+    plan: Plan,
+    only: str = "",
+    out: Path | None = None,
+    make_models: Callable[[str], Models] = Models,
+) -> dict[str, Any]:
+    """Measure the figures whose names begin with ``only``; ``out`` is a file that is renewed with each of them.
+
+    Raises:
+        InputError: no figure's name begins so.
+    """
+    groups = [group for group in _groups(plan) if any(name.startswith(only) for name in group.figures)]
+    if not groups:
+        raise InputError(f"no figure begins with {only!r}; expected the beginning of one of {', '.join(BARS)}")
+    models = make_models(device)
+    found: dict[str, Any] = {
+        "command": "personalign bench decode" + " --full" * plan.is_full,
+        "machine": machine(models.device),
+        "versions": versions(),
+        "figures": {},
+        "rows": [],
+    }
+    for group in groups:
+        for row in group.measure(models, plan):
+            found["figures"][row.figure] = row.value
+            found["rows"].append(row.to_json())
+            if out is not None:
+                out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found
+
+
+def _groups(plan: Plan) -> list[Group]:
+    """What is quick comes first."""
+    return [
+        Group(("head_write_us", "bytes_10000_heads"), _heads),
+        Group(("commit_to_steer_ms",), _commit_to_steer),
+        Group(("commit_to_steer_other_process_p99_ms",), _commit_to_steer_other_process),
+        *(_serving(name, num, plan) for name in MODELS for num in CONCURRENCIES),
+        Group(("expert_time_over_sum.110m",), _expert),
+        Group(("args_over_naive.110m.512",), _args),
+        Group(("ragged_over_generate.110m.32",), _ragged),
+    ]
+
+
+# Requests at once
+
+
+def _serving(name: str, num: int, plan: Plan) -> Group:
+    """The ratios of one model at one concurrency that have a bar, or all of them."""
+    named = {f"{ratio}.{name}.{num}": sides for ratio, sides in SPEEDS.items()}
+    wanted = {figure: sides for figure, sides in named.items() if plan.is_full or figure in BARS}
+    return Group(tuple(wanted), partial(_speeds, name=name, num=num, wanted=wanted))
+
+
+def _speeds(models: Models, plan: Plan, name: str, num: int, wanted: dict[str, tuple[str, str]]) -> Iterator[Row]:
+    needed = {side for sides in wanted.values() for side in sides}
+    sides = {side: run for side, run in _sides(models, plan, name, num).items() if side in needed}
+    num_rounds = plan.num_few if name == "tiny" and not plan.is_full else plan.num_pairs
+    seconds = interleave(sides, num_rounds, plan.new_tokens, f"{name}, {num} at once")
+    for figure, (side, other) in wanted.items():
+        yield Row.of(figure, ratios(seconds[other], seconds[side]), seconds)
+
+
+def _sides(models: Models, plan: Plan, name: str, num: int) -> dict[str, Side]:
+    decoder, bare = models.personal(name), models.bare(name)
+    batch = Batch.random(decoder.base, [plan.new_tokens] * num, plan.prompt_tokens)
+    attached, axes = EngineSide(decoder, batch), models.num_axes(name)
+    return {
+        "bare": EngineSide(bare, batch).side(),
+        "plain": attached.side(people(num, axes, strength=0.0)),
+        "personal": attached.side(people(num, axes)),
+        "same": attached.side(people(1, axes) * num),
+        "generate": generate_side(untouched(decoder.base.model), batch),
+        "generate_by_onednn": generate_side(decoder.base.model, batch),
+    }
+
+
+def _ragged(models: Models, plan: Plan) -> Iterator[Row]:
+    """Replies of all lengths from short to long: ``generate`` goes on until the longest is done, the engine lets go.
+
+    Both multiply with oneDNN here: it saves ``generate`` a few of its minutes, and leaves the difference in scheduling.
+    """
+    decoder = models.personal("110m")
+    lengths = np.linspace(*plan.ragged_tokens, num=32).round().astype(int).tolist()
+    batch = Batch.random(decoder.base, lengths, plan.prompt_tokens)
+    sides = {
+        "plain": EngineSide(decoder, batch).side(),
+        "generate_by_onednn": generate_side(decoder.base.model, batch),
+    }
+    seconds = interleave(sides, plan.num_few, max(lengths), "110m, 32 at once, ragged")
+    yield Row.of("ragged_over_generate.110m.32", ratios(seconds["generate_by_onednn"], seconds["plain"]), seconds)
+
+
+# Rewards and experts with models of their own
+
+
+def _args(models: Models, plan: Plan) -> Iterator[Row]:
+    """ARGS proper on one request with a long prompt; it also runs on eight at once, for a few tokens."""
+    _check_naive_args(models)
+    judged = models.judged
+    batch = Batch.random(judged.base, [plan.new_tokens], plan.args_prompt_tokens)
+    many = Batch.random(judged.base, [plan.new_tokens] * 8, plan.args_prompt_tokens)
+    sides = {"args": EngineSide(judged, batch).side(rule="args"), "naive": naive_args_side(judged, batch)}
+    seconds = interleave(sides, plan.num_few, plan.new_tokens, "ARGS")
+    seconds["args, 8 at once"] = [EngineSide(judged, many).side(rule="args")(max(1, plan.new_tokens // 8))]
+    yield Row.of("args_over_naive.110m.512", ratios(seconds["naive"], seconds["args"]), seconds)
+
+
+def _check_naive_args(models: Models) -> None:
+    """What ours is measured against has to write what the reference writes."""
+    judged = models.small_judged
+    batch = Batch.random(judged.base, [12] * 2, 16)
+    for prompt, request in zip(batch.prompts, batch.requests(12, rule="args"), strict=True):
+        assert judged.reward is not None, "it is what judges"
+        ours = args.generate(judged.base, judged.reward, prompt, 12)
+        theirs = reference.generate(judged, request).ids
+        assert tuple(ours) == theirs, f"the naive ARGS writes {ours}, the reference {theirs}"
+
+
+def _expert(models: Models, plan: Plan) -> Iterator[Row]:
+    """A step of base, expert and anti-expert ÷ the sum of their own plain steps.
+
+    The expert's own step is counted as the anti-expert's, which is what it takes with its LoRA merged.
+    """
+    batch = Batch.random(models.base, [plan.new_tokens] * 8, plan.prompt_tokens)
+    sides = {
+        "stack": EngineSide(models.stacked, batch).step_side(expert=EXPERT),
+        "base": EngineSide(models.bare("110m"), batch).step_side(),
+        "small": EngineSide(models.small, batch).step_side(),
+    }
+    seconds = interleave(sides, plan.num_few, plan.new_tokens, "expert")
+    alone = [base + 2 * small for base, small in zip(seconds["base"], seconds["small"], strict=True)]
+    yield Row.of("expert_time_over_sum.110m", ratios(seconds["stack"], alone), seconds)
+
+
+# Heads
+
+
+def _heads(models: Models, plan: Plan) -> Iterator[Row]:
+    axes, device = models.num_axes("110m"), models.device
+    yield Row.of("head_write_us", freshness.head_write_us(axes, device, min(NUM_WRITES, plan.num_heads)))
+    yield Row.of("bytes_10000_heads", [freshness.bytes_of_heads(axes, device, plan.num_heads)])
+
+
+def _commit_to_steer(models: Models, plan: Plan) -> Iterator[Row]:
+    seconds = freshness.first_tokens(str(models.device), plan.num_answers)
+    added = [(fresh - known) * 1e3 for fresh, known in zip(seconds["fresh"], seconds["known"], strict=True)]
+    yield Row.of("commit_to_steer_ms", added, seconds)
+
+
+def _commit_to_steer_other_process(models: Models, plan: Plan) -> Iterator[Row]:
+    taken = freshness.steered_from_elsewhere_ms(str(models.device), plan.num_answers)
+    yield Row.of("commit_to_steer_other_process_p99_ms", taken, share=0.99)

@@ -1,0 +1,1 @@
+"""The scripts that made the bundled model, its expert and its basis."""

@@ -1,1 +1,0 @@
-"""Measurements of speed and quality; each prints one JSON object last."""

@@ -1,0 +1,17 @@
+"""The demonstration: demo."""
+
+from __future__ import annotations
+
+from personalign.cli.options import AsJson, Device
+from personalign.cli.output import err, out, print_json
+from personalign.cli.show import show_demo
+from personalign.settings import Settings
+
+
+def demo(device: Device = None, as_json: AsJson = False) -> None:
+    """Onboard two opposite people and answer the same prompts for each."""
+    from personalign.demo.run import run_demo
+
+    with err.status("starting") as status:
+        found = run_demo(device or Settings().device, status.update)
+    print_json(found.to_json()) if as_json else show_demo(out, found)

@@ -1,0 +1,175 @@
+"""What the command line shows to people: tables, panels and bars. Texts of users and models are never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.color import Color, blend_rgb
+from rich.color_triplet import ColorTriplet
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from personalign.types import Gaussian, Profile, Question, Reply
+
+if TYPE_CHECKING:
+    from personalign.demo.run import Demo
+    from personalign.shift import ShiftedReply, TokenShift
+
+COLOURS = ("white", "cyan", "magenta", "yellow")
+BAR = 14  # characters to either side of zero
+PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214), ColorTriplet(230, 145, 56)
+UNSHADED = 0.02  # a change of probability that nobody needs to see
+
+
+def show_question(console: Console, question: Question, title: str) -> None:
+    """A question with both replies side by side."""
+    console.rule(title)
+    for message in question.prompt:
+        console.print(Text(f"{message['role']}: {message['content']}", style="dim"))
+    console.print(
+        Columns([Panel(Text(question.a), title="a"), Panel(Text(question.b), title="b")], equal=True, expand=True)
+    )
+
+
+def show_answer(console: Console, effect: str) -> None:
+    """What an answer changed."""
+    console.print(Text(effect, style="green"))
+
+
+def show_onboarded(console: Console, profile: Profile, reason: str | None, agreed: bool | None) -> None:
+    """How the questions ended, and what they told."""
+    console.rule(reason or "stopped; go on whenever you like")
+    console.print(Text(profile.explain()))
+    if agreed is not None:
+        same = "the same reply" if agreed else "another choice, as about a quarter of people do"
+        console.print(Text(f"Asked again: {same}."))
+
+
+def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:
+    """A bar for every axis, from less to more, with one standard deviation, in units of the prior's."""
+    console.print(Text(profile.explain()))
+    table = Table("less", "", "more", title=f"{profile.answers} answers, revision {profile.revision}")
+    for axis, mean, sd, unit in zip(
+        profile.axes,
+        profile.mean,
+        np.sqrt(np.diag(profile.covariance)),
+        np.sqrt(np.diag(prior.covariance)),
+        strict=True,
+    ):
+        table.add_row(axis.less, bar(mean / unit, sd / unit), axis.more)
+    console.print(table)
+
+
+def bar(mean: float, sd: float) -> Text:
+    """A mean with its standard deviation as characters on a line from −2 to 2."""
+    places = np.linspace(-2, 2, 2 * BAR + 1)
+    marks = ["│" if i == BAR else "─" if abs(x - mean) <= sd else " " for i, x in enumerate(places)]
+    marks[int(np.abs(places - mean).argmin())] = "●"
+    return Text("".join(marks), style="cyan" if abs(mean) > sd else "dim")
+
+
+def show_reply(console: Console, reply: Reply) -> None:
+    """A reply and the account of its guidance."""
+    console.print(Text(reply.text))
+    facts = [
+        _guidance(reply),
+        f"{reply.usage.completion_tokens} tokens, {reply.finish_reason}",
+        *([f"log-probability {sum(token.logprob for token in reply.logprobs):.2f}"] if reply.logprobs else []),
+    ]
+    console.print(Text("; ".join(facts), style="dim"), soft_wrap=True)
+
+
+def _guidance(reply: Reply) -> str:
+    if not reply.guided:
+        return f"not guided: {reply.reason}"
+    whose = f"by revision {reply.revision}" if reply.revision else "by the reward model"
+    return f"guided {whose}: KL {reply.kl:.3f}, {reply.changed:.0%} changed, reward {reply.gained:+.2f}"
+
+
+def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence[ShiftedReply]) -> None:
+    """The tokens moved most as a table, and every reply coloured by what was done to its tokens."""
+    table = Table("token", "count", "mean change", "likeliest changed", title="tokens moved most")
+    for token in tokens:
+        table.add_row(
+            Text(repr(token.token)),
+            str(token.count),
+            _shaded(f"{token.mean_change:+.3f}", token.mean_change),
+            f"{token.top_changed:.0%}",
+        )
+    console.print(table)
+    for reply in replies:
+        console.print(Text(reply.prompt, style="dim"))
+        console.print(coloured(reply))
+    console.print(legend())
+
+
+def coloured(reply: ShiftedReply) -> Text:
+    """A reply whose tokens are shaded by how much likelier guidance and expert made them; notebooks show it as HTML."""
+    *written, last = reply.positions
+    shades = [_shaded(position.added, position.change) for position in written]
+    return Text.assemble(*shades, _shaded(last.added or last.token, last.change))  # the end has a name, but no text
+
+
+def legend() -> Text:
+    """What the shades of ``coloured`` mean."""
+    steps = (_shaded(f" {change:+.1f} ", change) for change in (-0.9, -0.5, -0.1, 0.1, 0.5, 0.9))
+    return Text.assemble(("change of a token's probability ", "dim"), *steps)
+
+
+def _shaded(text: str, change: float) -> Text:
+    """Black on blue for what became likelier, on orange for what became less likely; as it is where little changed."""
+    if abs(change) < UNSHADED:
+        return Text(text)
+    full = RAISED if change > 0 else LOWERED
+    background = Color.from_triplet(blend_rgb(PALE, full, min(1.0, abs(change))))
+    return Text(text, style=Style(color="black", bgcolor=background))
+
+
+def show_report(console: Console, report: dict[str, Any]) -> None:
+    """Nested facts as a table."""
+    table = Table("what", "found")
+    for part, facts in report.items():
+        for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
+            table.add_row(f"{part} {name}".strip(), Text(str(value)))
+    console.print(table)
+
+
+def show_demo(console: Console, demo: Demo) -> None:
+    """Two people in words, their replies side by side, and what was measured."""
+    for person, onboarding in zip(demo.people, demo.onboardings, strict=True):
+        title = f"{person.id}: {person.questions} questions, {person.stopped_because}"
+        console.print(Panel(Text(onboarding.profile.explain()), title=title))
+    names = [name for name in demo.replies[0] if name != "prompt"]
+    replies = Table("prompt", *names, title="the same prompts, answered for each", show_lines=True)
+    for row in demo.replies:
+        cells = [Text(row[name], style=colour) for name, colour in zip(names, COLOURS, strict=True)]
+        replies.add_row(Text(row["prompt"], style="dim"), *cells)
+    replies.add_section()
+    replies.add_row("KL, nats per token", *(f"{demo.kl[name]:.3f}" for name in names))
+    console.print(replies)
+    show_people(console, [vars(person) for person in demo.people])
+    console.print(
+        f"{demo.tokens_per_s:.0f} tokens/s; {demo.ms_to_first_steered_token:.0f} ms from the last answer to the first "
+        f"steered token; {demo.seconds:.1f} s in all"
+    )
+
+
+def show_people(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Simulated people: how well the profile agrees with the hidden taste, and how they like their replies."""
+    table = Table("person", "questions", "agreement", "utility of base", "of the personal replies", "KL")
+    for row in rows:
+        table.add_row(
+            str(row["id"]),
+            str(row["questions"]),
+            f"{row['agreement']:.2f}",
+            f"{row['utility_base']:+.2f}",
+            f"{row['utility_personal']:+.2f}",
+            f"{row['kl']:.3f}",
+        )
+    console.print(table)

@@ -1,0 +1,125 @@
+"""Which slots are guided, by whose head and how much, and the account of what it did to their replies.
+
+Both rewards keep their rows here: the successor head of ``guide.py`` and the reward model of ``args.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance
+from personalign.decode.weights import NEUTRAL, WeightBank
+
+
+@dataclass(frozen=True)
+class Account:
+    """What guidance did to a reply, or in shadow would have done: sums over its tokens, the end included.
+
+    ``kl`` is in nats; ``changed`` counts the positions whose likeliest token became another; ``gained`` is the
+    expected reward Σ q Q − Σ p Q, where rewards are in standard deviations of the model's own replies times the
+    length of the weights. ``is_sound`` says that no reward was NaN or infinite.
+    """
+
+    guided: bool = False
+    is_sound: bool = True
+    kl: float = 0.0
+    changed: float = 0.0
+    gained: float = 0.0
+
+
+class SteeredRows:
+    """The rows of a head bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
+
+    def __init__(self, num_slots: int, bank: WeightBank) -> None:
+        device = bank.weights.device
+        self._bank = bank
+        self._row = torch.full((num_slots,), NEUTRAL, dtype=torch.long, device=device)  # of the bank
+        self._strength = torch.zeros(num_slots, dtype=torch.float32, device=device)
+        self._steers = torch.zeros(num_slots, dtype=torch.bool, device=device)  # guided, and not in shadow
+        self._sound = torch.ones(num_slots, dtype=torch.bool, device=device)  # no reward yet that wasn't finite
+        self._sums = torch.zeros(num_slots, 3, dtype=torch.float32, device=device)
+        self._rows: dict[int, int] = {}  # of the slots that are guided, on the host
+
+    @property
+    def slots(self) -> list[int]:
+        """Which slots are guided."""
+        return list(self._rows)
+
+    def forget(self, user: str) -> None:
+        """Empty a person's heads."""
+        self._bank.forget(user)
+
+    def taken(self, b: int) -> Bool[Tensor, "b"]:
+        """Which of the first b slots are guided, on the device."""
+        return self._row[:b] != NEUTRAL
+
+    def admit(self, slot: int, guidance: Guidance) -> None:
+        """Guide a slot; its head stays in the bank until the slot is released."""
+        row = self._rows[slot] = self._bank.acquire(guidance)
+        self._row[slot] = row
+        self._strength[slot] = guidance.strength
+        self._steers[slot] = not guidance.is_shadow
+
+    def release(self, slot: int) -> None:
+        """Let go of the slot's head."""
+        if slot in self._rows:
+            self._bank.release(self._rows.pop(slot))
+            self._row[slot] = NEUTRAL
+            self._strength[slot] = 0.0
+            self._steers[slot] = False
+            self._sound[slot] = True
+            self._sums[slot] = 0.0
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's head and account over to an empty one."""
+        if source in self._rows:
+            self._rows[target] = self._rows.pop(source)
+            neutrals = (NEUTRAL, 0, False, True, 0)
+            states = (self._row, self._strength, self._steers, self._sound, self._sums)
+            for state, neutral in zip(states, neutrals, strict=True):
+                state[target] = state[source]
+                state[source] = neutral
+
+    def weights(self, slots: slice) -> Float[Tensor, "b d"]:
+        """Weights of some slots: 0 where there is no guidance, or no longer."""
+        return self._bank.weights[self._row[slots]]
+
+    def gain(self, slots: slice) -> Float[Tensor, "b"]:
+        """Strength times ρ of some slots: 0 where there is no guidance, or no longer."""
+        return self._strength[slots] * self._bank.confidence[self._row[slots]]
+
+    def record(
+        self,
+        step: Step,
+        gain: Float[Tensor, "b"],
+        finite: Bool[Tensor, "b"],
+        scores: Float[Tensor, "b K"],
+        kl: Float[Tensor, "b"],
+        gained: Float[Tensor, "b"],
+    ) -> Bool[Tensor, "b"]:
+        """Take a step into the account; give the rows to be steered: a reward that isn't finite ends that.
+
+        Rows in shadow are accounted for like any other, and not steered. ``scores`` are the short list's, the model's
+        own likeliest token first.
+        """
+        b = len(gain)
+        judged = (gain > 0).logical_and_(step.active)  # what is computed for anybody else may be anything
+        sound = self._sound[:b].logical_and_(finite.logical_or(~judged))
+        guided = (gain > 0).logical_and_(sound)
+        effect = torch.stack([kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
+        self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
+        return guided.logical_and_(self._steers[:b])
+
+    def account(self, slot: int) -> Account:
+        """What was done to the slot's reply so far; one copy from the device."""
+        if slot not in self._rows:
+            return Account()
+        confidence = self._bank.confidence[self._rows[slot]]  # 0 by now if the person was erased meanwhile
+        state = torch.stack([self._sound[slot], confidence > 0])
+        kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
+        return Account(bool(is_sound and is_known), bool(is_sound), kl, changed, gained)

@@ -1,0 +1,117 @@
+"""How a person's reward bends the next token: a bounded tilt of the short list, row by row.
+
+A row without guidance passes by selection, never by adding zero, and so keeps its bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from personalign.basis import Steering
+from personalign.decode.account import SteeredRows
+from personalign.decode.steer import Step
+from personalign.decode.successor import Guidance, SuccessorHead, reward
+from personalign.decode.weights import WeightBank
+
+
+class Tilt(NamedTuple):
+    """A short list before and after a bounded tilt."""
+
+    delta: Float[Tensor, "B K"]  # what is added to the logits
+    kl: Float[Tensor, "B"]  # KL(q ‖ p) in nats
+    finite: Bool[Tensor, "B"]  # whether the rewards of all possible candidates are; without that the rest is void
+    gained: Float[Tensor, "B"]  # Σ q Q − Σ p Q
+
+
+def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float) -> Tilt:
+    """Add gain·reward to the logits, centred and bounded.
+
+    p = softmax(logits), δ = gain·(Q − Σ p Q) clamped to ±clip/2, q ∝ p·e^δ; so KL ≤ clip²/8. A candidate whose logit
+    is −inf stays out, whatever its reward.
+    """
+    rewards = torch.where(logits.isfinite(), rewards, 0.0)
+    p = logits.softmax(-1)
+    centred = rewards - (p * rewards).sum(-1, keepdim=True)
+    delta = (gain[:, None] * centred).clamp(-clip / 2, clip / 2)
+    q = (logits + delta).softmax(-1)
+    # log q − log p = δ − log Σ p e^δ, whose last term is exactly 0 where no δ is anything else
+    kl = ((q * delta).sum(-1) - (p * delta.expm1()).sum(-1).log1p()).clamp_min(0.0)
+    return Tilt(delta, kl, rewards.isfinite().all(-1), (q * centred).sum(-1))
+
+
+class Guide:
+    """The steer that tilts each row's short list by what its head expects of the finished reply."""
+
+    def __init__(
+        self,
+        head: SuccessorHead,
+        table: Float[Tensor, "V R"],
+        steering: Steering,
+        ends: Sequence[int],
+        num_slots: int,
+        bank: WeightBank,
+    ) -> None:
+        self._head, self._table, self._steering = head, table, steering
+        self._ends = torch.tensor(list(ends), dtype=torch.long, device=table.device)
+        self.rows = SteeredRows(num_slots, bank)
+        self._merged = torch.zeros(num_slots, head.rank, head.body.out_features + 1, device=table.device)
+
+    def admit(self, slot: int, guidance: Guidance) -> None:
+        """Steer a slot from its first token on."""
+        if guidance.gain(self._steering) > 0:
+            self.rows.admit(slot, guidance)
+            self._merged[slot] = self._head.merged(self.rows.weights(slice(slot, slot + 1)))[0]
+
+    def forget(self, user: str) -> None:
+        """Empty a person's heads, and what was made of them."""
+        self.rows.forget(user)
+        self._merged[self.rows.gain(slice(None)) == 0] = 0.0
+
+    def release(self, slot: int) -> None:
+        """Let go of the slot's head."""
+        self.rows.release(slot)
+        self._merged[slot] = 0.0
+
+    def move(self, source: int, target: int) -> None:
+        """Carry a slot's head and account over to an empty one."""
+        self.rows.move(source, target)
+        self._merged[target] = self._merged[source]
+        self._merged[source] = 0.0
+
+    def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
+        """Replace the logits of guided rows by their tilted short list, −inf elsewhere."""
+        if not self.rows.slots:
+            return logits
+        b, steering = len(logits), self._steering
+        gain = self.rows.gain(slice(b))
+        top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
+        rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
+        delta, kl, finite, gained = tilt(top, rewards, steering.beta * gain, steering.clip)
+        scores = top + delta
+        guided = self.rows.record(step, gain, finite, scores, kl, gained)
+        return short_list(logits, candidates, scores, guided)
+
+    def _not_empty(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
+        """Rule out the end as the first token of every row whose own first choice isn't the end."""
+        if not step.has_first:
+            return logits
+        ends_itself = torch.isin(logits.argmax(-1), self._ends)
+        keeps = ends_itself | (step.index > 0)
+        return torch.where(keeps[:, None], logits, logits.index_fill(-1, self._ends, -math.inf))
+
+
+def short_list(
+    logits: Float[Tensor, "B V"],
+    candidates: Int[Tensor, "B K"],
+    scores: Float[Tensor, "B K"],
+    guided: Bool[Tensor, "B"],
+) -> Float[Tensor, "B V"]:
+    """The candidates' scores, −inf elsewhere, in guided rows, in place; all others keep their bits."""
+    written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
+    return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)

@@ -1,0 +1,161 @@
+"""Simulated people on the real path: onboarded by the service, judged by their hidden utility.
+
+A person answers at most ten questions with 15 % of the answers flipped. Then two things are measured that
+the profile never saw: on which of 200 held-out pairs it agrees with the hidden utility, and how much better
+the person likes the steered replies to 20 greedy prompts than the model's own.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from personalign.basis import BankQuestion
+from personalign.bundled import TINY
+from personalign.demo.simulate import SimulatedPerson, opposite_pair
+from personalign.service import Personalign
+from personalign.types import Message, Profile
+
+NAMES = ("ada", "ben")
+NUM_HELD_OUT_PAIRS = 200
+NUM_PROMPTS = 20
+
+
+@dataclass(frozen=True)
+class Onboarding:
+    """How the questions went."""
+
+    profiles: tuple[Profile, ...]  # before any answer, after one, after two …
+    stopped_because: str
+    last_answer_s: float  # from the last answer to its fitted and stored profile
+    asked: frozenset[str]  # the replies that were shown, to keep them out of the held-out pairs
+
+    @property
+    def profile(self) -> Profile:
+        """What is known in the end."""
+        return self.profiles[-1]
+
+
+@dataclass(frozen=True)
+class Met:
+    """A simulated person who has been onboarded under a name."""
+
+    seed: int
+    name: str
+    person: SimulatedPerson
+    onboarding: Onboarding
+
+
+@dataclass(frozen=True)
+class PersonResult:
+    """What a person got; utilities in standard deviations of the model's replies, the model's own mean = 0."""
+
+    id: str
+    questions: int
+    stopped_because: str
+    agreement: float
+    utility_base: float
+    utility_personal: float
+    kl: float
+
+
+def load_prompts() -> list[tuple[Message, ...]]:
+    """The held-out user turns that are shipped with the bundled model."""
+    lines = (TINY / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [tuple(json.loads(line)) for line in lines]
+
+
+@contextmanager
+def fresh_service(device: str) -> Iterator[Personalign]:
+    """The bundled model over an empty database, which is removed afterwards."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", device=device) as p,
+    ):
+        yield p
+
+
+def make_pair(p: Personalign, seed: int) -> tuple[SimulatedPerson, SimulatedPerson]:
+    """Two people of opposite hidden tastes, standardised over the replies of the question bank."""
+    prompts = [q.prompt for q in p.basis.bank for _ in range(2)]
+    replies = [text for q in p.basis.bank for text in (q.first, q.second)]
+    return opposite_pair(seed, prompts, replies)
+
+
+def meet_pair(p: Personalign, seed: int) -> list[Met]:
+    """Make two people and onboard them."""
+    pair = zip(NAMES, make_pair(p, seed), strict=True)
+    return [Met(seed, name, person, onboard(p, name, person, seed)) for name, person in pair]
+
+
+def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> Onboarding:
+    """Ask until the service has enough."""
+    rng = np.random.default_rng([seed, *user.encode()])
+    profiles = [p.profile(user)]
+    asked: set[str] = set()
+    seconds = 0.0
+    while question := p.ask(user):
+        asked |= {question.a, question.b}
+        choice = person.choose(question.prompt, question.a, question.b, rng)
+        started = time.perf_counter()
+        profiles.append(p.answer(user, question.id, choice))
+        seconds = time.perf_counter() - started
+    return Onboarding(tuple(profiles), p.why_stopped(user) or "", seconds, frozenset(asked))
+
+
+def agreement(p: Personalign, met: Met) -> float:
+    """Share of 200 pairs, none of them asked, on which the profile and the hidden utility prefer the same reply.
+
+    Pairs that the person can't tell apart have no right answer and are left out.
+    """
+    person, profile, asked = met.person, met.onboarding.profile, met.onboarding.asked
+    fresh = [q for q in p.basis.bank if q.first not in asked and q.second not in asked and _differ(person, q)]
+    order = np.random.default_rng(met.seed).permutation(len(fresh))[:NUM_HELD_OUT_PAIRS]
+    pairs = [fresh[i] for i in order]
+    predicted = [(q.first_features - q.second_features) @ profile.mean > 0 for q in pairs]
+    return float(np.mean([guess == _prefers_first(person, q) for guess, q in zip(predicted, pairs, strict=True)]))
+
+
+def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Message]]) -> list[PersonResult]:
+    """Write greedy replies for nobody and for each person in one batch, and ask the hidden utilities."""
+    users = ["nobody", *(met.name for met in people)]
+    replies = p.chat_many([user for user in users for _ in prompts], [*prompts] * len(users))
+    base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
+    return [
+        PersonResult(
+            id=met.name,
+            questions=met.onboarding.profile.answers,
+            stopped_because=met.onboarding.stopped_because,
+            agreement=agreement(p, met),
+            utility_base=0.0,  # the origin of the scale, by definition
+            utility_personal=gain(met.person, prompts, [r.text for r in base], [r.text for r in own]),
+            kl=float(np.mean([r.kl for r in own])),
+        )
+        for met, own in zip(people, personal, strict=True)
+    ]
+
+
+def gain(
+    person: SimulatedPerson, prompts: Sequence[Sequence[Message]], base: Sequence[str], own: Sequence[str]
+) -> float:
+    """How much better the person likes their own replies than base's, in standard deviations of base's."""
+    before, after = (
+        np.array([person.utility(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
+        for texts in (base, own)
+    )
+    return float((after.mean() - before.mean()) / before.std())
+
+
+def _prefers_first(person: SimulatedPerson, question: BankQuestion) -> bool:
+    return person.utility(question.prompt, question.first) > person.utility(question.prompt, question.second)
+
+
+def _differ(person: SimulatedPerson, question: BankQuestion) -> bool:
+    return person.utility(question.prompt, question.first) != person.utility(question.prompt, question.second)

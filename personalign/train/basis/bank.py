@@ -1,0 +1,100 @@
+"""Make the question bank: pairs of the model's own replies that a person can read and tell apart."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from personalign.basis import BankQuestion
+from personalign.train.basis.rollouts import Rollouts
+from personalign.types import Message
+
+MIN_WORDS, MAX_WORDS = 2, 100
+MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
+MIN_DISTANCE = 0.5  # in the prior's metric, as a share of the median over random pairs
+
+
+def make_bank(
+    prompts: Sequence[Sequence[Message]],
+    rollouts: Rollouts,
+    features: Float[NDArray[np.float64], "N d"],
+    shape: Float[NDArray[np.float64], "d d"],
+    seed: int,
+) -> tuple[BankQuestion, ...]:
+    """Choose one pair for every prompt that has one.
+
+    Among the prompt's readable replies the pair is taken about which people drawn from the prior feel most
+    strongly: the largest vᵀ·shape·v. Which side comes first is drawn by ``seed``.
+    """
+    rng = np.random.default_rng(seed)
+    usable = _usable(rollouts)
+    felt = features @ np.linalg.cholesky(shape)  # distances in it are those of the prior's metric
+    spread = np.median(np.linalg.norm(np.diff(felt[rng.integers(len(felt), size=(2000, 2))], axis=1), axis=2))
+    bank = []
+    for i, prompt in enumerate(prompts):
+        pairs = [
+            (j, k) if rng.random() < 0.5 else (k, j)
+            for j, k in combinations(usable.get(i, ()), 2)
+            if is_distinct(rollouts.text[j], rollouts.text[k])
+        ]
+        distance = [float(np.linalg.norm(felt[j] - felt[k])) for j, k in pairs]
+        if pairs and max(distance) >= MIN_DISTANCE * spread:
+            j, k = pairs[int(np.argmax(distance))]
+            bank.append(_question(prompt, rollouts.text[j], rollouts.text[k], features[j], features[k]))
+    return tuple(bank)
+
+
+def is_readable(text: str) -> bool:
+    """Whether a reply is whole, of a length to be compared at a glance, and doesn't repeat itself."""
+    words = re.findall(r"[\w']+", text.lower())
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    return (
+        MIN_WORDS <= len(words) <= MAX_WORDS
+        and text.replace("\n", "").isprintable()
+        and "\N{REPLACEMENT CHARACTER}" not in text
+        and re.search(r"""[.?!…]["'”’)]*$""", text.rstrip("\n")) is not None
+        and len(set(trigrams)) == len(trigrams)
+        and not re.search(r"\b(\w+) \1\b", text.lower())
+    )
+
+
+def is_distinct(first: str, second: str) -> bool:
+    """Whether two replies share few enough words to be told apart."""
+    a, b = (set(re.findall(r"[\w']+", text.lower())) for text in (first, second))
+    return len(a & b) <= MAX_SHARED_WORDS * len(a | b)
+
+
+def _usable(rollouts: Rollouts) -> dict[int, list[int]]:
+    """The readable, different replies of each prompt."""
+    seen: set[tuple[int, str]] = set()
+    usable: dict[int, list[int]] = {}
+    for i in np.flatnonzero(rollouts.natural & rollouts.complete):
+        key = (int(rollouts.prompt[i]), rollouts.text[i])
+        if key not in seen and is_readable(rollouts.text[i]):
+            seen.add(key)
+            usable.setdefault(key[0], []).append(int(i))
+    return usable
+
+
+def _question(
+    prompt: Sequence[Message],
+    first: str,
+    second: str,
+    first_features: NDArray[np.float64],
+    second_features: NDArray[np.float64],
+) -> BankQuestion:
+    text = "\n".join([*(m["content"] for m in prompt), first, second])
+    return BankQuestion(
+        id=hashlib.sha256(text.encode()).hexdigest()[:16],
+        prompt=tuple(prompt),
+        first=first,
+        second=second,
+        first_features=first_features,
+        second_features=second_features,
+    )

@@ -1,0 +1,149 @@
+"""The card of a basis: what it is, how it was made and is used, and what was measured on the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from personalign.basis import Basis
+from personalign.train.basis.build import Plans, Report
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a basis comes from, in the words of its card."""
+
+    title: str
+    model: str  # whose replies it is about
+    command: str  # that makes it again
+    prompts: str  # what was answered
+    opened: str  # the arguments of Personalign.open that use it
+    licence: str  # a section
+
+
+def write_basis_card(
+    folder: Path, basis: Basis, report: Report, origin: Origin, plans: Plans, about_people: str | None = None
+) -> None:
+    """The card of the basis: axes with the head's R², the calibration grid, and what steering does at each α.
+
+    ``about_people`` is a section on the people whose answers went in, if any did.
+    """
+    axes = [
+        {"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}", "R²": r2, "R², forced": forced}
+        for a, r2, forced in zip(basis.axes, report.r2.tolist(), report.r2_forced.tolist(), strict=True)
+    ]
+    stacks = [
+        {"α": alpha, "utility, unsteered": plain.utility, "utility": steered.utility, "KL": steered.kl}
+        for alpha, (plain, steered) in report.by_alpha.items()
+    ]
+    r2, r2_forced = (_cell(mean_r2(found)) for found in (report.r2, report.r2_forced))
+    (folder / "README.md").write_text(
+        f"""# {origin.title}
+
+{_counted(basis)} over the replies of `{origin.model}`, a successor head that predicts them for every
+next token, and {len(basis.bank)} questions made from the model's own replies. {_prior(basis)}
+
+Made by `{origin.command}`, from {report.num_replies:,} replies
+({report.num_tokens:,} tokens) to {origin.prompts}. {_rollouts(plans)}
+
+It fits one model alone: tokenizer `{basis.fingerprints.tokenizer[:12]}`, weights `{basis.fingerprints.model[:12]}`.
+
+## Use
+
+```python
+from personalign import Personalign
+
+with Personalign.open({origin.opened}) as p:
+    question = p.ask("ada")
+```
+
+{"" if about_people is None else about_people}## Axes, and how well the head foresees them
+
+R² of the finished reply's features from one hidden state and next token, on held-out prompts (mean
+{r2}); beside it on the uniformly drawn tokens alone (mean {r2_forced}), – where an
+axis was the same at all of them.
+
+{table(axes)}
+
+## Strength
+
+{_strength(basis)}: the gentlest setting that reaches
+nine tenths of the largest utility on dev prompts, with a mean KL of at most 0.4 nats a token and no more repetition,
+emptiness or truncation than the unsteered model (the first row). Simulated people drawn from the prior, profiles
+fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes; half of the replies
+greedy, half sampled.
+
+{table([o.row() for o in report.grid])}
+
+{_others(plans)}
+
+{table(stacks)}
+
+{origin.licence}""",
+        encoding="utf-8",
+    )
+
+
+def _counted(basis: Basis) -> str:
+    num_learnt = basis.num_axes - len(basis.named)
+    return f"{len(basis.named)} named {f'and {num_learnt} learnt ' if num_learnt else ''}reward axes"
+
+
+def _prior(basis: Basis) -> str:
+    if basis.kappa is not None:
+        return "Prior and noise come from people's answers."
+    sigma = basis.prior.covariance[0, 0] ** 0.5
+    return f"""No human data went in: the prior is
+N(0, σ²C), where C are the axes' correlations over the model's own replies, with σ = {sigma:.3f}, so
+that a person drawn from it answers the {len(basis.reference)} reference pairs as their own weights say in three cases
+of four."""
+
+
+def _rollouts(plans: Plans) -> str:
+    """What was done to the replies that the head learnt from."""
+    plan = plans.learn
+    forced = (
+        f"in {plan.forced_share:.0%} of them one random position took a\nuniform draw from the {plan.num_candidates} "
+        "likeliest tokens."
+    )
+    if plan.expert is None:
+        return f"Of those that the head learnt from,\n{forced}"
+    alphas = ", ".join(f"{alpha:g}" for alpha in plan.alphas)
+    return f"Those that the head learnt from took\nα = {alphas} of the {plan.expert} expert in turn; {forced}"
+
+
+def _strength(basis: Basis) -> str:
+    steering = basis.steering
+    chosen = f"β = {steering.beta:g}, c = {steering.clip:g}, K = {steering.num_candidates}"
+    return chosen if steering.beta else f"**This basis doesn't steer**: {chosen}, because no other setting is allowed"
+
+
+def _others(plans: Plans) -> str:
+    expert = "" if plans.learn.expert is None else "With the expert under the reward, "
+    return f"{expert}other simulated people:".capitalize()
+
+
+def mean_r2(r2: NDArray[np.float64]) -> float:
+    """Over the axes that varied; NaN where none did."""
+    known = r2[~np.isnan(r2)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same keys as a Markdown table."""
+    header = list(rows[0])
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.3f}"
+    return str(value)

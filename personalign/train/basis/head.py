@@ -1,0 +1,108 @@
+"""Train the successor head: regress the whole reply's features on (hidden state, next token) of every position.
+
+The regression's limit is ψ(h, v) = E[φ(x, y) | h, v] under the roll-out policy: Monte-Carlo successor
+features (Barreto et al., 2017) without discount, since φ is given once, for the finished reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from personalign.decode.successor import SuccessorHead
+from personalign.train.basis.rollouts import Rollouts
+from personalign.train.progress import track
+
+BATCH = 2048
+MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """Size and training of a head."""
+
+    rank: int = 64
+    hidden: int = 256
+    epochs: int = 6
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    seed: int = 0
+
+
+def train_head(
+    rollouts: Rollouts,
+    features: Float[NDArray[np.float64], "N d"],
+    embeddings: Float[Tensor, "V H"],
+    train: Bool[NDArray[np.bool_], "N"],
+    recipe: HeadRecipe,
+) -> SuccessorHead:
+    """Fit a head on the replies marked ``train``.
+
+    Args:
+        rollouts: N replies.
+        features: φ of each whole reply, standardised.
+        embeddings: the model's output embeddings, on the device to train on.
+        train: which replies to learn from.
+        recipe: size and training.
+    """
+    torch.manual_seed(recipe.seed)
+    head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden).to(embeddings.device)
+    rows = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
+    optimizer = torch.optim.AdamW(head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    num_steps = recipe.epochs * -(-len(rows) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=num_steps, pct_start=0.1
+    )
+    batch_of = _batches(rollouts, features, embeddings)
+    for _ in track(range(recipe.epochs), "successor head"):
+        for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
+            hidden, drawn, target = batch_of(batch)
+            loss = (head(hidden, drawn) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return head.eval()
+
+
+@torch.inference_mode()
+def explained_variance(
+    head: SuccessorHead,
+    rollouts: Rollouts,
+    features: Float[NDArray[np.float64], "N d"],
+    embeddings: Float[Tensor, "V H"],
+    tokens: Bool[NDArray[np.bool_], "tokens"],
+) -> Float[NDArray[np.float64], "d"]:
+    """R² per axis over the marked tokens; NaN for an axis that is the same at all of them, so nothing is to foresee."""
+    if not tokens.any():
+        return np.full(features.shape[1], np.nan)
+    rows = torch.from_numpy(np.flatnonzero(tokens))
+    batch_of = _batches(rollouts, features, embeddings)
+    predicted, targets = [], []
+    for batch in torch.split(rows, BATCH):
+        hidden, drawn, target = batch_of(batch)
+        predicted.append(head(hidden, drawn))
+        targets.append(target)
+    wanted = torch.cat(targets).double()
+    variance = wanted.var(0, correction=0)
+    r2 = 1 - (torch.cat(predicted) - wanted).square().mean(0) / variance
+    return r2.where(variance > MIN_VARIANCE, torch.nan).cpu().numpy()
+
+
+def _batches(
+    rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"], embeddings: Float[Tensor, "V H"]
+) -> Callable[[Int[Tensor, "b"]], tuple[Tensor, Tensor, Tensor]]:
+    """Give the hidden states before some tokens, the tokens' embeddings, and what to foresee, where the model is."""
+    hidden, token = torch.from_numpy(rollouts.hidden), torch.from_numpy(rollouts.token)
+    target, device = torch.from_numpy(features[rollouts.reply]).float(), embeddings.device
+
+    def batch_of(rows: Int[Tensor, "b"]) -> tuple[Tensor, Tensor, Tensor]:
+        return hidden[rows].to(device).float(), embeddings[token[rows].to(device)], target[rows].to(device)
+
+    return batch_of

@@ -1,0 +1,328 @@
+"""From a log of many people's answers to reward axes, the prior over people on them, and how people answer.
+
+The named axes and the replies' embeddings stand side by side in one factorisation (``learn/factorise.py``), which finds
+what people differ in; the part of it that lies in the embeddings becomes the learnt axes, and its prior one over
+weights on all axes. A second factorisation, of the named axes alone, says whether learnt ones are worth it. A quarter
+of the people take part in neither, and judge (``held_out.py``). Replies come embedded: nothing here knows of models.
+Read ``bootstrap.py`` next, which makes the rest of the basis from what is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from personalign.basis import Basis, Fingerprints
+from personalign.errors import InputError
+from personalign.learn.axes import AXES, measure_many
+from personalign.learn.factorise import Factors, factorise
+from personalign.learn.features import Embed
+from personalign.learn.rows import MAX_AXES
+from personalign.train.basis.build import UNCALIBRATED
+from personalign.train.basis.judge import Judgement, Person, judge
+from personalign.train.log import AnswerLog
+from personalign.types import INFORMATIVE, Array, Axis, Gaussian, Message, Noise
+
+HELD_OUT = 0.25  # of the people
+MIN_PEOPLE = 20  # so that five judge
+MAX_DIMENSIONS = 384  # of embeddings, their main directions
+MIN_DEVIATION = 1e-3  # of a named axis over the log's replies
+FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
+SLIGHT = 0.2  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
+EVEN = 0.01  # of the prior's variance is spread evenly, so that whoever likes something else can be learnt, too
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a log says about people, in axes that are standardised over the log's replies."""
+
+    axes: tuple[Axis, ...]  # the named ones that vary, then the learnt ones
+    projection: Float[NDArray[np.float64], "F r"] | None  # None where learnt axes don't foretell people better
+    center: Float[NDArray[np.float64], "d"]
+    scale: Float[NDArray[np.float64], "d"]
+    prior: Gaussian
+    noise: Noise
+    judgement: Judgement
+    people: int  # with informative answers
+    held_out: int  # of these
+    answers: int  # informative
+    replies: int  # different ones
+
+    @property
+    def num_learnt(self) -> int:
+        """R."""
+        return 0 if self.projection is None else self.projection.shape[1]
+
+    def draft(self, model: str, fingerprints: Fingerprints, embedder: str) -> Basis:
+        """What is known of the basis before its model has written a reply."""
+        gate = self.judgement.gate
+        return Basis(
+            model=model,
+            fingerprints=fingerprints,
+            axes=self.axes,
+            center=self.center,
+            scale=self.scale,
+            prior=self.prior,
+            noise=self.noise,
+            reference=np.zeros((0, len(self.axes))),
+            steering=UNCALIBRATED,
+            accuracy=self.judgement.accuracy,
+            projection=self.projection,
+            embedder=None if self.projection is None else embedder,
+            kappa=gate.kappa,
+            share=gate.share,
+            active=self.judgement.active,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """Informative answers, and the different replies that they are about."""
+
+    person: Int[NDArray[np.int64], "N"]  # counted from 0
+    a: Int[NDArray[np.int64], "N"]  # the reply on the left
+    b: Int[NDArray[np.int64], "N"]
+    choice: NDArray[np.object_]
+    prompts: Sequence[Sequence[Message]]  # of every reply
+    texts: Sequence[str]
+    where: Sequence[str]  # a reply stands first
+
+    @property
+    def num_people(self) -> int:
+        return int(self.person.max(initial=-1)) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """Axes, and the standardised features of every reply on them."""
+
+    axes: tuple[Axis, ...]
+    projection: NDArray[np.float64] | None
+    center: Array
+    scale: Array
+    features: Float[NDArray[np.float64], "R d"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """What a factorisation over some axes found; utility is ⟨weights @ f, φ⟩ for a person's factors f."""
+
+    space: _Space
+    factors: Factors
+    weights: Float[NDArray[np.float64], "d rank"]
+
+
+def fit_basis(log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int = 0) -> Found:
+    """Find axes, prior and noise in a log, and judge them by people who had no part in that.
+
+    Args:
+        log: many people's answers.
+        embed: prompts and replies to embeddings (n, F).
+        rank: how many axes to learn; "auto" takes as many as foretell people best, or none. These people are held out
+            once more, from those who don't judge.
+        seed: of who is held out.
+
+    Raises:
+        InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
+    """
+    answers = _answers(log)
+    _check_people(answers, log)
+    is_held = _draw_held_out(answers, np.random.default_rng([seed, 4]))
+    known = np.flatnonzero(~is_held[answers.person])
+    named = _named_space(answers)
+    _check_rank(rank, named)
+    models = [_with_learnt(answers, known, named, embed, rank, seed)]
+    if rank == "auto" and named.axes:
+        models.append(_with_named(answers, known, named, seed))
+    best = min(models, key=_loss)
+    space, noise, prior = best.space, _noise(best, answers), _prior(best)
+    people = [_person(answers, space.features, i) for i in np.flatnonzero(is_held).tolist()]
+    return Found(
+        axes=space.axes,
+        projection=space.projection,
+        center=space.center,
+        scale=space.scale,
+        prior=prior,
+        noise=noise,
+        judgement=judge(people, prior, noise, seed),
+        people=answers.num_people,
+        held_out=int(is_held.sum()),
+        answers=len(answers.person),
+        replies=len(answers.texts),
+    )
+
+
+def _answers(log: AnswerLog) -> _Answers:
+    kept = [i for i, choice in enumerate(log.choice) if choice in INFORMATIVE]
+    places: dict[str, int] = {}
+    prompts: list[Sequence[Message]] = []
+    texts: list[str] = []
+    where: list[str] = []
+    sides: dict[str, list[int]] = {"a": [], "b": []}
+    for i in kept:
+        for side, reply in (("a", log.a[i]), ("b", log.b[i])):
+            key = json.dumps([list(log.prompt[i]), reply])
+            if key not in places:
+                places[key] = len(texts)
+                prompts.append(log.prompt[i])
+                texts.append(reply)
+                where.append(f"{side} of answer {i + 1}")
+            sides[side].append(places[key])
+    person = np.unique([log.user[i] for i in kept], return_inverse=True)[1].astype(np.int64).ravel()
+    choice = np.array([log.choice[i] for i in kept], dtype=object)
+    return _Answers(person, np.array(sides["a"]), np.array(sides["b"]), choice, prompts, texts, where)
+
+
+def _check_people(answers: _Answers, log: AnswerLog) -> None:
+    if answers.num_people < MIN_PEOPLE:
+        raise InputError(
+            f"the log has informative answers (a, b or tie) of {answers.num_people} of {len(set(log.user))} people, "
+            f"expected {MIN_PEOPLE} at least: {HELD_OUT:.0%} of them only judge what was learnt from the others. "
+            "Collect more, or use: personalign basis bootstrap"
+        )
+
+
+def _check_rank(rank: int | str, named: _Space) -> None:
+    most = MAX_AXES - len(named.axes)
+    if rank != "auto" and (not isinstance(rank, int) or not 1 <= rank <= most):
+        raise InputError(
+            f'found the rank {rank!r}, expected "auto" or a whole number from 1 to {most}: a basis has at most '
+            f"{MAX_AXES} axes, {len(named.axes)} of them named"
+        )
+
+
+def _draw_held_out(answers: _Answers, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Mark the people who judge."""
+    return np.asarray(rng.permutation(answers.num_people) < round(HELD_OUT * answers.num_people))
+
+
+def _named_space(answers: _Answers) -> _Space:
+    """The named axes on which the log's replies differ."""
+    raw = measure_many(answers.prompts, answers.texts, AXES)
+    varies = raw.std(axis=0) >= MIN_DEVIATION
+    center, scale = raw.mean(axis=0)[varies], raw.std(axis=0)[varies]
+    axes = tuple(axis for axis, kept in zip(AXES, varies, strict=True) if kept)
+    return _Space(axes, None, center, scale, (raw[:, varies] - center) / scale)
+
+
+def _with_named(answers: _Answers, known: Int[NDArray[np.int64], "K"], named: _Space, seed: int) -> _Model:
+    factors = _factorise(answers, known, named.features, "auto", seed)
+    return _Model(named, factors, factors.projection)
+
+
+def _with_learnt(
+    answers: _Answers, known: Int[NDArray[np.int64], "K"], named: _Space, embed: Embed, rank: int | str, seed: int
+) -> _Model:
+    """Factorise over the named axes and the embeddings side by side; what lies in the embeddings becomes learnt axes.
+
+    Named axes and embeddings each vary as much in all, so that shrinkage takes no side. Of the factors' weights on the
+    embeddings the main directions are kept, in the metric of the replies: axes that are uncorrelated and vary with
+    standard deviation 1, what people feel most strongly about first.
+    """
+    embedded = _finite(embed(answers.prompts, answers.texts), answers)
+    pca = PCA(n_components=min(MAX_DIMENSIONS, *embedded.shape), svd_solver="covariance_eigh").fit(embedded)
+    variance = pca.explained_variance_ * (len(embedded) - 1) / len(embedded)
+    varies = variance > FLAT * float((embedded**2).mean())
+    if not varies.any():
+        raise InputError(
+            f"the embeddings of all {len(embedded)} replies are alike, expected replies that differ; pass another "
+            "--embedder"
+        )
+    spread, directions = np.sqrt(variance[varies]), pca.components_[varies].T
+    num_named = len(named.axes)
+    unit = np.sqrt(max(num_named, 1) / (spread**2).sum())
+    both = np.hstack([named.features, unit * ((embedded - pca.mean_) @ directions)])
+    factors = _factorise(answers, known, both, rank, seed)
+    weights = unit * spread[:, None] * factors.projection[num_named:]  # (k, rank), of directions that vary by 1
+    chosen = _main(weights, factors.prior, SLIGHT if rank == "auto" else FLAT)
+    space = _beside(named, embedded, directions @ (chosen / spread[:, None]))
+    return _Model(space, factors, np.vstack([factors.projection[:num_named], chosen.T @ weights]))
+
+
+def _main(
+    weights: Float[NDArray[np.float64], "k rank"], prior: Gaussian, slight: float
+) -> Float[NDArray[np.float64], "k r"]:
+    """The orthogonal directions that the weights of people differ in, or of everybody lie in, the strongest first."""
+    felt = weights @ np.column_stack([np.linalg.cholesky(prior.covariance), prior.mean])
+    found, strength, _ = np.linalg.svd(felt, full_matrices=False)
+    found = found[:, : len(prior.mean)][:, strength[: len(prior.mean)] > slight * strength[0]]
+    highest = found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])]
+    return np.asarray(found * np.where(highest < 0, -1.0, 1.0))  # as the sign is free, it is the same each time
+
+
+def _beside(
+    named: _Space, embedded: Float[NDArray[np.float64], "R F"], projection: Float[NDArray[np.float64], "F r"]
+) -> _Space:
+    """The named axes, and learnt ones beside them."""
+    raw = embedded @ projection
+    center, scale = raw.mean(axis=0), raw.std(axis=0)
+    return _Space(
+        named.axes + tuple(_learnt_axis(i + 1) for i in range(projection.shape[1])),
+        projection,
+        np.append(named.center, center),
+        np.append(named.scale, scale),
+        np.hstack([named.features, (raw - center) / scale]),
+    )
+
+
+def _finite(embedded: Float[NDArray[np.float64], "R F"], answers: _Answers) -> Float[NDArray[np.float64], "R F"]:
+    wrong = np.flatnonzero(~np.isfinite(embedded).all(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"the embeddings of {len(wrong)} replies hold NaN or Inf, the first is {answers.where[wrong[0]]} of the "
+            "log; expected finite numbers; leave those answers out or pass another --embedder"
+        )
+    return embedded
+
+
+def _learnt_axis(number: int) -> Axis:
+    """Nobody has put a learnt axis into words: it has a number."""
+    return Axis(
+        f"learnt_{number}",
+        f"a difference that many people's answers turn on, no. {number}",
+        f"replies low on learnt axis {number}",
+        f"replies high on learnt axis {number}",
+    )
+
+
+def _factorise(
+    answers: _Answers,
+    known: Int[NDArray[np.int64], "K"],
+    features: Float[NDArray[np.float64], "R F"],
+    rank: int | str,
+    seed: int,
+) -> Factors:
+    v = features[answers.a[known]] - features[answers.b[known]]
+    return factorise(answers.person[known], v, answers.choice[known], rank, seed=seed)
+
+
+def _loss(model: _Model) -> float:
+    """Mean log-loss of people held out from the factorisation, after the first answers."""
+    held_out = model.factors.held_out
+    return float(np.mean([held.log_loss for held in held_out[1:] or held_out]))
+
+
+def _noise(model: _Model, answers: _Answers) -> Noise:
+    """The factors' noise. Of a log without ties nobody knows how wide they are, and people may be offered some."""
+    return model.factors.noise if (answers.choice == "tie").any() else replace(model.factors.noise, tie=Noise().tie)
+
+
+def _prior(model: _Model) -> Gaussian:
+    """The factors' prior N(m, D) as one over weights on all axes, Pf: N(Pm, PDPᵀ), and a little in any direction."""
+    p, of = model.weights, model.factors.prior
+    covariance = p @ of.covariance @ p.T
+    even = EVEN * np.trace(covariance) / len(covariance)
+    return Gaussian(p @ of.mean, (covariance + covariance.T) / 2 + even * np.eye(len(covariance)))
+
+
+def _person(answers: _Answers, features: Float[NDArray[np.float64], "R d"], person: int) -> Person:
+    rows = np.flatnonzero(answers.person == person)
+    texts = np.column_stack([answers.a[rows], answers.b[rows]])
+    v = features[texts[:, 0]] - features[texts[:, 1]]
+    return Person(v, [str(choice) for choice in answers.choice[rows]], texts)

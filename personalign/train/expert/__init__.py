@@ -1,0 +1,1 @@
+"""Tune a domain expert: ``train.py`` is the entrance."""

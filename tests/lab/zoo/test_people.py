@@ -1,0 +1,130 @@
+"""The stage that tells in the basis's card what people got: what the results say, and nothing that they don't."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.zoo import people
+from lab.zoo.people import confidence_section, people_section, write_people
+from lab.zoo.preferences import BANK_PLAN, ORIGIN, PLAN
+from lab.zoo.workshop import Workshop
+from personalign.basis import Basis
+from personalign.bundled import TINY
+from personalign.errors import BasisError
+from personalign.train.basis.build import Plans
+from personalign.train.basis.card import write_basis_card
+from tests.train.basis.test_card import report, rows
+
+WORKSHOP = Workshop(Path("nowhere"), Path("nowhere"), compile_step=False)
+
+
+def result(name: str) -> dict[str, Any]:
+    """A committed result, to change."""
+    return json.loads((people.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The card in a copy of the bundled folder, with a copy of the results beside it."""
+    copy = shutil.copytree(TINY / "basis", tmp_path / "tiny" / "basis")
+    monkeypatch.setattr(people, "TINY", copy.parent)
+    monkeypatch.setattr(people, "RESULTS", shutil.copytree(people.RESULTS, tmp_path / "results"))
+    return copy / "README.md"
+
+
+def test_the_card_says_what_the_results_say(card: Path) -> None:
+    """The committed card is what the stage makes of the committed results; other results make another one."""
+    committed = card.read_bytes()
+    write_people(WORKSHOP)
+    assert card.read_bytes() == committed
+    changed = result("people")
+    changed["figures"]["agreement"] = 0.123
+    (people.RESULTS / "people.json").write_text(json.dumps(changed), encoding="utf-8")
+    write_people(WORKSHOP)
+    assert "| 0.123 (" in card.read_text(encoding="utf-8")
+
+
+def test_a_basis_made_again_gets_its_sections_back(card: Path) -> None:
+    """The stage before writes a card without them; once more or twice, everything else stays as it was."""
+    sections = card.read_text(encoding="utf-8").partition("## People")[2]
+    basis = Basis.load(TINY / "basis")
+    write_basis_card(card.parent, basis, report(basis), ORIGIN, Plans(PLAN, BANK_PLAN))
+    made = card.read_text(encoding="utf-8")
+    assert "## People" not in made
+    for _ in range(2):
+        write_people(WORKSHOP)
+        assert card.read_text(encoding="utf-8").partition("## People")[2] == sections
+        assert card.read_text(encoding="utf-8").startswith(made.partition("## Data")[0] + "## People")
+
+
+@pytest.mark.parametrize("name", ["people", "people_fresh", "confidence"])
+def test_results_of_another_basis_are_refused(card: Path, name: str) -> None:
+    """The command that measures again is named, and the card stays as it was."""
+    other = result(name)
+    other["versions"]["basis"] = "f" * 64
+    (people.RESULTS / f"{name}.json").write_text(json.dumps(other), encoding="utf-8")
+    before = card.read_bytes()
+    with pytest.raises(BasisError, match=f"{name}.json was measured on basis ffffffffffff.*{other['command']}"):
+        write_people(WORKSHOP)
+    assert card.read_bytes() == before
+
+
+def test_seeds_and_commands_stand_beside_their_figures() -> None:
+    """A column for each range of seeds, with the command that printed it, and each median with its interval."""
+    seen, fresh = result("people"), result("people_fresh")
+    text = people_section(seen, fresh)
+    header, _, agreement, *_ = rows(text)
+    assert header[1:] == ["seeds 0–19", "seeds 200–219"]
+    for cell, found in zip(agreement[1:], (seen, fresh), strict=True):
+        value, low, high = (found["figures"][f"agreement{end}"] for end in ("", ".low", ".high"))
+        assert cell == f"{value:.3f} ({low:.3f} to {high:.3f})"
+        assert found["command"] in text
+
+
+@pytest.mark.parametrize(
+    ("utilities", "said"),
+    [((0.5, 1.4), "2 of 2 a utility"), ((0.49, 1.4), "1 of 2 a utility"), ((-0.2, 0.1), "0 of 2 a utility")],
+)
+def test_the_demos_pair_is_told_as_it_is(utilities: tuple[float, float], said: str) -> None:
+    """Whatever the pair got: who reaches what is asked is counted, and both are named with their figures."""
+    seen = result("people")
+    for row, utility in zip([row for row in seen["rows"] if row["seed"] == 0], utilities, strict=True):
+        row["utility_personal"] = utility
+    text = people_section(seen, result("people_fresh"))
+    assert said in text
+    assert all(f"{utility:+.2f}" in text for utility in utilities)
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((0.1, 0.2), "beats"),
+        ((-0.2, -0.1), "loses to"),
+        ((-0.1, 0.1), "gains neither more nor less than"),
+        ((0.0, 0.1), "gains neither more nor less than"),
+    ],
+)
+def test_a_difference_is_one_where_its_interval_says_so(interval: tuple[float, float], said: str) -> None:
+    """ρ beats the constant, or loses to it, only where the whole interval lies on one side of 0."""
+    found = result("confidence")
+    for end, value in zip(("low", "high"), interval, strict=True):
+        found["figures"][f"utility.rho_minus_constant.3.{end}"] = value
+    assert f"After 3 answers ρ {said} the constant" in confidence_section(found)
+
+
+def test_each_arm_has_its_own_row() -> None:
+    """Medians from the figures; the mean and those who are worse off, counted from the people."""
+    found = result("confidence")
+    for row in found["rows"]:
+        if row["answers"] == 3:
+            row["utility_rho"] = -1.0
+    cells = rows(confidence_section(found))[2:]
+    assert [row[0] for row in cells] == ["3", "3", "10", "10"]
+    assert cells[0][3:5] == ["-1.000", "40 of 40"]
+    assert cells[1][4] != "40 of 40"
+    assert cells[3][2].startswith(f"{found['figures']['utility.constant.10']:.3f} (")

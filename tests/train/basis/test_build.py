@@ -1,0 +1,157 @@
+"""From a model and a few prompts to a basis that loads, knows its model, and steers."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from personalign.basis import Basis, Steering
+from personalign.decode import Guidance, Request, SuccessorHead
+from personalign.errors import BasisError, InputError
+from personalign.learn.axes import AXES, measure_many
+from personalign.train.basis import build as bootstrap
+from personalign.train.basis.bank import is_distinct, is_readable
+from personalign.train.basis.build import Plans
+from personalign.train.prompts import Prompts
+from personalign.types import Sampling
+from tests.decode.tiny_models import Kit
+from tests.train.conftest import BANK_PLAN, PLAN, PROMPTS, SMALL_HEAD, Made
+from tests.train.talker import SUBJECTS, prompt
+
+
+@pytest.fixture(scope="module")
+def loaded(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Basis:
+    folder = tmp_path_factory.mktemp("basis")
+    made.basis.save(folder)
+    return Basis.load(folder)
+
+
+def mean_measure(made: Made, basis: Basis, axis: str, weight: float) -> float:
+    """What someone who cares about this axis alone is told, measured on it."""
+    assert basis.head is not None
+    j = [a.name for a in basis.axes].index(axis)
+    guidance = Guidance(weight * np.eye(basis.num_axes)[j], confidence=1.0)
+    requests = [Request(prompt(s), Sampling(64, 1.0, seed=i), guidance) for s in SUBJECTS[:2] for i in range(6)]
+    decoder = made.decoder.with_head(SuccessorHead.from_arrays(basis.head)).with_steering(Steering(16.0, 5.0, 20))
+    replies = decoder.generate(requests)
+    return float(measure_many([r.messages for r in requests], [r.text for r in replies], basis.axes)[:, j].mean())
+
+
+@pytest.mark.parametrize("axis", ["length", "enthusiasm"])
+def test_the_basis_steers(made: Made, loaded: Basis, axis: str) -> None:
+    """Saved and loaded, its head moves replies up an axis for one person and down for another, either side of plain."""
+    down, plain, up = (mean_measure(made, loaded, axis, weight) for weight in (-0.5, 0.0, 0.5))
+    assert down < plain < up
+    assert mean_measure(made, loaded, axis, 1e-9) == plain  # control: a taste too weak to notice moves nothing
+
+
+def test_it_comes_back_from_its_folder(made: Made, loaded: Basis) -> None:
+    """The same id, steering, questions and head."""
+    assert loaded.id == made.basis.id
+    assert loaded.steering == made.basis.steering
+    assert [q.id for q in loaded.bank] == [q.id for q in made.basis.bank]
+    assert loaded.head is not None
+    assert all(np.array_equal(loaded.head[name], value) for name, value in (made.basis.head or {}).items())
+
+
+def test_it_belongs_to_its_model(made: Made, loaded: Basis, kit: Kit) -> None:
+    """The model it was made for is welcome, another is refused."""
+    loaded.check_model(made.decoder.base.fingerprints)
+    with pytest.raises(BasisError, match="was made for"):
+        loaded.check_model(kit.base.fingerprints)
+
+
+def test_its_axes_vary_and_are_standardised(made: Made) -> None:
+    """Over the natural roll-outs the head learnt from, every axis has mean 0 and standard deviation 1."""
+    learnt = bootstrap.roll_out(made.decoder, PROMPTS.train, PLAN, made.work / "train")
+    raw = measure_many([PROMPTS.train[i] for i in learnt.prompt], list(learnt.text), made.basis.axes)
+    own = made.basis.standardise(raw[learnt.natural])
+    assert np.allclose(own.mean(0), 0)
+    assert np.allclose(own.std(0), 1)
+    assert not np.allclose(made.basis.standardise(raw).mean(0), 0, atol=1e-3)  # control: forced replies are others
+    assert {axis.name for axis in made.basis.axes} <= {axis.name for axis in AXES}
+
+
+def test_its_questions_are_good_and_its_prior_is_of_them(made: Made) -> None:
+    """Readable, distinct pairs, with the features of their texts; the reference pairs are among them."""
+    basis = made.basis
+    assert len(basis.bank) >= 10
+    for question in basis.bank:
+        assert is_readable(question.first)
+        assert is_readable(question.second)
+        assert is_distinct(question.first, question.second)
+        raw = measure_many([question.prompt] * 2, [question.first, question.second], basis.axes)
+        assert np.allclose(basis.standardise(raw), [question.first_features, question.second_features])
+    assert all(any(np.array_equal(v, pair) for pair in basis.pool) for v in basis.reference)
+    assert basis.confidence(basis.prior.covariance) == pytest.approx(0)
+
+
+def test_the_report_tells_what_was_measured(made: Made) -> None:
+    """Numbers of replies, R² of every axis, the grid with the unsteered model first, and each α with and without."""
+    report = made.report
+    assert report.num_replies == len(PROMPTS.train) * (PLAN.replies_per_prompt + BANK_PLAN.replies_per_prompt)
+    assert report.r2.shape == report.r2_forced.shape == (made.basis.num_axes,)
+    assert report.grid[0].steering.beta == 0
+    assert set(report.by_alpha) == set(PLAN.alphas)
+    for plain, steered in report.by_alpha.values():
+        assert plain.steering.beta == plain.kl == 0
+        assert steered.steering == made.basis.steering
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        (replace(PROMPTS, train=PROMPTS.train[:9]), "found 9 prompts to learn from, expected at least 10"),
+        (replace(PROMPTS, held_out=[]), "0 prompts to test on and 4 to calibrate on"),
+        (replace(PROMPTS, dev=[]), "3 prompts to test on and 0 to calibrate on"),
+    ],
+)
+def test_too_few_prompts_are_refused_at_once(made: Made, prompts: Prompts, said: str, tmp_path: Path) -> None:
+    """Before a single roll-out is written."""
+    with pytest.raises(InputError, match=said):
+        bootstrap.bootstrap(made.decoder, prompts, Plans(PLAN, BANK_PLAN), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bank_of_fewer_than_ten_questions_is_refused(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a head is trained: a person would be asked more than there is to ask."""
+    assert len(made.basis.bank) >= bootstrap.MIN_QUESTIONS  # control
+    work = shutil.copytree(made.work, tmp_path / "work")
+    monkeypatch.delattr(bootstrap, "train_head")
+    with pytest.raises(InputError, match=f"only 0 of {len(PROMPTS.train)} prompts got two readable replies"):
+        bootstrap.bootstrap(made.decoder, PROMPTS, Plans(PLAN, replace(BANK_PLAN, replies_per_prompt=1)), work)
+
+
+def test_replies_that_are_all_the_same_give_no_axes(made: Made, tmp_path: Path) -> None:
+    """A model that always says the same, or is never left to itself, can't be asked about."""
+    same = replace(PLAN, expert=None, alphas=(0.0,), temperature=0.0, forced_share=0.0, replies_per_prompt=1)
+    with pytest.raises(InputError, match="differ on none"):
+        bootstrap.bootstrap(
+            made.decoder, replace(PROMPTS, train=[PROMPTS.train[0]] * 10), Plans(same, BANK_PLAN), tmp_path
+        )
+    with pytest.raises(InputError, match="no reply to the model alone"):
+        bootstrap.bootstrap(made.decoder, PROMPTS, Plans(replace(PLAN, alphas=(1.0,)), BANK_PLAN), tmp_path)
+
+
+def test_a_killed_bootstrap_goes_on(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called again it writes no roll-out twice and ends in the same basis, head and calibration included."""
+    monkeypatch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
+    before = written(made.work)
+    next(iter(before)).unlink()
+    basis, _ = bootstrap.bootstrap(made.decoder, PROMPTS, Plans(PLAN, BANK_PLAN), made.work)
+    after = written(made.work)
+    assert [path for path in before if before[path] != after[path]] == [next(iter(before))]
+    assert basis.id == made.basis.id
+    assert basis.steering == made.basis.steering
+    assert basis.head is not None
+    assert all(np.array_equal(basis.head[name], value) for name, value in (made.basis.head or {}).items())
+
+
+def written(work: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(work.rglob("*.safetensors"))}

@@ -1,0 +1,128 @@
+"""Calibration: the strongest steering that stays within its bounds, judged by people who never existed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from personalign.basis import Steering
+from personalign.decode import Guidance, Request
+from personalign.learn.axes import measure_many
+from personalign.train.basis import calibrate as module
+from personalign.train.basis.calibrate import Outcome, calibrate, outcome, repetition, simulate_profile
+from personalign.types import Sampling
+from tests.train.conftest import PROMPTS, Made
+
+GENTLE, STRONG = Steering(0.5, 3.0, 20), Steering(12.0, 5.0, 20)
+FAULTLESS = Outcome(GENTLE, utility=0.0, kl=0.0, repetition=0.1, empty=0.0, truncated=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("", 0.0),
+        ("two words", 0.0),
+        ("three different words", 0.0),
+        ("one two three one two three", 1 / 4),
+        ("Ha ha HA ha ha ha", 3 / 4),
+        ("Sure! Sure! Sure!", 2 / 4),
+    ],
+)
+def test_repetition_is_the_share_of_word_triples_that_came_before(text: str, share: float) -> None:
+    assert repetition(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("fault", ["repetition", "empty", "truncated"])
+def test_a_setting_may_break_no_more_than_the_plain_model(fault: str) -> None:
+    """Each fault counts by itself, and one reply in a hundred is forgiven."""
+    at = getattr(FAULTLESS, fault)
+    assert FAULTLESS.breaks_less_than(FAULTLESS)
+    assert replace(FAULTLESS, **{fault: at + 0.009}).breaks_less_than(FAULTLESS)
+    assert not replace(FAULTLESS, **{fault: at + 0.02}).breaks_less_than(FAULTLESS)
+    assert not replace(FAULTLESS, **{fault: at + 0.02}, utility=9.0).breaks_less_than(FAULTLESS)
+    assert replace(FAULTLESS, utility=-9.0, kl=9.0).breaks_less_than(FAULTLESS)  # neither of these is a fault
+
+
+@pytest.fixture
+def any_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave KL as the only bound."""
+    monkeypatch.setattr(module, "TOLERANCE", 1.0)
+
+
+def test_a_setting_beyond_the_cap_is_never_chosen(made: Made, any_fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much utility it has; without the cap it would be the choice."""
+    monkeypatch.setattr(module, "MAX_KL", math.inf)
+    best, grid = calibrate(made.guided, made.basis, PROMPTS.dev, [GENTLE, STRONG], num_people=3)
+    _, gentle, strong = grid
+    assert (gentle.steering, strong.steering) == (GENTLE, STRONG)
+    assert strong.kl > gentle.kl > 0
+    assert best.steering == STRONG  # control
+
+    monkeypatch.setattr(module, "MAX_KL", (gentle.kl + strong.kl) / 2)
+    best, _ = calibrate(made.guided, made.basis, PROMPTS.dev, [GENTLE, STRONG], num_people=3)
+    assert best.steering != STRONG
+    assert best.kl <= module.MAX_KL
+
+
+def test_the_plain_model_is_the_choice_where_nothing_is_allowed(made: Made, any_fault, monkeypatch) -> None:
+    """No steering at all rather than one that is out of bounds."""
+    monkeypatch.setattr(module, "MAX_KL", -1.0)
+    best, grid = calibrate(made.guided, made.basis, PROMPTS.dev, [STRONG], num_people=3)
+    assert best.steering.beta == 0
+    assert best == grid[0]
+    assert [o.steering for o in grid[1:]] == [STRONG]
+    monkeypatch.setattr(module, "MAX_KL", math.inf)
+    assert calibrate(made.guided, made.basis, PROMPTS.dev, [STRONG], num_people=3)[0].steering == STRONG  # control
+
+
+def test_a_setting_that_breaks_replies_is_never_chosen(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults rule out what KL allows."""
+    monkeypatch.setattr(module, "MAX_KL", math.inf)
+    monkeypatch.setattr(module, "TOLERANCE", -2.0)
+    best, _ = calibrate(made.guided, made.basis, PROMPTS.dev, [STRONG], num_people=3)
+    assert best.steering.beta == 0
+
+
+def test_an_outcome_is_what_the_replies_say(made: Made) -> None:
+    """By hand for one person: true weights of length 1 on the standardised axes, the mean KL, the shares of faults."""
+    basis, prompts = made.basis, PROMPTS.dev
+    person = simulate_profile(basis, 0)
+    found = outcome(made.guided, basis, [person], prompts, STRONG)
+    guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
+    replies = made.guided.with_steering(STRONG).generate(
+        [Request(p, Sampling(temperature=float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)]
+    )
+    features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
+    weights = person.weights / np.linalg.norm(person.weights)
+    assert found.utility == pytest.approx((features @ weights).mean())
+    assert found.kl == pytest.approx(np.mean([r.kl for r in replies]))
+    assert found.truncated == np.mean([r.finish_reason == "length" for r in replies])
+    plain = outcome(made.guided, basis, [person], prompts, replace(STRONG, beta=0.0))
+    assert plain.kl == 0
+    assert plain.utility != found.utility  # control: steering is felt
+
+
+def test_a_simulated_person_is_the_same_each_time(made: Made) -> None:
+    """Seed for seed the same weights and the same fit; another seed is another person."""
+    one, again, other = (simulate_profile(made.basis, seed) for seed in (3, 3, 4))
+    assert np.array_equal(one.weights, again.weights)
+    assert np.array_equal(one.fitted.mean, again.fitted.mean)
+    assert np.array_equal(one.fitted.covariance, again.fitted.covariance)
+    assert not np.allclose(one.weights, other.weights)
+
+
+def test_ten_answers_tell_something_of_a_person(made: Made) -> None:
+    """Fits point towards the true weights on average, towards another person's they don't; and doubt shrinks."""
+    people = [simulate_profile(made.basis, seed) for seed in range(30)]
+    true, fitted = np.array([p.weights for p in people]), np.array([p.fitted.mean for p in people])
+    assert cosine(true, fitted).mean() > 0.2
+    strangers = [cosine(np.roll(true, shift, 0), fitted).mean() for shift in range(1, len(people))]
+    assert abs(np.mean(strangers)) < 0.15  # control
+    assert all(0 < made.basis.confidence(p.fitted.covariance) < 1 for p in people)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

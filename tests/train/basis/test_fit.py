@@ -1,0 +1,234 @@
+"""From a log of people's answers to a basis with learnt axes that serves: asked, answered, fed back, refitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from personalign import Basis, Personalign
+from personalign.decode import load_causal
+from personalign.decode.encoder import HIDDEN, load_embedder
+from personalign.errors import BasisError, InputError
+from personalign.learn.axes import AXES, measure_many
+from personalign.learn.features import features
+from personalign.train.basis import build as bootstrap
+from personalign.train.basis import fit as make_fitted
+from personalign.train.basis.calibrate import GRID, calibrate
+from personalign.train.basis.fit import MadeFromLog, backbone_from_log, fit_from_log
+from personalign.train.basis.head import HeadRecipe
+from personalign.train.files import WORK
+from personalign.types import Gaussian
+from tests.train.crowd import LENGTH, Row, answers_of, replies_to
+from tests.train.talker import SUBJECTS, teach
+
+PEOPLE, EACH = 60, 24
+ASKED = [({"role": "user", "content": f"{article} {subject}"},) for article, subject in product(("a", "the"), SUBJECTS)]
+TEXTS = [(prompt, texts) for prompt, (_, texts) in zip(ASKED, replies_to(len(ASKED), 8, 10), strict=True)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return teach(tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture(scope="module")
+def rows(model: Path) -> list[Row]:
+    """People who care about length, and about the main direction of hidden states that no named axis shows."""
+    embed = load_embedder(HIDDEN, load_causal(model, "cpu"))
+    prompts = [prompt for prompt, texts in TEXTS for _ in texts]
+    texts = [text for _, found in TEXTS for text in found]
+    hidden, named = embed(prompts, texts), measure_many(prompts, texts, AXES)
+    known = np.column_stack([named, np.ones(len(named))])
+    unseen = hidden - known @ np.linalg.lstsq(known, hidden)[0]
+    direction = np.linalg.svd(unseen, full_matrices=False)[2][0]
+    taste = {
+        (json.dumps(prompt), text): np.array([length, value])
+        for prompt, text, length, value in zip(prompts, texts, named[:, LENGTH], hidden @ direction, strict=True)
+    }
+    return answers_of(PEOPLE, EACH, TEXTS, lambda prompt, text: taste[json.dumps(prompt), text])
+
+
+@pytest.fixture(scope="module")
+def log(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("log") / "log.jsonl", rows)
+
+
+def written(path: Path, rows: list[Row]) -> Path:
+    keys = ("user", "prompt", "a", "b", "choice")
+    lines = [json.dumps(dict(zip(keys, row, strict=True))) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """A small head, and a setting or two for few people: a basis in seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "HeadRecipe", lambda epochs: HeadRecipe(rank=8, hidden=32, epochs=epochs // 4))
+        patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::9], num_people=2))
+        yield
+
+
+fit_quickly = partial(fit_from_log, device="cpu", replies=120, max_tokens=64)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A basis's folder, and what was said of it."""
+
+    folder: Path
+    made: MadeFromLog
+
+
+@pytest.fixture(scope="module")
+def fitted(model: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("fitted") / "basis"
+    return Fitted(folder, fit_quickly(log, str(model), folder))
+
+
+def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Path) -> None:
+    """With learnt axes, the gate and what measures them; nothing of the run is left, nor whose answers they were."""
+    assert {path.name for path in fitted.folder.iterdir()} == {
+        "config.json", "model.safetensors", "questions.jsonl", "README.md", "report.json",
+    }  # fmt: skip
+    basis = Basis.load(fitted.folder)
+    assert basis.embedder == HIDDEN
+    assert basis.num_axes > len(basis.named) > 0
+    assert basis.kappa
+    assert basis.active
+    assert basis.accuracy == fitted.made.found.judgement.accuracy
+    card = (fitted.folder / "README.md").read_text("utf-8")
+    assert "learnt reward axes" in card
+    assert "## People" in card
+    assert "No human data" not in card
+    assert str(model.parent) not in card
+    assert str(log.parent) not in card
+    everything = "".join(path.read_text("utf-8", errors="ignore") for path in fitted.folder.iterdir())
+    assert "person 1" not in everything
+
+
+def test_the_report_counts_the_log_and_judges(fitted: Fitted) -> None:
+    """What was in the log, and that held-out people are foretold better than by the population's mean."""
+    report = json.loads((fitted.folder / "report.json").read_text("utf-8"))
+    assert report == json.loads(json.dumps(fitted.made.row()))
+    assert report["log"]["rows"] == PEOPLE * EACH
+    assert report["log"]["people"] == report["people"] == PEOPLE
+    assert report["log"]["rows"] - report["log"]["duplicates"] == report["answers"]
+    assert report["held_out"] == PEOPLE / 4
+    ten = next(after for after in report["after"] if after["answers"] == 10)
+    assert ten["accuracy"] > ten["population_accuracy"] + 0.1
+    assert ten["margin"] > 0
+
+
+def test_weights_mean_the_same_over_the_models_own_replies(fitted: Fitted, model: Path) -> None:
+    """The standardisation moves from the log's replies to the model's own; what people feel about a pair stays."""
+    found, basis = fitted.made.found, fitted.made.made.basis
+    embed = load_embedder(HIDDEN, load_causal(model, "cpu"))
+    draft = found.draft("talker", basis.fingerprints, HIDDEN)
+    prompts = [prompt for prompt, _ in TEXTS]
+    left, right = ([texts[i] for _, texts in TEXTS] for i in (0, 4))
+    before, after = (features(b, prompts, left, embed) - features(b, prompts, right, embed) for b in (draft, basis))
+    kept = [j for j, axis in enumerate(draft.axes) if axis in basis.axes]
+    assert not np.allclose(before[:, kept], after)  # control
+    assert np.allclose(before[:, kept] @ draft.prior.mean[kept], after @ basis.prior.mean)
+    spread = draft.prior.covariance[np.ix_(kept, kept)]
+    assert np.allclose(before[:, kept] @ spread @ before[:, kept].T, after @ basis.prior.covariance @ after.T)
+
+
+def test_it_serves(fitted: Fitted, model: Path, tmp_path: Path) -> None:
+    """Someone is asked, answers, and gets a guided reply; feedback about other texts moves the learnt axes, too."""
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(model), fitted.folder, device="cpu") as p:
+        while question := p.ask("ada"):
+            p.answer("ada", question.id, "a" if len(question.a) > len(question.b) else "b")
+        before = p.profile("ada")
+        assert before.informative
+        reply = p.chat("ada", [*ASKED[0]], max_tokens=16)
+        assert reply.guided == bool(p.basis.steering.beta)
+        after = p.feedback("ada", [*ASKED[1]], "The hat is nice.", "No hat today.", "edit")
+        assert not np.allclose(after.mean[len(p.basis.named) :], before.mean[len(p.basis.named) :])
+
+
+def test_answers_follow_to_it(fitted: Fitted, model: Path, tmp_path: Path) -> None:
+    """Who answered under another basis of the model is refitted on this one, their texts embedded."""
+    other = tmp_path / "other"
+    without_learnt(fitted.made.made.basis).save(other)
+    store = f"sqlite:///{tmp_path / 'p.db'}"
+    with Personalign.open(store, str(model), other, device="cpu") as p:
+        while question := p.ask("ada"):
+            before = p.answer("ada", question.id, "a" if len(question.a) > len(question.b) else "b")
+    with Personalign.open(store, str(model), fitted.folder, device="cpu") as p:
+        assert p.behind() == ["ada"]
+        profile = p.refit("ada")
+        assert profile.informative == before.informative > 0
+        assert not np.allclose(profile.mean[len(p.basis.named) :], p.basis.prior.mean[len(p.basis.named) :])
+
+
+def without_learnt(basis: Basis) -> Basis:
+    """Another basis of the same model, which knows the named axes only."""
+    k = len(basis.named)
+    questions = (
+        replace(q, first_features=q.first_features[:k], second_features=q.second_features[:k]) for q in basis.bank
+    )
+    return replace(
+        basis,
+        axes=basis.named,
+        center=basis.center[:k],
+        scale=basis.scale[:k],
+        prior=Gaussian(basis.prior.mean[:k], basis.prior.covariance[:k, :k]),
+        reference=basis.reference[:, :k],
+        bank=tuple(questions),
+        head=None,
+        projection=None,
+        embedder=None,
+    )
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    fitted: Fitted, model: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the calibration, it embeds nothing twice, and ends in the very same files."""
+    out = tmp_path / "basis"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "calibrate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit_quickly(log, str(model), out)
+    assert (out / WORK).is_dir()
+    monkeypatch.setattr("personalign.train.basis.embedded.np.save", interrupted)
+    monkeypatch.setattr("personalign.train.basis.rollouts._write_shard", interrupted)
+    fit_quickly(log, str(model), out)
+    for path in fitted.folder.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def interrupted(*_args, **_options):
+    raise KeyboardInterrupt
+
+
+def test_prompts_the_model_cannot_read_are_counted(model: Path, rows: list[Row], tmp_path: Path, monkeypatch) -> None:
+    """They stay in the log, but nothing is rolled out from them; too few others are refused with what to do."""
+    long = ({"role": "user", "content": "so on " * 200},)
+    novel = [(user, long, "Yes.", "No.", "a") for user in ("person 0", "person 1")]
+    monkeypatch.setattr(make_fitted, "write_basis", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_quickly(written(tmp_path / "a.jsonl", [*rows, *novel]), str(model), tmp_path / "a")
+    few = [row for row in rows if row[1] in ASKED[:15]]
+    with pytest.raises(
+        InputError, match=r"b.jsonl holds 16 different prompts, 15 of which the model can answer.*--pro"
+    ):
+        fit_quickly(written(tmp_path / "b.jsonl", [*few, *novel]), str(model), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_reward_model_has_the_axes_of_a_basis(fitted: Fitted, model: Path, log: Path, tmp_path: Path) -> None:
+    """One reward for each, learnt ones embedded; the basis of another model is refused."""
+    made = backbone_from_log(log, str(model), tmp_path / "reward", fitted.folder, "cpu")
+    assert made.trained.model.axes == tuple(axis.name for axis in fitted.made.made.basis.axes)
+    with pytest.raises(BasisError, match="was made for"):
+        backbone_from_log(log, "tiny", tmp_path / "other", fitted.folder, "cpu")

@@ -1,0 +1,114 @@
+"""The successor head learns what can be foreseen, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from personalign.decode import SuccessorHead
+from personalign.train.basis.head import HeadRecipe, explained_variance, train_head
+from personalign.train.basis.rollouts import Rollouts
+
+N, LENGTH, HIDDEN, VOCABULARY, AXES = 1200, 4, 8, 12, 3
+RECIPE = HeadRecipe(rank=6, hidden=48, epochs=120, learning_rate=1e-2)
+TRAIN = np.arange(N) < 1000
+
+
+def embeddings() -> torch.Tensor:
+    return torch.randn(VOCABULARY, HIDDEN, generator=torch.Generator().manual_seed(1))
+
+
+def planted() -> tuple[Rollouts, np.ndarray]:
+    """Replies whose every position tells of their features: by the state alone, the token alone, and both together."""
+    rng = np.random.default_rng(0)
+    state, token = rng.standard_normal((N, HIDDEN)), rng.integers(VOCABULARY, size=N)
+    e = embeddings().numpy()[token]
+    raw = np.stack([np.tanh(state[:, 0]), e[:, 1], np.tanh(state[:, 2]) * e[:, 3]], 1)
+    features = (raw - raw.mean(0)) / raw.std(0)
+    rollouts = Rollouts(
+        prompt=np.zeros(N, dtype=np.int64),
+        text=("",) * N,
+        complete=np.ones(N, dtype=bool),
+        alpha=np.zeros(N),
+        forced_at=np.full(N, -1),
+        reply=np.repeat(np.arange(N), LENGTH),
+        position=np.tile(np.arange(LENGTH), N),
+        token=np.repeat(token, LENGTH),
+        hidden=np.repeat(state, LENGTH, 0).astype(np.float16),
+    )
+    return rollouts, features
+
+
+def r2(head: SuccessorHead, rollouts: Rollouts, features: np.ndarray) -> np.ndarray:
+    """On the replies that were not learnt from."""
+    return explained_variance(head, rollouts, features, embeddings(), ~TRAIN[rollouts.reply])
+
+
+def test_a_planted_function_is_learnt() -> None:
+    """Features of state, token and both together are foreseen on new replies; shuffled ones are not."""
+    rollouts, features = planted()
+    learnt = train_head(rollouts, features, embeddings(), TRAIN, RECIPE)
+    assert r2(learnt, rollouts, features).min() > 0.8
+
+    shuffled = np.random.default_rng(5).permutation(features)
+    nothing = train_head(rollouts, shuffled, embeddings(), TRAIN, RECIPE)
+    assert r2(nothing, rollouts, shuffled).max() < 0.1  # control: learning by heart counts for nothing
+
+
+def test_only_the_marked_replies_are_learnt_from() -> None:
+    """Whatever features the others have, the head comes out bit for bit the same."""
+    rollouts, features = planted()
+    recipe = replace(RECIPE, epochs=2)
+    garbled, spoilt = features.copy(), features.copy()
+    garbled[~TRAIN] = 1e6
+    spoilt[0] = 10
+    heads = [train_head(rollouts, f, embeddings(), TRAIN, recipe).to_arrays() for f in (features, garbled, spoilt)]
+    assert all(np.array_equal(heads[0][name], heads[1][name]) for name in heads[0])
+    assert not all(np.array_equal(heads[0][name], heads[2][name]) for name in heads[0])  # control
+
+
+def test_explained_variance_is_numpys() -> None:
+    """R² = 1 − mean squared error / variance of what was to be foreseen, over the marked tokens."""
+    rollouts, features = planted()
+    torch.manual_seed(0)
+    head = SuccessorHead(HIDDEN, AXES, 6, 16).eval()
+    marked = rollouts.position == 2
+    with torch.no_grad():
+        psi = head(torch.from_numpy(rollouts.hidden[marked]).float(), embeddings()[rollouts.token[marked]]).numpy()
+    wanted = features[rollouts.reply[marked]]
+    by_hand = 1 - ((psi - wanted) ** 2).mean(0) / wanted.var(0)
+    found = explained_variance(head, rollouts, features, embeddings(), marked)
+    assert found == pytest.approx(by_hand, abs=1e-4)
+    assert explained_variance(head, rollouts, features, embeddings(), rollouts.reply < 50) != pytest.approx(
+        by_hand, abs=1e-4
+    )  # control: the mark is heeded
+
+
+@pytest.mark.parametrize("value", [0.3, 1 / 3, -7.1])
+def test_where_nothing_varies_nothing_is_to_be_explained(value: float) -> None:
+    """An axis that is the same at all marked tokens has no R², whatever the head says of it; the others have theirs."""
+    rollouts, features = planted()
+    constant = features.copy()
+    constant[:, 1] = value
+    torch.manual_seed(0)
+    head = SuccessorHead(HIDDEN, AXES, 6, 16).eval()
+    everywhere = np.ones(len(rollouts.token), dtype=bool)
+    found = explained_variance(head, rollouts, constant, embeddings(), everywhere)
+    assert np.isnan(found).tolist() == [False, True, False]
+    kept = explained_variance(head, rollouts, features, embeddings(), everywhere)
+    assert found[[0, 2]] == pytest.approx(kept[[0, 2]])
+    assert np.isfinite(kept).all()  # control
+    assert np.isnan(explained_variance(head, rollouts, features, embeddings(), ~everywhere)).all()
+
+
+def test_the_mean_explains_nothing() -> None:
+    """A head that says the average everywhere has R² 0: standardised features average to 0."""
+    rollouts, features = planted()
+    head = SuccessorHead(HIDDEN, AXES, 6, 16).eval()
+    for value in head.parameters():
+        torch.nn.init.zeros_(value)
+    found = explained_variance(head, rollouts, features, embeddings(), np.ones(len(rollouts.token), dtype=bool))
+    assert found == pytest.approx(np.zeros(AXES), abs=1e-3)

@@ -1,0 +1,159 @@
+"""From many people's answers to axes, prior and noise: held-out people are foretold, mixed-up ones aren't."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from personalign.basis import Fingerprints
+from personalign.errors import InputError
+from personalign.learn.axes import measure_many
+from personalign.train.basis.people import MIN_PEOPLE, Found, fit_basis
+from personalign.train.log import AnswerLog, LogCounts
+from personalign.types import Noise
+from tests.train.crowd import HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
+
+TEXTS = replies_to(40, 6)
+SOME = replies_to(20, 4)
+
+
+def log_of(rows: Sequence[Row]) -> AnswerLog:
+    user, prompt, a, b, choice = zip(*rows, strict=True)
+    return AnswerLog(user, prompt, a, b, choice, LogCounts(len(rows), len(set(user)), 0, 0, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return answers_of(100, 30, TEXTS, length_and_hidden)
+
+
+@pytest.fixture(scope="module")
+def found(rows: list[Row]) -> Found:
+    return fit_basis(log_of(rows), embed)
+
+
+@pytest.fixture(scope="module")
+def few() -> list[Row]:
+    """Just as many people as have to be, with as much to say as is needed to be refused or not."""
+    return answers_of(MIN_PEOPLE, 8, SOME, length_and_hidden)
+
+
+def test_held_out_people_are_foretold(found: Found) -> None:
+    """The more of their answers are known the better, and more accurately than by the population's mean."""
+    after = {told.answers: told for told in found.judgement.after}
+    assert list(after) == [0, 5, 10, 20]
+    assert after[0].accuracy == after[0].population_accuracy
+    assert after[20].log_loss < after[10].log_loss < after[5].log_loss < after[0].log_loss
+    assert after[10].accuracy > after[10].population_accuracy + 0.15
+    assert after[10].log_loss < after[10].population_log_loss
+    assert found.judgement.gate.kappa > 0.5
+    assert found.judgement.active
+    assert found.judgement.calibration_error < 0.08
+    assert found.held_out == found.people / 4 == 25
+
+
+def test_a_learnt_axis_is_what_people_differ_in(found: Found) -> None:
+    """It is the entry of the embedding that they feel about, and the prior knows both of their tastes."""
+    assert found.projection is not None
+    weights = np.abs(found.projection[:, 0])
+    assert weights[HIDDEN] > 0.9 * np.linalg.norm(weights)
+    names, deviation = [axis.name for axis in found.axes], np.sqrt(np.diag(found.prior.covariance))
+    assert names[-1] == "learnt_1"
+    assert deviation[-1] > 1
+    assert deviation[names.index("length")] > 0.5
+
+
+def test_its_axes_are_standardised_over_the_log(rows: list[Row], found: Found) -> None:
+    """Every axis has mean 0 and standard deviation 1 over the different replies of the log."""
+    replies = {(row[1][0]["content"], text): row[1] for row in rows for text in row[2:4]}
+    prompts, texts = list(replies.values()), [text for _, text in replies]
+    basis = found.draft("none", Fingerprints("tokenizer", "model"), "hidden")
+    raw = np.hstack([measure_many(prompts, texts, basis.named), embed(prompts, texts) @ found.projection])
+    assert found.replies == len(texts)
+    assert np.allclose(basis.standardise(raw).mean(axis=0), 0)
+    assert np.allclose(basis.standardise(raw).std(axis=0), 1)
+
+
+def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
+    """Where every answer is given to somebody at random, nobody leaves the population, and questions are at random."""
+    users = np.random.default_rng(0).permutation([row[0] for row in rows])
+    mixed = fit_basis(log_of([(str(user), *row[1:]) for user, row in zip(users, rows, strict=True)]), embed)
+    assert mixed.judgement.gate.kappa == 0
+    assert not mixed.judgement.active
+    assert all(told.accuracy == told.population_accuracy for told in mixed.judgement.after)
+
+
+def test_where_named_axes_say_it_all_none_is_learnt() -> None:
+    """People who care about length alone; with a rank that is asked for there are learnt axes all the same."""
+    alike = answers_of(60, 20, TEXTS, lambda prompt, reply: measure_many([prompt], [reply])[0, [LENGTH]])
+    log = log_of(alike)
+    assert fit_basis(log, embed).projection is None
+    asked = fit_basis(log, embed, rank=2)
+    assert asked.num_learnt == 2
+    assert [axis.name for axis in asked.axes][-2:] == ["learnt_1", "learnt_2"]
+
+
+def test_seeded(few: list[Row]) -> None:
+    """The same seed gives the same bytes, another one another split."""
+    one, again, other = (fit_basis(log_of(few), embed, seed=seed) for seed in (3, 3, 4))
+    assert one.prior.covariance.tobytes() == again.prior.covariance.tobytes()
+    assert one.judgement == again.judgement
+    assert one.prior.covariance.tobytes() != other.prior.covariance.tobytes()
+
+
+def test_too_few_people_are_refused(few: list[Row]) -> None:
+    """People who only skip don't count; one more person is enough (the control)."""
+    skipping = [(*row[:4], "skip") if row[0] == "person 0" else row for row in few]
+    with pytest.raises(InputError, match=f"of {MIN_PEOPLE - 1} of {MIN_PEOPLE} people, expected {MIN_PEOPLE}"):
+        fit_basis(log_of(skipping), embed)
+    assert fit_basis(log_of(few), embed).people == MIN_PEOPLE
+
+
+def test_embeddings_that_are_no_numbers_are_named(few: list[Row]) -> None:
+    """By the answer and the side that the reply was first seen on."""
+    row = few[12]
+
+    def broken(prompts, replies):
+        found = embed(prompts, replies)
+        found[[text == row[3] for text in replies]] = np.nan
+        return found
+
+    with pytest.raises(InputError, match=r"hold NaN or Inf, the first is [ab] of answer \d+ of the log"):
+        fit_basis(log_of(few), broken)
+
+
+def test_embeddings_that_are_all_alike_are_refused(few: list[Row]) -> None:
+    """They can't tell replies apart."""
+    with pytest.raises(InputError, match=r"embeddings of all \d+ replies are alike"):
+        fit_basis(log_of(few), lambda _, replies: np.full((len(replies), 7), 0.1))
+
+
+@pytest.mark.parametrize("rank", [0, 64, "many"])
+def test_a_rank_that_cannot_be_is_refused(few: list[Row], rank: int | str) -> None:
+    """With the ranks that can."""
+    with pytest.raises(InputError, match=r'expected "auto" or a whole number from 1 to'):
+        fit_basis(log_of(few), embed, rank=rank)
+
+
+def test_odd_people_are_no_obstacle(few: list[Row]) -> None:
+    """Somebody who never prefers anything, and somebody who always takes the left."""
+    odd = {"person 1": "tie", "person 2": "a"}
+    found = fit_basis(log_of([(*row[:4], odd.get(row[0], row[4])) for row in few]), embed)
+    assert np.linalg.eigvalsh(found.prior.covariance).min() > 0
+
+
+def test_how_people_answer_is_estimated(rows: list[Row], found: Found) -> None:
+    """Ties where the log has some, else as without data; and a lean to the left that everyone's answers show."""
+    rng = np.random.default_rng(0)
+    tied = [(*row[:4], "tie" if rng.random() < 0.3 else row[4]) for row in rows]
+    leaning = [(*row[:4], "a" if leans_left(row[0]) else "b") if rng.random() < 0.4 else row for row in rows]
+    assert found.noise.tie == Noise().tie
+    assert fit_basis(log_of(tied), embed).noise.tie > 2 * Noise().tie
+    assert fit_basis(log_of(leaning), embed).noise.side > 0.4 > found.noise.side
+
+
+def leans_left(user: str) -> bool:
+    """The side that a person leans to."""
+    return int(user.split()[1]) % 2 == 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from sqlalchemy import Connection, Engine, NullPool, Pool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, NullPool, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
@@ -38,10 +38,9 @@ COMMON: dict[str, int | str] = {
 
 @dataclass(frozen=True)
 class Database:
-    """Where a store is and how it is spoken to."""
+    """Where a store is, whatever folder the process goes to later, and how it is spoken to."""
 
-    url: str
-    path: Path
+    path: Path  # absolute, and not a link
     driver: ModuleType = field(default_factory=sqlite_driver)
 
     @property
@@ -64,7 +63,10 @@ def locate(url: str) -> Database:
         raise StoreError(f"the store's URL is of kind {parsed.drivername}, expected sqlite:///profiles.db")
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:") or parsed.query:
         raise StoreError("the store needs a file that several connections can share, such as sqlite:///profiles.db")
-    return Database(url, Path(str(parsed.database)))
+    try:
+        return Database(Path(str(parsed.database)).resolve())
+    except (OSError, RuntimeError) as error:
+        raise StoreError("the store's path can't be followed to a file; check its links and folders") from error
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def migration_engine(database: Database) -> Engine:
 
 def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: object) -> Engine:
     engine = create_engine(
-        database.url,
+        URL.create("sqlite", database=str(database.path)),
         module=database.driver,
         # the driver's own transactions are off: the "begin" hook below decides
         connect_args={"isolation_level": None, "check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000},

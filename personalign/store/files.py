@@ -28,6 +28,9 @@ def require_file(path: Path) -> None:
         raise StoreError(f"there is no store at {path}; check the path, or run: personalign db upgrade")
     if not (os.access(path, os.R_OK | os.W_OK) and os.access(path.parent, os.W_OK)):
         raise StoreError(f"{path} or its folder can't be written; check their permissions")
+    if (names := path.stat().st_nlink) > 1:
+        # SQLite keeps its log beside the name it was given: two names, two logs, one broken file
+        raise StoreError(f"{path} has {names} names (hard links), expected one; remove the others, or pass a copy")
 
 
 def append_durably(path: Path, line: bytes) -> None:

@@ -278,7 +278,7 @@ class Store:
             with self._engines.reader.connect() as connection:
                 found = read_revision(connection)
             if found is None and create:
-                found = upgrade(self._database.url)
+                found = upgrade(f"sqlite:///{self._database.path}")
         check_revision(found)
         with self._read() as session:
             missing = unburied(self._database, session)

@@ -216,3 +216,55 @@ def test_every_personal_table_is_exported_and_erased(store: Store, live, sql) ->
     for table in personal:
         assert sql(f"SELECT count(*) FROM {table} WHERE {USER_KEY} = ?", CANARY) == [(0,)]
         assert sql(f"SELECT count(*) FROM {table}")[0][0] > 0
+
+
+def test_an_erasure_lasts_wherever_the_process_went_meanwhile(tmp_path: Path, monkeypatch) -> None:
+    """After a relative URL and a chdir, tombstones and key are beside the database, and an old copy stays erased."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    monkeypatch.chdir(one)
+    with Store.open("sqlite:///profiles.db") as opened:
+        opened.add_user("bob")
+    shutil.copy("profiles.db", "backup")
+    with Store.open("sqlite:///profiles.db") as opened:
+        monkeypatch.chdir(two)
+        opened.forget("bob")
+    assert list(two.iterdir()) == []
+    monkeypatch.chdir(one)
+    shutil.move("backup", "profiles.db")
+    with Store.open("sqlite:///../one/profiles.db") as restored:
+        assert not restored.has_user("bob")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_erasure_lasts_through_a_link(tmp_path: Path, kind: str) -> None:
+    """Erased through a link to the file or its folder, the tombstone is beside the real file and heeded there."""
+    real, link = tmp_path / "real" / "profiles.db", tmp_path / "link"
+    with Store.open(f"sqlite:///{real}") as opened:
+        opened.add_user("bob")
+    shutil.copy(real, tmp_path / "backup")
+    link.symlink_to(real if kind == "file" else real.parent)
+    with Store.open(f"sqlite:///{link if kind == 'file' else link / 'profiles.db'}") as linked:
+        linked.forget("bob")
+    assert {file.name for file in tmp_path.iterdir()} == {"real", "link", "backup"}
+    shutil.copy(tmp_path / "backup", real)
+    with Store.open(f"sqlite:///{real}") as restored:
+        assert not restored.has_user("bob")
+
+
+def test_a_file_with_two_names_is_refused(url: str, path: Path, tmp_path: Path) -> None:
+    """A hard link would have a log and tombstones of its own, so it is refused; without it the store opens."""
+    Store.open(url).close()
+    (tmp_path / "other").hardlink_to(path)
+    with pytest.raises(StoreError, match="hard links"):
+        Store.open(url)
+    (tmp_path / "other").unlink()
+    Store.open(url).close()
+
+
+def test_a_link_that_leads_nowhere_is_told(path: Path, url: str) -> None:
+    """A link to itself is a StoreError."""
+    path.symlink_to(path)
+    with pytest.raises(StoreError, match="link"):
+        Store.open(url)

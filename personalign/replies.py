@@ -13,11 +13,9 @@ from zlib import crc32
 from personalign.basis import Basis
 from personalign.bundled import Source
 from personalign.decode import (
-    Decoder,
     Engine,
     Expert,
-    Generated,
-    Guidance,
+    Models,
     Piece,
     Request,
     SuccessorHead,
@@ -32,7 +30,7 @@ from personalign.decode.request import check_strength
 from personalign.learn.served import Serving
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Array, Message, Profile, Reply, Sampling, Usage
+from personalign.types import Array, Guidance, Message, Profile, Reply, Sampling
 
 TOGETHER = 128  # requests that are handed over at once, at most: half of those that may wait
 
@@ -41,9 +39,9 @@ class Replies:
     """The models, and the worker that writes with them for as many callers as there are."""
 
     def __init__(
-        self, decoder: Decoder, basis: Basis, store: Store, profile: Callable[[str], Profile], serving: Serving
+        self, models: Models, basis: Basis, store: Store, profile: Callable[[str], Profile], serving: Serving
     ) -> None:
-        self.decoder = decoder
+        self.models = models
         self._basis, self._serving = basis, serving
         self._recent = RecentProfiles(store, profile, self.forget)
         self._starting = threading.Lock()
@@ -55,7 +53,7 @@ class Replies:
         """The thread that owns the engine, started on first use."""
         with self._starting:
             if self._worker is None:
-                self._worker = Worker(Engine(self.decoder))
+                self._worker = Worker(Engine(self.models))
             return self._worker
 
     def request(
@@ -83,14 +81,16 @@ class Replies:
             weights = self._serving.head(profile)
             return Guidance(weights, confidence, strength, profile.revision, profile.user, fingerprint, is_shadow)
         if rule == "args":
-            judge = self.decoder.reward
-            is_everyones = judge is not None and judge.num_axes == 1  # nothing has to be known of a person
+            reward_model = self.models.reward_model
+            is_everyones = (
+                reward_model is not None and reward_model.num_axes == 1
+            )  # nothing has to be known of a person
             return Guidance(profile.mean, float(is_everyones), strength, is_shadow=is_shadow)
         return None
 
     def write(self, request: Request) -> Reply:
         """Write one reply beside everybody else's."""
-        return _reply(self._submit(request).result(), request)
+        return self._submit(request).result()
 
     def stream(self, request: Request) -> Iterator[str]:
         """Begin a reply, and give its text as it is written; dropping the iterator ends the reply."""
@@ -99,14 +99,8 @@ class Replies:
         return texts
 
     def write_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Write a reply to each, beside everybody else's."""
-        return [
-            _reply(generated, request) for generated, request in zip(self.generate(requests), requests, strict=True)
-        ]
-
-    def generate(self, requests: Sequence[Request]) -> list[Generated]:
         """Have requests written, so many at a time that others may hand over theirs, too."""
-        written: list[Generated] = []
+        written: list[Reply] = []
         for start in range(0, len(requests), TOGETHER):
             tickets = self._submit_all(requests[start : start + TOGETHER])
             try:
@@ -118,13 +112,13 @@ class Replies:
 
     def shift(self, requests: Sequence[Request]) -> list[ShiftedReply]:
         """Write replies, and find out what moved each of their tokens."""
-        return shift(self.decoder, requests, self.generate, self.worker.perform)
+        return shift(self.models, requests, self.write_all, self.worker.perform)
 
     def embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
         """Embeddings (n, F) of replies, for the learnt axes of the basis."""
         with self._starting:
             if self._embedder is None:
-                self._embedder = load_embedder(self._basis.embedder or HIDDEN, self.decoder.base)
+                self._embedder = load_embedder(self._basis.embedder or HIDDEN, self.models.base)
         embedder = self._embedder
         return self.worker.perform(lambda: embedder(prompts, replies))
 
@@ -139,13 +133,13 @@ class Replies:
         return tickets
 
     def _forget_erased(self, requests: Sequence[Request]) -> None:
-        """Whoever was erased between the reading of their profile and now leaves no head behind."""
+        """Whoever was erased between the reading of their profile and now leaves no weights behind."""
         for user in {request.guidance.user for request in requests if request.guidance}:
             if user and not self._recent.get(user).informative:
                 self.forget(user)
 
     def forget(self, user: str) -> None:
-        """Let nobody be guided by a person's head any more; replies being written go on without it."""
+        """Let nobody be guided by a person's weights any more; replies being written go on without it."""
         if self._worker is not None:
             self._worker.forget(user)
 
@@ -164,22 +158,7 @@ def _texts(ticket: Ticket) -> Iterator[str]:
         ticket.cancel()
 
 
-def _reply(generated: Generated, request: Request) -> Reply:
-    return Reply(
-        text=generated.text,
-        guided=generated.guided,
-        reason=generated.reason,
-        revision=request.guidance.revision if request.guidance else 0,
-        kl=generated.kl,
-        finish_reason=generated.finish_reason,
-        usage=Usage(generated.prompt_tokens, len(generated.ids)),
-        changed=generated.changed,
-        gained=generated.gained,
-        logprobs=generated.logprobs,
-    )
-
-
-def load_decoder(source: Source, basis: Basis, device: str, reward: str | None) -> Decoder:
+def load_models(source: Source, basis: Basis, device: str, reward: str | None) -> Models:
     """Load a model with the head of its basis, its experts, and a reward model if one is named.
 
     Raises:
@@ -196,4 +175,4 @@ def load_decoder(source: Source, basis: Basis, device: str, reward: str | None) 
             beside = next((expert for expert in experts.values() if expert.peft is not None), None)
             experts[name] = load_expert(path, small, beside)
     judge = None if reward is None else load_reward_beside(reward, source.model, device)
-    return Decoder(causal, head, basis.steering, experts, judge)
+    return Models(causal, head, basis.steering, experts, judge)

@@ -22,7 +22,7 @@ from personalign.store import Store
 from personalign.types import Array, Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
 
 if TYPE_CHECKING:
-    from personalign.decode import Decoder
+    from personalign.decode import Models
     from personalign.replies import Replies
     from personalign.shift import ShiftedReply
 
@@ -304,18 +304,18 @@ class Personalign:
         )
 
     @property
-    def decoder(self) -> Decoder:
+    def models(self) -> Models:
         """The model, loaded on first use, with the head of the basis and the experts."""
-        return self._replies.decoder
+        return self._replies.models
 
     @property
     def _replies(self) -> Replies:
         with self._loading:
             if self._loaded is None:
-                from personalign.replies import Replies, load_decoder
+                from personalign.replies import Replies, load_models
 
-                decoder = load_decoder(self._source, self.basis, self._device, self._reward)
-                self._loaded = Replies(decoder, self.basis, self._store, self.profile, self.serving)
+                models = load_models(self._source, self.basis, self._device, self._reward)
+                self._loaded = Replies(models, self.basis, self._store, self.profile, self.serving)
             return self._loaded
 
     def _embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:

@@ -11,15 +11,17 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from personalign.decode import Decoder, Generated, Request, Step
+from personalign.decode import Models, Request, Step, generate
 from personalign.decode.text import TextStream
 from personalign.errors import InputError
+from personalign.types import Reply
 
 # of each token its log-probability with nothing stacked, the likeliest one's id, and that one's log-probability
 Found: TypeAlias = list[tuple[float, int, float]]
@@ -81,35 +83,35 @@ class TokenShift:
 
 
 def shift(
-    decoder: Decoder,
+    models: Models,
     requests: Sequence[Request],
-    generate: Callable[[Sequence[Request]], list[Generated]] | None = None,
+    write: Callable[[Sequence[Request]], list[Reply]] | None = None,
     perform: Callable[[Callable[[], list[Found]]], list[Found]] = lambda work: work(),
 ) -> list[ShiftedReply]:
     """Write a reply to every request, and find out what guidance and expert did to each of its tokens.
 
     Args:
-        decoder: the models.
+        models: the models.
         requests: what is asked.
-        generate: writes the replies; None means ``decoder.generate``.
+        write: writes the replies; None means ``generate``.
         perform: runs the second reading, on the thread that owns the device where there is one.
 
     Raises:
-        InputError: nothing moves any of the replies, or there are none; or as ``Decoder.generate``.
+        InputError: nothing moves any of the replies, or there are none; or as ``generate``.
     """
     if not requests:
         raise InputError("there is no prompt to answer; expected one at least")
     asked = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
-    written = (generate or decoder.generate)(asked)
-    if not any(_is_moved(decoder, *one) for one in zip(requests, written, strict=True)):
+    written = (write or partial(generate, models))(asked)
+    if not any(_is_moved(models, *one) for one in zip(requests, written, strict=True)):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
         raise InputError(
             f"nothing moves the replies ({reasons}); answer some questions first, name an expert, or raise strength or "
             "alpha above 0"
         )
     tokens = [[token.id for token in reply.logprobs] for reply in written]
-    before = perform(lambda: _read_again(decoder, requests, tokens))
-    return [_compared(decoder, *one) for one in zip(requests, written, before, strict=True)]
+    before = perform(lambda: _read_again(models, requests, tokens))
+    return [_compared(models, *one) for one in zip(requests, written, before, strict=True)]
 
 
 def by_token(replies: Sequence[ShiftedReply]) -> list[TokenShift]:
@@ -120,8 +122,8 @@ def by_token(replies: Sequence[ShiftedReply]) -> list[TokenShift]:
     return sorted((_summed(positions) for positions in found.values()), key=lambda token: -token.moved)
 
 
-def _is_moved(decoder: Decoder, request: Request, reply: Generated) -> bool:
-    return reply.guided or decoder.stack(request) is not None
+def _is_moved(models: Models, request: Request, reply: Reply) -> bool:
+    return reply.guided or models.alpha(request) > 0
 
 
 class Reading:
@@ -144,40 +146,40 @@ class Reading:
         return logits.index_copy(0, active, prescribed)
 
 
-def _read_again(decoder: Decoder, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Found]:
+def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Found]:
     """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
-    reading = Reading(tokens, decoder.base.device)
-    decoder.generate(
-        [replace(r, guidance=None, expert=None, alpha=None, rule="successor") for r in requests], [reading]
+    reading = Reading(tokens, models.base.device)
+    generate(
+        models, [replace(r, guidance=None, expert=None, alpha=None, rule="successor") for r in requests], [reading]
     )
     found = zip(reading.logprobs.tolist(), reading.top.tolist(), reading.top_logprobs.tolist(), strict=True)
     return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(found, tokens, strict=True)]
 
 
-def _compared(decoder: Decoder, request: Request, reply: Generated, before: Found) -> ShiftedReply:
-    positions, text = [], TextStream(decoder.base)
+def _compared(models: Models, request: Request, reply: Reply, before: Found) -> ShiftedReply:
+    positions, text = [], TextStream(models.base)
     for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True), start=1):
         added = text.push(reply.ids[:number]).text if number <= len(reply.ids) else ""
         positions.append(
             Position(
                 after.id,
-                _word(decoder, after.id),
+                _word(models, after.id),
                 added,
                 math.exp(logprob),
                 math.exp(after.logprob),
-                _likely(decoder, top, top_logprob),
-                _likely(decoder, *after.top[0]),
+                _likely(models, top, top_logprob),
+                _likely(models, *after.top[0]),
             )
         )
     return ShiftedReply(request.messages[-1]["content"], reply.text, reply.guided, reply.reason, tuple(positions))
 
 
-def _likely(decoder: Decoder, token: int, logprob: float) -> Likely:
-    return Likely(token, _word(decoder, token), math.exp(logprob))
+def _likely(models: Models, token: int, logprob: float) -> Likely:
+    return Likely(token, _word(models, token), math.exp(logprob))
 
 
-def _word(decoder: Decoder, token: int) -> str:
-    word = decoder.base.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+def _word(models: Models, token: int) -> str:
+    word = models.base.tokenizer.decode([token], clean_up_tokenization_spaces=False)
     assert isinstance(word, str), "one list of ids is one text"
     return word
 

@@ -236,6 +236,24 @@ def _adverb(surety: float) -> str:
     return "clearly prefers" if surety >= 2 else "prefers" if surety >= 1 else "may prefer"
 
 
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """A person's reward as a request carries it.
+
+    ``confidence`` is ρ of the basis, from 0 (nothing learnt) towards 1; ``strength`` multiplies the calibrated β.
+    Requests that name the same user, generation and revision share a row of the weight bank; ``generation`` tells a
+    person from one who was erased under the same id. In shadow nothing is steered, but the account tells what would be.
+    """
+
+    weights: Array  # (d,)
+    confidence: float
+    strength: float = 1.0
+    revision: int = 0
+    user: str = ""
+    generation: int = 0
+    is_shadow: bool = False
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn and when to stop: temperature 0 is greedy, and everything else is off by default.
@@ -300,10 +318,16 @@ class Usage:
 class Reply:
     """A reply and the account of how it was steered.
 
-    ``kl`` is the mean over tokens of KL(steered ‖ unsteered) in nats at temperature 1; ``changed`` the share of
-    positions whose likeliest token guidance changed; ``gained`` the expected reward it added, the mean over tokens.
-    ``reason`` says why a reply was not guided ("no_answers", "strength_zero", "non_finite_reward", "forgotten",
-    "shadow") and is None for a guided one. In shadow the numbers tell what guidance would have done to each token.
+    ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) in nats at temperature 1;
+    ``changed`` the share of positions whose likeliest token guidance changed; ``gained`` the expected reward it added,
+    the mean over tokens of Σ q Q − Σ p Q.
+
+    ``reason`` says why a reply was not guided, and is None for a guided one: "no_answers" (nothing is known of the
+    person), "strength_zero" (β or strength is 0), "non_finite_reward" (from the first such token on it was written
+    without guidance), "forgotten" (the person was erased while it was written), or "shadow". In shadow the numbers tell
+    what guidance would have done to each token.
+
+    ``ids`` are the tokens of the text, ``end`` is the token that ended it: None where the limit or a stop string did.
     """
 
     text: str
@@ -316,3 +340,5 @@ class Reply:
     changed: float = 0.0
     gained: float = 0.0
     logprobs: tuple[TokenLogprobs, ...] = ()
+    ids: tuple[int, ...] = field(default=(), repr=False)
+    end: int | None = field(default=None, repr=False)

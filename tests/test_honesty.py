@@ -13,12 +13,11 @@ import pytest
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.decode import Guidance
 from personalign.errors import InputError
 from personalign.learn.fit import Record
 from personalign.learn.gate import gain_of
 from personalign.service import Personalign
-from personalign.types import Message, Sampling
+from personalign.types import Guidance, Message, Sampling
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
 

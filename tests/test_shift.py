@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from personalign.cli.show import coloured, legend
-from personalign.decode import Guidance, Request, reference, render
+from personalign.decode import Request, reference, render
+from personalign.decode.generation import generate
 from personalign.errors import InputError
 from personalign.shift import Likely, Position, ShiftedReply, by_token, shift
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import Kit, make_kit, talk
 
 GUIDANCE = Guidance(np.array([1.0, -2.0, 0.5]), 1.0)
@@ -40,10 +41,10 @@ REQUESTS = {
 @pytest.mark.parametrize("case", REQUESTS)
 def test_every_position_is_the_references(kit: Kit, case: str) -> None:
     """Before is the model's own distribution after the same tokens, after is what the token was drawn from."""
-    decoder = kit.decoder()
+    models = kit.models()
     requests = [Request(messages, **({"sampling": Sampling(16)} | REQUESTS[case])) for messages in talk(*WORDS)]
-    written = decoder.generate(requests)
-    for request, generated, reply in zip(requests, written, shift(decoder, requests), strict=True):
+    written = generate(models, requests)
+    for request, generated, reply in zip(requests, written, shift(models, requests), strict=True):
         assert reply.text == generated.text
         assert tuple(position.id for position in reply.positions)[: len(generated.ids)] == generated.ids
         plain = replace(request, guidance=None, expert=None)
@@ -53,7 +54,7 @@ def test_every_position_is_the_references(kit: Kit, case: str) -> None:
                 (position.before, position.top_before, plain),
                 (position.after, position.top_after, request),
             ):
-                p = reference.steered(decoder, asked, ids)[0].softmax(-1)
+                p = reference.steered(models, asked, ids)[0].softmax(-1)
                 assert found == pytest.approx(float(p[position.id]), abs=1e-4)
                 assert top.probability == pytest.approx(float(p.max()), abs=1e-4)
                 assert float(p[top.id]) == pytest.approx(top.probability, abs=1e-4)
@@ -62,10 +63,10 @@ def test_every_position_is_the_references(kit: Kit, case: str) -> None:
 
 def test_before_is_read_after_the_same_tokens(kit: Kit) -> None:
     """The control: what the model says after its own, other tokens would be found different."""
-    decoder = kit.decoder()
+    models = kit.models()
     request = Request(talk("cat")[0], Sampling(16), GUIDANCE)
-    (reply,) = shift(decoder, [request])
-    own = decoder.generate([replace(request, guidance=None)])[0].ids
+    (reply,) = shift(models, [request])
+    own = generate(models, [replace(request, guidance=None)])[0].ids
     assert own != tuple(position.id for position in reply.positions)[: len(own)]
     prompt = render(kit.base.tokenizer, request.messages)
     others = [reference.read(kit.base, [*prompt, *own[:n]])[0].softmax(-1) for n in range(len(own))]
@@ -75,11 +76,11 @@ def test_before_is_read_after_the_same_tokens(kit: Kit) -> None:
 
 def test_the_ends_are_counted_and_texts_join(kit: Kit) -> None:
     """A reply's parts join to its text; a token that ends it is a position with a name and no text."""
-    decoder = kit.decoder()
+    models = kit.models()
     (end,) = kit.base.ends
     drawn = [Sampling(40, 1.0, seed=seed, logit_bias={end: 4.0}) for seed in range(9)]
     requests = [Request(messages, one, GUIDANCE) for messages, one in zip(talk(*WORDS * 3), drawn, strict=True)]
-    replies = shift(decoder, requests)
+    replies = shift(models, requests)
     assert all(reply.text.startswith("".join(p.added for p in reply.positions)) for reply in replies)
     ended = [reply for reply in replies if reply.positions[-1].id == end]
     assert ended
@@ -92,7 +93,7 @@ def test_where_nothing_moves_it_is_said(kit: Kit) -> None:
 
     One person among them is enough.
     """
-    decoder, (messages, *_) = kit.decoder(), talk("cat")
+    models, (messages, *_) = kit.models(), talk("cat")
     nobody = Request(messages, Sampling(4))
     for still, said in (
         ([nobody], "no_answers"),
@@ -102,8 +103,8 @@ def test_where_nothing_moves_it_is_said(kit: Kit) -> None:
         ([], "no prompt"),
     ):
         with pytest.raises(InputError, match=said):
-            shift(decoder, still)
-    unmoved, moved = shift(decoder, [nobody, replace(nobody, guidance=GUIDANCE)])
+            shift(models, still)
+    unmoved, moved = shift(models, [nobody, replace(nobody, guidance=GUIDANCE)])
     assert all(position.change == 0 and not position.is_top_changed for position in unmoved.positions)
     assert any(position.change != 0 for position in moved.positions)
 

@@ -18,7 +18,7 @@ from lab.rows import Row
 from lab.zoo.dialogues import Dialogue
 from lab.zoo.measure import bits_per_character
 from personalign.bundled import TINY
-from personalign.decode import CausalModel, Decoder, Request, load_causal, load_expert
+from personalign.decode import CausalModel, Models, Request, generate, load_causal, load_expert
 from personalign.train.expert.tune import Stack
 from personalign.types import Message
 
@@ -41,14 +41,14 @@ def bits_rows(base: CausalModel, alphas: Sequence[float], dialogues: Sequence[Di
 
 
 def gain_rows(
-    decoder: Decoder, members: Sequence[Member], prompts: Sequence[Sequence[Message]], alphas: Sequence[float]
+    models: Models, members: Sequence[Member], prompts: Sequence[Sequence[Message]], alphas: Sequence[float]
 ) -> Iterator[Row]:
     """What people gain over base's own replies, and over the expert's, for each α."""
     bootstrap = Bootstrap.draw(len(members), len(prompts))
-    plain = {alpha: _utilities(decoder, members, prompts, alpha, is_guided=False)[0] for alpha in {0.0, *alphas}}
+    plain = {alpha: _utilities(models, members, prompts, alpha, is_guided=False)[0] for alpha in {0.0, *alphas}}
     origin = Origin(plain[0.0][:, :, None])
     for alpha in alphas:
-        utility, kl = _utilities(decoder, members, prompts, alpha, is_guided=True)
+        utility, kl = _utilities(models, members, prompts, alpha, is_guided=True)
         facts = {"alpha": alpha, "kl_reported": kl}
         without = origin.gain(plain[alpha])
         yield Row.of(f"alpha.gain.{alpha:g}", bootstrap.interval(origin.gain(utility)), facts)
@@ -57,7 +57,7 @@ def gain_rows(
 
 
 def _utilities(
-    decoder: Decoder,
+    models: Models,
     members: Sequence[Member],
     prompts: Sequence[Sequence[Message]],
     alpha: float,
@@ -68,7 +68,7 @@ def _utilities(
     expert = {"expert": EXPERT, "alpha": alpha} if alpha else {}
     whose = [member.guidance(1.0) for member in members] if is_guided else [None]
     requests = [Request(tuple(prompt), guidance=one, **expert) for one in whose for prompt in prompts]  # type: ignore[arg-type]
-    replies = decoder.generate(requests)
+    replies = generate(models, requests)
     texts = [[reply.text for reply in replies[i : i + len(prompts)]] for i in range(0, len(replies), len(prompts))]
     rows = texts if is_guided else texts * len(members)
     return utilities(members, prompts, rows), float(np.mean([reply.kl for reply in replies]))

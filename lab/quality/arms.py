@@ -19,12 +19,11 @@ from torch import Tensor
 from lab.quality.divergence import Divergence, divergence_between, num_drawn
 from lab.quality.panel import Member, Origin, Table, Utilities, utilities
 from personalign.basis import Basis
-from personalign.decode import Decoder, Generated, Request, RewardModel, Step
-from personalign.decode.args import ArgsSteering
+from personalign.decode import ArgsSteering, Models, Request, RewardModel, Step, generate
 from personalign.learn.axes import measure_many
 from personalign.train.basis.calibrate import repetition
 from personalign.train.reward.train import Over
-from personalign.types import Message, Profile, Sampling
+from personalign.types import Message, Profile, Reply, Sampling
 
 Decoding = Literal["sampled", "greedy"]
 Method = Literal["short_list", "successor", "args_replies", "args_prefixes", "in_context", "best_of"]
@@ -73,11 +72,11 @@ class Outcome:
 class Trial:
     """The models, the people who judge, the prompts, and what base itself writes to these."""
 
-    decoder: Decoder
+    models: Models
     rewards: Callable[[Over], RewardModel]  # made when the first arm asks for one
     members: Sequence[Member]
     prompts: Sequence[Sequence[Message]]
-    draws: Sequence[Sequence[Generated]]  # base's sampled replies to each prompt
+    draws: Sequence[Sequence[Reply]]  # base's sampled replies to each prompt
     values: Utilities  # of the draws, by each person's profile
     origins: Mapping[Decoding, Origin]
 
@@ -85,21 +84,21 @@ class Trial:
     def begin(
         cls,
         basis: Basis,
-        decoder: Decoder,
+        models: Models,
         rewards: Callable[[Over], RewardModel],
         members: Sequence[Member],
         prompts: Sequence[Sequence[Message]],
         num_draws: int,
     ) -> Trial:
         """Let base write its own replies, sampled and greedy."""
-        sampled = _draw(decoder, prompts, num_draws)
-        greedy = [[reply] for reply in decoder.generate([Request(tuple(prompt)) for prompt in prompts])]
+        sampled = _draw(models, prompts, num_draws)
+        greedy = [[reply] for reply in generate(models, [Request(tuple(prompt)) for prompt in prompts])]
         origins: dict[Decoding, Origin] = {
             "sampled": _origin(members, prompts, sampled),
             "greedy": _origin(members, prompts, greedy),
         }
         values = _values(basis, members, prompts, sampled)
-        return cls(decoder, rewards, members, prompts, sampled, values, origins)
+        return cls(models, rewards, members, prompts, sampled, values, origins)
 
     def run(self, arm: Arm) -> Outcome:
         """Write or choose the replies, and ask the people."""
@@ -110,7 +109,7 @@ class Trial:
         return self._steered(arm)
 
     def _steered(self, arm: Arm) -> Outcome:
-        decoder, guided = self._decoder(arm), arm.weight is not None
+        models, guided = self._models(arm), arm.weight is not None
         requests = [
             Request(
                 tuple(prompt),
@@ -121,9 +120,9 @@ class Trial:
             for member in self.members
             for i, prompt in enumerate(self.prompts)
         ]
-        measured = Divergence(decoder.base, len(requests))
+        measured = Divergence(models.base, len(requests))
         cut = [] if guided or arm.num_candidates is None else [_Cut(arm.num_candidates)]
-        replies = decoder.generate(requests, steers=(*cut, measured))
+        replies = generate(models, requests, steers=(*cut, measured))
         reported = float(np.mean([reply.kl for reply in replies])) if guided else None
         return self._outcome(arm, replies, measured.nats, reported)
 
@@ -133,15 +132,15 @@ class Trial:
         told = [(*_told(member.profile), *prompt) for member in self.members for prompt in self.prompts]
         sampling = [_sampling(arm, i) for _ in self.members for i in range(len(self.prompts))]
         requests = [Request(messages, how) for messages, how in zip(told, sampling, strict=True)]
-        replies = self.decoder.generate(requests)
+        replies = generate(self.models, requests)
         nats = [
-            sum(divergence_between(self.decoder.base, ours, theirs, reply))
+            sum(divergence_between(self.models.base, ours, theirs, reply))
             for ours, theirs, reply in zip(told, plain, replies, strict=True)
         ]
         return self._outcome(arm, replies, np.array(nats), None)
 
     def _outcome(
-        self, arm: Arm, replies: Sequence[Generated], nats: Float[NDArray[np.float64], "n"], reported: float | None
+        self, arm: Arm, replies: Sequence[Reply], nats: Float[NDArray[np.float64], "n"], reported: float | None
     ) -> Outcome:
         """Ask every person about the replies written for them."""
         width = len(self.prompts)
@@ -149,7 +148,7 @@ class Trial:
         liked = utilities(self.members, self.prompts, texts)[:, :, None]
         return replace(self._judged(arm, liked, replies, nats.reshape(-1, width)), kl_reported=reported)
 
-    def _judged(self, arm: Arm, liked: Utilities, replies: Sequence[Generated], nats: Table) -> Outcome:
+    def _judged(self, arm: Arm, liked: Utilities, replies: Sequence[Reply], nats: Table) -> Outcome:
         """An outcome from how the people like the replies: those of a person stand together, then those to a prompt."""
         origin, num = self.origins[arm.decoding], range(liked.shape[2])
         drawn = np.array([num_drawn(reply) for reply in replies], dtype=np.float64)
@@ -183,25 +182,25 @@ class Trial:
         best = values.reshape(*values.shape[:2], num_groups, n).argmax(-1)
         return np.asarray(best + n * np.arange(num_groups))
 
-    def _decoder(self, arm: Arm) -> Decoder:
-        base = self.decoder
+    def _models(self, arm: Arm) -> Models:
+        base = self.models
         if arm.num_candidates is None or arm.weight is None:
             return base
         if arm.method in JUDGES:
             args = ArgsSteering(arm.num_candidates, arm.weight)
-            return Decoder(base.base, None, base.steering, {}, self.rewards(JUDGES[arm.method]), args)
-        return base.with_steering(replace(base.steering, beta=arm.weight, num_candidates=arm.num_candidates))
+            return Models(base.base, None, base.steering, {}, self.rewards(JUDGES[arm.method]), args)
+        return replace(base, steering=replace(base.steering, beta=arm.weight, num_candidates=arm.num_candidates))
 
     def _passes(self, arm: Arm) -> float:
         if arm.method == "best_of":
             return float(arm.num_draws or 1)
         if arm.method in JUDGES:
             return 1.0 + (arm.num_candidates or 0)
-        head = self.decoder.head
+        head = self.models.head
         if arm.method != "successor" or head is None:
             return 1.0
         own = sum(weight.numel() for name, weight in head.named_parameters() if not name.startswith("projection"))
-        return 1 + own / sum(weight.numel() for weight in self.decoder.base.model.parameters())
+        return 1 + own / sum(weight.numel() for weight in self.models.base.model.parameters())
 
 
 class _Cut:
@@ -225,13 +224,13 @@ def _sampling(arm: Arm, number: int) -> Sampling:
     return Sampling(temperature=float(arm.decoding == "sampled"), seed=number)
 
 
-def _draw(decoder: Decoder, prompts: Sequence[Sequence[Message]], num_draws: int) -> list[list[Generated]]:
+def _draw(models: Models, prompts: Sequence[Sequence[Message]], num_draws: int) -> list[list[Reply]]:
     requests = [
         Request(tuple(prompt), Sampling(temperature=1.0, seed=1_000_000 * (k + 1) + i))
         for i, prompt in enumerate(prompts)
         for k in range(num_draws)
     ]
-    replies = decoder.generate(requests)
+    replies = generate(models, requests)
     return [replies[i : i + num_draws] for i in range(0, len(replies), num_draws)]
 
 
@@ -239,7 +238,7 @@ def _values(
     basis: Basis,
     members: Sequence[Member],
     prompts: Sequence[Sequence[Message]],
-    replies: Sequence[Sequence[Generated]],
+    replies: Sequence[Sequence[Reply]],
 ) -> Utilities:
     """How much each person's profile thinks they like the replies to each prompt."""
     flat = [(prompt, reply.text) for prompt, row in zip(prompts, replies, strict=True) for reply in row]
@@ -250,7 +249,7 @@ def _values(
 
 
 def _origin(
-    members: Sequence[Member], prompts: Sequence[Sequence[Message]], replies: Sequence[Sequence[Generated]]
+    members: Sequence[Member], prompts: Sequence[Sequence[Message]], replies: Sequence[Sequence[Reply]]
 ) -> Origin:
     by_draw = [[[row[k].text for row in replies]] * len(members) for k in range(len(replies[0]))]
     return Origin(np.stack([utilities(members, prompts, texts) for texts in by_draw], axis=2))

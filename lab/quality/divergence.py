@@ -13,8 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personalign.decode import CausalModel, Generated, Step, render
-from personalign.types import Message
+from personalign.decode import CausalModel, Step, render
+from personalign.types import Message, Reply
 
 
 class Divergence:
@@ -42,14 +42,14 @@ class Divergence:
         return self._nats[:-1].cpu().numpy()
 
 
-def num_drawn(reply: Generated) -> int:
+def num_drawn(reply: Reply) -> int:
     """How many tokens were drawn for a reply: its end is one."""
     return len(reply.ids) + (reply.finish_reason == "stop")
 
 
 @torch.no_grad()
 def divergence_between(
-    causal: CausalModel, told: Sequence[Message], plain: Sequence[Message], reply: Generated
+    causal: CausalModel, told: Sequence[Message], plain: Sequence[Message], reply: Reply
 ) -> list[float]:
     """KL in nats at each token of what base writes after ``told`` from what it would write after ``plain``."""
     ids = [*reply.ids, *causal.ends[:1]] if reply.finish_reason == "stop" else [*reply.ids]

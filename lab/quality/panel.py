@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from personalign.decode import Guidance
 from personalign.demo.people import make_pair, onboard
 from personalign.demo.simulate import SimulatedPerson
 from personalign.service import Personalign
-from personalign.types import Message, Profile
+from personalign.types import Guidance, Message, Profile
 
 FIRST_SEED = 300  # nobody else meets these people
 RESAMPLES = 2000

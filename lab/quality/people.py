@@ -33,7 +33,7 @@ def run_people(num_seeds: int, first: int = 0, device: str = "auto") -> dict[str
 
 def describe(p: Personalign) -> dict[str, Any]:
     """What was measured, and on what."""
-    return {"machine": machine(p.decoder.base.device), "versions": versions() | {"basis": p.basis.id}}
+    return {"machine": machine(p.models.base.device), "versions": versions() | {"basis": p.basis.id}}
 
 
 def with_interval(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -31,8 +31,7 @@ from lab.quality.rewards import Training, reward_model
 from lab.rows import Row
 from lab.zoo.dialogues import load_corpus
 from personalign.basis import Steering
-from personalign.decode import Decoder, RewardModel
-from personalign.decode.args import PUBLISHED
+from personalign.decode import ArgsSteering, Models, RewardModel
 from personalign.errors import InputError
 from personalign.service import Personalign
 from personalign.train.reward.train import Over
@@ -96,7 +95,7 @@ def run_quality(
     ):
         found: dict[str, Any] = {
             "command": "personalign bench quality",
-            "machine": machine(p.decoder.base.device),
+            "machine": machine(p.models.base.device),
             "versions": versions(),
             "figures": {},
             "skipped": [],
@@ -117,13 +116,13 @@ def run_quality(
 
 
 def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, skipped: list[str]) -> Iterator[Row]:
-    members, decoder = meet(p, plan.num_people), p.decoder
+    members, models = meet(p, plan.num_people), p.models
     if _may_begin("alpha.gain", only):
         hotels = load_prompts(EXPERT)[: plan.num_hotel_prompts]
-        yield from gain_rows(decoder, members, hotels, plan.alphas)
+        yield from gain_rows(models, members, hotels, plan.alphas)
     if _may_begin("alpha.bits", only):
-        yield from _bits(decoder, plan, data, skipped)
-    arms = _arms(plan, decoder.steering)
+        yield from _bits(models, plan, data, skipped)
+    arms = _arms(plan, models.steering)
     if not any(_may_begin(f"{told}_{way}", only) for told in TOLD for way in COMPARED):
         arms = [arm for arm in arms if any(_may_begin(f"{told}.{arm.name}", only) for told in TOLD)]
     if not arms:
@@ -131,24 +130,24 @@ def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, skipped
 
     @cache
     def rewards(over: Over) -> RewardModel:
-        return reward_model(p.basis, decoder, over, plan.training, work)
+        return reward_model(p.basis, models, over, plan.training, work)
 
     prompts = load_prompts("others")[: plan.num_prompts]
-    trial = Trial.begin(p.basis, decoder, rewards, members, prompts, max(plan.draws))
+    trial = Trial.begin(p.basis, models, rewards, members, prompts, max(plan.draws))
     kept = Kept.of(work, _content(p, plan))
     bootstrap = Bootstrap.draw(len(members), len(prompts))
     outcomes: dict[Arm, Outcome] = {}
     for arm in track(arms, "arms", console=Console(stderr=True)):
         outcomes[arm] = kept.outcome(arm, trial.run)
         yield from _told(outcomes[arm], bootstrap)
-    yield from _differences(outcomes, decoder.steering, bootstrap)
-    yield from _at_equal_kl(outcomes, decoder.steering, bootstrap)
+    yield from _differences(outcomes, models.steering, bootstrap)
+    yield from _at_equal_kl(outcomes, models.steering, bootstrap)
     kept.clear()
 
 
 def _content(p: Personalign, plan: Plan) -> dict[str, Any]:
     """What outcomes follow from, beside the code."""
-    base = p.decoder.base
+    base = p.models.base
     models = {"basis": p.basis.id, "base": asdict(base.fingerprints), "device": str(base.device)}
     return models | {"plan": asdict(plan), "versions": versions()}
 
@@ -158,13 +157,13 @@ def _may_begin(figures: str, only: str) -> bool:
     return figures.startswith(only) or only.startswith(figures)
 
 
-def _bits(decoder: Decoder, plan: Plan, data: Path, skipped: list[str]) -> Iterator[Row]:
+def _bits(models: Models, plan: Plan, data: Path, skipped: list[str]) -> Iterator[Row]:
     try:
         dialogues = load_corpus(data).hotel_held_out
     except InputError as error:
         skipped.append(f"alpha.bits: {error}")
     else:
-        yield from bits_rows(decoder.base, plan.alphas, dialogues)
+        yield from bits_rows(models.base, plan.alphas, dialogues)
 
 
 def load_prompts(domain: str) -> list[tuple[Message, ...]]:
@@ -175,7 +174,7 @@ def load_prompts(domain: str) -> list[tuple[Message, ...]]:
 
 def _arms(plan: Plan, steering: Steering) -> list[Arm]:
     """What costs little comes first, the grid of candidates last."""
-    published = PUBLISHED.weight / steering.beta
+    published = ArgsSteering().weight / steering.beta
     arms = [
         *(Arm("best_of", num_draws=n) for n in plan.draws),
         *(_arm("in_context", decoding, steering) for decoding in DECODINGS),
@@ -194,7 +193,7 @@ def _arm(
     """A method as it is calibrated, its reward weighed ``multiple`` times as much; ARGS has the same weights."""
     if method == "in_context":
         return Arm(method, decoding)
-    served = PUBLISHED.num_candidates if method in JUDGES else steering.num_candidates
+    served = ArgsSteering().num_candidates if method in JUDGES else steering.num_candidates
     return Arm(method, decoding, steering.beta * multiple, num_candidates or served)
 
 
@@ -267,7 +266,7 @@ def _at(curves: Mapping[Method, Curve], told: str, place: str, kl: Nats) -> Iter
 
 def _settings(method: Method, outcomes: Mapping[Arm, Outcome], steering: Steering) -> list[Outcome]:
     """The sampled arms of a method that differ in its weight, or n; rewards begin with the short list, w = 0."""
-    k = PUBLISHED.num_candidates if method in JUDGES else steering.num_candidates
+    k = ArgsSteering().num_candidates if method in JUDGES else steering.num_candidates
     found = [arm for arm in outcomes if arm.method == method and arm.num_candidates in {None, k}]
     beginning = [] if method == "best_of" else [Arm("short_list", num_candidates=k)]
     return [outcomes[arm] for arm in (*beginning, *found) if arm.decoding == "sampled" and arm in outcomes]

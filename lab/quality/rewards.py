@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from personalign.basis import Basis
-from personalign.decode import Decoder, Request
+from personalign.decode import Models, Request, generate
 from personalign.decode.reward_model import RewardModel, load_reward
 from personalign.learn.axes import measure_many
 from personalign.train.reward.pairs import Pair, soft_choices
@@ -36,25 +36,25 @@ class Training:
         return RewardRecipe(over=over, epochs=self.epochs, learning_rate=self.learning_rate)
 
 
-def reward_model(basis: Basis, decoder: Decoder, over: Over, training: Training, work: Path) -> RewardModel:
+def reward_model(basis: Basis, models: Models, over: Over, training: Training, work: Path) -> RewardModel:
     """Load the reward model from ``work``, or train it."""
     recipe, axes = training.recipe(over), tuple(axis.name for axis in basis.axes)
-    content = [basis.id, asdict(decoder.base.fingerprints), asdict(training), asdict(recipe)]
+    content = [basis.id, asdict(models.base.fingerprints), asdict(training), asdict(recipe)]
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     folder = work / f"{over}-{name}"
     if not (folder / "README.md").exists():  # the last file to be written
         Console(stderr=True).print(f"training the reward model over {over}")
-        trained = train_reward(decoder.base, own_pairs(basis, decoder, training), recipe, axes)
+        trained = train_reward(models.base, own_pairs(basis, models, training), recipe, axes)
         save_reward(trained, folder, "Replies of the base model, compared by the basis's axes.", "CC BY-SA 4.0")
-    return load_reward(folder, str(decoder.base.device), base=decoder.base.name)
+    return load_reward(folder, str(models.base.device), base=models.base.name)
 
 
-def own_pairs(basis: Basis, decoder: Decoder, training: Training) -> list[Pair]:
+def own_pairs(basis: Basis, models: Models, training: Training) -> list[Pair]:
     """Pairs of different replies to one prompt; on each axis the target is how sure its difference makes the choice."""
     bank = basis.bank[: training.num_prompts]
     prompts = [q.prompt for q in bank for _ in range(training.replies_per_prompt)]
     requests = [Request(prompt, Sampling(temperature=1.0, seed=i)) for i, prompt in enumerate(prompts)]
-    texts = [reply.text for reply in decoder.generate(requests)]
+    texts = [reply.text for reply in generate(models, requests)]
     pairs = [Pair(q.prompt, q.first, q.second) for q in bank]
     pairs += [Pair(prompts[i], texts[i], texts[i + 1]) for i in range(0, len(texts) - 1, 2)]
     return _compared(basis, [pair for pair in pairs if _can_be_compared(pair)])

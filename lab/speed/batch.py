@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 from lab.speed.baselines import args
 from lab.speed.interleave import Side
 from lab.speed.models import untouched
-from personalign.decode.decoder import Decoder
+from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.load import CausalModel
-from personalign.decode.request import Generated, Piece, Request
-from personalign.decode.successor import Guidance
-from personalign.types import Sampling
+from personalign.decode.models import Models
+from personalign.decode.request import Piece, Request
+from personalign.types import Guidance, Reply, Sampling
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def people(num: int, num_axes: int, strength: float = 1.0) -> list[Guidance]:
 class EngineSide:
     """An engine that is kept between its turns, as a server keeps it; prompts are rendered before the clock starts."""
 
-    def __init__(self, decoder: Decoder, batch: Batch) -> None:
-        self._decoder, self._batch = decoder, batch
-        self._engine = Engine(decoder, len(batch.prompts), batch.longest, max_waiting=len(batch.prompts))
+    def __init__(self, models: Models, batch: Batch) -> None:
+        self._models, self._batch = models, batch
+        self._engine = Engine(models, len(batch.prompts), batch.longest, max_waiting=len(batch.prompts))
 
     def side(self, guidance: Sequence[Guidance] | None = None, rule: str = "successor") -> Side:
         """Write the batch for these people, or for nobody: seconds from the first request to the last token."""
@@ -88,8 +88,8 @@ class EngineSide:
 
     def _write(self, requests: Sequence[Request]) -> list[float]:
         """Seconds from the first request to the end of each step."""
-        outcomes: dict[int, Generated | Exception | Piece] = {}
-        replies = [self._decoder.reply(r, i, partial(outcomes.__setitem__, i)) for i, r in enumerate(requests)]
+        outcomes: dict[int, Reply | Exception | Piece] = {}
+        replies = [admit(self._models, r, i, partial(outcomes.__setitem__, i)) for i, r in enumerate(requests)]
         times: list[float] = []
         started = time.perf_counter()
         for reply in replies:
@@ -106,7 +106,7 @@ def _check(outcome: object, request: Request) -> None:
     """A measurement of something else than what was asked for is no measurement."""
     if isinstance(outcome, Exception):
         raise outcome
-    assert isinstance(outcome, Generated), "every request has its reply"
+    assert isinstance(outcome, Reply), "every request has its reply"
     assert len(outcome.ids) == request.sampling.max_tokens, "nothing ends a reply before its time"
     is_guided = request.rule == "args" or (request.guidance is not None and request.guidance.strength > 0)
     assert outcome.guided == is_guided, f"guided is {outcome.guided}, because of {outcome.reason}"
@@ -132,11 +132,11 @@ def generate_side(model: PreTrainedModel, batch: Batch) -> Side:
     return run
 
 
-def naive_args_side(decoder: Decoder, batch: Batch) -> Side:
+def naive_args_side(models: Models, batch: Batch) -> Side:
     """ARGS with its caches copied for every candidate, one reply after the other."""
-    assert decoder.reward is not None, "ARGS asks a reward model"
-    base = replace(decoder.base, model=untouched(decoder.base.model))
-    reward = replace(decoder.reward, backbone=untouched(decoder.reward.backbone))
+    assert models.reward_model is not None, "ARGS asks a reward model"
+    base = replace(models.base, model=untouched(models.base.model))
+    reward = replace(models.reward_model, backbone=untouched(models.reward_model.backbone))
 
     def run(most: int) -> float:
         started = time.perf_counter()

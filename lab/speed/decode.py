@@ -26,7 +26,7 @@ from lab.speed import freshness
 from lab.speed.baselines import args
 from lab.speed.batch import Batch, EngineSide, generate_side, naive_args_side, people
 from lab.speed.interleave import Side, interleave, ratios
-from lab.speed.models import EXPERT, Models, untouched
+from lab.speed.models import EXPERT, Specimens, untouched
 from personalign.decode import reference
 from personalign.errors import InputError
 
@@ -61,7 +61,7 @@ class Group(NamedTuple):
     """Figures that are measured together."""
 
     figures: tuple[str, ...]
-    measure: Callable[[Models, Plan], Iterator[Row]]
+    measure: Callable[[Specimens, Plan], Iterator[Row]]
 
 
 def run_decode(
@@ -69,7 +69,7 @@ def run_decode(
     plan: Plan,
     only: str = "",
     out: Path | None = None,
-    make_models: Callable[[str], Models] = Models,
+    make_specimens: Callable[[str], Specimens] = Specimens,
 ) -> dict[str, Any]:
     """Measure the figures whose names begin with ``only``; ``out`` is a file that is renewed with each of them.
 
@@ -79,16 +79,16 @@ def run_decode(
     groups = [group for group in _groups(plan) if any(name.startswith(only) for name in group.figures)]
     if not groups:
         raise InputError(f"no figure begins with {only!r}; expected the beginning of one of {', '.join(BARS)}")
-    models = make_models(device)
+    specimens = make_specimens(device)
     found: dict[str, Any] = {
         "command": "personalign bench decode" + " --full" * plan.is_full,
-        "machine": machine(models.device),
+        "machine": machine(specimens.device),
         "versions": versions(),
         "figures": {},
         "rows": [],
     }
     for group in groups:
-        for row in group.measure(models, plan):
+        for row in group.measure(specimens, plan):
             found["figures"][row.figure] = row.value
             found["rows"].append(row.to_json())
             if out is not None:
@@ -119,40 +119,40 @@ def _serving(name: str, num: int, plan: Plan) -> Group:
     return Group(tuple(wanted), partial(_speeds, name=name, num=num, wanted=wanted))
 
 
-def _speeds(models: Models, plan: Plan, name: str, num: int, wanted: dict[str, tuple[str, str]]) -> Iterator[Row]:
+def _speeds(specimens: Specimens, plan: Plan, name: str, num: int, wanted: dict[str, tuple[str, str]]) -> Iterator[Row]:
     needed = {side for sides in wanted.values() for side in sides}
-    sides = {side: run for side, run in _sides(models, plan, name, num).items() if side in needed}
+    sides = {side: run for side, run in _sides(specimens, plan, name, num).items() if side in needed}
     num_rounds = plan.num_few if name == "tiny" and not plan.is_full else plan.num_pairs
     seconds = interleave(sides, num_rounds, plan.new_tokens, f"{name}, {num} at once")
     for figure, (side, other) in wanted.items():
         yield Row.of(figure, ratios(seconds[other], seconds[side]), seconds)
 
 
-def _sides(models: Models, plan: Plan, name: str, num: int) -> dict[str, Side]:
-    decoder, bare = models.personal(name), models.bare(name)
-    batch = Batch.random(decoder.base, [plan.new_tokens] * num, plan.prompt_tokens)
-    attached, axes = EngineSide(decoder, batch), models.num_axes(name)
+def _sides(specimens: Specimens, plan: Plan, name: str, num: int) -> dict[str, Side]:
+    models, bare = specimens.personal(name), specimens.bare(name)
+    batch = Batch.random(models.base, [plan.new_tokens] * num, plan.prompt_tokens)
+    attached, axes = EngineSide(models, batch), specimens.num_axes(name)
     return {
         "bare": EngineSide(bare, batch).side(),
         "plain": attached.side(people(num, axes, strength=0.0)),
         "personal": attached.side(people(num, axes)),
         "same": attached.side(people(1, axes) * num),
-        "generate": generate_side(untouched(decoder.base.model), batch),
-        "generate_by_onednn": generate_side(decoder.base.model, batch),
+        "generate": generate_side(untouched(models.base.model), batch),
+        "generate_by_onednn": generate_side(models.base.model, batch),
     }
 
 
-def _ragged(models: Models, plan: Plan) -> Iterator[Row]:
+def _ragged(specimens: Specimens, plan: Plan) -> Iterator[Row]:
     """Replies of all lengths from short to long: ``generate`` goes on until the longest is done, the engine lets go.
 
     Both multiply with oneDNN here: it saves ``generate`` a few of its minutes, and leaves the difference in scheduling.
     """
-    decoder = models.personal("110m")
+    models = specimens.personal("110m")
     lengths = np.linspace(*plan.ragged_tokens, num=32).round().astype(int).tolist()
-    batch = Batch.random(decoder.base, lengths, plan.prompt_tokens)
+    batch = Batch.random(models.base, lengths, plan.prompt_tokens)
     sides = {
-        "plain": EngineSide(decoder, batch).side(),
-        "generate_by_onednn": generate_side(decoder.base.model, batch),
+        "plain": EngineSide(models, batch).side(),
+        "generate_by_onednn": generate_side(models.base.model, batch),
     }
     seconds = interleave(sides, plan.num_few, max(lengths), "110m, 32 at once, ragged")
     yield Row.of("ragged_over_generate.110m.32", ratios(seconds["generate_by_onednn"], seconds["plain"]), seconds)
@@ -161,10 +161,10 @@ def _ragged(models: Models, plan: Plan) -> Iterator[Row]:
 # Rewards and experts with models of their own
 
 
-def _args(models: Models, plan: Plan) -> Iterator[Row]:
+def _args(specimens: Specimens, plan: Plan) -> Iterator[Row]:
     """ARGS proper on one request with a long prompt; it also runs on eight at once, for a few tokens."""
-    _check_naive_args(models)
-    judged = models.judged
+    _check_naive_args(specimens)
+    judged = specimens.judged
     batch = Batch.random(judged.base, [plan.new_tokens], plan.args_prompt_tokens)
     many = Batch.random(judged.base, [plan.new_tokens] * 8, plan.args_prompt_tokens)
     sides = {"args": EngineSide(judged, batch).side(rule="args"), "naive": naive_args_side(judged, batch)}
@@ -173,27 +173,27 @@ def _args(models: Models, plan: Plan) -> Iterator[Row]:
     yield Row.of("args_over_naive.110m.512", ratios(seconds["naive"], seconds["args"]), seconds)
 
 
-def _check_naive_args(models: Models) -> None:
+def _check_naive_args(specimens: Specimens) -> None:
     """What ours is measured against has to write what the reference writes."""
-    judged = models.small_judged
+    judged = specimens.small_judged
     batch = Batch.random(judged.base, [12] * 2, 16)
     for prompt, request in zip(batch.prompts, batch.requests(12, rule="args"), strict=True):
-        assert judged.reward is not None, "it is what judges"
-        ours = args.generate(judged.base, judged.reward, prompt, 12)
+        assert judged.reward_model is not None, "it is what judges"
+        ours = args.generate(judged.base, judged.reward_model, prompt, 12)
         theirs = reference.generate(judged, request).ids
         assert tuple(ours) == theirs, f"the naive ARGS writes {ours}, the reference {theirs}"
 
 
-def _expert(models: Models, plan: Plan) -> Iterator[Row]:
+def _expert(specimens: Specimens, plan: Plan) -> Iterator[Row]:
     """A step of base, expert and anti-expert ÷ the sum of their own plain steps.
 
     The expert's own step is counted as the anti-expert's, which is what it takes with its LoRA merged.
     """
-    batch = Batch.random(models.base, [plan.new_tokens] * 8, plan.prompt_tokens)
+    batch = Batch.random(specimens.base, [plan.new_tokens] * 8, plan.prompt_tokens)
     sides = {
-        "stack": EngineSide(models.stacked, batch).step_side(expert=EXPERT),
-        "base": EngineSide(models.bare("110m"), batch).step_side(),
-        "small": EngineSide(models.small, batch).step_side(),
+        "stack": EngineSide(specimens.stacked, batch).step_side(expert=EXPERT),
+        "base": EngineSide(specimens.bare("110m"), batch).step_side(),
+        "small": EngineSide(specimens.small, batch).step_side(),
     }
     seconds = interleave(sides, plan.num_few, plan.new_tokens, "expert")
     alone = [base + 2 * small for base, small in zip(seconds["base"], seconds["small"], strict=True)]
@@ -203,18 +203,18 @@ def _expert(models: Models, plan: Plan) -> Iterator[Row]:
 # Heads
 
 
-def _heads(models: Models, plan: Plan) -> Iterator[Row]:
-    axes, device = models.num_axes("110m"), models.device
+def _heads(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+    axes, device = specimens.num_axes("110m"), specimens.device
     yield Row.of("head_write_us", freshness.head_write_us(axes, device, min(NUM_WRITES, plan.num_heads)))
     yield Row.of("bytes_10000_heads", [freshness.bytes_of_heads(axes, device, plan.num_heads)])
 
 
-def _commit_to_steer(models: Models, plan: Plan) -> Iterator[Row]:
-    seconds = freshness.first_tokens(str(models.device), plan.num_answers)
+def _commit_to_steer(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+    seconds = freshness.first_tokens(str(specimens.device), plan.num_answers)
     added = [(fresh - known) * 1e3 for fresh, known in zip(seconds["fresh"], seconds["known"], strict=True)]
     yield Row.of("commit_to_steer_ms", added, seconds)
 
 
-def _commit_to_steer_other_process(models: Models, plan: Plan) -> Iterator[Row]:
-    taken = freshness.steered_from_elsewhere_ms(str(models.device), plan.num_answers)
+def _commit_to_steer_other_process(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+    taken = freshness.steered_from_elsewhere_ms(str(specimens.device), plan.num_answers)
     yield Row.of("commit_to_steer_other_process_p99_ms", taken, share=0.99)

@@ -21,10 +21,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedMo
 
 from personalign.basis import Basis, Fingerprints, Steering
 from personalign.bundled import TINY
-from personalign.decode.decoder import Decoder
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.linear import use_onednn
 from personalign.decode.load import CausalModel, load_causal
+from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.successor import SuccessorHead
 
@@ -76,21 +76,21 @@ BASE = Shape(hidden=768, inner=2048, layers=12, heads=12)  # 110 M parameters
 SMALL = Shape(hidden=256, inner=640, layers=3, heads=4)  # 10 M
 
 
-class Models:
+class Specimens:
     """Everything that is measured, made when it is first asked for."""
 
     def __init__(self, device: str, base: Shape = BASE, small: Shape = SMALL, head: HeadShape = HeadShape()) -> None:
         self._device, self._base, self._small, self._head = device, base, small, head
 
     @cached_property
-    def tiny(self) -> Decoder:
+    def tiny(self) -> Models:
         """The bundled model with its own basis; nothing ends a reply, so that all are as long."""
         loaded = load_causal(TINY / "base", self._device)
         loaded.model.generation_config.eos_token_id = None
         basis = Basis.load(TINY / "basis")
         assert basis.head is not None, "the bundled basis has a head"
         base = replace(loaded, tokenizer=number_tokenizer(loaded.num_logits))
-        return Decoder(base, SuccessorHead.from_arrays(basis.head), basis.steering, {})
+        return Models(base, SuccessorHead.from_arrays(basis.head), basis.steering, {})
 
     @property
     def device(self) -> torch.device:
@@ -103,47 +103,47 @@ class Models:
         return self._causal(self._base)
 
     @cached_property
-    def random(self) -> Decoder:
+    def random(self) -> Models:
         """It with a random successor head."""
         torch.manual_seed(1)
         head = SuccessorHead(self._base.hidden, self._head.axes, self._head.rank, self._head.inner)
         _frozen(head)
-        return Decoder(self.base, head, STEERING, {})
+        return Models(self.base, head, STEERING, {})
 
-    def personal(self, name: str) -> Decoder:
+    def personal(self, name: str) -> Models:
         """The model called "tiny" or "110m", with its head."""
         return self.tiny if name == "tiny" else self.random
 
-    def bare(self, name: str) -> Decoder:
+    def bare(self, name: str) -> Models:
         """It with nothing attached."""
-        return Decoder(self.personal(name).base, None, STEERING, {})
+        return Models(self.personal(name).base, None, STEERING, {})
 
     def num_axes(self, name: str) -> int:
         """D."""
         head = self.personal(name).head
-        assert head is not None, "a personal decoder has a head"
+        assert head is not None, "personal models have a head"
         return head.num_axes
 
     @cached_property
-    def small(self) -> Decoder:
+    def small(self) -> Models:
         """A random Llama of about 10 M parameters, by itself."""
-        return Decoder(self._causal(self._small), None, STEERING, {})
+        return Models(self._causal(self._small), None, STEERING, {})
 
     @cached_property
-    def stacked(self) -> Decoder:
+    def stacked(self) -> Models:
         """The random Llama with a LoRA of a small one as its expert."""
-        return Decoder(self.base, None, STEERING, {EXPERT: self._expert()})
+        return Models(self.base, None, STEERING, {EXPERT: self._expert()})
 
     @cached_property
-    def judged(self) -> Decoder:
+    def judged(self) -> Models:
         """The random Llama with a reward model as big as itself."""
-        return Decoder(self.base, None, STEERING, {}, self._reward(self._base))
+        return Models(self.base, None, STEERING, {}, self._reward(self._base))
 
     @cached_property
-    def small_judged(self) -> Decoder:
+    def small_judged(self) -> Models:
         """A small one that talks, with a reward model as small."""
         shape = replace(self._small, spread=0.2)
-        return Decoder(self._causal(shape), None, STEERING, {}, self._reward(shape))
+        return Models(self._causal(shape), None, STEERING, {}, self._reward(shape))
 
     def _reward(self, shape: Shape) -> RewardModel:
         torch.manual_seed(2)

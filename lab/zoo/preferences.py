@@ -11,7 +11,7 @@ from lab.zoo.cards import ATTRIBUTION
 from lab.zoo.dialogues import Dialogue, load_corpus
 from lab.zoo.workshop import Workshop
 from personalign.bundled import TINY
-from personalign.decode import Decoder, load_causal, load_expert
+from personalign.decode import Models, load_causal, load_expert
 from personalign.train.basis.bootstrap import write_basis
 from personalign.train.basis.build import BANK_TEMPERATURE, UNCALIBRATED, Plans
 from personalign.train.basis.card import Origin
@@ -50,10 +50,10 @@ def make_basis(workshop: Workshop) -> None:
         return
     causal, small = load_causal(str(TINY / "base")), load_causal(str(TINY / "small"))
     hotels = load_expert(TINY / "experts" / "hotels", small)
-    decoder = Decoder(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
+    models = Models(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
     prompts = basis_prompts(workshop.data)
     _ship(prompts.held_out)
-    write_basis(folder, decoder, prompts, Plans(PLAN, BANK_PLAN), ORIGIN, workshop.work / "rollouts")
+    write_basis(folder, models, prompts, Plans(PLAN, BANK_PLAN), ORIGIN, workshop.work / "rollouts")
 
 
 def _ship(prompts: Sequence[Sequence[Message]]) -> None:

@@ -1,24 +1,22 @@
 """Decoding: a frozen model, the steers that bend its next token, and the engine. Read ``reference.py`` first."""
 
-from personalign.decode.args import ArgsSteering
-from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert, load_experts
+from personalign.decode.generation import generate
 from personalign.decode.load import CausalModel, load_causal, render
-from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.models import ArgsSteering, Models
+from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import RewardModel, load_reward, load_reward_beside
 from personalign.decode.steer import Steer, Step
-from personalign.decode.successor import Guidance, SuccessorHead
+from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Ticket, Worker
 
 __all__ = [
     "ArgsSteering",
     "CausalModel",
-    "Decoder",
     "Engine",
     "Expert",
-    "Generated",
-    "Guidance",
+    "Models",
     "Piece",
     "Request",
     "RewardModel",
@@ -27,6 +25,7 @@ __all__ = [
     "SuccessorHead",
     "Ticket",
     "Worker",
+    "generate",
     "load_causal",
     "load_expert",
     "load_experts",

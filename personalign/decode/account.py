@@ -1,6 +1,6 @@
-"""Which slots are guided, by whose head and how much, and the account of what it did to their replies.
+"""Which slots are guided, by whose weights and how much, and the account of what it did to their replies.
 
-Both rewards keep their rows here: the successor head of ``guide.py`` and the reward model of ``args.py``.
+Both rewards keep their rows here: the successor head of ``tilt.py`` and the reward model of ``args.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance
 from personalign.decode.weights import NEUTRAL, WeightBank
+from personalign.types import Guidance
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Account:
 
 
 class SteeredRows:
-    """The rows of a head bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
+    """The rows of the weight bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
 
     def __init__(self, num_slots: int, bank: WeightBank) -> None:
         device = bank.weights.device
@@ -51,7 +51,7 @@ class SteeredRows:
         return list(self._rows)
 
     def forget(self, user: str) -> None:
-        """Empty a person's heads."""
+        """Empty a person's rows."""
         self._bank.forget(user)
 
     def taken(self, b: int) -> Bool[Tensor, "b"]:
@@ -59,14 +59,14 @@ class SteeredRows:
         return self._row[:b] != NEUTRAL
 
     def admit(self, slot: int, guidance: Guidance) -> None:
-        """Guide a slot; its head stays in the bank until the slot is released."""
+        """Guide a slot; its weights stay in the bank until the slot is released."""
         row = self._rows[slot] = self._bank.acquire(guidance)
         self._row[slot] = row
         self._strength[slot] = guidance.strength
         self._steers[slot] = not guidance.is_shadow
 
     def release(self, slot: int) -> None:
-        """Let go of the slot's head."""
+        """Let go of the slot's weights."""
         if slot in self._rows:
             self._bank.release(self._rows.pop(slot))
             self._row[slot] = NEUTRAL
@@ -76,7 +76,7 @@ class SteeredRows:
             self._sums[slot] = 0.0
 
     def move(self, source: int, target: int) -> None:
-        """Carry a slot's head and account over to an empty one."""
+        """Carry a slot's weights and account over to an empty one."""
         if source in self._rows:
             self._rows[target] = self._rows.pop(source)
             neutrals = (NEUTRAL, 0, False, True, 0)

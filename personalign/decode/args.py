@@ -9,7 +9,6 @@ With a d-wide reward r is ⟨w_u, r_u⟩ under the person's weights, and w is mu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,22 +17,12 @@ from torch import Tensor
 from personalign.decode.account import SteeredRows
 from personalign.decode.cache import Window
 from personalign.decode.lane import Slots, Unread
+from personalign.decode.models import ArgsSteering
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance
 from personalign.decode.tilt import short_list
 from personalign.decode.weights import WeightBank
-
-
-@dataclass(frozen=True)
-class ArgsSteering:
-    """How a reward model steers: k, how many tokens it is asked about, and w, what its reward is multiplied by."""
-
-    num_candidates: int = 10  # both as in the paper's release
-    weight: float = 1.5
-
-
-PUBLISHED = ArgsSteering()
+from personalign.types import Guidance
 
 
 class SiblingLane:
@@ -126,7 +115,7 @@ class Args:
         self._lane.begin(slot, prompt)
 
     def forget(self, user: str) -> None:
-        """Empty a person's heads."""
+        """Empty a person's rows."""
         self.rows.forget(user)
 
     def read(self, slot: int) -> int:

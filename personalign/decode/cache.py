@@ -50,10 +50,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Allocate the buffers for heads of this size."""
         for name, states in (("keys", key_states), ("values", value_states)):
             shape = (self._num_rows, states.shape[1], self._max_length, states.shape[3])
-            buffer = states.new_zeros(shape)
-            if buffer.is_cuda:  # a captured graph writes it where it lies
-                torch._dynamo.mark_static_address(buffer)  # noqa: SLF001
-            setattr(self, name, buffer)
+            setattr(self, name, states.new_zeros(shape))
         self.is_initialized = True
 
     def update(

@@ -34,7 +34,7 @@ class Constrainer:
 
     Args:
         tokenizer: a fast tokenizer, byte-level or with byte fallback.
-        num_logits: V, which may be more than there are tokens; the rest is never allowed.
+        num_ids: as many as the model has logits or the tokenizer has ids, if these are more.
         ends: the tokens that end a reply.
 
     Raises:
@@ -42,7 +42,7 @@ class Constrainer:
         ModelError: there is no end token, or the tokenizer can't be used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_logits: int, ends: Sequence[int]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_ids: int, ends: Sequence[int]) -> None:
         try:
             import llguidance.hf
         except ImportError as error:
@@ -58,11 +58,11 @@ class Constrainer:
                 "one that has a tokenizer.json"
             )
         try:
-            self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=num_logits, eos_token=list(ends))
+            self._tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=num_ids, eos_token=list(ends))
         except ValueError as error:
             raise ModelError(
                 f"no schema or regex can be used with this tokenizer ({_reason(str(error))}); expected byte-level BPE, "
-                "or BPE with byte fallback, of as many tokens as the model has logits at most"
+                "or BPE with byte fallback"
             ) from error
 
     def compile(self, schema: Mapping[str, object] | str | None, regex: str | None) -> Matcher:
@@ -100,11 +100,6 @@ class Matcher:
         self._grammar = grammar
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the reply is whole, and nothing but its end may follow."""
-        return self._grammar.is_stopped() and not self._grammar.is_error()
-
-    @property
     def error(self) -> str | None:
         """Why nothing may follow although the reply isn't whole; None where that isn't so."""
         return _reason(self._grammar.get_error()) if self._grammar.is_error() else None
@@ -125,8 +120,8 @@ class Matcher:
 class ConstraintRows:
     """The matchers of every slot, and the bits that carry what they allow to the device, in one copy a step."""
 
-    def __init__(self, slots: int, num_logits: int, device: torch.device) -> None:
-        shape = (slots, num_words(num_logits))
+    def __init__(self, slots: int, num_ids: int, device: torch.device) -> None:
+        shape = (slots, num_words(num_ids))
         self._matchers: dict[int, Matcher] = {}
         # −1 has all its bits set: an unconstrained row allows every token
         self._bits = torch.full(shape, -1, dtype=torch.int32, pin_memory=device.type == "cuda")
@@ -182,9 +177,9 @@ class ConstraintRows:
         )
 
 
-def num_words(num_logits: int) -> int:
+def num_words(num_ids: int) -> int:
     """How many words hold a bit for every token."""
-    return -(-num_logits // WORD)
+    return -(-num_ids // WORD)
 
 
 def unpacked(words: Int[Tensor, "b W"], shifts: Int[Tensor, "32"]) -> Tensor:

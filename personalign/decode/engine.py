@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,17 +23,15 @@ from personalign.decode.args import Args
 from personalign.decode.constrain import ConstraintRows
 from personalign.decode.experts import Expert, Mix
 from personalign.decode.lane import CHUNK, Lane
+from personalign.decode.models import Models
 from personalign.decode.sample import RowSampler
-from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
+from personalign.decode.scheduler import Scheduler
 from personalign.decode.seq import Seq
 from personalign.decode.steer import Part, Reader, Steer, Step
-from personalign.decode.tilt import Guide
+from personalign.decode.tilt import SuccessorTilt
 from personalign.decode.weights import WeightBank
 from personalign.errors import EngineError, MessageError, ModelError, PersonalignError
 from personalign.types import TokenLogprobs
-
-if TYPE_CHECKING:
-    from personalign.decode.decoder import Decoder
 
 DEFAULT_SLOTS = 32
 DEFAULT_LENGTH = 2048
@@ -63,44 +60,39 @@ class Progress:
 
 
 class Engine:
-    """Slots of fixed-shape buffers over a decoder's models.
+    """Slots of fixed-shape buffers over models.
 
     Args:
-        decoder: models, head and strength.
+        models: what replies are written with.
         num_slots: replies that are written at once.
         max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
         max_waiting: requests that may wait for a slot.
-        buckets: how many rows a step may have.
         steers: run last, right before the draw.
-        backend: of torch.compile, such as "inductor", to capture the one-token step of the base model; on CUDA it runs
-            as graphs then. None runs it as it is.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
+        models: Models,
         num_slots: int = DEFAULT_SLOTS,
         max_length: int | None = None,
         max_waiting: int = DEFAULT_WAITING,
-        buckets: Sequence[int] = DEFAULT_BUCKETS,
         steers: Sequence[Steer] = (),
-        backend: str | None = None,
     ) -> None:
-        base = decoder.base
-        self.decoder = decoder
+        base = models.base
+        self.models = models
         self.max_length = max_length or min(base.context or DEFAULT_LENGTH, DEFAULT_LENGTH)
         self._num_slots, self._steers = num_slots, steers
-        self._scheduler = Scheduler(num_slots, max_waiting, buckets)
+        self._scheduler = Scheduler(num_slots, max_waiting)
         self._progress = Progress(num_slots, base.device)
-        self._lane = Lane(base, num_slots, self.max_length, backend=backend)
+        self._lane = Lane(base, num_slots, self.max_length)
         self._mixes: dict[Expert, Mix] = {}  # made when first asked for
-        self._constraints = ConstraintRows(num_slots, base.num_logits, base.device)
+        self._constraints = ConstraintRows(num_slots, models.num_ids, base.device)
         self._sampler = RowSampler(num_slots, base.num_logits, self.max_length, base.device)
         self.bank: WeightBank | None = None
-        self._guide: Guide | None = None
-        if decoder.head is not None and decoder.table is not None:
-            self.bank = WeightBank(decoder.head.num_axes, base.device)
-            self._guide = Guide(decoder.head, decoder.table, decoder.steering, base.ends, num_slots, self.bank)
+        self._tilt: SuccessorTilt | None = None
+        if models.head is not None and models.table is not None:
+            self.bank = WeightBank(models.head.num_axes, base.device)
+            self._tilt = SuccessorTilt(models.head, models.table, models.steering, base.ends, num_slots, self.bank)
         self._args: Args | None = None  # made when first asked for
 
     @property
@@ -108,44 +100,44 @@ class Engine:
         """Whether there is nothing to do."""
         return self._scheduler.is_idle
 
-    def check(self, reply: Seq, also_waiting: int = 0) -> None:
+    def check(self, seq: Seq, also_waiting: int = 0) -> None:
         """Refuse a reply for which there is no room; ``also_waiting`` are on their way here.
 
         Raises:
             MessageError: prompt and reply don't fit into a slot.
             Overloaded: too many wait already.
         """
-        if reply.num_tokens > self.max_length:
+        if seq.num_tokens > self.max_length:
             raise MessageError(
-                f"prompt and max_tokens come to {reply.num_tokens} tokens, a slot holds {self.max_length}; shorten the "
+                f"prompt and max_tokens come to {seq.num_tokens} tokens, a slot holds {self.max_length}; shorten the "
                 "conversation, ask for fewer tokens, or open the engine with a larger max_length"
             )
         self._scheduler.check(also_waiting)
 
-    def submit(self, reply: Seq) -> None:
+    def submit(self, seq: Seq) -> None:
         """Let a reply wait for its turn, or end it at once where there is no room."""
         try:
-            self.check(reply)
+            self.check(seq)
         except PersonalignError as error:
-            reply.fail(error)
+            seq.fail(error)
         else:
-            self._scheduler.submit(reply)
+            self._scheduler.submit(seq)
 
     def forget(self, user: str) -> None:
-        """Empty a person's heads: replies that are being written go on without them, those that wait begin so."""
+        """Empty a person's rows: replies that are being written go on without them, those that wait begin so."""
         for rule in self._rules():
             rule.forget(user)
-        for reply in self._scheduler.waiting:
-            if reply.owner == user:
-                reply.forget()
+        for seq in self._scheduler.waiting:
+            if seq.owner == user:
+                seq.forget()
 
     def abort(self, error: PersonalignError) -> None:
         """End every reply, waiting and running."""
-        for slot, reply in list(self._scheduler.running.items()):
-            reply.fail(error)
+        for slot, seq in list(self._scheduler.running.items()):
+            seq.fail(error)
             self._release(slot)
-        for reply in self._scheduler.drain():
-            reply.fail(error)
+        for seq in self._scheduler.drain():
+            seq.fail(error)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -161,19 +153,18 @@ class Engine:
     # admit
 
     def _withdraw(self) -> None:
-        """Let go of cancelled replies, waiting and running, and of removed experts; close the gaps between the rest."""
+        """Let go of cancelled replies, waiting and running; close the gaps between the rest."""
         for slot in self._scheduler.withdraw():
             self._release(slot)
-        self._mixes = {e: mix for e, mix in self._mixes.items() if mix.slots or not e.removed.is_set()}
         for source, target in self._scheduler.moves():
             for part in self._parts():
                 part.move(source, target)
 
     def _admit(self) -> None:
         """Seat who comes next, and read prompts: a chunk beside each step of those who write, all if nobody does."""
-        for slot, reply in self._scheduler.admit():
+        for slot, seq in self._scheduler.admit():
             with self._ending_on_error([slot]):
-                self._seat(slot, reply)
+                self._seat(slot, seq)
         budget = CHUNK if self._scheduler.writing else self._num_slots * self.max_length
         for slot in self._scheduler.reading:
             if budget <= 0:
@@ -181,30 +172,30 @@ class Engine:
             with self._ending_on_error([slot]):
                 budget -= self._read(slot, budget)
 
-    def _seat(self, slot: int, reply: Seq) -> None:
+    def _seat(self, slot: int, seq: Seq) -> None:
         """Hand a reply to every part that keeps something of it."""
-        self._lane.begin(slot, reply.prompt)
-        self._sampler.admit(slot, reply.request.sampling, reply.prompt)
-        if reply.matcher is not None:
-            self._constraints.admit(slot, reply.matcher)
-        if reply.judged is not None:
-            self._by_reward_model().admit(slot, reply.judged.prompt, reply.judged.guidance)
-        elif self._guide is not None and reply.guidance is not None:
-            self._guide.admit(slot, reply.guidance)
-        if reply.stack is not None:
-            self._mix(reply.stack.expert).admit(slot, reply.stack.prompt, reply.stack.alpha)
+        self._lane.begin(slot, seq.prompt)
+        self._sampler.admit(slot, seq.request.sampling, seq.prompt)
+        if seq.matcher is not None:
+            self._constraints.admit(slot, seq.matcher)
+        if seq.reward_prompt is not None:
+            self._by_reward_model().admit(slot, seq.reward_prompt.prompt, seq.reward_prompt.guidance)
+        elif self._tilt is not None and seq.guidance is not None:
+            self._tilt.admit(slot, seq.guidance)
+        if seq.stack is not None:
+            self._mix(seq.stack.expert).admit(slot, seq.stack.prompt, seq.stack.alpha)
 
     def _by_reward_model(self) -> Args:
         if self._args is None:
-            reward = self.decoder.reward
-            assert reward is not None, "the decoder refuses such a request"
-            num_tokens = self.decoder.base.num_tokens
-            self._args = Args(reward, self.decoder.args, self._num_slots, self.max_length, num_tokens)
+            reward = self.models.reward_model
+            assert reward is not None, "such a request isn't admitted"
+            num_tokens = self.models.num_tokens
+            self._args = Args(reward, self.models.args, self._num_slots, self.max_length, num_tokens)
         return self._args
 
     def _mix(self, expert: Expert) -> Mix:
         if expert not in self._mixes:
-            self._mixes[expert] = Mix(expert, self._num_slots, self.max_length, self.decoder.base.num_tokens)
+            self._mixes[expert] = Mix(expert, self._num_slots, self.max_length, self.models.num_tokens)
         return self._mixes[expert]
 
     def _read(self, slot: int, budget: int) -> int:
@@ -265,7 +256,11 @@ class Engine:
         self, logits: Float[Tensor, "b V"], tokens: Int[Tensor, "b"], ids: NDArray[np.int64]
     ) -> dict[int, TokenLogprobs]:
         """The log-probabilities of the slots whose requests ask for them; nothing is computed if none does."""
-        wanted = {slot: n for slot in self._scheduler.writing if (n := self._scheduler.running[slot].num_logprobs)}
+        wanted = {
+            slot: n
+            for slot in self._scheduler.writing
+            if (n := self._scheduler.running[slot].request.sampling.logprobs)
+        }
         if not wanted:
             return {}
         chosen, likeliest, values = (x.tolist() for x in self._sampler.logprobs(logits, tokens, max(wanted.values())))
@@ -278,16 +273,16 @@ class Engine:
         """Send the replies that have ended, and free their slots."""
         broken = self._progress.broken.tolist()
         for slot in ended:
-            reply = self._scheduler.running[slot]
+            seq = self._scheduler.running[slot]
             with self._ending_on_error([slot]):
                 if (dead := self._constraints.dead(slot)) is not None:
                     raise dead
                 if broken[slot]:
-                    stacked = "" if reply.stack is None else f" with the expert {reply.stack.expert.name!r} on it"
+                    stacked = "" if seq.stack is None else f" with the expert {seq.stack.expert.name!r} on it"
                     raise ModelError(
-                        f"{self.decoder.base.name}{stacked} gave logits that hold NaN or Inf; expected finite numbers"
+                        f"{self.models.base.name}{stacked} gave logits that hold NaN or Inf; expected finite numbers"
                     )
-                reply.finish(self._account(slot), self.decoder.steering)
+                seq.finish(self._account(slot), self.models.steering)
                 self._release(slot)
 
     def _account(self, slot: int) -> Account:
@@ -295,16 +290,16 @@ class Engine:
 
     # release
 
-    def _rules(self) -> list[Guide | Args]:
+    def _rules(self) -> list[SuccessorTilt | Args]:
         """The rewards: each row is guided by one of them at most."""
-        return [rule for rule in (self._guide, self._args) if rule is not None]
+        return [rule for rule in (self._tilt, self._args) if rule is not None]
 
     def _readers(self) -> list[Reader]:
         return [self._lane, *self._mixes.values(), *([] if self._args is None else [self._args])]
 
     def _parts(self) -> list[Part]:
-        guides = [] if self._guide is None else [self._guide]
-        return [self._progress, *self._readers(), self._constraints, self._sampler, *guides]
+        tilts = [] if self._tilt is None else [self._tilt]
+        return [self._progress, *self._readers(), self._constraints, self._sampler, *tilts]
 
     def _release(self, slot: int) -> None:
         self._scheduler.release(slot)

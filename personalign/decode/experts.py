@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from personalign.decode.lane import Lane
 from personalign.decode.load import CausalModel, check_tokens, load_causal
 from personalign.decode.reward_model import UNFIT
 from personalign.decode.steer import Step
-from personalign.errors import EngineError, ModelError
+from personalign.errors import ModelError
 
 BASE_ADAPTER = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 
@@ -41,7 +40,6 @@ class Expert:
     anti: CausalModel
     tuned: CausalModel | None = None  # a separate checkpoint
     peft: PeftModel | None = None  # or a PeftModel around `anti`, with an adapter of this name
-    removed: threading.Event = field(default_factory=threading.Event, repr=False)  # set by remove
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -56,23 +54,11 @@ class Expert:
 
     @cached_property
     def changes_nothing(self) -> bool:
-        """Whether expert and anti-expert are the same function, weight by weight: then neither needs to run.
-
-        One that was removed has no weights any more, which is another matter: whoever asks for it gets an error.
-        """
+        """Whether expert and anti-expert are the same function, weight by weight: then neither needs to run."""
         if self.tuned is not None:
             ours, theirs = self.anti.model.state_dict(), self.tuned.model.state_dict()
             return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-        changes = any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
-        return not changes and not self.removed.is_set()
-
-    def remove(self) -> None:
-        """Free an adapter's weights; the last one leaves the small model as it was loaded. Any thread may do so."""
-        self.removed.set()
-        if self.peft is None:
-            return
-        with self.anti.lock:
-            _detach(self.peft, self.name)
+        return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
 
     @property
     def _adapted(self) -> PeftModel:
@@ -109,7 +95,6 @@ class Mix:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
         if slot not in self.slots:
             return 0
-        self._check()
         return sum(lane.read(slot) for lane in self._lanes)
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
@@ -140,20 +125,12 @@ class Mix:
         """Move the logits by α · (expert − anti-expert)."""
         if not self.slots:
             return logits
-        self._check()
         alpha = self._alpha[: len(logits)]
         running = [slot for slot in step.writing if slot in self.slots]
         active = step.active & (alpha != 0)
         follows = [lane.step(active, running)[0] for lane in self._lanes]
         tuned, anti = follows if len(follows) == 2 else (follows[0][0::2], follows[0][1::2])
         return mix(logits, tuned, anti, alpha, self._num_tokens)
-
-    def _check(self) -> None:
-        if self.expert.removed.is_set():
-            raise EngineError(
-                f"the expert {self.expert.name!r} was removed while the reply was written; send the request again "
-                "without it"
-            )
 
 
 def _adds_something(layer: LoraLayer, name: str) -> bool:
@@ -186,11 +163,11 @@ def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
         ModelError: naming the first token that differs.
     """
     check_tokens(base, other)
-    for causal in (base, other):
-        if causal.num_logits < base.num_tokens:
-            raise ModelError(
-                f"{causal.name} has {causal.num_logits} logits for {base.num_tokens} tokens; expected at least one each"
-            )
+    num_tokens = min(base.num_tokens, base.num_logits)  # a tokenizer may know ids that the model can't write
+    if other.num_logits < num_tokens:
+        raise ModelError(
+            f"{other.name} has {other.num_logits} logits for {num_tokens} tokens; expected at least one each"
+        )
 
 
 def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -> dict[str, Expert]:

@@ -6,9 +6,7 @@ row, over the first few slots only; a prompt is read in chunks, by itself, so it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,62 +18,29 @@ from personalign.decode.load import CausalModel
 
 CHUNK = 512  # tokens of a prompt that are read at once
 LENGTH_STEP = 64  # what is read back grows by so many positions
-MAX_GRAPHS = 512  # rows times lengths
 
 
 def forward(
     causal: CausalModel,
     ids: Int[Tensor, "B T"],
     runner: nn.Module | None = None,
-    captured: Callable[..., Any] | None = None,
     **arguments: object,
 ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B H"]]:
     """Run the model once; give the logits (float32) and the hidden states at the last position.
 
-    ``runner`` is what is called instead of the model itself, such as a PeftModel around it, and ``captured`` instead of
-    the forward of its layers. The hidden state is taken from the output layer's input, because some models scale or
-    cap their logits after that layer.
+    ``runner`` is what is called instead of the model itself, such as a PeftModel around it. The hidden state is taken
+    from the output layer's input, because some models scale or cap their logits after that layer.
     """
     seen: list[Tensor] = []
     if causal.can_keep_logits:
         arguments["logits_to_keep"] = 1
-    with causal.lock, instead(causal.layers, captured):
+    with causal.lock:
         hook = causal.output_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             output = (causal.model if runner is None else runner)(input_ids=ids, **arguments)
         finally:
             hook.remove()
     return output.logits[:, -1].float(), seen[-1][:, -1]
-
-
-@contextmanager
-def instead(layers: nn.Module, captured: Callable[..., Any] | None) -> Iterator[None]:
-    """Let a module's calls run what was captured of it."""
-    if captured is None:
-        yield
-        return
-    layers.forward = captured
-    try:
-        yield
-    finally:
-        del layers.forward
-
-
-def capture(layers: nn.Module, backend: str) -> Callable[..., Any]:
-    """Compile a model's layers for the few shapes of a one-token step; on CUDA with inductor, as graphs.
-
-    The step writes its cache in place and the lengths it reads back are few, so that a graph stays valid whoever comes
-    and goes. Every number of rows and every length read back is a graph of its own, made when it is first met.
-    """
-    limits = torch._dynamo.config  # noqa: SLF001 - torch gives no other name to it
-    limits.recompile_limit = max(limits.recompile_limit, MAX_GRAPHS)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, MAX_GRAPHS)
-    is_graph = backend == "inductor" and next(layers.parameters()).device.type == "cuda"
-    mode = "reduce-overhead" if is_graph else None
-    compiled: Callable[..., Any] = torch.compile(
-        layers.forward, backend=backend, mode=mode, dynamic=False, fullgraph=True
-    )
-    return compiled
 
 
 class Slots:
@@ -180,9 +145,7 @@ class Lane:
         max_length: int,
         runner: nn.Module | None = None,
         adapters: Sequence[str] = (),
-        backend: str | None = None,
     ) -> None:
-        self._captured = None if backend is None else capture(causal.layers, backend)
         self._causal, self._runner, self._adapters = causal, runner, list(adapters)
         config = causal.model.config
         self._slots = Slots(config, causal.device, num_slots, max_length, copies=len(adapters) or 1)
@@ -217,7 +180,7 @@ class Lane:
         positions = slots.lengths[:b].repeat_interleave(slots.copies)[:, None]
         ids = self._tokens[:b].repeat_interleave(slots.copies)[:, None]
         window = slots.window(0, b, positions, slots.span(b))
-        follows = self._forward(ids, positions, window, self._captured)
+        follows = self._forward(ids, positions, window)
         slots.advance(active, running)
         return follows
 
@@ -242,7 +205,6 @@ class Lane:
         ids: Int[Tensor, "r T"],
         positions: Int[Tensor, "r T"],
         window: Window,
-        captured: Callable[..., Any] | None = None,
     ) -> tuple[Float[Tensor, "r V"], Float[Tensor, "r H"]]:
         slots, causal = self._slots, self._causal
         slots.cache.open(window)
@@ -254,7 +216,6 @@ class Lane:
             causal,
             ids,
             self._runner,
-            captured,
             attention_mask=slots.attention.masks(seen, positions, causal.model.dtype),
             position_ids=positions,
             use_cache=True,

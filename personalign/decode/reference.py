@@ -19,20 +19,18 @@ import torch
 from torch import Tensor
 
 from personalign.basis import Steering
-from personalign.decode.args import ArgsSteering
-from personalign.decode.constrain import Constrainer, num_words
-from personalign.decode.decoder import Decoder
+from personalign.decode.constrain import num_words
 from personalign.decode.experts import BASE_ADAPTER, Expert
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
-from personalign.decode.request import Generated, Request, reason
+from personalign.decode.models import ArgsSteering, Models
+from personalign.decode.request import Request, reason
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.sample import uniforms
-from personalign.decode.seq import Judged
 from personalign.decode.successor import SuccessorHead
 from personalign.decode.text import text_of
 from personalign.errors import ConstraintError
-from personalign.types import Sampling
+from personalign.types import Guidance, Reply, Sampling, Usage
 
 
 class Effect(NamedTuple):
@@ -44,15 +42,15 @@ class Effect(NamedTuple):
 
 
 @torch.no_grad()
-def generate(decoder: Decoder, request: Request) -> Generated:
-    """Write what ``decoder.generate([request])`` should, reading everything anew for every token."""
-    base = decoder.base
+def generate(models: Models, request: Request) -> Reply:
+    """Write what ``generate(models, [request])`` should, reading everything anew for every token."""
+    base = models.base
     ids: list[int] = []
     end: int | None = None
     effects: list[Effect] = []
     asked, is_sound = request, True
     for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
-        logits, done = steered(decoder, request, ids)
+        logits, done = steered(models, request, ids)
         if done is None:  # no guidance from here on; the reason is told below
             request, is_sound = replace(request, guidance=None, rule="successor"), False
         effects.append(done or Effect())
@@ -61,53 +59,60 @@ def generate(decoder: Decoder, request: Request) -> Generated:
             end = token
             break
         ids.append(token)
-    is_shadow = is_guided(decoder, request) and request.is_shadow
-    guided = is_guided(decoder, request) and not is_shadow
-    return Generated(
-        ids=tuple(ids),
+    is_shadow = is_guided(models, request) and request.is_shadow
+    guided = is_guided(models, request) and not is_shadow
+    return Reply(
         text=text_of(base, ids),
-        kl=mean(effect.kl for effect in effects),
         guided=guided,
-        reason=None if guided else reason(asked, decoder.steering, is_sound=is_sound, is_shadow=is_shadow),
+        reason=None if guided else reason(asked, models.steering, is_sound=is_sound, is_shadow=is_shadow),
+        revision=asked.guidance.revision if asked.guidance else 0,
+        kl=mean(effect.kl for effect in effects),
         finish_reason="stop" if len(ids) < len(effects) else "length",
-        prompt_tokens=len(render(base.tokenizer, request.messages)),
+        usage=Usage(len(render(base.tokenizer, request.messages)), len(ids)),
         changed=mean(effect.changed for effect in effects),
         gained=mean(effect.gained for effect in effects),
+        ids=tuple(ids),
         end=end,
     )
 
 
-def is_guided(decoder: Decoder, request: Request) -> bool:
+def is_guided(models: Models, request: Request) -> bool:
     """Whether there is a reward to steer by."""
     if request.rule == "args":
-        return decoder.judged(request) is not None
-    return request.guidance is not None and request.guidance.gain(decoder.steering) > 0
+        return models.reward_guidance(request) is not None
+    return request.guidance is not None and strength(request.guidance, models.steering) > 0
+
+
+def strength(guidance: Guidance, steering: Steering) -> float:
+    """β·ρ·strength."""
+    return steering.beta * max(0.0, guidance.confidence) * guidance.strength
 
 
 @torch.no_grad()
-def steered(decoder: Decoder, request: Request, ids: Sequence[int]) -> tuple[Tensor, Effect | None]:
+def steered(models: Models, request: Request, ids: Sequence[int]) -> tuple[Tensor, Effect | None]:
     """Logits (V,) of the token after ``ids``, and what guidance did to them: None where the reward wasn't finite."""
-    base, head, steering = decoder.base, decoder.head, decoder.steering
+    base, head, steering = models.base, models.head, models.steering
     prompt = render(base.tokenizer, request.messages)
     logits, hidden = read(base, [*prompt, *ids])
-    expert = None if request.expert is None else decoder.experts[request.expert]
+    expert = None if request.expert is None else models.experts[request.expert]
     alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
     if expert is not None and alpha:
-        heard = [*render(expert.anti.tokenizer, request.messages), *ids]
-        logits = mixed(logits, expert, alpha, heard, base.num_tokens)
+        context = [*render(expert.anti.tokenizer, request.messages), *ids]
+        logits = mixed(logits, expert, alpha, context, models.num_tokens)
     logits = adjusted(logits, request.sampling, prompt, ids)
     if request.schema is not None or request.regex is not None:
-        logits = constrained(logits, base, request, ids)
-    if not is_guided(decoder, request):
+        logits = constrained(logits, models, request, ids)
+    if not is_guided(models, request):
         return logits, Effect()
-    if (judged := decoder.judged(request)) is not None and decoder.reward is not None:
-        return by_reward_model(logits, decoder.reward, decoder.args, judged, ids, base.num_tokens)
+    if (guidance := models.reward_guidance(request)) is not None and models.reward_model is not None:
+        text = [*render(models.reward_model.tokenizer, request.messages), *ids]
+        return by_reward_model(logits, models.reward_model, models.args, guidance, text, models.num_tokens)
     assert request.guidance is not None, "it is what guides"
-    assert head is not None, "the decoder refuses guidance without a head"
+    assert head is not None, "guidance without a head isn't admitted"
     may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
     weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
     rewards = features(head, base, hidden) @ weights
-    gain = request.guidance.gain(steering)
+    gain = strength(request.guidance, steering)
     tilted, done = tilted_short_list(logits, rewards, gain, steering, forbidden=() if may_end else base.ends)
     return (logits if request.is_shadow else tilted), done
 
@@ -147,14 +152,14 @@ def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], ids: Seq
     return logits
 
 
-def constrained(logits: Tensor, base: CausalModel, request: Request, ids: Sequence[int]) -> Tensor:
+def constrained(logits: Tensor, models: Models, request: Request, ids: Sequence[int]) -> Tensor:
     """Logits of what may follow ``ids`` by the schema or regex, −∞ elsewhere."""
-    matcher = Constrainer(base.tokenizer, len(logits), base.ends).compile(request.schema, request.regex)
+    matcher = models.constrainer.compile(request.schema, request.regex)
     for token in ids:
         matcher.advance(token)
     if matcher.error is not None:
         raise ConstraintError(f"nothing may follow by the schema or regex: {matcher.error}")
-    words = np.zeros(num_words(len(logits)), dtype=np.int32)
+    words = np.zeros(num_words(models.num_ids), dtype=np.int32)
     matcher.allowed(words)
     is_allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(logits)]
     return logits.masked_fill(torch.tensor(is_allowed == 0, device=logits.device), -math.inf)
@@ -186,18 +191,18 @@ def tilted_short_list(
 
 
 def by_reward_model(
-    logits: Tensor, reward: RewardModel, steering: ArgsSteering, judged: Judged, ids: Sequence[int], num_known: int
+    logits: Tensor, reward: RewardModel, steering: ArgsSteering, guidance: Guidance, text: Sequence[int], num_known: int
 ) -> tuple[Tensor, Effect | None]:
     """ARGS: the k likeliest tokens with w · reward added, a reward model reading the whole text with each of them."""
     best = logits[:num_known].topk(min(steering.num_candidates, num_known)).indices
     best = best[logits[best].isfinite()]
-    texts = torch.stack([torch.tensor([*judged.prompt, *ids, int(token)]) for token in best]).to(reward.device)
-    weights = torch.tensor(judged.guidance.weights, dtype=torch.float32, device=reward.device)
+    texts = torch.stack([torch.tensor([*text, int(token)]) for token in best]).to(reward.device)
+    weights = torch.tensor(guidance.weights, dtype=torch.float32, device=reward.device)
     rewards = reward.rewards(texts, torch.ones_like(texts))[:, -1] @ weights
     if not rewards.isfinite().all():
         return logits, None
     scores = torch.full_like(logits, -math.inf)
-    gain = judged.guidance.strength * judged.guidance.confidence
+    gain = guidance.strength * guidance.confidence
     scores[best] = logits[best] + steering.weight * gain * rewards
     return scores, effect(logits[best].softmax(-1), scores[best].softmax(-1), rewards)
 

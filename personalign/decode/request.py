@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from personalign.basis import Steering
-from personalign.decode.successor import Guidance
 from personalign.errors import InputError, ProfileError
-from personalign.types import FinishReason, Message, Sampling, TokenLogprobs
+from personalign.types import Guidance, Message, Sampling
 
 MAX_STOPS = 16
 MAX_LOGPROBS = 20
@@ -21,7 +20,7 @@ MAX_LOGPROBS = 20
 class Request:
     """One reply to write. ``alpha=None`` is the expert's own; without an expert it means nothing.
 
-    ``rule`` says what gives the rewards: the basis's successor head, or for "args" the decoder's reward model. The
+    ``rule`` says what gives the rewards: the basis's successor head, or for "args" the reward model. The
     reply keeps to a JSON ``schema`` (a mapping, or its JSON text) or matches a ``regex`` as a whole, if one of
     them is given.
     """
@@ -49,31 +48,9 @@ class Piece:
     text: str
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A finished reply. ``ids`` leave out the token that ended it, ``text`` all special tokens.
-
-    ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) in nats at temperature 1.
-    ``reason`` says why the reply isn't guided: "no_answers" (no guidance, or confidence 0), "strength_zero" (β or
-    strength is 0), "non_finite_reward" (from the first such token on it was written without guidance), "forgotten"
-    (the person was erased while it was written), or "shadow", where ``kl``, ``changed`` and ``gained`` tell what
-    guidance would have done to each token. ``changed`` is the share of positions whose likeliest token guidance
-    changed, and ``gained`` the expected reward it added, the mean over tokens of Σ q Q − Σ p Q. ``end`` is the
-    token that ended it: None where the limit or a stop string did.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-    kl: float
-    guided: bool
-    reason: str | None
-    finish_reason: FinishReason
-    prompt_tokens: int
-    first_token_s: float | None = None
-    changed: float = 0.0
-    gained: float = 0.0
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    end: int | None = None
+def gain(guidance: Guidance | None, steering: Steering) -> float:
+    """β·ρ·strength, what a person's reward is multiplied by; 0 means plain decoding."""
+    return 0.0 if guidance is None else steering.beta * max(0.0, guidance.confidence) * guidance.strength
 
 
 def reason(request: Request, steering: Steering, *, is_sound: bool, is_shadow: bool) -> str:
@@ -88,7 +65,7 @@ def reason(request: Request, steering: Steering, *, is_sound: bool, is_shadow: b
         return "non_finite_reward"
     if guidance is None or guidance.confidence <= 0:
         return "no_answers"
-    is_off = guidance.strength <= 0 if request.rule == "args" else guidance.gain(steering) <= 0
+    is_off = guidance.strength <= 0 if request.rule == "args" else gain(guidance, steering) <= 0
     return "strength_zero" if is_off else "forgotten"
 
 
@@ -156,7 +133,9 @@ def check_guidance(guidance: Guidance, num_axes: int) -> None:
             f"the weights have shape {guidance.weights.shape}, expected ({num_axes},); use this basis's profile"
         )
     if not np.isfinite(guidance.weights).all():
-        raise ProfileError("the weights hold NaN or Inf, expected finite numbers; undo the last answer or forget it")
+        raise ProfileError(
+            "the weights hold NaN or Inf, expected finite numbers; undo the last answer, or call forget(user)"
+        )
 
 
 def _within(name: str, value: object, low: float, high: float) -> None:

@@ -162,7 +162,6 @@ class RowSampler:
         drawn = [sampling for sampling in admitted if sampling.temperature > 0]
         self._is_greedy = not drawn
         self._is_cut = any(sampling.top_k or sampling.top_p < 1 for sampling in drawn)
-        self.num_logprobs = max((sampling.logprobs for sampling in admitted), default=0)
 
     def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Apply penalties, then bias; the tensor itself comes back where no request has any."""
@@ -185,10 +184,7 @@ class RowSampler:
     def logprobs(
         self, logits: Float[Tensor, "B V"], tokens: Int[Tensor, "B"], n: int
     ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B n"], Float[Tensor, "B n"]]:
-        """Log-probabilities of the tokens drawn, and the n likeliest with theirs, at temperature 1 before any cut.
-
-        ``num_logprobs`` is the most that any admitted request asks for; where it is 0 there is no need to call this.
-        """
+        """Log-probabilities of the tokens drawn, and the n likeliest with theirs, at temperature 1 before any cut."""
         log_p = logits.log_softmax(-1)
         best = log_p.topk(n)
         return log_p.gather(-1, tokens[:, None]).squeeze(-1), best.indices, best.values

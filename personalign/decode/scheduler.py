@@ -36,7 +36,7 @@ class Scheduler:
     @property
     def waiting(self) -> list[Seq]:
         """Replies that have no slot yet."""
-        return [reply for replies in self._waiting.values() for reply in replies]
+        return [seq for seqs in self._waiting.values() for seq in seqs]
 
     @property
     def is_idle(self) -> bool:
@@ -56,7 +56,7 @@ class Scheduler:
     @property
     def ended(self) -> list[int]:
         """Slots whose replies have had their last token."""
-        return [slot for slot, reply in self.running.items() if reply.finish_reason is not None]
+        return [slot for slot, seq in self.running.items() if seq.finish_reason is not None]
 
     @property
     def num_rows(self) -> int:
@@ -75,29 +75,29 @@ class Scheduler:
                 "open the engine with more slots or a longer queue"
             )
 
-    def submit(self, reply: Seq) -> None:
+    def submit(self, seq: Seq) -> None:
         """Let a reply wait for its turn."""
-        self._waiting.setdefault(reply.owner, deque()).append(reply)
+        self._waiting.setdefault(seq.owner, deque()).append(seq)
 
     def drain(self) -> list[Seq]:
         """Take everything out of the queue."""
-        replies = self.waiting
+        seqs = self.waiting
         self._waiting.clear()
-        return replies
+        return seqs
 
     def admit(self) -> Iterator[tuple[int, Seq]]:
         """Give free slots, the lowest first, to the replies whose turn it is."""
         while self._waiting and len(self.running) < self._num_slots:
-            owner, replies = next(iter(self._waiting.items()))
-            reply = replies.popleft()
-            if replies:
+            owner, seqs = next(iter(self._waiting.items()))
+            seq = seqs.popleft()
+            if seqs:
                 self._waiting.move_to_end(owner)
             else:
                 del self._waiting[owner]
             slot = self._lowest_free()
-            self.running[slot] = reply
+            self.running[slot] = seq
             self._reading.append(slot)
-            yield slot, reply
+            yield slot, seq
 
     def begin(self, slot: int) -> None:
         """Note that the slot's prompt is read and its reply may be written."""
@@ -105,13 +105,13 @@ class Scheduler:
 
     def withdraw(self) -> list[int]:
         """Drop the cancelled replies that wait; name the slots of those that run."""
-        for owner, replies in list(self._waiting.items()):
-            kept = deque(reply for reply in replies if not reply.is_cancelled)
-            if kept:
-                self._waiting[owner] = kept
+        for owner, seqs in list(self._waiting.items()):
+            rest = deque(seq for seq in seqs if not seq.is_cancelled)
+            if rest:
+                self._waiting[owner] = rest
             else:
                 del self._waiting[owner]
-        return [slot for slot, reply in self.running.items() if reply.is_cancelled]
+        return [slot for slot, seq in self.running.items() if seq.is_cancelled]
 
     def release(self, slot: int) -> None:
         """Free a slot."""

@@ -1,8 +1,7 @@
-"""One request on its way through the engine: where it sits, what it has written, and whom it tells."""
+"""One request on its way through the engine: where it sits, what it has written, and who is told."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,12 +11,11 @@ from personalign.decode.account import Account
 from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel
-from personalign.decode.request import Generated, Piece, Request, reason
-from personalign.decode.successor import Guidance
+from personalign.decode.request import Piece, Request, reason
 from personalign.decode.text import TextStream
-from personalign.types import FinishReason, TokenLogprobs
+from personalign.types import FinishReason, Guidance, Reply, TokenLogprobs, Usage
 
-Outbox = Callable[[Piece | Generated | Exception], None]
+Outbox = Callable[[Piece | Reply | Exception], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +28,8 @@ class Stack:
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """A request under rule "args": its prompt in the reward model's own template, and the weights of the rewards."""
+class RewardPrompt:
+    """What a reward model reads of a request under rule "args": the prompt in its own template, and how it weighs."""
 
     prompt: list[int]
     guidance: Guidance
@@ -46,7 +44,7 @@ class Seq:
         request: Request,
         prompt: list[int],
         stack: Stack | None,
-        judged: Judged | None,
+        reward_prompt: RewardPrompt | None,
         matcher: Matcher | None,
         base: CausalModel,
         outbox: Outbox,
@@ -54,14 +52,12 @@ class Seq:
         is_streamed: bool,
     ) -> None:
         self.number, self.request, self.prompt = number, request, prompt
-        self.stack, self.judged, self.matcher = stack, judged, matcher
+        self.stack, self.reward_prompt, self.matcher = stack, reward_prompt, matcher
         self.guidance = request.guidance  # None once the person is erased
         self.is_cancelled = False
         self.finish_reason: FinishReason | None = None
         self._outbox, self._ends = outbox, base.ends
         self._needs_text = is_streamed or bool(request.sampling.stop)  # token by token
-        self._started = time.perf_counter()
-        self._first_token_s: float | None = None
         self._ids: list[int] = []
         self._end: int | None = None  # once it is drawn
         self._num_drawn = 0
@@ -70,7 +66,7 @@ class Seq:
 
     @property
     def owner(self) -> str:
-        """Whose turn it takes up."""
+        """The person whose turn it takes up."""
         return self.request.guidance.user if self.request.guidance else ""
 
     @property
@@ -81,18 +77,11 @@ class Seq:
     @property
     def num_tokens(self) -> int:
         """The most that prompt and reply come to, in any model's template."""
-        prompts = [self.prompt, *(part.prompt for part in (self.stack, self.judged) if part is not None)]
+        prompts = [self.prompt, *(part.prompt for part in (self.stack, self.reward_prompt) if part is not None)]
         return max(map(len, prompts)) + self.request.sampling.max_tokens
-
-    @property
-    def num_logprobs(self) -> int:
-        """How many of the likeliest tokens are reported beside each one drawn."""
-        return self.request.sampling.logprobs
 
     def take(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Add the token just drawn, and find out whether it ends the reply."""
-        if self._first_token_s is None:
-            self._first_token_s = time.perf_counter() - self._started
         self._num_drawn += 1
         if logprobs is not None:
             self._logprobs.append(logprobs)
@@ -110,35 +99,34 @@ class Seq:
     def finish(self, account: Account, steering: Steering) -> None:
         """Send the rest of the text, then the reply."""
         assert self.finish_reason is not None, "the reply has ended"
-        text = self._text.finish(tuple(self._ids))
+        request, ids = self.request, tuple(self._ids)
+        text = self._text.finish(ids)
         if rest := text[len(self._text.sent) :]:
             self._outbox(Piece((), rest))
-        is_shadow = account.guided and self.request.is_shadow
+        is_shadow = account.guided and request.is_shadow
         guided = account.guided and not is_shadow
         self._outbox(
-            Generated(
-                ids=tuple(self._ids),
+            Reply(
                 text=text,
-                kl=account.kl / self._num_drawn,
                 guided=guided,
-                reason=None
-                if guided
-                else reason(self.request, steering, is_sound=account.is_sound, is_shadow=is_shadow),
+                reason=None if guided else reason(request, steering, is_sound=account.is_sound, is_shadow=is_shadow),
+                revision=request.guidance.revision if request.guidance else 0,
+                kl=account.kl / self._num_drawn,
                 finish_reason=self.finish_reason,
-                prompt_tokens=len(self.prompt),
-                first_token_s=self._first_token_s,
+                usage=Usage(len(self.prompt), len(ids)),
                 changed=account.changed / self._num_drawn,
                 gained=account.gained / self._num_drawn,
                 logprobs=tuple(self._logprobs),
+                ids=ids,
                 end=self._end,
             )
         )
 
     def forget(self) -> None:
-        """Go without the person's head: they were erased while the reply waited for its turn."""
+        """Go without the person's weights: they were erased while the reply waited for its turn."""
         self.guidance = None
-        if self.judged is not None and self.judged.guidance.user:
-            self.judged = None
+        if self.reward_prompt is not None and self.reward_prompt.guidance.user:
+            self.reward_prompt = None
 
     def fail(self, error: Exception) -> None:
         """End without a reply; where it is the outbox that fails, there is nobody to tell."""

@@ -1,14 +1,13 @@
 """The successor head: one set of features serves everyone's reward, at no extra forward pass of the model.
 
 Because a reward is linear in the features of the finished reply, their expectation given the prefix and the next
-token turns into anyone's value of that token by one inner product. Read ``guide.py`` next: how it steers.
+token turns into anyone's value of that token by one inner product. Read ``tilt.py`` next: how it steers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from personalign.basis import Steering
 from personalign.errors import BasisError
-
-
-@dataclass(frozen=True, eq=False)
-class Guidance:
-    """A person's reward as a request carries it.
-
-    ``confidence`` is ρ of the basis, from 0 (nothing learnt) towards 1; ``strength`` multiplies the calibrated β.
-    Requests that name the same user, generation and revision share a row of the head bank; ``generation`` tells a
-    person from one who was erased under the same id. In shadow nothing is steered, but the account tells what would be.
-    """
-
-    weights: Float[NDArray[np.float64], "d"]
-    confidence: float
-    strength: float = 1.0
-    revision: int = 0
-    user: str = ""
-    generation: int = 0
-    is_shadow: bool = False
-
-    def gain(self, steering: Steering) -> float:
-        """β·ρ·strength; 0 means plain decoding."""
-        return steering.beta * max(0.0, self.confidence) * self.strength
 
 
 class SuccessorHead(nn.Module):

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode.account import SteeredRows
+from personalign.decode.request import gain
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance, SuccessorHead, reward
+from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import WeightBank
+from personalign.types import Guidance
 
 
 class Tilt(NamedTuple):
@@ -45,8 +47,8 @@ def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Floa
     return Tilt(delta, kl, rewards.isfinite().all(-1), (q * centred).sum(-1))
 
 
-class Guide:
-    """The steer that tilts each row's short list by what its head expects of the finished reply."""
+class SuccessorTilt:
+    """The steer that tilts each row's short list by the reward that the head expects of the finished reply."""
 
     def __init__(
         self,
@@ -64,22 +66,22 @@ class Guide:
 
     def admit(self, slot: int, guidance: Guidance) -> None:
         """Steer a slot from its first token on."""
-        if guidance.gain(self._steering) > 0:
+        if gain(guidance, self._steering) > 0:
             self.rows.admit(slot, guidance)
             self._merged[slot] = self._head.merged(self.rows.weights(slice(slot, slot + 1)))[0]
 
     def forget(self, user: str) -> None:
-        """Empty a person's heads, and what was made of them."""
+        """Empty a person's rows, and what was made of them."""
         self.rows.forget(user)
         self._merged[self.rows.gain(slice(None)) == 0] = 0.0
 
     def release(self, slot: int) -> None:
-        """Let go of the slot's head."""
+        """Let go of the slot's weights."""
         self.rows.release(slot)
         self._merged[slot] = 0.0
 
     def move(self, source: int, target: int) -> None:
-        """Carry a slot's head and account over to an empty one."""
+        """Carry a slot's weights and account over to an empty one."""
         self.rows.move(source, target)
         self._merged[target] = self._merged[source]
         self._merged[source] = 0.0
@@ -89,12 +91,12 @@ class Guide:
         if not self.rows.slots:
             return logits
         b, steering = len(logits), self._steering
-        gain = self.rows.gain(slice(b))
+        strength = self.rows.gain(slice(b))
         top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
         rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
-        delta, kl, finite, gained = tilt(top, rewards, steering.beta * gain, steering.clip)
+        delta, kl, finite, gained = tilt(top, rewards, steering.beta * strength, steering.clip)
         scores = top + delta
-        guided = self.rows.record(step, gain, finite, scores, kl, gained)
+        guided = self.rows.record(step, strength, finite, scores, kl, gained)
         return short_list(logits, candidates, scores, guided)
 
     def _not_empty(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:

@@ -1,7 +1,7 @@
-"""The head bank: everyone's reward weights as rows of one buffer on the device.
+"""The weight bank: everyone's reward weights as rows of one buffer on the device.
 
-A head is d floats, so switching people is switching a row number. A re-fit is a new row: a reply that is being
-written keeps the head it began with. Row 0 is neutral and nobody's.
+A person's weights are d floats, so switching people is switching a row number. A re-fit is a new row: a reply that is
+being written keeps the weights it began with. Row 0 is neutral and nobody's.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from personalign.decode.successor import Guidance
 from personalign.errors import Overloaded
+from personalign.types import Guidance
 
 NEUTRAL = 0
 DEFAULT_ROWS = 10_000
@@ -23,7 +21,7 @@ DEFAULT_ROWS = 10_000
 
 @dataclass(frozen=True)
 class WeightKey:
-    """Whose head it is, and which: ``generation`` tells a person from one who was erased under the same id."""
+    """Whose weights they are, and which: ``generation`` tells a person from one who was erased under the same id."""
 
     user: str
     generation: int
@@ -42,7 +40,7 @@ class WeightBank:
         self._pins: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """How many heads are resident."""
+        """How many people's weights are resident."""
         return len(self._rows)
 
     @property
@@ -51,7 +49,7 @@ class WeightBank:
         return self.weights.nbytes + self.confidence.nbytes
 
     def acquire(self, guidance: Guidance) -> int:
-        """Find the head's row, or write it to one, and pin it until it is released.
+        """Find the row of these weights, or write them to one, and pin it until it is released.
 
         Raises:
             Overloaded: every row is in use.
@@ -91,10 +89,6 @@ class WeightBank:
             else:
                 self._clear(row)
 
-    def row(self, key: WeightKey) -> Float[Tensor, "d"] | None:
-        """The weights resident under a key."""
-        return self.weights[self._rows[key]] if key in self._rows else None
-
     def _free_row(self) -> int:
         if self._empty:
             return self._empty.pop()
@@ -103,8 +97,7 @@ class WeightBank:
                 del self._rows[key], self._keys[row]
                 return row
         raise Overloaded(
-            f"all {len(self.weights) - 1} rows of the head bank are in use; send the request again later, or open the "
-            "engine with more"
+            f"all {len(self.weights) - 1} rows of the weight bank are in use; send the request again later"
         )
 
     def _clear(self, row: int) -> None:

@@ -12,10 +12,12 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
+from personalign.decode.admit import admit
 from personalign.decode.engine import Engine, typed
-from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.request import Piece, Request
 from personalign.decode.seq import Outbox, Seq
 from personalign.errors import EngineError
+from personalign.types import Reply
 
 T = TypeVar("T")
 
@@ -26,11 +28,11 @@ class Ticket:
     """A reply to come: wait for all of it, or read it as it is written. Safe to use from any thread."""
 
     def __init__(self, write: Callable[[Outbox], Seq]) -> None:
-        self._news: queue.SimpleQueue[Piece | Generated | Exception] = queue.SimpleQueue()
-        self.reply = write(self._news.put)
-        self._outcome: Generated | Exception | None = None
+        self._news: queue.SimpleQueue[Piece | Reply | Exception] = queue.SimpleQueue()
+        self.seq = write(self._news.put)
+        self._outcome: Reply | Exception | None = None
 
-    def __iter__(self) -> Iterator[Piece | Generated]:
+    def __iter__(self) -> Iterator[Piece | Reply]:
         """Yield the pieces as they come, then the reply, or raise what ended it."""
         while self._outcome is None:
             item = self._news.get()
@@ -40,7 +42,7 @@ class Ticket:
                 raise item
             yield item
 
-    def result(self) -> Generated:
+    def result(self) -> Reply:
         """Wait for the reply, or raise what ended it."""
         for _ in self:
             pass
@@ -52,7 +54,7 @@ class Ticket:
     def cancel(self) -> None:
         """Let the reply end within two steps; whoever waits for it gets an error."""
         if self._outcome is None:
-            self.reply.is_cancelled = True
+            self.seq.is_cancelled = True
             self._news.put(EngineError("the reply was cancelled; send the request again"))
 
 
@@ -73,7 +75,7 @@ class Worker:
         """Check a request on the caller's thread, and hand it over.
 
         Raises:
-            InputError: and its kinds, as ``Decoder.generate``.
+            InputError: and its kinds, as ``generate``.
             Overloaded: too many wait already.
             EngineError: the worker is closed.
         """
@@ -88,13 +90,13 @@ class Worker:
         tickets = []
         for i, request in enumerate(requests):
             tickets.append(self._ticket(request, is_streamed=is_streamed))
-            self._engine.check(tickets[i].reply, also_waiting=len(self._errands) + i)
-        self._send(*(partial(self._engine.submit, ticket.reply) for ticket in tickets))
+            self._engine.check(tickets[i].seq, also_waiting=len(self._errands) + i)
+        self._send(*(partial(self._engine.submit, ticket.seq) for ticket in tickets))
         return tickets
 
     def _ticket(self, request: Request, *, is_streamed: bool) -> Ticket:
-        decoder, number = self._engine.decoder, next(self._numbers)
-        return Ticket(lambda outbox: decoder.reply(request, number, outbox, is_streamed=is_streamed))
+        models, number = self._engine.models, next(self._numbers)
+        return Ticket(lambda outbox: admit(models, request, number, outbox, is_streamed=is_streamed))
 
     def perform(self, work: Callable[[], T]) -> T:
         """Do other work of the device's between two steps; replies wait meanwhile, and so does the caller.
@@ -114,7 +116,7 @@ class Worker:
         return outcome.result()
 
     def forget(self, user: str) -> None:
-        """Empty a person's heads: replies that are being written go on without them, those that wait begin so."""
+        """Empty a person's rows: replies that are being written go on without them, those that wait begin so."""
         self._send(lambda: self._engine.forget(user))
 
     def close(self) -> None:

@@ -23,13 +23,13 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from personalign.basis import Basis, Fingerprints
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
-from personalign.decode.request import check_strength
-from personalign.decode.successor import Guidance, SuccessorHead, reward
+from personalign.decode.request import check_strength, gain
+from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.tilt import tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
-from personalign.types import Profile
+from personalign.types import Guidance, Profile
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Guide(LogitsProcessor):
 
     def __init__(self, steered: SteeredModel, guidance: Sequence[Guidance | None]) -> None:
         self._steered, self._guidance = steered, list(guidance)
-        self._gains = [g.gain(steered.basis.steering) if g else 0.0 for g in guidance]
+        self._gains = [gain(g, steered.basis.steering) for g in guidance]
         self._passes = _Passes()
         self._trail = Trail(len(guidance))
         self._steps: list[Tensor] = []  # (B, 3) each: 1 where a row was guided, its KL in nats, 1 where it was changed

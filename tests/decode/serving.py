@@ -13,14 +13,15 @@ from statistics import mean
 import numpy as np
 from torch import Tensor
 
+from personalign.decode.admit import admit
 from personalign.decode.args import SiblingLane
-from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
 from personalign.decode.lane import Lane
-from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.models import Models
+from personalign.decode.request import Piece, Request
+from personalign.decode.seq import Seq
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance
-from personalign.types import Sampling
+from personalign.types import Guidance, Reply, Sampling
 from tests.decode.tiny_models import bits, talk
 
 
@@ -28,11 +29,11 @@ from tests.decode.tiny_models import bits, talk
 class Caller:
     """Whoever asked for one reply, and what came of it."""
 
-    reply: Reply | None = None  # set by Desk.submit
+    seq: Seq | None = None  # set by Desk.submit
     pieces: list[Piece] = field(default_factory=list)
-    outcome: Generated | Exception | None = None
+    outcome: Reply | Exception | None = None
 
-    def __call__(self, item: Piece | Generated | Exception) -> None:
+    def __call__(self, item: Piece | Reply | Exception) -> None:
         assert self.outcome is None, "nothing comes after the reply or its error"
         if isinstance(item, Piece):
             self.pieces.append(item)
@@ -41,18 +42,18 @@ class Caller:
 
     def cancel(self) -> None:
         """Hang up."""
-        assert self.reply is not None, "it was submitted"
-        self.reply.is_cancelled = True
+        assert self.seq is not None, "it was submitted"
+        self.seq.is_cancelled = True
 
     @property
     def is_waited_for(self) -> bool:
         """Whether a reply is still to come."""
-        assert self.reply is not None, "it was submitted"
-        return self.outcome is None and not self.reply.is_cancelled
+        assert self.seq is not None, "it was submitted"
+        return self.outcome is None and not self.seq.is_cancelled
 
     @property
-    def generated(self) -> Generated:
-        assert isinstance(self.outcome, Generated), self.outcome
+    def generated(self) -> Reply:
+        assert isinstance(self.outcome, Reply), self.outcome
         return self.outcome
 
     @property
@@ -64,10 +65,12 @@ class Caller:
 class Desk:
     """An engine with a watch on it: the bits of the logits that every request's tokens were drawn from."""
 
-    def __init__(self, decoder: Decoder, num_slots: int, max_length: int = 64, **settings) -> None:
+    def __init__(
+        self, models: Models, num_slots: int, max_length: int = 64, buckets: Sequence[int] = (), **settings
+    ) -> None:
         steers = [*settings.pop("steers", ()), self._look]
-        self.decoder = decoder
-        self.engine = Engine(decoder, num_slots, max_length, steers=steers, **({"buckets": ()} | settings))
+        self.models = models
+        self.engine = one_shape(Engine(models, num_slots, max_length, steers=steers, **settings), buckets)
         self.traces: dict[int, list[Tensor]] = defaultdict(list)  # by number
         self._watched: set[int] = set()
         self._active: list[int] = []  # rows
@@ -76,16 +79,16 @@ class Desk:
     def submit(self, request: Request, *, is_streamed: bool = False, is_watched: bool = False) -> Caller:
         """Ask for a reply."""
         caller, number = Caller(), next(self._numbers)
-        caller.reply = self.decoder.reply(request, number, caller, is_streamed=is_streamed)
-        self.engine.submit(caller.reply)
+        caller.seq = admit(self.models, request, number, caller, is_streamed=is_streamed)
+        self.engine.submit(caller.seq)
         if is_watched:
             self._watched.add(number)
         return caller
 
     def trace(self, caller: Caller) -> list[Tensor]:
         """The bits of the logits of each of a reply's tokens."""
-        assert caller.reply is not None, "it was submitted"
-        return self.traces[caller.reply.number]
+        assert caller.seq is not None, "it was submitted"
+        return self.traces[caller.seq.number]
 
     @property
     def num_active(self) -> int:
@@ -97,8 +100,8 @@ class Desk:
         while not self.engine.is_idle:
             self.engine.step()
 
-    def serve(self, requests: Sequence[Request]) -> list[Generated]:
-        """Replies to these, asked for at once, like Decoder.generate's but in this engine."""
+    def serve(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies to these, asked for at once, like generate's but in this engine."""
         callers = [self.submit(request, is_watched=True) for request in requests]
         self.drain()
         return [caller.generated for caller in callers]
@@ -109,6 +112,13 @@ class Desk:
             if (number := int(step.request[row])) in self._watched:
                 self.traces[number].append(bits(logits[row].clone()))
         return logits
+
+
+def one_shape(engine: Engine, buckets: Sequence[int] = ()) -> Engine:
+    """Make an engine's steps as large as the least of these that holds all replies, or always as large as it is."""
+    scheduler = engine._scheduler
+    scheduler._buckets = [*buckets, scheduler._num_slots]
+    return engine
 
 
 def leftovers(engine: Engine) -> list[str]:
@@ -133,13 +143,13 @@ def leftovers(engine: Engine) -> list[str]:
             f"{name}: a length": any(lane._slots.known) or lane._slots.lengths.any(),
             f"{name}: keys and values": _kept(lane),
         }
-    if engine.bank is not None and engine._guide is not None:
-        rows = engine._guide.rows
+    if engine.bank is not None and engine._tilt is not None:
+        rows = engine._tilt.rows
         held |= {
             "a pin": engine.bank._pins,
             "a guided slot": rows._rows,
-            "a head row": rows._row.any(),
-            "a head merged with a person's weights": engine._guide._merged.any(),
+            "a row of the bank": rows._row.any(),
+            "the head under a person's weights": engine._tilt._merged.any(),
             "an account": rows._sums.any() or rows._strength.any() or rows._steers.any() or not rows._sound.all(),
         }
     if (args := engine._args) is not None:
@@ -179,26 +189,26 @@ class Found:
 
 
 def haystack(
-    decoder: Decoder,
+    models: Models,
     needles: Sequence[Request],
     num_slots: int,
     trials: int,
     *,
-    alone: tuple[Decoder, Sequence[Request]] | None = None,
+    alone: tuple[Models, Sequence[Request]] | None = None,
     **settings,
 ) -> Found:
     """Write needles in an engine of one batch shape while strangers of every kind join, leave and are cancelled.
 
-    ``alone`` says by what decoder and requests they are written that they are compared with; None means the same ones.
+    ``alone`` says by what models and requests they are written that they are compared with; None means the same ones.
     """
     rng, needed = random.Random(num_slots), [needles[i % len(needles)] for i in range(trials)]
-    lonely, requests = alone or (decoder, needles)
+    lonely, requests = alone or (models, needles)
     expected = {}
     for needle, request in zip(needles, requests, strict=True):
         desk = Desk(lonely, num_slots, **settings)
         (reply,) = desk.serve([request])
         expected[id(needle)] = (reply.ids, desk.traces[0])
-    desk = Desk(decoder, num_slots, max_waiting=trials + num_slots, **settings)
+    desk = Desk(models, num_slots, max_waiting=trials + num_slots, **settings)
     sought: list[tuple[Request, Caller]] = []
     strangers: list[Caller] = []
     beside = []
@@ -209,7 +219,7 @@ def haystack(
             num_running += 1
         strangers = [caller for caller in strangers if caller.is_waited_for]
         while needed and len(strangers) < num_slots and rng.random() < 0.8:
-            strangers.append(desk.submit(stranger(rng, decoder)))
+            strangers.append(desk.submit(stranger(rng, models)))
         if strangers and rng.random() < 0.1:
             rng.choice(strangers).cancel()
         beside += [desk.num_active - 1] * num_running
@@ -221,10 +231,10 @@ def haystack(
     return Found(differing, mean(beside))
 
 
-def stranger(rng: random.Random, decoder: Decoder) -> Request:
+def stranger(rng: random.Random, models: Models) -> Request:
     """A request of any kind: text, guidance (broken ones too), rule, sampling, penalties, expert, constraint, stops."""
-    assert decoder.head is not None, "strangers are guided"
-    d, vocabulary, experts = decoder.head.num_axes, decoder.base.num_tokens, sorted(decoder.experts)
+    assert models.head is not None, "strangers are guided"
+    d, vocabulary, experts = models.head.num_axes, models.base.num_tokens, sorted(models.experts)
     text = "".join(rng.choice(string.ascii_letters + string.digits + " ?!") for _ in range(rng.randint(1, 24)))
     sampling = Sampling(
         rng.randint(1, 8),
@@ -256,5 +266,5 @@ def stranger(rng: random.Random, decoder: Decoder) -> Request:
         rng.choice([None, *experts]),
         rng.choice([None, 0.3, 2.0]),
         regex=rng.choice([None, None, None, "[a-z ]{3,}", "(yes|no)+"]),
-        rule=rng.choice(["successor", "args"] if decoder.reward is not None else ["successor"]),
+        rule=rng.choice(["successor", "args"] if models.reward_model is not None else ["successor"]),
     )

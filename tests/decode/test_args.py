@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from personalign.decode import Decoder, Request, RewardModel, load_causal, load_reward, reference
-from personalign.decode.args import PUBLISHED, ArgsSteering, SiblingLane
+from personalign.decode import Models, Request, RewardModel, load_causal, load_reward, reference
+from personalign.decode.args import SiblingLane
+from personalign.decode.generation import generate
+from personalign.decode.models import ArgsSteering
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.serving import Desk, haystack, leftovers, same_bits
 from tests.decode.tiny_models import STEERING, Kit, bits, saved, talk, tokenizer, traced
 
@@ -47,21 +48,21 @@ def reward_model(kit: Kit, num_axes: int) -> RewardModel:
 
 
 @pytest.fixture(params=[1, 3], ids=["one reward", "three rewards"])
-def decoder(request: pytest.FixtureRequest, kit: Kit) -> Decoder:
-    return kit.decoder(reward=reward_model(kit, request.param))
+def models(request: pytest.FixtureRequest, kit: Kit) -> Models:
+    return kit.models(reward_model=reward_model(kit, request.param))
 
 
-@pytest.mark.parametrize("args", [PUBLISHED, ArgsSteering(3, 4.0)], ids=["published", "3 candidates, w = 4"])
-def test_siblings_are_read_as_if_alone(kit: Kit, decoder: Decoder, args: ArgsSteering) -> None:
+@pytest.mark.parametrize("args", [ArgsSteering(), ArgsSteering(3, 4.0)], ids=["published", "3 candidates, w = 4"])
+def test_siblings_are_read_as_if_alone(kit: Kit, models: Models, args: ArgsSteering) -> None:
     """At every step of every row, scores agree with the uncached reference to 1e-4, and so does the account."""
-    decoder = kit.decoder(reward=decoder.reward, args=args)
-    replies, logits = traced(decoder, MIXED_BAG)
+    models = kit.models(reward_model=models.reward_model, args=args)
+    replies, logits = traced(models, MIXED_BAG)
     for row, (request, reply) in enumerate(zip(MIXED_BAG, replies, strict=True)):
         for step in range(len(reply.ids)):
-            expected, _ = reference.steered(decoder, request, reply.ids[:step])
+            expected, _ = reference.steered(models, request, reply.ids[:step])
             gap = torch.where(logits[step, row] == expected, 0.0, (logits[step, row] - expected).abs())
             assert gap.max() < TOLERANCE
-        plain = reference.generate(decoder, request)
+        plain = reference.generate(models, request)
         assert reply.ids == plain.ids
         assert (reply.guided, reply.reason) == (plain.guided, plain.reason)
         found, wanted = ((r.kl, r.changed, r.gained) for r in (reply, plain))
@@ -70,7 +71,7 @@ def test_siblings_are_read_as_if_alone(kit: Kit, decoder: Decoder, args: ArgsSte
     assert int(logits[0, 0].isfinite().sum()) == args.num_candidates
 
 
-def test_a_sibling_that_is_not_kept_is_noticed(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sibling_that_is_not_kept_is_noticed(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: keeping the first candidate instead of the drawn one is found."""
     kept = SiblingLane.accept
 
@@ -79,31 +80,31 @@ def test_a_sibling_that_is_not_kept_is_noticed(decoder: Decoder, monkeypatch: py
         kept(self, self._siblings[:, -1], active, running)
 
     monkeypatch.setattr(SiblingLane, "accept", keeps_the_first)
-    replies, _ = traced(decoder, MIXED_BAG[:1])
-    assert replies[0].ids != reference.generate(decoder, MIXED_BAG[0]).ids
+    replies, _ = traced(models, MIXED_BAG[:1])
+    assert replies[0].ids != reference.generate(models, MIXED_BAG[0]).ids
 
 
 def test_one_reward_is_everyones(kit: Kit) -> None:
     """A reward model with one output steers strangers too, and persons by the same; with several it needs a person."""
-    alone, several = (kit.decoder(reward=reward_model(kit, d)) for d in (1, 3))
+    alone, several = (kit.models(reward_model=reward_model(kit, d)) for d in (1, 3))
     stranger = Request(HELLO, Sampling(8), rule="args")
-    guided = alone.generate([stranger, replace(stranger, guidance=W)])
+    guided = generate(alone, [stranger, replace(stranger, guidance=W)])
     assert guided[0].guided
     assert guided[0].ids == guided[1].ids
-    reply = several.generate([stranger])[0]
+    reply = generate(several, [stranger])[0]
     assert (reply.guided, reply.reason) == (False, "no_answers")
 
 
-def test_strength_zero_is_plain(decoder: Decoder) -> None:
+def test_strength_zero_is_plain(models: Models) -> None:
     """Bit for bit, and the reason is told; a little strength is felt."""
     request = Request(HELLO, Sampling(8), replace(W, strength=0.0), rule="args")
-    replies, logits = traced(decoder, [request, MIXED_BAG[2]])
-    _, plain = traced(decoder, [Request(HELLO, Sampling(8)), MIXED_BAG[2]])
+    replies, logits = traced(models, [request, MIXED_BAG[2]])
+    _, plain = traced(models, [Request(HELLO, Sampling(8)), MIXED_BAG[2]])
     assert (replies[0].guided, replies[0].reason) == (False, "strength_zero")
     steps = len(replies[0].ids)
     assert torch.equal(bits(logits[:steps, 0]), bits(plain[:steps, 0]))
     little = replace(request, guidance=replace(W, strength=1e-3))
-    assert not torch.equal(bits(traced(decoder, [little, MIXED_BAG[2]])[1][0, 0]), bits(plain[0, 0]))  # control
+    assert not torch.equal(bits(traced(models, [little, MIXED_BAG[2]])[1][0, 0]), bits(plain[0, 0]))  # control
 
 
 def test_a_constant_reward_changes_no_token(kit: Kit) -> None:
@@ -113,8 +114,8 @@ def test_a_constant_reward_changes_no_token(kit: Kit) -> None:
     with torch.no_grad():
         head.weight.zero_()
         head.bias.fill_(3.0)
-    decoder = kit.decoder(reward=replace(constant, head=head.requires_grad_(requires_grad=False)))
-    steered, plain = decoder.generate([Request(HELLO, Sampling(12), rule="args"), Request(HELLO, Sampling(12))])
+    models = kit.models(reward_model=replace(constant, head=head.requires_grad_(requires_grad=False)))
+    steered, plain = generate(models, [Request(HELLO, Sampling(12), rule="args"), Request(HELLO, Sampling(12))])
     assert steered.guided
     assert steered.ids == plain.ids
     assert steered.kl == pytest.approx(0.0, abs=1e-6)
@@ -126,10 +127,10 @@ def test_a_reward_of_nan_is_told_and_stays_in_its_rows(kit: Kit) -> None:
     head = nn.Linear(sick.hidden_size, 1)
     with torch.no_grad():
         head.bias.fill_(math.nan)
-    decoder = kit.decoder(reward=replace(sick, head=head.requires_grad_(requires_grad=False)))
+    models = kit.models(reward_model=replace(sick, head=head.requires_grad_(requires_grad=False)))
     judged, other = Request(HELLO, Sampling(8), rule="args"), Request(CAT, Sampling(8), W)
-    replies, logits = traced(decoder, [judged, other])
-    _, plain = traced(decoder, [replace(judged, rule="successor"), other])
+    replies, logits = traced(models, [judged, other])
+    _, plain = traced(models, [replace(judged, rule="successor"), other])
     assert (replies[0].guided, replies[0].reason) == (False, "non_finite_reward")
     assert replies[1].guided
     assert torch.equal(bits(logits), bits(plain))
@@ -140,7 +141,7 @@ def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit
     sick = reward_model(kit, 3)
     head = nn.Linear(sick.hidden_size, 3).requires_grad_(requires_grad=False)
     head.bias.fill_(math.nan)
-    desk = Desk(kit.decoder(reward=replace(sick, head=head)), 2)
+    desk = Desk(kit.models(reward_model=replace(sick, head=head)), 2)
     judged, stranger = Request(HELLO, Sampling(8), W, rule="args"), Request(CAT, Sampling(8))
     assert [reply.reason for reply in desk.serve([judged, stranger])] == ["non_finite_reward", "no_answers"]
     assert leftovers(desk.engine) == []
@@ -150,34 +151,35 @@ def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit
 
 def test_the_padded_tail_is_no_candidate(kit: Kit) -> None:
     """A reward model has no embedding for it, and where a regex leaves few tokens it would fill up the k best."""
-    decoder = kit.decoder(base=load_causal(kit.folder / "padded", "cpu"), reward=reward_model(kit, 1), experts={})
+    models = kit.models(base=load_causal(kit.folder / "padded", "cpu"), reward=reward_model(kit, 1), experts={})
     requests = [Request(HELLO, Sampling(9), regex="[ab]{1,6}", rule="args"), Request(CAT, Sampling(9), rule="args")]
     biased = [replace(r, sampling=replace(r.sampling, temperature=9.0, seed=s)) for s in range(3) for r in requests]
-    for request, reply in zip(biased, decoder.generate(biased), strict=True):
+    for request, reply in zip(biased, generate(models, biased), strict=True):
         assert reply.guided
-        assert reply.ids == reference.generate(decoder, request).ids
+        assert reply.ids == reference.generate(models, request).ids
 
 
 def test_bad_requests_are_refused(kit: Kit) -> None:
     """No reward model, another vocabulary, an unknown rule and weights of another size are named."""
     with pytest.raises(InputError, match="reward=PATH"):
-        kit.decoder().generate([Request(HELLO, rule="args")])
+        generate(kit.models(), [Request(HELLO, rule="args")])
     with pytest.raises(InputError, match="'magic' is unknown"):
-        kit.decoder().generate([Request(HELLO, rule="magic")])
+        generate(kit.models(), [Request(HELLO, rule="magic")])
     with pytest.raises(ProfileError, match="shape"):
-        kit.decoder(reward=reward_model(kit, 3)).generate(
-            [Request(HELLO, guidance=Guidance(np.ones(2), 1.0), rule="args")]
+        generate(
+            kit.models(reward_model=reward_model(kit, 3)),
+            [Request(HELLO, guidance=Guidance(np.ones(2), 1.0), rule="args")],
         )
     elsewhere = replace(reward_model(kit, 1), head=nn.Linear(32, 1, device="meta"))
     with pytest.raises(ModelError, match=r"is on meta, .* on cpu; expected one device"):
-        kit.decoder(reward=elsewhere)
+        kit.models(reward_model=elsewhere)
     short = reward_model(kit, 1)
     short.backbone.resize_token_embeddings(120)
     with pytest.raises(ModelError, match="120 embeddings for 128 tokens"):
-        kit.decoder(reward=short)
+        kit.models(reward_model=short)
     strange = replace(reward_model(kit, 1), tokenizer=tokenizer(extra="ß😀日 the cat sat"))
     with pytest.raises(ModelError, match="reward model"):
-        kit.decoder(reward=strange)
+        kit.models(reward_model=strange)
 
 
 @pytest.mark.parametrize("is_waiting", [False, True])
@@ -189,8 +191,8 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, 
     """
     request = replace(MIXED_BAG[0], guidance=replace(W, user="ada", revision=1), sampling=Sampling(6))
     for num_axes, reason in ((3, "forgotten"), (1, None)):
-        decoder = kit.decoder(reward=reward_model(kit, num_axes)).with_steering(replace(STEERING, beta=beta))
-        desk = Desk(decoder, 1)
+        models = replace(kit.models(reward_model=reward_model(kit, num_axes)), steering=replace(STEERING, beta=beta))
+        desk = Desk(models, 1)
         if is_waiting:
             desk.submit(Request(CAT, Sampling(3)))
         caller = desk.submit(request)
@@ -200,40 +202,40 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, 
         assert caller.generated.reason == reason
 
 
-def test_a_row_does_not_depend_on_its_neighbours_here_either(decoder: Decoder) -> None:
+def test_a_row_does_not_depend_on_its_neighbours_here_either(models: Models) -> None:
     """Under ARGS too a needle keeps every bit, wherever it sits and whoever joins, leaves or has another rule."""
     needles = [replace(MIXED_BAG[0], sampling=Sampling(5)), replace(MIXED_BAG[2], sampling=Sampling(5), messages=CAT)]
-    found = haystack(decoder, needles, 8, 30)
+    found = haystack(models, needles, 8, 30)
     assert found.differing == 0
     assert found.neighbours >= 3
 
     def leak(logits: Tensor, _: Step) -> Tensor:
         return logits + 1e-6 * logits[logits.isfinite()].mean()
 
-    assert haystack(decoder, needles, 8, 8, steers=[leak]).differing > 3  # control
+    assert haystack(models, needles, 8, 8, steers=[leak]).differing > 3  # control
 
 
-def _asked_of(decoder: Decoder) -> tuple[Desk, list[Request], list[list[Tensor]]]:
+def _asked_of(models: Models) -> tuple[Desk, list[Request], list[list[Tensor]]]:
     """A desk, requests under both rules and none, and the bits each of them gets alone."""
     requests = [replace(MIXED_BAG[0], sampling=Sampling(6)), Request(CAT, Sampling(7), W), Request(HELLO, Sampling(5))]
     alone = []
     for request in requests:
-        desk = Desk(decoder, 4)
+        desk = Desk(models, 4)
         desk.serve([request])
         alone.append(desk.traces[0])
-    return Desk(decoder, 4), requests, alone
+    return Desk(models, 4), requests, alone
 
 
 @pytest.mark.parametrize("is_reading", [False, True])
-def test_a_reward_model_that_fails_ends_its_own_replies_only(decoder: Decoder, is_reading: bool) -> None:
+def test_a_reward_model_that_fails_ends_its_own_replies_only(models: Models, is_reading: bool) -> None:
     """While it scores or while it reads a prompt: a typed error, and everybody else keeps every bit."""
-    desk, requests, alone = _asked_of(decoder)
+    desk, requests, alone = _asked_of(models)
 
     def fail(_module: nn.Module, _args: object, kwargs: dict[str, Tensor]) -> None:
         if kwargs["input_ids"].shape[1] != 10 if is_reading else kwargs["input_ids"].shape[0] > 1:
             raise RuntimeError("out of memory")
 
-    hook = decoder.reward.backbone.register_forward_pre_hook(fail, with_kwargs=True)
+    hook = models.reward_model.backbone.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         callers = [desk.submit(request, is_watched=True) for request in requests]
         desk.drain()
@@ -254,7 +256,7 @@ def test_what_a_reward_model_made_of_a_reply_is_gone_with_it(kit: Kit) -> None:
     token = kit.base.tokenizer("日", add_special_tokens=False)["input_ids"][-1]
     with torch.no_grad():
         reward.backbone.get_input_embeddings().weight[token] = math.nan
-    desk, requests, alone = _asked_of(kit.decoder(reward=reward))
+    desk, requests, alone = _asked_of(kit.models(reward_model=reward))
     sick = desk.submit(replace(requests[0], messages=talk("日" + "Q" * 20)[0]))
     desk.drain()
     assert (sick.generated.guided, sick.generated.reason) == (False, "non_finite_reward")

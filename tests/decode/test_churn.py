@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from personalign.decode.decoder import Decoder
 from personalign.decode.engine import Engine
-from personalign.decode.request import Generated, Request
-from personalign.decode.successor import Guidance
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.errors import Overloaded
-from personalign.types import Sampling
+from personalign.types import Guidance, Reply, Sampling
 from tests.decode.serving import Caller, Desk, leftovers, same_bits
 from tests.decode.tiny_models import STEERING, Kit, talk
 
@@ -79,14 +78,14 @@ class Outcome:
 class Oracle:
     """What a request gets when there is nobody else, in steps of the same shape."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._known: dict[tuple[Person, int | None], tuple[Generated, list[Tensor]]] = {}
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._known: dict[tuple[Person, int | None], tuple[Reply, list[Tensor]]] = {}
 
-    def __call__(self, call: Call) -> tuple[Generated, list[Tensor]]:
+    def __call__(self, call: Call) -> tuple[Reply, list[Tensor]]:
         key = (call.person, call.erased_after)
         if key not in self._known:
-            desk = Desk(self._decoder, NUM_SLOTS)
+            desk = Desk(self._models, NUM_SLOTS)
             caller = desk.submit(call.person.request, is_watched=True)
             for _ in range(call.erased_after or 0):
                 desk.engine.step()
@@ -97,11 +96,11 @@ class Oracle:
         return self._known[key]
 
 
-def churn(decoder: Decoder, num_events: int, sabotage: Callable[[Engine], None] | None = None) -> Outcome:
+def churn(models: Models, num_events: int, sabotage: Callable[[Engine], None] | None = None) -> Outcome:
     """Let people come and go, with or without foul play half-way."""
-    rng, oracle = random.Random(0), Oracle(decoder)
+    rng, oracle = random.Random(0), Oracle(models)
     people = [Person(i) for i in range(NUM_PEOPLE)]
-    desk = Desk(decoder, NUM_SLOTS, max_waiting=10)
+    desk = Desk(models, NUM_SLOTS, max_waiting=10)
     calls: list[Call] = []
     begun: dict[str, list[int]] = defaultdict(list)  # numbers of a person's requests in the order they got a slot
     for event in range(num_events):
@@ -127,12 +126,12 @@ def churn(decoder: Decoder, num_events: int, sabotage: Callable[[Engine], None] 
         _step(desk, begun)
     for numbers in begun.values():
         assert numbers == sorted(numbers)  # each person's requests in their order
-    finished = [call for call in calls if isinstance(call.caller.outcome, Generated)]
+    finished = [call for call in calls if isinstance(call.caller.outcome, Reply)]
     return Outcome(
         foreign=sum(not _is(desk, call, *oracle(call)) for call in finished),
         finished=len(finished),
         erased=sum(not call.is_guided for call in finished),
-        cancelled=sum(call.caller.reply.is_cancelled for call in calls),
+        cancelled=sum(call.caller.seq.is_cancelled for call in calls),
         refused=sum(isinstance(call.caller.outcome, Overloaded) for call in calls),
         engine=desk.engine,
     )
@@ -145,21 +144,21 @@ def _step(desk: Desk, begun: dict[str, list[int]]) -> None:
             begun[reply.owner].append(reply.number)
 
 
-def _is(desk: Desk, call: Call, expected: Generated, trace: list[Tensor]) -> bool:
-    found = replace(call.caller.generated, first_token_s=expected.first_token_s)
+def _is(desk: Desk, call: Call, expected: Reply, trace: list[Tensor]) -> bool:
+    found = call.caller.generated
     return found == expected and same_bits(desk.trace(call.caller), trace)
 
 
 @pytest.fixture
-def decoder(kit: Kit) -> Decoder:
+def models(kit: Kit) -> Models:
     """Steered so strongly that different people write different tokens."""
-    return kit.decoder(steering=replace(STEERING, clip=12.0, num_candidates=60))
+    return kit.models(steering=replace(STEERING, clip=12.0, num_candidates=60))
 
 
 @pytest.mark.slow
-def test_nobody_gets_another_persons_tokens(decoder: Decoder) -> None:
+def test_nobody_gets_another_persons_tokens(models: Models) -> None:
     """Every reply that was finished is, bit by bit, the one the same request gets alone; and all is free at the end."""
-    outcome = churn(decoder, NUM_EVENTS)
+    outcome = churn(models, NUM_EVENTS)
     print(outcome)  # noqa: T201
     assert outcome.foreign == 0
     assert outcome.finished > NUM_EVENTS / 10
@@ -167,27 +166,27 @@ def test_nobody_gets_another_persons_tokens(decoder: Decoder) -> None:
     assert leftovers(outcome.engine) == []
 
 
-def test_a_foreign_head_is_noticed(decoder: Decoder) -> None:
+def test_a_foreign_head_is_noticed(models: Models) -> None:
     """Control: once heads lie in each other's rows, replies are somebody else's."""
 
     def swap(engine: Engine) -> None:
         engine.bank.weights[1:] = engine.bank.weights[1:].roll(1, 0)
 
-    assert churn(decoder, 400, swap).foreign > 5
+    assert churn(models, 400, swap).foreign > 5
 
 
-def test_people_are_told_apart(decoder: Decoder) -> None:
+def test_people_are_told_apart(models: Models) -> None:
     """Control: the same request of another person, or after another fit, is mostly another reply."""
     for kind in range(len(KINDS)):
         everyone = [Person(kind + i * len(KINDS), 0, revision) for i in range(8) for revision in (1, 2)]
-        oracle = Oracle(decoder)
+        oracle = Oracle(models)
         written = {oracle(Call(person, Caller()))[0].ids for person in everyone}
         assert len(written) > len(everyone) / 3
 
 
-def test_what_a_reply_holds_is_seen(decoder: Decoder) -> None:
+def test_what_a_reply_holds_is_seen(models: Models) -> None:
     """Control: while replies are written, none of what has to be free at the end is."""
-    desk = Desk(decoder, NUM_SLOTS, max_waiting=60)
+    desk = Desk(models, NUM_SLOTS, max_waiting=60)
     for i in range(20):
         desk.submit(Person(i).request)
     for _ in range(2):

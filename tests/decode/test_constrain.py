@@ -24,10 +24,9 @@ from personalign.decode.constrain import Constrainer, ConstraintRows, Matcher
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Request
 from personalign.decode.sample import uniforms
-from personalign.decode.successor import Guidance
 from personalign.decode.text import text_of
 from personalign.errors import ConstraintError, InputError, MissingExtra, ModelError
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk
 
 CPU = torch.device("cpu")
@@ -197,6 +196,11 @@ def test_random_logits_keep_to_it_too(base: CausalModel, constrainer: Constraine
     assert num_ended > 0.9 * num_replies > 20
 
 
+def is_finished(matcher: Matcher) -> bool:
+    """Whether the reply is whole, and nothing but its end may follow."""
+    return matcher._grammar.is_stopped() and not matcher._grammar.is_error()
+
+
 def test_the_end_is_allowed_where_the_grammar_may_end_and_only_there(
     constrainer: Constrainer, base: CausalModel
 ) -> None:
@@ -207,10 +211,10 @@ def test_the_end_is_allowed_where_the_grammar_may_end_and_only_there(
     letters = {letter: base.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ab"}
     for letter, may_end in zip("abab", (True, False, True, False), strict=True):
         masked = rows.mask(torch.zeros(1, base.num_logits))[0]
-        assert (masked[end] == 0, matcher.is_finished) == (may_end, False)
+        assert (masked[end] == 0, is_finished(matcher)) == (may_end, False)
         assert masked[letters[letter]] == 0
         rows.advance(np.array([letters[letter]]), [0])
-    assert matcher.is_finished
+    assert is_finished(matcher)
     for _ in range(2):  # also after the end was drawn
         masked = rows.mask(torch.zeros(1, base.num_logits))[0]
         assert masked.isfinite().nonzero().flatten().tolist() == [end]
@@ -231,7 +235,7 @@ def test_every_end_token_and_no_padding_is_allowed(base: CausalModel) -> None:
     for end in (0, 2):
         matcher = constrainer.compile(None, "a?")
         matcher.advance(end)
-        assert matcher.is_finished
+        assert is_finished(matcher)
 
 
 def test_a_constraint_wins_over_reward_expert_and_bias(kit: Kit, weights: np.ndarray) -> None:
@@ -240,21 +244,21 @@ def test_a_constraint_wins_over_reward_expert_and_bias(kit: Kit, weights: np.nda
     for seed in range(3):
         sampling = Sampling(12, 1.0, seed=seed, logit_bias={40: 100.0}, repetition_penalty=2.0)
         request = Request(talk("hello")[0], sampling, wish, "whole", 1.0, regex="[ab]{3}")
-        decoder = kit.decoder(head=random_head(1), steering=replace(STEERING, beta=5.0))
-        reply = reference.generate(decoder, request)
+        models = kit.models(head=random_head(1), steering=replace(STEERING, beta=5.0))
+        reply = reference.generate(models, request)
         assert re.fullmatch("[ab]{3}", reply.text)
         assert reply.finish_reason == "stop"
-        free = reference.generate(decoder, replace(request, regex=None))
+        free = reference.generate(models, replace(request, regex=None))
         assert not re.fullmatch("[ab]{3}", free.text)  # control
 
 
 def test_a_reward_still_chooses_among_what_is_allowed(base: CausalModel, kit: Kit, weights: np.ndarray) -> None:
     """The short list is cut from the allowed tokens, so a wish can move a constrained reply."""
     request = Request(talk("hello")[0], Sampling(8), Guidance(weights, 1.0, 20.0), regex="[a-z]{3}")
-    guided, effect = reference.steered(kit.decoder(), request, [])
+    guided, effect = reference.steered(kit.models(), request, [])
     assert guided.isfinite().sum() == STEERING.num_candidates
     assert effect.kl > 0
-    plain, _ = reference.steered(kit.decoder(), replace(request, guidance=None), [])
+    plain, _ = reference.steered(kit.models(), replace(request, guidance=None), [])
     assert set(guided.isfinite().nonzero().flatten().tolist()) <= set(plain.isfinite().nonzero().flatten().tolist())
 
 

@@ -1,4 +1,4 @@
-"""The decoder's edges: what it refuses, what it reports, how it streams."""
+"""The models's edges: what it refuses, what it reports, how it streams."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from personalign.decode.decoder import Decoder
 from personalign.decode.experts import load_experts
+from personalign.decode.generation import generate
 from personalign.decode.load import load_causal
-from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance, SuccessorHead
+from personalign.decode.successor import SuccessorHead
 from personalign.errors import BasisError, InputError, MessageError, ModelError, ProfileError
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
+from tests.decode.serving import Desk
 from tests.decode.tiny_models import STEERING, Kit, random_head, talk, traced
 
 HELLO = talk("hello")[0]
@@ -49,15 +51,15 @@ W = np.array([1.0, -2.0, 0.5])
 def test_bad_requests_are_refused_before_any_token(kit: Kit, request_: Request, error, complaint: str) -> None:
     """What is out of range, unknown or not a number is named, with what was expected; its neighbour isn't served."""
     with pytest.raises(error, match=complaint):
-        kit.decoder().generate([Request(HELLO), request_])
+        generate(kit.models(), [Request(HELLO), request_])
 
 
 def test_parts_that_do_not_fit_are_refused(kit: Kit) -> None:
     """A head of another width, and guidance without any head, never decode silently unguided."""
     with pytest.raises(BasisError, match="the head reads 16 hidden dimensions"):
-        kit.decoder(head=random_head(hidden=16))
+        kit.models(head=random_head(hidden=16))
     with pytest.raises(BasisError, match="the basis has none"):
-        kit.decoder(head=None).generate([Request(HELLO, guidance=Guidance(W, 1.0))])
+        generate(kit.models(head=None), [Request(HELLO, guidance=Guidance(W, 1.0))])
 
 
 def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
@@ -67,7 +69,7 @@ def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
         return torch.where((step.index == 2)[:, None], math.nan, logits)
 
     with pytest.raises(ModelError, match="NaN or Inf"):
-        kit.decoder().generate([Request(HELLO, Sampling(max_tokens=6))], [poison])
+        generate(kit.models(), [Request(HELLO, Sampling(max_tokens=6))], [poison])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
 )
 def test_a_reply_says_whether_and_why_not_it_was_guided(kit: Kit, guidance, beta: float, why: str | None) -> None:
     """The reason is told, and an unguided reply has moved nothing."""
-    reply = kit.decoder(steering=replace(STEERING, beta=beta)).generate([Request(HELLO, Sampling(8), guidance)])[0]
+    reply = generate(kit.models(steering=replace(STEERING, beta=beta)), [Request(HELLO, Sampling(8), guidance)])[0]
     assert (reply.guided, reply.reason) == (why is None, why)
     assert (reply.kl > 0) == (why is None)
 
@@ -98,17 +100,16 @@ def test_replies_end_at_their_own_limits(kit: Kit) -> None:
         return logits.index_fill(-1, torch.tensor(kit.base.ends), -1e4)
 
     requests = [Request(HELLO, Sampling(max_tokens=n)) for n in (2, 9, 6)]
-    replies = kit.decoder().generate(requests, [never_end, end_second])
+    replies = generate(kit.models(), requests, [never_end, end_second])
     assert [len(r.ids) for r in replies] == [2, 3, 6]
     assert [r.finish_reason for r in replies] == ["length", "stop", "length"]
-    assert all(r.prompt_tokens == replies[0].prompt_tokens > 0 for r in replies)
-    assert all(0 < r.first_token_s < 60 for r in replies)
+    assert all(r.usage.prompt_tokens == replies[0].usage.prompt_tokens > 0 for r in replies)
     assert "<|" not in replies[1].text
 
 
 def test_no_requests_are_no_replies(kit: Kit) -> None:
     """An empty batch is not an error."""
-    assert kit.decoder().generate([]) == []
+    assert generate(kit.models(), []) == []
 
 
 def test_a_callers_steer_runs_last_and_may_force_the_draw(kit: Kit) -> None:
@@ -121,7 +122,7 @@ def test_a_callers_steer_runs_last_and_may_force_the_draw(kit: Kit) -> None:
         return torch.full_like(logits, -math.inf).scatter(-1, 40 + step.index[:, None], 0.0)
 
     requests = [Request(HELLO, Sampling(4), Guidance(W, 1.0)), Request(HELLO, Sampling(4))]
-    assert [r.ids for r in kit.decoder().generate(requests, [force])] == [(40, 41, 42, 43)] * 2
+    assert [r.ids for r in generate(kit.models(), requests, [force])] == [(40, 41, 42, 43)] * 2
     assert seen == [([t, t], [0, 1], (2, 32)) for t in range(4)]
 
 
@@ -134,7 +135,7 @@ def test_the_hidden_state_is_the_output_layers_input(kit: Kit) -> None:
         seen.append(step.hidden)
         return logits
 
-    kit.decoder().generate([Request(HELLO, Sampling(3)), Request(talk("a")[0], Sampling(3))], [look])
+    generate(kit.models(), [Request(HELLO, Sampling(3)), Request(talk("a")[0], Sampling(3))], [look])
     assert seen
 
 
@@ -142,46 +143,34 @@ def test_the_hidden_state_is_the_output_layers_input(kit: Kit) -> None:
 def test_a_stream_is_the_reply_in_pieces(kit: Kit, seed: int) -> None:
     """Ids and texts of the pieces add up to those of the reply, which is what generate gives."""
     request = Request(HELLO, Sampling(24, 1.5, 1.0, seed), Guidance(W, 0.8), "hotels")
-    *pieces, reply = kit.decoder().stream(request)
-    assert isinstance(reply, Generated)
-    assert all(isinstance(piece, Piece) for piece in pieces)
-    assert "".join(piece.text for piece in pieces) == reply.text
-    assert tuple(i for piece in pieces for i in piece.ids) == reply.ids
-    plain = kit.decoder().generate([request])[0]
-    assert replace(plain, first_token_s=None) == replace(reply, first_token_s=None)
-
-
-def test_a_stream_that_is_dropped_leaves_the_decoder_whole(kit: Kit) -> None:
-    """Closing a stream early, or running two at once, changes no other reply."""
-    decoder, request = kit.decoder(), Request(HELLO, Sampling(12), Guidance(W, 0.8), "hotels")
-    dropped = decoder.stream(request)
-    next(dropped)
-    dropped.close()
-    one, other = decoder.stream(request), decoder.stream(request)
-    assert [a == b for a, b in zip(one, other, strict=True)][:-1]  # step by step in turns
-    assert decoder.generate([request])[0].ids == kit.decoder().generate([request])[0].ids
+    desk = Desk(kit.models(), 1)
+    caller = desk.submit(request, is_streamed=True)
+    desk.drain()
+    assert caller.text == caller.generated.text
+    assert tuple(i for piece in caller.pieces for i in piece.ids) == caller.generated.ids
+    assert caller.generated == generate(kit.models(), [request])[0]
 
 
 def test_the_same_seed_writes_the_same_reply(kit: Kit) -> None:
     """A draw can be repeated, and another seed gives another one."""
-    decoder = kit.decoder()
-    replies = [decoder.generate([Request(HELLO, Sampling(16, 1.0, 1.0, seed))])[0].ids for seed in (3, 3, 4)]
+    models = kit.models()
+    replies = [generate(models, [Request(HELLO, Sampling(16, 1.0, 1.0, seed))])[0].ids for seed in (3, 3, 4)]
     assert replies[0] == replies[1] != replies[2]
 
 
 def test_a_decoder_can_be_given_another_head_or_steering(kit: Kit) -> None:
     """Calibration tries steerings, training tries heads, on the same models."""
-    decoder, request = kit.decoder(), Request(HELLO, Sampling(12), Guidance(W, 1.0))
-    assert decoder.with_steering(replace(STEERING, beta=0.0)).generate([request])[0].kl == 0
-    assert decoder.with_head(random_head(1)).generate([request])[0].kl != decoder.generate([request])[0].kl
+    models, request = kit.models(), Request(HELLO, Sampling(12), Guidance(W, 1.0))
+    assert generate(replace(models, steering=replace(STEERING, beta=0.0)), [request])[0].kl == 0
+    assert generate(replace(models, head=random_head(1)), [request])[0].kl != generate(models, [request])[0].kl
 
 
 def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
     """Experts come before the reward: the candidates are the top K of base and expert together, not of base."""
     request = Request(HELLO, Sampling(4), None, "whole", 1.0)
-    _, mixed = traced(kit.decoder(), [request])
-    _, guided = traced(kit.decoder(), [replace(request, guidance=Guidance(W, 1.0))])
-    _, base = traced(kit.decoder(), [Request(HELLO, Sampling(4))])
+    _, mixed = traced(kit.models(), [request])
+    _, guided = traced(kit.models(), [replace(request, guidance=Guidance(W, 1.0))])
+    _, base = traced(kit.models(), [Request(HELLO, Sampling(4))])
     candidates = set(guided[0, 0].isfinite().nonzero().flatten().tolist())
     assert candidates == set(mixed[0, 0].index_fill(0, torch.tensor([1]), -math.inf).topk(10).indices.tolist())
     assert candidates != set(base[0, 0].topk(10).indices.tolist())
@@ -189,10 +178,10 @@ def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
 
 def test_an_expert_has_its_own_weight(kit: Kit) -> None:
     """alpha=None means the one in expert.json."""
-    decoder = kit.decoder()
-    _, own = traced(decoder, [Request(HELLO, Sampling(3), None, "hotels")])
-    _, said = traced(decoder, [Request(HELLO, Sampling(3), None, "hotels", 0.5)])
-    _, more = traced(decoder, [Request(HELLO, Sampling(3), None, "hotels", 1.0)])
+    models = kit.models()
+    _, own = traced(models, [Request(HELLO, Sampling(3), None, "hotels")])
+    _, said = traced(models, [Request(HELLO, Sampling(3), None, "hotels", 0.5)])
+    _, more = traced(models, [Request(HELLO, Sampling(3), None, "hotels", 1.0)])
     assert torch.equal(own, said)
     assert not torch.equal(own[0], more[0])
 
@@ -201,21 +190,21 @@ def test_a_reply_steers_by_the_tokens_that_end_it(kit: Kit) -> None:
     """A model that names no end token writes to its limit, and tells of no end; one that does tells which (control)."""
     endless = replace(kit.base)
     endless.__dict__["ends"] = ()
-    decoder = Decoder(endless, kit.head, STEERING, {})
-    (reply,) = decoder.generate([Request(HELLO, Sampling(5), Guidance(W, 1.0))])
+    models = Models(endless, kit.head, STEERING, {})
+    (reply,) = generate(models, [Request(HELLO, Sampling(5), Guidance(W, 1.0))])
     assert (reply.finish_reason, reply.end) == ("length", None)
-    (ended,) = kit.decoder().generate([Request(HELLO, Sampling(5, logit_bias={1: 100.0}))])
+    (ended,) = generate(kit.models(), [Request(HELLO, Sampling(5, logit_bias={1: 100.0}))])
     assert (ended.finish_reason, ended.end) == ("stop", 1)
 
 
 def test_threads_may_share_a_decoder(kit: Kit) -> None:
     """Replies written at the same time are those written one after the other: a pass's hooks see that pass only."""
-    decoder = kit.decoder()
+    models = kit.models()
     words = talk("hello", "the cat", "7", "what?") * 3
     requests = [Request(messages, Sampling(10), Guidance(W, 0.8), "hotels") for messages in words]
-    alone = [decoder.generate([request])[0].ids for request in requests]
+    alone = [generate(models, [request])[0].ids for request in requests]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda request: decoder.generate([request])[0].ids, requests))
+        together = list(pool.map(lambda request: generate(models, [request])[0].ids, requests))
     assert together == alone
 
 
@@ -226,9 +215,9 @@ def test_a_gpu_has_the_same_model_and_obeys_the_same_bound(kit: Kit) -> None:
     base = load_causal(kit.folder / "base", "cuda")
     assert base.fingerprints == kit.base.fingerprints
     experts = load_experts([kit.folder / "hotels"], load_causal(kit.folder / "small", "cuda"))
-    decoder = Decoder(base, SuccessorHead.from_arrays(kit.head.to_arrays()), STEERING, experts)
+    models = Models(base, SuccessorHead.from_arrays(kit.head.to_arrays()), STEERING, experts)
     requests = [Request(HELLO, Sampling(8, 1.0), Guidance(W, 0.8), "hotels"), Request(HELLO, Sampling(8))]
-    guided, plain = decoder.generate(requests)
+    guided, plain = generate(models, requests)
     assert guided.guided
     assert 0 < guided.kl <= STEERING.clip**2 / 8 + 1e-6
-    assert plain.ids == decoder.generate(requests)[1].ids
+    assert plain.ids == generate(models, requests)[1].ids

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from personalign.decode import engine as engine_module
 from personalign.decode import lane as lane_module
+from personalign.decode.admit import admit
 from personalign.decode.cache import SlotCache
 from personalign.decode.load import CausalModel, render
-from personalign.decode.request import Generated, Piece, Request
+from personalign.decode.request import Piece, Request
 from personalign.decode.scheduler import Scheduler
 from personalign.decode.steer import Steer, Step
-from personalign.decode.successor import Guidance
 from personalign.errors import MessageError, Overloaded
-from personalign.types import Sampling
+from personalign.types import Guidance, Reply, Sampling
 from tests.decode.serving import Caller, Desk, haystack, leftovers, same_bits, stranger
 from tests.decode.tiny_models import Kit, talk
 
@@ -58,7 +58,7 @@ def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest
     """While long prompts are read a running reply has a token from every step, and no step reads many."""
     for module in (engine_module, lane_module):
         monkeypatch.setattr(module, "CHUNK", 16)
-    desk = Desk(kit.decoder(), 8, 256, steers=[endless(kit)])
+    desk = Desk(kit.models(), 8, 256, steers=[endless(kit)])
     writes = desk.submit(Request(HELLO, Sampling(90), GUIDED), is_streamed=True)
     desk.engine.step()
     long = [Request(LONG, Sampling(4), GUIDED), Request(LONG, Sampling(4), None, "whole"), Request(LONG, Sampling(4))]
@@ -76,7 +76,7 @@ def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest
     assert steps > 6 * len(LONG[0]["content"]) / 16  # control: there was that much to read
     desk.drain()
     for request, caller in zip(long * 2, callers, strict=True):
-        assert caller.generated.ids == Desk(kit.decoder(), 8, 256, steers=[endless(kit)]).serve([request])[0].ids
+        assert caller.generated.ids == Desk(kit.models(), 8, 256, steers=[endless(kit)]).serve([request])[0].ids
     assert leftovers(desk.engine) == []
 
 
@@ -88,12 +88,12 @@ def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, mon
         Request(talk("Q" * 30)[0], Sampling(6, 0.8, seed=3, repetition_penalty=1.2), GUIDED, "hotels"),
         Request(talk("Z" * 20)[0], Sampling(6), GUIDED, "whole"),
     ]
-    assert haystack(kit.decoder(), needles, 8, 40).differing == 0
+    assert haystack(kit.models(), needles, 8, 40).differing == 0
 
 
 def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:
     """Waiting, being read or being written: nothing more comes, and its slot is another's."""
-    desk = Desk(kit.decoder(), 2, 128, steers=[endless(kit)])
+    desk = Desk(kit.models(), 2, 128, steers=[endless(kit)])
     running, other = (desk.submit(Request(HELLO, Sampling(50), GUIDED), is_streamed=True) for _ in range(2))
     waiting, next_one = desk.submit(Request(CAT, Sampling(3))), desk.submit(Request(CAT, Sampling(3)))
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:
     for _ in range(2):
         desk.engine.step()
     assert len(running.pieces) == pieces
-    assert next_one.reply in desk.engine._scheduler.running.values()
+    assert next_one.seq in desk.engine._scheduler.running.values()
     desk.drain()
     assert running.outcome is waiting.outcome is None
     assert len(other.generated.ids) == 50
@@ -116,7 +116,7 @@ def test_a_cancelled_prompt_is_not_read_to_its_end(kit: Kit, monkeypatch: pytest
     """Whoever hangs up during a long prompt saves what is left of it."""
     for module in (engine_module, lane_module):
         monkeypatch.setattr(module, "CHUNK", 8)
-    desk = Desk(kit.decoder(), 2, 256, steers=[endless(kit)])
+    desk = Desk(kit.models(), 2, 256, steers=[endless(kit)])
     desk.submit(Request(HELLO, Sampling(20)))
     desk.engine.step()
     caller = desk.submit(Request(LONG, Sampling(4), None, "hotels"))
@@ -130,7 +130,7 @@ def test_a_cancelled_prompt_is_not_read_to_its_end(kit: Kit, monkeypatch: pytest
 
 def test_no_more_wait_than_may(kit: Kit) -> None:
     """One too many is told so at once, before anything is computed, and the others are served."""
-    desk = Desk(kit.decoder(), 1, max_waiting=2)
+    desk = Desk(kit.models(), 1, max_waiting=2)
     callers = [desk.submit(Request(HELLO, Sampling(2))) for _ in range(4)]
     assert [type(caller.outcome) for caller in callers] == [type(None), type(None), Overloaded, Overloaded]
     desk.drain()
@@ -140,7 +140,7 @@ def test_no_more_wait_than_may(kit: Kit) -> None:
 def test_what_does_not_fit_into_a_slot_is_refused_before_any_token(kit: Kit) -> None:
     """Prompt and reply together, the expert's longer prompt too; one token less is served."""
     length = len(render(kit.base.tokenizer, HELLO)) + 8
-    desk = Desk(kit.decoder(), 1, length)
+    desk = Desk(kit.models(), 1, length)
     with reading(kit.base) as read:
         plain, stacked = (desk.submit(Request(HELLO, Sampling(n), expert=e)) for n, e in ((9, None), (8, "hotels")))
         desk.drain()
@@ -154,7 +154,7 @@ def test_what_does_not_fit_into_a_slot_is_refused_before_any_token(kit: Kit) -> 
 def test_a_reply_may_fill_its_slot_to_the_last_position(kit: Kit) -> None:
     """A slot's length is prompt and reply to the token, and the next reply isn't hurt."""
     request = Request(HELLO, Sampling(128 - len(render(kit.base.tokenizer, HELLO))), GUIDED)
-    desk = Desk(kit.decoder(), 2, 128, steers=[endless(kit)])
+    desk = Desk(kit.models(), 2, 128, steers=[endless(kit)])
     replies = desk.serve([request, Request(CAT, Sampling(5)), request])
     assert [len(reply.ids) for reply in replies] == [request.sampling.max_tokens, 5, request.sampling.max_tokens]
     assert replies[0].ids == replies[2].ids
@@ -177,7 +177,7 @@ def _num_changed_by_moves(kit: Kit, trials: int, monkeypatch: pytest.MonkeyPatch
         Request(talk("12X45")[0], Sampling(8, 0.8, 0.95, 3, frequency_penalty=0.5), GUIDED, "hotels"),
         Request(CAT, Sampling(8, 0.9, seed=4), Guidance(W, 0.8, 2.0, user="ada"), "whole", regex="[a-z ]{3,}"),
     ]
-    found = haystack(kit.decoder(), needles, 8, trials)
+    found = haystack(kit.models(), needles, 8, trials)
     assert len(moves) > trials
     return found.differing
 
@@ -196,16 +196,16 @@ def test_a_move_that_leaves_something_behind_would_be_noticed(kit: Kit, monkeypa
 def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
     """A caller whose loop is closed is no reason to end the others'."""
 
-    def closed(_item: Piece | Generated | Exception) -> None:
+    def closed(_item: Piece | Reply | Exception) -> None:
         raise RuntimeError("event loop is closed")
 
-    desk = Desk(kit.decoder(), 3)
+    desk = Desk(kit.models(), 3)
     request = Request(HELLO, Sampling(8), GUIDED)
-    desk.engine.submit(desk.decoder.reply(request, 1000, closed, is_streamed=True))
-    desk.engine.submit(desk.decoder.reply(Request(HELLO, Sampling(3)), 1001, closed))
+    desk.engine.submit(admit(desk.models, request, 1000, closed, is_streamed=True))
+    desk.engine.submit(admit(desk.models, Request(HELLO, Sampling(3)), 1001, closed))
     caller = desk.submit(request, is_watched=True)
     desk.drain()
-    alone = Desk(kit.decoder(), 3)
+    alone = Desk(kit.models(), 3)
     assert caller.generated.ids == alone.serve([request])[0].ids
     assert same_bits(desk.trace(caller), alone.traces[0])
     assert leftovers(desk.engine) == []
@@ -217,13 +217,13 @@ def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
 def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
     """Joined and left by strangers at every size of a step, logits stay within 1e-4 and tokens but for near ties."""
     rng = random.Random(3)
-    desk = Desk(kit.decoder(), 32, max_waiting=500, buckets=(1, 2, 4, 8, 16))
+    desk = Desk(kit.models(), 32, max_waiting=500, buckets=(1, 2, 4, 8, 16))
     needles = [
         Request(CAT, Sampling(12), Guidance(W, 0.8, 2.0, user="ada")),
         Request(HELLO, Sampling(12), GUIDED, "hotels"),
         Request(talk("what?")[0], Sampling(12)),
     ]
-    alone = [Desk(kit.decoder(), 1) for _ in needles]
+    alone = [Desk(kit.models(), 1) for _ in needles]
     expected = [a.serve([needle])[0].ids for a, needle in zip(alone, needles, strict=True)]
     sought: list[tuple[int, Caller]] = []
     rows = set()
@@ -232,7 +232,7 @@ def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
             i = rng.randrange(len(needles))
             sought.append((i, desk.submit(needles[i], is_watched=True)))
         for _ in range(rng.choice([0, 0, 0, 0, 0, 9])):
-            desk.submit(stranger(rng, kit.decoder()))
+            desk.submit(stranger(rng, kit.models()))
         if not desk.engine.is_idle:
             rows.add(desk.engine._scheduler.num_rows if desk.engine._scheduler.running else 0)
             desk.engine.step()
@@ -257,7 +257,7 @@ def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
 
 def test_a_stop_string_ends_a_reply_and_is_never_shown(kit: Kit) -> None:
     """Wherever it begins and however many tokens it takes: the stream shows what comes before it, and nothing of it."""
-    desk, request = Desk(kit.decoder(), 4, 128, steers=[endless(kit)]), Request(HELLO, Sampling(40, 1.2, seed=1))
+    desk, request = Desk(kit.models(), 4, 128, steers=[endless(kit)]), Request(HELLO, Sampling(40, 1.2, seed=1))
     (whole,) = desk.serve([request])
     num_across = 0
     for start in range(1, 25, 2):
@@ -279,7 +279,7 @@ def test_a_stop_string_ends_a_reply_and_is_never_shown(kit: Kit) -> None:
 
 def test_a_stop_string_that_is_only_begun_is_shown_in_the_end(kit: Kit) -> None:
     """What was held back because a stop might begin there comes with the last piece."""
-    desk, request = Desk(kit.decoder(), 1, steers=[endless(kit)]), Request(HELLO, Sampling(9, 1.2, seed=1))
+    desk, request = Desk(kit.models(), 1, steers=[endless(kit)]), Request(HELLO, Sampling(9, 1.2, seed=1))
     (whole,) = desk.serve([request])
     sampling = Sampling(9, 1.2, seed=1, stop=(whole.text[-2:] + "never",))
     caller = desk.submit(Request(HELLO, sampling), is_streamed=True)
@@ -290,7 +290,7 @@ def test_a_stop_string_that_is_only_begun_is_shown_in_the_end(kit: Kit) -> None:
 
 def test_log_probabilities_are_those_of_what_was_drawn_from(kit: Kit) -> None:
     """Of every token the natural logarithm under the steered logits, and the n likeliest, for whoever asks only."""
-    desk = Desk(kit.decoder(), 3)
+    desk = Desk(kit.models(), 3)
     asks = [
         Request(HELLO, Sampling(7, 1.1, 0.8, 2, logprobs=3), GUIDED, "hotels"),
         Request(CAT, Sampling(5, logprobs=1)),
@@ -312,9 +312,9 @@ def test_log_probabilities_are_those_of_what_was_drawn_from(kit: Kit) -> None:
 
 def test_what_cannot_be_drawn_has_no_log_probability(kit: Kit) -> None:
     """A guided reply tells of its short list alone, in numbers that JSON can carry; a plain one of all it is asked."""
-    decoder = kit.decoder()
-    guided, plain = Desk(decoder, 2).serve([Request(HELLO, Sampling(7, logprobs=20), g) for g in (GUIDED, None)])
-    assert {len(told.top) for told in guided.logprobs} == {min(decoder.steering.num_candidates, 20)} != {20}
+    models = kit.models()
+    guided, plain = Desk(models, 2).serve([Request(HELLO, Sampling(7, logprobs=20), g) for g in (GUIDED, None)])
+    assert {len(told.top) for told in guided.logprobs} == {min(models.steering.num_candidates, 20)} != {20}
     assert {len(told.top) for told in plain.logprobs} == {20}
     assert all(value > -math.inf for told in guided.logprobs for _, value in told.top)
 
@@ -325,14 +325,14 @@ def test_the_end_has_a_log_probability_too(kit: Kit) -> None:
     def end_third(logits: Tensor, step: Step) -> Tensor:
         return torch.where((step.index == 2)[:, None], logits.index_fill(-1, torch.tensor(kit.base.ends), 1e4), logits)
 
-    (reply,) = Desk(kit.decoder(), 1, steers=[end_third]).serve([Request(HELLO, Sampling(9, logprobs=1))])
+    (reply,) = Desk(kit.models(), 1, steers=[end_third]).serve([Request(HELLO, Sampling(9, logprobs=1))])
     assert len(reply.ids) == 2
     assert [told.id for told in reply.logprobs] == [*reply.ids, *kit.base.ends]
 
 
 def test_a_seed_repeats_a_draw_whoever_is_there(kit: Kit) -> None:
     """The same seed is the same reply at another time and place of one engine; another seed is another one."""
-    desk = Desk(kit.decoder(), 4)
+    desk = Desk(kit.models(), 4)
     draws = [Request(HELLO, Sampling(10, 1.0, seed=seed), GUIDED) for seed in (7, 8, 7, 7)]
     together = [reply.ids for reply in desk.serve(draws)]
     assert together[0] == together[2] == together[3] != together[1]
@@ -341,7 +341,7 @@ def test_a_seed_repeats_a_draw_whoever_is_there(kit: Kit) -> None:
 
 def test_every_reply_has_its_own_limit(kit: Kit) -> None:
     """And leaves when it has reached it, while the others go on."""
-    desk = Desk(kit.decoder(), 4, steers=[endless(kit)])
+    desk = Desk(kit.models(), 4, steers=[endless(kit)])
     replies = desk.serve([Request(HELLO, Sampling(n)) for n in (1, 7, 3, 12, 2)])
     assert [len(reply.ids) for reply in replies] == [1, 7, 3, 12, 2]
     assert {reply.finish_reason for reply in replies} == {"length"}

@@ -3,24 +3,20 @@
 import json
 import math
 import shutil
-import threading
-import time
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
 
 from personalign.decode.experts import Expert, check_vocabulary, load_expert, load_experts, mix
+from personalign.decode.generation import generate
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal
 from personalign.decode.request import Request
-from personalign.decode.successor import Guidance
-from personalign.errors import EngineError, InputError, MessageError, ModelError
-from personalign.types import Sampling
-from tests.decode.serving import Caller, Desk, leftovers, same_bits
+from personalign.errors import MessageError, ModelError
+from personalign.types import Guidance, Sampling
+from tests.decode.serving import Caller, Desk
 from tests.decode.tiny_models import Kit, bits, network, save_adapter, saved, talk, tokenizer
 
 
@@ -99,7 +95,7 @@ def test_a_model_on_another_device_is_refused(kit: Kit) -> None:
     away = load_causal(kit.folder / "small", "cpu")
     away.model.to("meta")
     with pytest.raises(ModelError, match=r"is on meta, .* on cpu; expected one device"):
-        kit.decoder(experts={"away": Expert("away", 1.0, kit.experts["whole"].anti, tuned=away)})
+        kit.models(experts={"away": Expert("away", 1.0, kit.experts["whole"].anti, tuned=away)})
 
 
 def test_a_prompt_has_to_fit_into_both_models(kit: Kit) -> None:
@@ -107,19 +103,19 @@ def test_a_prompt_has_to_fit_into_both_models(kit: Kit) -> None:
     whole = load_expert(kit.folder / "whole", load_causal(kit.folder / "small", "cpu"))
     whole.tuned.model.config.max_position_embeddings = 40
     assert whole.context == 40
-    decoder, short, long = kit.decoder(experts={"whole": whole}), *talk("hello", "Q" * 30)
-    decoder.generate([Request(short, Sampling(4), expert="whole")])
+    models, short, long = kit.models(experts={"whole": whole}), *talk("hello", "Q" * 30)
+    generate(models, [Request(short, Sampling(4), expert="whole")])
     with pytest.raises(MessageError, match="at most 36 fit"):
-        decoder.generate([Request(long, Sampling(4), expert="whole")])
+        generate(models, [Request(long, Sampling(4), expert="whole")])
 
 
 def test_what_others_write_is_not_read_by_an_expert(kit: Kit) -> None:
     """Its lanes run over their rows, too, but a token of base's padded tail is none that a small model has."""
-    decoder = kit.decoder(base=load_causal(kit.folder / "padded", "cpu"))
+    models = kit.models(base=load_causal(kit.folder / "padded", "cpu"))
     known = dict.fromkeys(range(kit.base.num_tokens), -100.0)
     stacked, other = Request(talk("hello")[0], Sampling(6), expert="hotels"), Request(talk("the cat")[0], Sampling(6))
-    alone, _ = decoder.generate([stacked, other])
-    beside, foreign = decoder.generate([stacked, replace(other, sampling=Sampling(6, logit_bias=known))])
+    alone, _ = generate(models, [stacked, other])
+    beside, foreign = generate(models, [stacked, replace(other, sampling=Sampling(6, logit_bias=known))])
     assert max(foreign.ids) >= kit.base.num_tokens
     assert beside.ids == alone.ids
 
@@ -174,7 +170,7 @@ PLAIN, HOTELS = Request(HELLO, Sampling(12), Guidance(W, 0.8)), Request(CAT, Sam
 def _serving(kit: Kit, *names: str) -> Desk:
     """An engine whose experts, adapters of a small model of its own, come by these names."""
     experts = load_experts([kit.folder / name for name in names], load_causal(kit.folder / "small", "cpu"))
-    return Desk(kit.decoder(experts=experts), 3, 128)
+    return Desk(kit.models(experts=experts), 3, 128)
 
 
 def _step_until_written(desk: Desk, caller: Caller, num_tokens: int) -> None:
@@ -182,134 +178,16 @@ def _step_until_written(desk: Desk, caller: Caller, num_tokens: int) -> None:
         desk.engine.step()
 
 
-def test_an_expert_that_is_added_serves_the_next_request(kit: Kit) -> None:
-    """As if it had been there from the start, and no bit changes of what is being written meanwhile."""
-    there = _serving(kit, "hotels", "empty")
-    expected = there.serve([PLAIN, HOTELS])
-    desk = _serving(kit, "empty")
-    with pytest.raises(InputError, match="no expert 'hotels'"):
-        desk.submit(HOTELS)
-    plain = desk.submit(PLAIN, is_streamed=True, is_watched=True)
-    _step_until_written(desk, plain, 3)
-    added = desk.decoder.add_expert(kit.folder / "hotels")
-    assert (added.name, added.alpha) == ("hotels", 0.5)
-    stacked = desk.submit(HOTELS, is_watched=True)
-    desk.drain()
-    assert [plain.generated.ids, stacked.generated.ids] == [reply.ids for reply in expected]
-    assert same_bits(desk.trace(plain), there.traces[0])
-    assert same_bits(desk.trace(stacked), there.traces[1])
-    whole = replace(HOTELS, expert="whole", alpha=0.5)
-    desk.decoder.add_expert(kit.folder / "whole")  # a separate checkpoint
-    assert desk.serve([whole])[0].ids == Desk(kit.decoder(), 3, 128).serve([whole])[0].ids
-
-
-def test_an_expert_that_is_removed_ends_its_own_replies_only(kit: Kit) -> None:
-    """Running, being read or waiting, they are told why; nobody may name it, and nothing else changes a bit."""
-    there = _serving(kit, "hotels")
-    there.serve([PLAIN])
-    desk = _serving(kit, "hotels")
-    plain = desk.submit(PLAIN, is_streamed=True, is_watched=True)
-    running = desk.submit(HOTELS, is_streamed=True)
-    _step_until_written(desk, running, 3)
-    waiting = [desk.submit(replace(HOTELS, messages=CAT)) for _ in range(3)]
-    desk.decoder.remove_expert("hotels")
-    desk.drain()
-    for caller in (running, *waiting):
-        assert isinstance(caller.outcome, EngineError)
-        assert "the expert 'hotels' was removed while the reply was written" in str(caller.outcome)
-    assert same_bits(desk.trace(plain), there.traces[0])
-    for name in ("hotels", "boats"):
-        with pytest.raises(InputError, match=rf"no expert '{name}'; expected one of \[\], or None"):
-            desk.decoder.remove_expert(name)
-    with pytest.raises(InputError, match="no expert 'hotels'"):
-        desk.submit(HOTELS)
-    assert leftovers(desk.engine) == []
-    desk.submit(PLAIN)
-    desk.drain()
-    assert desk.engine._mixes == {}  # its caches are free
-
-
-@pytest.mark.parametrize("others", [(), ("empty",)])
-def test_the_small_model_is_as_it_was_when_an_adapter_is_gone(kit: Kit, others: tuple[str, ...]) -> None:
-    """No weight of it is left, and it may come again; a new folder under the old name is another expert."""
-    desk = _serving(kit, "hotels", *others)
-    decoder, anti = desk.decoder, desk.decoder.experts["hotels"].anti
-    (first,) = desk.serve([HOTELS])
-    decoder.remove_expert("hotels")
-    assert not any("hotels" in name for name, _ in anti.model.named_parameters())
-    assert any(isinstance(module, LoraLayer) for module in anti.model.modules()) == bool(others)
-    ids = torch.tensor([[5, 6, 7, 8]])
-    fresh, _ = forward(load_causal(kit.folder / "small", "cpu"), ids)
-    assert torch.equal(bits(forward(anti, ids)[0]), bits(fresh))
-    decoder.add_expert(kit.folder / "hotels")
-    assert desk.serve([HOTELS])[0].ids == first.ids
-
-
-def test_an_expert_may_be_replaced_by_another_of_its_name(kit: Kit, tmp_path) -> None:
-    """Requests are served by the one that was there when they came, or told that it is gone."""
-    other = save_adapter(tmp_path / "hotels", network(kit.family, 1), 9)
-    desk = _serving(kit, "hotels")
-    (before,) = desk.serve([HOTELS])
-    old = desk.submit(HOTELS, is_streamed=True)
-    _step_until_written(desk, old, 2)
-    desk.decoder.remove_expert("hotels")
-    desk.decoder.add_expert(other)
-    (after,) = desk.serve([HOTELS])
-    assert isinstance(old.outcome, EngineError)
-    assert after.ids != before.ids
-    alone = load_experts([other], load_causal(kit.folder / "small", "cpu"))
-    assert after.ids == Desk(kit.decoder(experts=alone), 3, 128).serve([HOTELS])[0].ids
-
-
-def test_experts_may_come_and_go_from_another_thread(kit: Kit) -> None:
-    """While an engine writes: who doesn't use them keeps every bit, who does gets the whole reply or an error."""
-    there = _serving(kit, "empty", "hotels")
-    expected = there.serve([replace(PLAIN, sampling=Sampling(100)), HOTELS])
-    desk = _serving(kit, "empty")
-    plain = desk.submit(replace(PLAIN, sampling=Sampling(100)), is_watched=True)
-    is_over, stacked = threading.Event(), []
-
-    def come_and_go() -> None:
-        while not is_over.is_set():
-            desk.decoder.add_expert(kit.folder / "hotels")
-            time.sleep(0.02)
-            desk.decoder.remove_expert("hotels")
-
-    thread = threading.Thread(target=come_and_go)
-    thread.start()
-    try:
-        while plain.outcome is None or len(stacked) < 8:
-            with suppress(InputError):
-                stacked.append(desk.submit(HOTELS))
-            desk.engine.step()
-    finally:
-        is_over.set()
-        thread.join()
-    desk.drain()
-    assert plain.generated.ids == expected[0].ids
-    assert same_bits(desk.trace(plain), there.traces[0])
-    for caller in stacked:
-        assert isinstance(caller.outcome, EngineError) or caller.generated.ids == expected[1].ids
-    assert leftovers(desk.engine) == []
-
-
-def test_what_cannot_be_added_is_refused_and_changes_nothing(kit: Kit, tmp_path) -> None:
-    """A name that is taken, a folder that doesn't fit, no small model to put it on."""
-    desk = _serving(kit, "hotels")
-    decoder, (before,) = desk.decoder, desk.serve([HOTELS])
-    with pytest.raises(ModelError, match="there is an expert called 'hotels'; remove it first"):
-        decoder.add_expert(kit.folder / "hotels")
-    wide, small = save_adapter(tmp_path / "wide", network(kit.family, 1, hidden=64), 0), decoder.experts["hotels"].anti
+def test_an_adapter_that_does_not_fit_leaves_the_small_model_whole(kit: Kit, tmp_path) -> None:
+    """Refused as often as it is tried, by itself and beside another, and nothing of it stays."""
+    small = load_causal(kit.folder / "small", "cpu")
+    wide = save_adapter(tmp_path / "wide", network(kit.family, 1, hidden=64), 0)
+    hotels = None
     for _ in range(2):
-        with pytest.raises(ModelError, match="doesn't fit"):
-            decoder.add_expert(wide)
-    assert list(decoder.experts) == ["hotels"]
-    assert not any("wide" in name for name, _ in small.model.named_parameters())
-    assert desk.serve([HOTELS])[0].ids == before.ids
-    with pytest.raises(ModelError, match="no small model is loaded for the expert 'hotels'; pass the one it was tuned"):
-        kit.decoder(experts={}).add_expert(kit.folder / "hotels")
-    decoder.remove_expert("hotels")
-    with pytest.raises(ModelError, match="doesn't fit"):
-        decoder.add_expert(wide)
-    assert decoder.add_expert(kit.folder / "hotels").anti is small
-    assert kit.decoder(experts={}).add_expert(kit.folder / "hotels", load_causal(kit.folder / "small", "cpu"))
+        for _ in range(2):
+            with pytest.raises(ModelError, match="doesn't fit"):
+                load_expert(wide, small, hotels)
+        assert not any("wide" in name for name, _ in small.model.named_parameters())
+        hotels = hotels or load_expert(kit.folder / "hotels", small)
+    desk = Desk(kit.models(experts={"hotels": hotels}), 3, 128)
+    assert desk.serve([HOTELS])[0].ids == Desk(kit.models(), 3, 128).serve([HOTELS])[0].ids

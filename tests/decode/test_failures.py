@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from personalign.decode.cache import SlotCache
-from personalign.decode.decoder import Decoder
 from personalign.decode.experts import load_expert, load_experts
 from personalign.decode.load import load_causal
-from personalign.decode.request import Generated, Request
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance
 from personalign.errors import ConstraintError, EngineError, ModelError, PersonalignError
-from personalign.types import Sampling
+from personalign.types import Guidance, Reply, Sampling
 from tests.decode.serving import Caller, Desk, leftovers, same_bits
 from tests.decode.tiny_models import Kit, talk
 
@@ -37,7 +36,7 @@ HEALTHY = [
 ]
 
 
-def poisoned(kit: Kit) -> Decoder:
+def poisoned(kit: Kit) -> Models:
     """A base whose keys and values are NaN once it reads one token (Llama) or comes to one position (GPT-2)."""
     base = load_causal(kit.folder / "base", "cpu")
     with torch.no_grad():
@@ -46,7 +45,7 @@ def poisoned(kit: Kit) -> Decoder:
             base.model.model.embed_tokens.weight[token] = math.nan
         else:
             base.model.transformer.wpe.weight[NAN_POSITION] = math.nan
-    return kit.decoder(base=base)
+    return kit.models(base=base)
 
 
 @contextmanager
@@ -68,7 +67,7 @@ def failing(module: nn.Module, when: Callable[[Any], bool] = lambda _: True) -> 
 class Illness:
     """What befalls whom, and what they are told."""
 
-    decoder: Decoder
+    models: Models
     request: Request
     error: type[PersonalignError]
     told: str
@@ -84,7 +83,7 @@ def nan_from_a_steer(kit: Kit) -> Illness:
     def poison(logits: Tensor, step: Step) -> Tensor:
         return torch.where(((step.request == 0) & (step.index == 2))[:, None], math.nan, logits)
 
-    return Illness(kit.decoder(), Request(CAT, Sampling(6), GUIDED), ModelError, "NaN or Inf", steers=(poison,))
+    return Illness(kit.models(), Request(CAT, Sampling(6), GUIDED), ModelError, "NaN or Inf", steers=(poison,))
 
 
 def inf_from_a_steer(kit: Kit) -> Illness:
@@ -92,7 +91,7 @@ def inf_from_a_steer(kit: Kit) -> Illness:
         return torch.where(((step.request == 0) & (step.index == 2))[:, None], math.inf, logits)
 
     request = Request(CAT, Sampling(6, 0.9), GUIDED, "hotels")
-    return Illness(kit.decoder(), request, ModelError, "NaN or Inf", steers=(poison,))
+    return Illness(kit.models(), request, ModelError, "NaN or Inf", steers=(poison,))
 
 
 def nan_from_an_expert(kit: Kit) -> Illness:
@@ -104,12 +103,12 @@ def nan_from_an_expert(kit: Kit) -> Illness:
                 value.fill_(math.nan)
     request = Request(CAT, Sampling(6), GUIDED, "hotels")
     told = "with the expert 'hotels' on it gave logits that hold NaN or Inf"
-    return Illness(kit.decoder(experts=experts), request, ModelError, told)
+    return Illness(kit.models(experts=experts), request, ModelError, told)
 
 
 def an_experts_lane_raises(kit: Kit) -> Illness:
     whole = load_expert(kit.folder / "whole", load_causal(kit.folder / "small", "cpu"))
-    decoder = kit.decoder(experts=kit.experts | {"whole": whole})
+    models = kit.models(experts=kit.experts | {"whole": whole})
     request, calls = Request(CAT, Sampling(6), GUIDED, "whole"), []
 
     def third(_ids: Tensor) -> bool:
@@ -117,32 +116,32 @@ def an_experts_lane_raises(kit: Kit) -> Illness:
         return len(calls) == 3
 
     return Illness(
-        decoder, request, EngineError, "failed with RuntimeError: out of memory; send the request again",
+        models, request, EngineError, "failed with RuntimeError: out of memory; send the request again",
         lambda: failing(whole.tuned.model, third),
     )  # fmt: skip
 
 
 def the_head_raises(kit: Kit) -> Illness:
-    decoder = kit.decoder()
+    models = kit.models()
     return Illness(
-        decoder, Request(CAT, Sampling(6), GUIDED), EngineError, "RuntimeError: out of memory",
-        lambda: failing(decoder.head.body),
+        models, Request(CAT, Sampling(6), GUIDED), EngineError, "RuntimeError: out of memory",
+        lambda: failing(models.head.body),
     )  # fmt: skip
 
 
 def reading_the_prompt_raises(kit: Kit) -> Illness:
-    decoder, long = kit.decoder(), Request(LONG, Sampling(6), GUIDED, "hotels")
+    models, long = kit.models(), Request(LONG, Sampling(6), GUIDED, "hotels")
     return Illness(
-        decoder, long, EngineError, "RuntimeError: out of memory",
-        lambda: failing(decoder.base.model, lambda ids: ids.shape[1] > 40),
+        models, long, EngineError, "RuntimeError: out of memory",
+        lambda: failing(models.base.model, lambda ids: ids.shape[1] > 40),
     )  # fmt: skip
 
 
 def reading_the_experts_prompt_raises(kit: Kit) -> Illness:
     whole = load_expert(kit.folder / "whole", load_causal(kit.folder / "small", "cpu"))
-    decoder = kit.decoder(experts=kit.experts | {"whole": whole})
+    models = kit.models(experts=kit.experts | {"whole": whole})
     return Illness(
-        decoder, Request(LONG, Sampling(6), GUIDED, "whole"), EngineError, "RuntimeError: out of memory",
+        models, Request(LONG, Sampling(6), GUIDED, "whole"), EngineError, "RuntimeError: out of memory",
         lambda: failing(whole.anti.model, lambda ids: ids.shape[1] > 40),
     )  # fmt: skip
 
@@ -153,7 +152,7 @@ def a_dead_end(kit: Kit) -> Illness:
         return torch.where(here[:, None], logits.index_fill(-1, torch.tensor(40), 1e4), logits)
 
     request = Request(CAT, Sampling(6), GUIDED, regex="(yes|no){3}")
-    return Illness(kit.decoder(), request, ConstraintError, "allows no token", steers=(force,))
+    return Illness(kit.models(), request, ConstraintError, "allows no token", steers=(force,))
 
 
 ILLNESSES = [
@@ -169,23 +168,22 @@ ILLNESSES = [
 ]
 
 
-def _alone(decoder: Decoder, request: Request) -> tuple[Generated, list[Tensor]]:
-    desk = Desk(decoder, SLOTS)
+def _alone(models: Models, request: Request) -> tuple[Reply, list[Tensor]]:
+    desk = Desk(models, SLOTS)
     (reply,) = desk.serve([request])
     return reply, desk.traces[0]
 
 
 def _is_as_alone(desk: Desk, caller: Caller) -> bool:
-    expected, trace = _alone(desk.decoder, caller.reply.request)
-    ignored = {"first_token_s": None}
-    return replace(caller.generated, **ignored) == replace(expected, **ignored) and same_bits(desk.trace(caller), trace)
+    expected, trace = _alone(desk.models, caller.seq.request)
+    return caller.generated == expected and same_bits(desk.trace(caller), trace)
 
 
 @pytest.mark.parametrize("fall_ill", ILLNESSES)
 def test_one_replys_failure_is_nobody_elses(kit: Kit, fall_ill: Callable[[Kit], Illness]) -> None:
     """It ends with a typed error that says why; its neighbours, and whoever comes after, are as if alone."""
     illness = fall_ill(kit)
-    desk = Desk(illness.decoder, SLOTS, steers=illness.steers)
+    desk = Desk(illness.models, SLOTS, steers=illness.steers)
     with illness.cause():
         ill = desk.submit(illness.request)
         others = [desk.submit(request, is_watched=True) for request in HEALTHY]
@@ -205,7 +203,7 @@ def _served_in_ill_slots(kit: Kit, leave: Callable[[Desk, Caller], None]) -> lis
     before = [desk.submit(request) for request in HEALTHY[:2]]
     ill = desk.submit(Request(LONG, Sampling(20)))
     while len(desk.trace(ill)) < 3:
-        desk._watched.add(ill.reply.number)
+        desk._watched.add(ill.seq.number)
         desk.engine.step()
     assert desk.trace(ill)[0].view(torch.float32).isnan().any()
     for caller in before:
@@ -214,7 +212,7 @@ def _served_in_ill_slots(kit: Kit, leave: Callable[[Desk, Caller], None]) -> lis
     desk.drain()
     after = [desk.submit(request, is_watched=True) for request in [*HEALTHY, HEALTHY[0]]]
     desk.drain()
-    return [isinstance(caller.outcome, Generated) and _is_as_alone(desk, caller) for caller in after]
+    return [isinstance(caller.outcome, Reply) and _is_as_alone(desk, caller) for caller in after]
 
 
 def _to_its_end(_desk: Desk, _ill: Caller) -> None:

@@ -10,12 +10,11 @@ import torch
 import transformers as tf
 
 from personalign.decode import lane, reference
-from personalign.decode.decoder import Decoder
 from personalign.decode.load import CausalModel, load_causal, render
+from personalign.decode.models import Models
 from personalign.decode.request import Request
-from personalign.decode.successor import Guidance
 from personalign.errors import ModelError
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.serving import Desk
 from tests.decode.tiny_models import STEERING, V, random_head, saved, talk, tokenizer
 
@@ -109,16 +108,16 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> CausalModel:
 def test_a_family_is_served_as_it_writes_itself(base: CausalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one ragged batch plain greedy replies are generate's, token for token, and steered ones the reference's."""
     monkeypatch.setattr(lane, "CHUNK", 16)  # long prompts are read in pieces
-    decoder = Decoder(base, random_head(hidden=base.hidden_size), STEERING, {})
+    models = Models(base, random_head(hidden=base.hidden_size), STEERING, {})
     plain = [Request(messages, Sampling(20)) for messages in TALKS]
     steered = [Request(messages, Sampling(16), WISH) for messages in TALKS]
-    replies = Desk(decoder, 6, 128).serve([*plain, *steered])
+    replies = Desk(models, 6, 128).serve([*plain, *steered])
     for request, reply in zip(plain, replies[:3], strict=True):
         ids = torch.tensor([render(base.tokenizer, request.messages)])
         whole = base.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20)
         assert reply.ids == tuple(i for i in whole[0, ids.shape[1] :].tolist() if i not in base.ends)
     for request, reply in zip(steered, replies[3:], strict=True):
-        expected = reference.generate(decoder, request)
+        expected = reference.generate(models, request)
         assert reply.ids == expected.ids
         assert reply.kl == pytest.approx(expected.kl, abs=1e-4)
     assert len({i for reply in replies[:3] for i in reply.ids}) > 10  # nobody only repeats themselves
@@ -131,9 +130,9 @@ def test_the_window_is_felt(name: str, tmp_path: Path) -> None:
     folder = made(SERVED[name], tmp_path)
     base = load_causal(folder, "cpu")
     request = Request(TALKS[2], Sampling(20))
-    (narrow,) = Desk(Decoder(base, None, STEERING, {}), 1, 128).serve([request])
+    (narrow,) = Desk(Models(base, None, STEERING, {}), 1, 128).serve([request])
     base.model.config.sliding_window = 200
-    (wide,) = Desk(Decoder(base, None, STEERING, {}), 1, 128).serve([request])
+    (wide,) = Desk(Models(base, None, STEERING, {}), 1, 128).serve([request])
     assert narrow.ids != wide.ids
 
 
@@ -141,11 +140,11 @@ def test_capped_logits_are_what_is_steered(tmp_path: Path) -> None:
     """Gemma 2 caps its logits after the output layer, whose input the head reads: the engine's are the capped ones."""
     base = load_causal(made(SERVED["Gemma 2"], tmp_path), "cpu")
     base.model.config.final_logit_softcapping = 0.5
-    desk = Desk(Decoder(base, None, STEERING, {}), 1, 128)
+    desk = Desk(Models(base, None, STEERING, {}), 1, 128)
     desk.serve([Request(TALKS[0], Sampling(3))])
     assert all(trace.view(torch.float32).abs().max() <= 0.5 for trace in desk.traces[0])
     base.model.config.final_logit_softcapping = None
-    uncapped = Desk(Decoder(base, None, STEERING, {}), 1, 128)
+    uncapped = Desk(Models(base, None, STEERING, {}), 1, 128)
     uncapped.serve([Request(TALKS[0], Sampling(3))])
     assert uncapped.traces[0][0].view(torch.float32).abs().max() > 0.5  # control
 

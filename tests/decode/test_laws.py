@@ -17,15 +17,16 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode import lane, reference
-from personalign.decode.decoder import Decoder
 from personalign.decode.experts import Expert
+from personalign.decode.generation import generate
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal, render
-from personalign.decode.request import Generated, Request
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.decode.steer import Step
-from personalign.decode.successor import Guidance, SuccessorHead
-from personalign.decode.tilt import Guide
-from personalign.types import Sampling
+from personalign.decode.successor import SuccessorHead
+from personalign.decode.tilt import SuccessorTilt
+from personalign.types import Guidance, Reply, Sampling
 from tests.decode.serving import haystack
 from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk, traced
 
@@ -59,19 +60,19 @@ def _with_twin(kit: Kit) -> dict[str, Expert]:
     return kit.experts | {"same": Expert("same", 1.0, small, tuned=load_causal(kit.folder / "small", "cpu"))}
 
 
-def _bare(kit: Kit, requests: Sequence[Request]) -> tuple[list[Generated], Tensor]:
+def _bare(kit: Kit, requests: Sequence[Request]) -> tuple[list[Reply], Tensor]:
     """What the engine does without head, experts and guidance at all."""
     plain = [replace(r, guidance=None, expert=None, alpha=None) for r in requests]
-    return traced(kit.decoder(head=None, experts={}), plain)
+    return traced(kit.models(head=None, experts={}), plain)
 
 
 @pytest.mark.parametrize("feature", UNFELT)
 def test_a_feature_that_is_off_keeps_every_bit(kit: Kit, feature: str) -> None:
     """No profile = β 0 = strength 0 = α 0 = expert ≡ anti-expert ⇒ the base's logits and tokens, bit for bit."""
     request, beta = UNFELT[feature]
-    decoder = kit.decoder(steering=replace(STEERING, beta=beta), experts=_with_twin(kit))
+    models = kit.models(steering=replace(STEERING, beta=beta), experts=_with_twin(kit))
     for requests in ([request], [request, NEIGHBOUR, NEIGHBOUR]):
-        replies, logits = traced(decoder, requests)
+        replies, logits = traced(models, requests)
         bare_replies, bare = _bare(kit, requests)
         steps = len(replies[0].ids)
         assert replies[0].ids == bare_replies[0].ids
@@ -81,7 +82,7 @@ def test_a_feature_that_is_off_keeps_every_bit(kit: Kit, feature: str) -> None:
 @pytest.mark.parametrize("feature", FELT)
 def test_a_feature_that_is_barely_on_changes_bits(kit: Kit, feature: str) -> None:
     """Control: the comparison above sees a thousandth of a feature."""
-    _, logits = traced(kit.decoder(), [FELT[feature]])
+    _, logits = traced(kit.models(), [FELT[feature]])
     _, bare = _bare(kit, [FELT[feature]])
     assert not torch.equal(bits(logits[0]), bits(bare[0]))
 
@@ -93,9 +94,9 @@ def test_greedy_and_unsteered_equals_generate(kit: Kit, word: str) -> None:
     ids = render(kit.base.tokenizer, messages)
     whole = kit.base.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, len(ids) :].tolist()
     expected = tuple(i for i in whole if i not in kit.base.ends)
-    decoder = kit.decoder()
-    assert decoder.generate([Request(messages, Sampling(40), Guidance(W, 0.8, 0.0))])[0].ids == expected
-    assert decoder.generate([Request(messages, Sampling(40), GUIDED)])[0].ids != expected  # control
+    models = kit.models()
+    assert generate(models, [Request(messages, Sampling(40), Guidance(W, 0.8, 0.0))])[0].ids == expected
+    assert generate(models, [Request(messages, Sampling(40), GUIDED)])[0].ids != expected  # control
 
 
 NEEDLES = [
@@ -112,7 +113,7 @@ NEEDLES = [
 @pytest.mark.parametrize(("num_slots", "trials"), [(1, 60), (8, 200), (32, 240)])
 def test_a_row_does_not_depend_on_its_neighbours(kit: Kit, num_slots: int, trials: int) -> None:
     """Within one batch shape a needle keeps every bit, wherever it sits and whoever joins or leaves meanwhile."""
-    found = haystack(kit.decoder(), NEEDLES, num_slots, trials)
+    found = haystack(kit.models(), NEEDLES, num_slots, trials)
     assert found.differing == 0
     assert found.neighbours >= num_slots / 2 - 1  # there were strangers to depend on
 
@@ -126,11 +127,11 @@ def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit) -> None:
         Request(HELLO, Sampling(5), None, "hotels", 0.0, regex="[a-z ]{3,}"),
     ]
     bare = [replace(request, guidance=None, expert=None, alpha=None) for request in plain]
-    found = haystack(kit.decoder(), plain, 32, 500, alone=(kit.decoder(head=None, experts={}), bare))
+    found = haystack(kit.models(), plain, 32, 500, alone=(kit.models(head=None, experts={}), bare))
     assert found.differing == 0
     assert found.neighbours >= 15
     felt = [replace(plain[1], guidance=Guidance(W, 0.8, 1e-3)), *plain[1:]]
-    control = haystack(kit.decoder(), felt, 8, 20, alone=(kit.decoder(head=None, experts={}), bare))
+    control = haystack(kit.models(), felt, 8, 20, alone=(kit.models(head=None, experts={}), bare))
     assert control.differing == 5  # every fourth
 
 
@@ -140,7 +141,7 @@ def test_the_needle_notices_a_neighbour_that_leaks(kit: Kit) -> None:
     def leak(logits: Tensor, _: Step) -> Tensor:
         return logits + 1e-6 * logits[logits.isfinite()].mean()
 
-    assert haystack(kit.decoder(), NEEDLES, 8, 20, steers=[leak]).differing > 10
+    assert haystack(kit.models(), NEEDLES, 8, 20, steers=[leak]).differing > 10
 
 
 # ---------------------------------------------------------------- numerical
@@ -179,18 +180,18 @@ def _same_where_clear(found: Sequence[int], expected: Sequence[int], logits: Ten
 
 def test_the_cached_batch_is_the_reference(kit: Kit) -> None:
     """Cached ≡ uncached: at every step of every row, steered logits agree to 1e-4 with the plain method, and KL too."""
-    replies, logits = traced(kit.decoder(), MIXED_BAG)
+    replies, logits = traced(kit.models(), MIXED_BAG)
     worst = 0.0
     for row, (request, reply) in enumerate(zip(MIXED_BAG, replies, strict=True)):
         for step in range(len(reply.ids)):
-            expected, _ = reference.steered(kit.decoder(), request, reply.ids[:step])
+            expected, _ = reference.steered(kit.models(), request, reply.ids[:step])
             worst = max(worst, _difference(logits[step, row], expected))
-        plain = reference.generate(kit.decoder(), request)
+        plain = reference.generate(kit.models(), request)
         assert _same_where_clear(reply.ids, plain.ids, logits[:, row])
         if reply.ids == plain.ids:
             measured = (reply.kl, reply.changed, reply.gained)
             assert measured == pytest.approx((plain.kl, plain.changed, plain.gained), abs=1e-4)
-            unmeasured = {"kl": 0.0, "changed": 0.0, "gained": 0.0, "first_token_s": None}
+            unmeasured = {"kl": 0.0, "changed": 0.0, "gained": 0.0}
             assert replace(reply, **unmeasured) == replace(plain, **unmeasured)
     print(f"largest difference from the reference: {worst:.1e}")  # noqa: T201
     assert worst < TOLERANCE
@@ -204,17 +205,17 @@ def test_the_reference_notices_a_stale_cache(kit: Kit, monkeypatch: pytest.Monke
         return shifted(*given, **(arguments | {"position_ids": arguments["position_ids"] * 2}))
 
     monkeypatch.setattr(lane, "forward", off_by_one)
-    replies, logits = traced(kit.decoder(), MIXED_BAG[:1])
-    expected, _ = reference.steered(kit.decoder(), MIXED_BAG[0], replies[0].ids[:3])
+    replies, logits = traced(kit.models(), MIXED_BAG[:1])
+    expected, _ = reference.steered(kit.models(), MIXED_BAG[0], replies[0].ids[:3])
     assert _difference(logits[3, 0], expected) > TOLERANCE
 
 
 def test_batched_is_one_by_one(kit: Kit) -> None:
     """The same requests alone, in pairs and all together agree to 1e-4."""
-    replies, together = traced(kit.decoder(), MIXED_BAG)
+    replies, together = traced(kit.models(), MIXED_BAG)
     for size in (1, 2):
         for start in range(0, len(MIXED_BAG), size):
-            part, logits = traced(kit.decoder(), MIXED_BAG[start : start + size])
+            part, logits = traced(kit.models(), MIXED_BAG[start : start + size])
             for i, reply in enumerate(part):
                 whole = replies[start + i]
                 assert _same_where_clear(reply.ids, whole.ids, together[:, start + i])
@@ -226,8 +227,8 @@ def test_batched_is_one_by_one(kit: Kit) -> None:
 def test_the_anti_expert_as_base_gives_the_expert(kit: Kit, name: str) -> None:
     """Base ≡ anti-expert and α = 1 ⇒ the expert itself, to 1e-4."""
     base, expert = load_causal(kit.folder / "small", "cpu"), kit.experts[name]
-    decoder = Decoder(base, None, STEERING, kit.experts)
-    replies, logits = traced(decoder, [Request(HELLO, Sampling(12), None, name, 1.0)])
+    models = Models(base, None, STEERING, kit.experts)
+    replies, logits = traced(models, [Request(HELLO, Sampling(12), None, name, 1.0)])
     prompt = render(base.tokenizer, HELLO)
     for step in range(len(replies[0].ids)):
         ids = torch.tensor([[*prompt, *replies[0].ids[:step]]])
@@ -250,20 +251,20 @@ def _with(head: SuccessorHead, change: Callable[[SuccessorHead], None]) -> Succe
 def test_a_constant_added_to_every_reward_changes_nothing(kit: Kit) -> None:
     """Adding to c(h) moves no logit by more than 1e-4 and no token; adding to U does."""
     requests = [Request(HELLO, Sampling(12), GUIDED), Request(CAT, Sampling(12), GUIDED, "hotels")]
-    replies, before = traced(kit.decoder(), requests)
-    shifted, after = traced(kit.decoder(head=_with(kit.head, lambda h: h.constant.bias.add_(5.0))), requests)
+    replies, before = traced(kit.models(), requests)
+    shifted, after = traced(kit.models(head=_with(kit.head, lambda h: h.constant.bias.add_(5.0))), requests)
     assert [r.ids for r in replies] == [r.ids for r in shifted]
     assert _difference(after, before) < TOLERANCE
-    _, moved = traced(kit.decoder(head=_with(kit.head, lambda h: h.direction.bias.add_(5.0))), requests)
+    _, moved = traced(kit.models(head=_with(kit.head, lambda h: h.direction.bias.add_(5.0))), requests)
     assert _difference(moved[0], before[0]) > TOLERANCE  # control
 
 
 def test_without_reward_only_proxy_tuning_is_left(kit: Kit) -> None:
     """β = 0 with α ≠ 0 is proxy-tuning alone, bit for bit."""
     request = Request(HELLO, Sampling(12), GUIDED, "hotels", 1.0)
-    _, silent = traced(kit.decoder(steering=replace(STEERING, beta=0.0)), [request])
-    _, alone = traced(kit.decoder(head=None), [replace(request, guidance=None)])
-    _, guided = traced(kit.decoder(), [request])
+    _, silent = traced(kit.models(steering=replace(STEERING, beta=0.0)), [request])
+    _, alone = traced(kit.models(head=None), [replace(request, guidance=None)])
+    _, guided = traced(kit.models(), [request])
     assert torch.equal(bits(silent), bits(alone))
     assert not torch.equal(bits(guided[0]), bits(alone[0]))  # control
 
@@ -281,12 +282,12 @@ def _worst_kl(kit: Kit, steering: Steering, wishes: Sequence[Guidance]) -> float
             )
         )
     ]
-    decoder, worst = kit.decoder(steering=steering), 0.0
-    replies, logits = traced(decoder, requests)
+    models, worst = kit.models(steering=steering), 0.0
+    replies, logits = traced(models, requests)
     for row, (request, reply) in enumerate(zip(requests, replies, strict=True)):
         told = 0.0
         for step in range(len(reply.ids)):
-            plain, _ = reference.steered(decoder, replace(request, guidance=None), reply.ids[:step])
+            plain, _ = reference.steered(models, replace(request, guidance=None), reply.ids[:step])
             listed = logits[step, row].isfinite()
             log_p, log_q = (x[listed].double().log_softmax(-1) for x in (plain, logits[step, row]))
             told += (kl := float((log_q.exp() * (log_q - log_p)).sum()))
@@ -323,8 +324,8 @@ def test_a_reward_that_overflows_harms_its_own_row_only_and_is_told(kit: Kit, wi
     """A non-finite Q makes that row unguided, says so, and changes no bit of its neighbours."""
     broken = Request(HELLO, Sampling(10, 1.0, 1.0, 4), Guidance(wish, 1.0))
     others = [Request(CAT, Sampling(10), GUIDED), Request(HELLO, Sampling(10), None, "hotels")]
-    replies, logits = traced(kit.decoder(), [others[0], broken, others[1]])
-    healthy, expected = traced(kit.decoder(), [others[0], replace(broken, guidance=None), others[1]])
+    replies, logits = traced(kit.models(), [others[0], broken, others[1]])
+    healthy, expected = traced(kit.models(), [others[0], replace(broken, guidance=None), others[1]])
     assert (replies[1].guided, replies[1].reason) == (False, "non_finite_reward")
     assert replies[0].guided
     assert [r.ids for r in replies] == [r.ids for r in healthy]
@@ -340,26 +341,26 @@ def test_a_head_of_nan_guides_nobody_and_touches_nobody(kit: Kit, part: str) -> 
         Request(CAT, Sampling(8), GUIDED, "hotels"),
         Request(CAT, Sampling(8)),
     ]
-    replies, logits = traced(kit.decoder(head=sick), requests)
-    _, plain = traced(kit.decoder(head=None), [replace(r, guidance=None) for r in requests])
+    replies, logits = traced(kit.models(head=sick), requests)
+    _, plain = traced(kit.models(head=None), [replace(r, guidance=None) for r in requests])
     assert [r.reason for r in replies] == ["non_finite_reward", "non_finite_reward", "no_answers"]
     assert torch.equal(bits(logits), bits(plain))
 
 
 def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
     """A reply that was guided up to a non-finite reward counts as unguided, and keeps the KL it had."""
-    decoder = kit.decoder()
+    models = kit.models()
     calls = []
 
     def fails_at_2(hidden: Tensor) -> Tensor:
         calls.append(1)
-        return SuccessorHead.inner(decoder.head, hidden) * (math.nan if len(calls) == 3 else 1.0)
+        return SuccessorHead.inner(models.head, hidden) * (math.nan if len(calls) == 3 else 1.0)
 
-    decoder.head.__dict__["inner"] = fails_at_2
+    models.head.__dict__["inner"] = fails_at_2
     try:
-        reply = decoder.generate([Request(HELLO, Sampling(8), GUIDED)], [_endless(kit)])[0]
+        reply = generate(models, [Request(HELLO, Sampling(8), GUIDED)], [_endless(kit)])[0]
     finally:
-        del decoder.head.__dict__["inner"]
+        del models.head.__dict__["inner"]
     assert (reply.guided, reply.reason) == (False, "non_finite_reward")
     assert reply.kl > 0
 
@@ -368,8 +369,8 @@ def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
 def test_a_wish_is_always_felt(kit: Kit, seed: int) -> None:
     """A head with w ≠ 0 and β·ρ > 0 changes the logits of the short list."""
     w = np.random.default_rng(seed).normal(size=3)
-    _, guided = traced(kit.decoder(), [Request(HELLO, Sampling(1), Guidance(w, 0.2))])
-    _, plain = traced(kit.decoder(), [Request(HELLO, Sampling(1))])
+    _, guided = traced(kit.models(), [Request(HELLO, Sampling(1), Guidance(w, 0.2))])
+    _, plain = traced(kit.models(), [Request(HELLO, Sampling(1))])
     listed = guided[0, 0].isfinite()
     assert listed.sum() == STEERING.num_candidates
     assert (guided[0, 0, listed] != plain[0, 0, listed]).any()
@@ -379,8 +380,8 @@ def _endless(kit: Kit) -> Callable[[Tensor, object], Tensor]:
     return lambda logits, _: logits.index_fill(-1, torch.tensor(kit.base.ends), -1e9)
 
 
-def _hasty(kit: Kit) -> tuple[Decoder, Request]:
-    """A decoder whose reward wants the end at once, more than any bound of ours would let it."""
+def _hasty(kit: Kit) -> tuple[Models, Request]:
+    """A models whose reward wants the end at once, more than any bound of ours would let it."""
     head = random_head()
     with torch.no_grad():  # ψ(h, v) is P e_v along the end's own embedding, whatever h
         for value in head.parameters():
@@ -388,27 +389,27 @@ def _hasty(kit: Kit) -> tuple[Decoder, Request]:
         head.direction.bias[0] = 20 * head.rank**0.5
         head.projection.weight[0] = kit.base.output_embedding[kit.base.ends[0]]
     steering = replace(STEERING, beta=1.0, clip=400.0, num_candidates=128)
-    return kit.decoder(head=head, steering=steering), Request(HELLO, Sampling(6), Guidance(np.array([1.0, 0, 0]), 1.0))
+    return kit.models(head=head, steering=steering), Request(HELLO, Sampling(6), Guidance(np.array([1.0, 0, 0]), 1.0))
 
 
 def test_a_guided_reply_is_never_empty(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the base's own first token isn't the end, the end can't be drawn first, however much it is wished."""
-    decoder, request = _hasty(kit)
+    models, request = _hasty(kit)
     for temperature in (0.0, 1.0):
-        reply = decoder.generate([replace(request, sampling=Sampling(6, temperature))])[0]
+        reply = generate(models, [replace(request, sampling=Sampling(6, temperature))])[0]
         assert reply.guided
         assert reply.ids
         assert reply.text
-    monkeypatch.setattr(Guide, "_not_empty", lambda _, logits, __: logits)
-    assert decoder.generate([request])[0].ids == ()  # control: without the rule the wish is granted
+    monkeypatch.setattr(SuccessorTilt, "_not_empty", lambda _, logits, __: logits)
+    assert generate(models, [request])[0].ids == ()  # control: without the rule the wish is granted
 
 
 def test_a_base_that_ends_at_once_may_do_so_when_guided(kit: Kit) -> None:
     """The rule holds back no reply that the model itself would leave empty."""
-    decoder, request = _hasty(kit)
+    models, request = _hasty(kit)
     ending = replace(kit.base)
-    first = kit.decoder().generate([Request(HELLO, Sampling(1))])[0].ids[0]
+    first = generate(kit.models(), [Request(HELLO, Sampling(1))])[0].ids[0]
     ending.__dict__["ends"] = (first,)
-    guided = Decoder(ending, decoder.head, decoder.steering, {})
+    guided = Models(ending, models.head, models.steering, {})
     _, logits = traced(guided, [request])
     assert logits[0, 0, first].isfinite()

@@ -11,8 +11,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from personalign.decode import reference
 from personalign.decode.penalties import Penalties
 from personalign.decode.request import Request
-from personalign.decode.successor import Guidance
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import STEERING, Kit, bits, talk
 
 SIZE = 60
@@ -92,9 +91,9 @@ def test_rows_without_any_keep_the_very_tensor() -> None:
 def test_they_come_before_the_reward(kit: Kit, weights: np.ndarray) -> None:
     """The short list is cut from the adjusted logits: a token that is biased away is no candidate."""
     request = Request(talk("hello")[0], Sampling(4), Guidance(weights, 1.0))
-    plain, _ = reference.steered(kit.decoder(), request, [])
+    plain, _ = reference.steered(kit.models(), request, [])
     best = int(plain.argmax())
     away = replace(request, sampling=Sampling(4, logit_bias={best: -50.0}))
-    biased, _ = reference.steered(kit.decoder(), away, [])
+    biased, _ = reference.steered(kit.models(), away, [])
     assert plain.isfinite().sum() == biased.isfinite().sum() == STEERING.num_candidates
     assert not biased[best].isfinite()

@@ -189,7 +189,7 @@ def test_a_lora_of_another_base_is_refused(kit: Kit, tuned: Path) -> None:
 
 
 def test_a_lora_may_be_loaded_twice(tuned: Path) -> None:
-    """Each has a decoder of its own, and merging one moves no other."""
+    """Each has a models of its own, and merging one moves no other."""
     first = load_reward(tuned, "cpu")
     before = everywhere(first, IDS)
     second = load_reward(tuned, "cpu")

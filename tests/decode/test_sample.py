@@ -472,20 +472,15 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_log_probabilities_are_those_of_the_logits() -> None:
-    """The drawn token's and the n unlikely, n being the most that any request in the batch asks for."""
+    """The drawn token's and the n likeliest."""
     sampler = _sampler()
-    assert sampler.num_logprobs == 0
-    sampler.admit(0, replace(MIXED[3], logprobs=2), ())
     sampler.admit(1, MIXED[3], ())
-    assert sampler.num_logprobs == 3
     tokens = sampler.draw(STEPS[0])
-    chosen, ids, values = sampler.logprobs(STEPS[0], tokens, sampler.num_logprobs)
+    chosen, ids, values = sampler.logprobs(STEPS[0], tokens, 3)
     log_p = STEPS[0].log_softmax(-1)
     assert torch.equal(chosen, log_p[torch.arange(SLOTS), tokens])
     assert torch.equal(ids, log_p.argsort(-1, descending=True)[:, :3])
     assert torch.equal(values, log_p.gather(-1, ids))
-    sampler.release(1)
-    assert sampler.num_logprobs == 2
 
 
 @pytest.mark.gpu

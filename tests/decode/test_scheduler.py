@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personalign.decode.admit import admit
 from personalign.decode.request import Request
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
 from personalign.decode.seq import Seq
-from personalign.decode.successor import Guidance
 from personalign.errors import Overloaded
+from personalign.types import Guidance
 from tests.decode.tiny_models import make_kit, talk
 
 Ask = Callable[[str, int], Seq]
@@ -23,9 +24,9 @@ Ask = Callable[[str, int], Seq]
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """A person's request, with a number to know it by."""
-    decoder, hello, outbox = make_kit("llama", tmp_path_factory.mktemp("llama")).decoder(), talk("hello")[0], []
-    return lambda owner, number: decoder.reply(
-        Request(hello, guidance=Guidance(np.ones(3), 1.0, user=owner)), number, outbox.append
+    models, hello, outbox = make_kit("llama", tmp_path_factory.mktemp("llama")).models(), talk("hello")[0], []
+    return lambda owner, number: admit(
+        models, Request(hello, guidance=Guidance(np.ones(3), 1.0, user=owner)), number, outbox.append
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from personalign.decode import Guidance, Request, reference
+from personalign.decode import Request, reference
+from personalign.decode.generation import generate
 from personalign.errors import InputError
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.serving import Desk, leftovers, same_bits
 from tests.decode.tiny_models import Kit, talk
 
@@ -24,7 +25,7 @@ def test_a_reply_in_shadow_is_the_models_own(kit: Kit, sampling: Sampling) -> No
     """Logit by logit and bit by bit, also beside people who are guided; without shadow nothing is the same."""
     found = {}
     for name, guidance in (("plain", None), ("shadow", SHADOW), ("guided", GUIDED)):
-        desk = Desk(kit.decoder(), 3)
+        desk = Desk(kit.models(), 3)
         needle = desk.submit(Request(HELLO, sampling, guidance), is_watched=True)
         beside = [desk.submit(Request(CAT, Sampling(16), g)) for g in (GUIDED, None)]
         desk.drain()
@@ -42,7 +43,7 @@ def test_a_reply_in_shadow_is_the_models_own(kit: Kit, sampling: Sampling) -> No
 def test_the_account_is_the_references(kit: Kit) -> None:
     """KL, changed positions and reward gained are those of tilting each distribution that a token was drawn from."""
     for request in (Request(HELLO, GREEDY, SHADOW), Request(CAT, DRAWN, SHADOW)):
-        (told,), plain = Desk(kit.decoder(), 1).serve([request]), reference.generate(kit.decoder(), request)
+        (told,), plain = Desk(kit.models(), 1).serve([request]), reference.generate(kit.models(), request)
         assert (told.ids, told.guided, told.reason) == (plain.ids, plain.guided, plain.reason)
         measured = (told.kl, told.changed, told.gained)
         assert measured == pytest.approx((plain.kl, plain.changed, plain.gained), abs=1e-4)
@@ -50,7 +51,7 @@ def test_the_account_is_the_references(kit: Kit) -> None:
 
 def test_a_slot_out_of_shadow_guides_the_next_reply(kit: Kit) -> None:
     """What was set for one request is gone with it, and travels with it where slots close up."""
-    desk = Desk(kit.decoder(), 2)
+    desk = Desk(kit.models(), 2)
     first = desk.submit(Request(CAT, Sampling(2)))
     waits = desk.submit(Request(HELLO, GREEDY, SHADOW))
     desk.drain()  # the first leaves, and the second moves to its slot
@@ -58,17 +59,17 @@ def test_a_slot_out_of_shadow_guides_the_next_reply(kit: Kit) -> None:
     assert waits.generated.reason == "shadow"
     (after,) = desk.serve([Request(HELLO, GREEDY, GUIDED)])
     assert after.guided
-    assert after.ids == Desk(kit.decoder(), 1).serve([Request(HELLO, GREEDY, GUIDED)])[0].ids != waits.generated.ids
+    assert after.ids == Desk(kit.models(), 1).serve([Request(HELLO, GREEDY, GUIDED)])[0].ids != waits.generated.ids
 
 
 def test_other_reasons_come_first(kit: Kit) -> None:
     """Who isn't known, whose strength is 0, and who is erased meanwhile is told so, in shadow as otherwise."""
-    decoder = kit.decoder()
+    models = kit.models()
     requests = [
         Request(HELLO, GREEDY, replace(SHADOW, **change)) for change in ({"confidence": 0.0}, {"strength": 0.0})
     ]
-    assert [reply.reason for reply in decoder.generate(requests)] == ["no_answers", "strength_zero"]
-    desk = Desk(decoder, 1)
+    assert [reply.reason for reply in generate(models, requests)] == ["no_answers", "strength_zero"]
+    desk = Desk(models, 1)
     erased = desk.submit(Request(HELLO, GREEDY, SHADOW))
     for _ in range(3):
         desk.engine.step()
@@ -80,4 +81,4 @@ def test_other_reasons_come_first(kit: Kit) -> None:
 def test_a_reward_model_has_no_shadow(kit: Kit) -> None:
     """It reads only the candidates it chose from, so a token drawn elsewhere would be lost to it: refused."""
     with pytest.raises(InputError, match=r"shadow"):
-        kit.decoder()._check(Request(HELLO, GREEDY, SHADOW, rule="args"))
+        generate(kit.models(), [Request(HELLO, GREEDY, SHADOW, rule="args")])

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from personalign.decode.request import Request
 from personalign.decode.steer import Steer, Step
-from personalign.decode.successor import Guidance
 from personalign.decode.weights import NEUTRAL, WeightBank, WeightKey
 from personalign.errors import Overloaded
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.serving import Caller, Desk, leftovers
 from tests.decode.tiny_models import Kit, talk
 
@@ -53,14 +52,19 @@ def test_a_head_is_written_once_and_found_again() -> None:
     assert (len(bank), bank.weights[NEUTRAL].tolist(), float(bank.confidence[NEUTRAL])) == (2, [0.0] * 3, 0.0)
 
 
+def weights_of(bank: WeightBank, key: WeightKey) -> Tensor | None:
+    """The weights resident under a key."""
+    return bank.weights[bank._rows[key]] if key in bank._rows else None
+
+
 def test_a_refit_is_another_row() -> None:
     """A reply that is being written keeps the head it began with; so does one of a person erased and come back."""
     bank = WeightBank(3, CPU, 4)
     rows = [bank.acquire(h) for h in (head("a", 1), head("a", 2), head("a", 2, generation=7))]
     assert len(set(rows)) == 3
     assert [holds(bank, row, h) for row, h in zip(rows, (head("a", 1), head("a", 2), head("a", 2, 7)), strict=True)]
-    assert bank.row(key(head("a", 1))).tolist() == head("a", 1).weights.tolist()
-    assert bank.row(key(head("a", 3))) is None
+    assert weights_of(bank, key(head("a", 1))).tolist() == head("a", 1).weights.tolist()
+    assert weights_of(bank, key(head("a", 3))) is None
 
 
 def test_the_row_used_longest_ago_is_given_away() -> None:
@@ -74,9 +78,9 @@ def test_the_row_used_longest_ago_is_given_away() -> None:
     assert bank.acquire(head("d")) == rows["a"]
     assert bank.acquire(head("e")) == rows["b"]
     assert pinned == rows["c"]
-    assert bank.row(key(head("a"))) is None
-    assert bank.row(key(head("b"))) is None
-    assert bank.row(key(head("c"))) is not None
+    assert weights_of(bank, key(head("a"))) is None
+    assert weights_of(bank, key(head("b"))) is None
+    assert weights_of(bank, key(head("c"))) is not None
 
 
 def test_when_all_rows_are_in_use_there_is_no_more_room() -> None:
@@ -112,7 +116,7 @@ def test_a_person_is_erased_at_once() -> None:
         torch.count_nonzero(bank.weights[[in_use, idle]]) == torch.count_nonzero(bank.confidence[[in_use, idle]]) == 0
     )
     assert holds(bank, other, head("b"))
-    assert bank.row(key(head("a", 1))) is None
+    assert weights_of(bank, key(head("a", 1))) is None
     anew = bank.acquire(head("a", 1))  # another person under the same id
     assert anew != in_use
     assert not bank.weights[in_use].any()
@@ -131,7 +135,7 @@ def test_many_people_fit() -> None:
     assert len(bank) == 10_000
     assert bank.num_bytes <= 10e6
     for one in heads:
-        assert torch.equal(bank.row(key(one)), torch.tensor(one.weights, dtype=torch.float32))
+        assert torch.equal(weights_of(bank, key(one)), torch.tensor(one.weights, dtype=torch.float32))
 
 
 def _num_wrong_rows(bank: WeightBank, num_events: int) -> int:
@@ -201,9 +205,9 @@ def test_a_refit_changes_no_reply_that_is_being_written(kit: Kit) -> None:
     """The next request has the new head, at once."""
     old = Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada")
     new = replace(old, weights=-old.weights, revision=2)
-    desk = Desk(kit.decoder(), 2, steers=[_endless(kit)])
+    desk = Desk(kit.models(), 2, steers=[_endless(kit)])
     requests = [Request(HELLO, Sampling(8), guidance) for guidance in (old, new)]
-    alone = [_after(Desk(kit.decoder(), 2, steers=[_endless(kit)]), request, 0)[0] for request in requests]
+    alone = [_after(Desk(kit.models(), 2, steers=[_endless(kit)]), request, 0)[0] for request in requests]
     newer: list[Caller] = []
     ids, _ = _after(desk, requests[0], 3, lambda: newer.append(desk.submit(requests[1])))
     assert [ids, newer[0].generated.ids] == alone
@@ -215,17 +219,17 @@ def test_a_refit_changes_no_reply_that_is_being_written(kit: Kit) -> None:
 def test_an_erased_persons_reply_goes_on_plain(kit: Kit, num_tokens: int) -> None:
     """From the next token on it is written without a head, and says why; nothing is left of the person."""
     guided = Request(HELLO, Sampling(8), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
-    desk = Desk(kit.decoder(), 2, steers=[_endless(kit)])
+    desk = Desk(kit.models(), 2, steers=[_endless(kit)])
     whole, why = _after(desk, guided, num_tokens)
     assert why is None
 
     def erase() -> None:
         desk.engine.forget("ada")
         assert not desk.engine.bank.weights.any()
-        assert not desk.engine._guide._merged.any()
+        assert not desk.engine._tilt._merged.any()
 
     ids, why = _after(desk, guided, num_tokens, erase)
-    plain_desk = Desk(kit.decoder(), 2, steers=[_forced(whole[:num_tokens]), _endless(kit)])
+    plain_desk = Desk(kit.models(), 2, steers=[_forced(whole[:num_tokens]), _endless(kit)])
     plain, _ = _after(plain_desk, replace(guided, guidance=None), 0)
     assert (ids, why) == (plain, "forgotten")
     assert ids != whole  # control: she would have been felt
@@ -247,15 +251,15 @@ def _forced(ids: Sequence[int]) -> Steer:
 def test_an_erased_persons_waiting_request_never_uses_their_head(kit: Kit) -> None:
     """Who is erased while their request waits is answered plainly, and their weights don't come back."""
     guided = Request(HELLO, Sampling(6), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
-    desk = Desk(kit.decoder(), 1)
+    desk = Desk(kit.models(), 1)
     first, waits = desk.submit(Request(CAT, Sampling(4))), desk.submit(guided)
     another = desk.submit(replace(guided, guidance=replace(guided.guidance, user="bea")))
     desk.engine.step()
     desk.engine.forget("ada")
     desk.drain()
-    (plain,) = Desk(kit.decoder(), 1).serve([replace(guided, guidance=None)])
+    (plain,) = Desk(kit.models(), 1).serve([replace(guided, guidance=None)])
     assert (waits.generated.ids, waits.generated.reason) == (plain.ids, "forgotten")
     assert first.generated.reason == "no_answers"
     assert another.generated.guided
     assert another.generated.ids != plain.ids  # control
-    assert desk.engine.bank.row(WeightKey("ada", 0, 1)) is None
+    assert weights_of(desk.engine.bank, WeightKey("ada", 0, 1)) is None

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from personalign.decode import Engine, Guidance, Piece, Request, Ticket, Worker
+from personalign.decode import Engine, Piece, Request, Ticket, Worker
 from personalign.decode.weights import WeightKey
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, ProfileError
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.gate import Gate, until
 from tests.decode.tiny_models import Kit, talk
 
@@ -30,7 +30,7 @@ def start(kit: Kit) -> Iterator[Start]:
     workers: list[Worker] = []
 
     def started(num_slots: int = 8, **options: int) -> Worker:
-        workers.append(Worker(Engine(kit.decoder(), num_slots, 256, buckets=(), **options)))
+        workers.append(Worker(one_shape(Engine(kit.models(), num_slots, 256, **options))))
         return workers[-1]
 
     yield started
@@ -206,10 +206,10 @@ def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
     assert bank is not None
     ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i))) for i in (1, 2))
     gate.let(5)
-    assert bank.row(WeightKey("user-1", 0, 1)) is not None
+    assert WeightKey("user-1", 0, 1) in bank._rows
     worker.forget("user-1")
     gate.let(2)
-    assert bank.row(WeightKey("user-1", 0, 1)) is None
+    assert WeightKey("user-1", 0, 1) not in bank._rows
     assert int(bank.weights.any(-1).sum()) == 1  # ben's
     gate.open()
     forgotten, known = ada.result(), ben.result()

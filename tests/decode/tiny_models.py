@@ -19,13 +19,15 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from personalign.basis import Steering
-from personalign.decode.decoder import Decoder
+from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
-from personalign.decode.request import Generated, Request
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.decode.steer import Steer, Step
 from personalign.decode.successor import SuccessorHead
+from personalign.types import Reply
 
 V, H, D, R = 128, 32, 3, 8
 TEMPLATE = (
@@ -110,9 +112,9 @@ class Kit:
     experts: dict[str, Expert]
     head: SuccessorHead
 
-    def decoder(self, **changes) -> Decoder:
+    def models(self, **changes) -> Models:
         parts = {"base": self.base, "head": self.head, "steering": STEERING, "experts": self.experts}
-        return Decoder(**(parts | changes))
+        return Models(**(parts | changes))
 
 
 def make_kit(family: str, folder: Path) -> Kit:
@@ -139,7 +141,7 @@ def talk(*words: str) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": word}] for word in words]
 
 
-def traced(decoder: Decoder, requests: list[Request], steers: tuple[Steer, ...] = ()) -> tuple[list[Generated], Tensor]:
+def traced(models: Models, requests: list[Request], steers: tuple[Steer, ...] = ()) -> tuple[list[Reply], Tensor]:
     """Replies, and the logits (steps, B, V) that their tokens were drawn from, NaN where there was no step any more.
 
     All steps are over B rows, whoever has ended: bits are compared within one batch shape.
@@ -151,10 +153,11 @@ def traced(decoder: Decoder, requests: list[Request], steers: tuple[Steer, ...] 
         trace[step.index[rows], step.request[rows]] = logits[rows]
         return logits
 
-    outcomes: list[Generated | Exception] = [RuntimeError("no reply")] * len(requests)
-    engine = Engine(decoder, len(requests), 256, len(requests), buckets=(), steers=[*steers, look])
+    outcomes: list[Reply | Exception] = [RuntimeError("no reply")] * len(requests)
+    engine = Engine(models, len(requests), 256, len(requests), steers=[*steers, look])
+    engine._scheduler._buckets = [len(requests)]
     for i, request in enumerate(requests):
-        engine.submit(decoder.reply(request, i, partial(outcomes.__setitem__, i)))
+        engine.submit(admit(models, request, i, partial(outcomes.__setitem__, i)))
     while not engine.is_idle:
         engine.step()
     for outcome in outcomes:

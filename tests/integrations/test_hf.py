@@ -19,12 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, 
 from personalign import Basis
 from personalign.basis import Fingerprints
 from personalign.bundled import TINY
-from personalign.decode import CausalModel, Decoder, Guidance, Request, SuccessorHead, load_causal, reference, render
+from personalign.decode import CausalModel, Models, Request, SuccessorHead, load_causal, reference, render
 from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
 from personalign.integrations.hf import Account, Guide, SteeredModel, _Passes
 from personalign.learn.served import Serving
-from personalign.types import Axis, Gaussian, Message, Noise, Profile, Sampling
+from personalign.types import Axis, Gaussian, Guidance, Message, Noise, Profile, Sampling
 from tests.decode.tiny_models import STEERING, D, H, V, bits, random_head, talk, tokenizer
 
 SIZES = {
@@ -86,9 +86,9 @@ class Kit:
         return SteeredModel(self.causal.model, self.causal.tokenizer, self.basis)
 
     @property
-    def decoder(self) -> Decoder:
+    def models(self) -> Models:
         head = SuccessorHead.from_arrays(self.basis.head)
-        return Decoder(self.causal, head, self.basis.steering, {})
+        return Models(self.causal, head, self.basis.steering, {})
 
     def person(self, weights: np.ndarray = W, confidence: float = 0.8, informative: int = 3) -> Profile:
         covariance = self.basis.prior.covariance * (1 - confidence)
@@ -177,11 +177,11 @@ class Retold:
 
 
 def retell(kit: Kit, messages: Sequence[Message], profile: Profile | None, drawn: Sequence[int]) -> Retold:
-    decoder, request = kit.decoder, Request(messages, guidance=kit.guidance(profile))
+    models, request = kit.models, Request(messages, guidance=kit.guidance(profile))
     sums, kl, changed, nearest = np.zeros(3), 0.0, 0, math.inf
     for t, token in enumerate(drawn):
-        plain, _ = reference.steered(decoder, replace(request, guidance=None), drawn[:t])
-        tilted, effect = reference.steered(decoder, request, drawn[:t])
+        plain, _ = reference.steered(models, replace(request, guidance=None), drawn[:t])
+        tilted, effect = reference.steered(models, request, drawn[:t])
         assert effect is not None, "the head is finite"
         log_p = plain.log_softmax(-1)[token]
         sums += [float(log_p), float(tilted[token] - plain[token]), float(tilted.log_softmax(-1)[token])]
@@ -200,7 +200,7 @@ def assert_accounts_agree(found: Account, expected: Account) -> None:
 
 def assert_is_the_reference(kit: Kit, messages: Sequence[Message], profile: Profile | None, drawn, account) -> int:
     """Token for token up to a tie, and the same account; give the number of ties."""
-    plain = reference.generate(kit.decoder, Request(messages, Sampling(MANY), kit.guidance(profile)))
+    plain = reference.generate(kit.models, Request(messages, Sampling(MANY), kit.guidance(profile)))
     retold = retell(kit, messages, profile, drawn)
     assert_accounts_agree(account, retold.account)
     if tuple(token for token in drawn if token not in kit.causal.ends) != plain.ids:

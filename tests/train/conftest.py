@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from personalign.basis import Basis
-from personalign.decode import Decoder, SuccessorHead, load_causal
+from personalign.decode import Models, SuccessorHead, load_causal
 from personalign.train.basis import build as bootstrap
 from personalign.train.basis.build import UNCALIBRATED, Plans, Report
 from personalign.train.basis.head import HeadRecipe
@@ -48,23 +48,23 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Kit:
 class Made:
     """What a bootstrap took and gave."""
 
-    decoder: Decoder  # without a head
+    models: Models  # without a head
     work: Path
     basis: Basis
     report: Report
 
     @property
-    def guided(self) -> Decoder:
+    def guided(self) -> Models:
         assert self.basis.head is not None
-        return self.decoder.with_head(SuccessorHead.from_arrays(self.basis.head))
+        return replace(self.models, head=SuccessorHead.from_arrays(self.basis.head))
 
 
 @pytest.fixture(scope="session")
 def made(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The basis of a tiny model that was taught a few replies."""
     folder = tmp_path_factory.mktemp("talker")
-    decoder = Decoder(load_causal(teach(folder), "cpu"), None, UNCALIBRATED, {"hotels": kit.experts["hotels"]})
+    models = Models(load_causal(teach(folder), "cpu"), None, UNCALIBRATED, {"hotels": kit.experts["hotels"]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
-        basis, report = bootstrap.bootstrap(decoder, PROMPTS, Plans(PLAN, BANK_PLAN), folder / "rollouts")
-    return Made(decoder, folder / "rollouts", basis, report)
+        basis, report = bootstrap.bootstrap(models, PROMPTS, Plans(PLAN, BANK_PLAN), folder / "rollouts")
+    return Made(models, folder / "rollouts", basis, report)

@@ -12,7 +12,7 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.decode import Decoder, load_causal
+from personalign.decode import Models, load_causal
 from personalign.train.basis.build import UNCALIBRATED, Plans, Report, bootstrap, default_plans
 from personalign.train.basis.card import Origin, mean_r2, write_basis_card
 from personalign.train.basis.embedded import KeptEmbedder
@@ -87,8 +87,8 @@ def make_basis(
     """
     with made_in(out) as work:
         source = locate(model, basis=out)
-        decoder = Decoder(load_causal(source.model, device), head=None, steering=UNCALIBRATED, experts={})
-        found, num_repeated = read_prompts(prompts, decoder.base, max_tokens)
+        models = Models(load_causal(source.model, device), head=None, steering=UNCALIBRATED, experts={})
+        found, num_repeated = read_prompts(prompts, models.base, max_tokens)
         split = split_prompts(found, seed)
         name = public_name(model)
         origin = Origin(
@@ -100,13 +100,13 @@ def make_basis(
             licence=LICENCE,
         )
         plans = default_plans(len(split.train), replies, max_tokens, seed)
-        basis, report = write_basis(out, decoder, split, plans, origin, work)
+        basis, report = write_basis(out, models, split, plans, origin, work)
     return Made(basis, report, split, num_repeated)
 
 
 def write_basis(
     folder: Path,
-    decoder: Decoder,
+    models: Models,
     prompts: Prompts,
     plans: Plans,
     origin: Origin,
@@ -119,7 +119,7 @@ def write_basis(
 
     ``draft``, what embeds for it and the card's section about people are what a log has told; None without human data.
     """
-    basis, report = bootstrap(decoder, prompts, plans, work, draft, embed)
+    basis, report = bootstrap(models, prompts, plans, work, draft, embed)
     basis = replace(basis, model=origin.model)  # not the path it was loaded from
     folder.mkdir(parents=True, exist_ok=True)
     write_basis_card(folder, basis, report, origin, plans, about_people)

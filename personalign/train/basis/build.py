@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.basis import BankQuestion, Basis, Steering
-from personalign.decode import CausalModel, Decoder, SuccessorHead
+from personalign.decode import CausalModel, Models, SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import AXES
 from personalign.learn.features import Embed, features
@@ -81,17 +81,17 @@ class Report:
 
 
 def bootstrap(
-    decoder: Decoder,
+    models: Models,
     prompts: Prompts,
     plans: Plans,
     work: Path,
     draft: Basis | None = None,
     embed: KeptEmbedder | None = None,
 ) -> tuple[Basis, Report]:
-    """Make the basis of the decoder's base model; roll-outs are kept in ``work``, so a killed run goes on.
+    """Make the basis of the models's base model; roll-outs are kept in ``work``, so a killed run goes on.
 
     Args:
-        decoder: the model, with the expert that the plans name.
+        models: the model, with the expert that the plans name.
         prompts: real user turns.
         plans: which replies are rolled out.
         work: folder for the roll-outs, and their embeddings.
@@ -102,10 +102,10 @@ def bootstrap(
         InputError: too few prompts, or replies too much alike to ask ten questions about.
     """
     _check_prompts(prompts)
-    plan, causal = plans.learn, decoder.base
-    learnt = roll_out(decoder, prompts.train, plan, work / "train")
-    asked = roll_out(decoder, prompts.train, plans.ask, work / "bank")
-    tested = roll_out(decoder, prompts.held_out, plan, work / "held_out")
+    plan, causal = plans.learn, models.base
+    learnt = roll_out(models, prompts.train, plan, work / "train")
+    asked = roll_out(models, prompts.train, plans.ask, work / "bank")
+    tested = roll_out(models, prompts.held_out, plan, work / "held_out")
     everything = learnt + asked
     of_people, draft = draft is not None, draft or _without_people(causal)
     basis, phi = _on_own_replies(draft, learnt, _measure(draft, prompts.train, everything, embed))
@@ -123,7 +123,7 @@ def bootstrap(
     prior = basis.prior if of_people else make_prior(reference, basis.noise, shape)
     basis = replace(basis, reference=reference, prior=prior)
     r2, r2_forced = _test_head(head, tested, _measure(basis, prompts.held_out, tested, embed), embeddings)
-    basis, grid, by_alpha = _calibrated(basis, decoder.with_head(head), prompts.dev, plan, embed and embed.embed)
+    basis, grid, by_alpha = _calibrated(basis, replace(models, head=head), prompts.dev, plan, embed and embed.embed)
     return basis, Report(len(phi), len(everything.token), r2, r2_forced, grid, by_alpha)
 
 
@@ -219,15 +219,15 @@ def _on_own_replies(
 
 
 def _calibrated(
-    basis: Basis, decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan, embed: Embed | None
+    basis: Basis, models: Models, prompts: Sequence[Sequence[Message]], plan: Plan, embed: Embed | None
 ) -> tuple[Basis, list[Outcome], dict[float, tuple[Outcome, Outcome]]]:
-    best, grid = calibrate(decoder, basis, prompts, embed=embed)
+    best, grid = calibrate(models, basis, prompts, embed=embed)
     people = [simulate_profile(basis, seed) for seed in range(100, 104)]
     plain = replace(best.steering, beta=0.0)
     by_alpha = {
         alpha: (
-            outcome(decoder, basis, people, prompts, plain, plan.expert, alpha, embed),
-            outcome(decoder, basis, people, prompts, best.steering, plan.expert, alpha, embed),
+            outcome(models, basis, people, prompts, plain, plan.expert, alpha, embed),
+            outcome(models, basis, people, prompts, best.steering, plan.expert, alpha, embed),
         )
         for alpha in plan.alphas
     }

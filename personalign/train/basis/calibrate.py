@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -18,12 +18,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.basis import Basis, Steering
-from personalign.decode import Decoder, Generated, Guidance, Request
+from personalign.decode import Models, Request, generate
 from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.features import Embed, features
 from personalign.train.progress import track
-from personalign.types import Gaussian, Message, Sampling
+from personalign.types import Gaussian, Guidance, Message, Reply, Sampling
 
 MAX_KL = 0.4
 ENOUGH = 0.9  # of the largest utility
@@ -62,7 +62,7 @@ class SimulatedProfile:
 
 
 def calibrate(
-    decoder: Decoder,
+    models: Models,
     basis: Basis,
     prompts: Sequence[Sequence[Message]],
     grid: Sequence[Steering] = GRID,
@@ -74,9 +74,9 @@ def calibrate(
     ``embed`` is what learnt axes are measured in, where the basis has any.
     """
     people = [simulate_profile(basis, seed) for seed in range(num_people)]
-    plain = outcome(decoder, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates), embed=embed)
+    plain = outcome(models, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates), embed=embed)
     outcomes = [
-        outcome(decoder, basis, people, prompts, steering, embed=embed) for steering in track(grid, "calibrating")
+        outcome(models, basis, people, prompts, steering, embed=embed) for steering in track(grid, "calibrating")
     ]
     allowed = [o for o in outcomes if o.kl <= MAX_KL and o.breaks_less_than(plain)]
     enough = ENOUGH * max((o.utility for o in allowed), default=0.0)
@@ -101,7 +101,7 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
 
 
 def outcome(
-    decoder: Decoder,
+    models: Models,
     basis: Basis,
     people: Sequence[SimulatedProfile],
     prompts: Sequence[Sequence[Message]],
@@ -112,7 +112,7 @@ def outcome(
 ) -> Outcome:
     """Let every person's profile steer the replies to all prompts, with an expert under it if one is named."""
     requests = list(_requests(basis, people, prompts, expert, alpha))
-    replies = decoder.with_steering(steering).generate(requests)
+    replies = generate(replace(models, steering=steering), requests)
     utilities = _utilities(basis, people, prompts, replies, embed)
     return Outcome(
         steering,
@@ -142,7 +142,7 @@ def _utilities(
     basis: Basis,
     people: Sequence[SimulatedProfile],
     prompts: Sequence[Sequence[Message]],
-    replies: Sequence[Generated],
+    replies: Sequence[Reply],
     embed: Embed | None,
 ) -> Float[NDArray[np.float64], "people prompts"]:
     measured = features(basis, [*prompts] * len(people), [r.text for r in replies], embed)

@@ -12,7 +12,7 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.decode import Decoder, load_causal
+from personalign.decode import Models, load_causal
 from personalign.decode.encoder import HIDDEN, load_embedder
 from personalign.train.basis.bootstrap import LICENCE, Made, write_basis
 from personalign.train.basis.build import UNCALIBRATED, default_plans
@@ -77,22 +77,22 @@ def fit_from_log(
     with made_in(out) as work:
         answers = read_log(log)
         source = locate(model, basis=out)
-        decoder = Decoder(load_causal(source.model, device), head=None, steering=UNCALIBRATED, experts={})
+        models = Models(load_causal(source.model, device), head=None, steering=UNCALIBRATED, experts={})
         num_unread = 0
         if prompts is None:
-            asked, num_unread = take_prompts(answers.prompt, decoder.base, max_tokens, str(log))
+            asked, num_unread = take_prompts(answers.prompt, models.base, max_tokens, str(log))
             num_repeated = len(answers.prompt) - len(set(map(json.dumps, answers.prompt)))
         else:
-            asked, num_repeated = read_prompts(prompts, decoder.base, max_tokens)
+            asked, num_repeated = read_prompts(prompts, models.base, max_tokens)
         split = split_prompts(asked, seed)
-        embed = load_embedder(embedder, decoder.base)
-        kept = KeptEmbedder(embed, work / "embeddings", f"{decoder.base.fingerprints.model} {embedder}")
+        embed = load_embedder(embedder, models.base)
+        kept = KeptEmbedder(embed, work / "embeddings", f"{models.base.fingerprints.model} {embedder}")
         found = fit_basis(answers, kept, rank, seed)
-        draft = found.draft(decoder.base.name, decoder.base.fingerprints, embedder)
+        draft = found.draft(models.base.name, models.base.fingerprints, embedder)
         plans = default_plans(len(split.train), replies, max_tokens, seed)
         origin = _origin(log, model, out, rank, embedder, prompts, len(asked))
         section = about_people(found, answers.counts)
-        basis, report = write_basis(out, decoder, split, plans, origin, work, draft, kept, section)
+        basis, report = write_basis(out, models, split, plans, origin, work, draft, kept, section)
         made = MadeFromLog(Made(basis, report, split, num_repeated), found, answers.counts, num_unread)
         (out / REPORT).write_text(json.dumps(made.row(), indent=2) + "\n", encoding="utf-8")
     return made

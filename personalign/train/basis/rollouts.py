@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from personalign.decode import Decoder, Expert, Generated, Request, Step
+from personalign.decode import Expert, Models, Request, Step, generate
 from personalign.errors import ModelError
 from personalign.train.progress import track
-from personalign.types import Message, Sampling
+from personalign.types import Message, Reply, Sampling
 
 ROWS = 96
 
@@ -78,7 +78,7 @@ class Rollouts:
         return Rollouts(text=self.text + other.text, reply=reply, **joined)
 
 
-def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan, work: Path) -> Rollouts:
+def roll_out(models: Models, prompts: Sequence[Sequence[Message]], plan: Plan, work: Path) -> Rollouts:
     """Write ``plan.replies_per_prompt`` replies to each prompt; what a run of the same plan left in ``work`` is kept.
 
     Same are the models by their fingerprints, the prompts and the plan: another one has a folder of its own.
@@ -86,11 +86,11 @@ def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan,
     Raises:
         ModelError: the model names no token that ends a reply.
     """
-    if not decoder.base.ends:
+    if not models.base.ends:
         raise ModelError(
-            f"{decoder.base.name} names no token that ends a reply; expected eos_token_id in its generation_config.json"
+            f"{models.base.name} names no token that ends a reply; expected eos_token_id in its generation_config.json"
         )
-    folder = work / _identity(decoder, prompts, plan)
+    folder = work / _identity(models, prompts, plan)
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(i, k) for i in range(len(prompts[: plan.num_prompts])) for k in range(plan.replies_per_prompt)]
     jobs.sort(key=lambda job: sum(len(m["content"]) for m in prompts[job[0]]))  # even lengths, little padding
@@ -98,15 +98,15 @@ def roll_out(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan,
     for number, shard in enumerate(track(shards, "roll-outs")):
         path = folder / f"{number:05}.safetensors"
         if not path.exists():
-            _write_shard(path, decoder, prompts, shard, plan)
+            _write_shard(path, models, prompts, shard, plan)
     return _read_shards([folder / f"{number:05}.safetensors" for number in range(len(shards))])
 
 
-def _identity(decoder: Decoder, prompts: Sequence[Sequence[Message]], plan: Plan) -> str:
+def _identity(models: Models, prompts: Sequence[Sequence[Message]], plan: Plan) -> str:
     """Name everything that the roll-outs follow from."""
     content = {
-        "base": asdict(decoder.base.fingerprints),
-        "expert": None if plan.expert is None else _expert_identity(decoder.experts[plan.expert]),
+        "base": asdict(models.base.fingerprints),
+        "expert": None if plan.expert is None else _expert_identity(models.experts[plan.expert]),
         "prompts": [list(prompt) for prompt in prompts],
         "plan": asdict(plan) | {"rows": ROWS},
     }
@@ -124,7 +124,7 @@ def _expert_identity(expert: Expert) -> dict[str, object]:
 
 
 def _write_shard(
-    path: Path, decoder: Decoder, prompts: Sequence[Sequence[Message]], shard: list[tuple[int, int]], plan: Plan
+    path: Path, models: Models, prompts: Sequence[Sequence[Message]], shard: list[tuple[int, int]], plan: Plan
 ) -> None:
     rng = np.random.default_rng([plan.seed, int(path.stem)])
     alphas = np.array([plan.alphas[k % len(plan.alphas)] for _, k in shard])
@@ -139,10 +139,10 @@ def _write_shard(
         )
         for (i, _), alpha in zip(shard, alphas, strict=True)
     ]
-    device = decoder.base.device
+    device = models.base.device
     forced_from = torch.from_numpy(forced_at).to(device)
     # the last row takes what is computed for nobody
-    hidden = torch.zeros(len(shard) + 1, plan.max_tokens, decoder.base.hidden_size, dtype=torch.half, device=device)
+    hidden = torch.zeros(len(shard) + 1, plan.max_tokens, models.base.hidden_size, dtype=torch.half, device=device)
 
     def record(logits: Tensor, step: Step) -> Tensor:
         hidden[torch.where(step.active, step.request, len(shard)), step.index] = step.hidden.half()
@@ -153,9 +153,9 @@ def _write_shard(
         uniform.scatter_(1, logits.topk(plan.num_candidates).indices, 0.0)
         return torch.where((forced_from[step.request] == step.index)[:, None], uniform, logits)
 
-    replies = decoder.generate(requests, steers=(record, force))
+    replies = generate(models, requests, steers=(record, force))
     if not hidden.isfinite().all():
-        raise ModelError(f"a hidden state of {decoder.base.name} overflows half precision; expected smaller ones")
+        raise ModelError(f"a hidden state of {models.base.name} overflows half precision; expected smaller ones")
     _save_shard(path, shard, alphas, forced_at, replies, hidden[:-1].cpu().numpy())
 
 
@@ -164,7 +164,7 @@ def _save_shard(
     shard: list[tuple[int, int]],
     alphas: NDArray[np.float64],
     forced_at: NDArray[np.int64],
-    replies: Sequence[Generated],
+    replies: Sequence[Reply],
     hidden: NDArray[np.float16],
 ) -> None:
     tokens = [np.array(r.ids if r.end is None else [*r.ids, r.end], dtype=np.int64) for r in replies]

@@ -20,11 +20,12 @@ from lab.quality.quality import Plan, load_prompts, run_quality
 from lab.quality.rewards import Training
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.decode import Decoder, Guidance, Request, SuccessorHead, load_causal
+from personalign.decode import Models, Request, SuccessorHead, load_causal
+from personalign.decode.generation import generate
 from personalign.demo.people import load_prompts as bundled_prompts
 from personalign.demo.simulate import opposite_pair
 from personalign.errors import InputError
-from personalign.types import Message, Profile, Sampling
+from personalign.types import Guidance, Message, Profile, Sampling
 
 # a loaded model's libraries warn of things to come
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,10 +56,10 @@ def basis() -> Basis:
 
 
 @pytest.fixture(scope="module")
-def decoder(basis: Basis) -> Decoder:
+def models(basis: Basis) -> Models:
     assert basis.head is not None
     base = load_causal(str(TINY / "base"), "cpu")
-    return Decoder(base, SuccessorHead.from_arrays(basis.head), basis.steering, {})
+    return Models(base, SuccessorHead.from_arrays(basis.head), basis.steering, {})
 
 
 def someone(basis: Basis, seed: int = 0) -> Member:
@@ -135,15 +136,15 @@ def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_reward_models_are_trained_once(
-    run: Run, basis: Basis, decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    run: Run, basis: Basis, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same training is loaded from the work folder; another one isn't found there (the control)."""
     _, _, work = run
     monkeypatch.setattr(rewards, "train_reward", lambda *_: pytest.fail("it was trained again"))
-    loaded = rewards.reward_model(basis, decoder, "prefixes", PLAN.training, work)
+    loaded = rewards.reward_model(basis, models, "prefixes", PLAN.training, work)
     assert loaded.axes == tuple(axis.name for axis in basis.axes)
     with pytest.raises(pytest.fail.Exception):
-        rewards.reward_model(basis, decoder, "prefixes", Training(6, 2, 2), work)
+        rewards.reward_model(basis, models, "prefixes", Training(6, 2, 2), work)
 
 
 def test_missing_dialogues_are_named(tmp_path: Path) -> None:
@@ -177,34 +178,34 @@ def test_prompts_are_new_to_the_basis(basis: Basis) -> None:
     assert {json.dumps(question.prompt) for question in basis.bank} & {json.dumps(basis.bank[0].prompt)}  # control
 
 
-def test_divergence_covers_the_whole_vocabulary(basis: Basis, decoder: Decoder) -> None:
+def test_divergence_covers_the_whole_vocabulary(basis: Basis, models: Models) -> None:
     """Nothing where nothing moved; for a guided reply what it reports, and what the cut to the short list moved."""
     sampling = Sampling(max_tokens=12, temperature=1.0)
     weights = np.ones(basis.num_axes)
     by_reward, by_all = [], []
     for strength in (0.0, 1.0):
-        measured = Divergence(decoder.base, 1)
-        [reply] = decoder.generate([Request(ASKED, sampling, Guidance(weights, 1.0, strength))], steers=[measured])
+        measured = Divergence(models.base, 1)
+        [reply] = generate(models, [Request(ASKED, sampling, Guidance(weights, 1.0, strength))], steers=[measured])
         by_reward.append(reply.kl)
         by_all.append(measured.nats[0] / num_drawn(reply))
     assert by_all[0] == pytest.approx(0, abs=1e-5)
     assert by_all[1] > by_reward[1] > 0
 
 
-def test_divergence_between_prompts(decoder: Decoder) -> None:
+def test_divergence_between_prompts(models: Models) -> None:
     """A prompt is no way from itself, at any of the reply's tokens; one that says more is."""
-    [reply] = decoder.generate([Request(ASKED)])
-    same = divergence_between(decoder.base, ASKED, ASKED, reply)
+    [reply] = generate(models, [Request(ASKED)])
+    same = divergence_between(models.base, ASKED, ASKED, reply)
     told: tuple[Message, ...] = ({"role": "system", "content": "clearly prefers shorter replies"}, *ASKED)
     assert len(same) == len(reply.ids) + 1
     assert same == pytest.approx([0] * len(same), abs=1e-6)
-    assert max(divergence_between(decoder.base, told, ASKED, reply)) > 1e-3
+    assert max(divergence_between(models.base, told, ASKED, reply)) > 1e-3
 
 
-def test_best_of_n_chooses_by_the_profile(basis: Basis, decoder: Decoder) -> None:
+def test_best_of_n_chooses_by_the_profile(basis: Basis, models: Models) -> None:
     """Every draw is looked at, and none is valued more by the profile than the one that is chosen."""
     prompts = load_prompts("others")[:2]
-    trial = Trial.begin(basis, decoder, lambda _: pytest.fail("nobody asked"), [someone(basis)], prompts, 6)
+    trial = Trial.begin(basis, models, lambda _: pytest.fail("nobody asked"), [someone(basis)], prompts, 6)
     chosen = trial._chosen(3, 2)
     assert chosen.shape == (1, 2, 2)
     assert ((chosen >= [0, 3]) & (chosen < [3, 6])).all()

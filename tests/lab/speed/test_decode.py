@@ -15,7 +15,7 @@ from lab.figures import BARS, Row
 from lab.speed import freshness
 from lab.speed.batch import Batch, EngineSide, people
 from lab.speed.decode import Plan, run_decode
-from lab.speed.models import HeadShape, Models, Shape
+from lab.speed.models import HeadShape, Shape, Specimens
 from personalign.errors import InputError
 
 # a loaded model's libraries warn of things to come
@@ -28,20 +28,20 @@ PLAN = Plan(
 )  # fmt: skip
 
 
-def make_models(device: str) -> Models:
-    return Models(device, BASE, SMALL, HeadShape(axes=4, rank=8, inner=16))
+def make_specimens(device: str) -> Specimens:
+    return Specimens(device, BASE, SMALL, HeadShape(axes=4, rank=8, inner=16))
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    return make_models("cpu")
+def specimens() -> Specimens:
+    return make_specimens("cpu")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """One run of everything, and the file it kept."""
     out = tmp_path_factory.mktemp("bench") / "decode.json"
-    return run_decode("cpu", PLAN, out=out, make_models=make_models), out
+    return run_decode("cpu", PLAN, out=out, make_specimens=make_specimens), out
 
 
 @pytest.mark.slow
@@ -85,14 +85,14 @@ def test_partial_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(freshness, "bytes_of_heads", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_decode("cpu", PLAN, out=out, make_models=make_models)
+        run_decode("cpu", PLAN, out=out, make_specimens=make_specimens)
     assert set(json.loads(out.read_text(encoding="utf-8"))["figures"]) == {"head_write_us"}
 
 
 def test_full_is_the_whole_grid() -> None:
     """With --full every ratio of both models at every concurrency is there, and those with a bar are among them."""
     plan = replace(PLAN, is_full=True)
-    found = run_decode("cpu", plan, "plain_over_generate.tiny.1", make_models=make_models)
+    found = run_decode("cpu", plan, "plain_over_generate.tiny.1", make_specimens=make_specimens)
     ratios = (
         "personal_over_plain",
         "distinct_over_same",
@@ -119,23 +119,23 @@ def test_a_figure_tells_its_samples() -> None:
     assert "bar" not in Row.of("plain_over_generate.tiny.1", [0.1]).to_json()
 
 
-def test_guidance_is_felt(models: Models) -> None:
+def test_guidance_is_felt(specimens: Specimens) -> None:
     """A side for people whose rewards change nothing is no measurement of guidance, and fails; the control doesn't."""
-    decoder = models.personal("110m")
-    batch = Batch.random(decoder.base, [4, 4], 8)
-    engine, both = EngineSide(decoder, batch), people(2, 4)
+    models = specimens.personal("110m")
+    batch = Batch.random(models.base, [4, 4], 8)
+    engine, both = EngineSide(models, batch), people(2, 4)
     assert engine.side(both)(4) > 0
     with pytest.raises(AssertionError, match="KL is 0"):
         engine.side([replace(guidance, weights=np.zeros(4), user="") for guidance in both])(4)
     assert engine.side(people(2, 4, strength=0.0))(4) > 0
 
 
-def test_a_batch_is_what_was_asked_for(models: Models) -> None:
+def test_a_batch_is_what_was_asked_for(specimens: Specimens) -> None:
     """So many prompts of so many tokens by the model's own count, and no reply longer than its length or the most."""
-    decoder = models.personal("110m")
-    batch = Batch.random(decoder.base, [3, 9], 16)
-    replies = decoder.generate(batch.requests(5))
-    assert [reply.prompt_tokens for reply in replies] == [16, 16]
+    models = specimens.personal("110m")
+    batch = Batch.random(models.base, [3, 9], 16)
+    replies = models.generate(batch.requests(5))
+    assert [reply.usage.prompt_tokens for reply in replies] == [16, 16]
     assert [len(reply.ids) for reply in replies] == [3, 5]
     assert batch.longest == 25
-    assert batch.prompts != Batch.random(decoder.base, [3], 16).prompts * 2  # not one prompt again and again
+    assert batch.prompts != Batch.random(models.base, [3], 16).prompts * 2  # not one prompt again and again

@@ -14,7 +14,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from personalign import Basis, Personalign
-from personalign.decode import Guidance, Request, load_causal
+from personalign.decode import Request, load_causal
+from personalign.decode.generation import generate
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
 from personalign.train.basis import bootstrap as make
@@ -24,7 +25,7 @@ from personalign.train.basis.build import Plans, default_plans
 from personalign.train.basis.calibrate import GRID, calibrate
 from personalign.train.files import WORK
 from personalign.train.prompts import read_prompts, split_prompts
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import network, saved, tokenizer
 from tests.lab.zoo.conftest import REAL
 from tests.train.conftest import SMALL_HEAD
@@ -122,14 +123,14 @@ def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, make.Ma
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(case.model), out, device="cpu") as p:
         j = [axis.name for axis in p.basis.axes].index("length")
         prompts = [prompt for prompt in made.prompts.train[:8] for _ in range(4)]
-        decoder = p.decoder.with_steering(GRID[-1])
+        models = replace(p.models, steering=GRID[-1])
 
         def length(weight: float) -> float:
             guidance = Guidance(weight * np.eye(p.basis.num_axes)[j], confidence=1.0)
             requests = [
                 Request(prompt, Sampling(case.max_tokens, 1.0, seed=i), guidance) for i, prompt in enumerate(prompts)
             ]
-            return float(measure_many(prompts, [r.text for r in decoder.generate(requests)], p.basis.axes)[:, j].mean())
+            return float(measure_many(prompts, [r.text for r in generate(models, requests)], p.basis.axes)[:, j].mean())
 
         down, plain, up = (length(weight) for weight in (-0.5, 0.0, 0.5))
         assert down < plain < up

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from personalign.basis import Steering
-from personalign.decode import Guidance, Request
+from personalign.decode import Request, generate
 from personalign.learn.axes import measure_many
 from personalign.train.basis import calibrate as module
 from personalign.train.basis.calibrate import Outcome, calibrate, outcome, repetition, simulate_profile
-from personalign.types import Sampling
+from personalign.types import Guidance, Sampling
 from tests.train.conftest import PROMPTS, Made
 
 GENTLE, STRONG = Steering(0.5, 3.0, 20), Steering(12.0, 5.0, 20)
@@ -92,8 +92,9 @@ def test_an_outcome_is_what_the_replies_say(made: Made) -> None:
     person = simulate_profile(basis, 0)
     found = outcome(made.guided, basis, [person], prompts, STRONG)
     guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
-    replies = made.guided.with_steering(STRONG).generate(
-        [Request(p, Sampling(temperature=float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)]
+    replies = generate(
+        replace(made.guided, steering=STRONG),
+        [Request(p, Sampling(temperature=float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)],
     )
     features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
     weights = person.weights / np.linalg.norm(person.weights)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from personalign.decode import Decoder, load_causal, load_expert
+from personalign.decode import Models, load_causal, load_expert
 from personalign.decode.load import render
 from personalign.train.basis import rollouts as module
 from personalign.train.basis.rollouts import Plan, Rollouts, roll_out
@@ -41,13 +41,13 @@ def small_shards():
 
 
 @pytest.fixture(scope="module")
-def decoder(kit: Kit) -> Decoder:
-    return kit.decoder(head=None)
+def models(kit: Kit) -> Models:
+    return kit.models(head=None)
 
 
 @pytest.fixture(scope="module")
-def written(decoder: Decoder, tmp_path_factory: pytest.TempPathFactory) -> Rollouts:
-    return roll_out(decoder, PROMPTS, PLAN, tmp_path_factory.mktemp("rollouts"))
+def written(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Rollouts:
+    return roll_out(models, PROMPTS, PLAN, tmp_path_factory.mktemp("rollouts"))
 
 
 def same(one: Rollouts, other: Rollouts) -> bool:
@@ -74,43 +74,43 @@ def test_every_prompt_gets_its_replies_of_each_kind(written: Rollouts) -> None:
     assert written.hidden.shape == (len(written.token), 32)
 
 
-def test_what_an_earlier_run_left_is_kept(decoder: Decoder, written: Rollouts, tmp_path: Path) -> None:
+def test_what_an_earlier_run_left_is_kept(models: Models, written: Rollouts, tmp_path: Path) -> None:
     """A run whose shards are partly gone writes these again, to the same arrays, and leaves the others alone."""
-    assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path), written)
+    assert same(roll_out(models, PROMPTS, PLAN, tmp_path), written)
     shards = sorted(tmp_path.rglob("*.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in shards}
     assert len(shards) == 4
     shards[1].unlink()
-    assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path), written)
+    assert same(roll_out(models, PROMPTS, PLAN, tmp_path), written)
     assert {path for path in shards if path.stat().st_mtime_ns != before[path]} == {shards[1]}
 
 
-Run = tuple[Decoder, list, Plan]
+Run = tuple[Models, list, Plan]
 
 
-def another_base(kit: Kit) -> Decoder:
-    return kit.decoder(
+def another_base(kit: Kit) -> Models:
+    return kit.models(
         head=None, base=load_causal(saved(kit.folder / "another", network("llama", 9), tokenizer()), "cpu")
     )
 
 
-def another_adapter(kit: Kit) -> Decoder:
+def another_adapter(kit: Kit) -> Models:
     """Under the same name, on the same small model."""
     folder = save_adapter(kit.folder / "tuned anew" / "hotels", network("llama", 1), 8)
-    return kit.decoder(head=None, experts={"hotels": load_expert(folder, load_causal(kit.folder / "small", "cpu"))})
+    return kit.models(head=None, experts={"hotels": load_expert(folder, load_causal(kit.folder / "small", "cpu"))})
 
 
-def whole_model(kit: Kit) -> Decoder:
+def whole_model(kit: Kit) -> Models:
     """Under the same name, a tuned model in place of an adapter."""
-    return kit.decoder(head=None, experts={"hotels": kit.experts["whole"]})
+    return kit.models(head=None, experts={"hotels": kit.experts["whole"]})
 
 
-CHANGES: dict[str, Callable[[Kit, Decoder], Run]] = {
-    "seed": lambda _, decoder: (decoder, PROMPTS, replace(PLAN, seed=4)),
-    "temperature": lambda _, decoder: (decoder, PROMPTS, replace(PLAN, temperature=0.5)),
-    "alphas": lambda _, decoder: (decoder, PROMPTS, replace(PLAN, alphas=(0.0, 0.25, 1.0))),
-    "prompts": lambda _, decoder: (decoder, [*PROMPTS[:-1], PROMPTS[-1][:1]], PLAN),
-    "order of prompts": lambda _, decoder: (decoder, PROMPTS[::-1], PLAN),
+CHANGES: dict[str, Callable[[Kit, Models], Run]] = {
+    "seed": lambda _, models: (models, PROMPTS, replace(PLAN, seed=4)),
+    "temperature": lambda _, models: (models, PROMPTS, replace(PLAN, temperature=0.5)),
+    "alphas": lambda _, models: (models, PROMPTS, replace(PLAN, alphas=(0.0, 0.25, 1.0))),
+    "prompts": lambda _, models: (models, [*PROMPTS[:-1], PROMPTS[-1][:1]], PLAN),
+    "order of prompts": lambda _, models: (models, PROMPTS[::-1], PLAN),
     "base": lambda kit, _: (another_base(kit), PROMPTS, PLAN),
     "adapter": lambda kit, _: (another_adapter(kit), PROMPTS, PLAN),
     "kind of expert": lambda kit, _: (whole_model(kit), PROMPTS, PLAN),
@@ -118,25 +118,25 @@ CHANGES: dict[str, Callable[[Kit, Decoder], Run]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_another_plan_left_is_not_used(kit: Kit, decoder: Decoder, tmp_path: Path, change: str) -> None:
+def test_what_another_plan_left_is_not_used(kit: Kit, models: Models, tmp_path: Path, change: str) -> None:
     """After a change of plan, prompts or models all is written anew, as in an empty folder; changed back, none is."""
-    before = roll_out(decoder, PROMPTS, PLAN, tmp_path / "used")
+    before = roll_out(models, PROMPTS, PLAN, tmp_path / "used")
     old = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    run = CHANGES[change](kit, decoder)
+    run = CHANGES[change](kit, models)
     found = roll_out(*run, tmp_path / "used")
     assert same(found, roll_out(*run, tmp_path / "empty"))
     assert not same(found, before)  # control: the change matters
-    assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path / "used"), before)
+    assert same(roll_out(models, PROMPTS, PLAN, tmp_path / "used"), before)
     assert {path: path.stat().st_mtime_ns for path in old} == old
 
 
-def test_a_run_killed_between_two_files_of_a_shard_goes_on(decoder: Decoder, written: Rollouts, tmp_path: Path) -> None:
+def test_a_run_killed_between_two_files_of_a_shard_goes_on(models: Models, written: Rollouts, tmp_path: Path) -> None:
     """A shard counts as written only when all of it is there."""
-    roll_out(decoder, PROMPTS, PLAN, tmp_path)
+    roll_out(models, PROMPTS, PLAN, tmp_path)
     (shard,) = tmp_path.rglob("00002.safetensors")
     shard.rename(shard.with_suffix(".partial"))
     shard.with_suffix(".json").unlink()
-    assert same(roll_out(decoder, PROMPTS, PLAN, tmp_path), written)
+    assert same(roll_out(models, PROMPTS, PLAN, tmp_path), written)
 
 
 def test_forced_tokens_come_from_the_short_list(kit: Kit, written: Rollouts) -> None:
@@ -178,14 +178,14 @@ def test_the_end_is_a_token_like_others(kit: Kit, written: Rollouts) -> None:
         assert kit.base.tokenizer.decode(tokens, skip_special_tokens=True) == written.text[i]
 
 
-def test_natural_replies_are_the_models_own(kit: Kit, written: Rollouts, decoder: Decoder, tmp_path: Path) -> None:
+def test_natural_replies_are_the_models_own(kit: Kit, written: Rollouts, models: Models, tmp_path: Path) -> None:
     """Neither an expert nor a forced token in them; without either in the plan all are natural."""
     natural = written.natural
     assert 0 < natural.sum() < len(natural)
     assert not written.alpha[natural].any()
     assert not np.isin(written.reply[written.is_forced], np.flatnonzero(natural)).any()
     plain = replace(PLAN, expert=None, alphas=(0.0,), forced_share=0.0, replies_per_prompt=1)
-    assert roll_out(decoder, PROMPTS, plain, tmp_path).natural.all()
+    assert roll_out(models, PROMPTS, plain, tmp_path).natural.all()
 
 
 def test_two_sets_of_roll_outs_add_up(written: Rollouts) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from personalign.decode import Decoder, Request, load_causal, load_expert
+from personalign.decode import Models, Request, load_causal, load_expert
+from personalign.decode.generation import generate
 from personalign.errors import InputError, ModelError
 from personalign.train.basis.build import UNCALIBRATED
 from personalign.train.expert import train as tune
@@ -84,9 +85,9 @@ def test_it_comes_back_under_any_model_of_that_vocabulary(models: Path, data: Pa
     made = tuned(models, data, tmp_path, small)
     expert = load_expert(tmp_path / "talk", load_causal(models / small, "cpu"))
     assert (expert.name, expert.alpha) == ("talk", made.alpha)
-    decoder = Decoder(load_causal(models / "big", "cpu"), None, UNCALIBRATED, {"talk": expert})
-    without, with_it = decoder.generate(
-        [Request(prompt("cat"), Sampling(24), None, name, 1.0 if name else None) for name in (None, "talk")]
+    models = Models(load_causal(models / "big", "cpu"), None, UNCALIBRATED, {"talk": expert})
+    without, with_it = generate(
+        models, [Request(prompt("cat"), Sampling(24), None, name, 1.0 if name else None) for name in (None, "talk")]
     )
     assert without.ids != with_it.ids
 

@@ -78,7 +78,7 @@ class Replies:
         if profile.informative:
             confidence = self._basis.confidence(profile.covariance)
             fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
-            weights = self._serving.head(profile)
+            weights = self._serving.weights(profile)
             return Guidance(weights, confidence, strength, profile.revision, profile.user, fingerprint, is_shadow)
         if rule == "args":
             reward_model = self.models.reward_model
@@ -118,7 +118,8 @@ class Replies:
         """Embeddings (n, F) of replies, for the learnt axes of the basis."""
         with self._starting:
             if self._embedder is None:
-                self._embedder = load_embedder(self._basis.embedder or HIDDEN, self.models.base)
+                learnt = self._basis.learnt
+                self._embedder = load_embedder(learnt.embedder if learnt else HIDDEN, self.models.base)
         embedder = self._embedder
         return self.worker.perform(lambda: embedder(prompts, replies))
 

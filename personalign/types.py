@@ -37,6 +37,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 )
 FEEDBACK: tuple[str, ...] = ("edit", "thumbs", "regenerate")  # the kinds that nobody asked for
 LEARNT = "learnt_"  # how the names of learnt axes begin, which nobody has put into words
+MAX_AXES = 64  # reward axes of a basis
 MAX_TEXT = 100_000  # characters of a text that is kept
 ROLES = ("system", "user", "assistant")
 FinishReason = Literal["stop", "length"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.basis import Basis
+from personalign.basis import Basis, Gate
 from personalign.bundled import TINY
 from personalign.errors import InputError
 from personalign.learn.fit import Record
@@ -37,7 +37,7 @@ def url(tmp_path: Path) -> str:
 @contextmanager
 def gated(url: str, folder: Path, kappa: float) -> Iterator[Personalign]:
     """The bundled basis with a gate, as one has that was fitted to people."""
-    replace(Basis.load(TINY / "basis"), kappa=kappa, share=0.6).save(folder)
+    replace(Basis.load(TINY / "basis"), gate=Gate(kappa, 0.6)).save(folder)
     with Personalign.open(url, basis=folder) as p:
         yield p
 
@@ -104,7 +104,7 @@ def test_another_basis_starts_a_record_of_its_own(url: str, tmp_path: Path) -> N
     with Personalign.open(url) as p:
         onboard(p, "ada", most=3)
     other = Basis.load(TINY / "basis")
-    replace(other, scale=2 * other.scale, kappa=0.5, share=0.6).save(tmp_path / "basis")
+    replace(other, scale=2 * other.scale, gate=Gate(0.5, 0.6)).save(tmp_path / "basis")
     with Personalign.open(url, basis=tmp_path / "basis") as p:
         adopted = p.refit("ada")
         assert adopted is not None

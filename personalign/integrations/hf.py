@@ -99,7 +99,7 @@ class SteeredModel:
         self.basis.check_profile(profile)
         if not profile.informative:
             return None
-        weights = Serving(self.basis, profile.pinned).head(profile)
+        weights = Serving(self.basis, profile.pinned).weights(profile)
         return Guidance(weights, self.basis.confidence(profile.covariance), strength, profile.revision)
 
 

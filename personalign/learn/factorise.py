@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from personalign.errors import InputError, QuestionError
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.population import Log, Model, fit_population, group_rows
-from personalign.learn.rows import MAX_AXES
-from personalign.types import CHOICES, INFORMATIVE, Gaussian, Noise
+from personalign.types import CHOICES, INFORMATIVE, MAX_AXES, Gaussian, Noise
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
 COUNTS = (0, 5, 10, 20)  # answers of a held-out person that the report knows

@@ -27,16 +27,17 @@ def features(
             embeds has another width.
     """
     raw = measure_many(prompts, replies, basis.named)
-    if basis.projection is None:
+    if basis.learnt is None:
         return basis.standardise(raw)
+    projection = basis.learnt.projection
     if embed is None:
         raise BasisError(
-            f"the basis has {basis.projection.shape[1]} learnt axes, which are measured in embeddings; pass what embeds"
+            f"the basis has {projection.shape[1]} learnt axes, which are measured in embeddings; pass what embeds"
         )
     embedded = embed(prompts, replies)
-    if embedded.shape[1] != len(basis.projection):
+    if embedded.shape[1] != len(projection):
         raise BasisError(
-            f"the embeddings have {embedded.shape[1]} dimensions, the basis projects {len(basis.projection)}; embed "
-            f"with what the basis was made with ({basis.embedder})"
+            f"the embeddings have {embedded.shape[1]} dimensions, the basis projects {len(projection)}; embed "
+            f"with what the basis was made with ({basis.learnt.embedder})"
         )
-    return basis.standardise(np.hstack([raw, embedded @ basis.projection]))
+    return basis.standardise(np.hstack([raw, embedded @ projection]))

@@ -17,13 +17,13 @@ population's over any answers whatever; we mix the means instead, because a head
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block
 from personalign.learn.likelihood import TIE, A, B, log_likelihood
@@ -38,38 +38,19 @@ _DEFAULT_NOISE = Noise()
 _STEPS = 200  # of the share's fixed point
 
 
-@dataclass(frozen=True)
-class Gate:
-    """How far profiles of a basis may leave the population: κ, and the share π of people whom that describes."""
-
-    kappa: float
-    share: float
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.kappa <= 1 and 0 < self.share < 1):
-            raise InputError(f"found {self}; expected 0 ≤ kappa ≤ 1 and 0 < share < 1; fit the gate again")
-
-    def openness(self, gain: float, num_answers: int) -> float:
-        """A person's own κ, from what their answers gained and how many of them were informative."""
-        if num_answers < FROM:
-            return self.kappa
-        return self.kappa * max(LEAST, float(expit(logit(self.share) + gain)))
-
-    def shrink(self, post: Gaussian, prior: Gaussian, gain: float, num_answers: int) -> Gaussian:
-        """Draw a posterior's mean back to the prior's; its covariance stays, for nothing more is known."""
-        openness = self.openness(gain, num_answers)
-        if openness == 1.0 or post is prior:
-            return post
-        return Gaussian(prior.mean + openness * (post.mean - prior.mean), post.covariance)
+def openness(gate: Gate, gain: float, num_answers: int) -> float:
+    """A person's own κ, from what their answers gained and how many of them were informative."""
+    if num_answers < FROM:
+        return gate.kappa
+    return gate.kappa * max(LEAST, float(expit(logit(gate.share) + gain)))
 
 
-def fit_gate(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAULT_NOISE) -> Gate:
-    """Choose κ and π by the answers, oldest first, of people whom the basis was not fitted to.
-
-    Raises:
-        InputError: fewer than two people, or answers that can't be fitted.
-    """
-    return choose_gate(np.array([prequential(record, prior, noise).sum(axis=0) for record in records]))
+def shrink(gate: Gate, post: Gaussian, prior: Gaussian, gain: float, num_answers: int) -> Gaussian:
+    """Draw a posterior's mean back to the prior's; its covariance stays, for nothing more is known."""
+    own = openness(gate, gain, num_answers)
+    if own == 1.0 or post is prior:
+        return post
+    return Gaussian(prior.mean + own * (post.mean - prior.mean), post.covariance)
 
 
 def choose_gate(scores: Float[NDArray[np.float64], "people grid"]) -> Gate:
@@ -110,7 +91,7 @@ def gain_by(
     """What one answer adds to the gain, given the posterior ``before`` it; None where it says nothing."""
     if choice not in INFORMATIVE:
         return None
-    at_mu, shifted = _foreseen(v[np.newaxis], [choice], [before], prior, noise, np.array([0.0, kappa]))[0]
+    at_mu, shifted = _log_probabilities(v[np.newaxis], [choice], [before], prior, noise, np.array([0.0, kappa]))[0]
     return float(shifted - at_mu)
 
 
@@ -132,10 +113,10 @@ def prequential(
     befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(kept))]
     records = [Record(v[before], [choices[i] for i in before], weight[before]) for before in befores]
     posts = [fitted.weights for fitted in fit_block(records, prior, noise)]
-    return _foreseen(v, choices, posts, prior, noise, kappas) * weight[:, None]
+    return _log_probabilities(v, choices, posts, prior, noise, kappas) * weight[:, None]
 
 
-def _foreseen(
+def _log_probabilities(
     v: Float[NDArray[np.float64], "t d"],
     choices: Sequence[str],
     posts: Sequence[Gaussian],

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.likelihood import TIE, B
-from personalign.types import CHOICES
+from personalign.types import CHOICES, MAX_AXES
 
-MAX_ANSWERS, MAX_AXES = 100, 64
+MAX_ANSWERS = 100
 LONGEST = 1e100  # difference of features: its square is finite
 SKIP = CHOICES.index("skip")  # says nothing: what shorter records are filled up with
 _CODES: dict[str, int] = {choice: code for code, choice in enumerate(CHOICES)}

@@ -16,7 +16,7 @@ from scipy.special import chdtri
 
 from personalign.basis import Basis
 from personalign.errors import InputError
-from personalign.learn.gate import Gate, gain_by
+from personalign.learn.gate import gain_by, shrink
 from personalign.types import MAX_UTILITY, WEIGHTS, Gaussian, Profile
 
 REACH = 0.999  # of the people whom the prior describes are within the bound
@@ -38,15 +38,15 @@ class Serving:
     def __init__(self, basis: Basis, pinned: Mapping[str, float] = _NO_PINS, *, is_shadow: bool = False) -> None:
         _check_pins(pinned, [axis.name for axis in basis.axes])
         self._basis = basis
-        self._gate = Gate(basis.kappa, basis.share) if basis.kappa is not None and basis.share is not None else None
+        self._gate = basis.gate
         self.pinned: Mapping[str, float] = MappingProxyType(dict(pinned))
         self.is_shadow = is_shadow
 
-    def head(self, profile: Profile) -> Float[NDArray[np.float64], "d"]:
+    def weights(self, profile: Profile) -> Float[NDArray[np.float64], "d"]:
         """The weights that guide a person's replies; the profile's own array where nothing is to be changed."""
         post, prior = profile.posterior, self._basis.prior
         if self._gate is not None:
-            post = self._gate.shrink(post, prior, profile.gain, profile.informative)
+            post = shrink(self._gate, post, prior, profile.gain, profile.informative)
         return self._pin(bounded(post.mean, prior))
 
     def gain(

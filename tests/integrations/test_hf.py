@@ -97,7 +97,7 @@ class Kit:
     def guidance(self, profile: Profile | None, strength: float = 1.0) -> Guidance | None:
         if profile is None:
             return None
-        weights = Serving(self.basis, profile.pinned).head(profile)
+        weights = Serving(self.basis, profile.pinned).weights(profile)
         return Guidance(weights, self.basis.confidence(profile.covariance), strength)
 
     def inputs(self, *prompts: Sequence[Message]) -> dict[str, Tensor]:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
+from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit, predict
-from personalign.learn.gate import FROM, LEAST, Gate, fit_gate, gain_by, gain_of, prequential
+from personalign.learn.gate import FROM, LEAST, choose_gate, gain_by, gain_of, openness, prequential, shrink
 from personalign.learn.likelihood import win_probability
 from personalign.types import Gaussian, Noise
 from tests.learn.people import Array, answers, prior_of, record_of
@@ -27,6 +28,10 @@ def person(spread: float, num_answers: int, rng: np.random.Generator) -> tuple[A
     w = PRIOR.mean + spread * np.sqrt(np.diag(PRIOR.covariance)) * rng.normal(size=4)
     v = rng.normal(size=(num_answers, 4))
     return w, Record(v, answers(v @ w, NOISE, rng))
+
+
+def fit_gate(people: Sequence[Record], prior: Gaussian, noise: Noise) -> Gate:
+    return choose_gate(np.array([prequential(record, prior, noise).sum(axis=0) for record in people]))
 
 
 def crowd(spread: float, num: int = 60, num_answers: int = 20, seed: int = 0) -> list[tuple[Array, Record]]:
@@ -48,7 +53,7 @@ def gains_in_accuracy(spread: float, gate: Gate, seed: int = 1) -> Array:
     found = []
     for w, record in crowd(spread, seed=seed):
         post = fit(record.v, record.choice, PRIOR, NOISE)
-        through = gate.shrink(post, PRIOR, gain_of(record, PRIOR, gate.kappa, NOISE), len(record.choice))
+        through = shrink(gate, post, PRIOR, gain_of(record, PRIOR, gate.kappa, NOISE), len(record.choice))
         found.append(accuracy(w, through.mean, v) - accuracy(w, PRIOR.mean, v))
     return np.array(found)
 
@@ -87,7 +92,7 @@ def test_a_person_is_judged_by_their_own_record() -> None:
     different, alike = crowd(2.0, 30, 40), crowd(ALIKE, 30, 40)
     gate = fit_gate(records([*different, *alike]), PRIOR, NOISE)
     of = [
-        np.mean([gate.openness(gain_of(r, PRIOR, gate.kappa, NOISE), 40) for r in records(people)])
+        np.mean([openness(gate, gain_of(r, PRIOR, gate.kappa, NOISE), 40) for r in records(people)])
         for people in (different, alike)
     ]
     assert gate.kappa > 0
@@ -144,10 +149,10 @@ def test_what_says_nothing_counts_for_nothing() -> None:
 @given(st.floats(-50, 50), st.integers(0, 100), st.floats(0.01, 1), st.floats(0.01, 0.99))
 def test_no_head_is_switched_off(gain: float, num_answers: int, kappa: float, share: float) -> None:
     """Only the basis can shut the gate: a person's own record leaves a tenth at least, and gives no more than κ."""
-    openness = Gate(kappa, share).openness(gain, num_answers)
-    assert LEAST * kappa <= openness <= kappa
+    own = openness(Gate(kappa, share), gain, num_answers)
+    assert LEAST * kappa <= own <= kappa
     if num_answers < FROM:
-        assert openness == kappa
+        assert own == kappa
 
 
 @given(st.lists(st.tuples(st.floats(0.05, 0.95), st.floats(0.05, 0.95)), min_size=1, max_size=30))
@@ -166,12 +171,12 @@ def test_shrinking_is_towards_the_prior() -> None:
     """κ = 0 is the prior's mean to the bit, κ = 1 the posterior itself, and the covariance stays."""
     prior = prior_of(4)
     post = fit(np.eye(4), ["a", "b", "a", "a"], prior, NOISE)
-    shut, half, free = (Gate(kappa, 0.5).shrink(post, prior, 0.0, 4) for kappa in (0.0, 0.5, 1.0))
+    shut, half, free = (shrink(Gate(kappa, 0.5), post, prior, 0.0, 4) for kappa in (0.0, 0.5, 1.0))
     np.testing.assert_array_equal(shut.mean, prior.mean)
     np.testing.assert_allclose(half.mean, (prior.mean + post.mean) / 2)
     assert half.covariance is post.covariance
     assert free is post
-    assert Gate(0.5, 0.5).shrink(prior, prior, 0.0, 0) is prior
+    assert shrink(Gate(0.5, 0.5), prior, prior, 0.0, 0) is prior
 
 
 @pytest.mark.parametrize("gate", [(-0.1, 0.5), (1.1, 0.5), (0.5, 0.0), (0.5, 1.0), (float("nan"), 0.5)])

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from personalign.basis import Basis
+from personalign.basis import Basis, Gate
 from personalign.bundled import TINY
 from personalign.errors import InputError
 from personalign.learn.fit import fit
-from personalign.learn.gate import FROM, Gate
+from personalign.learn.gate import FROM, openness
 from personalign.learn.served import Serving, bounded
 from personalign.types import Gaussian, Profile
 from tests.learn.people import Array, answers
 
 BASIS = Basis.load(TINY / "basis")
-GATED = replace(BASIS, kappa=0.6, share=0.5)
+GATED = replace(BASIS, gate=Gate(0.6, 0.5))
 
 
 def distance(mean: Array, prior: Gaussian) -> float:
@@ -42,27 +42,27 @@ def test_without_a_gate_the_head_is_the_profiles_own_mean() -> None:
     for seed in range(20):
         for num_answers in (1, 12, 100):
             profile = profile_of(somebody(seed, num_answers), num_answers)
-            assert Serving(BASIS).head(profile) is profile.mean
-            assert not np.array_equal(Serving(GATED).head(profile), profile.mean)
+            assert Serving(BASIS).weights(profile) is profile.mean
+            assert not np.array_equal(Serving(GATED).weights(profile), profile.mean)
 
 
 @pytest.mark.parametrize("gain", [-30.0, 0.0, 30.0])
 def test_the_gate_says_how_much_of_a_profile_serves(gain: float) -> None:
     """μ + κ_u(w − μ) with κ_u by what the person's answers gained; no head is switched off."""
     post, prior = somebody(3), BASIS.prior
-    head = Serving(GATED).head(profile_of(post, FROM, gain))
-    openness = Gate(0.6, 0.5).openness(gain, FROM)
-    np.testing.assert_allclose(head, prior.mean + openness * (post.mean - prior.mean))
+    head = Serving(GATED).weights(profile_of(post, FROM, gain))
+    own = openness(Gate(0.6, 0.5), gain, FROM)
+    np.testing.assert_allclose(head, prior.mean + own * (post.mean - prior.mean))
     assert np.abs(head).max() > 0
-    few = Serving(GATED).head(profile_of(post, FROM - 1, gain))
+    few = Serving(GATED).weights(profile_of(post, FROM - 1, gain))
     np.testing.assert_allclose(few, prior.mean + 0.6 * (post.mean - prior.mean))
 
 
 def test_an_open_gate_changes_nothing() -> None:
     """κ = 1 with a record that speaks for the person, or with too few answers for one."""
-    free = Serving(replace(BASIS, kappa=1.0, share=0.5))
+    free = Serving(replace(BASIS, gate=Gate(1.0, 0.5)))
     for profile in (profile_of(somebody(4), FROM, 50.0), profile_of(somebody(4), FROM - 1)):
-        assert free.head(profile) is profile.mean
+        assert free.weights(profile) is profile.mean
 
 
 def test_nobody_is_pulled_further_than_the_prior_reaches() -> None:
@@ -82,14 +82,14 @@ def test_nobody_is_pulled_further_than_the_prior_reaches() -> None:
 def test_the_bundled_basis_bounds_whoever_writes_their_own_profile() -> None:
     """Weights from elsewhere, however large, are drawn in."""
     wild = Gaussian(np.full(BASIS.num_axes, 50.0), BASIS.prior.covariance)
-    head = Serving(BASIS).head(profile_of(wild))
+    head = Serving(BASIS).weights(profile_of(wild))
     assert distance(head, BASIS.prior) < 7 < distance(wild.mean, BASIS.prior)
 
 
 def test_pinned_axes_are_what_the_operator_says() -> None:
     """Whatever a person answered, and to the bit; all other axes are theirs."""
     profile = profile_of(somebody(5))
-    head = Serving(BASIS, {"length": 0.0, "warmth": 1.5}).head(profile)
+    head = Serving(BASIS, {"length": 0.0, "warmth": 1.5}).weights(profile)
     names = [axis.name for axis in BASIS.axes]
     assert (head[names.index("length")], head[names.index("warmth")]) == (0.0, 1.5)
     others = [j for j, name in enumerate(names) if name not in {"length", "warmth"}]

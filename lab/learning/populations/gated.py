@@ -26,9 +26,10 @@ from sklearn.model_selection import GroupKFold
 
 from lab.learning.judged import Judged, together
 from lab.learning.populations.votes import Votes
+from personalign.basis import Gate
 from personalign.learn.factorise import factorise
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.gate import FROM, Gate, choose_gate, gain_of, prequential
+from personalign.learn.gate import FROM, choose_gate, gain_of, prequential, shrink
 from personalign.types import Gaussian, Noise
 
 RANK = 4
@@ -229,7 +230,7 @@ class _Posts:
             (self._gain(p, num_answers), min(num_answers, len(p.own.choice))) if kappa is None else (0.0, 0)
             for p in self.people
         ]
-        shrunk = [gate.shrink(post, self.prior, *gain) for gate, post, gain in zip(gates, posts, gains, strict=True)]
+        shrunk = [shrink(gate, post, self.prior, *gain) for gate, post, gain in zip(gates, posts, gains, strict=True)]
         return np.concatenate(
             [predict(person.test, post, self.noise) for person, post in zip(self.people, shrunk, strict=True)]
         )

@@ -179,7 +179,7 @@ def _without_people(causal: CausalModel) -> Basis:
 def _measure(
     basis: Basis, prompts: Sequence[Sequence[Message]], rollouts: Rollouts, embed: Embed | None
 ) -> Float[NDArray[np.float64], "N d"]:
-    embed = None if basis.projection is None else embed
+    embed = None if basis.learnt is None else embed
     return features(basis, [prompts[i] for i in rollouts.prompt], list(rollouts.text), embed)
 
 
@@ -202,7 +202,11 @@ def _on_own_replies(
         )
     center, scale = own[:, kept].mean(0), own[:, kept].std(0)
     learnt_kept = kept[kept >= len(draft.named)] - len(draft.named)
-    projection = None if draft.projection is None or not len(learnt_kept) else draft.projection[:, learnt_kept]
+    projected = (
+        replace(draft.learnt, projection=draft.learnt.projection[:, learnt_kept])
+        if draft.learnt is not None and len(learnt_kept)
+        else None
+    )
     basis = replace(
         draft,
         axes=tuple(draft.axes[j] for j in kept),
@@ -212,8 +216,7 @@ def _on_own_replies(
             scale * draft.prior.mean[kept], draft.prior.covariance[np.ix_(kept, kept)] * np.outer(scale, scale)
         ),
         reference=draft.reference[:, kept],
-        projection=projection,
-        embedder=None if projection is None else draft.embedder,
+        learnt=projected,
     )
     return basis, (measured[:, kept] - center) / scale
 

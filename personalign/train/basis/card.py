@@ -96,7 +96,7 @@ def _counted(basis: Basis) -> str:
 
 
 def _prior(basis: Basis) -> str:
-    if basis.kappa is not None:
+    if basis.gate is not None:
         return "Prior and noise come from people's answers."
     sigma = basis.prior.covariance[0, 0] ** 0.5
     return f"""No human data went in: the prior is

@@ -112,11 +112,11 @@ def backbone_from_log(
         return make_backbone(model, answers, out, device, seed=seed, source=log.name)
     axes = Basis.load(basis)
     embed = None
-    if axes.embedder is not None:
+    if axes.learnt is not None:
         causal = load_causal(locate(model, basis).model, device)
-        if axes.embedder == HIDDEN:
+        if axes.learnt.embedder == HIDDEN:
             axes.check_model(causal.fingerprints)
-        embed = load_embedder(axes.embedder, causal)
+        embed = load_embedder(axes.learnt.embedder, causal)
     return make_backbone(model, answers, out, device, axes, embed, seed=seed, source=log.name)
 
 

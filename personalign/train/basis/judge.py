@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.gate import SURE, Gate, choose_gate, prequential
+from personalign.learn.gate import SURE, choose_gate, prequential
 from personalign.types import Gaussian, Noise
 
 COUNTS = (0, 5, 10, 20)  # answers of a person that are known

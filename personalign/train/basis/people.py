@@ -18,16 +18,15 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from personalign.basis import Basis, Fingerprints
+from personalign.basis import Basis, Fingerprints, Learnt
 from personalign.errors import InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.learn.factorise import Factors, factorise
 from personalign.learn.features import Embed
-from personalign.learn.rows import MAX_AXES
 from personalign.train.basis.build import UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog
-from personalign.types import INFORMATIVE, Array, Axis, Gaussian, Message, Noise
+from personalign.types import INFORMATIVE, MAX_AXES, Array, Axis, Gaussian, Message, Noise
 
 HELD_OUT = 0.25  # of the people
 MIN_PEOPLE = 20  # so that five judge
@@ -61,7 +60,6 @@ class Found:
 
     def draft(self, model: str, fingerprints: Fingerprints, embedder: str) -> Basis:
         """What is known of the basis before its model has written a reply."""
-        gate = self.judgement.gate
         return Basis(
             model=model,
             fingerprints=fingerprints,
@@ -73,10 +71,8 @@ class Found:
             reference=np.zeros((0, len(self.axes))),
             steering=UNCALIBRATED,
             accuracy=self.judgement.accuracy,
-            projection=self.projection,
-            embedder=None if self.projection is None else embedder,
-            kappa=gate.kappa,
-            share=gate.share,
+            learnt=None if self.projection is None else Learnt(self.projection, embedder),
+            gate=self.judgement.gate,
             active=self.judgement.active,
         )
 

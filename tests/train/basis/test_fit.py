@@ -99,9 +99,11 @@ def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Pa
         "config.json", "model.safetensors", "questions.jsonl", "README.md", "report.json",
     }  # fmt: skip
     basis = Basis.load(fitted.folder)
-    assert basis.embedder == HIDDEN
+    assert basis.learnt is not None
+    assert basis.learnt.embedder == HIDDEN
     assert basis.num_axes > len(basis.named) > 0
-    assert basis.kappa
+    assert basis.gate is not None
+    assert basis.gate.kappa > 0
     assert basis.active
     assert basis.accuracy == fitted.made.found.judgement.accuracy
     card = (fitted.folder / "README.md").read_text("utf-8")
@@ -185,8 +187,7 @@ def without_learnt(basis: Basis) -> Basis:
         reference=basis.reference[:, :k],
         bank=tuple(questions),
         head=None,
-        projection=None,
-        embedder=None,
+        learnt=None,
     )
 
 

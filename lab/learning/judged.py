@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 
+from lab.bootstrap import Interval, mean
 from personalign.train.basis.judge import calibration_error
 
-RESAMPLES = 2000
 ENOUGH = 2000  # predictions, for a calibration error
-
-
-class Interval(NamedTuple):
-    """A mean with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +48,7 @@ class Judged:
     def better_than(self, other: Judged) -> Interval:
         """How much more accurate than other predictions of the same answers, paired by person."""
         assert np.array_equal(self.person, other.person), "both have to be judged by the same answers"
-        return mean_interval(by_person(self.person, self.correct - other.correct))
+        return mean(by_person(self.person, self.correct - other.correct))
 
 
 def together(parts: Sequence[Judged]) -> Judged:
@@ -71,10 +62,3 @@ def by_person(
     """Each person's mean."""
     _, index = np.unique(person, return_inverse=True)
     return np.asarray(np.bincount(index, values) / np.bincount(index))
-
-
-def mean_interval(values: Float[NDArray[np.float64], "people"]) -> Interval:
-    """The mean over people, who are drawn again and again."""
-    rng = np.random.default_rng(0)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    return Interval(float(values.mean()), *(float(x) for x in np.quantile(means, (0.025, 0.975))))

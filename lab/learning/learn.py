@@ -8,25 +8,20 @@ the population's model, paired by person. ``sets.py`` has the people.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
-from lab.estimate import estimate
-from lab.figures import Bar, Between, judge
+from lab.bootstrap import Interval, mean, quantile
+from lab.harness import Bar, Between, Group, Report, Row, choose
 from lab.learning import stopping
-from lab.learning.judged import Interval, Judged, mean_interval, together
+from lab.learning.judged import Judged, together
 from lab.learning.populations.votes import MissingData
 from lab.learning.sets import GATED, Met, Plan, Sets
-from lab.machine import machine, versions
-from lab.rows import Row
 from lab.speed import timings
-from personalign.errors import InputError
 from personalign.learn.rows import MAX_ANSWERS
 
 BARS: Mapping[str, Bar | Between] = {
@@ -50,53 +45,27 @@ BARS: Mapping[str, Bar | Between] = {
 }
 
 
-class Group(NamedTuple):
-    """Figures that are measured together."""
-
-    figures: tuple[str, ...]
-    measure: Callable[[Sets], Iterator[Row]]
-
-
 def run_learn(plan: Plan, data: Path, only: str = "", out: Path | None = None) -> dict[str, Any]:
     """Measure the figures whose names begin with ``only``; ``out`` is a file that is renewed with each of them.
 
     Raises:
         InputError: no figure's name begins so.
     """
-    groups = [group for group in GROUPS if any(name.startswith(only) for name in group.figures)]
-    if not groups:
-        raise InputError(f"no figure begins with {only!r}; expected the beginning of one of {', '.join(BARS)}")
+    groups = choose(GROUPS, only)
     sets = Sets(data, plan)
-    found: dict[str, Any] = {
-        "command": "personalign bench learn",
-        "machine": machine(torch.device("cpu")),
-        "versions": versions(("numpy", "scipy", "scikit-learn", "personalign")),
-        "figures": {},
-        "skipped": [],
-        "rows": [],
-        "curves": [],
-    }
+    packages = ("numpy", "scipy", "scikit-learn", "personalign")
+    report = Report("personalign bench learn", "cpu", packages, BARS, out, {"curves": sets.curves})
     for group in groups:
         try:
-            for row in group.measure(sets):
-                found["figures"][row.figure] = round(row.value, 4)
-                found["rows"].append(row.to_json() | judge(BARS.get(row.figure), row.value))
-                found["curves"] = sets.curves
-                _keep(found, out)
+            report.extend(group.measure(sets))
         except MissingData as missing:
-            found["skipped"].append(f"{', '.join(group.figures)}: {missing}")
-            _keep(found, out)
-    return found
-
-
-def _keep(found: dict[str, Any], out: Path | None) -> None:
-    if out is not None:
-        out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
+            report.skip(f"{', '.join(group.figures)}: {missing}")
+    return report.to_json()
 
 
 def _figures(name: str, interval: Interval, facts: Mapping[str, Any]) -> Iterator[Row]:
     """A figure, and the lower end of its interval as a figure of its own."""
-    yield Row.of(name, interval, facts)
+    yield Row.estimated(name, interval, facts)
     yield Row(f"{name}_low", interval.low)
 
 
@@ -105,12 +74,12 @@ def _figures(name: str, interval: Interval, facts: Mapping[str, Any]) -> Iterato
 
 def _fit(sets: Sets) -> Iterator[Row]:
     taken = [1e3 * s for s in timings.fit_seconds(sets.plan.num_repeats)]
-    yield Row.of("fit_ms", estimate(taken), {})
+    yield Row.estimated("fit_ms", quantile(taken), {})
 
 
 def _acquire(sets: Sets) -> Iterator[Row]:
     taken = [1e3 * s for s in timings.acquire_seconds(sets.plan.num_pairs, sets.plan.num_repeats)]
-    yield Row.of("acquire_ms", estimate(taken), {"pairs": sets.plan.num_pairs})
+    yield Row.estimated("acquire_ms", quantile(taken), {"pairs": sets.plan.num_pairs})
 
 
 def _bulk(sets: Sets) -> Iterator[Row]:
@@ -118,7 +87,7 @@ def _bulk(sets: Sets) -> Iterator[Row]:
     equal = f"{timings.num_equal(sample)} of {sample} people"
     for name, covariance in (("bulk_users_per_s", False), ("bulk_cov_users_per_s", True)):
         speeds = [num / taken for taken in timings.bulk_seconds(num, sets.plan.num_bulk_repeats, covariance)]
-        yield Row.of(name, estimate(speeds), {"people": num, "same_bytes_alone": equal})
+        yield Row.estimated(name, quantile(speeds), {"people": num, "same_bytes_alone": equal})
 
 
 def _basis(sets: Sets) -> Iterator[Row]:
@@ -140,8 +109,8 @@ def _stop(sets: Sets) -> Iterator[Row]:
         "promised": float(of.promised[of.is_sure].mean()),
         "all_people": float(of.accuracy.mean()),
     }
-    yield Row.of("stop.coverage", mean_interval(sure), facts)
-    yield Row.of("stop.mean_questions", mean_interval(of.questions), {"sure": float(of.questions[of.is_sure].mean())})
+    yield Row.estimated("stop.coverage", mean(sure), facts)
+    yield Row.estimated("stop.mean_questions", mean(of.questions), {"sure": float(of.questions[of.is_sure].mean())})
 
 
 def _gate(sets: Sets, name: str) -> Iterator[Row]:
@@ -192,21 +161,23 @@ def _jester(sets: Sets) -> Iterator[Row]:
 def _alpaca84(sets: Sets) -> Iterator[Row]:
     """Shares of the way from chance to the hidden taste's own accuracy, the mean over seeds."""
     met = sets.alpaca84
-    ceiling = mean_interval(np.array([_share(m, m.everything) for m in met])).value
+    ceiling = mean(np.array([_share(m, m.everything) for m in met])).value
     facts = {
         "ceiling": ceiling,
         "ceiling_is": "a hundred of a person's answers",
         "limit": float(np.mean([m.limit for m in met])),
     }
     for n in (5, 10, 20):
-        shares = mean_interval(np.array([_share(m, m.asked[n]) for m in met]))
+        shares = mean(np.array([_share(m, m.asked[n]) for m in met]))
         beside = {
             "gaussian_prior_d_optimal": [_share(m, m.plain[n]) for m in met if m.plain is not None],
             "kinds_known": [_share(m, m.kinds_known[n]) for m in met if m.kinds_known is not None],
             "unseen_attribute": [_share(m, m.asked[n]) for m in sets.alpaca84_unseen],
             "encoder": [_share(m, m.asked[n]) for m in sets.alpaca84_encoded],
         }
-        yield Row.of(f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(of)) for name, of in beside.items()})
+        yield Row.estimated(
+            f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(of)) for name, of in beside.items()}
+        )
 
 
 def _share(met: Met, judged: Judged) -> float:

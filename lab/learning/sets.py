@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from lab.harness import turns
 from lab.learning.judged import ENOUGH, Judged, together
 from lab.learning.populations import alpaca84, gated, jester, pandalm, prism, ukp
 from lab.learning.populations.asked import Population, ask_everyone, ask_kinds
@@ -22,7 +23,6 @@ from lab.learning.populations.jester import Split
 from lab.learning.populations.votes import MissingData, Votes
 from lab.priors.mixture import Mixture, believe
 from lab.priors.sparse import sparsify
-from lab.progress import turns
 from personalign.errors import InputError
 from personalign.learn.ask import AHEAD
 from personalign.learn.factorise import Factors, factorise

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from lab.progress import turns
+from lab.harness import turns
 from personalign.learn.ask import StopRule, acquire, clip_pairs, latent_accuracy, why_stop
 from personalign.learn.factorise import Factors, factorise
 from personalign.learn.fit import fit

@@ -13,8 +13,8 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from lab.harness import Row
 from lab.quality.panel import Bootstrap, Member, Origin, Table, utilities
-from lab.rows import Row
 from lab.zoo.dialogues import Dialogue
 from lab.zoo.measure import bits_per_character
 from personalign.bundled import TINY
@@ -51,9 +51,13 @@ def gain_rows(
         utility, kl = _utilities(models, members, prompts, alpha, is_guided=True)
         facts = {"alpha": alpha, "kl_reported": kl}
         without = origin.gain(plain[alpha])
-        yield Row.of(f"alpha.gain.{alpha:g}", bootstrap.interval(origin.gain(utility)), facts)
-        yield Row.of(f"alpha.gain_without_reward.{alpha:g}", bootstrap.interval(without), facts | {"kl_reported": 0.0})
-        yield Row.of(f"alpha.gain_by_reward.{alpha:g}", bootstrap.interval(origin.gain(utility) - without), facts)
+        yield Row.estimated(f"alpha.gain.{alpha:g}", bootstrap.interval(origin.gain(utility)), facts)
+        yield Row.estimated(
+            f"alpha.gain_without_reward.{alpha:g}", bootstrap.interval(without), facts | {"kl_reported": 0.0}
+        )
+        yield Row.estimated(
+            f"alpha.gain_by_reward.{alpha:g}", bootstrap.interval(origin.gain(utility) - without), facts
+        )
 
 
 def _utilities(

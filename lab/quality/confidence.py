@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.progress import turns
+from lab.harness import turns
 from lab.quality.people import describe, with_interval
 from personalign.decode import Models, Request, generate
 from personalign.demo.people import NUM_PROMPTS, Met, fresh_service, gain, load_prompts, meet_pair

@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from lab.bootstrap import ENDS, RESAMPLES, Interval
 from personalign.demo.people import make_pair, onboard
 from personalign.demo.simulate import SimulatedPerson
 from personalign.service import Personalign
 from personalign.types import Guidance, Message, Profile
 
 FIRST_SEED = 300  # nobody else meets these people
-RESAMPLES = 2000
 
 Table = Float[NDArray[np.float64], "people prompts"]
 Utilities = Float[NDArray[np.float64], "people prompts draws"]
@@ -80,16 +80,16 @@ class Bootstrap:
         """Each person's mean over the prompts, in every resample."""
         return np.asarray(np.take_along_axis(self.prompts @ table.T, self.people, axis=1))
 
-    def interval(self, table: Table) -> tuple[float, float, float]:
+    def interval(self, table: Table) -> Interval:
         """What the median person's mean over prompts is, and its 95 % interval."""
         return interval_of(self.means(table))
 
 
-def interval_of(means: Means) -> tuple[float, float, float]:
+def interval_of(means: Means) -> Interval:
     """What the median person has, and its 95 % interval."""
     medians = np.median(means, axis=1)
-    low, high = np.quantile(medians[1:], (0.025, 0.975)).tolist()
-    return float(medians[0]), low, high
+    low, high = np.quantile(medians[1:], ENDS).tolist()
+    return Interval(float(medians[0]), low, high)
 
 
 def meet(p: Personalign, num_people: int) -> list[Member]:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lab.estimate import estimate
-from lab.machine import machine, versions
-from lab.progress import turns
+from lab.bootstrap import quantile
+from lab.harness import machine, turns, versions
 from personalign.demo.people import NUM_PROMPTS, fresh_service, judge, load_prompts, meet_pair
 from personalign.service import Personalign
 
@@ -33,10 +32,13 @@ def run_people(num_seeds: int, first: int = 0, device: str = "auto") -> dict[str
 
 def describe(p: Personalign) -> dict[str, Any]:
     """What was measured, and on what."""
-    return {"machine": machine(p.models.base.device), "versions": versions() | {"basis": p.basis.id}}
+    return {
+        "machine": machine(str(p.models.base.device)),
+        "versions": versions(("torch", "transformers", "personalign")) | {"basis": p.basis.id},
+    }
 
 
 def with_interval(name: str, values: Sequence[float]) -> dict[str, float]:
     """A figure, the median of values, with its 95 % interval under names of their own."""
-    value, low, high = estimate(values)
+    value, low, high = quantile(values)
     return {name: value, f"{name}.low": low, f"{name}.high": high}

@@ -21,14 +21,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from lab.harness import Report, Row, versions
 from lab.kept import Kept
-from lab.learning.curves import Curve, Nats, divergence
-from lab.machine import machine, versions
 from lab.quality.alphas import EXPERT, bits_rows, gain_rows
 from lab.quality.arms import JUDGES, Arm, Decoding, Method, Outcome, Trial
+from lab.quality.curves import Curve, Nats, divergence
 from lab.quality.panel import Bootstrap, interval_of, meet
 from lab.quality.rewards import Training, reward_model
-from lab.rows import Row
 from lab.zoo.dialogues import load_corpus
 from personalign.basis import Steering
 from personalign.decode import ArgsSteering, Models, RewardModel
@@ -93,35 +92,23 @@ def run_quality(
         tempfile.TemporaryDirectory() as folder,
         Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", device=device) as p,
     ):
-        found: dict[str, Any] = {
-            "command": "personalign bench quality",
-            "machine": machine(p.models.base.device),
-            "versions": versions(),
-            "figures": {},
-            "skipped": [],
-            "rows": [],
-        }
-        for row in _rows(p, plan, data, work, only, found["skipped"]):
-            if not row.figure.startswith(only):
-                continue
-            found["figures"][row.figure] = round(row.value, 4)
-            found["rows"].append(row.to_json())
-            if out is not None:
-                out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
-    if not found["rows"] and not found["skipped"]:
+        report = Report("personalign bench quality", str(p.models.base.device), out=out)
+        rows = _rows(p, plan, data, work, only, report)
+        report.extend(row for row in rows if row.figure.startswith(only))
+    if not report.rows and not report.skipped:
         raise InputError(
             f"no figure begins with {only!r}; expected gain., wins., alpha. or the beginning of a row's name"
         )
-    return found
+    return report.to_json()
 
 
-def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, skipped: list[str]) -> Iterator[Row]:
+def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, report: Report) -> Iterator[Row]:
     members, models = meet(p, plan.num_people), p.models
     if _may_begin("alpha.gain", only):
         hotels = load_prompts(EXPERT)[: plan.num_hotel_prompts]
         yield from gain_rows(models, members, hotels, plan.alphas)
     if _may_begin("alpha.bits", only):
-        yield from _bits(models, plan, data, skipped)
+        yield from _bits(models, plan, data, report)
     arms = _arms(plan, models.steering)
     if not any(_may_begin(f"{told}_{way}", only) for told in TOLD for way in COMPARED):
         arms = [arm for arm in arms if any(_may_begin(f"{told}.{arm.name}", only) for told in TOLD)]
@@ -149,7 +136,7 @@ def _content(p: Personalign, plan: Plan) -> dict[str, Any]:
     """What outcomes follow from, beside the code."""
     base = p.models.base
     models = {"basis": p.basis.id, "base": asdict(base.fingerprints), "device": str(base.device)}
-    return models | {"plan": asdict(plan), "versions": versions()}
+    return models | {"plan": asdict(plan), "versions": versions(("torch", "transformers", "personalign"))}
 
 
 def _may_begin(figures: str, only: str) -> bool:
@@ -157,11 +144,11 @@ def _may_begin(figures: str, only: str) -> bool:
     return figures.startswith(only) or only.startswith(figures)
 
 
-def _bits(models: Models, plan: Plan, data: Path, skipped: list[str]) -> Iterator[Row]:
+def _bits(models: Models, plan: Plan, data: Path, report: Report) -> Iterator[Row]:
     try:
         dialogues = load_corpus(data).hotel_held_out
     except InputError as error:
-        skipped.append(f"alpha.bits: {error}")
+        report.skip(f"alpha.bits: {error}")
     else:
         yield from bits_rows(models.base, plan.alphas, dialogues)
 
@@ -213,8 +200,8 @@ def _told(outcome: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
         "truncated": outcome.truncated,
         "passes": outcome.passes,
     }
-    yield Row.of(f"gain.{arm.name}", bootstrap.interval(outcome.gain), facts)
-    yield Row.of(f"wins.{arm.name}", bootstrap.interval(outcome.wins), facts)
+    yield Row.estimated(f"gain.{arm.name}", bootstrap.interval(outcome.gain), facts)
+    yield Row.estimated(f"wins.{arm.name}", bootstrap.interval(outcome.wins), facts)
 
 
 def _differences(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap: Bootstrap) -> Iterator[Row]:
@@ -232,7 +219,7 @@ def _differences(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap:
 def _difference(way: str, ours: Outcome, theirs: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
     facts = {"method": ours.arm.method, "over": theirs.arm.name}
     for told, difference in (("gain", ours.gain - theirs.gain), ("wins", ours.wins - theirs.wins)):
-        yield Row.of(f"{told}_{way}.{ours.arm.name}", bootstrap.interval(difference), facts)
+        yield Row.estimated(f"{told}_{way}.{ours.arm.name}", bootstrap.interval(difference), facts)
 
 
 def _at_equal_kl(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap: Bootstrap) -> Iterator[Row]:
@@ -261,7 +248,7 @@ def _at(curves: Mapping[Method, Curve], told: str, place: str, kl: Nats) -> Iter
         ):
             if reaches[0] and (name == "at_kl" or curve is not head):
                 facts = {"method": method, "kl": float(kl[0]), "reached": float(reaches[1:].mean())}
-                yield Row.of(f"{told}_{name}.{method}.{place}", interval_of(means), facts)
+                yield Row.estimated(f"{told}_{name}.{method}.{place}", interval_of(means), facts)
 
 
 def _settings(method: Method, outcomes: Mapping[Arm, Outcome], steering: Steering) -> list[Outcome]:

@@ -3,7 +3,7 @@
 A figure is a ratio of sides that take turns (``interleave.py``), the median over the rounds with its bootstrap interval
 beside it; sides that several ratios need share their rounds. ``plain`` is the engine with a head attached and strength
 0, ``bare`` the engine with nothing attached. Prompts have 64 tokens and replies 64, and nothing ends a reply early, in
-the bundled model neither. ``models.py`` says what is run, ``figures.py`` what has to be reached.
+the bundled model neither. ``models.py`` says what is run.
 
 What it costs on two cores, in about so many seconds: ragged lengths 710 (5 pairs of 26 and 116), 110m at 1, 8 and 32 at
 once 90, 210 and 300 (20 rounds of 3, 4 and 3 sides), ARGS 110, the bundled model 10, the expert 40, heads 30.
@@ -11,8 +11,7 @@ once 90, 210 and 300 (20 rounds of 3, 4 and 3 sides), ARGS 110, the bundled mode
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,16 +19,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lab.figures import BARS, Row
-from lab.machine import machine, versions
+from lab.bootstrap import quantile
+from lab.harness import Bar, Group, Report, Row, choose
 from lab.speed import freshness
 from lab.speed.baselines import args
 from lab.speed.batch import Batch, EngineSide, generate_side, naive_args_side, people
-from lab.speed.interleave import Side, interleave, ratios
+from lab.speed.interleave import Seconds, Side, interleave, ratios
 from lab.speed.models import EXPERT, Specimens, untouched
 from personalign.decode import reference
-from personalign.errors import InputError
 
+BARS: Mapping[str, Bar] = {
+    **{f"personal_over_plain.tiny.{n}": Bar("≥", 0.80) for n in (1, 8, 32)},
+    **{f"personal_over_plain.110m.{n}": Bar("≥", 0.95) for n in (1, 8, 32)},
+    "distinct_over_same.110m.32": Bar("≥", 0.98),
+    **{f"plain_over_generate.110m.{n}": Bar("≥", 1.0) for n in (1, 8)},
+    "ragged_over_generate.110m.32": Bar("≥", 1.5),
+    "args_over_naive.110m.512": Bar("≥", 4),
+    "expert_time_over_sum.110m": Bar("≤", 1.15),
+    "attached_over_plain.110m.8": Bar("≥", 0.99),
+    "head_write_us": Bar("≤", 50),
+    "commit_to_steer_ms": Bar("≤", 10),
+    "commit_to_steer_other_process_p99_ms": Bar("≤", 100),
+    "bytes_10000_heads": Bar("≤", 10_000_000),
+}
 # a ratio of speeds: one side's ÷ another's
 SPEEDS = {
     "personal_over_plain": ("personal", "plain"),
@@ -57,11 +69,11 @@ class Plan:
     is_full: bool = False  # every ratio of every model at every concurrency
 
 
-class Group(NamedTuple):
-    """Figures that are measured together."""
+class Subject(NamedTuple):
+    """What is measured, and how much of it."""
 
-    figures: tuple[str, ...]
-    measure: Callable[[Specimens, Plan], Iterator[Row]]
+    specimens: Specimens
+    plan: Plan
 
 
 def run_decode(
@@ -76,27 +88,24 @@ def run_decode(
     Raises:
         InputError: no figure's name begins so.
     """
-    groups = [group for group in _groups(plan) if any(name.startswith(only) for name in group.figures)]
-    if not groups:
-        raise InputError(f"no figure begins with {only!r}; expected the beginning of one of {', '.join(BARS)}")
-    specimens = make_specimens(device)
-    found: dict[str, Any] = {
-        "command": "personalign bench decode" + " --full" * plan.is_full,
-        "machine": machine(specimens.device),
-        "versions": versions(),
-        "figures": {},
-        "rows": [],
-    }
+    groups = choose(_groups(plan), only)
+    subject = Subject(make_specimens(device), plan)
+    report = Report(
+        "personalign bench decode" + " --full" * plan.is_full, str(subject.specimens.device), bars=BARS, out=out
+    )
     for group in groups:
-        for row in group.measure(specimens, plan):
-            found["figures"][row.figure] = row.value
-            found["rows"].append(row.to_json())
-            if out is not None:
-                out.write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
-    return found
+        report.extend(group.measure(subject))
+    return report.to_json()
 
 
-def _groups(plan: Plan) -> list[Group]:
+def timed(figure: str, samples: Sequence[float], seconds: Seconds | None = None, share: float = 0.5) -> Row:
+    """The median of samples, or another quantile, beside them and the seconds of each side that was compared."""
+    medians = {side: quantile(measured).value for side, measured in (seconds or {}).items()}
+    facts = {"samples": [round(float(x), 4) for x in samples], "medians": medians}
+    return Row.estimated(figure, quantile(samples, share), facts)
+
+
+def _groups(plan: Plan) -> list[Group[Subject]]:
     """What is quick comes first."""
     return [
         Group(("head_write_us", "bytes_10000_heads"), _heads),
@@ -112,20 +121,21 @@ def _groups(plan: Plan) -> list[Group]:
 # Requests at once
 
 
-def _serving(name: str, num: int, plan: Plan) -> Group:
+def _serving(name: str, num: int, plan: Plan) -> Group[Subject]:
     """The ratios of one model at one concurrency that have a bar, or all of them."""
     named = {f"{ratio}.{name}.{num}": sides for ratio, sides in SPEEDS.items()}
     wanted = {figure: sides for figure, sides in named.items() if plan.is_full or figure in BARS}
     return Group(tuple(wanted), partial(_speeds, name=name, num=num, wanted=wanted))
 
 
-def _speeds(specimens: Specimens, plan: Plan, name: str, num: int, wanted: dict[str, tuple[str, str]]) -> Iterator[Row]:
+def _speeds(subject: Subject, name: str, num: int, wanted: dict[str, tuple[str, str]]) -> Iterator[Row]:
+    specimens, plan = subject
     needed = {side for sides in wanted.values() for side in sides}
     sides = {side: run for side, run in _sides(specimens, plan, name, num).items() if side in needed}
     num_rounds = plan.num_few if name == "tiny" and not plan.is_full else plan.num_pairs
     seconds = interleave(sides, num_rounds, plan.new_tokens, f"{name}, {num} at once")
     for figure, (side, other) in wanted.items():
-        yield Row.of(figure, ratios(seconds[other], seconds[side]), seconds)
+        yield timed(figure, ratios(seconds[other], seconds[side]), seconds)
 
 
 def _sides(specimens: Specimens, plan: Plan, name: str, num: int) -> dict[str, Side]:
@@ -142,11 +152,12 @@ def _sides(specimens: Specimens, plan: Plan, name: str, num: int) -> dict[str, S
     }
 
 
-def _ragged(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+def _ragged(subject: Subject) -> Iterator[Row]:
     """Replies of all lengths from short to long: ``generate`` goes on until the longest is done, the engine lets go.
 
     Both multiply with oneDNN here: it saves ``generate`` a few of its minutes, and leaves the difference in scheduling.
     """
+    specimens, plan = subject
     models = specimens.personal("110m")
     lengths = np.linspace(*plan.ragged_tokens, num=32).round().astype(int).tolist()
     batch = Batch.random(models.base, lengths, plan.prompt_tokens)
@@ -155,14 +166,15 @@ def _ragged(specimens: Specimens, plan: Plan) -> Iterator[Row]:
         "generate_by_onednn": generate_side(models.base.model, batch),
     }
     seconds = interleave(sides, plan.num_few, max(lengths), "110m, 32 at once, ragged")
-    yield Row.of("ragged_over_generate.110m.32", ratios(seconds["generate_by_onednn"], seconds["plain"]), seconds)
+    yield timed("ragged_over_generate.110m.32", ratios(seconds["generate_by_onednn"], seconds["plain"]), seconds)
 
 
 # Rewards and experts with models of their own
 
 
-def _args(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+def _args(subject: Subject) -> Iterator[Row]:
     """ARGS proper on one request with a long prompt; it also runs on eight at once, for a few tokens."""
+    specimens, plan = subject
     _check_naive_args(specimens)
     judged = specimens.judged
     batch = Batch.random(judged.base, [plan.new_tokens], plan.args_prompt_tokens)
@@ -170,7 +182,7 @@ def _args(specimens: Specimens, plan: Plan) -> Iterator[Row]:
     sides = {"args": EngineSide(judged, batch).side(rule="args"), "naive": naive_args_side(judged, batch)}
     seconds = interleave(sides, plan.num_few, plan.new_tokens, "ARGS")
     seconds["args, 8 at once"] = [EngineSide(judged, many).side(rule="args")(max(1, plan.new_tokens // 8))]
-    yield Row.of("args_over_naive.110m.512", ratios(seconds["naive"], seconds["args"]), seconds)
+    yield timed("args_over_naive.110m.512", ratios(seconds["naive"], seconds["args"]), seconds)
 
 
 def _check_naive_args(specimens: Specimens) -> None:
@@ -184,11 +196,12 @@ def _check_naive_args(specimens: Specimens) -> None:
         assert tuple(ours) == theirs, f"the naive ARGS writes {ours}, the reference {theirs}"
 
 
-def _expert(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+def _expert(subject: Subject) -> Iterator[Row]:
     """A step of base, expert and anti-expert ÷ the sum of their own plain steps.
 
     The expert's own step is counted as the anti-expert's, which is what it takes with its LoRA merged.
     """
+    specimens, plan = subject
     batch = Batch.random(specimens.base, [plan.new_tokens] * 8, plan.prompt_tokens)
     sides = {
         "stack": EngineSide(specimens.stacked, batch).step_side(expert=EXPERT),
@@ -197,24 +210,27 @@ def _expert(specimens: Specimens, plan: Plan) -> Iterator[Row]:
     }
     seconds = interleave(sides, plan.num_few, plan.new_tokens, "expert")
     alone = [base + 2 * small for base, small in zip(seconds["base"], seconds["small"], strict=True)]
-    yield Row.of("expert_time_over_sum.110m", ratios(seconds["stack"], alone), seconds)
+    yield timed("expert_time_over_sum.110m", ratios(seconds["stack"], alone), seconds)
 
 
 # Heads
 
 
-def _heads(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+def _heads(subject: Subject) -> Iterator[Row]:
+    specimens, plan = subject
     axes, device = specimens.num_axes("110m"), specimens.device
-    yield Row.of("head_write_us", freshness.head_write_us(axes, device, min(NUM_WRITES, plan.num_heads)))
-    yield Row.of("bytes_10000_heads", [freshness.bytes_of_heads(axes, device, plan.num_heads)])
+    yield timed("head_write_us", freshness.head_write_us(axes, device, min(NUM_WRITES, plan.num_heads)))
+    yield timed("bytes_10000_heads", [freshness.bytes_of_heads(axes, device, plan.num_heads)])
 
 
-def _commit_to_steer(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+def _commit_to_steer(subject: Subject) -> Iterator[Row]:
+    specimens, plan = subject
     seconds = freshness.first_tokens(str(specimens.device), plan.num_answers)
     added = [(fresh - known) * 1e3 for fresh, known in zip(seconds["fresh"], seconds["known"], strict=True)]
-    yield Row.of("commit_to_steer_ms", added, seconds)
+    yield timed("commit_to_steer_ms", added, seconds)
 
 
-def _commit_to_steer_other_process(specimens: Specimens, plan: Plan) -> Iterator[Row]:
+def _commit_to_steer_other_process(subject: Subject) -> Iterator[Row]:
+    specimens, plan = subject
     taken = freshness.steered_from_elsewhere_ms(str(specimens.device), plan.num_answers)
-    yield Row.of("commit_to_steer_other_process_p99_ms", taken, share=0.99)
+    yield timed("commit_to_steer_other_process_p99_ms", taken, share=0.99)

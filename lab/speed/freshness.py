@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lab.progress import turns
+from lab.harness import turns
 from lab.speed.batch import people
 from lab.speed.interleave import Seconds
 from personalign.decode.weights import NEUTRAL, WeightBank

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from lab.progress import turns
+from lab.harness import turns
 
 WARM_UP = 2  # tokens: buffers are allocated, and threads started
 

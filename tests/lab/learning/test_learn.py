@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.figures import Bar, Between
+from lab.harness import Bar, Between
 from lab.learning import learn
-from lab.learning.judged import Judged, mean_interval, together
+from lab.learning.judged import Judged, together
 from lab.learning.learn import BARS, run_learn
 from lab.learning.plot import STYLES, plot_learn
 from lab.learning.populations import gated, pandalm, prism, ukp
@@ -153,7 +153,7 @@ def test_differences_are_paired_by_person() -> None:
 def test_an_interval_is_as_wide_as_it_has_to_be() -> None:
     """About 1.96 standard errors to either side."""
     values = np.random.default_rng(0).normal(3, 2, 400)
-    found = mean_interval(values)
+    found = mean(values)
     assert found.high - found.low == pytest.approx(2 * 1.96 * 0.1, rel=0.15)
 
 

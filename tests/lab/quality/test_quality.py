@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.learning.curves import Curve
 from lab.quality import rewards
 from lab.quality.arms import Arm, Outcome, Trial
+from lab.quality.curves import Curve
 from lab.quality.divergence import Divergence, divergence_between, num_drawn
 from lab.quality.panel import Bootstrap, Member, Origin, interval_of
 from lab.quality.plot import plot

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.figures import BARS, Row
+from lab.harness import Report
 from lab.speed import freshness
 from lab.speed.batch import Batch, EngineSide, people
-from lab.speed.decode import Plan, run_decode
+from lab.speed.decode import BARS, Plan, run_decode, timed
 from lab.speed.models import HeadShape, Shape, Specimens
+from personalign.decode import generate
 from personalign.errors import InputError
 
 # a loaded model's libraries warn of things to come
@@ -48,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
 def test_every_figure_with_a_bar_is_measured(run: tuple[dict[str, Any], Path]) -> None:
     """The figures are the promised keys, flat, each a finite number with its bar and its interval in its row."""
     found, _ = run
-    assert list(found) == ["command", "machine", "versions", "figures", "rows"]
+    assert list(found) == ["command", "machine", "versions", "figures", "skipped", "rows"]
     assert found["figures"].keys() == BARS.keys()
     assert all(math.isfinite(value) and value > 0 for name, value in found["figures"].items() if "commit" not in name)
     for row in found["rows"]:
@@ -112,11 +113,12 @@ def test_an_unknown_figure_is_refused() -> None:
 
 def test_a_figure_tells_its_samples() -> None:
     """The row is the median of what was measured, beside how long every side took."""
-    row = Row.of("personal_over_plain.110m.8", [0.5, 0.97, 0.96], {"plain": [1.0, 2.0, 9.0]})
-    assert (row.value, row.medians) == (0.96, {"plain": 2.0})
-    assert row.to_json()["is_reached"] is True
-    assert Row.of("personal_over_plain.110m.8", [0.94]).to_json()["is_reached"] is False
-    assert "bar" not in Row.of("plain_over_generate.tiny.1", [0.1]).to_json()
+    row = timed("personal_over_plain.110m.8", [0.5, 0.97, 0.96], {"plain": [1.0, 2.0, 9.0]})
+    assert (row.value, row.facts["medians"]) == (0.96, {"plain": 2.0})
+    report = Report("", "cpu", bars=BARS)
+    rows = [row, timed("personal_over_plain.110m.8", [0.94]), timed("plain_over_generate.tiny.1", [0.1])]
+    report.extend(rows)
+    assert [row.get("is_reached") for row in report.rows] == [True, False, None]
 
 
 def test_guidance_is_felt(specimens: Specimens) -> None:
@@ -134,7 +136,7 @@ def test_a_batch_is_what_was_asked_for(specimens: Specimens) -> None:
     """So many prompts of so many tokens by the model's own count, and no reply longer than its length or the most."""
     models = specimens.personal("110m")
     batch = Batch.random(models.base, [3, 9], 16)
-    replies = models.generate(batch.requests(5))
+    replies = generate(models, batch.requests(5))
     assert [reply.usage.prompt_tokens for reply in replies] == [16, 16]
     assert [len(reply.ids) for reply in replies] == [3, 5]
     assert batch.longest == 25

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 from personalign.decode.weights import NEUTRAL, WeightBank
 from personalign.types import Guidance
@@ -35,15 +36,14 @@ class Account:
 class SteeredRows:
     """The rows of the weight bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
 
-    def __init__(self, num_slots: int, bank: WeightBank) -> None:
-        device = bank.weights.device
+    def __init__(self, slots: Slots, bank: WeightBank) -> None:
         self._bank = bank
-        self._row = torch.full((num_slots,), NEUTRAL, dtype=torch.long, device=device)  # of the bank
-        self._strength = torch.zeros(num_slots, dtype=torch.float32, device=device)
-        self._steers = torch.zeros(num_slots, dtype=torch.bool, device=device)  # guided, and not in shadow
-        self._sound = torch.ones(num_slots, dtype=torch.bool, device=device)  # no reward yet that wasn't finite
-        self._sums = torch.zeros(num_slots, 3, dtype=torch.float32, device=device)
-        self._rows: dict[int, int] = {}  # of the slots that are guided, on the host
+        self._row = slots.rows(dtype=torch.long, neutral=NEUTRAL)  # of the bank
+        self._strength = slots.rows()
+        self._steers = slots.rows(dtype=torch.bool)  # guided, and not in shadow
+        self._sound = slots.rows(dtype=torch.bool, neutral=True)  # no reward yet that wasn't finite
+        self._sums = slots.rows(3)
+        self._rows: dict[int, int] = slots.values(bank.release)  # of the slots that are guided, on the host
 
     @property
     def slots(self) -> list[int]:
@@ -64,26 +64,6 @@ class SteeredRows:
         self._row[slot] = row
         self._strength[slot] = guidance.strength
         self._steers[slot] = not guidance.is_shadow
-
-    def release(self, slot: int) -> None:
-        """Let go of the slot's weights."""
-        if slot in self._rows:
-            self._bank.release(self._rows.pop(slot))
-            self._row[slot] = NEUTRAL
-            self._strength[slot] = 0.0
-            self._steers[slot] = False
-            self._sound[slot] = True
-            self._sums[slot] = 0.0
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a slot's weights and account over to an empty one."""
-        if source in self._rows:
-            self._rows[target] = self._rows.pop(source)
-            neutrals = (NEUTRAL, 0, False, True, 0)
-            states = (self._row, self._strength, self._steers, self._sound, self._sums)
-            for state, neutral in zip(states, neutrals, strict=True):
-                state[target] = state[source]
-                state[source] = neutral
 
     def weights(self, slots: slice) -> Float[Tensor, "b d"]:
         """Weights of some slots: 0 where there is no guidance, or no longer."""

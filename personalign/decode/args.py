@@ -16,9 +16,10 @@ from torch import Tensor
 
 from personalign.decode.account import SteeredRows
 from personalign.decode.cache import Window
-from personalign.decode.lane import Slots, Unread
-from personalign.decode.models import ArgsSteering
+from personalign.decode.lane import Reading
+from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel
+from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 from personalign.decode.tilt import short_list
 from personalign.decode.weights import WeightBank
@@ -26,72 +27,52 @@ from personalign.types import Guidance
 
 
 class SiblingLane:
-    """A reward model and its slots: what it makes of the prefix stays, candidates are read beside each other."""
+    """A reward model and what it reads in the slots: the prefix stays, candidates are read beside each other."""
 
-    def __init__(self, reward: RewardModel, num_slots: int, max_length: int, num_siblings: int) -> None:
+    def __init__(self, reward: RewardModel, slots: Slots, max_length: int, num_siblings: int) -> None:
         self._reward = reward
-        config, length = reward.backbone.config, max_length + num_siblings
-        self._slots = Slots(config, reward.device, num_slots, length, ahead=num_siblings)
-        self._unread = Unread()
+        self._reading = Reading(reward.backbone.config, slots, max_length + num_siblings, ahead=num_siblings)
         self._siblings: Int[Tensor, "b k"] | None = None  # the candidates read last
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
         """Give an empty slot its prompt, all of which is read before the first candidates."""
-        self._unread.put(slot, prompt)
+        self._reading.begin(slot, prompt)
 
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
-        if chunk := self._unread.take(slot):
-            slots, start = self._slots, self._slots.known[slot]
-            stop = start + len(chunk)
-            positions = torch.arange(start, stop, device=slots.device)[None]
-            window = slots.window(slot, slot + 1, positions, slots.round_up(stop))
-            ids = torch.tensor([chunk], device=slots.device)
-            slots.grow(slot, len(chunk))
-            self._forward(ids, positions, window, slots.seen(positions, window.length))
-        return len(chunk)
+        return self._reading.read(slot, self._forward)
 
     def score(self, candidates: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
         """Rewards of each slot's prefix with each of its candidates, all at the position after the prefix."""
-        slots, (b, k) = self._slots, candidates.shape
-        at = slots.lengths[:b, None].expand(b, k)
-        written = at + torch.arange(k, device=slots.device)
-        window = slots.window(0, b, written, slots.span(b))
-        place = torch.arange(window.length, device=slots.device)
-        seen = (place < at[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
+        reading, (b, k) = self._reading, candidates.shape
+        positions = reading.lengths[:b, None].expand(b, k)
+        written = positions + torch.arange(k, device=reading.device)
+        window = reading.window(0, b, written, reading.span(b))
+        place = torch.arange(window.length, device=reading.device)
+        seen = (place < positions[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
         self._siblings = candidates
-        return self._reward.score(self._forward(candidates, at, window, seen))
+        return self._reward.score(self._forward(candidates, positions, window, seen))
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"], running: Sequence[int]) -> None:
         """Keep the candidate that was drawn, in the slots whose reply goes on."""
         assert self._siblings is not None, "score comes first"
-        slots, b = self._slots, len(tokens)
-        row, length = torch.arange(b, device=slots.device), slots.lengths[:b]
+        reading, b = self._reading, len(tokens)
+        row, length = torch.arange(b, device=reading.device), reading.lengths[:b]
         chosen = (self._siblings == tokens[:, None]).int().argmax(-1)
-        slots.cache.keep(row, length + chosen, length)
-        slots.advance(active, running)
-
-    def release(self, slot: int) -> None:
-        """Empty a slot."""
-        self._unread.drop(slot)
-        self._slots.release(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a slot's content over to an empty one."""
-        self._unread.move(source, target)
-        self._slots.move(source, target)
+        reading.cache.keep(row, length + chosen, length)
+        reading.advance(active, running)
 
     def _forward(
         self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, seen: Bool[Tensor, "r T L"]
     ) -> Float[Tensor, "r T H"]:
-        slots, reward = self._slots, self._reward
-        slots.cache.open(window)
+        reading, reward = self._reading, self._reward
+        reading.cache.open(window)
         output = reward.backbone(
             input_ids=ids,
-            attention_mask=slots.attention.masks(seen, positions, reward.backbone.dtype),
+            attention_mask=reading.attention.masks(seen, positions, reward.backbone.dtype),
             position_ids=positions,
             use_cache=True,
-            **{reward.cache_argument: slots.cache},
+            **{reward.cache_argument: reading.cache},
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
@@ -100,13 +81,11 @@ class SiblingLane:
 class Args:
     """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
 
-    def __init__(
-        self, reward: RewardModel, steering: ArgsSteering, num_slots: int, max_length: int, num_tokens: int
-    ) -> None:
-        self._num_tokens = num_tokens  # the output layer may have more rows, which a reward model can't read
-        self._k, self._weight = min(steering.num_candidates, num_tokens), steering.weight
-        self._lane = SiblingLane(reward, num_slots, max_length, self._k)
-        self.rows = SteeredRows(num_slots, WeightBank(reward.num_axes, reward.device, num_slots))
+    def __init__(self, models: Models, reward: RewardModel, slots: Slots, max_length: int) -> None:
+        self._num_tokens = models.num_tokens  # the output layer may have more rows, which a reward model can't read
+        self._k, self._weight = min(models.args.num_candidates, self._num_tokens), models.args.weight
+        self._lane = SiblingLane(reward, slots, max_length, self._k)
+        self.rows = SteeredRows(slots, WeightBank(reward.num_axes, reward.device, slots.num_slots))
         self._step: Step | None = None  # the one whose tokens are accepted next
 
     def admit(self, slot: int, prompt: Sequence[int], guidance: Guidance) -> None:
@@ -128,16 +107,6 @@ class Args:
             running = [slot for slot in self._step.writing if slot in self.rows.slots]
             self._lane.accept(tokens, active & self.rows.taken(len(tokens)), running)
             self._step = None
-
-    def release(self, slot: int) -> None:
-        """Empty a slot."""
-        self.rows.release(slot)
-        self._lane.release(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a slot's content over to an empty one."""
-        self.rows.move(source, target)
-        self._lane.move(source, target)
 
     def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
         """Replace the logits of guided rows by the scores of their short list, −inf elsewhere."""

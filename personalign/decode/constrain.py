@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from personalign.decode.request import check_constraint
+from personalign.decode.slots import Slots
 from personalign.errors import ConstraintError, MissingExtra, ModelError
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ class Matcher:
 class ConstraintRows:
     """The matchers of every slot, and the bits that carry what they allow to the device, in one copy a step."""
 
-    def __init__(self, slots: int, num_ids: int, device: torch.device) -> None:
-        shape = (slots, num_words(num_ids))
-        self._matchers: dict[int, Matcher] = {}
+    def __init__(self, slots: Slots, num_ids: int) -> None:
+        shape, device = (slots.num_slots, num_words(num_ids)), slots.device
+        self._matchers: dict[int, Matcher] = slots.values()
         # −1 has all its bits set: an unconstrained row allows every token
-        self._bits = torch.full(shape, -1, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._bits = slots.keep(torch.full(shape, -1, dtype=torch.int32, pin_memory=device.type == "cuda"), -1)
         self._rows: NDArray[np.int32] = self._bits.numpy()
         self._on_device = torch.empty(shape, dtype=torch.int32, device=device)
         self._shifts = torch.arange(WORD, dtype=torch.int32, device=device)
@@ -133,18 +134,6 @@ class ConstraintRows:
         """Constrain the reply in a slot."""
         assert slot not in self._matchers, "a slot is released before it is admitted to"
         self._matchers[slot] = matcher
-
-    def release(self, slot: int) -> None:
-        """Let a slot's next reply go unconstrained; harmless where it was so."""
-        self._matchers.pop(slot, None)
-        self._rows[slot] = -1
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a reply's constraint, if it has one, over to an empty slot."""
-        assert target not in self._matchers, "a slot is released before it is moved to"
-        if source in self._matchers:
-            self._matchers[target] = self._matchers[source]
-        self.release(source)
 
     def mask(self, logits: Float[Tensor, "b V"]) -> Float[Tensor, "b V"]:
         """Set what may not come next to −∞; the tensor itself comes back where no reply is constrained.
@@ -206,5 +195,5 @@ def _json_grammar(schema: Mapping[str, object] | str) -> str:
 def _reason(message: str) -> str:
     """What llguidance says is wrong, without the drawings around it."""
     lines = [line.strip() for line in message.splitlines() if line.strip() and "<non-verbose/>" not in line]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (told or lines or ["no reason is given"])[0]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["no reason is given"])[0]

@@ -9,23 +9,19 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from personalign.decode.lane import Lane
 from personalign.decode.load import CausalModel, check_tokens, load_causal
 from personalign.decode.reward_model import UNFIT
-from personalign.decode.steer import Step
 from personalign.errors import ModelError
 
 BASE_ADAPTER = "__base__"  # PEFT's name for "no adapter" in a mixed batch
@@ -66,94 +62,12 @@ class Expert:
         return self.peft
 
 
-class Mix:
-    """The steer that adds one expert to the rows that asked for it; all others keep their bits.
-
-    Expert and anti-expert run side by side over the same slots as base: with PEFT in one lane of two rows a slot,
-    otherwise in two lanes. They run on all rows of a step, so that a row's bits don't depend on who else asked.
-    """
-
-    def __init__(self, expert: Expert, num_slots: int, max_length: int, num_tokens: int) -> None:
-        self.expert = expert
-        self._num_tokens = num_tokens
-        self._alpha = torch.zeros(num_slots, dtype=torch.float32, device=expert.anti.device)
-        self.slots: set[int] = set()  # whose rows it moves, on the host
-        if expert.tuned is None:
-            adapters = (expert.name, BASE_ADAPTER)
-            self._lanes = [Lane(expert.anti, num_slots, max_length, expert.peft, adapters)]
-        else:
-            self._lanes = [Lane(causal, num_slots, max_length) for causal in (expert.tuned, expert.anti)]
-
-    def admit(self, slot: int, prompt: Sequence[int], alpha: float) -> None:
-        """Give a slot's prompt, in this model's own template, and its α."""
-        self.slots.add(slot)
-        self._alpha[slot] = alpha
-        for lane in self._lanes:
-            lane.begin(slot, prompt)
-
-    def read(self, slot: int) -> int:
-        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
-        if slot not in self.slots:
-            return 0
-        return sum(lane.read(slot) for lane in self._lanes)
-
-    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
-        """Take the drawn tokens as what the next step reads, for its own replies: others' may be none it has."""
-        mine = active & (self._alpha[: len(tokens)] != 0)
-        for lane in self._lanes:
-            lane.accept(tokens, mine)
-
-    def release(self, slot: int) -> None:
-        """Empty a slot."""
-        if slot in self.slots:
-            self.slots.discard(slot)
-            self._alpha[slot] = 0.0
-            for lane in self._lanes:
-                lane.release(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a slot's content over to an empty one."""
-        if source in self.slots:
-            self.slots.discard(source)
-            self.slots.add(target)
-            self._alpha[target] = self._alpha[source]
-            self._alpha[source] = 0.0
-            for lane in self._lanes:
-                lane.move(source, target)
-
-    def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
-        """Move the logits by α · (expert − anti-expert)."""
-        if not self.slots:
-            return logits
-        alpha = self._alpha[: len(logits)]
-        running = [slot for slot in step.writing if slot in self.slots]
-        active = step.active & (alpha != 0)
-        follows = [lane.step(active, running)[0] for lane in self._lanes]
-        tuned, anti = follows if len(follows) == 2 else (follows[0][0::2], follows[0][1::2])
-        return mix(logits, tuned, anti, alpha, self._num_tokens)
-
-
 def _adds_something(layer: LoraLayer, name: str) -> bool:
     """Whether B·A of an adapter isn't zero for sure."""
     if name in layer.lora_A:
         return all(any(bool(p.any()) for p in part[name].parameters()) for part in (layer.lora_A, layer.lora_B))
     embedded = layer.lora_embedding_A, layer.lora_embedding_B
     return name in embedded[0] and all(bool(part[name].any()) for part in embedded)
-
-
-def mix(
-    base: Float[Tensor, "B V"],
-    tuned: Float[Tensor, "B v1"],
-    anti: Float[Tensor, "B v2"],
-    alpha: Float[Tensor, "B"],
-    num_tokens: int,
-) -> Float[Tensor, "B V"]:
-    """Base + α · (tuned − anti) over the tokens there are; −inf in the output layer's padded tail beyond them."""
-    move = alpha[:, None] * (tuned[:, :num_tokens] - anti[:, :num_tokens])
-    known = base[:, :num_tokens]
-    moved = torch.where(move == 0, known, known + move)  # −0.0 + 0 would be 0.0
-    tail = torch.full_like(base[:, num_tokens:], -math.inf)
-    return torch.where(alpha[:, None] == 0, base, torch.cat([moved, tail], dim=-1))
 
 
 def check_vocabulary(base: CausalModel, other: CausalModel) -> None:

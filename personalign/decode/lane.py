@@ -6,7 +6,7 @@ row, over the first few slots only; a prompt is read in chunks, by itself, so it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +15,12 @@ from transformers import PreTrainedConfig
 
 from personalign.decode.cache import Attention, SlotCache, Window
 from personalign.decode.load import CausalModel
+from personalign.decode.slots import Slots
 
 CHUNK = 512  # tokens of a prompt that are read at once
 LENGTH_STEP = 64  # what is read back grows by so many positions
+
+Forward = Callable[[Tensor, Tensor, Window, Tensor], object]  # of token ids, positions, window, and what is seen
 
 
 def forward(
@@ -43,27 +46,47 @@ def forward(
     return output.logits[:, -1].float(), seen[-1][:, -1]
 
 
-class Slots:
-    """How much each slot has read, and the cache of what a model made of it.
+class Reading:
+    """How much a model has read in each slot, what is left of the prompts, and the cache of what it made of them.
 
     ``copies`` is how many rows a slot has, and ``ahead`` how many positions a step writes beyond what is read.
     """
 
     def __init__(
-        self,
-        config: PreTrainedConfig,
-        device: torch.device,
-        num_slots: int,
-        max_length: int,
-        copies: int = 1,
-        ahead: int = 1,
+        self, config: PreTrainedConfig, slots: Slots, max_length: int, copies: int = 1, ahead: int = 1
     ) -> None:
-        self.device, self.copies, self._ahead = device, copies, ahead
+        self.device, self.copies, self._ahead = slots.device, copies, ahead
         self.attention = Attention.of(config)
         self.max_length = -(-max_length // LENGTH_STEP) * LENGTH_STEP
-        self.cache = SlotCache(config, num_slots * copies, self.max_length)
-        self.lengths = torch.zeros(num_slots, dtype=torch.long, device=device)
-        self.known = [0] * num_slots  # the lengths, on the host
+        self.cache = SlotCache(config, slots.num_slots * copies, self.max_length)
+        self.lengths = slots.rows(dtype=torch.long)
+        self.known = [0] * slots.num_slots  # the lengths, on the host
+        self._unread: dict[int, list[int]] = slots.values()
+        slots.join(self)
+
+    def begin(self, slot: int, prompt: Sequence[int]) -> None:
+        """Give an empty slot its prompt."""
+        self._unread[slot] = list(prompt)
+
+    def num_unread(self, slot: int) -> int:
+        """How many tokens of its prompt a slot has still to read."""
+        return len(self._unread.get(slot, []))
+
+    def read(self, slot: int, forward: Forward) -> int:
+        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
+        unread = self._unread.get(slot, [])
+        chunk, self._unread[slot] = unread[:CHUNK], unread[CHUNK:]
+        if chunk:
+            start = self.known[slot]
+            stop = start + len(chunk)
+            ids = torch.tensor([chunk], device=self.device).expand(self.copies, -1)
+            positions = torch.arange(start, stop, device=self.device).expand(self.copies, -1)
+            window = self.window(slot, slot + 1, positions, self.round_up(stop))
+            # first: if reading fails half way, so much has to be wiped
+            self.known[slot] = stop
+            self.lengths[slot] = stop
+            forward(ids, positions, window, self.seen(positions, window.length))
+        return len(chunk)
 
     def window(self, start: int, stop: int, written: Int[Tensor, "r T"], length: int) -> Window:
         """The rows of some slots, to write new tokens at these positions and read ``length`` of them."""
@@ -82,11 +105,6 @@ class Slots:
         """The next of the few lengths that are read."""
         return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.max_length)
 
-    def grow(self, slot: int, count: int) -> None:
-        """Note that a slot has read more."""
-        self.known[slot] += count
-        self.lengths[slot] = self.known[slot]
-
     def advance(self, active: Bool[Tensor, "b"], running: Sequence[int]) -> None:
         """Note that the active slots, which ``running`` names for the host, have read one more."""
         self.lengths[: len(active)] += active
@@ -95,79 +113,43 @@ class Slots:
 
     def release(self, slot: int) -> None:
         """Empty a slot. What it held may not be finite: the next reply masks it, but a weight of 0 times NaN is NaN."""
-        self.cache.wipe(slice(slot * self.copies, (slot + 1) * self.copies), self.known[slot] + self._ahead)
-        self.lengths[slot] = 0
-        self.known[slot] = 0
+        if self.known[slot]:
+            self.cache.wipe(self._rows(slot), self.known[slot] + self._ahead)
+            self.known[slot] = 0
 
     def move(self, source: int, target: int) -> None:
-        """Carry a slot's content over to an empty one."""
-        rows, target_rows = (slice(slot * self.copies, (slot + 1) * self.copies) for slot in (source, target))
-        self.cache.copy(rows, target_rows, self.known[source])
-        self.lengths[target] = self.lengths[source]
+        """Copy what a slot has read to an empty one."""
+        self.cache.copy(self._rows(source), self._rows(target), self.known[source])
         self.known[target] = self.known[source]
-        self.release(source)
 
-
-class Unread:
-    """What is left of the prompts of the slots, in chunks."""
-
-    def __init__(self) -> None:
-        self._tokens: dict[int, list[int]] = {}
-
-    def put(self, slot: int, tokens: Sequence[int]) -> None:
-        """Give a slot its prompt."""
-        self._tokens[slot] = list(tokens)
-
-    def take(self, slot: int) -> list[int]:
-        """The slot's next chunk; empty when all is read."""
-        tokens = self._tokens.pop(slot, [])
-        if len(tokens) > CHUNK:
-            self._tokens[slot] = tokens[CHUNK:]
-        return tokens[:CHUNK]
-
-    def drop(self, slot: int) -> None:
-        """Forget a slot's prompt."""
-        self._tokens.pop(slot, None)
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a prompt over to an empty slot."""
-        if source in self._tokens:
-            self._tokens[target] = self._tokens.pop(source)
+    def _rows(self, slot: int) -> slice:
+        return slice(slot * self.copies, (slot + 1) * self.copies)
 
 
 class Lane:
-    """A model and its slots. With adapters, a slot has one row for each of them, all reading the same tokens."""
+    """A model and what it reads in the slots. With adapters, a slot has one row for each, all reading the same."""
 
     def __init__(
         self,
         causal: CausalModel,
-        num_slots: int,
+        slots: Slots,
         max_length: int,
         runner: nn.Module | None = None,
         adapters: Sequence[str] = (),
     ) -> None:
         self._causal, self._runner, self._adapters = causal, runner, list(adapters)
-        config = causal.model.config
-        self._slots = Slots(config, causal.device, num_slots, max_length, copies=len(adapters) or 1)
-        self._tokens = torch.zeros(num_slots, dtype=torch.long, device=causal.device)  # to be read next
-        self._unread = Unread()
+        self.reading = Reading(causal.model.config, slots, max_length, copies=len(adapters) or 1)
+        self._tokens = slots.rows(dtype=torch.long)  # to be read next
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
         """Give an empty slot its prompt, whose last token the first step reads."""
         *before, last = prompt
         self._tokens[slot] = last
-        self._unread.put(slot, before)
+        self.reading.begin(slot, before)
 
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
-        if chunk := self._unread.take(slot):
-            slots, start = self._slots, self._slots.known[slot]
-            stop = start + len(chunk)
-            ids = torch.tensor([chunk], device=slots.device).expand(slots.copies, -1)
-            positions = torch.arange(start, stop, device=slots.device).expand(slots.copies, -1)
-            slots.grow(slot, len(chunk))  # first: if reading fails half way, so much has to be wiped
-            self._forward(ids, positions, slots.window(slot, slot + 1, positions, slots.round_up(stop)))
-        return len(chunk)
+        return self.reading.read(slot, self._forward)
 
     def step(
         self, active: Bool[Tensor, "b"], running: Sequence[int]
@@ -176,12 +158,12 @@ class Lane:
 
         Slots that aren't active are computed and forgotten. ``running`` names the active ones for the host.
         """
-        slots, b = self._slots, len(active)
-        positions = slots.lengths[:b].repeat_interleave(slots.copies)[:, None]
-        ids = self._tokens[:b].repeat_interleave(slots.copies)[:, None]
-        window = slots.window(0, b, positions, slots.span(b))
-        follows = self._forward(ids, positions, window)
-        slots.advance(active, running)
+        reading, b = self.reading, len(active)
+        positions = reading.lengths[:b].repeat_interleave(reading.copies)[:, None]
+        ids = self._tokens[:b].repeat_interleave(reading.copies)[:, None]
+        window = reading.window(0, b, positions, reading.span(b))
+        follows = self._forward(ids, positions, window, reading.seen(positions, window.length))
+        reading.advance(active, running)
         return follows
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
@@ -189,34 +171,19 @@ class Lane:
         waits = self._tokens[: len(tokens)]
         waits.copy_(torch.where(active, tokens, waits))
 
-    def release(self, slot: int) -> None:
-        """Empty a slot."""
-        self._unread.drop(slot)
-        self._slots.release(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a slot's content over to an empty one."""
-        self._tokens[target] = self._tokens[source]
-        self._unread.move(source, target)
-        self._slots.move(source, target)
-
     def _forward(
-        self,
-        ids: Int[Tensor, "r T"],
-        positions: Int[Tensor, "r T"],
-        window: Window,
+        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, seen: Bool[Tensor, "r T L"]
     ) -> tuple[Float[Tensor, "r V"], Float[Tensor, "r H"]]:
-        slots, causal = self._slots, self._causal
-        slots.cache.open(window)
-        arguments: dict[str, object] = {causal.cache_argument: slots.cache}
+        reading, causal = self.reading, self._causal
+        reading.cache.open(window)
+        arguments: dict[str, object] = {causal.cache_argument: reading.cache}
         if self._adapters:
             arguments["adapter_names"] = self._adapters * (len(ids) // len(self._adapters))
-        seen = slots.seen(positions, window.length)
         return forward(
             causal,
             ids,
             self._runner,
-            attention_mask=slots.attention.masks(seen, positions, causal.model.dtype),
+            attention_mask=reading.attention.masks(seen, positions, causal.model.dtype),
             position_ids=positions,
             use_cache=True,
             **arguments,

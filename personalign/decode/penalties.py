@@ -1,4 +1,4 @@
-"""What a reply has said already and what its caller holds against or in favour of tokens: penalties, then bias.
+"""Penalties on tokens that were written before, then the caller's bias.
 
 One row a slot, changed in place. The settings come from ``Sampling``; ``sample.py`` draws from what is left.
 """
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from personalign.decode.slots import Slots
 from personalign.types import Sampling
 
 
@@ -23,7 +24,7 @@ def penalised(
     presence: Float[Tensor, "B"],
     frequency: Float[Tensor, "B"],
 ) -> Float[Tensor, "B V"]:
-    """Make what was said before less likely; ``counts`` is how often each token stands in the reply.
+    """Make what was written before less likely; ``counts`` is how often each token stands in the reply.
 
     Repetition is Hugging Face's (arXiv 1909.05858, with the sign of the logit taken into account) over prompt and
     reply; presence and frequency are OpenAI's, over the reply.
@@ -45,16 +46,16 @@ class History:
 class Penalties:
     """The penalties and bias of every slot; a slot of zeros has none. Its large buffers come with their first user."""
 
-    def __init__(self, slots: int, num_logits: int, device: torch.device) -> None:
-        self._shape, self._device = (slots, num_logits), device
-        self._settings = torch.zeros(slots, 5, dtype=torch.float32, device=device)
+    def __init__(self, slots: Slots, num_logits: int) -> None:
+        self._slots, self._num_logits, self._device = slots, num_logits, slots.device
+        self._settings = slots.rows(5)
         self._is_penalised, self._repetition, self._presence, self._frequency, self._is_biased = self._settings.unbind(
             -1
         )
         self._history: History | None = None
         self._bias: Float[Tensor, "S V"] | None = None
-        self._penalised_slots: set[int] = set()
-        self._biased_slots: set[int] = set()
+        self._penalised: dict[int, bool] = slots.values()
+        self._biased: dict[int, bool] = slots.values()
 
     def admit(self, slot: int, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
         """Take a request's settings and the tokens of its prompt into an empty slot."""
@@ -62,64 +63,44 @@ class Penalties:
         is_penalised = factors != (1.0, 0.0, 0.0)
         self._settings[slot] = torch.tensor([is_penalised, *factors, bool(sampling.logit_bias)])
         if is_penalised:
-            self._penalised_slots.add(slot)
+            self._penalised[slot] = True
             self._known().in_prompt[slot, torch.tensor(prompt_ids, dtype=torch.long, device=self._device)] = True
         if sampling.logit_bias:
-            self._biased_slots.add(slot)
+            self._biased[slot] = True
             tokens = torch.tensor(list(sampling.logit_bias), dtype=torch.long, device=self._device)
             amounts = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32, device=self._device)
             self._biases()[slot, tokens] = amounts
 
-    def release(self, slot: int) -> None:
-        """Empty a slot; nothing of its request stays."""
-        for rows in self._buffers():
-            rows[slot] = 0
-        self._penalised_slots.discard(slot)
-        self._biased_slots.discard(slot)
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a request over to an empty slot."""
-        for rows in self._buffers():
-            rows[target] = rows[source]
-        for slots in (self._penalised_slots, self._biased_slots):
-            if source in slots:
-                slots.add(target)
-        self.release(source)
-
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Penalties, then bias; rows that have none pass by selection and so keep their bits."""
         b = len(logits)
-        if self._penalised_slots:
-            said = self._known()
+        if self._penalised:
+            history = self._known()
             weakened = penalised(
                 logits,
-                said.in_prompt[:b],
-                said.counts[:b],
+                history.in_prompt[:b],
+                history.counts[:b],
                 self._repetition[:b],
                 self._presence[:b],
                 self._frequency[:b],
             )
             logits = torch.where(self._is_penalised[:b, None] > 0, weakened, logits)
-        if self._biased_slots:
+        if self._biased:
             logits = torch.where(self._is_biased[:b, None] > 0, logits + self._biases()[:b], logits)
         return logits
 
     def note(self, tokens: Int[Tensor, "B"], active: Bool[Tensor, "B"]) -> None:
         """Count the tokens drawn for the rows whose reply goes on."""
-        if self._penalised_slots:
+        if self._penalised:
             self._known().counts[: len(tokens)].scatter_add_(-1, tokens[:, None], active[:, None].int())
 
     def _known(self) -> History:
         if self._history is None:
-            in_prompt = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
-            self._history = History(in_prompt, torch.zeros(self._shape, dtype=torch.int32, device=self._device))
+            in_prompt = self._slots.rows(self._num_logits, dtype=torch.bool)
+            self._history = History(in_prompt, self._slots.rows(self._num_logits, dtype=torch.int32))
         return self._history
 
     def _biases(self) -> Float[Tensor, "S V"]:
         if self._bias is None:
-            self._bias = torch.zeros(self._shape, dtype=torch.float32, device=self._device)
+            self._bias = self._slots.rows(self._num_logits)
         return self._bias
-
-    def _buffers(self) -> list[Tensor]:
-        history = [] if self._history is None else [self._history.in_prompt, self._history.counts]
-        return [self._settings, *history, *([] if self._bias is None else [self._bias])]

@@ -7,14 +7,16 @@ devices do, makes no difference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from personalign.decode.penalties import Penalties
-from personalign.types import Sampling
+from personalign.decode.slots import Slots
+from personalign.types import Sampling, TokenLogprobs
 
 UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where every whole number is a float64
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
@@ -120,48 +122,22 @@ class RowSampler:
     order of its calls is ``adjust``, whatever steers in between, ``draw``, ``note``.
     """
 
-    def __init__(self, slots: int, num_logits: int, max_new_tokens: int, device: torch.device) -> None:
-        self._penalties = Penalties(slots, num_logits, device)
-        self._settings = torch.zeros(slots, 4, dtype=torch.float64, device=device)
-        self._uniforms = torch.zeros(slots, max_new_tokens, dtype=torch.float64, device=device)
-        self._index = torch.zeros(slots, dtype=torch.long, device=device)  # of the token to be drawn
-        self._samplings: list[Sampling | None] = [None] * slots
-        self._prepare()
+    def __init__(self, slots: Slots, num_logits: int, max_new_tokens: int) -> None:
+        self._penalties = Penalties(slots, num_logits)
+        self._settings = slots.rows(4, dtype=torch.float64)
+        self._uniforms = slots.rows(max_new_tokens, dtype=torch.float64)
+        self.index = slots.rows(dtype=torch.long)  # of the token to be drawn
+        self._samplings: dict[int, Sampling] = slots.values()
 
     def admit(self, slot: int, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
         """Take a request into an empty slot; the next token drawn there is its first."""
-        assert self._samplings[slot] is None, "a slot is released before it is admitted to"
+        assert slot not in self._samplings, "a slot is released before it is admitted to"
         assert sampling.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
         settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
         self._settings[slot] = torch.tensor(settings, dtype=torch.float64)
         self._uniforms[slot, : sampling.max_tokens] = uniforms(sampling.seed, sampling.max_tokens)
         self._penalties.admit(slot, sampling, prompt_ids)
         self._samplings[slot] = sampling
-        self._prepare()
-
-    def release(self, slot: int) -> None:
-        """Empty a slot; nothing of its request stays."""
-        for rows in (self._settings, self._uniforms, self._index):
-            rows[slot] = 0
-        self._penalties.release(slot)
-        self._samplings[slot] = None
-        self._prepare()
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a request over to an empty slot, where it goes on as if it had always been there."""
-        assert self._samplings[target] is None, "a slot is released before it is moved to"
-        for rows in (self._settings, self._uniforms, self._index):
-            rows[target] = rows[source]
-        self._penalties.move(source, target)
-        self._samplings[target] = self._samplings[source]
-        self.release(source)
-
-    def _prepare(self) -> None:
-        """Find out, when the requests change, what no step has to do."""
-        admitted = [sampling for sampling in self._samplings if sampling is not None]
-        drawn = [sampling for sampling in admitted if sampling.temperature > 0]
-        self._is_greedy = not drawn
-        self._is_cut = any(sampling.top_k or sampling.top_p < 1 for sampling in drawn)
 
     def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Apply penalties, then bias; the tensor itself comes back where no request has any."""
@@ -169,22 +145,38 @@ class RowSampler:
 
     def draw(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
         """Draw the next token of the first b slots."""
-        if self._is_greedy:
+        drawn = [sampling for sampling in self._samplings.values() if sampling.temperature > 0]
+        if not drawn:
             return logits.argmax(-1)
-        b = len(logits)
-        uniform = self._uniforms[:b].gather(-1, self._index[:b, None]).squeeze(-1)
-        return draw(logits, uniform, *self._settings[:b].unbind(-1), is_cut=self._is_cut)
+        b, is_cut = len(logits), any(sampling.top_k or sampling.top_p < 1 for sampling in drawn)
+        uniform = self._uniforms[:b].gather(-1, self.index[:b, None]).squeeze(-1)
+        return draw(logits, uniform, *self._settings[:b].unbind(-1), is_cut=is_cut)
 
     def note(self, tokens: Int[Tensor, "B"], active: Bool[Tensor, "B"]) -> None:
         """Remember what was drawn, in the rows whose reply goes on; they come to their next token."""
         self._penalties.note(tokens, active)
         # a row whose reply has reached its limit may be stepped once more before it is released
-        self._index[: len(tokens)].add_(active).clamp_max_(self._uniforms.shape[1] - 1)
+        self.index[: len(tokens)].add_(active).clamp_max_(self._uniforms.shape[1] - 1)
 
     def logprobs(
-        self, logits: Float[Tensor, "B V"], tokens: Int[Tensor, "B"], n: int
-    ) -> tuple[Float[Tensor, "B"], Int[Tensor, "B n"], Float[Tensor, "B n"]]:
-        """Log-probabilities of the tokens drawn, and the n likeliest with theirs, at temperature 1 before any cut."""
+        self, logits: Float[Tensor, "B V"], tokens: Int[Tensor, "B"], slots: Iterable[int]
+    ) -> dict[int, TokenLogprobs]:
+        """Of the slots whose requests ask for them, at temperature 1 before any cut; nothing is computed if none does.
+
+        The likeliest tokens are those that can be drawn at all: a guided reply's short list may hold fewer than asked.
+        """
+        wanted = {slot: n for slot in slots if (n := self._samplings[slot].logprobs)}
+        if not wanted:
+            return {}
         log_p = logits.log_softmax(-1)
-        best = log_p.topk(n)
-        return log_p.gather(-1, tokens[:, None]).squeeze(-1), best.indices, best.values
+        values, ids = log_p.topk(max(wanted.values()))
+        rows = torch.stack([tokens.double(), log_p.gather(-1, tokens[:, None]).squeeze(-1).double()], -1).tolist()
+        best = list(zip(ids.tolist(), values.tolist(), strict=True))
+        return {
+            slot: TokenLogprobs(int(rows[slot][0]), rows[slot][1], _possible(*(row[:n] for row in best[slot])))
+            for slot, n in wanted.items()
+        }
+
+
+def _possible(tokens: Sequence[int], values: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((token, value) for token, value in zip(tokens, values, strict=True) if value > -math.inf)

@@ -1,7 +1,4 @@
-"""The waist of decoding: a steer is a plain callable from logits to logits, and the engine loops over them.
-
-What keeps something for each slot is a part; a part with a model of its own is a reader.
-"""
+"""The waist of decoding: a steer is a plain callable from logits to logits, and the engine loops over them."""
 
 from __future__ import annotations
 
@@ -29,19 +26,8 @@ Steer = Callable[[Tensor, Step], Tensor]  # logits (b, V) -> logits (b, V)
 
 
 @runtime_checkable
-class Part(Protocol):
-    """Whatever keeps something for each slot; what ``admit`` takes is its own affair."""
-
-    def release(self, slot: int) -> None:
-        """Empty a slot; nothing of its reply stays."""
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a reply over to an empty slot, where it goes on as if it had always been there."""
-
-
-@runtime_checkable
-class Reader(Part, Protocol):
-    """A part that reads prompts and replies with a model of its own."""
+class Reader(Protocol):
+    """A steer, or the base model, that reads prompts and replies with a model of its own."""
 
     def read(self, slot: int) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from personalign.basis import Steering
 from personalign.decode.account import SteeredRows
 from personalign.decode.request import gain
+from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import WeightBank
@@ -56,13 +57,13 @@ class SuccessorTilt:
         table: Float[Tensor, "V R"],
         steering: Steering,
         ends: Sequence[int],
-        num_slots: int,
+        slots: Slots,
         bank: WeightBank,
     ) -> None:
         self._head, self._table, self._steering = head, table, steering
         self._ends = torch.tensor(list(ends), dtype=torch.long, device=table.device)
-        self.rows = SteeredRows(num_slots, bank)
-        self._merged = torch.zeros(num_slots, head.rank, head.body.out_features + 1, device=table.device)
+        self.rows = SteeredRows(slots, bank)
+        self._merged = slots.rows(head.rank, head.body.out_features + 1)
 
     def admit(self, slot: int, guidance: Guidance) -> None:
         """Steer a slot from its first token on."""
@@ -74,17 +75,6 @@ class SuccessorTilt:
         """Empty a person's rows, and what was made of them."""
         self.rows.forget(user)
         self._merged[self.rows.gain(slice(None)) == 0] = 0.0
-
-    def release(self, slot: int) -> None:
-        """Let go of the slot's weights."""
-        self.rows.release(slot)
-        self._merged[slot] = 0.0
-
-    def move(self, source: int, target: int) -> None:
-        """Carry a slot's weights and account over to an empty one."""
-        self.rows.move(source, target)
-        self._merged[target] = self._merged[source]
-        self._merged[source] = 0.0
 
     def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Replace the logits of guided rows by their tilted short list, −inf elsewhere."""

@@ -14,9 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from personalign.decode.admit import admit
-from personalign.decode.args import SiblingLane
 from personalign.decode.engine import Engine
-from personalign.decode.lane import Lane
+from personalign.decode.lane import Reading
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.seq import Seq
@@ -123,52 +122,25 @@ def one_shape(engine: Engine, buckets: Sequence[int] = ()) -> Engine:
 
 def leftovers(engine: Engine) -> list[str]:
     """What an idle engine still holds of replies that are gone; names, so that a failure says what leaks."""
-    scheduler, progress, sampler = engine._scheduler, engine._progress, engine._sampler
-    lanes = {"base": engine._lane} | {
-        f"{mix.expert.name} {i}": lane for mix in engine._mixes.values() for i, lane in enumerate(mix._lanes)
-    }
+    scheduler, slots, chain = engine._scheduler, engine._slots, engine._chain
+    banks = [reward.rows._bank for reward in chain.rewards]
     held = {
         "a slot": scheduler.running,
         "a place in the queue": scheduler._waiting,
         "a prompt to read": scheduler._reading,
-        "progress": [x for x in (progress.active, progress.broken, progress.index, progress.number) if x.any()],
-        "a matcher": engine._constraints._matchers,
-        "bits of a mask": (engine._constraints._rows != -1).sum(),
-        "settings": [x for x in sampler._samplings if x is not None],
-        "an expert's slot": [mix.expert.name for mix in engine._mixes.values() if mix.slots or mix._alpha.any()],
+        "rows": [tuple(rows.shape) for rows, neutral in slots._buffers if not (rows == neutral).all()],
+        "values": [values for values, _ in slots._values if values],
+        "a pin": [bank._pins for bank in banks if bank._pins],
+        "a length": [part.known for part in slots._parts if any(part.known)],
+        "keys and values": sum(map(_num_kept, slots._parts)),
     }
-    for name, lane in lanes.items():
-        held |= {
-            f"{name}: a prompt": lane._unread._tokens,
-            f"{name}: a length": any(lane._slots.known) or lane._slots.lengths.any(),
-            f"{name}: keys and values": _kept(lane),
-        }
-    if engine.bank is not None and engine._tilt is not None:
-        rows = engine._tilt.rows
-        held |= {
-            "a pin": engine.bank._pins,
-            "a guided slot": rows._rows,
-            "a row of the bank": rows._row.any(),
-            "the head under a person's weights": engine._tilt._merged.any(),
-            "an account": rows._sums.any() or rows._strength.any() or rows._steers.any() or not rows._sound.all(),
-        }
-    if (args := engine._args) is not None:
-        lane = args._lane
-        held |= {
-            "a slot under ARGS": args.rows._rows,
-            "a pin under ARGS": args.rows._bank._pins,
-            "an account under ARGS": args.rows._sums.any() or not args.rows._sound.all(),
-            "rewards: a prompt": lane._unread._tokens,
-            "rewards: a length": any(lane._slots.known) or lane._slots.lengths.any(),
-            "rewards: keys and values": _kept(lane, args._k),  # an empty slot's row computes as many siblings
-        }
-    return [name for name, what in held.items() if bool(what)]
+    return [f"{name}: {what}" for name, what in held.items() if what]
 
 
-def _kept(lane: Lane | SiblingLane, ahead: int = 1) -> int:
+def _num_kept(reading: Reading) -> int:
     """How many numbers of replies are in the cache; the first positions may hold what an empty slot's row computes."""
-    buffers = [x for layer in lane._slots.cache._layers for x in (layer.keys, layer.values) if x is not None]
-    return sum(int((buffer[:, :, ahead:] != 0).sum()) for buffer in buffers)
+    buffers = [x for layer in reading.cache._layers for x in (layer.keys, layer.values) if x is not None]
+    return sum(int((buffer[:, :, reading._ahead :] != 0).sum()) for buffer in buffers)
 
 
 def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

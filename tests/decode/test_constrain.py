@@ -24,6 +24,7 @@ from personalign.decode.constrain import Constrainer, ConstraintRows, Matcher
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Request
 from personalign.decode.sample import uniforms
+from personalign.decode.slots import Slots
 from personalign.decode.text import text_of
 from personalign.errors import ConstraintError, InputError, MissingExtra, ModelError
 from personalign.types import Guidance, Sampling
@@ -96,6 +97,14 @@ REGEXES = [
 ]
 
 
+def constraint_rows(num_slots: int, num_ids: int, device: str = "cpu") -> ConstraintRows:
+    """Constraints in slots that belong to nothing else."""
+    slots = Slots(num_slots, torch.device(device))
+    rows = ConstraintRows(slots, num_ids)
+    rows.slots = slots
+    return rows
+
+
 @pytest.fixture(scope="module")
 def base() -> CausalModel:
     return load_causal(BASE, "cpu")
@@ -125,7 +134,7 @@ def _written(
     causal: CausalModel, matcher: Matcher | None, logits: Logits, sampling: Sampling
 ) -> tuple[str, bool, list[int]]:
     """A reply by a plain loop, whether it ended by itself, and how many tokens were allowed at each step."""
-    rows, ids, widths = ConstraintRows(3, causal.num_logits, CPU), [], []
+    rows, ids, widths = constraint_rows(3, causal.num_logits), [], []
     if matcher is not None:
         rows.admit(1, matcher)
     for u in uniforms(sampling.seed, sampling.max_tokens).tolist():
@@ -205,7 +214,7 @@ def test_the_end_is_allowed_where_the_grammar_may_end_and_only_there(
     constrainer: Constrainer, base: CausalModel
 ) -> None:
     """After an even number of letters the end may be drawn; once no letter may follow, nothing but the end."""
-    rows, end = ConstraintRows(1, base.num_logits, CPU), base.ends[0]
+    rows, end = constraint_rows(1, base.num_logits), base.ends[0]
     matcher = constrainer.compile(None, "(ab){0,2}")
     rows.admit(0, matcher)
     letters = {letter: base.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ab"}
@@ -225,7 +234,7 @@ def test_the_end_is_allowed_where_the_grammar_may_end_and_only_there(
 def test_every_end_token_and_no_padding_is_allowed(base: CausalModel) -> None:
     """A model may have several ends; rows of the output layer that are no token are never drawn."""
     constrainer = Constrainer(base.tokenizer, base.num_logits + 37, [2, 0])
-    rows = ConstraintRows(2, base.num_logits + 37, CPU)
+    rows = constraint_rows(2, base.num_logits + 37)
     for slot, regex in enumerate(("", ".*")):
         rows.admit(slot, constrainer.compile(None, regex))
     masked = rows.mask(torch.zeros(2, base.num_logits + 37))
@@ -298,7 +307,7 @@ def test_pieces_with_byte_fallback_are_understood(given: tuple[dict[str, object]
     words = _sentencepiece_like()
     constrainer, end = Constrainer(words, 300, [2]), 2
     for seed in range(30):
-        matcher, rows, ids = constrainer.compile(*given), ConstraintRows(1, 300, CPU), []
+        matcher, rows, ids = constrainer.compile(*given), constraint_rows(1, 300), []
         rows.admit(0, matcher)
         logits = _random(300, seed)
         while end not in ids:
@@ -329,7 +338,7 @@ def test_without_the_extra_the_command_to_install_it_is_named(
     """Decoding without constraints doesn't need llguidance; asking for one says what to do."""
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.delitem(sys.modules, "llguidance.hf", raising=False)
-    rows = ConstraintRows(1, 8, CPU)
+    rows = constraint_rows(1, 8)
     assert rows.dead(0) is None
     with pytest.raises(MissingExtra, match=re.escape("pip install 'personalign[constrain]'")):
         Constrainer(base.tokenizer, base.num_logits, base.ends)
@@ -411,7 +420,7 @@ def _steps(num: int, seed: int = 0) -> list[Tensor]:
 
 def test_neighbours_keep_every_bit(constrainer: Constrainer) -> None:
     """Rows without a constraint pass as they are, minus zeros, infinities and NaN included; without any, the tensor."""
-    rows, logits = ConstraintRows(4, SIZE, CPU), _steps(1)[0]
+    rows, logits = constraint_rows(4, SIZE), _steps(1)[0]
     logits[:, :4] = torch.tensor([-0.0, math.inf, -math.inf, math.nan])
     assert rows.mask(logits) is logits
     rows.admit(2, constrainer.compile(BOOKING, None))
@@ -425,22 +434,22 @@ def test_neighbours_keep_every_bit(constrainer: Constrainer) -> None:
 def test_a_row_is_its_own_whoever_is_beside_it(constrainer: Constrainer) -> None:
     """Joined, moved and left by others, a constrained row gets the masks it gets alone."""
     steps = _steps(8)
-    alone = ConstraintRows(4, SIZE, CPU)
+    alone = constraint_rows(4, SIZE)
     alone.admit(1, constrainer.compile(TEXT, None))
     expected = [masked[1] for masked in _drive(alone, steps, [1])]
-    rows = ConstraintRows(4, SIZE, CPU)
+    rows = constraint_rows(4, SIZE)
     rows.admit(1, constrainer.compile(TEXT, None))
     rows.admit(3, constrainer.compile(None, "[a-z]+"))
     seen = [masked[1] for masked in _drive(rows, steps[:3], [1, 3])]
-    rows.move(1, 0)
+    rows.slots.move(1, 0)
     rows.admit(2, constrainer.compile(LIST, None))
-    rows.release(3)
+    rows.slots.release(3)
     swapped = [logits[[1, 0, 2, 3]] for logits in steps[3:]]
     seen += [masked[0] for masked in _drive(rows, swapped, [0, 2])]
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(seen, expected, strict=True))
     assert any(not torch.equal(a.isfinite(), b.isfinite()) for a, b in pairwise(seen))  # control: the masks change
     for slot in (0, 2):
-        rows.release(slot)
+        rows.slots.release(slot)
     assert rows.mask(steps[0]) is steps[0]
     rows.admit(0, constrainer.compile(None, "x"))
     assert all(torch.equal(bits(rows.mask(steps[0])[row]), bits(steps[0][row])) for row in (1, 2, 3))
@@ -448,7 +457,7 @@ def test_a_row_is_its_own_whoever_is_beside_it(constrainer: Constrainer) -> None
 
 def test_a_row_that_does_not_go_on_stays_where_it_is(constrainer: Constrainer) -> None:
     """Tokens of slots that aren't named are no part of any reply."""
-    rows, steps = ConstraintRows(4, SIZE, CPU), _steps(2)
+    rows, steps = constraint_rows(4, SIZE), _steps(2)
     rows.admit(1, constrainer.compile(BOOKING, None))
     first = rows.mask(steps[0])
     rows.advance(np.zeros(4, dtype=np.int64), [])
@@ -459,7 +468,7 @@ def test_a_row_that_does_not_go_on_stays_where_it_is(constrainer: Constrainer) -
 
 def test_a_dead_end_is_one_replys_error(constrainer: Constrainer, base: CausalModel) -> None:
     """A reply that can't go on is told so, with a typed error, and may only end; its neighbour goes on."""
-    rows, steps = ConstraintRows(4, SIZE, CPU), _steps(2)
+    rows, steps = constraint_rows(4, SIZE), _steps(2)
     rows.admit(0, constrainer.compile(BOOKING, None))
     rows.admit(1, constrainer.compile(BOOKING, None))
     ids = rows.mask(steps[0]).argmax(-1).numpy()
@@ -473,7 +482,7 @@ def test_a_dead_end_is_one_replys_error(constrainer: Constrainer, base: CausalMo
     assert masked[1].isfinite().any()
     rows.advance(masked.argmax(-1).numpy(), [0, 1])
     assert isinstance(rows.dead(0), ConstraintError)  # the end was drawn, but the reply isn't whole
-    rows.release(0)
+    rows.slots.release(0)
     assert rows.dead(0) is None
 
 
@@ -481,7 +490,7 @@ def test_a_dead_end_is_one_replys_error(constrainer: Constrainer, base: CausalMo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_masks_what_a_cpu_does(constrainer: Constrainer) -> None:
     """The bits are told apart alike on CUDA."""
-    places = {device: ConstraintRows(4, SIZE, torch.device(device)) for device in ("cpu", "cuda")}
+    places = {device: constraint_rows(4, SIZE, device) for device in ("cpu", "cuda")}
     for rows in places.values():
         rows.admit(1, constrainer.compile(BOOKING, None))
         rows.admit(2, constrainer.compile(None, ".*"))

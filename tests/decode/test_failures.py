@@ -224,8 +224,7 @@ def _cancelled(_desk: Desk, ill: Caller) -> None:
 
 
 def _moved(desk: Desk, ill: Caller) -> None:
-    for part in desk.engine._parts():
-        part.move(2, 3)
+    desk.engine._slots.move(2, 3)
     running = desk.engine._scheduler.running
     running[3] = running.pop(2)
 

@@ -11,6 +11,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from personalign.decode import reference
 from personalign.decode.penalties import Penalties
 from personalign.decode.request import Request
+from personalign.decode.slots import Slots
 from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import STEERING, Kit, bits, talk
 
@@ -22,7 +23,7 @@ LOGITS = 3 * torch.randn(3, SIZE, generator=torch.Generator().manual_seed(0))
 
 def _adjusted(sampling: Sampling, reply: list[int] = REPLY) -> Tensor:
     """Logits (V,) of the middle one of three rows, its neighbours having no penalties."""
-    penalties = Penalties(4, SIZE, torch.device("cpu"))
+    penalties = Penalties(Slots(4, torch.device("cpu")), SIZE)
     penalties.admit(1, sampling, PROMPT)
     for token in reply:
         penalties.note(torch.tensor([7, token, 8]), torch.tensor([True, True, True]))
@@ -78,7 +79,7 @@ def test_the_reference_says_the_same_in_plain_words(sampling: Sampling) -> None:
 
 def test_rows_without_any_keep_the_very_tensor() -> None:
     """With nobody to be penalised nothing is computed; with somebody, minus zeros of others stay minus zeros."""
-    penalties = Penalties(2, SIZE, torch.device("cpu"))
+    penalties = Penalties(Slots(2, torch.device("cpu")), SIZE)
     penalties.admit(0, Sampling(), PROMPT)
     logits = torch.full((2, SIZE), -0.0)
     assert penalties(logits) is logits

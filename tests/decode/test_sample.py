@@ -18,6 +18,7 @@ from transformers.generation.logits_process import (
 
 from personalign.decode import reference, sample
 from personalign.decode.sample import RowSampler, best_first, draw, shares, uniforms
+from personalign.decode.slots import Slots
 from personalign.types import Sampling
 from tests.decode.tiny_models import bits
 
@@ -341,8 +342,11 @@ MIXED = [
 ]
 
 
-def _sampler() -> RowSampler:
-    return RowSampler(SLOTS, SIZE, LIMIT, CPU)
+def _sampler(device: str = "cpu") -> RowSampler:
+    slots = Slots(SLOTS, torch.device(device))
+    sampler = RowSampler(slots, SIZE, LIMIT)
+    sampler.slots = slots
+    return sampler
 
 
 def _step(sampler: RowSampler, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -391,9 +395,9 @@ def test_rows_may_join_move_and_leave_at_any_step() -> None:
             if i == 4:
                 sampler.admit(4, MIXED[2], ())
             if i == 5:
-                sampler.release(0)
+                sampler.slots.release(0)
             if i == 6 and is_moved:
-                sampler.move(3, 0)
+                sampler.slots.move(3, 0)
                 slot = 0
             if i == 8:
                 sampler.admit(1, MIXED[4], (9, 9))
@@ -414,13 +418,14 @@ def test_a_slot_keeps_nothing_of_a_request_that_left() -> None:
         sampler.admit(slot, sampling, PROMPT)
     for logits in STEPS[:5]:
         _step(sampler, logits)
-    buffers = [sampler._settings, sampler._uniforms, sampler._index, *sampler._penalties._buffers()]
+    buffers = [rows for rows, _ in sampler.slots._buffers]
+    assert len(buffers) == 7  # settings, numbers, place; penalties, prompt, counts, bias
     assert all(rows.any() for rows in buffers)  # control: there was something to forget
-    sampler.release(0)
-    sampler.move(3, 0)
+    sampler.slots.release(0)
+    sampler.slots.move(3, 0)
     assert not any(rows[3].any() for rows in buffers)
     for slot in (0, 1, 2, 4):
-        sampler.release(slot)
+        sampler.slots.release(slot)
     assert not any(rows.any() for rows in buffers)
     assert sampler.adjust(STEPS[0]) is STEPS[0]
     sampler.admit(2, MIXED[3], PROMPT)
@@ -468,26 +473,29 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
         assert sampler.adjust(STEPS[0]) is STEPS[0]
         sampler.draw(STEPS[0])
         assert calls == expected
-    assert sampler._penalties._buffers() == [sampler._penalties._settings]
+    assert sampler._penalties._history is sampler._penalties._bias is None
 
 
 def test_log_probabilities_are_those_of_the_logits() -> None:
-    """The drawn token's and the n likeliest."""
+    """The drawn token's and the n likeliest, of the rows that ask for them only."""
     sampler = _sampler()
     sampler.admit(1, MIXED[3], ())
+    sampler.admit(2, MIXED[1], ())
     tokens = sampler.draw(STEPS[0])
-    chosen, ids, values = sampler.logprobs(STEPS[0], tokens, 3)
-    log_p = STEPS[0].log_softmax(-1)
-    assert torch.equal(chosen, log_p[torch.arange(SLOTS), tokens])
-    assert torch.equal(ids, log_p.argsort(-1, descending=True)[:, :3])
-    assert torch.equal(values, log_p.gather(-1, ids))
+    logprobs = sampler.logprobs(STEPS[0], tokens, [1, 2])
+    log_p = STEPS[0].log_softmax(-1)[1]
+    best = log_p.topk(3)
+    assert logprobs.keys() == {1}
+    assert (logprobs[1].id, logprobs[1].logprob) == (int(tokens[1]), float(log_p[tokens[1]]))
+    assert logprobs[1].top == tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    assert sampler.logprobs(STEPS[0], tokens, [2]) == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_draws_what_a_cpu_does() -> None:
     """Rows that come and go get the same tokens and the same adjusted logits on CUDA."""
-    samplers = _sampler(), RowSampler(SLOTS, SIZE, LIMIT, torch.device("cuda"))
+    samplers = _sampler(), _sampler("cuda")
     for sampler in samplers:
         for slot, sampling in enumerate(MIXED):
             sampler.admit(slot, sampling, PROMPT)

@@ -226,7 +226,7 @@ def test_an_erased_persons_reply_goes_on_plain(kit: Kit, num_tokens: int) -> Non
     def erase() -> None:
         desk.engine.forget("ada")
         assert not desk.engine.bank.weights.any()
-        assert not desk.engine._tilt._merged.any()
+        assert not desk.engine._chain.tilt._merged.any()
 
     ids, why = _after(desk, guided, num_tokens, erase)
     plain_desk = Desk(kit.models(), 2, steers=[_forced(whole[:num_tokens]), _endless(kit)])

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from personalign.decode.checkpoint import first_line
 from personalign.decode.embed import embed_replies
-from personalign.decode.load import CausalModel, first_line
+from personalign.decode.load import CausalModel
 from personalign.decode.reward_model import load_reward_beside
 from personalign.errors import MissingExtra, ModelError
 from personalign.types import Message

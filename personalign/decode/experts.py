@@ -6,25 +6,21 @@ small model and one pass. The small model reads its own chat template at its own
 
 from __future__ import annotations
 
-import json
-import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from personalign.decode.load import CausalModel, check_tokens, load_causal
-from personalign.decode.reward_model import UNFIT
+from personalign.decode.lora import attach, check_name, complaint, read_lora
 from personalign.errors import ModelError
-
-BASE_ADAPTER = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +85,10 @@ def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -
     shared = small if isinstance(small, CausalModel) else load_causal(small)
     experts: dict[str, Expert] = {}
     for path in paths:
-        beside = next((e for e in experts.values() if e.peft is not None), None)
-        expert = load_expert(path, shared, beside)
-        if expert.name in experts:
-            raise ModelError(f"two experts are called {expert.name!r}; expected different folder names")
-        experts[expert.name] = expert
+        if (name := Path(path).resolve().name) in experts:
+            raise ModelError(f"two experts are called {name!r}; expected different folder names")
+        beside = next((expert for expert in experts.values() if expert.peft is not None), None)
+        experts[name] = load_expert(path, shared, beside)
     return experts
 
 
@@ -103,71 +98,38 @@ def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Exper
     ``beside`` is an expert that is already an adapter on ``small``. The folder's name is the expert's.
 
     Raises:
-        ModelError: a file is missing or malformed, or the adapter doesn't fit ``small``.
+        ModelError: a file is missing or malformed, or the adapter doesn't fit ``small`` or can't be served beside
+            others; ``small`` is then as it was.
     """
     folder = Path(path).resolve()
-    alpha = _alpha(folder)
+    alpha = _alpha(folder / "expert.json")
     anti = small if isinstance(small, CausalModel) else load_causal(small)
     if not (folder / "adapter_config.json").exists():
         return Expert(folder.name, alpha, anti, tuned=load_causal(folder, str(anti.device)))
-    return Expert(folder.name, alpha, anti, peft=_adapted(folder, anti, beside))
-
-
-def _alpha(folder: Path) -> float:
-    try:
-        alpha = float(json.loads((folder / "expert.json").read_text(encoding="utf-8"))["alpha"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f'{folder / "expert.json"} can\'t be read ({error}); expected {{"alpha": 0.5}}') from error
-    if not 0 <= alpha < math.inf:
-        raise ModelError(f"{folder / 'expert.json'} says alpha {alpha}; expected a number from 0")
-    return alpha
-
-
-def _adapted(folder: Path, anti: CausalModel, beside: Expert | None) -> PeftModel:
-    if beside is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
-        raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
     peft = None if beside is None else beside.peft
+    _check_free(folder, anti, peft)
+    with anti.lock:  # replies may be written with it
+        peft = attach(read_lora(folder, anti.model), folder.name, anti.model, peft)
+    return Expert(folder.name, alpha, anti, peft=peft)
+
+
+def _check_free(folder: Path, anti: CausalModel, peft: PeftModel | None) -> None:
+    check_name(folder)
+    if peft is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
+        raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
     if peft is not None and folder.name in peft.peft_config:  # peft would write the new weights over the old ones
         raise ModelError(f"{anti.name} already carries an adapter called {folder.name!r}; rename one of the folders")
-    with anti.lock:  # replies may be written with it
-        try:
-            peft = _attached(folder, anti, peft)
-        except UNFIT as error:
-            if isinstance(error, ModelError):
-                raise
-            found = str(error).splitlines()[0]
-            raise ModelError(f"{folder} doesn't fit {anti.name} ({found}); expected a LoRA tuned on it") from error
-        tuner: Any = peft.base_model
-        tuner.set_adapter([], inference_mode=True)  # so that a plain call of the small model stays untuned
-        return peft.eval().requires_grad_(requires_grad=False)
 
 
-def _attached(folder: Path, anti: CausalModel, peft: PeftModel | None) -> PeftModel:
-    if not (folder / "adapter_model.safetensors").exists():
-        raise ModelError(f"{folder} lacks adapter_model.safetensors; expected a PEFT adapter saved as safetensors")
-    config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig) or config.use_dora:
-        raise ModelError(f"{folder} isn't a plain LoRA adapter; expected peft_type LORA without DoRA")
-    with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        # an expert may tune tied embeddings: it is never merged, which is what peft warns of
-        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`", category=UserWarning)
-        if peft is None:
-            config.inference_mode, config.base_model_name_or_path = True, None  # peft would compare folders' names
-            peft = get_peft_model(anti.model, config, adapter_name=folder.name)
+class _Card(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    alpha: Annotated[float, Field(ge=0)]
+
+
+def _alpha(file: Path) -> float:
     try:
-        peft.load_adapter(str(folder), adapter_name=folder.name)
-    except UNFIT:
-        _detach(peft, folder.name)  # which stays half loaded otherwise
-        raise
-    return peft
-
-
-def _detach(peft: PeftModel, name: str) -> None:
-    """Delete an adapter; the last one leaves the model as it was without any."""
-    if name in peft.peft_config:
-        peft.delete_adapter(name)
-    if rest := list(peft.peft_config):
-        peft.active_adapter = rest[0]  # the name of one that is gone would fail every pass
-    else:
-        peft.unload()
+        return _Card.model_validate_json(file.read_bytes()).alpha
+    except (OSError, ValidationError) as error:
+        raise ModelError(
+            f'{file} can\'t be read ({complaint(error)}); expected {{"alpha": 0.5}}, a number from 0'
+        ) from error

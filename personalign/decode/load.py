@@ -19,24 +19,19 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
-from personalign.decode.linear import use_onednn
+from personalign.decode.checkpoint import first_line, read_frozen
 from personalign.errors import MessageError, ModelError
 from personalign.types import ROLES, Message
 
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)  # what loading a broken checkpoint raises
-AutoModel = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 
 
@@ -146,72 +141,6 @@ def context(model: PreTrainedModel) -> int | None:
 def cache_argument(model: PreTrainedModel) -> str:
     """What a model calls its key/value cache: transformers 5.24 renamed it."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def read_frozen(auto: AutoModel, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a checkpoint by one of transformers' auto classes, in eval mode without gradients, and its tokenizer.
-
-    Raises:
-        ModelError: there is no such model or device, or the checkpoint lacks weights or a tokenizer.
-    """
-    place = _device(device)
-    model, tokenizer = _read(auto, name, torch.float32 if place.type == "cpu" else torch.bfloat16)
-    module: torch.nn.Module = model  # whose methods are typed
-    module.to(place).eval().requires_grad_(requires_grad=False)
-    use_onednn(module)
-    return model, tokenizer
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"device {device!r} can't be used here ({first_line(error)}); expected auto, cpu or cuda"
-        ) from error
-
-
-def _read(auto: AutoModel, name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        return _read_from(auto, name, dtype, local_files_only=True)
-    except ModelError:
-        raise
-    except UNREADABLE as nothing_here:
-        if Path(name).exists():
-            raise ModelError(
-                f"{name} isn't a model that can be loaded ({first_line(nothing_here)}); expected a folder with "
-                "config.json, model.safetensors and a tokenizer"
-            ) from nothing_here
-    try:
-        return _read_from(auto, name, dtype, local_files_only=False)
-    except UNREADABLE as error:
-        raise ModelError(
-            f"no model {name!r} on this machine or on the hub ({first_line(error)}); expected a folder, or a hub id "
-            "such as owner/name; download it first where there is no network"
-        ) from error
-
-
-def _read_from(
-    auto: AutoModel, name: str, dtype: torch.dtype, *, local_files_only: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    where = {"local_files_only": local_files_only, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(name, **where)
-    loaded: Any = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, output_loading_info=True, **where)
-    model, report = loaded
-    if report["missing_keys"] or report["mismatched_keys"]:
-        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise ModelError(
-            f"{name} lacks {len(lacking)} weights of a {type(model).__name__}, {lacking[0]} among them; "
-            "expected a complete checkpoint of that kind"
-        )
-    return model, tokenizer
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the rest of what another library adds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @runtime_checkable

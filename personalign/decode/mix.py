@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from personalign.decode.experts import BASE_ADAPTER, Expert
+from personalign.decode.experts import Expert
 from personalign.decode.lane import Lane
+from personalign.decode.lora import BASE_ADAPTER
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 

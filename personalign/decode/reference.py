@@ -20,9 +20,10 @@ from torch import Tensor
 
 from personalign.basis import Steering
 from personalign.decode.constrain import num_words
-from personalign.decode.experts import BASE_ADAPTER, Expert
+from personalign.decode.experts import Expert
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
+from personalign.decode.lora import BASE_ADAPTER
 from personalign.decode.models import ArgsSteering, Models
 from personalign.decode.request import Request, reason
 from personalign.decode.reward_model import RewardModel

@@ -7,8 +7,6 @@ of transformers, or from a folder of ``train/reward.py``: a LoRA, merged here, a
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,11 +22,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
-from personalign.decode.load import CausalModel, cache_argument, context, first_line, load_causal, read_frozen
+from personalign.decode.checkpoint import first_line, read_frozen
+from personalign.decode.load import CausalModel, cache_argument, context, load_causal
+from personalign.decode.lora import merged, read_lora, with_lora
 from personalign.errors import ModelError
 
-MANIFEST, HEAD, ADAPTER = "reward.json", "reward.safetensors", "adapter_model.safetensors"
-UNFIT = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)  # what peft raises of a strange LoRA
+MANIFEST, HEAD = "reward.json", "reward.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,11 +201,12 @@ def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardMod
         )
     head = _head(folder, axes, causal.hidden_size).to(causal.device)
     decoder = decoder_of(causal.model, causal.name)
+    lora = read_lora(folder, decoder)
     try:
-        config, tensors = LoraConfig.from_pretrained(str(folder)), load_file(folder / ADAPTER)
-        config.base_model_name_or_path = None  # peft would compare names; the fingerprints are surer
-        backbone = merged(_restored(decoder, config, tensors))
-    except UNFIT as error:
+        adapted = with_lora(decoder, lora.config)
+        set_peft_model_state_dict(adapted, lora.weights)
+        backbone = merged(adapted)
+    except Exception as error:
         raise ModelError(
             f"{folder} doesn't fit {causal.name} ({first_line(error)}); expected a LoRA trained on it; train it again"
         ) from error
@@ -251,33 +251,3 @@ def _head(folder: Path, axes: tuple[str, ...], H: int) -> nn.Linear:
     head = nn.Linear(H, len(axes))
     head.load_state_dict(tensors)
     return head.eval().requires_grad_(requires_grad=False)
-
-
-def with_lora(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """Put a fresh LoRA on a decoder, in place; it starts as no change at all."""
-    with warnings.catch_warnings():  # peft 0.21 asks for an attribute that transformers 5.23 has renamed,
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        # and finds out for itself which way round GPT-2 keeps its matrices
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
-        return get_peft_model(decoder, config)
-
-
-def _restored(decoder: PreTrainedModel, config: LoraConfig, tensors: Mapping[str, Tensor]) -> PeftModel:
-    lora = with_lora(decoder, config)
-    if tensors.keys() != get_peft_model_state_dict(lora).keys():
-        raise ValueError("the LoRA's layers are not those of its configuration")
-    set_peft_model_state_dict(lora, dict(tensors))
-    return lora
-
-
-def merged(lora: PeftModel) -> PreTrainedModel:
-    """Add a LoRA to the weights under it, in place, and freeze the decoder.
-
-    Raises:
-        ValueError: a weight would not be finite.
-    """
-    decoder = lora.merge_and_unload(safe_merge=True)
-    assert isinstance(decoder, PreTrainedModel), "what the LoRA was put on"
-    module: nn.Module = decoder  # whose methods are typed
-    module.eval().requires_grad_(requires_grad=False)
-    return decoder

@@ -121,22 +121,15 @@ def test_what_others_write_is_not_read_by_an_expert(kit: Kit) -> None:
     assert beside.ids == alone.ids
 
 
-def test_an_expert_that_is_gone_is_not_one_that_changes_nothing(kit: Kit) -> None:
-    """A request checked while it is removed ends in an error, and isn't answered as if nothing had been asked for."""
-    gone = load_expert(kit.folder / "hotels", load_causal(kit.folder / "small", "cpu"))
-    gone.remove()
-    assert not gone.changes_nothing
-
-
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
         ("expert.json", None, "expert.json can't be read"),
         ("expert.json", "{}", "expected .*alpha"),
-        ("expert.json", '{"alpha": -1}', "alpha -1"),
-        ("expert.json", '{"alpha": NaN}', "alpha nan"),
+        ("expert.json", '{"alpha": -1}', "alpha is -1"),
+        ("expert.json", '{"alpha": NaN}', "alpha is .*NaN|alpha is nan"),
         ("adapter_model.safetensors", None, "lacks adapter_model.safetensors"),
-        ("adapter_model.safetensors", "junk", "doesn't fit"),
+        ("adapter_model.safetensors", "junk", "can't be read"),
     ],
 )
 def test_a_broken_expert_folder_is_refused(kit: Kit, tmp_path, file: str, content: str | None, complaint: str) -> None:
@@ -157,7 +150,7 @@ def test_an_adapter_of_another_size_or_kind_is_refused(kit: Kit, tmp_path) -> No
     dora = shutil.copytree(kit.folder / "hotels", tmp_path / "dora")
     config = json.loads((dora / "adapter_config.json").read_text())
     (dora / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(ModelError, match="isn't a plain LoRA"):
+    with pytest.raises(ModelError, match="sets use_dora"):
         load_expert(dora, kit.folder / "small")
 
 

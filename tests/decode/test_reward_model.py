@@ -21,7 +21,8 @@ from transformers import (
     Qwen2ForSequenceClassification,
 )
 
-from personalign.decode.reward_model import ADAPTER, HEAD, MANIFEST, RewardModel, load_reward
+from personalign.decode.lora import WEIGHTS as ADAPTER
+from personalign.decode.reward_model import HEAD, MANIFEST, RewardModel, load_reward
 from personalign.errors import ModelError
 from personalign.train.reward.pairs import Pair
 from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
@@ -205,10 +206,10 @@ def test_a_lora_may_be_loaded_twice(tuned: Path) -> None:
         (MANIFEST, '{"base": "base", "axes": ["warmth"]}', r"reward\.json can't be read"),
         (HEAD, None, r"reward\.safetensors can't be read"),
         (HEAD, "junk", r"reward\.safetensors can't be read"),
-        (ADAPTER, None, "doesn't fit"),
-        (ADAPTER, "junk", "doesn't fit"),
-        ("adapter_config.json", None, "doesn't fit"),
-        ("adapter_config.json", "{}", "doesn't fit"),
+        (ADAPTER, None, r"lacks adapter_model\.safetensors"),
+        (ADAPTER, "junk", r"adapter_model\.safetensors can't be read"),
+        ("adapter_config.json", None, "isn't a plain LoRA"),
+        ("adapter_config.json", "{}", "isn't a plain LoRA"),
     ],
 )
 def test_a_broken_folder_is_refused(
@@ -228,9 +229,9 @@ def test_a_broken_folder_is_refused(
     [
         (HEAD, lambda tensors: tensors | {"weight": tensors["weight"][:1]}, "holds"),
         (HEAD, lambda tensors: tensors | {"bias": tensors["bias"] * torch.nan}, "finite numbers"),
-        (ADAPTER, lambda tensors: dict(list(tensors.items())[1:]), "layers are not those"),
+        (ADAPTER, lambda tensors: dict(list(tensors.items())[1:]), "lacks the weight"),
         (ADAPTER, lambda tensors: {name: value[:, :1] for name, value in tensors.items()}, "doesn't fit"),
-        (ADAPTER, lambda tensors: {name: value * torch.nan for name, value in tensors.items()}, "doesn't fit"),
+        (ADAPTER, lambda tensors: {name: value * torch.nan for name, value in tensors.items()}, "holds NaN or Inf"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from personalign.decode.reward_model import with_lora
+from personalign.decode.lora import with_lora
 from personalign.train.files import public_name
 from personalign.train.loop import DevCheck, Recipe, train
 

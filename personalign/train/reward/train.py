@@ -23,16 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from personalign.decode.load import CausalModel
-from personalign.decode.reward_model import (
-    ADAPTER,
-    HEAD,
-    MANIFEST,
-    RewardModel,
-    decoder_of,
-    last_hidden,
-    merged,
-    with_lora,
-)
+from personalign.decode.lora import WEIGHTS, merged, with_lora
+from personalign.decode.reward_model import HEAD, MANIFEST, RewardModel, decoder_of, last_hidden
 from personalign.errors import InputError, MessageError
 from personalign.train.files import public_name
 from personalign.train.progress import track
@@ -307,7 +299,7 @@ def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str, n
     folder.mkdir(parents=True, exist_ok=True)
     base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
     _lora_as_saved(trained.lora, base).save_pretrained(str(folder))
-    save_file(_on_cpu(trained.adapter), folder / ADAPTER, metadata={"format": "pt"})
+    save_file(_on_cpu(trained.adapter), folder / WEIGHTS, metadata={"format": "pt"})
     save_file(_on_cpu(trained.model.head.state_dict()), folder / HEAD)
     manifest = {
         "base": f"../{base}" if is_local else base,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab.bootstrap import mean
 from lab.harness import Bar, Between
 from lab.learning import learn
 from lab.learning.judged import Judged, together

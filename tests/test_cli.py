@@ -24,7 +24,7 @@ from personalign.store.driver import sqlite_driver
 # a loaded model's libraries warn of things to come; what reaches stdout is what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-QUALITY = Path(__file__).parents[1] / "personalign" / "bench" / "results" / "quality.json"
+QUALITY = Path(__file__).parents[1] / "lab" / "results" / "quality.json"
 HELLO = "I'd like to rent a car please."
 SCHEMA = (
     '{"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"], "additionalProperties": false}'

@@ -82,7 +82,7 @@ def load_corpus(data: Path) -> Corpus:
 
 def _read(path: Path) -> Iterator[Dialogue]:
     if not path.is_file():
-        raise InputError(f"there is no {path}; personalign/train/dialogues.py says where the corpora are published")
+        raise InputError(f"there is no {path}; lab/zoo/dialogues.py says where the corpora are published")
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -90,7 +90,7 @@ def _read(path: Path) -> Iterator[Dialogue]:
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 raise InputError(
                     f"{path}, line {number} is no dialogue ({error!r}); expected an object with the lists services and "
-                    "turns, as personalign/train/dialogues.py tells"
+                    "turns, as lab/zoo/dialogues.py tells"
                 ) from error
 
 

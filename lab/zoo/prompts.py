@@ -1,7 +1,7 @@
 """Print the held-out user turns that quality is measured on: ``python -m lab.zoo.prompts --data DIR``.
 
 They begin dialogues that no model was trained on and that the basis was neither tested nor calibrated on; the
-hotels stand apart, for the expert. Redirect them to ``personalign/bench/prompts.jsonl``.
+hotels stand apart, for the expert. Redirect them to ``lab/quality/prompts.jsonl``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -106,10 +107,10 @@ def test_knowing_the_kinds_pays() -> None:
 def test_draws_stand_for_a_posterior() -> None:
     """Chances sum to 1, the same draws come again, and likely points come as often as they should."""
     belief = believe([told(KINDS[0], 3)], replace(MIXED, share=1.0), UNBIASED)[0]
-    for of in (belief, FLAT):
-        some = of.draw(600)
+    for draws in (belief.draw, partial(draw, FLAT)):
+        some = draws(600)
         assert some.chance.sum() == pytest.approx(1)
-        np.testing.assert_array_equal(some.weights, of.draw(600).weights)
+        np.testing.assert_array_equal(some.weights, draws(600).weights)
     some = belief.draw(600)
     assert np.abs(some.chance[some.weights[:, 0] == 2].sum() - belief.chance[0]) < 2 / 600
     np.testing.assert_allclose(draw(FLAT, 600).weights.mean(axis=0), 0, atol=1e-12)

@@ -30,7 +30,7 @@ from personalign.types import Guidance, Message, Profile, Sampling
 # a loaded model's libraries warn of things to come
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 PLAN = Plan(
     num_people=2, num_prompts=3, num_hotel_prompts=2, multiples=(1.0,), candidates=(5, 10),
     args_multiples={"args_prefixes": (1.0,), "args_replies": (1.0,)}, num_chosen=(1, 2), alphas=(0.0, 1.0),

@@ -9,8 +9,8 @@ import pytest
 
 from lab.zoo.dialogues import Corpus, load_corpus
 
-TWIN = Path(__file__).parents[1] / "data"
-REAL = Path(os.environ.get("PERSONALIGN_DATA") or Path(__file__).parents[3] / "shared" / "data")
+TWIN = Path(__file__).parents[2] / "data"
+REAL = Path(os.environ.get("PERSONALIGN_DATA") or Path(__file__).parents[4] / "shared" / "data")
 needs_real_data = pytest.mark.skipif(
     not (REAL / "corpora" / "sgd_dialogues.jsonl").exists(), reason=f"no corpora/sgd_dialogues.jsonl under {REAL}"
 )

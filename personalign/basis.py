@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 
 from personalign.basis_schema import DOOR, Config, QuestionRow, Version, check_arrays, check_questions
 from personalign.errors import BasisError, InputError, ProfileError
-from personalign.types import Array, Axis, Gaussian, Message, Noise, Profile
+from personalign.types import Array, Gaussian, Message, Noise, Profile
+from personalign.words import Axis
 
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
 FORMAT = 1

@@ -214,7 +214,7 @@ class Onboarding:
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
-        return replace(profile, axes=self._basis.axes, pinned=self._serving.pinned)
+        return self._serving.described(profile)
 
 
 def _watch(answers: Sequence[Answer]) -> Drift:

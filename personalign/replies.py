@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from zlib import crc32
 
 from personalign.basis import Basis
 from personalign.bundled import Source
@@ -30,7 +29,7 @@ from personalign.decode.request import check_strength
 from personalign.learn.served import Serving
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Array, Guidance, Message, Profile, Reply, Sampling
+from personalign.types import Array, Message, Profile, Reply, Sampling
 
 TOGETHER = 128  # requests that are handed over at once, at most: half of those that may wait
 
@@ -70,23 +69,10 @@ class Replies:
     ) -> Request:
         """What a person asks for, under their newest profile."""
         check_strength(strength)  # before the profile: a stranger's typo is a typo
-        guidance = self._guidance(self._recent.get(user), rule, strength)
+        reward_model = self.models.reward_model if rule == "args" else None
+        is_everyones = reward_model is not None and reward_model.num_axes == 1
+        guidance = self._serving.guidance(self._recent.get(user), strength, is_everyones=is_everyones)
         return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
-
-    def _guidance(self, profile: Profile, rule: str, strength: float) -> Guidance | None:
-        is_shadow = self._serving.is_shadow
-        if profile.informative:
-            confidence = self._basis.confidence(profile.covariance)
-            fingerprint = crc32(profile.mean.tobytes())  # differs if the person was erased and came back
-            weights = self._serving.weights(profile)
-            return Guidance(weights, confidence, strength, profile.revision, profile.user, fingerprint, is_shadow)
-        if rule == "args":
-            reward_model = self.models.reward_model
-            is_everyones = (
-                reward_model is not None and reward_model.num_axes == 1
-            )  # nothing has to be known of a person
-            return Guidance(profile.mean, float(is_everyones), strength, is_shadow=is_shadow)
-        return None
 
     def write(self, request: Request) -> Reply:
         """Write one reply beside everybody else's."""

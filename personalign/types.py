@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, MessageError, ProfileError
+from personalign.words import FAINT, IMPERSONAL, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
 Choice = Literal["a", "b", "tie", "neither", "skip"]
@@ -77,16 +78,6 @@ class Noise:
     def __post_init__(self) -> None:
         if not (0 <= self.tie <= MAX_UTILITY and 0 <= self.lapse < 1 and 0 <= self.side <= MAX_UTILITY):
             raise InputError(f"found {self}; expected tie and side from 0 to {MAX_UTILITY:g} and 0 ≤ lapse < 1")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One reward axis in words: "length" is about "how long the reply is", from "shorter" to "longer"."""
-
-    name: str
-    about: str
-    less: str
-    more: str
 
 
 @dataclass(frozen=True)
@@ -155,21 +146,33 @@ class Profile:
     answers: int  # to questions, informative or not
     informative: int  # those that say something about the weights; 0 means plain decoding
     axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's, for `explain`
-    gain: float = 0.0  # nats by which their answers were foreseen better than by the prior's mean; 0 without a gate
-    pinned: Mapping[str, float] = field(default_factory=dict, repr=False)  # axes whose weight the operator sets
+    gain: float = 0.0  # nats by which their answers were predicted better than by the prior's mean; 0 without a gate
+    pinned: Mapping[str, float] = field(default_factory=dict)  # axes whose weight the operator sets
+    common: Array | None = None  # (d,) the prior's mean, which is no taste of their own; None: 0
+    openness: float = 1.0  # of what sets them apart from it, how much is served
 
     @property
     def posterior(self) -> Gaussian:
         """The weights' distribution."""
         return Gaussian(self.mean, self.covariance)
 
+    def __repr__(self) -> str:
+        tastes = "; ".join(axis.verdict(surety) for axis, surety in self._tastes(3)) or "no taste stands out"
+        return (
+            f"Profile({self.user!r}, basis {self.basis_id[:8]}, revision {self.revision}, {self.answers} answers: "
+            f"{tastes})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A bar for each axis, which notebooks draw."""
+        title = f"{self.user}: {self.answers} answers, revision {self.revision}"
+        return bars(title, zip(self.axes, self.mean.tolist(), self._deviations().tolist(), strict=True))
+
     def explain(self, top: int = 5) -> str:
         """The tastes that stand out, in words, surest first, then the axes that are pinned; one line each."""
-        if not self.informative:
-            return "Nothing is known yet: replies are the model's own."
-        tastes = [
-            f"{_adverb(abs(surety))} {_direction(axis, surety)} ({axis.about})" for axis, surety in self._tastes(top)
-        ]
+        if not (self.informative and self.openness):
+            return IMPERSONAL if self.informative else UNKNOWN
+        tastes = [f"{axis.verdict(surety)} ({axis.about})" for axis, surety in self._tastes(top)]
         pins = [
             f"{axis.about}: pinned to {self.pinned[axis.name]:g} by the operator, whatever was answered"
             for axis in self.axes
@@ -182,18 +185,12 @@ class Profile:
 
         It is what a profile comes to without steering, as a system message: a baseline, or one more thing to stack.
         """
-        if not self.informative:
+        if not (self.informative and self.openness):
             return ""
         tastes = [(axis, surety, abs(surety)) for axis, surety in self._tastes(top)]
         pins = [(axis, self.pinned[axis.name], 1.0) for axis in self.axes if self.pinned.get(axis.name)]
-        wishes = [_wish(*wish) for wish in [*tastes, *pins] if not wish[0].name.startswith(LEARNT)]
+        wishes = [axis.wish(*wish) for axis, *wish in [*tastes, *pins] if not axis.name.startswith(LEARNT)]
         return "\n".join(["Write every reply the way this person likes replies to be.", *wishes]) if wishes else ""
-
-    def _tastes(self, top: int) -> list[tuple[Axis, float]]:
-        """The axes that stand out, and how many standard deviations from 0, surest first; none that is pinned."""
-        surety = self.mean / np.sqrt(np.diag(self.covariance))
-        free = [j for j in np.argsort(-np.abs(surety)) if self.axes[j].name not in self.pinned]
-        return [(self.axes[j], float(surety[j])) for j in free[:top] if abs(surety[j]) >= 0.5]
 
     def changes(self, previous: Profile, top: int = 3) -> str:
         """What became of an earlier profile, in words, the largest change first; one line each.
@@ -206,35 +203,21 @@ class Profile:
                 f"found profiles of the bases {previous.basis_id[:12]} and {self.basis_id[:12]}, whose axes can't be "
                 "compared; expected two of one basis"
             )
-        before, after = (of.mean / np.sqrt(np.diag(of.covariance)) for of in (previous, self))
-        shift = after - before
-        lines = [
-            _change(self.axes[j], before[j], after[j]) for j in np.argsort(-np.abs(shift))[:top] if abs(shift[j]) >= 0.1
-        ]
+        before, after = previous.mean / previous._deviations(), self.mean / self._deviations()
+        largest = np.argsort(-np.abs(after - before))[:top]
+        lines = [self.axes[j].change(before[j], after[j]) for j in largest if abs(after[j] - before[j]) >= 0.1]
         return "\n".join(lines) or "Nothing changed that could be seen."
 
+    def _deviations(self) -> Array:
+        return np.asarray(np.sqrt(np.diag(self.covariance)))
 
-def _wish(axis: Axis, towards: float, surety: float) -> str:
-    verb = "Strongly favour" if surety >= 2 else "Favour" if surety >= 1 else "Lean towards"
-    return f"{verb} {_direction(axis, towards)}."
-
-
-def _change(axis: Axis, before: float, after: float) -> str:
-    was, now = _verdict(axis, before), _verdict(axis, after)
-    line = f"towards {_direction(axis, after - before)} ({axis.about})"
-    return line if was == now else f"{line}: {was} → {now}"
-
-
-def _verdict(axis: Axis, surety: float) -> str:
-    return f"{_adverb(abs(surety))} {_direction(axis, surety)}" if abs(surety) >= 0.5 else "undecided"
-
-
-def _direction(axis: Axis, surety: float) -> str:
-    return axis.more if surety > 0 else axis.less
-
-
-def _adverb(surety: float) -> str:
-    return "clearly prefers" if surety >= 2 else "prefers" if surety >= 1 else "may prefer"
+    def _tastes(self, top: int) -> list[tuple[Axis, float]]:
+        """The axes that stand out by what is served, surest first; none that is pinned, or only everybody's."""
+        own = self.mean if self.common is None else self.mean - self.common
+        surety = (self.mean - (1 - self.openness) * own) / self._deviations()
+        is_told = (np.abs(surety) >= FAINT) & (np.abs(own) >= FAINT * self._deviations())
+        ranked = [(self.axes[j], float(surety[j])) for j in np.argsort(-np.abs(surety)) if self.axes and is_told[j]]
+        return [(axis, towards) for axis, towards in ranked if axis.name not in self.pinned][:top]
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +236,7 @@ class Guidance:
     user: str = ""
     generation: int = 0
     is_shadow: bool = False
+    is_personal: bool = True  # False where the basis knows nothing that sets one person apart: nothing is steered
 
 
 @dataclass(frozen=True)

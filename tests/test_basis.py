@@ -25,7 +25,8 @@ from personalign.learn import fit
 from personalign.learn.axes import AXES, measure
 from personalign.learn.features import features
 from personalign.learn.prior import prior_scale
-from personalign.types import Axis, Gaussian, Message, Noise, Profile
+from personalign.types import Gaussian, Message, Noise, Profile
+from personalign.words import Axis
 
 D = 3
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "A table for two, please."},)

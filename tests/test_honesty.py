@@ -17,7 +17,8 @@ from personalign.errors import InputError
 from personalign.learn.fit import Record
 from personalign.learn.gate import gain_of
 from personalign.service import Personalign
-from personalign.types import Guidance, Message, Sampling
+from personalign.types import Gaussian, Guidance, Message, Sampling
+from personalign.words import IMPERSONAL
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
 
@@ -80,6 +81,22 @@ def test_a_gate_draws_the_head_back_and_leaves_the_profile(url: str, tmp_path: P
         np.testing.assert_allclose(head.weights, mu + 0.5 * (profile.mean - mu))
         assert head.confidence == p.basis.confidence(profile.covariance) > 0
         assert p.chat("ada", HELLO).guided
+
+
+def test_with_a_shut_gate_a_person_is_served_unguided(url: str, tmp_path: Path) -> None:
+    """With κ = 0 every reply is the model's own, the reason is told, and so is the profile; a μ presses nobody."""
+    basis = Basis.load(TINY / "basis")
+    mean = basis.prior.mean + 0.6 * (np.arange(basis.num_axes) == 0)
+    everybody = replace(basis, gate=Gate(0.0, 0.5), prior=Gaussian(mean, basis.prior.covariance))
+    everybody.save(tmp_path / "basis")
+    with Personalign.open(url, basis=tmp_path / "basis") as p:
+        onboard(p, "ada", most=4)
+        assert p.profile("ada").informative == 4
+        reply = p.chat("ada", HELLO)
+        assert (reply.guided, reply.reason, reply.text) == (False, "nothing_personal", p.chat("nobody", HELLO).text)
+        assert p.chat("nobody", HELLO).reason == "no_answers"
+        assert p.chat("ada", HELLO, strength=0).reason == "nothing_personal"
+        assert p.profile("ada").explain() == IMPERSONAL
 
 
 def test_each_answer_is_judged_before_it_is_used(url: str, tmp_path: Path) -> None:

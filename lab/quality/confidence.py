@@ -8,17 +8,18 @@ caution alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lab.harness import turns
+from lab.quality.panel import served
 from lab.quality.people import describe, with_interval
-from personalign.decode import Models, Request, generate
+from personalign.decode import Request, generate
 from personalign.demo.people import NUM_PROMPTS, Met, fresh_service, gain, load_prompts, meet_pair
 from personalign.service import Personalign
-from personalign.types import Guidance, Profile
+from personalign.types import Profile
 
 NUM_ANSWERS = (3, 10)
 MEASURES = ("utility", "kl")
@@ -65,8 +66,8 @@ def _compare(p: Personalign, people: Sequence[Met], num_answers: int, constant: 
     """Both arms for everyone after so many answers."""
     profiles = [met.onboarding.profiles[: num_answers + 1][-1] for met in people]
     rho = [p.basis.confidence(profile.covariance) for profile in profiles]
-    by_rho = _steer(p.models, people, profiles, rho)
-    by_constant = _steer(p.models, people, profiles, [constant] * len(people))
+    by_rho = _steer(p, people, profiles, rho)
+    by_constant = _steer(p, people, profiles, [constant] * len(people))
     for met, confidence, (utility_rho, kl_rho), (utility_constant, kl_constant) in zip(
         people, rho, by_rho, by_constant, strict=True
     ):
@@ -74,12 +75,13 @@ def _compare(p: Personalign, people: Sequence[Met], num_answers: int, constant: 
 
 
 def _steer(
-    models: Models, people: Sequence[Met], profiles: Sequence[Profile], confidences: Sequence[float]
+    p: Personalign, people: Sequence[Met], profiles: Sequence[Profile], confidences: Sequence[float]
 ) -> list[tuple[float, float]]:
     """What each person gains over base's replies by a profile that acts with a confidence, and its KL."""
     prompts = load_prompts()[:NUM_PROMPTS]
-    guides = [None, *(Guidance(w.mean, rho) for w, rho in zip(profiles, confidences, strict=True))]
-    replies = generate(models, [Request(prompt, guidance=guide) for guide in guides for prompt in prompts])
+    known = zip(profiles, confidences, strict=True)
+    guides = [None, *(replace(served(p, profile), confidence=rho) for profile, rho in known)]
+    replies = generate(p.models, [Request(prompt, guidance=guide) for guide in guides for prompt in prompts])
     base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
     return [
         (gain(met.person, prompts, [r.text for r in base], [r.text for r in own]), float(np.mean([r.kl for r in own])))

@@ -6,7 +6,7 @@ A profile has never seen the taste, which is no function of the axes; so who jud
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,11 +31,11 @@ class Member:
 
     person: SimulatedPerson
     profile: Profile
-    confidence: float
+    served: Guidance
 
     def guidance(self, strength: float) -> Guidance:
         """What a request carries of them."""
-        return Guidance(self.profile.mean, self.confidence, strength, self.profile.revision, self.profile.user)
+        return replace(self.served, strength=strength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +98,15 @@ def meet(p: Personalign, num_people: int) -> list[Member]:
     for seed in range(FIRST_SEED, FIRST_SEED + num_people):
         person, name = make_pair(p, seed)[seed % 2], f"person {seed}"
         profile = onboard(p, name, person, seed).profile
-        members.append(Member(person, profile, p.basis.confidence(profile.covariance)))
+        members.append(Member(person, profile, served(p, profile)))
     return members
+
+
+def served(p: Personalign, profile: Profile) -> Guidance:
+    """What a request of somebody who answered carries."""
+    guidance = p.serving.guidance(profile)
+    assert guidance is not None, "people who were onboarded are known"
+    return guidance
 
 
 def utilities(members: Sequence[Member], prompts: Sequence[Sequence[Message]], texts: Sequence[Sequence[str]]) -> Table:

@@ -64,7 +64,7 @@ def reason(request: Request, steering: Steering, *, is_sound: bool, is_shadow: b
     if not is_sound:
         return "non_finite_reward"
     if guidance is None or guidance.confidence <= 0:
-        return "no_answers"
+        return "no_answers" if guidance is None or guidance.is_personal else "nothing_personal"
     is_off = guidance.strength <= 0 if request.rule == "args" else gain(guidance, steering) <= 0
     return "strength_zero" if is_off else "forgotten"
 

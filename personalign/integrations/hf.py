@@ -97,10 +97,7 @@ class SteeredModel:
         if profile is None:
             return None
         self.basis.check_profile(profile)
-        if not profile.informative:
-            return None
-        weights = Serving(self.basis, profile.pinned).weights(profile)
-        return Guidance(weights, self.basis.confidence(profile.covariance), strength, profile.revision)
+        return Serving(self.basis, profile.pinned).guidance(profile, strength)
 
 
 class Guide(LogitsProcessor):
@@ -253,7 +250,7 @@ class Guide(LogitsProcessor):
     def _reason(self, person: int) -> str:
         guidance = self._guidance[person]
         if guidance is None or guidance.confidence <= 0:
-            return "no_answers"
+            return "no_answers" if guidance is None or guidance.is_personal else "nothing_personal"
         return "non_finite_reward" if self._gains[person] > 0 else "strength_zero"
 
 

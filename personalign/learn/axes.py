@@ -17,7 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.errors import BasisError
-from personalign.types import Axis, Message
+from personalign.types import Message
+from personalign.words import Axis
 
 AXES: tuple[Axis, ...] = (
     Axis("length", "how long the reply is", "shorter replies", "longer replies"),

@@ -1,4 +1,4 @@
-"""The head that serves a person: as much of their profile as is trusted, and what the operator decided.
+"""The weights that serve a person: as much of their profile as is trusted, and what the operator decided.
 
 In this order: the population's gate (``gate.py``), where the basis has one, w′ = μ + κ_u(w − μ); a bound on how far w′
 is from everybody's; the operator's pins. The profile that is stored and shown stays the posterior itself.
@@ -7,7 +7,9 @@ is from everybody's; the operator's pins. The profile that is stored and shown s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
@@ -16,8 +18,8 @@ from scipy.special import chdtri
 
 from personalign.basis import Basis
 from personalign.errors import InputError
-from personalign.learn.gate import gain_by, shrink
-from personalign.types import MAX_UTILITY, WEIGHTS, Gaussian, Profile
+from personalign.learn.gate import gain_by, openness, shrink
+from personalign.types import MAX_UTILITY, WEIGHTS, Gaussian, Guidance, Profile
 
 REACH = 0.999  # of the people whom the prior describes are within the bound
 _NO_PINS: Mapping[str, float] = MappingProxyType({})
@@ -48,6 +50,35 @@ class Serving:
         if self._gate is not None:
             post = shrink(self._gate, post, prior, profile.gain, profile.informative)
         return self._pin(bounded(post.mean, prior))
+
+    def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
+        """What a request carries of a person: nothing of someone without an informative answer.
+
+        Where the gate is shut (κ = 0) everybody would get the same weights: they steer nothing, and the reason is told.
+        ``is_everyones`` says that the reward is the same for all people, so that nothing has to be known of one.
+        """
+        if not profile.informative:
+            return Guidance(profile.mean, 1.0, strength, is_shadow=self.is_shadow) if is_everyones else None
+        is_personal = is_everyones or self.openness(profile) > 0
+        return Guidance(
+            weights=self.weights(profile),
+            confidence=self._basis.confidence(profile.covariance) if is_personal else 0.0,
+            strength=strength,
+            revision=profile.revision,
+            user=profile.user,
+            generation=crc32(profile.mean.tobytes()),  # differs if the person was erased and came back
+            is_shadow=self.is_shadow,
+            is_personal=is_personal,
+        )
+
+    def openness(self, profile: Profile) -> float:
+        """How much of what sets a person apart from everybody is served."""
+        return 1.0 if self._gate is None else openness(self._gate, profile.gain, profile.informative)
+
+    def described(self, profile: Profile) -> Profile:
+        """The profile with what it takes to explain what of it is served."""
+        basis, own = self._basis, self.openness(profile)
+        return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=own)
 
     def gain(
         self, v: Float[NDArray[np.float64], "d"], choice: str, before: Profile, kind: str = "question"

@@ -24,7 +24,8 @@ from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
 from personalign.integrations.hf import Account, Guide, SteeredModel, _Passes
 from personalign.learn.served import Serving
-from personalign.types import Axis, Gaussian, Guidance, Message, Noise, Profile, Sampling
+from personalign.types import Gaussian, Guidance, Message, Noise, Profile, Sampling
+from personalign.words import Axis
 from tests.decode.tiny_models import STEERING, D, H, V, bits, random_head, talk, tokenizer
 
 SIZES = {

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from personalign.errors import BasisError
 from personalign.learn.axes import AXES, MEASURES, measure, measure_many
-from personalign.types import Axis, Message
+from personalign.types import Message
+from personalign.words import Axis
 from tests.learn.people import Array
 
 ASKED: list[Message] = [{"role": "user", "content": "I'd like to rent a small car in Lisbon please."}]

@@ -14,6 +14,7 @@ from personalign.learn.fit import fit
 from personalign.learn.gate import FROM, openness
 from personalign.learn.served import Serving, bounded
 from personalign.types import Gaussian, Profile
+from personalign.words import IMPERSONAL
 from tests.learn.people import Array, answers
 
 BASIS = Basis.load(TINY / "basis")
@@ -121,3 +122,39 @@ def test_gains_are_told_by_a_gate_only() -> None:
     assert gated.gain(v, "a", profile, "thumbs") == pytest.approx(0.36 * asked)
     assert gated.gain(v, "skip", profile) is None
     assert gated.gain(v, "a", profile, "check") is None
+
+
+def test_with_a_shut_gate_nothing_personal_is_served() -> None:
+    """κ = 0: whatever was answered, nothing is steered, also under pins; an open gate, the control, does steer."""
+    shut = Serving(replace(BASIS, gate=Gate(0.0, 0.5)), {"length": 1.0})
+    for seed in range(5):
+        profile = profile_of(somebody(seed))
+        found = shut.guidance(profile)
+        assert found is not None
+        assert (found.confidence, found.is_personal) == (0.0, False)
+        assert shut.described(profile).explain() == IMPERSONAL
+        control = Serving(GATED).guidance(profile)
+        assert control is not None
+        assert control.is_personal
+        assert control.confidence == BASIS.confidence(profile.covariance) > 0
+
+
+def test_a_reward_that_is_everyones_needs_no_person() -> None:
+    """Strangers and people behind a shut gate are guided by it; by personal weights strangers aren't."""
+    shut = Serving(replace(BASIS, gate=Gate(0.0, 0.5)))
+    stranger, known = BASIS.first_profile("ben"), profile_of(somebody(1))
+    assert shut.guidance(stranger) is None
+    for profile in (stranger, known):
+        found = shut.guidance(profile, 2.0, is_everyones=True)
+        assert found is not None
+        assert (found.is_personal, found.strength) == (True, 2.0)
+        assert found.confidence > 0
+
+
+def test_guidance_tells_people_apart() -> None:
+    """Its generation differs for a person who was erased and came back; shadow is passed on."""
+    first, second = (Serving(BASIS, is_shadow=True).guidance(profile_of(somebody(seed))) for seed in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first.generation != second.generation
+    assert first.is_shadow

@@ -22,8 +22,9 @@ from personalign.decode import Models, Request, generate
 from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.features import Embed, features
+from personalign.learn.served import Serving
 from personalign.train.progress import track
-from personalign.types import Gaussian, Guidance, Message, Reply, Sampling
+from personalign.types import Gaussian, Message, Reply, Sampling
 
 MAX_KL = 0.4
 ENOUGH = 0.9  # of the largest utility
@@ -132,8 +133,11 @@ def _requests(
     alpha: float | None,
 ) -> Iterator[Request]:
     """Every person and prompt; greedy and sampled in turn, as both will be used."""
+    serving = Serving(replace(basis, gate=None))  # a shut gate would leave nothing to calibrate
     for person in people:
-        guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
+        post = person.fitted
+        profile = replace(basis.first_profile(""), mean=post.mean, covariance=post.covariance, informative=1)
+        guidance = serving.guidance(profile)
         for i, prompt in enumerate(prompts):
             yield Request(tuple(prompt), Sampling(temperature=float(i % 2), seed=i), guidance, expert, alpha)
 

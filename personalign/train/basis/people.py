@@ -26,7 +26,8 @@ from personalign.learn.features import Embed
 from personalign.train.basis.build import UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog
-from personalign.types import INFORMATIVE, MAX_AXES, Array, Axis, Gaussian, Message, Noise
+from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Message, Noise
+from personalign.words import Axis
 
 HELD_OUT = 0.25  # of the people
 MIN_PEOPLE = 20  # so that five judge

@@ -67,7 +67,8 @@ def someone(basis: Basis, seed: int = 0) -> Member:
     replies = [text for q in basis.bank[:20] for text in (q.first, q.second)]
     person, _ = opposite_pair(seed, [q.prompt for q in basis.bank[:20] for _ in range(2)], replies)
     mean = np.random.default_rng(seed).normal(size=basis.num_axes)
-    return Member(person, Profile("ada", basis.id, 1, mean, np.eye(basis.num_axes), 1, 1, basis.axes), 1.0)
+    profile = Profile("ada", basis.id, 1, mean, np.eye(basis.num_axes), 1, 1, basis.axes)
+    return Member(person, profile, Guidance(mean, 1.0, revision=1, user="ada"))
 
 
 def test_every_method_is_measured(run: Run) -> None:

@@ -22,6 +22,8 @@ A message says what was found, what was expected, and what to do next.
 
 from __future__ import annotations
 
+import os
+
 
 class PersonalignError(Exception):
     """Base of all errors raised on purpose."""
@@ -81,6 +83,19 @@ class ErasurePending(StoreError):  # noqa: N818 - likewise
 
 class EngineError(PersonalignError):
     """A reply failed while it was written."""
+
+
+def check_process(pid: int) -> None:
+    """Refuse to go on in a forked child: it has neither the engine's thread nor the threads of the arithmetic.
+
+    Raises:
+        EngineError: this isn't the process of that number.
+    """
+    if os.getpid() != pid:
+        raise EngineError(
+            "this process was forked from the one that loaded the model, and a model doesn't survive a fork; open "
+            'personalign in the child, fork before the first reply, or start processes by "spawn"'
+        )
 
 
 class Overloaded(EngineError):  # noqa: N818 - reads as what happened

@@ -5,8 +5,10 @@ It puts profiles and decoding in sequence. Importing it loads torch.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from personalign.basis import Basis
@@ -26,34 +28,59 @@ from personalign.decode import (
 )
 from personalign.decode.encoder import HIDDEN, Embed, load_embedder
 from personalign.decode.request import check_strength
+from personalign.decode.seq import Outbox, Seq
+from personalign.errors import EngineError, check_process
 from personalign.learn.served import Serving
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Array, Message, Profile, Reply, Sampling
-
-TOGETHER = 128  # requests that are handed over at once, at most: half of those that may wait
+from personalign.types import Array, Capacity, Message, Profile, Reply, Sampling
 
 
 class Replies:
     """The models, and the worker that writes with them for as many callers as there are."""
 
     def __init__(
-        self, models: Models, basis: Basis, store: Store, profile: Callable[[str], Profile], serving: Serving
+        self,
+        models: Models,
+        basis: Basis,
+        store: Store,
+        profile: Callable[[str], Profile],
+        serving: Serving,
+        capacity: Capacity,
     ) -> None:
         self.models = models
-        self._basis, self._serving = basis, serving
-        self._recent = RecentProfiles(store, profile, self.forget)
+        self._basis, self._serving, self._capacity = basis, serving, capacity
+        self._recent = RecentProfiles(store, profile, self._forget_weights)
+        self._pid = os.getpid()
         self._starting = threading.Lock()
         self._worker: Worker | None = None  # until the first reply
+        self._is_closed = False
         self._embedder: Embed | None = None  # until the first text that learnt axes are measured in
 
     @property
     def worker(self) -> Worker:
-        """The thread that owns the engine, started on first use."""
+        """The thread that owns the engine, started on first use, and anew where it has failed.
+
+        Raises:
+            EngineError: this is closed, or is used in a forked child, or the engine can't be started.
+        """
+        check_process(self._pid)
         with self._starting:
-            if self._worker is None:
-                self._worker = Worker(Engine(self.models))
+            if self._is_closed:
+                raise EngineError("personalign is closed; open it again")
+            if self._worker is None or not self._worker.is_alive:
+                self._worker = Worker(self._engine())
             return self._worker
+
+    def _engine(self) -> Engine:
+        capacity = self._capacity
+        try:
+            return Engine(self.models, capacity.slots, capacity.max_length, capacity.waiting)
+        except Exception as error:
+            raise EngineError(
+                f"the engine can't be started: {error}; free memory on the device, or open personalign with smaller "
+                "slots= or max_length="
+            ) from error
 
     def request(
         self,
@@ -68,32 +95,47 @@ class Replies:
         regex: str | None = None,
     ) -> Request:
         """What a person asks for, under their newest profile."""
+        check_process(self._pid)
         check_strength(strength)  # before the profile: a stranger's typo is a typo
         reward_model = self.models.reward_model if rule == "args" else None
         is_everyones = reward_model is not None and reward_model.num_axes == 1
         guidance = self._serving.guidance(self._recent.get(user), strength, is_everyones=is_everyones)
-        return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule)
+        return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule, user)
+
+    def begin(self, request: Request, outbox: Outbox, *, is_streamed: bool) -> Seq:
+        """Begin a reply whose pieces, result or error are put into ``outbox`` by the engine's thread."""
+        (seq,) = self.worker.write([request], [outbox], is_streamed=is_streamed)
+        try:
+            self._forget_erased([request])
+        except BaseException:
+            seq.is_cancelled = True
+            raise
+        return seq
 
     def write(self, request: Request) -> Reply:
-        """Write one reply beside everybody else's."""
-        return self._submit(request).result()
+        """Write one reply beside everybody else's; a caller who gives it up ends it."""
+        (ticket,) = self._submit([request])
+        try:
+            return ticket.result()
+        finally:
+            ticket.cancel()
 
     def stream(self, request: Request) -> Iterator[str]:
         """Begin a reply, and give its text as it is written; dropping the iterator ends the reply."""
-        texts = _texts(self._submit(request, is_streamed=True))
+        texts = _texts(*self._submit([request], is_streamed=True))
         next(texts)  # up to the try: a generator that was never begun would be dropped without its finally
         return texts
 
     def write_all(self, requests: Sequence[Request]) -> list[Reply]:
         """Have requests written, so many at a time that others may hand over theirs, too."""
         written: list[Reply] = []
-        for start in range(0, len(requests), TOGETHER):
-            tickets = self._submit_all(requests[start : start + TOGETHER])
+        num_together = -(-self._capacity.waiting // 2)  # one person's share of an empty queue
+        for start in range(0, len(requests), num_together):
+            tickets = self._submit(requests[start : start + num_together])
             try:
                 written += [ticket.result() for ticket in tickets]
             finally:  # nobody waits for the rest where one failed
-                for ticket in tickets:
-                    ticket.cancel()
+                _cancel(tickets)
         return written
 
     def shift(self, requests: Sequence[Request]) -> list[ShiftedReply]:
@@ -109,31 +151,41 @@ class Replies:
         embedder = self._embedder
         return self.worker.perform(lambda: embedder(prompts, replies))
 
-    def _submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
-        ticket = self.worker.submit(request, is_streamed=is_streamed)
-        self._forget_erased([request])
-        return ticket
-
-    def _submit_all(self, requests: Sequence[Request]) -> list[Ticket]:
-        tickets = self.worker.submit_all(requests)
-        self._forget_erased(requests)
+    def _submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
+        tickets = self.worker.submit_all(requests, is_streamed=is_streamed)
+        try:
+            self._forget_erased(requests)
+        except BaseException:
+            _cancel(tickets)
+            raise
         return tickets
 
     def _forget_erased(self, requests: Sequence[Request]) -> None:
-        """Whoever was erased between the reading of their profile and now leaves no weights behind."""
+        """Leave no weights of a person behind who was erased since their profile was read."""
         for user in {request.guidance.user for request in requests if request.guidance}:
             if user and not self._recent.get(user).informative:
-                self.forget(user)
+                self._forget_weights(user)
 
     def forget(self, user: str) -> None:
-        """Let nobody be guided by a person's weights any more; replies being written go on without it."""
-        if self._worker is not None:
-            self._worker.forget(user)
+        """Let nothing of a person stay in memory; replies that are being written go on without their weights."""
+        self._recent.forget(user)
+        self._forget_weights(user)
+
+    def _forget_weights(self, user: str) -> None:
+        if (worker := self._worker) is not None:
+            with suppress(EngineError):  # an engine that is closed or has failed serves nobody
+                worker.forget(user)
 
     def close(self) -> None:
         """End the replies that are being written."""
+        self._is_closed = True
         if self._worker is not None:
             self._worker.close()
+
+
+def _cancel(tickets: Sequence[Ticket]) -> None:
+    for ticket in tickets:
+        ticket.cancel()
 
 
 def _texts(ticket: Ticket) -> Iterator[str]:

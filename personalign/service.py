@@ -5,6 +5,7 @@ torch is imported on the first ``chat``; asking, answering and reading profiles 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +15,24 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
+from personalign.errors import EngineError, check_process
 from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
 from personalign.onboarding import Onboarding
 from personalign.store import Store
-from personalign.types import Array, Choice, Feedback, Message, MoreSampling, Profile, Question, Reply, Sampling
+from personalign.types import (
+    Array,
+    Capacity,
+    Choice,
+    Feedback,
+    Message,
+    MoreSampling,
+    Profile,
+    Question,
+    Reply,
+    Sampling,
+)
 
 if TYPE_CHECKING:
     from personalign.decode import Models
@@ -31,14 +44,23 @@ class Personalign:
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
     def __init__(
-        self, store: Store, basis: Basis, source: Source, device: str, reward: str | None, serving: Serving
+        self,
+        store: Store,
+        basis: Basis,
+        source: Source,
+        device: str,
+        reward: str | None,
+        serving: Serving,
+        capacity: Capacity,
     ) -> None:
         self._store = store
         self._source = source
         self._device = device
         self._reward = reward
         self._onboarding = Onboarding(store, basis, self._embed, serving)
-        self._loading = threading.Lock()  # whoever comes first loads the model, once
+        self._capacity = capacity
+        self._is_closed = False
+        self._loading: dict[int, threading.Lock] = {}  # by process: the first caller loads the model, once
         self._loaded: Replies | None = None  # until then
         self.basis = basis
         self.serving = serving
@@ -54,6 +76,9 @@ class Personalign:
         device: str = "auto",
         pinned: Mapping[str, float] | None = None,
         shadow: bool = False,
+        slots: int = 32,
+        waiting: int = 256,
+        max_length: int | None = None,
     ) -> Personalign:
         """Open the store, creating a new SQLite file, and load the basis; the model waits for the first ``chat``.
 
@@ -68,19 +93,29 @@ class Personalign:
             shadow: write the model's own replies, and tell in their account what guidance would have done; as
                 ``serving.is_shadow`` it may be changed at any time.
 
+            slots: replies that are written at once.
+            waiting: requests that may wait for a slot; further ones raise ``Overloaded``.
+            max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
+
         Raises:
             BasisError: no basis was named, or it can't be read.
-            InputError: a pinned axis isn't one of the basis's, or its weight isn't a number from −100 to 100.
+            InputError: a pinned axis isn't one of the basis's, or its weight isn't a number from −100 to 100; or
+                slots, waiting or max_length isn't a whole number from 1.
             StoreError: the database can't be opened; SchemaError if its schema is older or newer.
         """
+        capacity = Capacity(slots, waiting, max_length)
         source = locate(model, basis)
         named = experts if isinstance(experts, Mapping) else {Path(path).name: path for path in experts}
         source = replace(source, experts=source.experts | {name: Path(path) for name, path in named.items()})
         loaded = Basis.load(source.basis)
         serving = Serving(loaded, pinned or {}, is_shadow=shadow)
         opened = Store.open(store)
-        opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
-        return cls(opened, loaded, source, device, reward, serving)
+        try:
+            opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
+            return cls(opened, loaded, source, device, reward, serving, capacity)
+        except BaseException:
+            opened.close()
+            raise
 
     # Onboarding
 
@@ -310,12 +345,16 @@ class Personalign:
 
     @property
     def _replies(self) -> Replies:
-        with self._loading:
+        if self._is_closed:
+            raise EngineError("personalign is closed; open it again")
+        for pid in list(self._loading):  # a child may find the model half loaded
+            check_process(pid)
+        with self._loading.setdefault(os.getpid(), threading.Lock()):
             if self._loaded is None:
                 from personalign.replies import Replies, load_models
 
                 models = load_models(self._source, self.basis, self._device, self._reward)
-                self._loaded = Replies(models, self.basis, self._store, self.profile, self.serving)
+                self._loaded = Replies(models, self.basis, self._store, self.profile, self.serving, self._capacity)
             return self._loaded
 
     def _embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
@@ -326,16 +365,19 @@ class Personalign:
 
     def forget(self, user: str) -> None:
         """Erase everything about a person; the id may start anew."""
-        self._store.forget(user)
-        if self._loaded is not None:
-            self._loaded.forget(user)
+        try:
+            self._store.forget(user)
+        finally:
+            if self._loaded is not None:
+                self._loaded.forget(user)
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored about a person, ready for JSON."""
         return self._store.export(user)
 
     def close(self) -> None:
-        """End the replies that are being written, and close the store."""
+        """End the replies that are being written, and close the store; every verb raises an error afterwards."""
+        self._is_closed = True
         if self._loaded is not None:
             self._loaded.close()
         self._store.close()

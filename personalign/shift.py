@@ -157,9 +157,9 @@ def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Se
 
 
 def _compared(models: Models, request: Request, reply: Reply, before: Found) -> ShiftedReply:
-    positions, text = [], TextStream(models.base)
-    for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True), start=1):
-        added = text.push(reply.ids[:number]).text if number <= len(reply.ids) else ""
+    positions, text = [], TextStream(models.base.detokenize)
+    for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True)):
+        added = text.push(reply.ids[number : number + 1])
         positions.append(
             Position(
                 after.id,

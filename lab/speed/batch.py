@@ -92,8 +92,7 @@ class EngineSide:
         replies = [admit(self._models, r, i, partial(outcomes.__setitem__, i)) for i, r in enumerate(requests)]
         times: list[float] = []
         started = time.perf_counter()
-        for reply in replies:
-            self._engine.submit(reply)
+        self._engine.submit(replies)
         while not self._engine.is_idle:
             self._engine.step()
             times.append(time.perf_counter() - started)

@@ -54,6 +54,7 @@ class Engine:
         self.models = models
         self.max_length = max_length or min(base.context or DEFAULT_LENGTH, DEFAULT_LENGTH)
         self._scheduler = Scheduler(num_slots, max_waiting)
+        self._dirty: set[int] = set()  # slots that are being emptied, or couldn't be
         self._slots = slots = Slots(num_slots, base.device)
         self._active = slots.rows(dtype=torch.bool)  # the prompt is read, and the reply goes on
         self._broken = slots.rows(dtype=torch.bool)  # the logits weren't finite
@@ -69,47 +70,49 @@ class Engine:
         return self._scheduler.is_idle
 
     @property
+    def is_sound(self) -> bool:
+        """Whether every slot without a reply is empty; if not, no reply may be written any more."""
+        return not self._dirty
+
+    @property
     def bank(self) -> WeightBank | None:
         """The weights of people whose replies are or were written; None without a successor head."""
         return self._chain.bank
 
-    def check(self, seq: Seq, also_waiting: int = 0) -> None:
-        """Refuse a reply for which there is no room; ``also_waiting`` are on their way here.
+    def submit(self, seqs: Sequence[Seq]) -> None:
+        """Let all of these replies wait for their turns, or none; any thread may do so.
 
         Raises:
             MessageError: prompt and reply don't fit into a slot.
             Overloaded: too many wait already.
         """
-        if seq.num_tokens > self.max_length:
-            raise MessageError(
-                f"prompt and max_tokens come to {seq.num_tokens} tokens, a slot holds {self.max_length}; shorten the "
-                "conversation, ask for fewer tokens, or open the engine with a larger max_length"
-            )
-        self._scheduler.check(also_waiting)
+        for seq in seqs:
+            if seq.num_tokens > self.max_length:
+                raise MessageError(
+                    f"prompt and max_tokens come to {seq.num_tokens} tokens, a slot holds {self.max_length}; shorten "
+                    "the conversation, ask for fewer tokens, or open personalign with a larger max_length="
+                )
+        self._scheduler.queue.add(seqs)
 
-    def submit(self, seq: Seq) -> None:
-        """Let a reply wait for its turn, or end it at once where there is no room."""
-        try:
-            self.check(seq)
-        except PersonalignError as error:
-            seq.fail(error)
-        else:
-            self._scheduler.submit(seq)
+    def waiting(self, user: str) -> list[Seq]:
+        """The replies under a person's weights that have no slot yet."""
+        return [seq for seq in self._scheduler.queue if seq.guidance and seq.guidance.user == user]
 
-    def forget(self, user: str) -> None:
+    def forget(self, user: str, waiting: Sequence[Seq] | None = None) -> None:
         """Empty a person's rows: replies that are being written go on without them, those that wait begin so."""
         self._chain.forget(user)
-        for seq in self._scheduler.waiting:
-            if seq.owner == user:
-                seq.forget()
+        for seq in self.waiting(user) if waiting is None else waiting:
+            seq.forget()
 
     def abort(self, error: PersonalignError) -> None:
-        """End every reply, waiting and running."""
-        for slot, seq in list(self._scheduler.running.items()):
+        """Tell everybody, waiting and running, that their reply failed; then empty every slot."""
+        running = dict(self._scheduler.running)
+        for slot in running:
+            self._scheduler.release(slot)
+        for seq in (*running.values(), *self._scheduler.queue.clear()):
             seq.fail(error)
-            self._release(slot)
-        for seq in self._scheduler.drain():
-            seq.fail(error)
+        for slot in range(self._slots.num_slots):
+            self._clean(slot)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -206,7 +209,12 @@ class Engine:
 
     def _release(self, slot: int) -> None:
         self._scheduler.release(slot)
+        self._clean(slot)
+
+    def _clean(self, slot: int) -> None:
+        self._dirty.add(slot)
         self._slots.release(slot)
+        self._dirty.remove(slot)
 
     @contextmanager
     def _guard(self, slots: Iterable[int]) -> Iterator[None]:
@@ -220,7 +228,7 @@ class Engine:
                 self._release(slot)
 
 
-def typed(error: Exception) -> PersonalignError:
+def typed(error: BaseException) -> PersonalignError:
     """An error of ours as it is, any other one as the cause of an EngineError."""
     if isinstance(error, PersonalignError):
         return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from personalign.decode.admit import admit
@@ -26,13 +27,15 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
         EngineError: anything else failed while a reply was written.
     """
     outcomes: dict[int, Reply | Exception | Piece] = {}
-    seqs = [admit(models, request, i, partial(outcomes.__setitem__, i)) for i, request in enumerate(requests)]
+    seqs = [
+        admit(models, replace(request, user=""), i, partial(outcomes.__setitem__, i))  # one caller's take no turns
+        for i, request in enumerate(requests)
+    ]
     if not seqs:
         return []
     longest = max(seq.num_tokens for seq in seqs)
     engine = Engine(models, min(len(seqs), MAX_ROWS), longest, max_waiting=len(seqs), steers=steers)
-    for seq in seqs:
-        engine.submit(seq)
+    engine.submit(seqs)
     while not engine.is_idle:
         engine.step()
     return [_reply(outcomes[i]) for i in range(len(seqs))]

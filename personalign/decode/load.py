@@ -29,6 +29,7 @@ from transformers import (
 from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
+from personalign.decode.text import Detokenizer
 from personalign.errors import MessageError, ModelError
 from personalign.types import ROLES, Message
 
@@ -86,6 +87,11 @@ class CausalModel:
         """How many ids the tokenizer gives out; the output layer's rows beyond them mean nothing."""
         highest: int = max(self.tokenizer.get_vocab().values())
         return highest + 1
+
+    @cached_property
+    def detokenize(self) -> Detokenizer:
+        """Ids back into text."""
+        return Detokenizer(self.tokenizer)
 
     @property
     def context(self) -> int | None:

@@ -29,7 +29,6 @@ from personalign.decode.request import Request, reason
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.sample import uniforms
 from personalign.decode.successor import SuccessorHead
-from personalign.decode.text import text_of
 from personalign.errors import ConstraintError
 from personalign.types import Guidance, Reply, Sampling, Usage
 
@@ -63,7 +62,7 @@ def generate(models: Models, request: Request) -> Reply:
     is_shadow = is_guided(models, request) and request.is_shadow
     guided = is_guided(models, request) and not is_shadow
     return Reply(
-        text=text_of(base, ids),
+        text=base.detokenize(ids),
         guided=guided,
         reason=None if guided else reason(asked, models.steering, is_sound=is_sound, is_shadow=is_shadow),
         revision=asked.guidance.revision if asked.guidance else 0,

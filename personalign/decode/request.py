@@ -12,7 +12,7 @@ from personalign.basis import Steering
 from personalign.errors import InputError, ProfileError
 from personalign.types import Guidance, Message, Sampling
 
-MAX_STOPS = 16
+MAX_STOPS, MAX_STOP = 16, 256  # strings, and characters of each
 MAX_LOGPROBS = 20
 
 
@@ -33,6 +33,7 @@ class Request:
     schema: Mapping[str, object] | str | None = None
     regex: str | None = None
     rule: str = "successor"
+    user: str = ""  # whose turn it takes up; "" is somebody of their own
 
     @property
     def is_shadow(self) -> bool:
@@ -100,6 +101,10 @@ def _check_stop(stop: object) -> None:
         raise InputError(f"stop is {stop!r}, expected a tuple of strings, such as ('###',)")
     if len(stop) > MAX_STOPS:
         raise InputError(f"stop holds {len(stop)} strings, expected at most {MAX_STOPS}; leave some out")
+    if (longest := max(map(len, stop), default=0)) > MAX_STOP:
+        raise InputError(
+            f"stop holds a string of {longest} characters, expected at most {MAX_STOP}; its beginning will do"
+        )
     if "" in stop:
         raise InputError("stop holds an empty string, which every reply begins with; expected text; leave it out")
 

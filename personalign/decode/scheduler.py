@@ -1,18 +1,97 @@
 """Who waits, who runs, and in which slot. There are no tensors here.
 
-People take turns: of everyone who waits, the one served longest ago comes next, and each in their own order. Slots
+Owners take turns: of all who wait, the one served longest ago comes next, with their oldest request. Each owner's
+share of the queue and of the slots depends on what is free, so that there is room for the next one to come. Slots
 are filled from the lowest, and replies are moved down when others end, so that a step is over few rows.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 
 from personalign.decode.seq import Seq
 from personalign.errors import Overloaded
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128)
+QUEUE_SHARE, SLOT_SHARE = 1, 3  # an owner takes another place while they hold fewer than so many times the free ones
+
+
+class Queue:
+    """Replies that wait for a slot. Any thread may use it.
+
+    The share of an owner is a dynamic threshold (Choudhury and Hahne 1998): alone they take half of all places, the
+    next owner half of the rest.
+    """
+
+    def __init__(self, num_places: int, num_slots: int) -> None:
+        self._num_places, self._num_slots = num_places, num_slots
+        self._lock = Lock()
+        self._owners: OrderedDict[str | int, deque[Seq]] = OrderedDict()  # the one served longest ago first
+
+    def __len__(self) -> int:
+        """How many replies wait."""
+        with self._lock:
+            return sum(map(len, self._owners.values()))
+
+    def __iter__(self) -> Iterator[Seq]:
+        """The replies that wait now."""
+        with self._lock:
+            return iter([seq for seqs in self._owners.values() for seq in seqs])
+
+    def add(self, seqs: Sequence[Seq]) -> None:
+        """Let all of these replies wait for their turns, or none.
+
+        Raises:
+            Overloaded: too many wait already, of everybody's or of one owner's.
+        """
+        with self._lock:
+            num_waiting = Counter({owner: len(waiting) for owner, waiting in self._owners.items()})
+            for seq in seqs:
+                self._check(num_waiting.total(), num_waiting[seq.owner])
+                num_waiting[seq.owner] += 1
+            for seq in seqs:
+                self._owners.setdefault(seq.owner, deque()).append(seq)
+
+    def _check(self, num_waiting: int, num_own: int) -> None:
+        free = self._num_places - num_waiting
+        if free > 0 and num_own < QUEUE_SHARE * free:
+            return
+        share = f" ({num_own} of them this person's, and the rest of the queue is for others)" if free > 0 else ""
+        raise Overloaded(
+            f"{num_waiting} requests wait for {self._num_slots} slots{share}, and no more may; send it again later, or "
+            "open personalign with larger slots= or waiting="
+        )
+
+    def pop(self, num_running: Mapping[str | int, int], num_free: int) -> Seq | None:
+        """Take the reply whose turn it is; None if nobody waits whose share of the slots allows another one."""
+        with self._lock:
+            for owner, seqs in self._owners.items():
+                if num_running.get(owner, 0) < SLOT_SHARE * num_free:
+                    seq = seqs.popleft()
+                    if seqs:
+                        self._owners.move_to_end(owner)
+                    else:
+                        del self._owners[owner]
+                    return seq
+        return None
+
+    def withdraw(self) -> None:
+        """Drop the replies that were cancelled."""
+        with self._lock:
+            for owner, seqs in list(self._owners.items()):
+                if any(seq.is_cancelled for seq in seqs):
+                    self._owners[owner] = deque(seq for seq in seqs if not seq.is_cancelled)
+                if not self._owners[owner]:
+                    del self._owners[owner]
+
+    def clear(self) -> list[Seq]:
+        """Take all replies out."""
+        with self._lock:
+            seqs = [seq for waiting in self._owners.values() for seq in waiting]
+            self._owners.clear()
+            return seqs
 
 
 class Scheduler:
@@ -22,26 +101,16 @@ class Scheduler:
     """
 
     def __init__(self, num_slots: int, max_waiting: int, buckets: Sequence[int] = DEFAULT_BUCKETS) -> None:
-        self._num_slots, self._max_waiting = num_slots, max_waiting
+        self._num_slots = num_slots
         self._buckets = [*sorted(b for b in buckets if b < num_slots), num_slots]
-        self._waiting: OrderedDict[str, deque[Seq]] = OrderedDict()  # the owner served longest ago first
+        self.queue = Queue(max_waiting, num_slots)
         self.running: dict[int, Seq] = {}  # by slot
         self._reading: list[int] = []  # slots whose prompts aren't read to the end, in order of admission
 
     @property
-    def num_waiting(self) -> int:
-        """How many replies have no slot yet."""
-        return sum(map(len, self._waiting.values()))
-
-    @property
-    def waiting(self) -> list[Seq]:
-        """Replies that have no slot yet."""
-        return [seq for seqs in self._waiting.values() for seq in seqs]
-
-    @property
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.running and not self._waiting
+        return not self.running and not len(self.queue)
 
     @property
     def reading(self) -> list[int]:
@@ -63,37 +132,12 @@ class Scheduler:
         """B: the rows of the next step."""
         return self._bucket(max(self.running) + 1)
 
-    def check(self, also_waiting: int = 0) -> None:
-        """Refuse another reply where too many wait; ``also_waiting`` are on their way here.
-
-        Raises:
-            Overloaded: too many wait already.
-        """
-        if (num_waiting := self.num_waiting + also_waiting) >= self._max_waiting:
-            raise Overloaded(
-                f"{num_waiting} requests wait for {self._num_slots} slots, and no more may; send it again later, or "
-                "open the engine with more slots or a longer queue"
-            )
-
-    def submit(self, seq: Seq) -> None:
-        """Let a reply wait for its turn."""
-        self._waiting.setdefault(seq.owner, deque()).append(seq)
-
-    def drain(self) -> list[Seq]:
-        """Take everything out of the queue."""
-        seqs = self.waiting
-        self._waiting.clear()
-        return seqs
-
     def admit(self) -> Iterator[tuple[int, Seq]]:
         """Give free slots, the lowest first, to the replies whose turn it is."""
-        while self._waiting and len(self.running) < self._num_slots:
-            owner, seqs = next(iter(self._waiting.items()))
-            seq = seqs.popleft()
-            if seqs:
-                self._waiting.move_to_end(owner)
-            else:
-                del self._waiting[owner]
+        while (num_free := self._num_slots - len(self.running)) > 0:
+            num_running = Counter(seq.owner for seq in self.running.values())
+            if (seq := self.queue.pop(num_running, num_free)) is None:
+                return
             slot = self._lowest_free()
             self.running[slot] = seq
             self._reading.append(slot)
@@ -105,12 +149,7 @@ class Scheduler:
 
     def withdraw(self) -> list[int]:
         """Drop the cancelled replies that wait; name the slots of those that run."""
-        for owner, seqs in list(self._waiting.items()):
-            rest = deque(seq for seq in seqs if not seq.is_cancelled)
-            if rest:
-                self._waiting[owner] = rest
-            else:
-                del self._waiting[owner]
+        self.queue.withdraw()
         return [slot for slot, seq in self.running.items() if seq.is_cancelled]
 
     def release(self, slot: int) -> None:

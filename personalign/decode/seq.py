@@ -62,12 +62,12 @@ class Seq:
         self._end: int | None = None  # once it is drawn
         self._num_drawn = 0
         self._logprobs: list[TokenLogprobs] = []
-        self._text = TextStream(base, request.sampling.stop)
+        self._text = TextStream(base.detokenize, request.sampling.stop)
 
     @property
-    def owner(self) -> str:
-        """The person whose turn it takes up."""
-        return self.request.guidance.user if self.request.guidance else ""
+    def owner(self) -> str | int:
+        """The person whose turn it takes up; a request that names nobody is a person of its own."""
+        return self.request.user or self.number
 
     @property
     def is_first(self) -> bool:
@@ -90,7 +90,7 @@ class Seq:
             return
         self._ids.append(token)
         if self._needs_text:
-            self._outbox(self._text.push(tuple(self._ids)))
+            self._outbox(Piece((token,), self._text.push([token])))
         if self._text.is_stopped:
             self.finish_reason = "stop"
         elif self._num_drawn == self.request.sampling.max_tokens:
@@ -100,14 +100,14 @@ class Seq:
         """Send the rest of the text, then the reply."""
         assert self.finish_reason is not None, "the reply has ended"
         request, ids = self.request, tuple(self._ids)
-        text = self._text.finish(ids)
-        if rest := text[len(self._text.sent) :]:
+        rest = self._text.finish(() if self._needs_text else ids)
+        if rest and self._needs_text:
             self._outbox(Piece((), rest))
         is_shadow = account.guided and request.is_shadow
         guided = account.guided and not is_shadow
         self._outbox(
             Reply(
-                text=text,
+                text=self._text.text,
                 guided=guided,
                 reason=None if guided else reason(request, steering, is_sound=account.is_sound, is_shadow=is_shadow),
                 revision=request.guidance.revision if request.guidance else 0,

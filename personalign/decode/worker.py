@@ -1,40 +1,45 @@
-"""The one thread that owns the engine, and with it the device; everybody else hands it requests and reads replies."""
+"""The one thread that owns the engine, and with it the device. All other threads hand it requests and read replies."""
 
 from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 from personalign.decode.admit import admit
 from personalign.decode.engine import Engine, typed
 from personalign.decode.request import Piece, Request
 from personalign.decode.seq import Outbox, Seq
-from personalign.errors import EngineError
+from personalign.errors import EngineError, check_process
 from personalign.types import Reply
 
 T = TypeVar("T")
 
-DRAIN_S = 1.0  # how long closing waits for the step at work
+DRAIN_S = 1.0  # how long closing waits for the current step
 
 
 class Ticket:
-    """A reply to come: wait for all of it, or read it as it is written. Safe to use from any thread."""
+    """A reply to come: wait for all of it, or read it as it is written. Any thread of this process may use it."""
 
-    def __init__(self, write: Callable[[Outbox], Seq]) -> None:
+    def __init__(self) -> None:
+        self.seq: Seq | None = None  # once it is handed over
         self._news: queue.SimpleQueue[Piece | Reply | Exception] = queue.SimpleQueue()
-        self.seq = write(self._news.put)
         self._outcome: Reply | Exception | None = None
+        self._pid = os.getpid()
+        self.put: Outbox = self._news.put
 
     def __iter__(self) -> Iterator[Piece | Reply]:
         """Yield the pieces as they come, then the reply, or raise what ended it."""
         while self._outcome is None:
+            check_process(self._pid)
             item = self._news.get()
             if not isinstance(item, Piece):
                 self._outcome = item
@@ -52,24 +57,39 @@ class Ticket:
         return self._outcome
 
     def cancel(self) -> None:
-        """Let the reply end within two steps; whoever waits for it gets an error."""
-        if self._outcome is None:
+        """Let the reply end within two steps; a thread that waits for it gets an error."""
+        if self._outcome is None and self.seq is not None:
             self.seq.is_cancelled = True
-            self._news.put(EngineError("the reply was cancelled; send the request again"))
+            self.put(EngineError("the reply was cancelled; send the request again"))
+
+
+@dataclass(frozen=True, eq=False)
+class Errand:
+    """Work for the engine's thread between two steps, and what to do if it can't be done any more."""
+
+    run: Callable[[], None]
+    fail: Callable[[EngineError], None] = lambda _: None
 
 
 class Worker:
-    """Runs an engine in a thread of its own until it is closed."""
+    """Runs an engine in a thread of its own until it is closed, or until a slot can't be emptied after a failure."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._pid = os.getpid()
         self._numbers = itertools.count()
-        self._errands: deque[Callable[[], None]] = deque()
+        self._errands: deque[Errand] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._end: EngineError | None = None  # why nothing is taken on any more
         self._thread = threading.Thread(target=self._run, name="personalign-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes on requests."""
+        return self._end is None and not self._is_closed and self._thread.is_alive()
 
     def submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
         """Check a request on the caller's thread, and hand it over.
@@ -77,76 +97,117 @@ class Worker:
         Raises:
             InputError: and its kinds, as ``generate``.
             Overloaded: too many wait already.
-            EngineError: the worker is closed.
+            EngineError: the worker is closed or has failed, or belongs to another process.
         """
         return self.submit_all([request], is_streamed=is_streamed)[0]
 
     def submit_all(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
-        """Hand several requests over together: they are admitted in one step, and whoever is alone shares no batch.
+        """Hand several requests over together: they are admitted in one step.
 
         Raises:
             InputError, Overloaded, EngineError: as ``submit``; then none of them is handed over.
         """
-        tickets = []
-        for i, request in enumerate(requests):
-            tickets.append(self._ticket(request, is_streamed=is_streamed))
-            self._engine.check(tickets[i].seq, also_waiting=len(self._errands) + i)
-        self._send(*(partial(self._engine.submit, ticket.seq) for ticket in tickets))
+        tickets = [Ticket() for _ in requests]
+        seqs = self.write(requests, [ticket.put for ticket in tickets], is_streamed=is_streamed)
+        for ticket, seq in zip(tickets, seqs, strict=True):
+            ticket.seq = seq
         return tickets
 
-    def _ticket(self, request: Request, *, is_streamed: bool) -> Ticket:
-        models, number = self._engine.models, next(self._numbers)
-        return Ticket(lambda outbox: admit(models, request, number, outbox, is_streamed=is_streamed))
-
-    def perform(self, work: Callable[[], T]) -> T:
-        """Do other work of the device's between two steps; replies wait meanwhile, and so does the caller.
+    def write(self, requests: Sequence[Request], outboxes: Sequence[Outbox], *, is_streamed: bool) -> list[Seq]:
+        """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into.
 
         Raises:
-            EngineError: the worker is closed; or whatever the work raises.
+            InputError, Overloaded, EngineError: as ``submit_all``.
+        """
+        check_process(self._pid)
+        seqs = [
+            admit(self._engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed)
+            for request, outbox in zip(requests, outboxes, strict=True)
+        ]
+        with self._changed:
+            self._check_alive()
+            self._engine.submit(seqs)
+            self._changed.notify()
+        return seqs
+
+    def perform(self, work: Callable[[], T]) -> T:
+        """Do other work on the device between two steps; replies wait meanwhile, and so does the caller.
+
+        Raises:
+            EngineError: as ``submit``; or whatever the work raises.
         """
         outcome: Future[T] = Future()
 
-        def errand() -> None:
+        def run() -> None:
             try:
                 outcome.set_result(work())
-            except Exception as error:  # noqa: BLE001 - it is the caller's, whatever it is
+            except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
                 outcome.set_exception(error)
 
-        self._send(errand)
+        self._send(Errand(run, outcome.set_exception))
         return outcome.result()
 
     def forget(self, user: str) -> None:
-        """Empty a person's rows: replies that are being written go on without them, those that wait begin so."""
-        self._send(lambda: self._engine.forget(user))
+        """Empty a person's weights: replies that are being written go on without them, those that wait begin so."""
+        waiting = self._engine.waiting(user)  # not what they ask when they are back
+        self._send(Errand(lambda: self._engine.forget(user, waiting)))
 
     def close(self) -> None:
         """End the thread, and the replies that are being written with an error."""
+        if os.getpid() != self._pid:
+            return
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join(DRAIN_S)
         atexit.unregister(self.close)
 
-    def _send(self, *errands: Callable[[], None]) -> None:
+    def _send(self, errand: Errand) -> None:
+        check_process(self._pid)
         with self._changed:
-            if self._is_closed:
-                raise EngineError("the engine is closed; open personalign again")
-            self._errands.extend(errands)
+            self._check_alive()
+            self._errands.append(errand)
             self._changed.notify()
 
+    def _check_alive(self) -> None:
+        if self._is_closed:
+            raise EngineError("the engine is closed; open personalign again")
+        if not self.is_alive:
+            raise self._end or EngineError("the engine's thread is gone; open personalign again")
+
     def _run(self) -> None:
-        while self._wait():
-            try:
+        end = EngineError("the engine was closed while the reply was written; send the request again")
+        try:
+            while self._wait():
                 self._run_errands()
-                self._engine.step()
-            except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it, whatever it is
-                self._engine.abort(typed(error))
-        self._run_errands()  # what was handed over during the last step has somebody waiting, too
-        self._engine.abort(EngineError("the engine was closed while the reply was written; send the request again"))
+                self._step()
+            self._run_errands()  # a thread may wait for what was handed over during the last step
+        except BaseException as error:  # noqa: BLE001 - nobody may wait for a thread that is gone
+            end = EngineError(f"the engine stopped: {typed(error)}")
+        finally:
+            self._stop(end)
+
+    def _step(self) -> None:
+        try:
+            self._engine.step()
+        except Exception as error:  # noqa: BLE001 - those who wait have to hear of it, whatever it is
+            self._engine.abort(typed(error))
+        if not self._engine.is_sound:
+            raise EngineError("a slot couldn't be emptied after a failure; send the request again")
+
+    def _stop(self, end: EngineError) -> None:
+        """Take nothing on any more, and tell everybody who waits."""
+        with self._changed:
+            self._end = end
+        for errand in self._errands:
+            errand.fail(end)
+        self._errands.clear()
+        with suppress(Exception):  # everybody is told before the slots are emptied, which may fail
+            self._engine.abort(end)
 
     def _run_errands(self) -> None:
         while self._errands:
-            self._errands.popleft()()
+            self._errands.popleft().run()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when the worker is closed."""

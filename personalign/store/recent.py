@@ -2,53 +2,103 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
 
+from personalign.errors import StoreError
 from personalign.store.erase import EPOCH
 from personalign.store.store import Store
 from personalign.types import Profile
 
 CAPACITY = 10_000
+MAX_STALE_S = 300.0  # how long known people are served by what is at hand when the store can't be read
+
+log = logging.getLogger(__name__)
 
 
 class RecentProfiles:
     """The profiles asked for last, each read anew after a commit by anyone, this process or another.
 
     A poll of the database's counter costs microseconds, a profile's read a millisecond. The counter is read before
-    the profile: what is kept may be newer than it says, never older. When one of these people is erased, here or
-    elsewhere, ``forget`` is called with them once, before anybody's next profile is given out.
+    the profile: what is stored here may be newer than it says, never older. When one of these people is erased, here
+    or elsewhere, ``forget`` is called with them once, before anybody's next profile is given out.
     """
 
-    def __init__(self, store: Store, read: Callable[[str], Profile], forget: Callable[[str], None]) -> None:
-        self._store, self._read, self._forget = store, read, forget
+    def __init__(
+        self,
+        store: Store,
+        read: Callable[[str], Profile],
+        forget: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._read, self._forget, self._clock = store, read, forget, clock
         self._lock = Lock()
         self._version = -1  # up to which erasures were looked for
         self._erased_at = EPOCH  # the last of them
+        self._num_forgotten = 0
         self._profiles: OrderedDict[str, tuple[int, Profile]] = OrderedDict()  # and the version before each was read
+        self._read_at = clock()  # when the store could be read last
+        self.is_stale = False  # whether it couldn't be read the last time
 
     def get(self, user: str) -> Profile:
-        """A person's profile."""
+        """A person's profile; while the store can't be read, for five minutes, the last one known of them.
+
+        Raises:
+            StoreError: it can't be read, and the person wasn't asked for lately.
+        """
+        try:
+            profile = self._newest(user)
+        except StoreError as error:
+            return self._known(user, error)
+        if self.is_stale:
+            log.warning("the store can be read again")
+        self._read_at, self.is_stale = self._clock(), False
+        return profile
+
+    def forget(self, user: str) -> None:
+        """Let go of a person's profile, and of those that are being read."""
+        with self._lock:
+            self._num_forgotten += 1
+            self._profiles.pop(user, None)
+
+    def _newest(self, user: str) -> Profile:
         version = self._store.data_version()
         with self._lock:
             self._forget_erased(version)
             known_at, profile = self._profiles.get(user, (None, None))
+            num_forgotten = self._num_forgotten
         if profile is None or known_at != version:
             profile = self._read(user)
-            self._keep(user, version, profile)
+            self._save(user, version, profile, num_forgotten)
+        return profile
+
+    def _known(self, user: str, error: StoreError) -> Profile:
+        with self._lock:
+            _, profile = self._profiles.get(user, (None, None))
+        if profile is None or self._clock() - self._read_at > MAX_STALE_S:
+            raise error
+        if not self.is_stale:
+            log.warning("the store can't be read; known people are served by the profiles at hand")
+        self.is_stale = True
         return profile
 
     def _forget_erased(self, version: int) -> None:
         if version != self._version:
-            erased, self._erased_at = self._store.erased(list(self._profiles), self._erased_at)
+            erased, erased_at = self._store.erased(list(self._profiles), self._erased_at)
+            if erased_at != self._erased_at:
+                self._erased_at, self._num_forgotten = erased_at, self._num_forgotten + 1
             for user in erased:
                 del self._profiles[user]
                 self._forget(user)
             self._version = version
 
-    def _keep(self, user: str, version: int, profile: Profile) -> None:
+    def _save(self, user: str, version: int, profile: Profile, num_forgotten: int) -> None:
         with self._lock:
+            if num_forgotten != self._num_forgotten:
+                return  # perhaps this person, erased meanwhile
             self._profiles[user] = version, profile
             self._profiles.move_to_end(user)
             if len(self._profiles) > CAPACITY:

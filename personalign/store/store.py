@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from personalign.errors import InputError
+from personalign.errors import InputError, StoreError
 from personalign.store import adopting, answering, blobs, records
 from personalign.store.answering import now
 from personalign.store.engine import Database, Engines, locate, open_engines
@@ -48,6 +48,7 @@ class Store:
         self._database = database
         self._engines = engines
         self._watch = Watch(engines.reader)
+        self._is_closed = False
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
@@ -71,6 +72,7 @@ class Store:
 
     def close(self) -> None:
         """Close all connections; a process that never does ends as promptly."""
+        self._is_closed = True
         self._watch.close()
         self._engines.close()
 
@@ -82,6 +84,9 @@ class Store:
 
     def save_basis(self, basis_id: str, model: str, config: dict[str, Any]) -> None:
         """Record a basis that profiles will refer to; a known one stays as it is."""
+        with self._read() as session:
+            if session.get(BasisRow, basis_id) is not None:
+                return
         with self._write() as session:
             if session.get(BasisRow, basis_id) is None:
                 session.add(BasisRow(id=basis_id, model=model, config=config, created_at=now()))
@@ -270,6 +275,7 @@ class Store:
 
     def data_version(self) -> int:
         """Return a number that differs after any commit, by this process or another."""
+        self._check_open()
         with typed_errors(self._database):
             return self._watch.version()
 
@@ -293,10 +299,16 @@ class Store:
         with typed_errors(self._database):
             truncate_log(self._engines.writer, self._database)
 
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreError(f"the store {self._database.path} is closed; open it again")
+
     def _read(self) -> AbstractContextManager[Session]:
+        self._check_open()
         return _transaction(self._database, self._engines.reader)
 
     def _write(self) -> AbstractContextManager[Session]:
+        self._check_open()
         return _transaction(self._database, self._engines.writer)
 
 

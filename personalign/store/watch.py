@@ -25,11 +25,14 @@ class Watch:
             if self._connection is None:
                 self._connection = self._reader.raw_connection()
                 self._num_connections += 1
-            cursor = self._connection.cursor()
             try:
+                cursor = self._connection.cursor()
                 counter = int(cursor.execute("PRAGMA data_version").fetchone()[0])
-            finally:
                 cursor.close()
+            except Exception:
+                self._connection.invalidate()
+                self._connection = None
+                raise
             return (self._num_connections << 32) + counter  # each connection counts from a start of its own
 
     def close(self) -> None:

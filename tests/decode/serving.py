@@ -20,6 +20,7 @@ from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.seq import Seq
 from personalign.decode.steer import Step
+from personalign.errors import PersonalignError
 from personalign.types import Guidance, Reply, Sampling
 from tests.decode.tiny_models import bits, talk
 
@@ -79,7 +80,10 @@ class Desk:
         """Ask for a reply."""
         caller, number = Caller(), next(self._numbers)
         caller.seq = admit(self.models, request, number, caller, is_streamed=is_streamed)
-        self.engine.submit(caller.seq)
+        try:
+            self.engine.submit([caller.seq])
+        except PersonalignError as error:
+            caller.outcome = error
         if is_watched:
             self._watched.add(number)
         return caller
@@ -126,8 +130,9 @@ def leftovers(engine: Engine) -> list[str]:
     banks = [reward.rows._bank for reward in chain.rewards]
     held = {
         "a slot": scheduler.running,
-        "a place in the queue": scheduler._waiting,
+        "a place in the queue": list(scheduler.queue),
         "a prompt to read": scheduler._reading,
+        "a dirty slot": engine._dirty,
         "rows": [tuple(rows.shape) for rows, neutral in slots._buffers if not (rows == neutral).all()],
         "values": [values for values, _ in slots._values if values],
         "a pin": [bank._pins for bank in banks if bank._pins],

@@ -47,7 +47,7 @@ class Person:
     @property
     def request(self) -> Request:
         """What they ask, always the same."""
-        return replace(KINDS[self.number % len(KINDS)], guidance=self.guidance)
+        return replace(KINDS[self.number % len(KINDS)], guidance=self.guidance, user=f"user{self.number}")
 
 
 @dataclass(eq=False)

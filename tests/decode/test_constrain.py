@@ -25,7 +25,6 @@ from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.request import Request
 from personalign.decode.sample import uniforms
 from personalign.decode.slots import Slots
-from personalign.decode.text import text_of
 from personalign.errors import ConstraintError, InputError, MissingExtra, ModelError
 from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk
@@ -143,10 +142,10 @@ def _written(
         token = reference.drawn(masked, sampling, u)
         rows.advance(np.array([-1, token]), [1])
         if token in causal.ends:
-            return text_of(causal, ids), True, widths
+            return causal.detokenize(ids), True, widths
         ids.append(token)
     assert rows.dead(1) is None
-    return text_of(causal, ids), False, widths
+    return causal.detokenize(ids), False, widths
 
 
 def _parses(text: str, is_meant: Callable[[object], bool]) -> bool:

@@ -201,8 +201,8 @@ def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
 
     desk = Desk(kit.models(), 3)
     request = Request(HELLO, Sampling(8), GUIDED)
-    desk.engine.submit(admit(desk.models, request, 1000, closed, is_streamed=True))
-    desk.engine.submit(admit(desk.models, Request(HELLO, Sampling(3)), 1001, closed))
+    desk.engine.submit([admit(desk.models, request, 1000, closed, is_streamed=True)])
+    desk.engine.submit([admit(desk.models, Request(HELLO, Sampling(3)), 1001, closed)])
     caller = desk.submit(request, is_watched=True)
     desk.drain()
     alone = Desk(kit.models(), 3)

@@ -41,6 +41,7 @@ def _with(name: str, value: object) -> Sampling:
         ("stop", (3,), r"stop is \(3,\)"),
         ("stop", ("a", ""), "stop holds an empty string"),
         ("stop", ("a",) * 17, "stop holds 17 strings, expected at most 16"),
+        ("stop", ("a", "b" * 257), "a string of 257 characters, expected at most 256; its beginning will do"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(name: str, value, complaint: str) -> None:
@@ -53,7 +54,7 @@ def test_settings_at_their_bounds_are_kept() -> None:
     """The ends of every range are inside it; without a vocabulary every id may be biased."""
     for sampling in (
         Sampling(),
-        Sampling(1, 10.0, 1e-9, 2**63 - 1, 2**31 - 1, 1.0, 0.1, -2, 2, {0: -100, 49: 100.0}, ("x",) * 16, 20),
+        Sampling(1, 10.0, 1e-9, 2**63 - 1, 2**31 - 1, 1.0, 0.1, -2, 2, {0: -100, 49: 100.0}, ("x" * 256,) * 16, 20),
         Sampling(min_p=0, repetition_penalty=10, presence_penalty=2.0, frequency_penalty=-2.0, stop=(" ",)),
     ):
         check_sampling(sampling, 50)

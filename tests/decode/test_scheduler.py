@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalign.decode.admit import admit
 from personalign.decode.request import Request
-from personalign.decode.scheduler import DEFAULT_BUCKETS, Scheduler
+from personalign.decode.scheduler import DEFAULT_BUCKETS, Queue, Scheduler
 from personalign.decode.seq import Seq
 from personalign.errors import Overloaded
-from personalign.types import Guidance
 from tests.decode.tiny_models import make_kit, talk
 
 Ask = Callable[[str, int], Seq]
@@ -25,9 +25,7 @@ Ask = Callable[[str, int], Seq]
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """A person's request, with a number to know it by."""
     models, hello, outbox = make_kit("llama", tmp_path_factory.mktemp("llama")).models(), talk("hello")[0], []
-    return lambda owner, number: admit(
-        models, Request(hello, guidance=Guidance(np.ones(3), 1.0, user=owner)), number, outbox.append
-    )
+    return lambda owner, number: admit(models, Request(hello, user=owner), number, outbox.append)
 
 
 def admitted(scheduler: Scheduler) -> list[Seq]:
@@ -43,7 +41,7 @@ def in_turn(ask: Ask, num_users: int, each: int) -> list[str]:
     scheduler = Scheduler(1, 10_000)
     for i in range(num_users):
         for k in range(each):
-            scheduler.submit(ask(f"user{i}", k))
+            scheduler.queue.add([ask(f"user{i}", k)])
     order = []
     while not scheduler.is_idle:
         order += [r.owner for r in admitted(scheduler)]
@@ -60,9 +58,9 @@ def test_somebody_with_many_requests_delays_a_newcomer_by_one(ask: Ask) -> None:
     """A hundred requests of one person's are no queue for another."""
     scheduler = Scheduler(1, 1000)
     for k in range(100):
-        scheduler.submit(ask("eager", k))
+        scheduler.queue.add([ask("eager", k)])
     assert [r.number for r in admitted(scheduler)] == [0]
-    scheduler.submit(ask("newcomer", 0))
+    scheduler.queue.add([ask("newcomer", 0)])
     scheduler.release(0)
     assert [r.owner for r in admitted(scheduler)] == ["eager"]  # who waited already
     scheduler.release(0)
@@ -71,7 +69,7 @@ def test_somebody_with_many_requests_delays_a_newcomer_by_one(ask: Ask) -> None:
 
 def _num_out_of_turn(ask: Ask, num_events: int) -> int:
     """How many of the seated weren't whose turn it was, by a plain model of turns."""
-    scheduler, rng, out_of_turn = Scheduler(3, 20), random.Random(0), 0
+    scheduler, rng, out_of_turn = Scheduler(3, 100), random.Random(0), 0
     waiting: list[Seq] = []  # in order of arrival
     since: dict[str, int] = {}  # when somebody came to the end of the queue: was served, or began to wait
     for now in range(num_events):
@@ -80,7 +78,7 @@ def _num_out_of_turn(ask: Ask, num_events: int) -> int:
             new = ask(rng.choice("aaabcde"), now)
             if not any(_user(r) == _user(new) for r in waiting):
                 since[_user(new)] = now
-            scheduler.submit(new)
+            scheduler.queue.add([new])
             waiting.append(new)
         elif event == "cancel" and waiting:
             rng.choice(waiting).is_cancelled = True
@@ -95,13 +93,12 @@ def _num_out_of_turn(ask: Ask, num_events: int) -> int:
                 waiting.remove(seated)
                 since[_user(seated)] = now + k / 10
             assert not waiting or len(scheduler.running) == 3
-            assert scheduler.num_waiting == len(waiting)
+            assert len(scheduler.queue) == len(waiting)
     return out_of_turn
 
 
 def _user(reply: Seq) -> str:
-    assert reply.request.guidance is not None, "everybody here is somebody"
-    return reply.request.guidance.user
+    return reply.request.user
 
 
 def test_the_one_served_longest_ago_is_next(ask: Ask) -> None:
@@ -118,20 +115,109 @@ def test_first_come_first_served_would_be_noticed(ask: Ask, monkeypatch: pytest.
 def test_no_more_may_wait_than_there_is_room_for(ask: Ask) -> None:
     """What comes too much is refused at once, with what to do; there is room once somebody is served or leaves."""
     scheduler = Scheduler(2, 3)
-    waiting = [ask("ada", k) for k in range(3)]
+    waiting = [ask(f"user{k}", k) for k in range(3)]
     for one in waiting:
-        scheduler.check()
-        scheduler.submit(one)
-    with pytest.raises(Overloaded, match="3 requests wait for 2 slots, and no more may; send it again later"):
-        scheduler.check()
+        scheduler.queue.add([one])
+    told = r"3 requests wait for 2 slots, and no more may; send it again later, or open personalign with larger slots="
+    with pytest.raises(Overloaded, match=told):
+        scheduler.queue.add([ask("bea", 0)])
     waiting[0].is_cancelled = True
     assert scheduler.withdraw() == []
     with pytest.raises(Overloaded, match="3 requests wait"):
-        scheduler.check(also_waiting=1)
-    scheduler.check()
-    scheduler.submit(ask("bea", 0))
-    assert [r.owner for r in admitted(scheduler)] == ["ada", "bea"]
-    assert scheduler.num_waiting == 1
+        scheduler.queue.add([ask("bea", 0), ask("cleo", 0)])
+    scheduler.queue.add([ask("bea", 0)])
+    assert [r.owner for r in admitted(scheduler)] == ["user1", "user2"]
+    assert len(scheduler.queue) == 1
+
+
+def _refused(ask: Ask, others: list[str]) -> tuple[int, int]:
+    """Of one person's 330 requests and then ten of each of the others, how many of whom are refused."""
+    queue, refused = Queue(256, 32), Counter[bool]()
+    for k, owner in enumerate(["eager"] * 330 + others * 10):
+        try:
+            queue.add([ask(owner, k)])
+        except Overloaded:
+            refused[owner == "eager"] += 1
+    return refused[True], refused[False]
+
+
+def test_one_person_leaves_room_in_the_queue(ask: Ask) -> None:
+    """They alone are refused; under one name (the control) it is the others, too."""
+    assert _refused(ask, [f"user{i}" for i in range(6)]) == (330 - 128, 0)
+    assert _refused(ask, ["eager"] * 6)[0] == 330 - 128 + 60
+
+
+def test_there_is_room_beside_several_who_take_all_they_can(ask: Ask) -> None:
+    """After five who each ask until they are refused, there are places for eight newcomers."""
+    queue = Queue(256, 32)
+    for owner in "abcde":
+        replies = iter([ask(owner, k) for k in range(300)])
+        with pytest.raises(Overloaded, match="the rest of the queue is for others"):
+            all(queue.add([reply]) is None for reply in replies)
+    queue.add([ask(f"new{i}", 0) for i in range(8)])
+
+
+def test_one_person_leaves_slots_free(ask: Ask) -> None:
+    """With a hundred requests of one person's, a newcomer still gets a slot at once; alone in need of two, both."""
+    scheduler = Scheduler(8, 1000)
+    scheduler.queue.add([ask("eager", k) for k in range(100)])
+    assert len(admitted(scheduler)) == 6
+    scheduler.queue.add([ask("newcomer", 0)])
+    assert [reply.owner for reply in admitted(scheduler)] == ["newcomer"]
+    scheduler = Scheduler(2, 10)
+    scheduler.queue.add([ask("ada", 0), ask("ada", 1)])
+    assert len(admitted(scheduler)) == 2
+
+
+def _served(ask: Ask, names: list[str], num_rounds: int = 1000) -> Counter[int]:
+    """How often each of some callers is served, each of whom asks again when a reply of ten steps has ended."""
+    scheduler, left, served = Scheduler(8, 1000), {}, Counter[int]()
+    scheduler.queue.add([ask(name, i) for i, name in enumerate(names)])
+    for _ in range(num_rounds):
+        for slot, reply in scheduler.admit():
+            scheduler.begin(slot)
+            left[slot] = 10
+            served[reply.number] += 1
+        for slot in list(left):
+            left[slot] -= 1
+            if not left[slot]:
+                again = scheduler.running[slot].number
+                scheduler.release(slot)
+                del left[slot]
+                scheduler.queue.add([ask(names[again], again)])
+    return served
+
+
+def test_strangers_take_turns_of_their_own(ask: Ask) -> None:
+    """Forty known people and forty who name nobody are served alike; strangers under one name aren't (the control)."""
+    known = [f"user{i}" for i in range(40)]
+    served = _served(ask, known + [""] * 40)
+    assert max(served.values()) - min(served[i] for i in range(80)) <= 1
+    served = _served(ask, known + ["stranger"] * 40)
+    assert sum(served[i] for i in range(40, 80)) < sum(served[i] for i in range(40)) / 10
+
+
+def test_any_thread_may_queue(ask: Ask) -> None:
+    """Threads that add beside one that takes out lose nothing, and never exceed the places."""
+    queue, taken, names = Queue(50, 4), [], [f"user{i}" for i in range(30)]
+    asked = [[ask(name, k) for k in range(10)] for name in names]
+
+    def add(replies: list[Seq]) -> None:
+        for reply in replies:
+            while True:
+                try:
+                    queue.add([reply])
+                except Overloaded:
+                    continue
+                break
+
+    with ThreadPoolExecutor(8) as pool:
+        adding = [pool.submit(add, replies) for replies in asked]
+        while not all(one.done() for one in adding) or len(queue):
+            assert len(queue) <= 50
+            if (reply := queue.pop({}, 4)) is not None:
+                taken.append(reply)
+    assert len(taken) == len(set(map(id, taken))) == 300
 
 
 def test_the_cancelled_leave_wherever_they_are(ask: Ask) -> None:
@@ -139,21 +225,21 @@ def test_the_cancelled_leave_wherever_they_are(ask: Ask) -> None:
     scheduler = Scheduler(2, 10)
     replies = [ask("ada", k) for k in range(4)]
     for one in replies:
-        scheduler.submit(one)
+        scheduler.queue.add([one])
     admitted(scheduler)
     for one in (replies[1], replies[2]):
         one.is_cancelled = True
     assert scheduler.withdraw() == [1]
     scheduler.release(1)
     assert [r.number for r in admitted(scheduler)] == [3]
-    assert scheduler.num_waiting == 0
+    assert len(scheduler.queue) == 0
 
 
 def test_a_prompt_that_is_being_read_is_no_row_yet(ask: Ask) -> None:
     """A slot is read first and written when its prompt is read; both know it after a move."""
     scheduler = Scheduler(4, 10, buckets=(1, 2, 4))
     for k in range(3):
-        scheduler.submit(ask("ada", k))
+        scheduler.queue.add([ask("ada", k)])
     assert [slot for slot, _ in scheduler.admit()] == [0, 1, 2]
     assert (scheduler.reading, scheduler.writing) == ([0, 1, 2], [])
     scheduler.begin(0)
@@ -171,7 +257,7 @@ def test_gaps_are_closed_only_where_that_pays(ask: Ask, num_slots: int, data: st
     """A step is over the smallest bucket that holds all, nobody is lost or doubled, and no move is idle."""
     scheduler = Scheduler(num_slots, num_slots)
     for k in range(num_slots):
-        scheduler.submit(ask("ada", k))
+        scheduler.queue.add([ask(f"user{k}", k)])
     everyone = {r.number for r in admitted(scheduler)}
     gone = data.draw(st.sets(st.integers(0, num_slots - 1), max_size=num_slots - 1))
     for slot in gone:
@@ -189,10 +275,10 @@ def test_the_lowest_slots_are_filled_first(ask: Ask) -> None:
     """A step over the first few rows leaves nobody out."""
     scheduler, rng = Scheduler(8, 100), random.Random(0)
     for k in range(60):
-        scheduler.submit(ask("ada", k))
+        scheduler.queue.add([ask(f"user{k}", k)])
         list(scheduler.admit())
         if rng.random() < 0.6:
             scheduler.release(rng.choice(sorted(scheduler.running)))
         free = set(range(8)) - scheduler.running.keys()
-        scheduler.submit(ask("ada", k))
+        scheduler.queue.add([ask(f"user{k}", k)])
         assert [slot for slot, _ in scheduler.admit()][:1] == sorted(free)[:1]

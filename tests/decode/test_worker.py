@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,10 +15,13 @@ import numpy as np
 import pytest
 
 from personalign.decode import Engine, Piece, Request, Ticket, Worker
+from personalign.decode.lane import Lane
+from personalign.decode.slots import Slots
 from personalign.decode.weights import WeightKey
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, ProfileError
 from personalign.types import Guidance, Sampling
-from tests.decode.gate import Gate, until
+from tests.decode.gate import PATIENCE_S, Gate, until
+from tests.decode.serving import one_shape
 from tests.decode.tiny_models import Kit, talk
 
 LONG = Sampling(100, logit_bias={1: -100.0})  # a reply that doesn't end by itself
@@ -118,7 +124,7 @@ def test_a_cancelled_reply_that_waits_never_begins(gated: tuple[Worker, Gate]) -
     worker, gate = gated
     tickets = [worker.submit(Request(talk("cat")[0], LONG)) for _ in range(9)]
     gate.let(2)
-    assert worker._engine._scheduler.num_waiting == 1
+    assert len(worker._engine._scheduler.queue) == 1
     for ticket in tickets:
         ticket.cancel()
     gate.let(1)
@@ -147,7 +153,7 @@ def test_closing_forgets_nobody(gated: tuple[Worker, Gate]) -> None:
     worker, gate = gated
     worker.submit(Request(talk("cat")[0], LONG))
     gate.let(1)
-    until(lambda: not worker._errands)
+    until(lambda: not len(worker._engine._scheduler.queue))
     late = waited_for(
         worker.submit(Request(talk("hat")[0], LONG))
     )  # the thread is before a step, and reads it only afterwards
@@ -196,7 +202,6 @@ def test_a_bad_request_raises_where_it_is_made(gated: tuple[Worker, Gate], case:
     with pytest.raises(kind):
         worker.submit(request)
     assert worker._engine.is_idle
-    assert not worker._errands
 
 
 def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
@@ -204,7 +209,7 @@ def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
     worker, gate = gated
     bank = worker._engine.bank
     assert bank is not None
-    ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i))) for i in (1, 2))
+    ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i), user=f"user-{i}")) for i in (1, 2))
     gate.let(5)
     assert WeightKey("user-1", 0, 1) in bank._rows
     worker.forget("user-1")
@@ -234,6 +239,142 @@ def test_a_failing_step_ends_its_replies_and_no_other(start: Start, monkeypatch:
     assert worker.submit(Request(talk("cat")[0], Sampling(5))).result().ids
 
 
+def _hear(worker: Worker, count: int) -> list[EngineError]:
+    """What so many callers hear, each in a thread of their own that may hang."""
+    outcomes = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(count)]
+    return [outcome.get(timeout=PATIENCE_S) for outcome in outcomes]
+
+
+def _broken(*_: object) -> None:
+    raise RuntimeError("device-side assert triggered")
+
+
+@pytest.mark.parametrize("broken", ["step", "begin", "read"])
+def test_nobody_waits_for_an_engine_that_cannot_clean_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Forty callers all hear of it, and so does everyone who comes later, also when the device has recovered."""
+    worker = start(num_slots=2)
+    gate = Gate(worker._engine)
+    monkeypatch.setattr(Lane, broken, _broken)
+    monkeypatch.setattr(Slots, "release", _broken)
+    outcomes = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(40)]
+    gate.open()
+    for outcome in outcomes:
+        assert "device-side assert triggered" in str(outcome.get(timeout=PATIENCE_S))
+    until(lambda: not worker._thread.is_alive())
+    monkeypatch.undo()
+    assert not worker.is_alive
+    for ask in (lambda: worker.submit(Request(talk("cat")[0])), lambda: worker.perform(int)):
+        with pytest.raises(EngineError, match=r"the engine stopped: .*send the request again"):
+            ask()
+
+
+def test_a_failing_step_alone_stops_no_engine(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: where the slots could be emptied, the next request is served."""
+    worker = start(num_slots=2)
+    monkeypatch.setattr(Lane, "step", _broken)
+    assert all("device-side assert" in str(error) for error in _hear(worker, 5))
+    monkeypatch.undo()
+    assert worker.submit(Request(talk("cat")[0], Sampling(3))).result().ids
+    assert worker.is_alive
+
+
+def test_a_slot_that_could_not_be_emptied_serves_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One failure to empty a slot ends the engine, even if later ones succeed: it holds another's words."""
+    worker, release = start(num_slots=2), Slots.release
+
+    def once(*words: object) -> None:
+        monkeypatch.setattr(Slots, "release", release)
+        _broken()
+
+    monkeypatch.setattr(Slots, "release", once)
+    assert worker.submit(Request(talk("cat")[0], Sampling(2))).result().ids  # it was finished before
+    until(lambda: not worker.is_alive)
+    with pytest.raises(EngineError, match="a slot couldn't be emptied"):
+        worker.submit(Request(talk("cat")[0]))
+
+
+@pytest.mark.parametrize("error", [SystemExit, MemoryError, RuntimeError])
+def test_nobody_waits_for_a_thread_that_is_gone(
+    gated: tuple[Worker, Gate], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Replies, waiting and running, and other work end with an EngineError if anything at all ends the thread."""
+    worker, gate = gated
+    waiting = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(12)]
+    gate.let(2)
+    gate.open()
+
+    def run() -> bool:
+        raise error("gone")
+
+    monkeypatch.setattr(worker, "_wait", run)
+    for outcome in waiting:
+        assert "the engine stopped" in str(outcome.get(timeout=PATIENCE_S))
+    until(lambda: not worker._thread.is_alive())
+    with pytest.raises(EngineError, match="stopped"):
+        worker.submit(Request(talk("cat")[0]))
+
+
+def test_work_that_was_handed_over_is_not_waited_for_either(
+    gated: tuple[Worker, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands behind the failure in the queue of other work fails with it."""
+    worker, gate = gated
+    worker.submit(Request(talk("cat")[0], LONG))
+    gate.let(1)
+    monkeypatch.setattr(worker._engine, "forget", _broken)
+    worker.forget("ada")
+    outcome: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def wait() -> None:
+        try:
+            worker.perform(int)
+        except EngineError as error:
+            outcome.put(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    until(lambda: len(worker._errands) == 2)
+    gate.open()
+    assert "the engine stopped" in str(outcome.get(timeout=PATIENCE_S))
+
+
+@pytest.mark.parametrize("call", ["submit", "perform", "result", "forget"])
+def test_a_forked_child_gets_an_error(gated: tuple[Worker, Gate], call: str) -> None:
+    """It has no engine's thread, so no call waits for it; closing there does nothing, and the parent goes on."""
+    worker, gate = gated
+    ticket = worker.submit(Request(talk("cat")[0], Sampling(3)))
+    calls: dict[str, Callable[[], object]] = {
+        "submit": lambda: worker.submit(Request(talk("cat")[0])),
+        "perform": lambda: worker.perform(int),
+        "result": ticket.result,
+        "forget": lambda: worker.forget("ada"),
+    }
+    with worker._changed:  # as if another thread held it
+        child = _fork(calls[call], worker)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    gate.open()
+    assert ticket.result().ids
+
+
+def _fork(call: Callable[[], object], worker: Worker) -> int:
+    """Call in a child, which ends with 0 if that is refused, and by an alarm if it hangs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE_S))
+        code = 1
+        try:
+            call()
+        except EngineError as error:
+            code = 0 if "forked" in str(error) else 2
+        finally:
+            worker.close()
+            os._exit(code)
+    return child
+
+
 def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:
     """Where one is refused none is written; a group that fits is written as each would be."""
     worker = start(max_waiting=8)
@@ -243,7 +384,6 @@ def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:
     with pytest.raises(InputError, match="unknown"):
         worker.submit_all([*asked[:3], Request(asked[0].messages, rule="nonsense")])
     assert worker._engine.is_idle
-    assert not worker._errands
     alone = [worker.submit(request).result().ids for request in asked]
     assert [ticket.result().ids for ticket in worker.submit_all(asked)] == alone
 

@@ -157,7 +157,7 @@ def traced(models: Models, requests: list[Request], steers: tuple[Steer, ...] = 
     engine = Engine(models, len(requests), 256, len(requests), steers=[*steers, look])
     engine._scheduler._buckets = [len(requests)]
     for i, request in enumerate(requests):
-        engine.submit(admit(models, request, i, partial(outcomes.__setitem__, i)))
+        engine.submit([admit(models, request, i, partial(outcomes.__setitem__, i))])
     while not engine.is_idle:
         engine.step()
     for outcome in outcomes:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from personalign.bundled import TINY
 from personalign.cli import main
-from personalign.train.basis import build as bootstrap
-from personalign.train.basis.calibrate import GRID, calibrate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of things to come in a loaded model's libraries
 
@@ -38,13 +35,7 @@ def line_of(found: tuple[int, str, str]) -> dict:
     return json.loads(out)
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One setting, for few people."""
-    monkeypatch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[-1:], num_people=2))
-
-
-def test_a_basis_is_made_and_used(quick, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_basis_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line says what was made; then people are asked its questions and answered with it."""
     prompts, out = tmp_path / "prompts.txt", tmp_path / "basis"
     prompts.write_text("\n".join(dict.fromkeys(ASKED)), encoding="utf-8")
@@ -83,7 +74,7 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_basis_is_fitted_and_used(quick, log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line says what was found in the log and made; the basis gives people profiles, and its axes to a reward."""
     out = tmp_path / "basis"
     words = ("basis", "fit", str(log), "--model", SMALL, "--rank", "1", "--max-tokens", "32", "--replies", "60")

@@ -18,7 +18,8 @@ from personalign.decode import Models, Request, generate
 from personalign.decode.reward_model import RewardModel, load_reward
 from personalign.learn.axes import measure_many
 from personalign.train.reward.pairs import Pair, soft_choices
-from personalign.train.reward.train import Over, RewardRecipe, save_reward, train_reward
+from personalign.train.reward.save import save_reward
+from personalign.train.reward.train import Over, RewardRecipe, train_reward
 from personalign.types import Sampling
 
 

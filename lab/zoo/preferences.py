@@ -13,7 +13,7 @@ from lab.zoo.workshop import Workshop
 from personalign.bundled import TINY
 from personalign.decode import Models, load_causal, load_expert
 from personalign.train.basis.bootstrap import write_basis
-from personalign.train.basis.build import BANK_TEMPERATURE, UNCALIBRATED, Plans
+from personalign.train.basis.build import BANK_TEMPERATURE, UNCALIBRATED, Making, Plans
 from personalign.train.basis.card import Origin
 from personalign.train.basis.rollouts import Plan
 from personalign.train.prompts import Prompts
@@ -33,6 +33,7 @@ BANK_PLAN = Plan(
     seed=1,
     num_prompts=NUM_BANK_PROMPTS,
 )
+PLANS = Plans(PLAN, BANK_PLAN)
 ORIGIN = Origin(
     title="tiny/basis",
     model="tiny",
@@ -43,7 +44,7 @@ ORIGIN = Origin(
 )
 
 
-def make_basis(workshop: Workshop) -> None:
+def make_basis(workshop: Workshop, plans: Plans = PLANS) -> None:
     """Bootstrap the basis of ``tiny/base`` and write its card."""
     folder = TINY / "basis"
     if (folder / "config.json").exists():
@@ -53,7 +54,7 @@ def make_basis(workshop: Workshop) -> None:
     models = Models(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
     prompts = basis_prompts(workshop.data)
     _ship(prompts.held_out)
-    write_basis(folder, models, prompts, Plans(PLAN, BANK_PLAN), ORIGIN, workshop.work / "rollouts")
+    write_basis(folder, Making(models, prompts, plans, workshop.work / "rollouts"), ORIGIN)
 
 
 def _ship(prompts: Sequence[Sequence[Message]]) -> None:

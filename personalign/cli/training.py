@@ -44,8 +44,10 @@ def basis_bootstrap(
     """
     settings = Settings()
     from personalign.train.basis.bootstrap import make_basis
+    from personalign.train.basis.build import Budget
 
-    made = make_basis(model or settings.model, prompts, folder, device or settings.device, replies, max_tokens, seed)
+    budget = Budget(replies, max_tokens, seed)
+    made = make_basis(model or settings.model, prompts, folder, device or settings.device, budget)
     row = {"basis": str(folder)} | made.row()
     _say_if_still(made.basis, folder)
     print_json(row) if as_json else show_report(out, row)
@@ -101,20 +103,11 @@ def basis_fit(
         raise InputError(
             "--basis gives the axes of a reward model, expected with --backbone; leave it out, or add that"
         )
+    from personalign.train.basis.build import Budget
     from personalign.train.basis.fit import fit_from_log
 
-    made = fit_from_log(
-        log,
-        model,
-        folder,
-        int(rank) if rank.isdecimal() else rank,
-        embedder,
-        prompts,
-        device,
-        replies,
-        max_tokens,
-        seed,
-    )
+    number = int(rank) if rank.isdecimal() else rank
+    made = fit_from_log(log, model, folder, number, embedder, prompts, device, Budget(replies, max_tokens, seed))
     row = {"basis": str(folder)} | made.row()
     if not row["kappa"]:
         err.print(

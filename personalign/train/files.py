@@ -92,7 +92,8 @@ def made_in(folder: Path) -> Iterator[Path]:
             "left; pass another --out, or remove it"
         )
     yield work
-    shutil.rmtree(work)
+    if work.is_dir():
+        shutil.rmtree(work)
 
 
 def public_name(model: str) -> str:

@@ -1,7 +1,7 @@
 """Train a causal language model, or the LoRA on one: the loop behind base, small, the experts and their control.
 
 A run can be killed at any time: the same call continues from its last checkpoint, with the same rows in
-the same order. Checkpoints are safetensors, never pickles.
+the same order.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from personalign.train.progress import bar
+from personalign.train.checkpoint import EVERY_S, Checkpoint, load_parameters, parameters, save_tensors
 
-CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY = 50
 
 
@@ -60,6 +59,7 @@ def train(
     work: Path,
     name: str,
     dev: DevCheck | None = None,
+    checkpoint_every_s: float = EVERY_S,
 ) -> None:
     """Train ``model``'s parameters that require gradients, in place.
 
@@ -70,32 +70,26 @@ def train(
         work: folder of the checkpoint and of ``log.jsonl``.
         name: what the progress bar says.
         dev: how to choose the best weights; the last ones if None.
+        checkpoint_every_s: how often a checkpoint is written.
     """
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint, best = work / "checkpoint.safetensors", work / "best.safetensors"
+    best = work / "best.safetensors"
     torch.manual_seed(recipe.seed)
     optimizers = _optimizers(model, recipe)
-    start = _restore(checkpoint, model, optimizers) if checkpoint.exists() else 0
+    checkpoint = Checkpoint(work / "checkpoint.safetensors", model, optimizers, every_s=checkpoint_every_s)
     forward = torch.compile(model) if recipe.compile_step else model
-    saved = time.monotonic()
-    with bar() as progress, (work / "log.jsonl").open("a") as log:
-        task = progress.add_task(name, total=recipe.num_steps, completed=start)
-        for step in range(start, recipe.num_steps):
+    with (work / "log.jsonl").open("a") as log:
+        for step in checkpoint.steps(recipe.num_steps, name):
             model.train()
             loss = _step(forward, model, optimizers, rows_at(step), recipe.rate_at(step))
-            progress.update(task, advance=1, description=f"{name} loss {loss:.3f}")
             if step % LOG_EVERY == 0:
                 log.write(json.dumps({"step": step, "loss": round(loss, 4), "time": round(time.time(), 1)}) + "\n")
                 log.flush()
             if dev and (step + 1) % dev.every == 0:
                 model.eval()
                 _keep_best(best, model, dev.loss(), step + 1)
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-                _save(checkpoint, model, optimizers, step + 1)
-                saved = time.monotonic()
-    _save(checkpoint, model, optimizers, recipe.num_steps)
     if dev:
-        _load_parameters(model, load_file(best))
+        load_parameters(model, load_file(best))
     model.eval()
 
 
@@ -130,50 +124,10 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     return [torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"), adamw]
 
 
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _load_parameters(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in _parameters(model).items():
-            parameter.copy_(tensors[name])
-
-
 def _keep_best(path: Path, model: nn.Module, loss: float, step: int) -> None:
     loss = math.inf if math.isnan(loss) else loss  # nothing compares with NaN, so the last one would win
     if path.exists():
         with safe_open(path, "pt") as file:
             if float(file.metadata()["loss"]) <= loss:
                 return
-    _write(path, _parameters(model), {"loss": str(loss), "step": str(step)})
-
-
-def _save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], step: int) -> None:
-    tensors = _parameters(model)
-    for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items()}
-    _write(path, tensors, {"step": str(step)})
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial, metadata=metadata)
-    partial.replace(path)
-
-
-def _restore(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-    tensors = load_file(path)
-    _load_parameters(model, tensors)
-    for i, optimizer in enumerate(optimizers):
-        packed = optimizer.state_dict()
-        prefix = f"optimizer.{i}."
-        for key, value in tensors.items():
-            if key.startswith(prefix):
-                j, field = key.removeprefix(prefix).split(".", 1)
-                packed["state"].setdefault(int(j), {})[field] = value
-        optimizer.load_state_dict(packed)
-    return step
+    save_tensors(path, parameters(model), {"loss": str(loss), "step": str(step)})

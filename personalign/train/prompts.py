@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from personalign.decode.load import CausalModel, check_messages, render
 from personalign.errors import InputError, MessageError
 from personalign.train.files import Line, read_lines
+from personalign.train.split import cut
 from personalign.types import Message
 
 EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}]} or {"prompt": "Hello"}'
@@ -105,7 +104,7 @@ def _check(causal: CausalModel, prompt: Prompt, room: int | None) -> None:
 
 def split_prompts(prompts: Sequence[Prompt], seed: int) -> Prompts:
     """A twentieth to test on and a tenth to calibrate on, at most 60 and 32; the rest to learn from."""
-    shuffled = [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
     num_held_out = min(max(len(prompts) // 20, 2), 60)
-    rest = num_held_out + min(max(len(prompts) // 10, 4), 32)
-    return Prompts(shuffled[rest:], shuffled[:num_held_out], shuffled[num_held_out:rest])
+    num_dev = min(max(len(prompts) // 10, 4), 32)
+    held_out, dev, train = cut(prompts, [num_held_out, num_dev], seed)
+    return Prompts(train, held_out, dev)

@@ -25,7 +25,8 @@ from personalign.decode.lora import WEIGHTS as ADAPTER
 from personalign.decode.reward_model import HEAD, MANIFEST, RewardModel, load_reward
 from personalign.errors import ModelError
 from personalign.train.reward.pairs import Pair
-from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
+from personalign.train.reward.save import save_reward
+from personalign.train.reward.train import RewardRecipe, train_reward
 from tests.decode.tiny_models import H, Kit, V, bits, network, save_adapter, saved, talk, tokenizer
 
 D = 3

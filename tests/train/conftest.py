@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ import torch
 
 from personalign.basis import Basis
 from personalign.decode import Models, SuccessorHead, load_causal
-from personalign.train.basis import build as bootstrap
-from personalign.train.basis.build import UNCALIBRATED, Plans, Report
+from personalign.train.basis.build import UNCALIBRATED, Making, Plans, Report
+from personalign.train.basis.calibrate import GRID, Calibration
 from personalign.train.basis.head import HeadRecipe
 from personalign.train.basis.rollouts import Plan
 from personalign.train.prompts import Prompts
@@ -27,7 +26,8 @@ PROMPTS = Prompts(
     held_out=[prompt(subject) for subject in SUBJECTS[:3]],
     dev=[prompt(subject) for subject in SUBJECTS[3:7]],
 )
-SMALL_HEAD = partial(HeadRecipe, rank=8, hidden=64, epochs=40, learning_rate=1e-2)  # for a few thousand tokens
+SMALL_HEAD = HeadRecipe(rank=8, hidden=64, learning_rate=1e-2)  # for a few thousand tokens
+PLANS = Plans(PLAN, BANK_PLAN, SMALL_HEAD, Calibration(GRID[::8], num_people=2))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,7 +64,5 @@ def made(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The basis of a tiny model that was taught a few replies."""
     folder = tmp_path_factory.mktemp("talker")
     models = Models(load_causal(teach(folder), "cpu"), None, UNCALIBRATED, {"hotels": kit.experts["hotels"]})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
-        basis, report = bootstrap.bootstrap(models, PROMPTS, Plans(PLAN, BANK_PLAN), folder / "rollouts")
+    basis, report = Making(models, PROMPTS, PLANS, folder / "rollouts").basis()
     return Made(models, folder / "rollouts", basis, report)

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from personalign.train import loop as causal
 from personalign.train.loop import DevCheck, Recipe, train
 from tests.decode.tiny_models import V, network
 
 STEPS, KILLED_AT = 8, 5
 RECIPE = Recipe(STEPS, 1e-2, warmup_steps=2)
+EACH_STEP = -1.0  # seconds between two checkpoints
 
 
 class PowerCutError(Exception):
@@ -44,18 +44,12 @@ def loss_of(model: torch.nn.Module) -> float:
 
 def trained(work: Path, recipe: Recipe = RECIPE, rows_at=counting, dev=None) -> dict[str, Tensor]:
     model = network("llama", 0)
-    train(model, rows_at, recipe, work, "toy", dev)
+    train(model, rows_at, recipe, work, "toy", dev, EACH_STEP)
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture
-def each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every step instead of every two minutes."""
-    monkeypatch.setattr(causal, "CHECKPOINT_EVERY_S", -1.0)
 
 
 def test_a_pattern_is_learnt(tmp_path: Path) -> None:
@@ -72,7 +66,7 @@ def test_a_pattern_is_learnt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, each_step: None, optimizer) -> None:
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path: Path, optimizer) -> None:
     """Killed and called again it ends in the very weights of a training that was left alone."""
     recipe = Recipe(STEPS, 1e-2, optimizer, warmup_steps=2)
     whole = trained(tmp_path / "whole", recipe)
@@ -103,7 +97,7 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     assert equal(trained(tmp_path, rows_at=lambda _: killed(KILLED_AT)), first)
 
 
-def test_the_best_weights_on_dev_are_kept(tmp_path: Path, each_step: None) -> None:
+def test_the_best_weights_on_dev_are_kept(tmp_path: Path) -> None:
     """Of all checks the weights with the lowest loss are given back, even if a kill lies between."""
     model, checks = network("llama", 0), []
     losses = iter([3.0, 1.0, 2.0, 1.0])
@@ -114,8 +108,8 @@ def test_the_best_weights_on_dev_are_kept(tmp_path: Path, each_step: None) -> No
 
     dev = DevCheck(dev_loss, every=2)
     with pytest.raises(PowerCutError):
-        train(model, killed, RECIPE, tmp_path, "toy", dev)
-    train(model, counting, RECIPE, tmp_path, "toy", dev)
+        train(model, killed, RECIPE, tmp_path, "toy", dev, EACH_STEP)
+    train(model, counting, RECIPE, tmp_path, "toy", dev, EACH_STEP)
     assert len(checks) == 4
     assert equal(dict(model.state_dict()), checks[1])
     assert not equal(checks[3], checks[1])  # control: the last weights are others

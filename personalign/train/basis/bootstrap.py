@@ -1,6 +1,6 @@
 """Make a basis for any causal language model from a file of prompts: what ``personalign basis bootstrap`` does.
 
-``bootstrap.py`` does the work, for the bundled model too.
+``build.py`` does the work, for the bundled model too.
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from typing import Any
 from personalign.basis import Basis
 from personalign.bundled import locate
 from personalign.decode import Models, load_causal
-from personalign.train.basis.build import UNCALIBRATED, Plans, Report, bootstrap, default_plans
+from personalign.train.basis.build import UNCALIBRATED, Budget, Making, Report
 from personalign.train.basis.card import Origin, mean_r2, write_basis_card
-from personalign.train.basis.embedded import KeptEmbedder
 from personalign.train.files import made_in, public_name
 from personalign.train.prompts import Prompts, read_prompts, split_prompts
 
 LICENCE = """\
 ## Licence
 
-The questions are the model's replies to the prompts: whoever passes this folder on has to mind the terms of both.
+The questions are the model's replies to the prompts: the terms of both apply to everyone who passes this folder on.
 """
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A basis, and what was found on the way."""
+    """A basis, and what was measured on the way."""
 
     basis: Basis
     report: Report
@@ -61,68 +60,50 @@ class Made:
         }
 
 
-def make_basis(
-    model: str,
-    prompts: Path,
-    out: Path,
-    device: str = "auto",
-    replies: int = 11_000,
-    max_tokens: int = 64,
-    seed: int = 0,
-) -> Made:
+def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", budget: Budget | None = None) -> Made:
     """Make the basis of a model from what it answers to the prompts of a file; a killed run goes on when called again.
 
     Args:
         model: "tiny", a path or a hub id.
-        prompts: a JSONL file, or a text file with a prompt a line; some hundreds are best.
+        prompts: a JSONL file, or a text file with a prompt a line; ideally a few hundred.
         out: the basis's folder.
         device: "auto", or a torch device.
-        replies: to learn from, 4 to 64 for each prompt.
-        max_tokens: of a reply; those cut off are no questions.
-        seed: of the split and the replies.
+        budget: how much work goes into it.
 
     Raises:
         InputError: prompts that can't be used, naming file and line, or a folder that holds something else.
         ModelError: a model that can't be used.
     """
+    budget = budget or Budget()
     with made_in(out) as work:
-        source = locate(model, basis=out)
-        models = Models(load_causal(source.model, device), head=None, steering=UNCALIBRATED, experts={})
-        found, num_repeated = read_prompts(prompts, models.base, max_tokens)
-        split = split_prompts(found, seed)
+        models = open_models(model, out, device)
+        usable, num_repeated = read_prompts(prompts, models.base, budget.max_tokens)
+        split = split_prompts(usable, budget.seed)
         name = public_name(model)
         origin = Origin(
             title=out.resolve().name,
             model=name,
             command=f"personalign basis bootstrap --model {name} --prompts {prompts.name}",
-            prompts=f"{len(found):,} prompts of `{prompts.name}`",
+            prompts=f"{len(usable):,} prompts of `{prompts.name}`",
             opened=f'model="{name}", basis="{out.resolve().name}"',
             licence=LICENCE,
         )
-        plans = default_plans(len(split.train), replies, max_tokens, seed)
-        basis, report = write_basis(out, models, split, plans, origin, work)
+        making = Making(models, split, budget.plans(len(split.train)), work)
+        basis, report = write_basis(out, making, origin)
     return Made(basis, report, split, num_repeated)
 
 
-def write_basis(
-    folder: Path,
-    models: Models,
-    prompts: Prompts,
-    plans: Plans,
-    origin: Origin,
-    work: Path,
-    draft: Basis | None = None,
-    embed: KeptEmbedder | None = None,
-    about_people: str | None = None,
-) -> tuple[Basis, Report]:
-    """Bootstrap a basis and write its folder, the card included.
+def open_models(model: str, basis: Path, device: str) -> Models:
+    """The model that a basis is to be made for, without a head."""
+    return Models(load_causal(locate(model, basis=basis).model, device), head=None, steering=UNCALIBRATED, experts={})
 
-    ``draft``, what embeds for it and the card's section about people are what a log has told; None without human data.
-    """
-    basis, report = bootstrap(models, prompts, plans, work, draft, embed)
+
+def write_basis(folder: Path, making: Making, origin: Origin, about_people: str | None = None) -> tuple[Basis, Report]:
+    """Make a basis and write its folder; the card has a section about people if there is one."""
+    basis, report = making.basis()
     basis = replace(basis, model=origin.model)  # not the path it was loaded from
     folder.mkdir(parents=True, exist_ok=True)
-    write_basis_card(folder, basis, report, origin, plans, about_people)
+    write_basis_card(folder, basis, report, origin, making.plans, about_people)
     basis.save(folder)  # last, so that a run that was killed isn't passed over
     return basis, report
 

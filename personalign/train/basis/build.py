@@ -1,31 +1,32 @@
-"""Make a basis for a model from its own replies: without human data, or from what a log has told of people.
+"""The five steps from a model to its basis: without human data, or with what a log says of people.
 
-The path: roll out → measure and standardise → set the prior → pick the question bank → train the successor head →
-calibrate. Each step's file says how; this one only puts them in order. ``fit_basis.py`` drafts a basis from a log.
+Roll out → standardise → question → train the head → calibrate: the methods of ``Making``, in this order. Each step's
+file says how. ``bootstrap.py`` and ``fit.py`` are the entrances.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personalign.basis import BankQuestion, Basis, Steering
+from personalign.basis import Basis, Steering
 from personalign.decode import CausalModel, Models, SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import AXES
-from personalign.learn.features import Embed, features
+from personalign.learn.features import features
 from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank
-from personalign.train.basis.calibrate import Outcome, calibrate, outcome, simulate_profile
+from personalign.train.basis.calibrate import Calibration, Outcome, Trials, simulate_profile
 from personalign.train.basis.embedded import KeptEmbedder
 from personalign.train.basis.head import HeadRecipe, explained_variance, train_head
 from personalign.train.basis.rollouts import Plan, Rollouts, roll_out
+from personalign.train.kept import identity
 from personalign.train.prompts import Prompts
 from personalign.types import Gaussian, Message, Noise
 
@@ -35,37 +36,72 @@ MIN_QUESTIONS = 10  # what is asked of a person, simulated or not
 MIN_DEVIATION = 1e-3  # of an axis over the model's own replies
 BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
 UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
+Features = Float[NDArray[np.float64], "N d"]
 
 
 @dataclass(frozen=True)
 class Plans:
-    """Which replies are rolled out, for the head to learn from and be tested on, and to pick the questions from."""
+    """Which replies are rolled out, how the head is trained on them, and which settings are tried."""
 
-    learn: Plan
-    ask: Plan  # natural ones only
-    tokens_seen: int = 1_600_000  # by the head in its training; each of them 6 to 60 times
+    learn: Plan  # for the head to learn from and be tested on
+    ask: Plan  # for the questions to be picked from; natural ones only
+    head: HeadRecipe = field(default_factory=HeadRecipe)
+    calibration: Calibration = field(default_factory=Calibration)
 
 
-def default_plans(num_prompts: int, replies: int, max_tokens: int, seed: int) -> Plans:
-    """About so many replies to learn from and 3,400 to ask about, however many prompts; fewer if there are few."""
-    learn = Plan(
-        replies_per_prompt=min(max(replies // num_prompts, 4), 64),
-        max_tokens=max_tokens,
-        num_candidates=20,
-        seed=seed,
-        num_prompts=max(replies // 4, MIN_QUESTIONS),
-        latest_forced=max(max_tokens // 4, 1),
-    )
-    ask = Plan(
-        replies_per_prompt=min(max(NUM_ASKED // num_prompts, 8), 16),
-        max_tokens=max_tokens,
-        num_candidates=20,
-        forced_share=0.0,
-        temperature=BANK_TEMPERATURE,
-        seed=seed + 1,
-        num_prompts=NUM_ASKED // 8,
-    )
-    return Plans(learn, ask)
+@dataclass(frozen=True)
+class Budget:
+    """How much work goes into a basis, however many prompts there are.
+
+    ``replies`` are those that the head learns from, 4 to 64 for each prompt; about 3,400 more are written to ask about.
+    ``max_tokens`` are a reply's; one that is cut off is not asked about.
+    """
+
+    replies: int = 11_000
+    max_tokens: int = 64
+    seed: int = 0
+    num_asked: int = NUM_ASKED
+    head: HeadRecipe = field(default_factory=HeadRecipe)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def plans(self, num_prompts: int) -> Plans:
+        """The plans for so many prompts to learn from; with few prompts there are fewer replies."""
+        learn = Plan(
+            replies_per_prompt=min(max(self.replies // num_prompts, 4), 64),
+            max_tokens=self.max_tokens,
+            num_candidates=20,
+            seed=self.seed,
+            num_prompts=max(self.replies // 4, MIN_QUESTIONS),
+            latest_forced=max(self.max_tokens // 4, 1),
+        )
+        ask = Plan(
+            replies_per_prompt=min(max(self.num_asked // num_prompts, 8), 16),
+            max_tokens=self.max_tokens,
+            num_candidates=20,
+            forced_share=0.0,
+            temperature=BANK_TEMPERATURE,
+            seed=self.seed + 1,
+            num_prompts=max(self.num_asked // 8, MIN_QUESTIONS),
+        )
+        return Plans(learn, ask, self.head, self.calibration)
+
+
+@dataclass(frozen=True, eq=False)
+class Replies:
+    """The model's roll-outs: to learn from, to ask about, and to test the head on."""
+
+    learnt: Rollouts
+    asked: Rollouts
+    tested: Rollouts  # to the held-out prompts
+    both: Rollouts = field(init=False)  # learnt, then asked
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "both", self.learnt + self.asked)
+
+    @property
+    def natural(self) -> Int[NDArray[np.int64], "n"]:
+        """Which of those to learn from the model wrote by itself; they come first in ``both``, too."""
+        return np.flatnonzero(self.learnt.natural)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,79 +116,135 @@ class Report:
     by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
 
-def bootstrap(
-    models: Models,
-    prompts: Prompts,
-    plans: Plans,
-    work: Path,
-    draft: Basis | None = None,
-    embed: KeptEmbedder | None = None,
-) -> tuple[Basis, Report]:
-    """Make the basis of the models's base model; roll-outs are kept in ``work``, so a killed run goes on.
+@dataclass(frozen=True, eq=False)
+class Making:
+    """A basis in the making; all that takes long is kept in ``work``, so a killed run goes on."""
 
-    Args:
-        models: the model, with the expert that the plans name.
-        prompts: real user turns.
-        plans: which replies are rolled out.
-        work: folder for the roll-outs, and their embeddings.
-        draft: axes, prior, noise and gate from people's answers; None for named axes, without human data.
-        embed: what its learnt axes are measured in, if it has any.
+    models: Models  # the model, without a head, and the expert that the plans name
+    prompts: Prompts
+    plans: Plans
+    work: Path
+    people: Basis | None = None  # axes, prior, noise and gate from people's answers; None without human data
+    embed: KeptEmbedder | None = None  # what the learnt axes are measured in, if there are any
 
-    Raises:
-        InputError: too few prompts, or replies too much alike to ask ten questions about.
-    """
-    _check_prompts(prompts)
-    plan, causal = plans.learn, models.base
-    learnt = roll_out(models, prompts.train, plan, work / "train")
-    asked = roll_out(models, prompts.train, plans.ask, work / "bank")
-    tested = roll_out(models, prompts.held_out, plan, work / "held_out")
-    everything = learnt + asked
-    of_people, draft = draft is not None, draft or _without_people(causal)
-    basis, phi = _on_own_replies(draft, learnt, _measure(draft, prompts.train, everything, embed))
-    own = phi[: len(learnt.text)][learnt.natural]
-    shape = basis.prior.covariance if of_people else prior_shape(own)
-    bank = make_bank(prompts.train, asked, phi[len(learnt.text) :], shape, plan.seed)
-    _check_bank(bank, prompts.train)
-    embeddings = causal.output_embedding.float()
-    recipe = HeadRecipe(epochs=min(max(round(plans.tokens_seen / len(everything.token)), 6), 60))
-    trained = train_head(everything, phi, embeddings, np.ones(len(phi), dtype=bool), recipe)
-    weights = {name: array.astype(np.float16) for name, array in trained.to_arrays().items()}  # as it is shipped
-    head = SuccessorHead.from_arrays(weights)
-    basis = replace(basis, bank=bank, head=weights)
-    reference = basis.pool[np.random.default_rng(plan.seed).permutation(len(bank))[:NUM_REFERENCE]]
-    prior = basis.prior if of_people else make_prior(reference, basis.noise, shape)
-    basis = replace(basis, reference=reference, prior=prior)
-    r2, r2_forced = _test_head(head, tested, _measure(basis, prompts.held_out, tested, embed), embeddings)
-    basis, grid, by_alpha = _calibrated(basis, replace(models, head=head), prompts.dev, plan, embed and embed.embed)
-    return basis, Report(len(phi), len(everything.token), r2, r2_forced, grid, by_alpha)
+    def basis(self) -> tuple[Basis, Report]:
+        """Take the five steps.
 
+        Raises:
+            InputError: too few prompts, or replies too much alike to ask ten questions about.
+        """
+        self._check_prompts()
+        replies = self.roll_out()
+        basis, phi = self.standardise(replies)
+        basis = self.question(basis, replies, phi)
+        basis = self.train(basis, replies, phi)
+        return self.calibrate(basis, replies)
 
-def _check_prompts(prompts: Prompts) -> None:
-    """Refuse lists that can't do, before hours are spent on roll-outs."""
-    if len(prompts.train) < MIN_QUESTIONS:
-        raise InputError(
-            f"found {len(prompts.train)} prompts to learn from, expected at least {MIN_QUESTIONS}: each gives one "
-            "question at most; pass more user turns"
-        )
-    if not (prompts.held_out and prompts.dev):
-        raise InputError(
-            f"found {len(prompts.held_out)} prompts to test on and {len(prompts.dev)} to calibrate on, expected at "
-            "least one each; pass more user turns"
+    def roll_out(self) -> Replies:
+        """Let the model reply."""
+        learn, ask, prompts = self.plans.learn, self.plans.ask, self.prompts
+        return Replies(
+            learnt=roll_out(self.models, prompts.train, learn, self.work / "train"),
+            asked=roll_out(self.models, prompts.train, ask, self.work / "bank"),
+            tested=roll_out(self.models, prompts.held_out, learn, self.work / "held_out"),
         )
 
+    def standardise(self, replies: Replies) -> tuple[Basis, Features]:
+        """Keep the axes on which this model's own replies differ, and standardise over these replies.
 
-def _check_bank(bank: Sequence[BankQuestion], prompts: Sequence[Sequence[Message]]) -> None:
-    if len(bank) < MIN_QUESTIONS:
-        raise InputError(
-            f"only {len(bank)} of {len(prompts)} prompts got two readable replies that differ, expected at least "
-            f"{MIN_QUESTIONS}: so many are asked of a person; pass more prompts, or plan more replies for each"
+        The others can't be asked about. Weights are turned so that they mean the same: where an axis varies half as
+        much over the model's replies as over the log's, its unit is half as large, and so are people's weights on it.
+        """
+        draft = self.people or _named_basis(self.models.base)
+        measured = self._measure(draft, self.prompts.train, replies.both)
+        if not len(replies.natural):
+            raise InputError(
+                "the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them"
+            )
+        own = measured[replies.natural]
+        varying = np.flatnonzero(own.std(0) >= MIN_DEVIATION)
+        if not len(varying):
+            raise InputError(
+                "the model's replies differ on none of the axes, expected one at least; raise the temperature or pass "
+                "other prompts"
+            )
+        center, scale = own[:, varying].mean(0), own[:, varying].std(0)
+        return _standardised(draft, varying, center, scale), (measured[:, varying] - center) / scale
+
+    def question(self, basis: Basis, replies: Replies, phi: Features) -> Basis:
+        """Pick the questions and reference pairs, and set the prior where no people did."""
+        seed = self.plans.learn.seed
+        shape = prior_shape(phi[replies.natural]) if self.people is None else basis.prior.covariance
+        bank = make_bank(self.prompts.train, replies.asked, phi[len(replies.learnt.text) :], shape, seed)
+        if len(bank) < MIN_QUESTIONS:
+            raise InputError(
+                f"only {len(bank)} of {len(self.prompts.train)} prompts got two readable replies that differ, expected "
+                f"at least {MIN_QUESTIONS}: so many are asked of a person; pass more prompts, or plan more replies for "
+                "each"
+            )
+        basis = replace(basis, bank=bank)
+        reference = basis.pool[np.random.default_rng(seed).permutation(len(bank))[:NUM_REFERENCE]]
+        prior = make_prior(reference, basis.noise, shape) if self.people is None else basis.prior
+        return replace(basis, reference=reference, prior=prior)
+
+    def train(self, basis: Basis, replies: Replies, phi: Features) -> Basis:
+        """Train the successor head on all replies, in the precision in which it is shipped."""
+        recipe, everyone = self.plans.head, np.ones(len(phi), dtype=bool)
+        name = identity(asdict(recipe), asdict(basis.fingerprints), replies.both.token, phi)
+        checkpoint = self.work / "head" / f"{name}.safetensors"
+        head = train_head(replies.both, phi, self._embeddings, everyone, recipe, checkpoint)
+        return replace(basis, head={key: array.astype(np.float16) for key, array in head.to_arrays().items()})
+
+    def calibrate(self, basis: Basis, replies: Replies) -> tuple[Basis, Report]:
+        """Test the head, choose how strongly it steers, and measure that at every α of the plan."""
+        head = SuccessorHead.from_arrays(basis.head or {})
+        phi = self._measure(basis, self.prompts.held_out, replies.tested)
+        r2, r2_forced = (
+            explained_variance(head, replies.tested, phi, self._embeddings, tokens)
+            for tokens in (np.ones(len(replies.tested.token), dtype=bool), replies.tested.is_forced)
         )
+        plan, models = self.plans.learn, replace(self.models, head=head)
+        embed = None if self.embed is None else self.embed.embed
+        trials = Trials(models, basis, self.prompts.dev, self.work / "calibration", embed)
+        best, grid = trials.calibrate(self.plans.calibration)
+        people = [simulate_profile(basis, seed) for seed in range(100, 104)]
+        by_alpha = {
+            alpha: (
+                trials.outcome(people, replace(best.steering, beta=0.0), plan.expert, alpha),
+                trials.outcome(people, best.steering, plan.expert, alpha),
+            )
+            for alpha in plan.alphas
+        }
+        report = Report(len(replies.both.text), len(replies.both.token), r2, r2_forced, grid, by_alpha)
+        return basis.with_steering(best.steering), report
+
+    @property
+    def _embeddings(self) -> Float[Tensor, "V H"]:
+        return self.models.base.output_embedding.float()
+
+    def _measure(self, basis: Basis, prompts: Sequence[Sequence[Message]], rollouts: Rollouts) -> Features:
+        embed = None if basis.learnt is None else self.embed
+        return features(basis, [prompts[i] for i in rollouts.prompt], list(rollouts.text), embed)
+
+    def _check_prompts(self) -> None:
+        """Refuse lists that are too short, before hours are spent on roll-outs."""
+        prompts = self.prompts
+        if len(prompts.train) < MIN_QUESTIONS:
+            raise InputError(
+                f"found {len(prompts.train)} prompts to learn from, expected at least {MIN_QUESTIONS}: each gives one "
+                "question at most; pass more user turns"
+            )
+        if not (prompts.held_out and prompts.dev):
+            raise InputError(
+                f"found {len(prompts.held_out)} prompts to test on and {len(prompts.dev)} to calibrate on, expected at "
+                "least one each; pass more user turns"
+            )
 
 
 def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np.float64], "d d"]:
     """The correlations of the axes over the model's own replies, drawn a twentieth of the way to the identity.
 
-    Axes that rise and fall together are symptoms of one trait, and who likes the trait likes its symptoms. So
+    Axes that rise and fall together are symptoms of one trait, and people who like the trait like its symptoms. So
     people are assumed to differ most in what replies differ in most. The design's Σ = σ²I spreads ten answers
     over as many directions as there are axes, most of which hardly occur.
     """
@@ -160,7 +252,7 @@ def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np
     return np.asarray(0.95 * np.corrcoef(features.T).reshape(d, d) + 0.05 * np.eye(d))
 
 
-def _without_people(causal: CausalModel) -> Basis:
+def _named_basis(causal: CausalModel) -> Basis:
     """All named axes, as they are measured; the prior comes with the reference pairs."""
     d = len(AXES)
     return Basis(
@@ -176,72 +268,25 @@ def _without_people(causal: CausalModel) -> Basis:
     )
 
 
-def _measure(
-    basis: Basis, prompts: Sequence[Sequence[Message]], rollouts: Rollouts, embed: Embed | None
-) -> Float[NDArray[np.float64], "N d"]:
-    embed = None if basis.learnt is None else embed
-    return features(basis, [prompts[i] for i in rollouts.prompt], list(rollouts.text), embed)
-
-
-def _on_own_replies(
-    draft: Basis, learnt: Rollouts, measured: Float[NDArray[np.float64], "N d"]
-) -> tuple[Basis, Float[NDArray[np.float64], "N e"]]:
-    """Keep the axes on which this model's own replies differ, and standardise over these replies.
-
-    The others can't be asked about. Weights are turned so that they mean the same: where an axis varies half as much
-    over the model's replies as over the draft's, its unit is half as large, and so is what people feel about it.
-    """
-    if not learnt.natural.any():
-        raise InputError("the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them")
-    own = measured[: len(learnt.text)][learnt.natural]
-    kept = np.flatnonzero(own.std(0) >= MIN_DEVIATION)
-    if not len(kept):
-        raise InputError(
-            "the model's replies differ on none of the axes, expected one at least; raise the temperature or pass "
-            "other prompts"
-        )
-    center, scale = own[:, kept].mean(0), own[:, kept].std(0)
-    learnt_kept = kept[kept >= len(draft.named)] - len(draft.named)
-    projected = (
-        replace(draft.learnt, projection=draft.learnt.projection[:, learnt_kept])
-        if draft.learnt is not None and len(learnt_kept)
-        else None
-    )
-    basis = replace(
+def _standardised(
+    draft: Basis,
+    axes: Int[NDArray[np.int64], "e"],
+    center: Float[NDArray[np.float64], "e"],
+    scale: Float[NDArray[np.float64], "e"],
+) -> Basis:
+    """The draft on some of its axes, whose center and scale in the draft's units are now 0 and 1."""
+    learnt = axes[axes >= len(draft.named)] - len(draft.named)
+    projected = None
+    if draft.learnt is not None and len(learnt):
+        projected = replace(draft.learnt, projection=draft.learnt.projection[:, learnt])
+    return replace(
         draft,
-        axes=tuple(draft.axes[j] for j in kept),
-        center=draft.center[kept] + draft.scale[kept] * center,
-        scale=draft.scale[kept] * scale,
+        axes=tuple(draft.axes[j] for j in axes),
+        center=draft.center[axes] + draft.scale[axes] * center,
+        scale=draft.scale[axes] * scale,
         prior=Gaussian(
-            scale * draft.prior.mean[kept], draft.prior.covariance[np.ix_(kept, kept)] * np.outer(scale, scale)
+            scale * draft.prior.mean[axes], draft.prior.covariance[np.ix_(axes, axes)] * np.outer(scale, scale)
         ),
-        reference=draft.reference[:, kept],
+        reference=draft.reference[:, axes],
         learnt=projected,
-    )
-    return basis, (measured[:, kept] - center) / scale
-
-
-def _calibrated(
-    basis: Basis, models: Models, prompts: Sequence[Sequence[Message]], plan: Plan, embed: Embed | None
-) -> tuple[Basis, list[Outcome], dict[float, tuple[Outcome, Outcome]]]:
-    best, grid = calibrate(models, basis, prompts, embed=embed)
-    people = [simulate_profile(basis, seed) for seed in range(100, 104)]
-    plain = replace(best.steering, beta=0.0)
-    by_alpha = {
-        alpha: (
-            outcome(models, basis, people, prompts, plain, plan.expert, alpha, embed),
-            outcome(models, basis, people, prompts, best.steering, plan.expert, alpha, embed),
-        )
-        for alpha in plan.alphas
-    }
-    return basis.with_steering(best.steering), grid, by_alpha
-
-
-def _test_head(
-    head: SuccessorHead, tested: Rollouts, phi: Float[NDArray[np.float64], "N d"], embeddings: Tensor
-) -> tuple[Float[NDArray[np.float64], "d"], Float[NDArray[np.float64], "d"]]:
-    everywhere = np.ones(len(tested.token), dtype=bool)
-    return (
-        explained_variance(head, tested, phi, embeddings, everywhere),
-        explained_variance(head, tested, phi, embeddings, tested.is_forced),
     )

@@ -1,17 +1,18 @@
 """Choose how strongly profiles act: β, the clip c and the short list K, on dev prompts.
 
 Simulated people are drawn from the prior and asked ten questions; their fitted profiles steer, their true
-weights judge. Allowed are the settings that stay close to the model and break nothing: mean KL within 0.4 nats
-a token, no more repetition, emptiness or truncation than unsteered. Among those that reach nine tenths of the
-largest utility the gentlest wins: the last tenth costs as much KL as all the others.
+weights judge. Allowed are the settings that stay close to the model and break nothing: a bounded mean KL and
+no more repetition, emptiness or truncation than unsteered. Among those that reach nine tenths of the largest
+utility the gentlest wins: the last tenth costs as much KL as all the others.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -23,13 +24,24 @@ from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.features import Embed, features
 from personalign.learn.served import Serving
+from personalign.train.basis.rollouts import expert_identity
+from personalign.train.kept import identity, keep
 from personalign.train.progress import track
-from personalign.types import Gaussian, Message, Reply, Sampling
+from personalign.types import Gaussian, Guidance, Message, Sampling
 
-MAX_KL = 0.4
-ENOUGH = 0.9  # of the largest utility
-TOLERANCE = 0.01  # of repetition, emptiness and truncation: one reply in a hundred
 GRID = tuple(Steering(*setting) for setting in product((16.0, 32.0, 64.0), (3.0, 4.0, 5.0), (10, 20)))
+FAULTS = ("repetition", "empty", "truncated")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which settings are tried on how many simulated people, and which of them are allowed."""
+
+    grid: tuple[Steering, ...] = GRID
+    num_people: int = 8
+    max_kl: float = 0.4  # nats a token
+    enough: float = 0.9  # of the largest utility
+    tolerance: float = 0.01  # of each fault: one reply in a hundred
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,9 @@ class Outcome:
     empty: float
     truncated: float
 
-    def breaks_less_than(self, other: Outcome) -> bool:
+    def breaks_less_than(self, other: Outcome, tolerance: float) -> bool:
         """Whether it shows no more faults than ``other``."""
-        return all(
-            getattr(self, fault) <= getattr(other, fault) + TOLERANCE for fault in ("repetition", "empty", "truncated")
-        )
+        return all(getattr(self, fault) <= getattr(other, fault) + tolerance for fault in FAULTS)
 
     def row(self) -> dict[str, float]:
         """A flat row for the card."""
@@ -56,32 +66,10 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedProfile:
-    """A person's true weights and what ten answers told of them."""
+    """A person's true weights, and the profile fitted to ten of their answers."""
 
     weights: Float[NDArray[np.float64], "d"]
     fitted: Gaussian
-
-
-def calibrate(
-    models: Models,
-    basis: Basis,
-    prompts: Sequence[Sequence[Message]],
-    grid: Sequence[Steering] = GRID,
-    num_people: int = 8,
-    embed: Embed | None = None,
-) -> tuple[Outcome, list[Outcome]]:
-    """Return the best setting's outcome and those of the whole grid, the unsteered model's first.
-
-    ``embed`` is what learnt axes are measured in, where the basis has any.
-    """
-    people = [simulate_profile(basis, seed) for seed in range(num_people)]
-    plain = outcome(models, basis, people, prompts, Steering(0.0, grid[0].clip, grid[0].num_candidates), embed=embed)
-    outcomes = [
-        outcome(models, basis, people, prompts, steering, embed=embed) for steering in track(grid, "calibrating")
-    ]
-    allowed = [o for o in outcomes if o.kl <= MAX_KL and o.breaks_less_than(plain)]
-    enough = ENOUGH * max((o.utility for o in allowed), default=0.0)
-    return min((o for o in allowed if o.utility >= enough), key=lambda o: o.kl, default=plain), [plain, *outcomes]
 
 
 def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> SimulatedProfile:
@@ -89,70 +77,87 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
     rng = np.random.default_rng([seed, 17])
     weights = rng.multivariate_normal(basis.prior.mean, basis.prior.covariance)
     pool = clip_pairs(basis.pool, basis.prior)
-    post, asked = basis.prior, np.ones(len(pool), dtype=bool)
+    post, is_left = basis.prior, np.ones(len(pool), dtype=bool)
     indices: list[int] = []
     choices: list[str] = []
     for _ in range(num_questions):
-        index = acquire(post, pool, noise=basis.noise, allowed=asked)
-        asked[index] = False
+        index = acquire(post, pool, noise=basis.noise, allowed=is_left)
+        is_left[index] = False
         indices.append(index)
         choices.append("a" if rng.random() < 1 / (1 + np.exp(-pool[index] @ weights)) else "b")
         post = fit(pool[indices], choices, basis.prior, basis.noise)
     return SimulatedProfile(weights, post)
 
 
-def outcome(
-    models: Models,
-    basis: Basis,
-    people: Sequence[SimulatedProfile],
-    prompts: Sequence[Sequence[Message]],
-    steering: Steering,
-    expert: str | None = None,
-    alpha: float | None = None,
-    embed: Embed | None = None,
-) -> Outcome:
-    """Let every person's profile steer the replies to all prompts, with an expert under it if one is named."""
-    requests = list(_requests(basis, people, prompts, expert, alpha))
-    replies = generate(replace(models, steering=steering), requests)
-    utilities = _utilities(basis, people, prompts, replies, embed)
-    return Outcome(
-        steering,
-        utility=float(utilities.mean()),
-        kl=float(np.mean([r.kl for r in replies])),
-        repetition=float(np.mean([repetition(r.text) for r in replies])),
-        empty=float(np.mean([not r.text.strip() for r in replies])),
-        truncated=float(np.mean([r.finish_reason == "length" for r in replies])),
-    )
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Simulated people's replies under some settings; each outcome is kept, so a killed run goes on after it."""
 
+    models: Models  # with the basis's head
+    basis: Basis
+    prompts: Sequence[Sequence[Message]]
+    work: Path
+    embed: Embed | None = None  # measures learnt axes, where the basis has any
 
-def _requests(
-    basis: Basis,
-    people: Sequence[SimulatedProfile],
-    prompts: Sequence[Sequence[Message]],
-    expert: str | None,
-    alpha: float | None,
-) -> Iterator[Request]:
-    """Every person and prompt; greedy and sampled in turn, as both will be used."""
-    serving = Serving(replace(basis, gate=None))  # a shut gate would leave nothing to calibrate
-    for person in people:
-        post = person.fitted
-        profile = replace(basis.first_profile(""), mean=post.mean, covariance=post.covariance, informative=1)
-        guidance = serving.guidance(profile)
-        for i, prompt in enumerate(prompts):
-            yield Request(tuple(prompt), Sampling(temperature=float(i % 2), seed=i), guidance, expert, alpha)
+    def calibrate(self, plan: Calibration) -> tuple[Outcome, list[Outcome]]:
+        """Return the best setting's outcome and those of the whole grid, the unsteered model's first."""
+        people = [simulate_profile(self.basis, seed) for seed in range(plan.num_people)]
+        unsteered = Steering(0.0, plan.grid[0].clip, plan.grid[0].num_candidates)
+        outcomes = [self.outcome(people, steering) for steering in track([unsteered, *plan.grid], "calibrating")]
+        plain = outcomes[0]
+        allowed = [o for o in outcomes[1:] if o.kl <= plan.max_kl and o.breaks_less_than(plain, plan.tolerance)]
+        enough = plan.enough * max((o.utility for o in allowed), default=0.0)
+        return min((o for o in allowed if o.utility >= enough), key=lambda o: o.kl, default=plain), outcomes
 
+    def outcome(
+        self,
+        people: Sequence[SimulatedProfile],
+        steering: Steering,
+        expert: str | None = None,
+        alpha: float | None = None,
+    ) -> Outcome:
+        """Let every person's profile steer the replies to all prompts, with an expert under it if one is named."""
+        name = identity(
+            [asdict(self.models.base.fingerprints), self.basis.id, [list(prompt) for prompt in self.prompts]],
+            [asdict(steering), expert_identity(self.models, expert), alpha],
+            *(self.basis.head or {}).values(),
+            *(array for p in people for array in (p.weights, p.fitted.mean, p.fitted.covariance)),
+        )
+        figures = keep(self.work / f"{name}.safetensors", lambda: self._figures(people, steering, expert, alpha))
+        return Outcome(steering, **{figure: float(value) for figure, value in figures.items()})
 
-def _utilities(
-    basis: Basis,
-    people: Sequence[SimulatedProfile],
-    prompts: Sequence[Sequence[Message]],
-    replies: Sequence[Reply],
-    embed: Embed | None,
-) -> Float[NDArray[np.float64], "people prompts"]:
-    measured = features(basis, [*prompts] * len(people), [r.text for r in replies], embed)
-    by_person = measured.reshape(len(people), len(prompts), -1)
-    weights = np.array([p.weights / np.linalg.norm(p.weights) for p in people])
-    return np.asarray((by_person * weights[:, None]).sum(-1))
+    def _figures(
+        self, people: Sequence[SimulatedProfile], steering: Steering, expert: str | None, alpha: float | None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Every person's replies to every prompt, greedy and sampled in turn, as both will be used."""
+        requests = [
+            Request(tuple(prompt), Sampling(temperature=float(i % 2), seed=i), guidance, expert, alpha)
+            for guidance in map(self._guidance, people)
+            for i, prompt in enumerate(self.prompts)
+        ]
+        replies = generate(replace(self.models, steering=steering), requests)
+        texts = [reply.text for reply in replies]
+        figures = {
+            "utility": self._utilities(people, texts).mean(),
+            "kl": np.mean([reply.kl for reply in replies]),
+            "repetition": np.mean([repetition(text) for text in texts]),
+            "empty": np.mean([not text.strip() for text in texts]),
+            "truncated": np.mean([reply.finish_reason == "length" for reply in replies]),
+        }
+        return {figure: np.asarray(value, dtype=np.float64) for figure, value in figures.items()}
+
+    def _guidance(self, person: SimulatedProfile) -> Guidance | None:
+        serving = Serving(replace(self.basis, gate=None))  # a shut gate would leave nothing to calibrate
+        profile = replace(self.basis.first_profile(""), mean=person.fitted.mean, informative=1)
+        return serving.guidance(replace(profile, covariance=person.fitted.covariance))
+
+    def _utilities(
+        self, people: Sequence[SimulatedProfile], texts: Sequence[str]
+    ) -> Float[NDArray[np.float64], "people prompts"]:
+        measured = features(self.basis, [*self.prompts] * len(people), texts, self.embed)
+        by_person = measured.reshape(len(people), len(self.prompts), -1)
+        weights = np.array([p.weights / np.linalg.norm(p.weights) for p in people])
+        return np.asarray((by_person * weights[:, None]).sum(-1))
 
 
 def repetition(text: str) -> float:

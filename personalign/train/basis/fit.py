@@ -1,6 +1,6 @@
 """Make a basis for a model from a log of many people's answers: what ``personalign basis fit`` does.
 
-``fit_basis.py`` finds what people differ in, ``bootstrap.py`` makes the rest, as it does without people.
+``people.py`` finds what people differ in, ``build.py`` makes the rest, as it does without people.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.decode import Models, load_causal
+from personalign.decode import load_causal
 from personalign.decode.encoder import HIDDEN, load_embedder
-from personalign.train.basis.bootstrap import LICENCE, Made, write_basis
-from personalign.train.basis.build import UNCALIBRATED, default_plans
+from personalign.train.basis.bootstrap import LICENCE, Made, open_models, write_basis
+from personalign.train.basis.build import Budget, Making
 from personalign.train.basis.card import Origin, table
 from personalign.train.basis.embedded import KeptEmbedder
 from personalign.train.basis.people import Found, fit_basis
@@ -51,9 +51,7 @@ def fit_from_log(
     embedder: str = HIDDEN,
     prompts: Path | None = None,
     device: str = "auto",
-    replies: int = 11_000,
-    max_tokens: int = 64,
-    seed: int = 0,
+    budget: Budget | None = None,
 ) -> MadeFromLog:
     """Make a basis from people's answers; a killed run goes on when called again.
 
@@ -65,34 +63,32 @@ def fit_from_log(
         embedder: what measures learnt axes: "hidden", the model's own states, "reward:PATH" or "encoder:NAME".
         prompts: what the model is to answer, as for ``make_basis``; None means the log's prompts.
         device: "auto", or a torch device.
-        replies: for the head to learn from.
-        max_tokens: of a reply.
-        seed: of who is held out, the split and the replies.
+        budget: how much work goes into it; its seed also draws the people who judge.
 
     Raises:
         InputError: a log or prompts that can't be used, naming file and line, too few people, or a folder that holds
             something else.
         ModelError: a model or an embedder that can't be used.
     """
+    budget = budget or Budget()
     with made_in(out) as work:
         answers = read_log(log)
-        source = locate(model, basis=out)
-        models = Models(load_causal(source.model, device), head=None, steering=UNCALIBRATED, experts={})
-        num_unread = 0
+        models = open_models(model, out, device)
+        causal, num_unread = models.base, 0
         if prompts is None:
-            asked, num_unread = take_prompts(answers.prompt, models.base, max_tokens, str(log))
+            asked, num_unread = take_prompts(answers.prompt, causal, budget.max_tokens, str(log))
             num_repeated = len(answers.prompt) - len(set(map(json.dumps, answers.prompt)))
         else:
-            asked, num_repeated = read_prompts(prompts, models.base, max_tokens)
-        split = split_prompts(asked, seed)
-        embed = load_embedder(embedder, models.base)
-        kept = KeptEmbedder(embed, work / "embeddings", f"{models.base.fingerprints.model} {embedder}")
-        found = fit_basis(answers, kept, rank, seed)
-        draft = found.draft(models.base.name, models.base.fingerprints, embedder)
-        plans = default_plans(len(split.train), replies, max_tokens, seed)
+            asked, num_repeated = read_prompts(prompts, causal, budget.max_tokens)
+        split = split_prompts(asked, budget.seed)
+        embed = KeptEmbedder(
+            load_embedder(embedder, causal), work / "embeddings", f"{causal.fingerprints.model} {embedder}"
+        )
+        found = fit_basis(answers, embed, rank, budget.seed)
+        draft = found.draft(causal.name, causal.fingerprints, embedder)
+        making = Making(models, split, budget.plans(len(split.train)), work, draft, embed)
         origin = _origin(log, model, out, rank, embedder, prompts, len(asked))
-        section = about_people(found, answers.counts)
-        basis, report = write_basis(out, models, split, plans, origin, work, draft, kept, section)
+        basis, report = write_basis(out, making, origin, about_people(found, answers.counts))
         made = MadeFromLog(Made(basis, report, split, num_repeated), found, answers.counts, num_unread)
         (out / REPORT).write_text(json.dumps(made.row(), indent=2) + "\n", encoding="utf-8")
     return made

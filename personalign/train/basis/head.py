@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from personalign.decode.successor import SuccessorHead
 from personalign.train.basis.rollouts import Rollouts
-from personalign.train.progress import track
+from personalign.train.checkpoint import EVERY_S, Checkpoint
 
 BATCH = 2048
 MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
@@ -29,10 +30,16 @@ class HeadRecipe:
 
     rank: int = 64
     hidden: int = 256
-    epochs: int = 6
+    epochs: int | None = None  # by default as many as it takes to see tokens_seen, from 6 to 60
+    tokens_seen: int = 1_600_000
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     seed: int = 0
+    checkpoint_every_s: float = EVERY_S
+
+    def num_epochs(self, num_tokens: int) -> int:
+        """How often each of so many tokens is learnt from."""
+        return self.epochs or min(max(round(self.tokens_seen / num_tokens), 6), 60)
 
 
 def train_head(
@@ -41,6 +48,7 @@ def train_head(
     embeddings: Float[Tensor, "V H"],
     train: Bool[NDArray[np.bool_], "N"],
     recipe: HeadRecipe,
+    checkpoint: Path | None = None,
 ) -> SuccessorHead:
     """Fit a head on the replies marked ``train``.
 
@@ -50,24 +58,26 @@ def train_head(
         embeddings: the model's output embeddings, on the device to train on.
         train: which replies to learn from.
         recipe: size and training.
+        checkpoint: the file that a killed training goes on from; None keeps nothing.
     """
     torch.manual_seed(recipe.seed)
     head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden).to(embeddings.device)
     rows = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
     optimizer = torch.optim.AdamW(head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    num_steps = recipe.epochs * -(-len(rows) // BATCH)
+    num_epochs = recipe.num_epochs(len(rows))
+    batches = [b for _ in range(num_epochs) for b in torch.split(rows[torch.randperm(len(rows))], BATCH)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=num_steps, pct_start=0.1
+        optimizer, recipe.learning_rate, total_steps=len(batches), pct_start=0.1
     )
     batch_of = _batches(rollouts, features, embeddings)
-    for _ in track(range(recipe.epochs), "successor head"):
-        for batch in torch.split(rows[torch.randperm(len(rows))], BATCH):
-            hidden, drawn, target = batch_of(batch)
-            loss = (head(hidden, drawn) - target).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    training = Checkpoint(checkpoint, head, [optimizer], schedule, recipe.checkpoint_every_s)
+    for step in training.steps(len(batches), "successor head"):
+        hidden, drawn, target = batch_of(batches[step])
+        loss = (head(hidden, drawn) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return head.eval()
 
 
@@ -79,7 +89,7 @@ def explained_variance(
     embeddings: Float[Tensor, "V H"],
     tokens: Bool[NDArray[np.bool_], "tokens"],
 ) -> Float[NDArray[np.float64], "d"]:
-    """R² per axis over the marked tokens; NaN for an axis that is the same at all of them, so nothing is to foresee."""
+    """R² per axis over the marked tokens; NaN for an axis that is the same at all of them."""
     if not tokens.any():
         return np.full(features.shape[1], np.nan)
     rows = torch.from_numpy(np.flatnonzero(tokens))
@@ -98,7 +108,7 @@ def explained_variance(
 def _batches(
     rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"], embeddings: Float[Tensor, "V H"]
 ) -> Callable[[Int[Tensor, "b"]], tuple[Tensor, Tensor, Tensor]]:
-    """Give the hidden states before some tokens, the tokens' embeddings, and what to foresee, where the model is."""
+    """Give the hidden states before some tokens, the tokens' embeddings, and what to predict, on the model's device."""
     hidden, token = torch.from_numpy(rollouts.hidden), torch.from_numpy(rollouts.token)
     target, device = torch.from_numpy(features[rollouts.reply]).float(), embeddings.device
 

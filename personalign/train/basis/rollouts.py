@@ -2,12 +2,11 @@
 
 They cover what steered decoding will do: a share of them each with half and all of an expert, and in half
 of them one random position takes a uniform draw from the short list and goes on from there, because most
-candidates are never sampled. Read ``successor.py`` next.
+candidates are never sampled. Read ``head.py`` next.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,15 +16,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from personalign.decode import Expert, Models, Request, Step, generate
+from personalign.decode import Models, Request, Step, generate
 from personalign.errors import ModelError
+from personalign.train.kept import Arrays, identity, keep
 from personalign.train.progress import track
 from personalign.types import Message, Reply, Sampling
-
-ROWS = 96
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Plan:
     seed: int = 0
     num_prompts: int | None = None  # answer only the first so many
     latest_forced: int = 16  # forced positions are uniform below: about the length of a reply
+    rows: int = 96  # written at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,43 +88,34 @@ def roll_out(models: Models, prompts: Sequence[Sequence[Message]], plan: Plan, w
         raise ModelError(
             f"{models.base.name} names no token that ends a reply; expected eos_token_id in its generation_config.json"
         )
-    folder = work / _identity(models, prompts, plan)
-    folder.mkdir(parents=True, exist_ok=True)
+    content = [asdict(models.base.fingerprints), expert_identity(models, plan.expert), asdict(plan)]
+    folder = work / identity(*content, [list(prompt) for prompt in prompts])
     jobs = [(i, k) for i in range(len(prompts[: plan.num_prompts])) for k in range(plan.replies_per_prompt)]
     jobs.sort(key=lambda job: sum(len(m["content"]) for m in prompts[job[0]]))  # even lengths, little padding
-    shards = [jobs[i : i + ROWS] for i in range(0, len(jobs), ROWS)]
+    shards = [jobs[i : i + plan.rows] for i in range(0, len(jobs), plan.rows)]
+    written = []
     for number, shard in enumerate(track(shards, "roll-outs")):
         path = folder / f"{number:05}.safetensors"
-        if not path.exists():
-            _write_shard(path, models, prompts, shard, plan)
-    return _read_shards([folder / f"{number:05}.safetensors" for number in range(len(shards))])
+        written.append(keep(path, lambda: _write_shard(models, prompts, shard, plan, number)))  # noqa: B023
+    return _joined(written)
 
 
-def _identity(models: Models, prompts: Sequence[Sequence[Message]], plan: Plan) -> str:
-    """Name everything that the roll-outs follow from."""
-    content = {
-        "base": asdict(models.base.fingerprints),
-        "expert": None if plan.expert is None else _expert_identity(models.experts[plan.expert]),
-        "prompts": [list(prompt) for prompt in prompts],
-        "plan": asdict(plan) | {"rows": ROWS},
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _expert_identity(expert: Expert) -> dict[str, object]:
-    models = [model for model in (expert.anti, expert.tuned) if model is not None]
-    digest = hashlib.sha256()
-    if expert.peft is not None:
-        for name, value in sorted(expert.peft.named_parameters()):
-            if f".{expert.name}" in name:  # the adapter's own weights: others may lie on the same small model
-                digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
-    return {"models": [asdict(model.fingerprints) for model in models], "adapter": digest.hexdigest()}
+def expert_identity(models: Models, name: str | None) -> list[object]:
+    """What the expert of this name is made of, for ``identity``."""
+    if name is None:
+        return []
+    expert = models.experts[name]
+    prints = [asdict(model.fingerprints) for model in (expert.anti, expert.tuned) if model is not None]
+    weights = {} if expert.peft is None else dict(expert.peft.named_parameters())
+    # the adapter's own weights: the small model may have other adapters
+    adapter = {n: w.detach().float().cpu().numpy() for n, w in sorted(weights.items()) if f".{expert.name}" in n}
+    return [prints, list(adapter), identity(*adapter.values())]
 
 
 def _write_shard(
-    path: Path, models: Models, prompts: Sequence[Sequence[Message]], shard: list[tuple[int, int]], plan: Plan
-) -> None:
-    rng = np.random.default_rng([plan.seed, int(path.stem)])
+    models: Models, prompts: Sequence[Sequence[Message]], shard: list[tuple[int, int]], plan: Plan, number: int
+) -> Arrays:
+    rng = np.random.default_rng([plan.seed, number])
     alphas = np.array([plan.alphas[k % len(plan.alphas)] for _, k in shard])
     forced = rng.random(len(shard)) < plan.forced_share
     forced_at = np.where(forced, rng.integers(0, plan.latest_forced, len(shard)), -1)
@@ -156,20 +145,19 @@ def _write_shard(
     replies = generate(models, requests, steers=(record, force))
     if not hidden.isfinite().all():
         raise ModelError(f"a hidden state of {models.base.name} overflows half precision; expected smaller ones")
-    _save_shard(path, shard, alphas, forced_at, replies, hidden[:-1].cpu().numpy())
+    return _shard_arrays(shard, alphas, forced_at, replies, hidden[:-1].cpu().numpy())
 
 
-def _save_shard(
-    path: Path,
+def _shard_arrays(
     shard: list[tuple[int, int]],
     alphas: NDArray[np.float64],
     forced_at: NDArray[np.int64],
     replies: Sequence[Reply],
     hidden: NDArray[np.float16],
-) -> None:
+) -> Arrays:
     tokens = [np.array(r.ids if r.end is None else [*r.ids, r.end], dtype=np.int64) for r in replies]
     lengths = np.array([len(row) for row in tokens])
-    arrays = {
+    return {
         "prompt": np.array([i for i, _ in shard], dtype=np.int64),
         "complete": np.array([r.finish_reason == "stop" for r in replies]),
         "alpha": alphas,
@@ -177,20 +165,16 @@ def _save_shard(
         "length": lengths,
         "token": np.concatenate(tokens),
         "hidden": np.concatenate([hidden[i, :length] for i, length in enumerate(lengths)]),
+        "text": np.frombuffer(json.dumps([r.text for r in replies]).encode(), dtype=np.uint8),
     }
-    path.with_suffix(".json").write_text(json.dumps([r.text for r in replies], ensure_ascii=False))
-    partial = path.with_suffix(".partial")
-    save_file(arrays, partial)
-    partial.replace(path)
 
 
-def _read_shards(paths: Sequence[Path]) -> Rollouts:
-    shards = [load_file(path) for path in paths]
-    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+def _joined(shards: Sequence[Arrays]) -> Rollouts:
+    joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0] if name != "text"}
     lengths = joined["length"]
     return Rollouts(
         prompt=joined["prompt"],
-        text=tuple(text for path in paths for text in json.loads(path.with_suffix(".json").read_text())),
+        text=tuple(text for shard in shards for text in json.loads(shard["text"].tobytes())),
         complete=joined["complete"],
         alpha=joined["alpha"],
         forced_at=joined["forced_at"],

@@ -14,6 +14,7 @@ from torch import Tensor
 from personalign.decode.load import CausalModel, render
 from personalign.errors import InputError, MessageError
 from personalign.train.files import Line, read_lines
+from personalign.train.split import cut
 
 EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}, …]}, {"turns": ["Hello", …]} or {"text": "…"}'
 MIN_TEXTS = 10  # one to choose by, one to test on, the rest to learn from
@@ -43,9 +44,9 @@ def read_texts(path: Path, causal: CausalModel, seed: int) -> Texts:
     found = list({tuple(ids): ids for ids in (_ids(line, causal) for line in lines)}.values())
     if len(found) < MIN_TEXTS:
         raise InputError(f"{path} holds {len(found)} different texts, expected at least {MIN_TEXTS}, better thousands")
-    shuffled = [found[i] for i in np.random.default_rng(seed).permutation(len(found))]
     num = min(max(len(found) // 10, 1), 200)
-    return Texts(shuffled[2 * num :], shuffled[:num], shuffled[num : 2 * num], len(lines) - len(found))
+    dev, held_out, train = cut(found, [num, num], seed)
+    return Texts(train, dev, held_out, len(lines) - len(found))
 
 
 def _ids(line: Line, causal: CausalModel) -> Ids:

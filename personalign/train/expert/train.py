@@ -1,11 +1,10 @@
 """Tune an expert on a file of dialogues or texts: what ``personalign expert train`` does.
 
-``experts.py`` does the work, for the bundled expert too.
+``tune.py`` does the work, for the bundled expert too.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from personalign.bundled import TINY
@@ -25,7 +25,9 @@ from personalign.train.expert.measure import MAX_TOKENS, bits_of
 from personalign.train.expert.texts import Ids, Texts, read_texts, rows_at
 from personalign.train.expert.tune import Stack, save_expert, train_expert
 from personalign.train.files import made_in, public_name
+from personalign.train.kept import identity, keep
 from personalign.train.loop import Recipe
+from personalign.train.progress import track
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 TOKENS_PER_STEP, ROW_LENGTH = 4096, 256
@@ -133,6 +135,8 @@ def lora_rate(causal: CausalModel) -> float:
 def _tune(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Recipe, work: Path, folder: Path) -> Tuned:
     length = min(ROW_LENGTH, small.context or ROW_LENGTH, (big and big.context) or ROW_LENGTH)
     longest = min(MAX_TOKENS, small.context or MAX_TOKENS, (big and big.context) or MAX_TOKENS)
+    models = [asdict(small.fingerprints), None if big is None else asdict(big.fingerprints)]
+    work = work / identity(models, asdict(recipe), texts.train, texts.dev, texts.held_out)
 
     def bits(model: nn.Module, part: Sequence[Ids]) -> float:
         return bits_of(model, small.tokenizer, [ids[:longest] for ids in part], small.device)
@@ -146,27 +150,25 @@ def _tune(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Rec
         RANK,
         None,
         lambda model: bits(model, texts.dev),
-        work / _identity(small, big, texts, recipe),
+        work,
         folder.name,
     )
     base = untuned if big is None else big.model
-    sweep = {0.0: bits(base, texts.dev)}
-    sweep |= {alpha: bits(Stack(base, expert, untuned, alpha), texts.dev) for alpha in ALPHAS}
-    alpha = min(ALPHAS, key=lambda alpha: sweep[alpha])
-    found = {"small": bits(untuned, texts.held_out), "expert": bits(expert, texts.held_out)}
-    if big is not None:
-        found["big"] = bits(base, texts.held_out)
-    found["stack"] = bits(Stack(base, expert, untuned, alpha), texts.held_out)
+    stacks = {alpha: base if not alpha else Stack(base, expert, untuned, alpha) for alpha in (0.0, *ALPHAS)}
+
+    def kept_bits(name: str, model: nn.Module, part: Sequence[Ids]) -> float:
+        figure = keep(work / f"bits-{name}.safetensors", lambda: {"bits": np.asarray(bits(model, part))})
+        return float(figure["bits"])
+
+    sweep = {alpha: kept_bits(f"dev-{alpha:g}", stacks[alpha], texts.dev) for alpha in track([*stacks], "choosing α")}
+    best = min(ALPHAS, key=lambda alpha: sweep[alpha])
+    measured = {"small": untuned, "expert": expert} | ({} if big is None else {"big": base})
+    measured["stack"] = stacks[best]
+    figures = {name: kept_bits(name, measured[name], texts.held_out) for name in track([*measured], "held-out texts")}
     folder.mkdir(parents=True, exist_ok=True)
-    save_expert(expert, folder, alpha)
+    save_expert(expert, folder, best)
     num_texts = {"train": len(texts.train), "dev": len(texts.dev), "held_out": len(texts.held_out)}
-    return Tuned(folder, alpha, recipe, texts.num_repeated, num_texts, found, sweep)
-
-
-def _identity(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Recipe) -> str:
-    """Name everything that the training follows from: another one has a checkpoint of its own."""
-    content = [asdict(small.fingerprints), None if big is None else asdict(big.fingerprints), asdict(recipe)]
-    return hashlib.sha256(json.dumps([*content, texts.train, texts.dev]).encode()).hexdigest()[:16]
+    return Tuned(folder, best, recipe, texts.num_repeated, num_texts, figures, sweep)
 
 
 def _write_card(tuned: Tuned, data: str, small: str, big: str | None) -> None:

@@ -29,15 +29,9 @@ from personalign.train.files import made_in, public_name
 from personalign.train.log import AnswerLog, LogCounts
 from personalign.train.progress import track
 from personalign.train.reward.pairs import Pair, comparison, soft_choices
-from personalign.train.reward.train import (
-    Dev,
-    Measured,
-    RewardRecipe,
-    TrainedReward,
-    measure_reward,
-    save_reward,
-    train_reward,
-)
+from personalign.train.reward.save import save_reward
+from personalign.train.reward.train import Dev, Measured, RewardRecipe, TrainedReward, measure_reward, train_reward
+from personalign.train.split import hold_out
 from personalign.types import INFORMATIVE
 
 HELD_OUT = 0.2  # of the people
@@ -102,7 +96,7 @@ def make_backbone(
 ) -> MadeBackbone:
     """Train a reward model on a base model and write the folder that ``load_reward`` and ``rule="args"`` take.
 
-    A killed run begins again when called again with the same folder, and ends in the same weights.
+    A killed run goes on when called again with the same folder, and ends in the same weights.
 
     Args:
         model: what the LoRA is trained on, best the model that will be served: "tiny", a path or a hub id.
@@ -127,12 +121,11 @@ def make_backbone(
         asked = _readable(causal, log)
         pairs = _pairs(log, asked.rows) if basis is None else _measured_pairs(log, asked.rows, basis, embed)
         people = [log.user[i] for i in asked.rows]
-        held = _held_out(people, seed)
+        held = hold_out(people, HELD_OUT, seed)
         dev = Dev(tuple(i for i, user in enumerate(people) if user in held), unseen="people")
         recipe = RewardRecipe(epochs=epochs, learning_rate=learning_rate or lora_rate(causal), seed=seed)
         axes = ("reward",) if basis is None else tuple(axis.name for axis in basis.axes)
-        work.mkdir(parents=True, exist_ok=True)
-        trained = train_reward(causal, pairs, recipe, axes, dev)
+        trained = train_reward(causal, pairs, recipe, axes, dev, work)
         rows = _about_new_prompts(pairs, dev)
         new = measure_reward(trained.model, causal, [pairs[i] for i in rows]) if rows else None
         made = MadeBackbone(
@@ -190,12 +183,6 @@ def _measured_pairs(log: AnswerLog, rows: Sequence[int], basis: Basis, embed: Em
 
     targets = soft_choices(measured(log.a), measured(log.b)).tolist()
     return [Pair(log.prompt[i], log.a[i], log.b[i], tuple(t)) for i, t in zip(rows, targets, strict=True)]
-
-
-def _held_out(people: Sequence[str], seed: int) -> set[str]:
-    distinct = sorted(set(people))
-    num = min(max(round(HELD_OUT * len(distinct)), 1), len(distinct) - 1)
-    return set(np.random.default_rng(seed).permutation(distinct)[:num].tolist())
 
 
 def _about_new_prompts(pairs: Sequence[Pair], dev: Dev) -> list[int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from personalign.decode.load import CausalModel, render
 from personalign.errors import InputError, MessageError
+from personalign.train.split import hold_out
 from personalign.types import Message
 
 
@@ -89,7 +90,6 @@ def split(
     distinct = sorted(set(prompts))
     if len(distinct) < 2:
         raise InputError(f"the pairs are about {len(distinct)} prompts; expected at least 2, one of them for dev")
-    num_dev = min(max(round(dev_share * len(distinct)), 1), len(distinct) - 1)
-    held_out = set(np.random.default_rng(seed).permutation(distinct)[:num_dev])
+    held_out = hold_out(distinct, dev_share, seed)
     is_dev = np.array([prompt in held_out for prompt in prompts])
     return np.flatnonzero(~is_dev), np.flatnonzero(is_dev)

@@ -2,12 +2,11 @@
 
 Bradley and Terry's model on every axis by itself: P(first preferred on j) = σ(r_j(x, first) − r_j(x, second)). One axis
 and somebody's choices give the usual scalar reward; with ``soft_choices`` the rewards come to be the axes' features,
-up to a constant of the prompt. Read ``decode/backbone.py`` next, which loads what is saved here.
+up to a constant of the prompt. Read ``decode/reward_model.py`` next, which loads what is saved here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -19,16 +18,14 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from personalign.decode.load import CausalModel
-from personalign.decode.lora import WEIGHTS, merged, with_lora
-from personalign.decode.reward_model import HEAD, MANIFEST, RewardModel, decoder_of, last_hidden
+from personalign.decode.lora import merged, with_lora
+from personalign.decode.reward_model import RewardModel, decoder_of, last_hidden
 from personalign.errors import InputError, MessageError
-from personalign.train.files import public_name
-from personalign.train.progress import track
-from personalign.train.reward.card import reward_card
+from personalign.train.checkpoint import EVERY_S, Checkpoint
+from personalign.train.kept import Arrays, identity, keep
 from personalign.train.reward.pairs import Comparison, Pair, comparison, split
 
 Over = Literal["replies", "prefixes"]
@@ -53,6 +50,7 @@ class RewardRecipe:
     warmup_share: float = 0.1  # of the steps; the rate falls to nothing over the others
     dev_share: float = 0.1  # of the prompts
     seed: int = 0
+    checkpoint_every_s: float = EVERY_S
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +104,7 @@ def train_reward(
     recipe: RewardRecipe,
     axes: Sequence[str] = ("reward",),
     dev: Dev | None = None,
+    work: Path | None = None,
 ) -> TrainedReward:
     """Train a LoRA on a copy of ``base``, and a head of one reward an axis.
 
@@ -115,6 +114,7 @@ def train_reward(
         recipe: what to compare, and how to train.
         axes: names of the rewards.
         dev: what to measure on; by default the pairs of ``recipe.dev_share`` of the prompts.
+        work: folder that a killed training goes on from; None keeps nothing.
 
     Raises:
         InputError: a target isn't a probability for each axis, nothing is known of an axis, there are too few
@@ -129,15 +129,24 @@ def train_reward(
     torch.manual_seed(recipe.seed)
     lora, config = _fresh_lora(base, recipe.rank)
     head = nn.Linear(base.hidden_size, len(axes), device=base.device)
-    before = _measured(lora, head, comparisons, target, rows)
-    _fit(lora, head, comparisons, target, train, recipe)
+    folder = work and work / _identity(base, comparisons, target, recipe, rows)
+    before = _kept(folder and folder / "before.safetensors", lora, head, comparisons, target, rows)
+    _fit(lora, head, comparisons, target, train, recipe, folder and folder / "checkpoint.safetensors")
     adapter = get_peft_model_state_dict(lora)
     _check_finite([*adapter.values(), *head.parameters()])
     head.eval().requires_grad_(requires_grad=False)
     model = RewardModel(merged(lora), head, base.tokenizer, f"a reward model on {base.name}", tuple(axes))
-    after = _measured(model.backbone, head, comparisons, target, rows)
+    after = _kept(folder and folder / "after.safetensors", model.backbone, head, comparisons, target, rows)
     report = RewardReport(len(train), len(rows), before, after, unseen)
     return TrainedReward(model, base, config, adapter, recipe, report)
+
+
+def _identity(
+    base: CausalModel, comparisons: Sequence[Comparison], target: Tensor, recipe: RewardRecipe, dev: NDArray[np.int64]
+) -> str:
+    """Name everything that the training follows from."""
+    tokens = [[c.first, c.second, c.at] for c in comparisons]
+    return identity(asdict(base.fingerprints), asdict(recipe), tokens, target.cpu().numpy(), dev)
 
 
 def measure_reward(model: RewardModel, base: CausalModel, pairs: Sequence[Pair]) -> Measured:
@@ -206,6 +215,7 @@ def _fit(
     target: Float[Tensor, "N d"],
     train: Int[NDArray[np.int64], "train"],
     recipe: RewardRecipe,
+    checkpoint: Path | None,
 ) -> None:
     rng = np.random.default_rng(recipe.seed)
     num_batches = -(-len(train) // recipe.batch_size)
@@ -216,7 +226,9 @@ def _fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=len(batches), pct_start=warmup
     )
-    for batch in track(batches, "reward model"):
+    training = Checkpoint(checkpoint, nn.ModuleList([lora, head]), [optimizer], schedule, recipe.checkpoint_every_s)
+    for step in training.steps(len(batches), "reward model"):
+        batch = batches[step]
         difference, pair = _differences(lora, head, [comparisons[i] for i in batch], recipe.over)
         loss: Any = _loss(difference, target[batch], pair)
         optimizer.zero_grad()
@@ -249,6 +261,22 @@ def _loss(difference: Float[Tensor, "M d"], target: Float[Tensor, "B d"], pair: 
     wanted = target[pair]
     weight = wanted.isfinite() / pair.bincount()[pair][:, None]
     return (weight * _entropy(difference, wanted)).sum() / weight.sum().clamp_min(1)
+
+
+def _kept(
+    path: Path | None,
+    decoder: nn.Module,
+    head: nn.Linear,
+    comparisons: Sequence[Comparison],
+    target: Float[Tensor, "N d"],
+    rows: Int[NDArray[np.int64], "m"],
+) -> Measured:
+    """Measure, or read what a killed run measured."""
+
+    def figures() -> Arrays:
+        return vars(_measured(decoder, head, comparisons, target, rows))
+
+    return Measured(**(figures() if path is None else keep(path, figures)))
 
 
 @torch.no_grad()
@@ -288,35 +316,3 @@ def _entropy(difference: Float[Tensor, "M d"], wanted: Float[Tensor, "M d"]) -> 
 def _check_finite(tensors: Sequence[Tensor]) -> None:
     if not all(value.isfinite().all() for value in tensors):
         raise InputError("the training diverged: a weight isn't finite; lower the recipe's learning_rate")
-
-
-def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str, note: str = "") -> None:
-    """Write the folder that ``load_reward`` reads: adapter, head, manifest and a card.
-
-    ``data`` says in a sentence what the pairs are, ``licence`` under which terms the reward model may be used, and
-    ``note`` what else there is to say of its figures.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
-    _lora_as_saved(trained.lora, base).save_pretrained(str(folder))
-    save_file(_on_cpu(trained.adapter), folder / WEIGHTS, metadata={"format": "pt"})
-    save_file(_on_cpu(trained.model.head.state_dict()), folder / HEAD)
-    manifest = {
-        "base": f"../{base}" if is_local else base,
-        "axes": trained.model.axes,
-        "trained_on": trained.recipe.over,
-        "fingerprints": asdict(trained.base.fingerprints),
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(reward_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
-
-
-def _lora_as_saved(lora: LoraConfig, base: str) -> LoraConfig:
-    saved = deepcopy(lora)
-    saved.base_model_name_or_path, saved.inference_mode = base, True
-    saved.target_modules = sorted(lora.target_modules or ())  # peft keeps a set, whose order changes with every run
-    return saved
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

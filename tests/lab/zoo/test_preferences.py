@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,23 @@ import pytest
 
 from lab.zoo import preferences
 from lab.zoo.dialogues import Dialogue
-from lab.zoo.preferences import MAX_PROMPT_CHARACTERS, NUM_PROMPTS, make_basis
+from lab.zoo.preferences import BANK_PLAN, MAX_PROMPT_CHARACTERS, NUM_PROMPTS, PLAN, make_basis
 from lab.zoo.workshop import Workshop
 from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode import load_causal
-from personalign.train.basis import build as bootstrap
-from personalign.train.basis.calibrate import GRID, calibrate
+from personalign.train.basis.build import Plans
+from personalign.train.basis.calibrate import GRID, Calibration
+from personalign.train.basis.head import HeadRecipe
 from personalign.train.prompts import Prompts
 
 NUM_DIALOGUES = 8_000
+SMALL = Plans(
+    replace(PLAN, replies_per_prompt=2, max_tokens=32, alphas=(0.0, 1.0)),
+    replace(BANK_PLAN, replies_per_prompt=4, max_tokens=32),
+    HeadRecipe(rank=8, hidden=32, epochs=2),
+    Calibration(GRID[:1], num_people=1),
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +94,17 @@ def test_the_prompts_are_the_same_each_time(prompts: Prompts, workshop: Workshop
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The bundled models without their basis, and a plan for a small one."""
+    """The bundled models without their basis, and twenty-nine prompts."""
     copy = shutil.copytree(TINY, tmp_path / "tiny", ignore=shutil.ignore_patterns("basis", "prompts.jsonl"))
     spoken = [tuple(json.loads(line)) for line in (TINY / "prompts.jsonl").read_text("utf-8").splitlines()]
     monkeypatch.setattr(preferences, "TINY", copy)
     monkeypatch.setattr(preferences, "basis_prompts", lambda _: Prompts(spoken[:22], spoken[22:28], spoken[28:29]))
-    monkeypatch.setattr(
-        preferences, "PLAN", replace(preferences.PLAN, replies_per_prompt=2, max_tokens=32, alphas=(0.0, 1.0))
-    )
-    monkeypatch.setattr(preferences, "BANK_PLAN", replace(preferences.BANK_PLAN, replies_per_prompt=4, max_tokens=32))
-    monkeypatch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[:1], num_people=1))
     return copy
 
 
 def test_the_stage_leaves_a_basis_its_card_and_prompts(tiny: Path, workshop: Workshop) -> None:
     """Of the bundled base, with a card that names its axes; called again it does nothing."""
-    make_basis(workshop)
+    make_basis(workshop, SMALL)
     basis = Basis.load(tiny / "basis")
     basis.check_model(load_causal(tiny / "base", "cpu").fingerprints)
     assert basis.model == "tiny"
@@ -114,6 +115,6 @@ def test_the_stage_leaves_a_basis_its_card_and_prompts(tiny: Path, workshop: Wor
 
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*")}
     shutil.rmtree(workshop.work)
-    make_basis(workshop)
+    make_basis(workshop, SMALL)
     assert {path: path.stat().st_mtime_ns for path in tiny.rglob("*")} == before
     assert not workshop.work.exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -18,11 +17,9 @@ from personalign.decode import Request, load_causal
 from personalign.decode.generation import generate
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
-from personalign.train.basis import bootstrap as make
-from personalign.train.basis import build as bootstrap
-from personalign.train.basis.bootstrap import make_basis
-from personalign.train.basis.build import Plans, default_plans
-from personalign.train.basis.calibrate import GRID, calibrate
+from personalign.train.basis.bootstrap import Made, make_basis
+from personalign.train.basis.build import Budget
+from personalign.train.basis.calibrate import GRID, Calibration, Trials
 from personalign.train.files import WORK
 from personalign.train.prompts import read_prompts, split_prompts
 from personalign.types import Guidance, Sampling
@@ -33,7 +30,12 @@ from tests.train.stories import convert
 from tests.train.talker import SUBJECTS, teach
 
 STORIES = REAL / "stories260K"
-REPLIES = 160
+BUDGET = Budget(  # fewer replies, a smaller head that sees fewer tokens, fewer settings: a basis in seconds
+    replies=160,
+    num_asked=192,
+    head=replace(SMALL_HEAD, tokens_seen=200_000),
+    calibration=Calibration(GRID[::12], num_people=2),
+)
 NAMES = ("Lily", "Tom", "Sam", "Lucy", "Ben", "Mia", "Max", "Sue")
 OPENINGS = ("Once upon a time, there was a child named {}.", "{} was playing in the park.", "{} had a big red ball.")
 
@@ -71,27 +73,12 @@ def written(folder: Path, name: str, lines) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small_plans():
-    """A smaller head that sees fewer tokens, half of the replies to ask about, fewer settings: a basis in seconds."""
-
-    def plans(*of: int) -> Plans:
-        found = default_plans(*of)
-        return replace(found, ask=replace(found.ask, replies_per_prompt=8), tokens_seen=200_000)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make, "default_plans", plans)
-        patch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
-        patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::12], num_people=2))
-        yield
-
-
-@pytest.fixture(scope="module")
-def found(case: Case, small_plans, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, make.Made]:
+def found(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
     out = tmp_path_factory.mktemp("made") / "basis"
-    return out, make_basis(str(case.model), case.prompts, out, "cpu", REPLIES, case.max_tokens)
+    return out, make_basis(str(case.model), case.prompts, out, "cpu", replace(BUDGET, max_tokens=case.max_tokens))
 
 
-def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, make.Made]) -> None:
+def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, Made]) -> None:
     """Its folder holds the four files and nothing else; its name says what it is of, not where that lies."""
     out, made = found
     assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors", "questions.jsonl", "README.md"}
@@ -105,7 +92,7 @@ def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, make.Made]) -
     json.dumps(made.row(), allow_nan=False)
 
 
-def test_the_model_is_personal_with_it(case: Case, found: tuple[Path, make.Made], tmp_path: Path) -> None:
+def test_the_model_is_personal_with_it(case: Case, found: tuple[Path, Made], tmp_path: Path) -> None:
     """A person answers its questions, and is answered under their own reward; a stranger gets the model's own words."""
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(case.model), found[0], device="cpu") as p:
         while question := p.ask("ada"):
@@ -117,7 +104,7 @@ def test_the_model_is_personal_with_it(case: Case, found: tuple[Path, make.Made]
         assert stranger.reason == "no_answers"
 
 
-def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, make.Made], tmp_path: Path) -> None:
+def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, Made], tmp_path: Path) -> None:
     """Who cares about length alone gets longer replies than the model's own, or shorter ones."""
     out, made = found
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(case.model), out, device="cpu") as p:
@@ -136,7 +123,7 @@ def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, make.Ma
         assert down < plain < up
 
 
-def test_no_prompt_is_on_two_sides(found: tuple[Path, make.Made], case: Case) -> None:
+def test_no_prompt_is_on_two_sides(found: tuple[Path, Made], case: Case) -> None:
     """Those to learn from, to test on and to calibrate on are all different, and one that came twice is counted."""
     made = found[1]
     parts = [
@@ -149,16 +136,16 @@ def test_no_prompt_is_on_two_sides(found: tuple[Path, make.Made], case: Case) ->
     assert made.num_repeated == (case.prompts.suffix == ".jsonl")
 
 
-def test_a_killed_run_goes_on(case: Case, found: tuple[Path, make.Made], small_plans, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(case: Case, found: tuple[Path, Made], tmp_path: Path) -> None:
     """Killed in the calibration, it writes no roll-out twice and ends in the same basis."""
     out, made = tmp_path / "basis", found[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "calibrate", interrupted)
+        patch.setattr(Trials, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            make_basis(str(case.model), case.prompts, out, "cpu", REPLIES, case.max_tokens)
+            make_basis(str(case.model), case.prompts, out, "cpu", replace(BUDGET, max_tokens=case.max_tokens))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("personalign.train.basis.rollouts._write_shard", interrupted)
-        again = make_basis(str(case.model), case.prompts, out, "cpu", REPLIES, case.max_tokens)
+        again = make_basis(str(case.model), case.prompts, out, "cpu", replace(BUDGET, max_tokens=case.max_tokens))
     assert again.basis.id == made.basis.id
     assert not (out / WORK).exists()
 

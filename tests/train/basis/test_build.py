@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 
 from personalign.basis import Basis, Steering
-from personalign.decode import Request, SuccessorHead
-from personalign.decode.generation import generate
+from personalign.decode import Request, SuccessorHead, generate
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
-from personalign.train.basis import build as bootstrap
 from personalign.train.basis.bank import is_distinct, is_readable
-from personalign.train.basis.build import Plans
+from personalign.train.basis.build import MIN_QUESTIONS, Making, Plans
+from personalign.train.basis.rollouts import roll_out
 from personalign.train.prompts import Prompts
 from personalign.types import Guidance, Sampling
 from tests.decode.tiny_models import Kit
-from tests.train.conftest import BANK_PLAN, PLAN, PROMPTS, SMALL_HEAD, Made
+from tests.train.conftest import BANK_PLAN, PLAN, PLANS, PROMPTS, Made
 from tests.train.talker import SUBJECTS, prompt
 
 
@@ -37,7 +36,7 @@ def mean_measure(made: Made, basis: Basis, axis: str, weight: float) -> float:
     j = [a.name for a in basis.axes].index(axis)
     guidance = Guidance(weight * np.eye(basis.num_axes)[j], confidence=1.0)
     requests = [Request(prompt(s), Sampling(64, 1.0, seed=i), guidance) for s in SUBJECTS[:2] for i in range(6)]
-    models = replace(replace(made.models, head=SuccessorHead.from_arrays(basis.head)), steering=Steering(16.0, 5.0, 20))
+    models = replace(made.models, head=SuccessorHead.from_arrays(basis.head), steering=Steering(16.0, 5.0, 20))
     replies = generate(models, requests)
     return float(measure_many([r.messages for r in requests], [r.text for r in replies], basis.axes)[:, j].mean())
 
@@ -68,7 +67,7 @@ def test_it_belongs_to_its_model(made: Made, loaded: Basis, kit: Kit) -> None:
 
 def test_its_axes_vary_and_are_standardised(made: Made) -> None:
     """Over the natural roll-outs the head learnt from, every axis has mean 0 and standard deviation 1."""
-    learnt = bootstrap.roll_out(made.models, PROMPTS.train, PLAN, made.work / "train")
+    learnt = roll_out(made.models, PROMPTS.train, PLAN, made.work / "train")
     raw = measure_many([PROMPTS.train[i] for i in learnt.prompt], list(learnt.text), made.basis.axes)
     own = made.basis.standardise(raw[learnt.natural])
     assert np.allclose(own.mean(0), 0)
@@ -114,38 +113,36 @@ def test_the_report_tells_what_was_measured(made: Made) -> None:
 def test_too_few_prompts_are_refused_at_once(made: Made, prompts: Prompts, said: str, tmp_path: Path) -> None:
     """Before a single roll-out is written."""
     with pytest.raises(InputError, match=said):
-        bootstrap.bootstrap(made.models, prompts, Plans(PLAN, BANK_PLAN), tmp_path)
+        Making(made.models, prompts, PLANS, tmp_path).basis()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bank_of_fewer_than_ten_questions_is_refused(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bank_of_fewer_than_ten_questions_is_refused(made: Made, tmp_path: Path) -> None:
     """Before a head is trained: a person would be asked more than there is to ask."""
-    assert len(made.basis.bank) >= bootstrap.MIN_QUESTIONS  # control
+    assert len(made.basis.bank) >= MIN_QUESTIONS  # control
     work = shutil.copytree(made.work, tmp_path / "work")
-    monkeypatch.delattr(bootstrap, "train_head")
+    shutil.rmtree(work / "head")
+    few = Plans(PLAN, replace(BANK_PLAN, replies_per_prompt=1))
     with pytest.raises(InputError, match=f"only 0 of {len(PROMPTS.train)} prompts got two readable replies"):
-        bootstrap.bootstrap(made.models, PROMPTS, Plans(PLAN, replace(BANK_PLAN, replies_per_prompt=1)), work)
+        Making(made.models, PROMPTS, few, work).basis()
+    assert not (work / "head").exists()
 
 
 def test_replies_that_are_all_the_same_give_no_axes(made: Made, tmp_path: Path) -> None:
     """A model that always says the same, or is never left to itself, can't be asked about."""
     same = replace(PLAN, expert=None, alphas=(0.0,), temperature=0.0, forced_share=0.0, replies_per_prompt=1)
+    alike = replace(PROMPTS, train=[PROMPTS.train[0]] * 10)
     with pytest.raises(InputError, match="differ on none"):
-        bootstrap.bootstrap(
-            made.models, replace(PROMPTS, train=[PROMPTS.train[0]] * 10), Plans(same, BANK_PLAN), tmp_path
-        )
+        Making(made.models, alike, Plans(same, BANK_PLAN), tmp_path).basis()
     with pytest.raises(InputError, match="no reply to the model alone"):
-        bootstrap.bootstrap(made.models, PROMPTS, Plans(replace(PLAN, alphas=(1.0,)), BANK_PLAN), tmp_path)
+        Making(made.models, PROMPTS, Plans(replace(PLAN, alphas=(1.0,)), BANK_PLAN), tmp_path).basis()
 
 
-def test_a_killed_bootstrap_goes_on(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_bootstrap_goes_on(made: Made) -> None:
     """Called again it writes no roll-out twice and ends in the same basis, head and calibration included."""
-    monkeypatch.setattr(bootstrap, "HeadRecipe", SMALL_HEAD)
     before = written(made.work)
     next(iter(before)).unlink()
-    basis, _ = bootstrap.bootstrap(made.models, PROMPTS, Plans(PLAN, BANK_PLAN), made.work)
+    basis, _ = Making(made.models, PROMPTS, PLANS, made.work).basis()
     after = written(made.work)
     assert [path for path in before if before[path] != after[path]] == [next(iter(before))]
     assert basis.id == made.basis.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ import pytest
 from personalign.basis import Steering
 from personalign.decode import Request, generate
 from personalign.learn.axes import measure_many
-from personalign.train.basis import calibrate as module
-from personalign.train.basis.calibrate import Outcome, calibrate, outcome, repetition, simulate_profile
+from personalign.train.basis.calibrate import Calibration, Outcome, Trials, repetition, simulate_profile
 from personalign.types import Guidance, Sampling
 from tests.train.conftest import PROMPTS, Made
 
@@ -39,58 +39,82 @@ def test_repetition_is_the_share_of_word_triples_that_came_before(text: str, sha
 def test_a_setting_may_break_no_more_than_the_plain_model(fault: str) -> None:
     """Each fault counts by itself, and one reply in a hundred is forgiven."""
     at = getattr(FAULTLESS, fault)
-    assert FAULTLESS.breaks_less_than(FAULTLESS)
-    assert replace(FAULTLESS, **{fault: at + 0.009}).breaks_less_than(FAULTLESS)
-    assert not replace(FAULTLESS, **{fault: at + 0.02}).breaks_less_than(FAULTLESS)
-    assert not replace(FAULTLESS, **{fault: at + 0.02}, utility=9.0).breaks_less_than(FAULTLESS)
-    assert replace(FAULTLESS, utility=-9.0, kl=9.0).breaks_less_than(FAULTLESS)  # neither of these is a fault
+    assert FAULTLESS.breaks_less_than(FAULTLESS, 0.01)
+    assert replace(FAULTLESS, **{fault: at + 0.009}).breaks_less_than(FAULTLESS, 0.01)
+    assert not replace(FAULTLESS, **{fault: at + 0.02}).breaks_less_than(FAULTLESS, 0.01)
+    assert not replace(FAULTLESS, **{fault: at + 0.02}, utility=9.0).breaks_less_than(FAULTLESS, 0.01)
+    assert replace(FAULTLESS, utility=-9.0, kl=9.0).breaks_less_than(FAULTLESS, 0.01)  # neither of these is a fault
 
 
-@pytest.fixture
-def any_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave KL as the only bound."""
-    monkeypatch.setattr(module, "TOLERANCE", 1.0)
+ANYTHING = Calibration((GENTLE, STRONG), num_people=3, max_kl=math.inf, tolerance=1.0)
 
 
-def test_a_setting_beyond_the_cap_is_never_chosen(made: Made, any_fault, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def trials(made: Made) -> Trials:
+    return Trials(made.guided, made.basis, PROMPTS.dev, made.work / "trials")
+
+
+def test_a_setting_beyond_the_cap_is_never_chosen(trials: Trials) -> None:
     """However much utility it has; without the cap it would be the choice."""
-    monkeypatch.setattr(module, "MAX_KL", math.inf)
-    best, grid = calibrate(made.guided, made.basis, PROMPTS.dev, [GENTLE, STRONG], num_people=3)
+    best, grid = trials.calibrate(ANYTHING)
     _, gentle, strong = grid
     assert (gentle.steering, strong.steering) == (GENTLE, STRONG)
     assert strong.kl > gentle.kl > 0
     assert best.steering == STRONG  # control
 
-    monkeypatch.setattr(module, "MAX_KL", (gentle.kl + strong.kl) / 2)
-    best, _ = calibrate(made.guided, made.basis, PROMPTS.dev, [GENTLE, STRONG], num_people=3)
+    capped = replace(ANYTHING, max_kl=(gentle.kl + strong.kl) / 2)
+    best, _ = trials.calibrate(capped)
     assert best.steering != STRONG
-    assert best.kl <= module.MAX_KL
+    assert best.kl <= capped.max_kl
 
 
-def test_the_plain_model_is_the_choice_where_nothing_is_allowed(made: Made, any_fault, monkeypatch) -> None:
+def test_the_plain_model_is_the_choice_where_nothing_is_allowed(trials: Trials) -> None:
     """No steering at all rather than one that is out of bounds."""
-    monkeypatch.setattr(module, "MAX_KL", -1.0)
-    best, grid = calibrate(made.guided, made.basis, PROMPTS.dev, [STRONG], num_people=3)
+    strong = replace(ANYTHING, grid=(STRONG,))
+    best, grid = trials.calibrate(replace(strong, max_kl=-1.0))
     assert best.steering.beta == 0
     assert best == grid[0]
     assert [o.steering for o in grid[1:]] == [STRONG]
-    monkeypatch.setattr(module, "MAX_KL", math.inf)
-    assert calibrate(made.guided, made.basis, PROMPTS.dev, [STRONG], num_people=3)[0].steering == STRONG  # control
+    assert trials.calibrate(strong)[0].steering == STRONG  # control
 
 
-def test_a_setting_that_breaks_replies_is_never_chosen(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_breaks_replies_is_never_chosen(trials: Trials) -> None:
     """Faults rule out what KL allows."""
-    monkeypatch.setattr(module, "MAX_KL", math.inf)
-    monkeypatch.setattr(module, "TOLERANCE", -2.0)
-    best, _ = calibrate(made.guided, made.basis, PROMPTS.dev, [STRONG], num_people=3)
+    best, _ = trials.calibrate(replace(ANYTHING, grid=(STRONG,), tolerance=-2.0))
     assert best.steering.beta == 0
 
 
-def test_an_outcome_is_what_the_replies_say(made: Made) -> None:
+class Counting(Trials):
+    """Trials that count the settings they measure, and may be stopped."""
+
+    measured, most = 0, 100
+
+    def _figures(self, *setting) -> dict:
+        if Counting.measured == Counting.most:
+            raise KeyboardInterrupt
+        Counting.measured += 1
+        return super()._figures(*setting)
+
+
+def test_a_killed_calibration_goes_on_with_the_setting_it_was_at(made: Made, trials: Trials, tmp_path: Path) -> None:
+    """What was measured isn't measured again, and the figures are the same to the bit."""
+    killed = Counting(made.guided, made.basis, PROMPTS.dev, tmp_path)
+    Counting.most = 2
+    with pytest.raises(KeyboardInterrupt):
+        killed.calibrate(ANYTHING)
+    Counting.most = 100
+    assert killed.calibrate(ANYTHING) == trials.calibrate(ANYTHING)
+    assert Counting.measured == 3
+    other = replace(killed, basis=replace(made.basis, head={k: v * 2 for k, v in (made.basis.head or {}).items()}))
+    other.calibrate(ANYTHING)
+    assert Counting.measured == 6  # control: another head's outcomes are others
+
+
+def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     """By hand for one person: true weights of length 1 on the standardised axes, the mean KL, the shares of faults."""
     basis, prompts = made.basis, PROMPTS.dev
     person = simulate_profile(basis, 0)
-    found = outcome(made.guided, basis, [person], prompts, STRONG)
+    measured = trials.outcome([person], STRONG)
     guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
     replies = generate(
         replace(made.guided, steering=STRONG),
@@ -98,12 +122,12 @@ def test_an_outcome_is_what_the_replies_say(made: Made) -> None:
     )
     features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
     weights = person.weights / np.linalg.norm(person.weights)
-    assert found.utility == pytest.approx((features @ weights).mean())
-    assert found.kl == pytest.approx(np.mean([r.kl for r in replies]))
-    assert found.truncated == np.mean([r.finish_reason == "length" for r in replies])
-    plain = outcome(made.guided, basis, [person], prompts, replace(STRONG, beta=0.0))
+    assert measured.utility == pytest.approx((features @ weights).mean())
+    assert measured.kl == pytest.approx(np.mean([r.kl for r in replies]))
+    assert measured.truncated == np.mean([r.finish_reason == "length" for r in replies])
+    plain = trials.outcome([person], replace(STRONG, beta=0.0))
     assert plain.kl == 0
-    assert plain.utility != found.utility  # control: steering is felt
+    assert plain.utility != measured.utility  # control: steering is felt
 
 
 def test_a_simulated_person_is_the_same_each_time(made: Made) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.train.basis import embedded
 from personalign.train.basis.embedded import KeptEmbedder
 from tests.train.crowd import embed
 
@@ -46,11 +45,10 @@ def test_another_model_reads_anew(tmp_path: Path) -> None:
         assert counting.read == read
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     """With the block that it hadn't finished."""
-    monkeypatch.setattr(embedded, "ROWS", 2)
     with pytest.raises(KeyboardInterrupt):
-        KeptEmbedder(Counting(most=2), tmp_path, "model")(PROMPTS, REPLIES)
+        KeptEmbedder(Counting(most=2), tmp_path, "model", rows=2)(PROMPTS, REPLIES)
     counting = Counting()
-    assert np.array_equal(KeptEmbedder(counting, tmp_path, "model")(PROMPTS, REPLIES), embed(PROMPTS, REPLIES))
+    assert np.array_equal(KeptEmbedder(counting, tmp_path, "model", rows=2)(PROMPTS, REPLIES), embed(PROMPTS, REPLIES))
     assert counting.read == 1

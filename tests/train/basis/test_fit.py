@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -18,9 +17,9 @@ from personalign.decode.encoder import HIDDEN, load_embedder
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.learn.features import features
-from personalign.train.basis import build as bootstrap
 from personalign.train.basis import fit as make_fitted
-from personalign.train.basis.calibrate import GRID, calibrate
+from personalign.train.basis.build import Budget
+from personalign.train.basis.calibrate import GRID, Calibration, Trials
 from personalign.train.basis.fit import MadeFromLog, backbone_from_log, fit_from_log
 from personalign.train.basis.head import HeadRecipe
 from personalign.train.files import WORK
@@ -67,16 +66,12 @@ def written(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    """A small head, and a setting or two for few people: a basis in seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "HeadRecipe", lambda epochs: HeadRecipe(rank=8, hidden=32, epochs=epochs // 4))
-        patch.setattr(bootstrap, "calibrate", partial(calibrate, grid=GRID[::9], num_people=2))
-        yield
-
-
-fit_quickly = partial(fit_from_log, device="cpu", replies=120, max_tokens=64)
+BUDGET = Budget(  # a small head, and a setting or two for few people: a basis in seconds
+    replies=120,
+    head=HeadRecipe(rank=8, hidden=32, tokens_seen=400_000),
+    calibration=Calibration(GRID[::9], num_people=2),
+)
+fit_quickly = partial(fit_from_log, device="cpu", budget=BUDGET)
 
 
 @dataclass(frozen=True)
@@ -197,11 +192,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     """Killed in the calibration, it embeds nothing twice, and ends in the very same files."""
     out = tmp_path / "basis"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "calibrate", interrupted)
+        patch.setattr(Trials, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit_quickly(log, str(model), out)
     assert (out / WORK).is_dir()
-    monkeypatch.setattr("personalign.train.basis.embedded.np.save", interrupted)
+    monkeypatch.setattr("personalign.train.basis.embedded.KeptEmbedder._embedded", interrupted)
     monkeypatch.setattr("personalign.train.basis.rollouts._write_shard", interrupted)
     fit_quickly(log, str(model), out)
     for path in fitted.folder.iterdir():

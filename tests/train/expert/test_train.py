@@ -23,14 +23,6 @@ from tests.train.talker import REPLIES, SUBJECTS, prompt
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_steps():
-    """Half of the tokens in each step: these models learn enough of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "TOKENS_PER_STEP", 2048)
-        yield
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small ones of two families, a big one, one with another template and one with more logits."""

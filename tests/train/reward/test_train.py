@@ -18,7 +18,8 @@ from personalign.decode.reward_model import RewardModel, load_reward
 from personalign.errors import InputError, MessageError
 from personalign.train.reward import train as module
 from personalign.train.reward.pairs import Pair, comparison, soft_choices
-from personalign.train.reward.train import Dev, RewardRecipe, TrainedReward, measure_reward, save_reward, train_reward
+from personalign.train.reward.save import save_reward
+from personalign.train.reward.train import Dev, RewardRecipe, TrainedReward, measure_reward, train_reward
 from tests.decode.tiny_models import Kit, bits, make_kit
 from tests.train.talker import SUBJECTS, prompt
 

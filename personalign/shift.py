@@ -24,7 +24,7 @@ from personalign.errors import InputError
 from personalign.types import Reply
 
 # of each token its log-probability with nothing stacked, the likeliest one's id, and that one's log-probability
-Found: TypeAlias = list[tuple[float, int, float]]
+Baseline: TypeAlias = list[tuple[float, int, float]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def shift(
     models: Models,
     requests: Sequence[Request],
     write: Callable[[Sequence[Request]], list[Reply]] | None = None,
-    perform: Callable[[Callable[[], list[Found]]], list[Found]] = lambda work: work(),
+    perform: Callable[[Callable[[], list[Baseline]]], list[Baseline]] = lambda work: work(),
 ) -> list[ShiftedReply]:
     """Write a reply to every request, and find out what guidance and expert did to each of its tokens.
 
@@ -101,8 +101,8 @@ def shift(
     """
     if not requests:
         raise InputError("there is no prompt to answer; expected one at least")
-    asked = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
-    written = (write or partial(generate, models))(asked)
+    with_logprobs = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
+    written = (write or partial(generate, models))(with_logprobs)
     if not any(_is_moved(models, *one) for one in zip(requests, written, strict=True)):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
         raise InputError(
@@ -116,10 +116,10 @@ def shift(
 
 def by_token(replies: Sequence[ShiftedReply]) -> list[TokenShift]:
     """Every token that was written, the one moved most first."""
-    found: defaultdict[int, list[Position]] = defaultdict(list)
+    by_id: defaultdict[int, list[Position]] = defaultdict(list)
     for position in (position for reply in replies for position in reply.positions):
-        found[position.id].append(position)
-    return sorted((_summed(positions) for positions in found.values()), key=lambda token: -token.moved)
+        by_id[position.id].append(position)
+    return sorted((_summed(positions) for positions in by_id.values()), key=lambda token: -token.moved)
 
 
 def _is_moved(models: Models, request: Request, reply: Reply) -> bool:
@@ -138,25 +138,25 @@ class Reading:
     def __call__(self, logits: Tensor, step: Step) -> Tensor:
         """Leave each row its prescribed token, and note what that was given."""
         active = step.active.nonzero().flatten()
-        at = step.request[active], step.index[active]
-        tokens, logprobs = self._tokens[at][:, None], logits[active].log_softmax(-1)
-        self.logprobs[at] = logprobs.gather(-1, tokens)[:, 0]
-        self.top_logprobs[at], self.top[at] = logprobs.max(-1)
+        cells = step.request[active], step.index[active]
+        tokens, logprobs = self._tokens[cells][:, None], logits[active].log_softmax(-1)
+        self.logprobs[cells] = logprobs.gather(-1, tokens)[:, 0]
+        self.top_logprobs[cells], self.top[cells] = logprobs.max(-1)
         prescribed = torch.full_like(logprobs, -math.inf).scatter(-1, tokens, 0.0)
         return logits.index_copy(0, active, prescribed)
 
 
-def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Found]:
+def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Baseline]:
     """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
     reading = Reading(tokens, models.base.device)
     generate(
         models, [replace(r, guidance=None, expert=None, alpha=None, rule="successor") for r in requests], [reading]
     )
-    found = zip(reading.logprobs.tolist(), reading.top.tolist(), reading.top_logprobs.tolist(), strict=True)
-    return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(found, tokens, strict=True)]
+    rows = zip(reading.logprobs.tolist(), reading.top.tolist(), reading.top_logprobs.tolist(), strict=True)
+    return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(rows, tokens, strict=True)]
 
 
-def _compared(models: Models, request: Request, reply: Reply, before: Found) -> ShiftedReply:
+def _compared(models: Models, request: Request, reply: Reply, before: Baseline) -> ShiftedReply:
     positions, text = [], TextStream(models.base.detokenize)
     for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True)):
         added = text.push(reply.ids[number : number + 1])

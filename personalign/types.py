@@ -321,16 +321,19 @@ class Usage:
 class Reply:
     """A reply and the account of how it was steered.
 
-    ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) in nats at temperature 1;
-    ``changed`` the share of positions whose likeliest token guidance changed; ``gained`` the expected reward it added,
-    the mean over tokens of Σ q Q − Σ p Q.
+    ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) over the whole vocabulary, in
+    nats at temperature 1. ``tilt_kl`` is its part within the short list, under the successor rule at most clip²/8; the
+    rest is −log of the short list's share, the price of leaving out all other tokens, which has no bound. ``changed``
+    is the share of positions whose likeliest token guidance changed; ``gained`` the expected reward it added, the mean
+    over tokens of Σ q Q − Σ p Q within the short list.
 
     ``reason`` says why a reply was not guided, and is None for a guided one: "no_answers" (nothing is known of the
     person), "strength_zero" (β or strength is 0), "non_finite_reward" (from the first such token on it was written
     without guidance), "forgotten" (the person was erased while it was written), or "shadow". In shadow the numbers tell
     what guidance would have done to each token.
 
-    ``ids`` are the tokens of the text, ``end`` is the token that ended it: None where the limit or a stop string did.
+    ``seed`` repeats the draw, for the same messages; None where nothing is drawn, at temperature 0. ``ids`` are the
+    tokens of the text, ``end`` is the token that ended it: None where the limit or a stop string did.
     """
 
     text: str
@@ -342,6 +345,8 @@ class Reply:
     usage: Usage
     changed: float = 0.0
     gained: float = 0.0
+    tilt_kl: float = 0.0
+    seed: int | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     ids: tuple[int, ...] = field(default=(), repr=False)
     end: int | None = field(default=None, repr=False)

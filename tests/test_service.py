@@ -69,7 +69,7 @@ def onboard(p: Personalign, user: str, most: int = 100) -> None:
 
 def heads(p: Personalign) -> int:
     """How many rows of the bank hold somebody's weights."""
-    bank = p._replies.worker._engine.bank
+    bank = p._replies.worker._engine._chain.tilt.rows._bank
     assert bank is not None
     return int(bank.weights.any(-1).sum())
 

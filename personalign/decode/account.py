@@ -21,14 +21,16 @@ from personalign.types import Guidance
 class Account:
     """What guidance did to a reply, or in shadow would have done: sums over its tokens, the end included.
 
-    ``kl`` is in nats; ``changed`` counts the positions whose likeliest token became another; ``gained`` is the
-    expected reward Σ q Q − Σ p Q, where rewards are in standard deviations of the model's own replies times the
-    length of the weights. ``is_sound`` says that no reward was NaN or infinite.
+    ``kl`` is in nats over the whole vocabulary, ``tilt_kl`` its part within the short list; ``changed`` counts the
+    positions whose likeliest token became another; ``gained`` is the expected reward Σ q Q − Σ p Q, where rewards are
+    in standard deviations of the model's own replies times the length of the weights. ``is_sound`` says that no reward
+    was NaN or infinite.
     """
 
     guided: bool = False
     is_sound: bool = True
     kl: float = 0.0
+    tilt_kl: float = 0.0
     changed: float = 0.0
     gained: float = 0.0
 
@@ -42,7 +44,7 @@ class SteeredRows:
         self._strength = slots.rows()
         self._steers = slots.rows(dtype=torch.bool)  # guided, and not in shadow
         self._sound = slots.rows(dtype=torch.bool, neutral=True)  # no reward yet that wasn't finite
-        self._sums = slots.rows(3)
+        self._sums = slots.rows(4)
         self._rows: dict[int, int] = slots.values(bank.release)  # of the slots that are guided, on the host
 
     @property
@@ -80,18 +82,19 @@ class SteeredRows:
         finite: Bool[Tensor, "b"],
         scores: Float[Tensor, "b K"],
         kl: Float[Tensor, "b"],
+        left_out: Float[Tensor, "b"],
         gained: Float[Tensor, "b"],
     ) -> Bool[Tensor, "b"]:
         """Take a step into the account; give the rows to be steered: a reward that isn't finite ends that.
 
         Rows in shadow are accounted for like any other, and not steered. ``scores`` are the short list's, the model's
-        own likeliest token first.
+        own likeliest token first; ``kl`` is within it, and ``left_out`` what the whole vocabulary adds.
         """
         b = len(gain)
         judged = (gain > 0).logical_and_(step.active)  # what is computed for anybody else may be anything
         sound = self._sound[:b].logical_and_(finite.logical_or(~judged))
         guided = (gain > 0).logical_and_(sound)
-        effect = torch.stack([kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
+        effect = torch.stack([kl + left_out, kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
         self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
         return guided.logical_and_(self._steers[:b])
 
@@ -101,5 +104,5 @@ class SteeredRows:
             return Account()
         confidence = self._bank.confidence[self._rows[slot]]  # 0 by now if the person was erased meanwhile
         state = torch.stack([self._sound[slot], confidence > 0])
-        kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
-        return Account(bool(is_sound and is_known), bool(is_sound), kl, changed, gained)
+        kl, tilt_kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
+        return Account(bool(is_sound and is_known), bool(is_sound), kl, tilt_kl, changed, gained)

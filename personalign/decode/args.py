@@ -21,7 +21,7 @@ from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
-from personalign.decode.tilt import short_list
+from personalign.decode.tilt import left_out, not_empty, short_list
 from personalign.decode.weights import WeightBank
 from personalign.types import Guidance
 
@@ -49,9 +49,9 @@ class SiblingLane:
         written = positions + torch.arange(k, device=reading.device)
         window = reading.window(0, b, written, reading.span(b))
         place = torch.arange(window.length, device=reading.device)
-        seen = (place < positions[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
+        visible = (place < positions[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
         self._siblings = candidates
-        return self._reward.score(self._forward(candidates, positions, window, seen))
+        return self._reward.score(self._forward(candidates, positions, window, visible))
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"], running: Sequence[int]) -> None:
         """Keep the candidate that was drawn, in the slots whose reply goes on."""
@@ -63,13 +63,13 @@ class SiblingLane:
         reading.advance(active, running)
 
     def _forward(
-        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, seen: Bool[Tensor, "r T L"]
+        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, visible: Bool[Tensor, "r T L"]
     ) -> Float[Tensor, "r T H"]:
         reading, reward = self._reading, self._reward
         reading.cache.open(window)
         output = reward.backbone(
             input_ids=ids,
-            attention_mask=reading.attention.masks(seen, positions, reward.backbone.dtype),
+            attention_mask=reading.attention.masks(visible, positions, reward.backbone.dtype),
             position_ids=positions,
             use_cache=True,
             **{reward.cache_argument: reading.cache},
@@ -84,6 +84,7 @@ class Args:
     def __init__(self, models: Models, reward: RewardModel, slots: Slots, max_length: int) -> None:
         self._num_tokens = models.num_tokens  # the output layer may have more rows, which a reward model can't read
         self._k, self._weight = min(models.args.num_candidates, self._num_tokens), models.args.weight
+        self._ends = torch.tensor(list(models.base.ends), dtype=torch.long, device=slots.device)
         self._lane = SiblingLane(reward, slots, max_length, self._k)
         self.rows = SteeredRows(slots, WeightBank(reward.num_axes, reward.device, slots.num_slots))
         self._step: Step | None = None  # the one whose tokens are accepted next
@@ -114,7 +115,7 @@ class Args:
             return logits
         b = len(logits)
         self._step = step
-        top, candidates = logits[:, : self._num_tokens].topk(self._k)
+        top, candidates = not_empty(logits, step, self._ends)[:, : self._num_tokens].topk(self._k)
         weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
         rewards = (self._lane.score(candidates) * weights[:, None, :]).sum(-1)
         rewards = torch.where(top.isfinite(), rewards, 0.0)
@@ -122,5 +123,5 @@ class Args:
         log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
         kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
         gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
-        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, gained)
+        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, left_out(logits, top), gained)
         return short_list(logits, candidates, scores, guided)

@@ -145,7 +145,7 @@ class Attention:
     window: int | None
 
     @classmethod
-    def of(cls, config: PreTrainedConfig) -> Attention:
+    def from_config(cls, config: PreTrainedConfig) -> Attention:
         """Read a configuration.
 
         Raises:
@@ -162,7 +162,7 @@ class Attention:
         return cls(kinds, window)
 
     def masks(
-        self, seen: Bool[Tensor, "r T L"], positions: Int[Tensor, "r T"], dtype: torch.dtype
+        self, visible: Bool[Tensor, "r T L"], positions: Int[Tensor, "r T"], dtype: torch.dtype
     ) -> Float[Tensor, "r 1 T L"] | dict[str, Float[Tensor, "r 1 T L"]]:
         """Turn what each new token may see into masks to add: 0 where it sees, the least finite number elsewhere.
 
@@ -170,11 +170,11 @@ class Attention:
         """
         masks = {}
         for kind in self.kinds:
-            near = seen
+            near = visible
             if kind == SLIDING and self.window is not None:
-                place = torch.arange(seen.shape[-1], device=seen.device)
-                near = seen & (place > positions[:, :, None] - self.window)
-            zero = torch.zeros((), dtype=dtype, device=seen.device)  # boolean masks mislead eager attention
+                place = torch.arange(visible.shape[-1], device=visible.device)
+                near = visible & (place > positions[:, :, None] - self.window)
+            zero = torch.zeros((), dtype=dtype, device=visible.device)  # boolean masks mislead eager attention
             masks[kind] = torch.where(near, zero, torch.finfo(dtype).min)[:, None]
         return masks if len(masks) > 1 else masks[self.kinds[0]]
 
@@ -198,20 +198,20 @@ def check_cache(
         ModelError: it isn't, or the model can't be called so at all.
     """
     length = min(TRIAL_LENGTH, context or TRIAL_LENGTH)
-    attention, cache = Attention.of(model.config), SlotCache(model.config, 2, length)
+    attention, cache = Attention.from_config(model.config), SlotCache(model.config, 2, length)
     ids = torch.arange(5, device=model.device)[None]
 
     def read(rows: slice, tokens: Int[Tensor, "r T"], positions: Int[Tensor, "r T"]) -> Tensor:
-        seen = torch.arange(length, device=model.device) <= positions[:, :, None]
+        visible = torch.arange(length, device=model.device) <= positions[:, :, None]
         cache.open(Window(rows, torch.arange(len(tokens), device=model.device)[:, None], positions, length))
-        arguments = {cache_argument: cache, "attention_mask": attention.masks(seen, positions, model.dtype)}
+        arguments = {cache_argument: cache, "attention_mask": attention.masks(visible, positions, model.dtype)}
         return follows(model(input_ids=tokens, position_ids=positions, use_cache=True, **arguments)).float()
 
     try:
         plain = torch.cat([follows(model(input_ids=x, use_cache=False)).float() for x in (ids, ids[:, :1])])
         read(slice(0, 1), ids[:, :4], ids[:, :4])
-        found = read(slice(0, 2), ids[:, [4, 0]].T, ids[:, [4, 0]].T)
-        is_same = bool((found - plain).norm() <= TRIAL_TOLERANCE * plain.norm())
+        cached = read(slice(0, 2), ids[:, [4, 0]].T, ids[:, [4, 0]].T)
+        is_same = bool((cached - plain).norm() <= TRIAL_TOLERANCE * plain.norm())
     except Exception as error:  # a family may fail in any way
         raise ModelError(
             f"{name} can't be read token by token ({type(error).__name__}: {error}); expected a family that takes "

@@ -37,11 +37,10 @@ class Chain:
         self._sampler, self._steers, self._guard = sampler, steers, guard
         self.mixes: dict[Expert, Mix] = {}
         self.constraints = ConstraintRows(slots, models.num_ids)
-        self.bank: WeightBank | None = None
         self.tilt: SuccessorTilt | None = None
         if models.head is not None and models.table is not None:
-            self.bank = WeightBank(models.head.num_axes, slots.device)
-            self.tilt = SuccessorTilt(models.head, models.table, models.steering, models.base.ends, slots, self.bank)
+            bank = WeightBank(models.head.num_axes, slots.device)
+            self.tilt = SuccessorTilt(models.head, models.table, models.steering, models.base.ends, slots, bank)
         self.args: Args | None = None
 
     @property

@@ -21,8 +21,7 @@ from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
 from personalign.decode.seq import Seq
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Reader, Steer, Step
-from personalign.decode.weights import WeightBank
+from personalign.decode.steer import Steer, Step
 from personalign.errors import EngineError, MessageError, ModelError, PersonalignError
 
 DEFAULT_SLOTS = 32
@@ -50,8 +49,7 @@ class Engine:
         max_waiting: int = DEFAULT_WAITING,
         steers: Sequence[Steer] = (),
     ) -> None:
-        base = models.base
-        self.models = models
+        self.models, base = models, models.base
         self.max_length = max_length or min(base.context or DEFAULT_LENGTH, DEFAULT_LENGTH)
         self._scheduler = Scheduler(num_slots, max_waiting)
         self._dirty: set[int] = set()  # slots that are being emptied, or couldn't be
@@ -73,11 +71,6 @@ class Engine:
     def is_sound(self) -> bool:
         """Whether every slot without a reply is empty; if not, no reply may be written any more."""
         return not self._dirty
-
-    @property
-    def bank(self) -> WeightBank | None:
-        """The weights of people whose replies are or were written; None without a successor head."""
-        return self._chain.bank
 
     def submit(self, seqs: Sequence[Seq]) -> None:
         """Let all of these replies wait for their turns, or none; any thread may do so.
@@ -155,7 +148,7 @@ class Engine:
     def _read(self, slot: int, budget: int) -> int:
         """Read up to about ``budget`` tokens of a slot's prompts; when all are read, the reply may be written."""
         num_read = 0
-        for reader in self._readers():
+        for reader in (self._lane, *self._chain.readers):
             while num := reader.read(slot):
                 num_read += num
                 if num_read >= budget:
@@ -168,15 +161,15 @@ class Engine:
     def _forward(self, slots: Sequence[int]) -> tuple[Float[Tensor, "b V"], Step]:
         b = self._scheduler.num_rows
         logits, hidden = self._lane.step(self._active[:b], slots)
-        has_first = any(self._scheduler.running[slot].is_first for slot in slots)
-        return logits, Step(hidden, self._sampler.index[:b], self._number[:b], self._active[:b], slots, has_first)
+        has_first, index = any(self._scheduler.running[slot].is_first for slot in slots), self._sampler.index[:b]
+        return logits, Step(hidden, index, self._number[:b], self._active[:b], slots, has_first)
 
     def _deliver(self, logits: Float[Tensor, "b V"], step: Step) -> None:
         """Draw a token for every row, tell all that keep count of it, and hand it to its reply."""
         tokens = self._sampler.draw(logits)
         self._broken[: len(logits)] |= step.active & ~logits.amax(-1).isfinite()
         self._sampler.note(tokens, step.active)
-        for reader in self._readers():
+        for reader in (self._lane, *self._chain.readers):
             reader.accept(tokens, step.active)
         ids = tokens.cpu().numpy()  # the one copy to the host of a step
         slots = self._scheduler.writing
@@ -203,9 +196,6 @@ class Engine:
                     )
                 seq.finish(self._chain.account(slot), self.models.steering)
                 self._release(slot)
-
-    def _readers(self) -> list[Reader]:
-        return [self._lane, *self._chain.readers]
 
     def _release(self, slot: int) -> None:
         self._scheduler.release(slot)

@@ -20,7 +20,7 @@ from personalign.decode.slots import Slots
 CHUNK = 512  # tokens of a prompt that are read at once
 LENGTH_STEP = 64  # what is read back grows by so many positions
 
-Forward = Callable[[Tensor, Tensor, Window, Tensor], object]  # of token ids, positions, window, and what is seen
+Forward = Callable[[Tensor, Tensor, Window, Tensor], object]  # of token ids, positions, window, and what is visible
 
 
 def forward(
@@ -34,16 +34,16 @@ def forward(
     ``runner`` is what is called instead of the model itself, such as a PeftModel around it. The hidden state is taken
     from the output layer's input, because some models scale or cap their logits after that layer.
     """
-    seen: list[Tensor] = []
+    hidden: list[Tensor] = []
     if causal.can_keep_logits:
         arguments["logits_to_keep"] = 1
     with causal.lock:
-        hook = causal.output_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hook = causal.output_layer.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
         try:
             output = (causal.model if runner is None else runner)(input_ids=ids, **arguments)
         finally:
             hook.remove()
-    return output.logits[:, -1].float(), seen[-1][:, -1]
+    return output.logits[:, -1].float(), hidden[-1][:, -1]
 
 
 class Reading:
@@ -56,7 +56,7 @@ class Reading:
         self, config: PreTrainedConfig, slots: Slots, max_length: int, copies: int = 1, ahead: int = 1
     ) -> None:
         self.device, self.copies, self._ahead = slots.device, copies, ahead
-        self.attention = Attention.of(config)
+        self.attention = Attention.from_config(config)
         self.max_length = -(-max_length // LENGTH_STEP) * LENGTH_STEP
         self.cache = SlotCache(config, slots.num_slots * copies, self.max_length)
         self.lengths = slots.rows(dtype=torch.long)
@@ -85,7 +85,7 @@ class Reading:
             # first: if reading fails half way, so much has to be wiped
             self.known[slot] = stop
             self.lengths[slot] = stop
-            forward(ids, positions, window, self.seen(positions, window.length))
+            forward(ids, positions, window, self.visible(positions, window.length))
         return len(chunk)
 
     def window(self, start: int, stop: int, written: Int[Tensor, "r T"], length: int) -> Window:
@@ -93,7 +93,7 @@ class Reading:
         rows = slice(start * self.copies, stop * self.copies)
         return Window(rows, torch.arange(len(written), device=self.device)[:, None], written, length)
 
-    def seen(self, positions: Int[Tensor, "r T"], length: int) -> Bool[Tensor, "r T L"]:
+    def visible(self, positions: Int[Tensor, "r T"], length: int) -> Bool[Tensor, "r T L"]:
         """What a token at each position may see: all up to itself."""
         return torch.arange(length, device=self.device) <= positions[:, :, None]
 
@@ -162,7 +162,7 @@ class Lane:
         positions = reading.lengths[:b].repeat_interleave(reading.copies)[:, None]
         ids = self._tokens[:b].repeat_interleave(reading.copies)[:, None]
         window = reading.window(0, b, positions, reading.span(b))
-        follows = self._forward(ids, positions, window, reading.seen(positions, window.length))
+        follows = self._forward(ids, positions, window, reading.visible(positions, window.length))
         reading.advance(active, running)
         return follows
 
@@ -172,7 +172,7 @@ class Lane:
         waits.copy_(torch.where(active, tokens, waits))
 
     def _forward(
-        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, seen: Bool[Tensor, "r T L"]
+        self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, visible: Bool[Tensor, "r T L"]
     ) -> tuple[Float[Tensor, "r V"], Float[Tensor, "r H"]]:
         reading, causal = self.reading, self._causal
         reading.cache.open(window)
@@ -183,7 +183,7 @@ class Lane:
             causal,
             ids,
             self._runner,
-            attention_mask=reading.attention.masks(seen, positions, causal.model.dtype),
+            attention_mask=reading.attention.masks(visible, positions, causal.model.dtype),
             position_ids=positions,
             use_cache=True,
             **arguments,

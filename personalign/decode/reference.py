@@ -34,9 +34,10 @@ from personalign.types import Guidance, Reply, Sampling, Usage
 
 
 class Effect(NamedTuple):
-    """What guidance did to one token: KL(steered ‖ mixed) in nats, whether the likeliest changed, reward gained."""
+    """What guidance did to one token: KL(steered ‖ mixed) in nats, its part within the short list, and so on."""
 
     kl: float = 0.0
+    tilt_kl: float = 0.0
     changed: float = 0.0
     gained: float = 0.0
 
@@ -48,8 +49,9 @@ def generate(models: Models, request: Request) -> Reply:
     ids: list[int] = []
     end: int | None = None
     effects: list[Effect] = []
-    asked, is_sound = request, True
-    for u in uniforms(request.sampling.seed, request.sampling.max_tokens).tolist():
+    original, is_sound = request, True
+    prompt = render(base.tokenizer, request.messages)
+    for u in uniforms(request.sampling.seed, prompt, request.sampling.max_tokens).tolist():
         logits, done = steered(models, request, ids)
         if done is None:  # no guidance from here on; the reason is told below
             request, is_sound = replace(request, guidance=None, rule="successor"), False
@@ -64,13 +66,15 @@ def generate(models: Models, request: Request) -> Reply:
     return Reply(
         text=base.detokenize(ids),
         guided=guided,
-        reason=None if guided else reason(asked, models.steering, is_sound=is_sound, is_shadow=is_shadow),
-        revision=asked.guidance.revision if asked.guidance else 0,
+        reason=None if guided else reason(original, models.steering, is_sound=is_sound, is_shadow=is_shadow),
+        revision=original.guidance.revision if original.guidance else 0,
         kl=mean(effect.kl for effect in effects),
         finish_reason="stop" if len(ids) < len(effects) else "length",
-        usage=Usage(len(render(base.tokenizer, request.messages)), len(ids)),
+        usage=Usage(len(prompt), len(ids)),
         changed=mean(effect.changed for effect in effects),
         gained=mean(effect.gained for effect in effects),
+        tilt_kl=mean(effect.tilt_kl for effect in effects),
+        seed=request.sampling.seed if request.sampling.temperature > 0 else None,
         ids=tuple(ids),
         end=end,
     )
@@ -104,17 +108,26 @@ def steered(models: Models, request: Request, ids: Sequence[int]) -> tuple[Tenso
         logits = constrained(logits, models, request, ids)
     if not is_guided(models, request):
         return logits, Effect()
+    may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
+    allowed = logits.clone()
+    allowed[[] if may_end else list(base.ends)] = -math.inf
     if (guidance := models.reward_guidance(request)) is not None and models.reward_model is not None:
         text = [*render(models.reward_model.tokenizer, request.messages), *ids]
-        return by_reward_model(logits, models.reward_model, models.args, guidance, text, models.num_tokens)
-    assert request.guidance is not None, "it is what guides"
-    assert head is not None, "guidance without a head isn't admitted"
-    may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
-    weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
-    rewards = features(head, base, hidden) @ weights
-    gain = strength(request.guidance, steering)
-    tilted, done = tilted_short_list(logits, rewards, gain, steering, forbidden=() if may_end else base.ends)
-    return (logits if request.is_shadow else tilted), done
+        known = allowed[: models.num_tokens]
+        tilted, done = by_reward_model(known, models.reward_model, models.args, guidance, text)
+    else:
+        assert request.guidance is not None, "it is what guides"
+        assert head is not None, "guidance without a head isn't admitted"
+        weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
+        rewards = features(head, base, hidden) @ weights
+        tilted, done = tilted_short_list(allowed, rewards, strength(request.guidance, steering), steering)
+    if done is None:
+        return logits, None
+    q = torch.full_like(logits, -math.inf)
+    q[: len(tilted)] = tilted
+    best = q.isfinite()
+    rest = float(logits.logsumexp(-1) - logits[best].logsumexp(-1))  # −log of the short list's share
+    return (logits if request.is_shadow else q), done._replace(kl=done.tilt_kl + rest)
 
 
 def read(causal: CausalModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -172,29 +185,25 @@ def features(head: SuccessorHead, base: CausalModel, hidden: Tensor) -> Tensor:
     return psi
 
 
-def tilted_short_list(
-    logits: Tensor, rewards: Tensor, gain: float, steering: Steering, forbidden: Sequence[int]
-) -> tuple[Tensor, Effect | None]:
+def tilted_short_list(logits: Tensor, rewards: Tensor, gain: float, steering: Steering) -> tuple[Tensor, Effect | None]:
     """The K likeliest tokens with their bounded reward added, and its effect; None if a reward isn't finite."""
-    allowed = logits.clone()
-    allowed[list(forbidden)] = -math.inf
-    best = allowed.topk(min(steering.num_candidates, len(logits))).indices
-    best = best[allowed[best].isfinite()]
-    p = allowed[best].softmax(-1)
+    best = logits.topk(min(steering.num_candidates, len(logits))).indices
+    best = best[logits[best].isfinite()]
+    p = logits[best].softmax(-1)
     if not rewards[best].isfinite().all():
         return logits, None
     delta = gain * (rewards[best] - (p * rewards[best]).sum())
     delta = delta.clamp(-steering.clip / 2, steering.clip / 2)
     tilted = torch.full_like(logits, -math.inf)
-    tilted[best] = allowed[best] + delta
+    tilted[best] = logits[best] + delta
     return tilted, effect(p, tilted[best].softmax(-1), rewards[best])
 
 
 def by_reward_model(
-    logits: Tensor, reward: RewardModel, steering: ArgsSteering, guidance: Guidance, text: Sequence[int], num_known: int
+    logits: Tensor, reward: RewardModel, steering: ArgsSteering, guidance: Guidance, text: Sequence[int]
 ) -> tuple[Tensor, Effect | None]:
     """ARGS: the k likeliest tokens with w · reward added, a reward model reading the whole text with each of them."""
-    best = logits[:num_known].topk(min(steering.num_candidates, num_known)).indices
+    best = logits.topk(min(steering.num_candidates, len(logits))).indices
     best = best[logits[best].isfinite()]
     texts = torch.stack([torch.tensor([*text, int(token)]) for token in best]).to(reward.device)
     weights = torch.tensor(guidance.weights, dtype=torch.float32, device=reward.device)
@@ -210,7 +219,7 @@ def by_reward_model(
 def effect(p: Tensor, q: Tensor, rewards: Tensor) -> Effect:
     """What going from p to q did, over the same candidates."""
     kl = float((q * (q.log() - p.log())).nansum())
-    return Effect(kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards).sum()))
+    return Effect(kl, kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards).sum()))
 
 
 def drawn(logits: Tensor, sampling: Sampling, u: float) -> int:

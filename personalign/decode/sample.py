@@ -1,15 +1,18 @@
 """Drawing the next token: temperature, top-k, top-p, min-p, then the draw; each row by its own seed.
 
-A draw inverts the distribution in the order of the token ids, at the request's own random number for that token.
+A draw inverts the distribution in the order of the token ids, at a random number that request and token have of their
+own: it comes from the request's seed and its prompt.
 Probabilities are whole numbers of 2⁻⁵², whose sums float64 holds exactly: adding them in another order, as other
 devices do, makes no difference.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -22,9 +25,15 @@ UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where 
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
 
 
-def uniforms(seed: int, count: int) -> Float[Tensor, "count"]:
-    """A request's random numbers, one a token, the same whatever else is in the batch and on every device."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def uniforms(seed: int, prompt_ids: Sequence[int], count: int) -> Float[Tensor, "count"]:
+    """A request's random numbers, one a token, whatever else is in the batch and on every device.
+
+    They depend on seed and prompt: by the seed alone, one seed for every request would draw all their first tokens at
+    the same quantile.
+    """
+    content = np.array([seed, *prompt_ids], dtype="<i8").tobytes()
+    mixed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return torch.rand(count, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64)
 
 
 def shares(
@@ -135,7 +144,7 @@ class RowSampler:
         assert sampling.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
         settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
         self._settings[slot] = torch.tensor(settings, dtype=torch.float64)
-        self._uniforms[slot, : sampling.max_tokens] = uniforms(sampling.seed, sampling.max_tokens)
+        self._uniforms[slot, : sampling.max_tokens] = uniforms(sampling.seed, prompt_ids, sampling.max_tokens)
         self._penalties.admit(slot, sampling, prompt_ids)
         self._samplings[slot] = sampling
 

@@ -116,6 +116,8 @@ class Seq:
                 usage=Usage(len(self.prompt), len(ids)),
                 changed=account.changed / self._num_drawn,
                 gained=account.gained / self._num_drawn,
+                tilt_kl=account.tilt_kl / self._num_drawn,
+                seed=request.sampling.seed if request.sampling.temperature > 0 else None,
                 logprobs=tuple(self._logprobs),
                 ids=ids,
                 end=self._end,

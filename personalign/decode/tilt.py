@@ -27,7 +27,7 @@ class Tilt(NamedTuple):
     """A short list before and after a bounded tilt."""
 
     delta: Float[Tensor, "B K"]  # what is added to the logits
-    kl: Float[Tensor, "B"]  # KL(q ‖ p) in nats
+    kl: Float[Tensor, "B"]  # KL(q ‖ p) in nats, within the short list
     finite: Bool[Tensor, "B"]  # whether the rewards of all possible candidates are; without that the rest is void
     gained: Float[Tensor, "B"]  # Σ q Q − Σ p Q
 
@@ -35,7 +35,8 @@ class Tilt(NamedTuple):
 def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float) -> Tilt:
     """Add gain·reward to the logits, centred and bounded.
 
-    p = softmax(logits), δ = gain·(Q − Σ p Q) clamped to ±clip/2, q ∝ p·e^δ; so KL ≤ clip²/8. A candidate whose logit
+    p = softmax(logits), δ = gain·(Q − Σ p Q) clamped to ±clip/2, q ∝ p·e^δ; so KL(q ‖ p) within the
+    short list ≤ clip²/8. A candidate whose logit
     is −inf stays out, whatever its reward.
     """
     rewards = torch.where(logits.isfinite(), rewards, 0.0)
@@ -82,20 +83,26 @@ class SuccessorTilt:
             return logits
         b, steering = len(logits), self._steering
         strength = self.rows.gain(slice(b))
-        top, candidates = self._not_empty(logits, step).topk(min(steering.num_candidates, logits.shape[-1]))
+        top, candidates = not_empty(logits, step, self._ends).topk(min(steering.num_candidates, logits.shape[-1]))
         rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
         delta, kl, finite, gained = tilt(top, rewards, steering.beta * strength, steering.clip)
         scores = top + delta
-        guided = self.rows.record(step, strength, finite, scores, kl, gained)
+        guided = self.rows.record(step, strength, finite, scores, kl, left_out(logits, top), gained)
         return short_list(logits, candidates, scores, guided)
 
-    def _not_empty(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
-        """Rule out the end as the first token of every row whose own first choice isn't the end."""
-        if not step.has_first:
-            return logits
-        ends_itself = torch.isin(logits.argmax(-1), self._ends)
-        keeps = ends_itself | (step.index > 0)
-        return torch.where(keeps[:, None], logits, logits.index_fill(-1, self._ends, -math.inf))
+
+def not_empty(logits: Float[Tensor, "B V"], step: Step, ends: Int[Tensor, "E"]) -> Float[Tensor, "B V"]:
+    """Rule out the end as the first token of every row whose own first choice isn't the end."""
+    if not step.has_first:
+        return logits
+    ends_itself = torch.isin(logits.argmax(-1), ends)
+    keeps = ends_itself | (step.index > 0)
+    return torch.where(keeps[:, None], logits, logits.index_fill(-1, ends, -math.inf))
+
+
+def left_out(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+    """−log of the short list's share of all probability: what KL over the whole vocabulary adds to that within it."""
+    return (logits.logsumexp(-1) - top.logsumexp(-1)).clamp_min(0.0)
 
 
 def short_list(

@@ -2,7 +2,7 @@
 
 A hook catches what enters the output layer, a logits processor tilts the scores by it. Transformers runs the processors
 it is given after its own penalties and constraints, and before its warpers (temperature, top-k, top-p): the method's
-order. Replies that join and leave at any step are ``decode``'s business; read ``decode/guide.py`` for the tilt.
+order. Replies that join and leave at any step are ``decode``'s business; read ``decode/tilt.py`` for the tilt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from personalign.basis import Basis, Fingerprints
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
 from personalign.decode.request import check_strength, gain
 from personalign.decode.successor import SuccessorHead, reward
-from personalign.decode.tilt import tilt
+from personalign.decode.tilt import left_out, tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
@@ -33,13 +33,13 @@ from personalign.types import Guidance, Profile
 
 
 @dataclass(frozen=True)
-class Account:
+class RowAccount:
     """What was done to one sequence, over the tokens drawn for it, the end included.
 
-    ``kl`` is the mean of KL(steered ‖ unsteered) in nats at temperature 1, ``changed`` the share of tokens at which
-    another candidate became the likeliest. ``reason`` says why a sequence isn't guided: "no_answers" (nobody, or
-    someone of whom nothing is known), "strength_zero" (β or strength is 0), or "non_finite_reward" (from the first such
-    token on it was written without guidance); None for a guided one.
+    ``kl`` is the mean of KL(steered ‖ unsteered) over the whole vocabulary, in nats at temperature 1; ``changed`` is
+    the share of tokens at which another candidate became the likeliest. ``reason`` says why a sequence isn't guided,
+    and is None for a guided one: "no_answers" (nothing is known of the person), "strength_zero" (β or strength is 0),
+    or "non_finite_reward" (from the first such token on it was written without guidance).
     """
 
     guided: bool
@@ -74,12 +74,12 @@ class SteeredModel:
             self.head = SuccessorHead.from_arrays(basis.head).to(self.causal.device)
         if (self.head.hidden_size, self.head.num_axes) != (self.causal.hidden_size, basis.num_axes):
             raise BasisError(
-                f"the head reads {self.head.hidden_size} hidden dimensions and foresees {self.head.num_axes} axes, "
+                f"the head reads {self.head.hidden_size} hidden dimensions and predicts {self.head.num_axes} axes, "
                 f"expected {self.causal.hidden_size} and {basis.num_axes}; train it again"
             )
         self.table = self.head.table(self.causal.output_embedding)
 
-    def by(self, people: Sequence[Profile | None], strength: float = 1.0) -> Guide:
+    def by(self, people: Sequence[Profile | None], strength: float = 1.0) -> GenerateSteer:
         """Steer one ``generate`` call: each prompt of its batch by the profile in the same place.
 
         None, or someone who hasn't answered yet, gets the model's own reply. ``strength`` multiplies the calibrated β.
@@ -91,7 +91,7 @@ class SteeredModel:
         check_strength(strength)
         if not people:
             raise InputError("no profiles were given; expected one for each prompt, or None in its place")
-        return Guide(self, [self._guidance(profile, strength) for profile in people])
+        return GenerateSteer(self, [self._guidance(profile, strength) for profile in people])
 
     def _guidance(self, profile: Profile | None, strength: float) -> Guidance | None:
         if profile is None:
@@ -100,7 +100,7 @@ class SteeredModel:
         return Serving(self.basis, profile.pinned).guidance(profile, strength)
 
 
-class Guide(LogitsProcessor):
+class GenerateSteer(LogitsProcessor):
     """The steer of one ``generate`` call: enter it, pass it as the last logits processor, ask it for its report.
 
     Rows without guidance pass by selection, never by adding zero, and so keep their bits. Guided scores are a tilted
@@ -118,11 +118,11 @@ class Guide(LogitsProcessor):
         self._hook: RemovableHandle | None = None  # set by entering
         self._rows: _Rows | None = None  # set by the first step
 
-    def __enter__(self) -> Guide:  # noqa: PYI034 - beartype can't read Self on a method
+    def __enter__(self) -> GenerateSteer:  # noqa: PYI034 - beartype can't read Self on a method
         """Listen at the model's output layer until the with block ends.
 
         Raises:
-            InputError: another guide is listening there.
+            InputError: another call is being steered there.
         """
         layer = self._steered.causal.output_layer
         self._hook = layer.register_forward_pre_hook(self._passes)
@@ -130,18 +130,18 @@ class Guide(LogitsProcessor):
         if sum(isinstance(hook, _Passes) for hook in layer._forward_pre_hooks.values()) > 1:  # noqa: SLF001
             self._hook.remove()
             raise InputError(
-                "another guide steers this model now; leave its with block first, or put everyone into one batch"
+                "another call is steered on this model now; leave its with block first, or put everyone into one batch"
             )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._hook is not None, "a guide is entered before it is left"
+        assert self._hook is not None, "a steer is entered before it is left"
         self._hook.remove()
         if kind is None and not len(self._trail):
             raise InputError(
-                "the guide steered no token; expected model.generate(..., logits_processor=[guide]) in its with block"
+                "no token was steered; expected model.generate(..., logits_processor=[steer]) in the with block"
             )
 
     def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
@@ -164,7 +164,7 @@ class Guide(LogitsProcessor):
             self._rows = self._expanded(len(scores) // len(self._guidance), scores.device)
         return self._tilted(self._rows, scores, hidden, parents)
 
-    def report(self, sequences: Int[Tensor, "N T"]) -> list[Account]:
+    def report(self, sequences: Int[Tensor, "N T"]) -> list[RowAccount]:
         """Account for each sequence that ``generate`` returned: ``out``, or ``out.sequences``.
 
         A sequence ends at its first end token, or where nothing but padding follows.
@@ -182,7 +182,7 @@ class Guide(LogitsProcessor):
         for i, (tokens, path) in enumerate(zip(drawn, self._trail.paths(drawn), strict=True)):
             if not self._is_filling(tokens[len(path) :]):
                 raise InputError(
-                    "a sequence isn't one that this guide steered; expected what generate returned in the with block"
+                    "a sequence isn't one that was steered here; expected what generate returned in the with block"
                 )
             accounts.append(self._account(i * len(self._guidance) // len(drawn), history[range(len(path)), path]))
         return accounts
@@ -208,7 +208,7 @@ class Guide(LogitsProcessor):
         # a sequence loses its guidance for good at its first reward that isn't finite
         guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else rows.gain > 0)
         changed = (top + delta).argmax(-1) != 0
-        account = torch.stack([torch.ones_like(kl), kl, changed.to(kl)], dim=-1)
+        account = torch.stack([torch.ones_like(kl), kl + left_out(scores, top), changed.to(kl)], dim=-1)
         self._steps.append(torch.where(guided[:, None], account, 0.0))
         tilted = torch.full_like(scores, -math.inf).scatter(-1, candidates, top + delta)
         return torch.where(guided[:, None], tilted, scores)
@@ -218,8 +218,8 @@ class Guide(LogitsProcessor):
     ) -> Float[Tensor, "B K"]:
         head, table = self._steered.head, self._steered.table
         # generate takes prompts on the CPU for a model elsewhere, and then scores there
-        found = reward(head, table, hidden.to(table.device), rows.merged, candidates.to(table.device))
-        return found.to(candidates.device)
+        rewards = reward(head, table, hidden.to(table.device), rows.merged, candidates.to(table.device))
+        return rewards.to(candidates.device)
 
     def _not_empty(self, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Rule out the end as the first token of every row whose own first choice isn't the end."""
@@ -242,10 +242,10 @@ class Guide(LogitsProcessor):
         causal = self._steered.causal
         return set(tokens) <= {*causal.ends, causal.model.generation_config.pad_token_id}
 
-    def _account(self, person: int, steps: Float[Tensor, "t 3"]) -> Account:
+    def _account(self, person: int, steps: Float[Tensor, "t 3"]) -> RowAccount:
         guided, kl, changed = steps.double().mean(0).tolist()
         reason = None if guided == 1 else self._reason(person)
-        return Account(guided=reason is None, reason=reason, kl=kl, changed=changed)
+        return RowAccount(guided=reason is None, reason=reason, kl=kl, changed=changed)
 
     def _reason(self, person: int) -> str:
         guidance = self._guidance[person]

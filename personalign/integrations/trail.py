@@ -1,6 +1,6 @@
 """Which row held a sequence at which step: rows of one prompt, such as beams, change places, fork and stop.
 
-It knows nothing of steering; the guide of ``hf.py`` keeps one.
+It knows nothing of steering; the steer of ``hf.py`` keeps one.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Trail:
             yield _path(steps, range(first, first + num_rows), tokens)
 
     def _begun(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B"]:
-        mine = self._by_prompt(ids)
-        if not (mine == mine[:, :1]).all():
+        rows = self._by_prompt(ids)
+        if not (rows == rows[:, :1]).all():
             raise InputError(
                 f"the batch has {len(ids)} rows for {self._num_prompts} profiles, and the rows of one profile begin "
                 "with different prompts; expected one profile, or None, for each prompt"
@@ -73,7 +73,7 @@ class Trail:
                 return (same.int().argmax(-1) + first).flatten()
         raise InputError(
             "the rows don't continue those of the step before by a token each; expected one generate call for each "
-            "guide: make another for the next"
+            "steer: make another for the next"
         )
 
     def _by_prompt(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "prompts rows T"]:

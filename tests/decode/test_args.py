@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from personalign.decode import Models, Request, RewardModel, load_causal, load_reward, reference
+from personalign.decode import args as args_module
 from personalign.decode.args import SiblingLane
 from personalign.decode.generation import generate
 from personalign.decode.models import ArgsSteering
@@ -19,7 +21,7 @@ from personalign.decode.steer import Step
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
 from personalign.types import Guidance, Sampling
 from tests.decode.serving import Desk, haystack, leftovers, same_bits
-from tests.decode.tiny_models import STEERING, Kit, bits, saved, talk, tokenizer, traced
+from tests.decode.tiny_models import STEERING, Kit, V, bits, network, saved, talk, tokenizer, traced
 
 TOLERANCE = 1e-4
 W = Guidance(np.array([1.0, -2.0, 0.5]), 0.8)
@@ -34,12 +36,12 @@ MIXED_BAG = [
 ]
 
 
-def reward_model(kit: Kit, num_axes: int) -> RewardModel:
+def reward_model(kit: Kit, num_axes: int, vocabulary: int = V) -> RewardModel:
     """A random sequence classifier of the kit's family, saved and loaded as a real one is."""
-    folder = kit.folder / f"reward{num_axes}"
+    folder = kit.folder / f"reward{num_axes}-{vocabulary}"
     if not folder.exists():
         config = AutoConfig.from_pretrained(kit.folder / "base")
-        config.num_labels = num_axes
+        config.num_labels, config.vocab_size = num_axes, vocabulary
         torch.manual_seed(5)
         model = AutoModelForSequenceClassification.from_config(config).eval()
         nn.init.normal_(model.score.weight, std=0.5)
@@ -65,7 +67,7 @@ def test_siblings_are_read_as_if_alone(kit: Kit, models: Models, args: ArgsSteer
         plain = reference.generate(models, request)
         assert reply.ids == plain.ids
         assert (reply.guided, reply.reason) == (plain.guided, plain.reason)
-        found, wanted = ((r.kl, r.changed, r.gained) for r in (reply, plain))
+        found, wanted = ((r.kl, r.tilt_kl, r.changed, r.gained) for r in (reply, plain))
         assert found == pytest.approx(wanted, abs=TOLERANCE)
     assert sum(reply.guided for reply in replies) == 5
     assert int(logits[0, 0].isfinite().sum()) == args.num_candidates
@@ -118,7 +120,22 @@ def test_a_constant_reward_changes_no_token(kit: Kit) -> None:
     steered, plain = generate(models, [Request(HELLO, Sampling(12), rule="args"), Request(HELLO, Sampling(12))])
     assert steered.guided
     assert steered.ids == plain.ids
-    assert steered.kl == pytest.approx(0.0, abs=1e-6)
+    assert steered.tilt_kl == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_reply_is_never_empty_here_either(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a reward model likes the end, it can't be drawn first where base's own first choice is another."""
+
+    def likes_the_end(lane: SiblingLane, candidates: Tensor) -> Tensor:
+        lane._siblings = candidates
+        return 100.0 * torch.isin(candidates, torch.tensor(kit.base.ends)).float()[..., None]
+
+    monkeypatch.setattr(SiblingLane, "score", likes_the_end)
+    models = kit.models(reward_model=reward_model(kit, 1), args=ArgsSteering(kit.base.num_tokens))
+    request = Request(HELLO, Sampling(8), rule="args")
+    assert len(generate(models, [request])[0].ids) == 1
+    monkeypatch.setattr(args_module, "not_empty", lambda logits, *_: logits)
+    assert generate(models, [request])[0].ids == ()  # control
 
 
 def test_a_reward_of_nan_is_told_and_stays_in_its_rows(kit: Kit) -> None:
@@ -149,9 +166,30 @@ def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit
     assert all(reply.guided for reply in desk.serve([judged, judged]))
 
 
+def test_a_tokenizer_may_know_ids_that_the_model_cannot_write(kit: Kit, tmp_path) -> None:
+    """One token more than logits: constraints, experts and reward models work, and a bias on it is refused."""
+    short = load_causal(saved(tmp_path / "short", network(kit.family, 0, V - 1), tokenizer()), "cpu")
+    assert (short.num_tokens, short.num_logits) == (V, V - 1)
+    models = kit.models(base=short, head=None, reward_model=reward_model(kit, 1, V - 1))
+    requests = [
+        Request(HELLO, Sampling(8), regex="[0-9]{3}"),
+        Request(HELLO, Sampling(8), expert="whole"),
+        Request(HELLO, Sampling(8), expert="hotels"),
+        Request(HELLO, Sampling(8), rule="args"),
+    ]
+    replies = generate(models, requests)
+    assert re.fullmatch("[0-9]{3}", replies[0].text)
+    assert replies[3].guided
+    for request, reply in zip(requests, replies, strict=True):
+        assert reply.ids == reference.generate(models, request).ids
+    assert generate(models, [Request(HELLO, Sampling(8, logit_bias={V - 2: 100.0}))])[0].ids == (V - 2,) * 8
+    with pytest.raises(InputError, match=f"a token id in logit_bias is {V - 1}, expected a whole number from 0 to"):
+        generate(models, [Request(HELLO, Sampling(8, logit_bias={V - 1: 5.0}))])
+
+
 def test_the_padded_tail_is_no_candidate(kit: Kit) -> None:
     """A reward model has no embedding for it, and where a regex leaves few tokens it would fill up the k best."""
-    models = kit.models(base=load_causal(kit.folder / "padded", "cpu"), reward=reward_model(kit, 1), experts={})
+    models = kit.models(base=load_causal(kit.folder / "padded", "cpu"), reward_model=reward_model(kit, 1), experts={})
     requests = [Request(HELLO, Sampling(9), regex="[ab]{1,6}", rule="args"), Request(CAT, Sampling(9), rule="args")]
     biased = [replace(r, sampling=replace(r.sampling, temperature=9.0, seed=s)) for s in range(3) for r in requests]
     for request, reply in zip(biased, generate(models, biased), strict=True):

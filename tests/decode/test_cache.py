@@ -106,7 +106,7 @@ ATTENTIONS = {
 def test_a_token_sees_what_its_layers_let_it(name: str) -> None:
     """Itself and what came before, as far back as the window; nothing of what lies behind it in the buffer."""
     config, kinds, width = ATTENTIONS[name]
-    attention = Attention.of(config)
+    attention = Attention.from_config(config)
     assert attention.kinds == kinds
     positions = torch.tensor([[0, 1, 2], [7, 8, 9]])
     seen = torch.arange(12) <= positions[:, :, None]
@@ -143,4 +143,4 @@ def test_other_layers_are_refused() -> None:
     """A kind of attention we have no mask for is named, with what is expected."""
     config = tf.Llama4TextConfig(num_hidden_layers=4)
     with pytest.raises(ModelError, match="layers of the kind chunked_attention; expected full_attention or sliding_a"):
-        Attention.of(config)
+        Attention.from_config(config)

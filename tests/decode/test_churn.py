@@ -170,7 +170,7 @@ def test_foreign_weights_are_noticed(models: Models) -> None:
     """Control: once weights are in each other's rows, replies are somebody else's."""
 
     def swap(engine: Engine) -> None:
-        engine.bank.weights[1:] = engine.bank.weights[1:].roll(1, 0)
+        engine._chain.tilt.rows._bank.weights[1:] = engine._chain.tilt.rows._bank.weights[1:].roll(1, 0)
 
     assert churn(models, 400, swap).foreign > 5
 

@@ -136,7 +136,7 @@ def _written(
     rows, ids, widths = constraint_rows(3, causal.num_logits), [], []
     if matcher is not None:
         rows.admit(1, matcher)
-    for u in uniforms(sampling.seed, sampling.max_tokens).tolist():
+    for u in uniforms(sampling.seed, [], sampling.max_tokens).tolist():
         masked = rows.mask(logits(ids).expand(2, -1))[1]
         widths.append(int(masked.isfinite().sum()))
         token = reference.drawn(masked, sampling, u)

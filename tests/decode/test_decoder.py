@@ -1,4 +1,4 @@
-"""The models's edges: what it refuses, what it reports, how it streams."""
+"""Generating: what is refused, what is reported, how it streams."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from personalign.decode import reference
 from personalign.decode.experts import load_experts
 from personalign.decode.generation import generate
 from personalign.decode.load import load_causal
@@ -151,6 +152,21 @@ def test_a_stream_is_the_reply_in_pieces(kit: Kit, seed: int) -> None:
     assert caller.generated == generate(kit.models(), [request])[0]
 
 
+def test_one_seed_is_not_one_quantile_for_everybody(kit: Kit) -> None:
+    """With one seed the first tokens of many prompts are drawn all over their distributions, repeatably."""
+    models, quantiles = kit.models(), []
+    requests = [Request(talk(f"{i} cats")[0], Sampling(1, 1.0, seed=0)) for i in range(40)]
+    replies = generate(models, requests)
+    for request, reply in zip(requests, replies, strict=True):
+        p = reference.steered(models, request, [])[0].softmax(-1)
+        token = (*reply.ids, reply.end)[0]
+        quantiles.append(float(p[:token].sum() + p[token] / 2))
+    assert np.percentile(quantiles, [10, 50, 90]) == pytest.approx([0.1, 0.5, 0.9], abs=0.2)
+    assert [reply.ids for reply in generate(models, requests)] == [reply.ids for reply in replies]
+    assert {reply.seed for reply in replies} == {0}
+    assert generate(models, [Request(HELLO, Sampling(1, seed=3))])[0].seed is None  # nothing is drawn
+
+
 def test_the_same_seed_writes_the_same_reply(kit: Kit) -> None:
     """A draw can be repeated, and another seed gives another one."""
     models = kit.models()
@@ -219,5 +235,5 @@ def test_a_gpu_has_the_same_model_and_obeys_the_same_bound(kit: Kit) -> None:
     requests = [Request(HELLO, Sampling(8, 1.0), Guidance(W, 0.8), "hotels"), Request(HELLO, Sampling(8))]
     guided, plain = generate(models, requests)
     assert guided.guided
-    assert 0 < guided.kl <= STEERING.clip**2 / 8 + 1e-6
+    assert 0 < guided.tilt_kl <= STEERING.clip**2 / 8 + 1e-6
     assert plain.ids == generate(models, requests)[1].ids

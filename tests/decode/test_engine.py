@@ -80,6 +80,27 @@ def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest
     assert leftovers(desk.engine) == []
 
 
+def test_a_newcomer_waits_for_no_queue_of_long_prompts(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while no reply is written a step reads a bounded number of tokens, and a short prompt has its turn soon."""
+    for module in (engine_module, lane_module):
+        monkeypatch.setattr(module, "CHUNK", 4)
+    desk = Desk(kit.models(), 8, 256, steers=[endless(kit)])
+    for _ in range(7):
+        desk.submit(Request(LONG, Sampling(4)))
+    with reading(kit.base) as read:
+        desk.engine.step()
+        assert sum(read) <= (engine_module.IDLE_CHUNKS + 1) * 4 < 7 * len(LONG[0]["content"]) / 2
+    newcomer = desk.submit(Request(talk("a")[0], Sampling(4)), is_streamed=True)
+    num_steps = 0
+    while not newcomer.pieces:
+        desk.engine.step()
+        num_steps += 1
+    assert num_steps <= 4
+    assert len(desk.engine._scheduler.reading) >= 4  # the long ones are still being read
+    desk.drain()
+    assert leftovers(desk.engine) == []
+
+
 def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Needles whose prompts are read a few tokens a step, while others write and are read, keep every bit."""
     for module in (engine_module, lane_module):

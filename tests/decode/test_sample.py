@@ -126,7 +126,7 @@ def test_top_p_counts_what_top_k_left() -> None:
 def test_many_draws_have_the_frequencies_of_the_distribution(sampling: Sampling) -> None:
     """A chi-square test finds nothing in 20,000 draws, but does where the temperature is half as high again."""
     num, logits = 20_000, _logits(1, 40)
-    ids = draw(logits.expand(num, 40), uniforms(1, num), *_settings([sampling] * num))
+    ids = draw(logits.expand(num, 40), uniforms(1, [], num), *_settings([sampling] * num))
     seen = torch.bincount(ids, minlength=40)
     warmer = replace(sampling, temperature=1.5 * sampling.temperature)
     expected, wrong = (_warped(logits, s)[0].double() * num for s in (sampling, warmer))
@@ -144,7 +144,7 @@ def test_many_draws_have_the_frequencies_of_the_distribution(sampling: Sampling)
 def test_draws_are_those_of_the_reference() -> None:
     """A mixed batch draws, row by row, what the plain words of the reference do."""
     samplings = [replace(s, seed=i) for i, s in enumerate(CUTS * 40)]
-    logits, u = _logits(len(samplings), seed=1), uniforms(3, len(samplings))
+    logits, u = _logits(len(samplings), seed=1), uniforms(3, [], len(samplings))
     ids = draw(logits, u, *_settings(samplings))
     plain = [reference.drawn(row, s, x) for row, s, x in zip(logits, samplings, u.tolist(), strict=True)]
     assert ids.tolist() == plain
@@ -204,7 +204,7 @@ def test_what_is_ruled_out_is_never_drawn() -> None:
 def test_a_row_of_nan_draws_some_token_and_leaves_its_neighbours_alone() -> None:
     """Whoever reports the broken row, an id outside the vocabulary would break every row on a GPU."""
     logits = _logits(3)
-    settings, u = _settings([CUTS[7]] * 3), uniforms(0, 3)
+    settings, u = _settings([CUTS[7]] * 3), uniforms(0, [], 3)
     healthy = draw(logits, u, *settings)
     logits[1] = math.nan
     broken = draw(logits, u, *settings)
@@ -214,8 +214,10 @@ def test_a_row_of_nan_draws_some_token_and_leaves_its_neighbours_alone() -> None
 
 def test_random_numbers_depend_on_the_seed_alone() -> None:
     """More tokens or another request don't change a request's random numbers."""
-    assert torch.equal(uniforms(7, 3), uniforms(7, 300)[:3])
-    assert not torch.equal(uniforms(7, 3), uniforms(8, 3))
+    assert torch.equal(uniforms(7, [], 3), uniforms(7, [], 300)[:3])
+    assert not torch.equal(uniforms(7, [], 3), uniforms(8, [], 3))
+    assert not torch.equal(uniforms(7, [1, 2], 3), uniforms(7, [1, 3], 3))
+    assert not torch.equal(uniforms(7, [1], 3), uniforms(7 + 2**32, [1], 3))  # all bits of a seed count
 
 
 # ---------------------------------------------------------------- the cuts, against counting

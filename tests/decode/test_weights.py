@@ -87,7 +87,7 @@ def test_when_all_rows_are_in_use_there_is_no_more_room() -> None:
     """Rather an error than another person's head; one release is enough to go on."""
     bank = WeightBank(3, CPU, 2)
     rows = [bank.acquire(head(user)) for user in "ab"]
-    with pytest.raises(Overloaded, match="all 2 rows of the head bank are in use; send the request again later"):
+    with pytest.raises(Overloaded, match="all 2 rows of the weight bank are in use; send the request again later"):
         bank.acquire(head("c"))
     assert bank.acquire(head("a")) == rows[0]  # who is resident isn't refused
     bank.release(rows[1])
@@ -225,7 +225,7 @@ def test_an_erased_persons_reply_goes_on_plain(kit: Kit, num_tokens: int) -> Non
 
     def erase() -> None:
         desk.engine.forget("ada")
-        assert not desk.engine.bank.weights.any()
+        assert not desk.engine._chain.tilt.rows._bank.weights.any()
         assert not desk.engine._chain.tilt._merged.any()
 
     ids, why = _after(desk, guided, num_tokens, erase)
@@ -262,4 +262,4 @@ def test_an_erased_persons_waiting_request_never_uses_their_head(kit: Kit) -> No
     assert first.generated.reason == "no_answers"
     assert another.generated.guided
     assert another.generated.ids != plain.ids  # control
-    assert weights_of(desk.engine.bank, WeightKey("ada", 0, 1)) is None
+    assert weights_of(desk.engine._chain.tilt.rows._bank, WeightKey("ada", 0, 1)) is None

@@ -207,7 +207,7 @@ def test_a_bad_request_raises_where_it_is_made(gated: tuple[Worker, Gate], case:
 def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
     """A reply goes on without them and says so; no number of theirs is left; another person's stays."""
     worker, gate = gated
-    bank = worker._engine.bank
+    bank = worker._engine._chain.tilt.rows._bank
     assert bank is not None
     ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i), user=f"user-{i}")) for i in (1, 2))
     gate.let(5)

@@ -22,7 +22,7 @@ from personalign.bundled import TINY
 from personalign.decode import CausalModel, Models, Request, SuccessorHead, load_causal, reference, render
 from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
-from personalign.integrations.hf import Account, Guide, SteeredModel, _Passes
+from personalign.integrations.hf import RowAccount, SteeredModel, _Passes
 from personalign.learn.served import Serving
 from personalign.types import Gaussian, Guidance, Message, Noise, Profile, Sampling
 from personalign.words import Axis
@@ -120,7 +120,7 @@ class Kit:
         strength: float = 1.0,
         before: Sequence[Callable[[Tensor, Tensor], Tensor]] = (),
         **arguments,
-    ) -> tuple[Any, list[Account]]:
+    ) -> tuple[Any, list[RowAccount]]:
         """Everything that generate returns, and the report; ``before`` are other processors."""
         with self.steered.by(people, strength) as guide:
             out = self.plain(inputs, logits_processor=[*before, guide], **arguments)
@@ -170,7 +170,7 @@ def tiny() -> Kit:
 class Retold:
     """A sequence told again by the plain method, token by token."""
 
-    account: Account
+    account: RowAccount
     log_p: float  # Σ log p(token)
     delta: float  # Σ δ(token)
     log_q: float  # Σ log q(token)
@@ -190,10 +190,10 @@ def retell(kit: Kit, messages: Sequence[Message], profile: Profile | None, drawn
         best = tilted.topk(2).values
         nearest = min(nearest, float(best[0] - best[1]))
     n, guided = len(drawn), profile is not None
-    return Retold(Account(guided, None if guided else "no_answers", kl / n, changed / n), *sums.tolist(), nearest)
+    return Retold(RowAccount(guided, None if guided else "no_answers", kl / n, changed / n), *sums.tolist(), nearest)
 
 
-def assert_accounts_agree(found: Account, expected: Account) -> None:
+def assert_accounts_agree(found: RowAccount, expected: RowAccount) -> None:
     assert (found.guided, found.reason) == (expected.guided, expected.reason)
     assert found.kl == pytest.approx(expected.kl, abs=TOLERANCE)
     assert found.changed == pytest.approx(expected.changed)
@@ -207,7 +207,7 @@ def assert_is_the_reference(kit: Kit, messages: Sequence[Message], profile: Prof
     if tuple(token for token in drawn if token not in kit.causal.ends) != plain.ids:
         assert retold.nearest < TOLERANCE
         return 1
-    assert_accounts_agree(account, Account(plain.guided, plain.reason, plain.kl, retold.account.changed))
+    assert_accounts_agree(account, RowAccount(plain.guided, plain.reason, plain.kl, retold.account.changed))
     return 0
 
 
@@ -288,7 +288,7 @@ def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> N
     found, accounts = kit.steer(inputs, people, strength, **WAYS[way])
     assert_same_bits(found, plain, slice(None))
     reason = "strength_zero" if off in ("strength 0", "beta 0") else "no_answers"
-    assert set(accounts) == {Account(guided=False, reason=reason, kl=0.0, changed=0.0)}
+    assert set(accounts) == {RowAccount(guided=False, reason=reason, kl=0.0, changed=0.0)}
     torch.manual_seed(7)
     felt, _ = make_kit(family).steer(inputs, [kit.person(), None], 1e-3, **WAYS[way])
     with pytest.raises(AssertionError):  # control: a thousandth of a strength is seen
@@ -390,7 +390,7 @@ def test_padding_is_not_accounted_for(way: str, monkeypatch: pytest.MonkeyPatch)
         return [abs(found.kl - expected.account.kl) for found, expected in zip(accounts, told, strict=True)]
 
     assert max(differences()) < TOLERANCE
-    monkeypatch.setattr(Guide, "_drawn", lambda _, tokens: tokens)
+    monkeypatch.setattr(GenerateSteer, "_drawn", lambda _, tokens: tokens)
     assert max(differences()) > TOLERANCE
 
 
@@ -523,7 +523,7 @@ def test_a_guided_reply_is_never_empty(way: str, monkeypatch: pytest.MonkeyPatch
     replies = [kit.drawn(sequence, inputs) for sequence in out.sequences]
     assert all(reply[0] != 1 for reply in replies)
     assert any(reply[1:2] == [1] for reply in replies)  # control: the wish is granted as soon as it may be
-    monkeypatch.setattr(Guide, "_not_empty", lambda _, scores: scores)
+    monkeypatch.setattr(GenerateSteer, "_not_empty", lambda _, scores: scores)
     out, _ = kit.steer(inputs, [eager], **WAYS[way])
     assert kit.drawn(out.sequences[0], inputs) == [1]  # control: without the rule it is granted at once
 
@@ -700,7 +700,7 @@ def test_a_guide_is_for_one_call_inside_its_block(llama: Kit) -> None:
     inputs = llama.inputs(HELLO)
     with llama.steered.by([llama.person()]) as guide:
         out = llama.plain(inputs, logits_processor=LogitsProcessorList([guide]))
-        with pytest.raises(InputError, match="one generate call for each guide"):
+        with pytest.raises(InputError, match="one generate call for each steer"):
             llama.plain(inputs, logits_processor=[guide])
     with pytest.raises(InputError, match="0 forward passes"):
         llama.plain(inputs, logits_processor=[guide])
@@ -741,7 +741,7 @@ def test_one_guide_at_a_time_on_a_model(llama: Kit) -> None:
     inputs = llama.inputs(HELLO)
     expected, _ = llama.steer(inputs, [llama.person()])
     with llama.steered.by([llama.person()]) as guide:
-        with pytest.raises(InputError, match="another guide"), llama.steered.by([None]):
+        with pytest.raises(InputError, match="another call"), llama.steered.by([None]):
             pass
         found = llama.plain(inputs, logits_processor=[guide])
     assert_same_bits(found, expected, slice(None))

@@ -54,7 +54,7 @@ def test_prompts_may_be_embeddings() -> None:
 def test_a_jump_is_refused(rows: list[list[int]]) -> None:
     """Rows that don't continue the step before by one token each are another call's."""
     trail = grown([[1, 2], [1, 2]], num_prompts=1)
-    with pytest.raises(InputError, match="one generate call for each guide"):
+    with pytest.raises(InputError, match="one generate call for each steer"):
         trail.extend(torch.tensor(rows))
     assert trail.extend(torch.tensor([[1, 2, 3], [1, 2, 4]])).tolist() == [0, 0]  # control
 

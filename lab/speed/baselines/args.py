@@ -27,7 +27,10 @@ def generate(base: CausalModel, reward: RewardModel, prompt: Sequence[int], max_
     ids: list[int] = []
     while len(ids) < max_tokens:
         output = base.model(input_ids=unread, use_cache=True, **{base.cache_argument: read})
-        best = output.logits[0, -1].float().topk(NUM_CANDIDATES)
+        logits = output.logits[0, -1].float()
+        if not ids and int(logits.argmax()) not in base.ends:  # a guided reply isn't empty
+            logits[list(base.ends)] = -torch.inf
+        best = logits.topk(NUM_CANDIDATES)
         rows = torch.cat([unjudged.expand(NUM_CANDIDATES, -1), best.indices[:, None]], dim=-1)
         hidden = reward.backbone(input_ids=rows, use_cache=True, **{reward.cache_argument: judged}).last_hidden_state
         scores = best.values + WEIGHT * reward.score(hidden[:, -1:])[:, 0, 0]

@@ -46,7 +46,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a setting does, averaged over people and prompts; utility in standard deviations of the model's replies."""
+    """What a setting does, averaged over people and prompts; utility in standard deviations of the model's replies.
+
+    ``kl`` is ``Reply.tilt_kl``: what the tilt adds within the short list.
+    """
 
     steering: Steering
     utility: float
@@ -139,7 +142,7 @@ class Trials:
         texts = [reply.text for reply in replies]
         figures = {
             "utility": self._utilities(people, texts).mean(),
-            "kl": np.mean([reply.kl for reply in replies]),
+            "kl": np.mean([reply.tilt_kl for reply in replies]),
             "repetition": np.mean([repetition(text) for text in texts]),
             "empty": np.mean([not text.strip() for text in texts]),
             "truncated": np.mean([reply.finish_reason == "length" for reply in replies]),

@@ -123,7 +123,7 @@ def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
     weights = person.weights / np.linalg.norm(person.weights)
     assert measured.utility == pytest.approx((features @ weights).mean())
-    assert measured.kl == pytest.approx(np.mean([r.kl for r in replies]))
+    assert measured.kl == pytest.approx(np.mean([r.tilt_kl for r in replies]))
     assert measured.truncated == np.mean([r.finish_reason == "length" for r in replies])
     plain = trials.outcome([person], replace(STRONG, beta=0.0))
     assert plain.kl == 0

@@ -1,33 +1,90 @@
 """Simulated people on the real path: medians with 95 % intervals of what the demo's two people are asked.
 
-``personalign.demo.people`` onboards them and asks their hidden tastes.
+``personalign.demo.people`` onboards them and asks their hidden tastes. Beside what their own profile gains stands what
+they gain by its length weight alone, and by a stranger's profile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
+
+import numpy as np
 
 from lab.bootstrap import quantile
 from lab.harness import machine, turns, versions
-from personalign.demo.people import NUM_PROMPTS, fresh_service, judge, load_prompts, meet_pair
+from personalign.decode import Request, generate
+from personalign.demo.people import (
+    NUM_PROMPTS,
+    Met,
+    fresh_service,
+    gain,
+    judge,
+    load_prompts,
+    make_pair,
+    meet_pair,
+    onboard,
+)
 from personalign.service import Personalign
+from personalign.types import Guidance, Message, Profile
+
+STRANGERS = 10_000  # how far away the seed is of the person whose profile is a stranger's
+ARMS = ("length", "stranger")
+
+
+KEYS = ("agreement", "utility_personal", *(f"utility_{arm}" for arm in ARMS), "questions", "kl")
 
 
 def run_people(num_seeds: int, first: int = 0, device: str = "auto") -> dict[str, Any]:
-    """Onboard and judge ``num_seeds`` pairs from seed ``first`` on; medians with 95 % intervals over all people."""
+    """Onboard and judge ``num_seeds`` pairs from seed ``first`` on; medians with 95 % intervals over all people.
+
+    ``utility_length`` and ``utility_stranger`` are what the same people gain by other weights; base's utility is 0.
+    """
     prompts = load_prompts()[:NUM_PROMPTS]
     rows: list[dict[str, Any]] = []
     for seed in (first + i for i in turns(num_seeds, "pairs of people")):
         with fresh_service(device) as p:
-            rows += [{"seed": seed} | asdict(result) for result in judge(p, meet_pair(p, seed), prompts)]
+            pair = meet_pair(p, seed)
+            arms = _arms(p, pair, prompts)
+            rows += [
+                {"seed": seed} | asdict(result) | gains
+                for result, gains in zip(judge(p, pair, prompts), arms, strict=True)
+            ]
             facts = describe(p)
     figures: dict[str, float] = {}
-    for key in ("agreement", "utility_personal", "questions", "kl"):
+    for key in KEYS:
         figures |= with_interval(key, [row[key] for row in rows])
     command = f"personalign bench people --first {first} --seeds {num_seeds} --json"
     return {"command": command, **facts, "figures": figures, "rows": rows}
+
+
+def _arms(p: Personalign, pair: Sequence[Met], prompts: Sequence[Sequence[Message]]) -> list[dict[str, float]]:
+    """What each person gains by other weights than their profile's, served in the same way."""
+    person = make_pair(p, pair[0].seed + STRANGERS)[0]
+    stranger = _served(p, onboard(p, "stranger", person, pair[0].seed + STRANGERS).profile)
+    steered = [{"length": _length_alone(p, _served(p, met.onboarding.profile)), "stranger": stranger} for met in pair]
+    guidances = [None, *(arms[name] for arms in steered for name in ARMS)]
+    replies = generate(p.models, [Request(prompt, guidance=one) for one in guidances for prompt in prompts])
+    base, *texts = ([r.text for r in replies[i : i + len(prompts)]] for i in range(0, len(replies), len(prompts)))
+    return [
+        {f"utility_{arm}": gain(met.person, prompts, base, texts[len(ARMS) * i + j]) for j, arm in enumerate(ARMS)}
+        for i, met in enumerate(pair)
+    ]
+
+
+def _served(p: Personalign, profile: Profile) -> Guidance:
+    guidance = p.serving.guidance(profile)
+    assert guidance is not None, "people who were onboarded are known"
+    return guidance
+
+
+def _length_alone(p: Personalign, guidance: Guidance) -> Guidance:
+    """The same weights with all but the length axis at 0, at the same size."""
+    is_length = np.array([axis.name == "length" for axis in p.basis.axes])
+    alone = np.where(is_length, guidance.weights, 0.0)
+    size = float(np.linalg.norm(guidance.weights) / np.linalg.norm(alone))
+    return replace(guidance, weights=size * alone, user="")  # no row of the bank is this person's
 
 
 def describe(p: Personalign) -> dict[str, Any]:

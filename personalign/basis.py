@@ -22,29 +22,12 @@ from safetensors.numpy import save_file
 
 from personalign.basis_schema import DOOR, Config, QuestionRow, Version, check_arrays, check_questions
 from personalign.errors import BasisError, InputError, ProfileError
-from personalign.types import Array, Gaussian, Message, Noise, Profile
+from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
 FORMAT = 1
 HEAD_PREFIX = "head."
-
-
-@dataclass(frozen=True)
-class Steering:
-    """How strongly a profile acts, calibrated on dev prompts: β, the clip c of δ in nats, and the short list K."""
-
-    beta: float
-    clip: float
-    num_candidates: int
-
-
-@dataclass(frozen=True)
-class Fingerprints:
-    """SHA-256 of the tokenizer's content and of a sample of the model; see ``decode.load``."""
-
-    tokenizer: str
-    model: str
 
 
 @dataclass(frozen=True)

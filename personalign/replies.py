@@ -13,22 +13,16 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import Source
-from personalign.decode import (
-    Engine,
-    Expert,
-    Models,
-    Piece,
-    Request,
-    SuccessorHead,
-    Ticket,
-    Worker,
-    load_causal,
-    load_expert,
-    load_reward_beside,
-)
 from personalign.decode.encoder import HIDDEN, Embed, load_embedder
-from personalign.decode.request import check_strength
+from personalign.decode.engine import Engine
+from personalign.decode.experts import Expert, load_expert
+from personalign.decode.load import load_causal
+from personalign.decode.models import Models
+from personalign.decode.request import Piece, Request, check_strength
+from personalign.decode.reward_model import load_reward_beside
 from personalign.decode.seq import Outbox, Seq
+from personalign.decode.successor import SuccessorHead
+from personalign.decode.worker import Ticket, Worker
 from personalign.errors import EngineError, check_process
 from personalign.learn.served import Serving
 from personalign.shift import ShiftedReply, shift

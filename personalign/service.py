@@ -35,7 +35,7 @@ from personalign.types import (
 )
 
 if TYPE_CHECKING:
-    from personalign.decode import Models
+    from personalign.decode.models import Models
     from personalign.replies import Replies
     from personalign.shift import ShiftedReply
 

@@ -18,7 +18,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from personalign.decode import Models, Request, Step, generate
+from personalign.decode.generation import generate
+from personalign.decode.models import Models
+from personalign.decode.request import Request
+from personalign.decode.steer import Step
 from personalign.decode.text import TextStream
 from personalign.errors import InputError
 from personalign.types import Reply

@@ -220,6 +220,31 @@ class Profile:
         return [(axis, towards) for axis, towards in ranked if axis.name not in self.pinned][:top]
 
 
+@dataclass(frozen=True)
+class Steering:
+    """How strongly a profile acts, calibrated on dev prompts: β, the clip c of δ in nats, and the short list K."""
+
+    beta: float
+    clip: float
+    num_candidates: int
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """SHA-256 of the tokenizer's content and of a sample of the model; see ``decode.load``."""
+
+    tokenizer: str
+    model: str
+
+
+@dataclass(frozen=True)
+class ArgsSteering:
+    """How a reward model steers: k, how many tokens it is asked about, and w, what its reward is multiplied by."""
+
+    num_candidates: int = 10  # both as in the paper's release
+    weight: float = 1.5
+
+
 @dataclass(frozen=True, eq=False)
 class Guidance:
     """A person's reward as a request carries it.

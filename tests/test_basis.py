@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from personalign.basis import BankQuestion, Basis, Fingerprints, Gate, Learnt, Steering
+from personalign.basis import BankQuestion, Basis, Gate, Learnt
 from personalign.bundled import TINY, locate
 from personalign.errors import BasisError, ProfileError
 from personalign.learn import fit
 from personalign.learn.axes import AXES, measure
 from personalign.learn.features import features
 from personalign.learn.prior import prior_scale
-from personalign.types import Gaussian, Message, Noise, Profile
+from personalign.types import Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 
 D = 3

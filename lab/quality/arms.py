@@ -19,11 +19,11 @@ from torch import Tensor
 from lab.quality.divergence import Divergence, divergence_between, num_drawn
 from lab.quality.panel import Member, Origin, Table, Utilities, utilities
 from personalign.basis import Basis
-from personalign.decode import ArgsSteering, Models, Request, RewardModel, Step, generate
+from personalign.decode import Models, Request, RewardModel, Step, generate
 from personalign.learn.axes import measure_many
 from personalign.train.basis.calibrate import repetition
 from personalign.train.reward.train import Over
-from personalign.types import Message, Profile, Reply, Sampling
+from personalign.types import ArgsSteering, Message, Profile, Reply, Sampling
 
 Decoding = Literal["sampled", "greedy"]
 Method = Literal["short_list", "successor", "args_replies", "args_prefixes", "in_context", "best_of"]

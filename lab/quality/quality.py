@@ -29,12 +29,11 @@ from lab.quality.curves import Curve, Nats, divergence
 from lab.quality.panel import Bootstrap, interval_of, meet
 from lab.quality.rewards import Training, reward_model
 from lab.zoo.dialogues import load_corpus
-from personalign.basis import Steering
-from personalign.decode import ArgsSteering, Models, RewardModel
+from personalign.decode import Models, RewardModel
 from personalign.errors import InputError
 from personalign.service import Personalign
 from personalign.train.reward.train import Over
-from personalign.types import Message
+from personalign.types import ArgsSteering, Message, Steering
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 TOLD = ("gain", "wins")  # of every arm

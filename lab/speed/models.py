@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from personalign.basis import Basis, Fingerprints, Steering
+from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.linear import use_onednn
@@ -27,6 +27,7 @@ from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.successor import SuccessorHead
+from personalign.types import Fingerprints, Steering
 
 TEMPLATE = "{{ messages[0]['content'] }}"
 EXPERT = "random"

@@ -4,7 +4,7 @@ from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert, load_experts
 from personalign.decode.generation import generate
 from personalign.decode.load import CausalModel, load_causal, render
-from personalign.decode.models import ArgsSteering, Models
+from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import RewardModel, load_reward, load_reward_beside
 from personalign.decode.steer import Steer, Step
@@ -12,7 +12,6 @@ from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Ticket, Worker
 
 __all__ = [
-    "ArgsSteering",
     "CausalModel",
     "Engine",
     "Expert",

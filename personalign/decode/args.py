@@ -17,13 +17,12 @@ from torch import Tensor
 from personalign.decode.account import SteeredRows
 from personalign.decode.cache import Window
 from personalign.decode.lane import Reading
-from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 from personalign.decode.tilt import left_out, not_empty, short_list
 from personalign.decode.weights import WeightBank
-from personalign.types import Guidance
+from personalign.types import ArgsSteering, Guidance
 
 
 class SiblingLane:
@@ -81,10 +80,18 @@ class SiblingLane:
 class Args:
     """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
 
-    def __init__(self, models: Models, reward: RewardModel, slots: Slots, max_length: int) -> None:
-        self._num_tokens = models.num_tokens  # the output layer may have more rows, which a reward model can't read
-        self._k, self._weight = min(models.args.num_candidates, self._num_tokens), models.args.weight
-        self._ends = torch.tensor(list(models.base.ends), dtype=torch.long, device=slots.device)
+    def __init__(
+        self,
+        reward: RewardModel,
+        steering: ArgsSteering,
+        ends: Sequence[int],
+        num_tokens: int,
+        slots: Slots,
+        max_length: int,
+    ) -> None:
+        self._num_tokens = num_tokens  # the output layer may have more rows, which a reward model can't read
+        self._k, self._weight = min(steering.num_candidates, num_tokens), steering.weight
+        self._ends = torch.tensor(list(ends), dtype=torch.long, device=slots.device)
         self._lane = SiblingLane(reward, slots, max_length, self._k)
         self.rows = SteeredRows(slots, WeightBank(reward.num_axes, reward.device, slots.num_slots))
         self._step: Step | None = None  # the one whose tokens are accepted next

@@ -66,8 +66,11 @@ class Chain:
 
     def _by_reward_model(self) -> Args:
         if self.args is None:
-            assert self._models.reward_model is not None, "such a request isn't admitted"
-            self.args = Args(self._models, self._models.reward_model, self._slots, self._max_length)
+            models = self._models
+            assert models.reward_model is not None, "such a request isn't admitted"
+            self.args = Args(
+                models.reward_model, models.args, models.base.ends, models.num_tokens, self._slots, self._max_length
+            )
         return self.args
 
     def _mix(self, expert: Expert) -> Mix:

@@ -26,12 +26,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
 from personalign.decode.text import Detokenizer
 from personalign.errors import MessageError, ModelError
-from personalign.types import ROLES, Message
+from personalign.types import ROLES, Fingerprints, Message
 
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personalign.basis import Steering
 from personalign.decode.constrain import Constrainer
 from personalign.decode.experts import Expert, check_vocabulary
 from personalign.decode.load import CausalModel, check_tokens
@@ -21,15 +20,7 @@ from personalign.decode.request import Request
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import BasisError, InputError, ModelError
-from personalign.types import Guidance
-
-
-@dataclass(frozen=True)
-class ArgsSteering:
-    """How a reward model steers: k, how many tokens it is asked about, and w, what its reward is multiplied by."""
-
-    num_candidates: int = 10  # both as in the paper's release
-    weight: float = 1.5
+from personalign.types import ArgsSteering, Guidance, Steering
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +37,7 @@ class Models:
     steering: Steering
     experts: Mapping[str, Expert] = field(default_factory=dict)
     reward_model: RewardModel | None = None
-    args: ArgsSteering = ArgsSteering()
+    args: ArgsSteering = field(default_factory=ArgsSteering)
 
     def __post_init__(self) -> None:
         if self.head is not None:

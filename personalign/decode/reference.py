@@ -18,19 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personalign.basis import Steering
 from personalign.decode.constrain import num_words
 from personalign.decode.experts import Expert
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
 from personalign.decode.lora import BASE_ADAPTER
-from personalign.decode.models import ArgsSteering, Models
+from personalign.decode.models import Models
 from personalign.decode.request import Request, reason
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.sample import uniforms
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import ConstraintError
-from personalign.types import Guidance, Reply, Sampling, Usage
+from personalign.types import ArgsSteering, Guidance, Reply, Sampling, Steering, Usage
 
 
 class Effect(NamedTuple):

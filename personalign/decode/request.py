@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from personalign.basis import Steering
 from personalign.errors import InputError, ProfileError
-from personalign.types import Guidance, Message, Sampling
+from personalign.types import Guidance, Message, Sampling, Steering
 
 MAX_STOPS, MAX_STOP = 16, 256  # strings, and characters of each
 MAX_LOGPROBS = 20

@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from personalign.basis import Fingerprints
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
 from personalign.decode.load import CausalModel, cache_argument, context, load_causal
 from personalign.decode.lora import merged, read_lora, with_lora
 from personalign.errors import ModelError
+from personalign.types import Fingerprints
 
 MANIFEST, HEAD = "reward.json", "reward.safetensors"
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from personalign.basis import Steering
 from personalign.decode.account import Account
 from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel
 from personalign.decode.request import Piece, Request, reason
 from personalign.decode.text import TextStream
-from personalign.types import FinishReason, Guidance, Reply, TokenLogprobs, Usage
+from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
 Outbox = Callable[[Piece | Reply | Exception], None]
 

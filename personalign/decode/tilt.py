@@ -13,14 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from personalign.basis import Steering
 from personalign.decode.account import SteeredRows
 from personalign.decode.request import gain
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import WeightBank
-from personalign.types import Guidance
+from personalign.types import Guidance, Steering
 
 
 class Tilt(NamedTuple):

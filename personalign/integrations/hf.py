@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from personalign.basis import Basis, Fingerprints
+from personalign.basis import Basis
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
 from personalign.decode.request import check_strength, gain
 from personalign.decode.successor import SuccessorHead, reward
@@ -29,7 +29,7 @@ from personalign.decode.tilt import left_out, tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
-from personalign.types import Guidance, Profile
+from personalign.types import Fingerprints, Guidance, Profile
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from personalign.decode import Models, Request, RewardModel, load_causal, load_r
 from personalign.decode import args as args_module
 from personalign.decode.args import SiblingLane
 from personalign.decode.generation import generate
-from personalign.decode.models import ArgsSteering
 from personalign.decode.steer import Step
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
-from personalign.types import Guidance, Sampling
+from personalign.types import ArgsSteering, Guidance, Sampling
 from tests.decode.serving import Desk, haystack, leftovers, same_bits
 from tests.decode.tiny_models import STEERING, Kit, V, bits, network, saved, talk, tokenizer, traced
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from personalign.basis import Steering
 from personalign.decode import lane, reference, tilt
 from personalign.decode.experts import Expert
 from personalign.decode.generation import generate
@@ -25,7 +24,7 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.decode.successor import SuccessorHead
-from personalign.types import Guidance, Reply, Sampling
+from personalign.types import Guidance, Reply, Sampling, Steering
 from tests.decode.serving import haystack
 from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk, traced
 

@@ -18,7 +18,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from personalign.basis import Steering
 from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
@@ -27,7 +26,7 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Steer, Step
 from personalign.decode.successor import SuccessorHead
-from personalign.types import Reply
+from personalign.types import Reply, Steering
 
 V, H, D, R = 128, 32, 3, 8
 TEMPLATE = (

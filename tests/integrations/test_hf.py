@@ -17,14 +17,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, PreTrainedModel, TopPLogitsWarper
 
 from personalign import Basis
-from personalign.basis import Fingerprints
 from personalign.bundled import TINY
 from personalign.decode import CausalModel, Models, Request, SuccessorHead, load_causal, reference, render
 from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
 from personalign.integrations.hf import RowAccount, SteeredModel, _Passes
 from personalign.learn.served import Serving
-from personalign.types import Gaussian, Guidance, Message, Noise, Profile, Sampling
+from personalign.types import Fingerprints, Gaussian, Guidance, Message, Noise, Profile, Sampling
 from personalign.words import Axis
 from tests.decode.tiny_models import STEERING, D, H, V, bits, random_head, talk, tokenizer
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.decode import Models, load_causal
+from personalign.decode.load import load_causal
+from personalign.decode.models import Models
 from personalign.train.basis.build import UNCALIBRATED, Budget, Making, Report
 from personalign.train.basis.card import Origin, mean_r2, write_basis_card
 from personalign.train.files import made_in, public_name

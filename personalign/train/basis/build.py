@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personalign.basis import Basis, Steering
-from personalign.decode import CausalModel, Models, SuccessorHead
+from personalign.basis import Basis
+from personalign.decode.load import CausalModel
+from personalign.decode.models import Models
+from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import AXES
 from personalign.learn.features import features
@@ -28,7 +30,7 @@ from personalign.train.basis.head import HeadRecipe, explained_variance, train_h
 from personalign.train.basis.rollouts import Plan, Rollouts, roll_out
 from personalign.train.kept import identity
 from personalign.train.prompts import Prompts
-from personalign.types import Gaussian, Message, Noise
+from personalign.types import Gaussian, Message, Noise, Steering
 
 NUM_REFERENCE = 256
 NUM_ASKED = 3_400  # replies that the questions are picked from

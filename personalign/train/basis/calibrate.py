@@ -18,8 +18,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from personalign.basis import Basis, Steering
-from personalign.decode import Models, Request, generate
+from personalign.basis import Basis
+from personalign.decode.generation import generate
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.features import Embed, features
@@ -27,7 +29,7 @@ from personalign.learn.served import Serving
 from personalign.train.basis.rollouts import expert_identity
 from personalign.train.kept import identity, keep
 from personalign.train.progress import track
-from personalign.types import Gaussian, Guidance, Message, Sampling
+from personalign.types import Gaussian, Guidance, Message, Sampling, Steering
 
 GRID = tuple(Steering(*setting) for setting in product((16.0, 32.0, 64.0), (3.0, 4.0, 5.0), (10, 20)))
 FAULTS = ("repetition", "empty", "truncated")

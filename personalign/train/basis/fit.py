@@ -12,8 +12,8 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.decode import load_causal
 from personalign.decode.encoder import HIDDEN, load_embedder
+from personalign.decode.load import load_causal
 from personalign.train.basis.bootstrap import LICENCE, Made, open_models, write_basis
 from personalign.train.basis.build import Budget, Making
 from personalign.train.basis.card import Origin, table

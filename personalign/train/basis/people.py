@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from personalign.basis import Basis, Fingerprints, Learnt
+from personalign.basis import Basis, Learnt
 from personalign.errors import InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.learn.factorise import Factors, factorise
@@ -26,7 +26,7 @@ from personalign.learn.features import Embed
 from personalign.train.basis.build import UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog
-from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Message, Noise
+from personalign.types import INFORMATIVE, MAX_AXES, Array, Fingerprints, Gaussian, Message, Noise
 from personalign.words import Axis
 
 HELD_OUT = 0.25  # of the people

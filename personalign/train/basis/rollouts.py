@@ -18,7 +18,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personalign.decode import Models, Request, Step, generate
+from personalign.decode.generation import generate
+from personalign.decode.models import Models
+from personalign.decode.request import Request
+from personalign.decode.steer import Step
 from personalign.errors import ModelError
 from personalign.train.kept import Arrays, identity, keep
 from personalign.train.progress import track

@@ -17,8 +17,8 @@ import numpy as np
 from torch import nn
 
 from personalign.bundled import TINY
-from personalign.decode import CausalModel, load_causal
 from personalign.decode.experts import check_vocabulary
+from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, ModelError
 from personalign.train.basis.card import table
 from personalign.train.expert.measure import MAX_TOKENS, bits_of

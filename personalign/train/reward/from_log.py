@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.decode import CausalModel, load_causal
+from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, MessageError
 from personalign.learn.features import Embed, features
 from personalign.train.expert.train import lora_rate

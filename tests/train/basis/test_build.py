@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.basis import Basis, Steering
+from personalign.basis import Basis
 from personalign.decode import Request, SuccessorHead, generate
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
@@ -17,7 +17,7 @@ from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import MIN_QUESTIONS, Making, Plans
 from personalign.train.basis.rollouts import roll_out
 from personalign.train.prompts import Prompts
-from personalign.types import Guidance, Sampling
+from personalign.types import Guidance, Sampling, Steering
 from tests.decode.tiny_models import Kit
 from tests.train.conftest import BANK_PLAN, PLAN, PLANS, PROMPTS, Made
 from tests.train.talker import SUBJECTS, prompt

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.basis import Steering
 from personalign.decode import Request, generate
 from personalign.learn.axes import measure_many
 from personalign.train.basis.calibrate import Calibration, Outcome, Trials, repetition, simulate_profile
-from personalign.types import Guidance, Sampling
+from personalign.types import Guidance, Sampling, Steering
 from tests.train.conftest import PROMPTS, Made
 
 GENTLE, STRONG = Steering(0.5, 3.0, 20), Steering(12.0, 5.0, 20)

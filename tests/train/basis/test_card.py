@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.basis import Basis, Steering
+from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.train.basis.build import Plans, Report
 from personalign.train.basis.calibrate import Outcome
 from personalign.train.basis.card import Origin, table, write_basis_card
 from personalign.train.basis.rollouts import Plan
+from personalign.types import Steering
 
 ORIGIN = Origin("mine", "my-model", "made so", "three prompts", 'model="my-model"', "## Licence\n\nMine.\n")
 PLANS = Plans(Plan(1, 8, 20, "hotels", (0.0, 0.5)), Plan(1, 8, 20))

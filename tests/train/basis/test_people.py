@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from personalign.basis import Fingerprints
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
 from personalign.train.basis.people import MIN_PEOPLE, Found, fit_basis
 from personalign.train.log import AnswerLog, LogCounts
-from personalign.types import Noise
+from personalign.types import Fingerprints, Noise
 from tests.train.crowd import HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
 
 TEXTS = replies_to(40, 6)

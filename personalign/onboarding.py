@@ -25,8 +25,8 @@ from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
 from personalign.learn.likeness import Likeness
 from personalign.learn.served import Serving
-from personalign.store import Answer, Presentation, Shown, Store
-from personalign.types import CHOICES, Array, Choice, Feedback, Gaussian, Message, Profile, Question
+from personalign.store import Answer, Person, Presentation, Shown, Store
+from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Feedback, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
 MIRRORED = {"a": "b", "b": "a"}
@@ -45,13 +45,13 @@ class Onboarding:
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
         """The open question, or the next one; None when enough is known."""
-        self._store.add_user(user, consent)
+        person = self._store.add_user(user, consent)
         shown = self._store.open_presentation(user, self._basis.id)
         if shown is None:
             index, _ = self._choose(user)
             if index is None:
                 return None
-            shown = self._present(user, index)
+            shown = self._present(person, index)
         return Question(shown.id, shown.prompt, shown.a, shown.b)
 
     def why_stopped(self, user: str) -> str | None:
@@ -62,25 +62,20 @@ class Onboarding:
 
     def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
         """Store an answer and the profile fitted to all of them."""
-        if choice not in CHOICES:
-            raise QuestionError(f"the choice {choice!r} is unknown; expected one of {', '.join(CHOICES)}")
-        shown = self._store.presentation(user, question_id)
-        return self._named(
-            self._store.commit_answer(user, question_id, choice, self._fit, *self._foreseen(user, shown, choice))
-        )
+        return self._named(self._store.commit_answer(user, question_id, choice, self._fit, self._judge))
 
     def reask(self, user: str) -> Question | None:
         """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
+        person = self._store.person(user)
         shown = self._store.open_presentation(user, self._basis.id)
         if shown is None:
             answers = self._store.answers(user, self._basis.id)
             sided = [answer for answer in answers if answer.kind == "question" and answer.choice in MIRRORED]
             if not sided or any(answer.kind == "check" for answer in answers):
                 return None
-            of = self._store.presentation(user, sided[0].presentation_id)
-            shown = self._store.present(
-                user, self._basis.id, of.question_id, of.prompt, of.b, of.a, not of.swapped, -of.v, "check"
-            )
+            first = self._store.presentation(user, sided[0].presentation_id)
+            turned = Shown(first.question_id, first.prompt, first.b, first.a, not first.swapped, -first.v, kind="check")
+            shown = self._show(person, turned)
         return Question(shown.id, shown.prompt, shown.a, shown.b)
 
     def agreed(self, user: str) -> bool | None:
@@ -92,22 +87,23 @@ class Onboarding:
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
-        profile = self._store.undo_answer(user, self._basis.id, self._fit)
+        profile = self._store.undo_answer(user, self._basis.id, self._fit, self._judge)
         if profile is None:
             raise QuestionError("there is no answer to take back; answer a question first")
         return self._named(profile)
 
     def feedback(self, user: str, feedback: Feedback) -> Profile:
         """Store what a person preferred in use, as a weak answer, and the profile fitted with it."""
+        person = self._store.person(user)  # before measuring, which takes its time
         first, second = sorted((feedback.chosen, feedback.rejected))
         pair = json.dumps([feedback.kind, *feedback.prompt, first, second])
         name = f"{feedback.kind}:{hashlib.sha256(pair.encode()).hexdigest()}"
         v = self._compare(feedback.prompt, first, second)
-        self._store.add_user(user)
         shown = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if shown.a == feedback.chosen else "b"
-        foreseen = self._foreseen(user, shown, choice)
-        return self._named(self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit, *foreseen))
+        return self._named(
+            self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit, self._judge, person)
+        )
 
     def drift(self, user: str) -> Drift:
         """What a person's answers so far say about a change of taste."""
@@ -137,11 +133,17 @@ class Onboarding:
 
     def behind(self) -> list[str]:
         """The people with answers under another basis that this one lacks."""
-        return self._store.behind(self._basis.id)
+        return self._store.behind(self._basis.id, is_gated=self._basis.kappa is not None)
 
     def refit(self, user: str) -> Profile | None:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
-        profile = self._store.adopt(user, self._basis.id, lambda of: self._compare(of.prompt, of.a, of.b), self._fit)
+        profile = self._store.adopt(
+            user,
+            self._basis.id,
+            lambda shown: self._compare(shown.prompt, shown.a, shown.b),
+            self._fit,
+            self._judge,
+        )
         return None if profile is None else self._named(profile)
 
     def profile(self, user: str) -> Profile:
@@ -179,11 +181,23 @@ class Onboarding:
     def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         return clip_pairs(self._basis.pool, self._basis.prior)
 
-    def _present(self, user: str, index: int) -> Presentation:
+    def _present(self, person: Person, index: int) -> Presentation:
         question, v = self._basis.bank[index], self._basis.pool[index]
-        shown = self._lay_out(user, question.id, question.prompt, question.first, question.second, v)
+        shown = self._lay_out(person.user, question.id, question.prompt, question.first, question.second, v)
+        return self._show(person, shown)
+
+    def _show(self, person: Person, shown: Shown) -> Presentation:
         return self._store.present(
-            user, self._basis.id, shown.question_id, shown.prompt, shown.a, shown.b, shown.swapped, shown.v
+            person.user,
+            self._basis.id,
+            shown.question_id,
+            shown.prompt,
+            shown.a,
+            shown.b,
+            shown.swapped,
+            shown.v,
+            shown.kind,
+            person,
         )
 
     def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
@@ -198,11 +212,26 @@ class Onboarding:
         of_first, of_second = features(self._basis, [prompt, prompt], [first, second], self._embed)
         return np.asarray(of_first - of_second)
 
-    def _foreseen(self, user: str, shown: Presentation | Shown, choice: str) -> tuple[float | None, float | None]:
-        """An answer's log-loss under the profile before it, and how much better that foresaw it than everybody's."""
-        before = self.profile(user)
-        loss = log_loss(shown.v, choice, before.posterior, self._basis.noise, shown.kind)
-        return loss, self._serving.gain(shown.v, choice, before, shown.kind)
+    def _judge(self, before: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+        """Tell how well each answer was predicted by those before it, where that is still to be told."""
+        if all(self._is_judged(answer) for answer in answers):
+            return answers
+        if all(self._is_judged(answer) for answer in answers[:-1]):
+            first = before or self._basis.first_profile("")
+            return (*answers[:-1], self._judged(answers[-1], first.posterior))
+        judged: list[Answer] = []  # from another basis, or from before there was a gate: all of them anew
+        for answer in answers:
+            judged.append(self._judged(answer, self._fit(judged)))
+        return tuple(judged)
+
+    def _is_judged(self, answer: Answer) -> bool:
+        has_loss = answer.loss is not None or answer.choice not in MIRRORED
+        is_silent = answer.choice not in INFORMATIVE or WEIGHTS[answer.kind] == 0
+        return has_loss and (self._basis.kappa is None or is_silent or answer.gain is not None)
+
+    def _judged(self, answer: Answer, before: Gaussian) -> Answer:
+        loss = log_loss(answer.v, answer.choice, before, self._basis.noise, answer.kind)
+        return replace(answer, loss=loss, gain=self._serving.gain(answer.v, answer.choice, before, answer.kind))
 
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]

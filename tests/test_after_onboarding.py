@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.errors import InputError, ProfileError
 from personalign.service import Personalign
-from personalign.store.driver import sqlite_driver
 from personalign.types import Message
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
@@ -126,13 +126,11 @@ def test_a_change_of_taste_opens_questions_again(p: Personalign) -> None:
     assert p.why_stopped("ada")
 
 
-def test_old_answers_are_forgotten_by_half_lives(p: Personalign, tmp_path: Path) -> None:
+def test_old_answers_are_forgotten_by_half_lives(p: Personalign, monkeypatch) -> None:
     """Under a half-life answers of years ago count next to nothing; without one, the default, as much as ever."""
-    onboard(p, "ada", most=6)
-    connection = sqlite_driver().connect(str(tmp_path / "p.db"))
-    connection.execute("UPDATE answers SET answered_at = '2001-01-01 00:00:00.000000'")
-    connection.commit()
-    connection.close()
+    with monkeypatch.context() as past:
+        past.setattr("personalign.store.answering.now", lambda: datetime(2001, 1, 1, tzinfo=UTC))
+        onboard(p, "ada", most=6)
     known = {}
     for days in (None, 30.0):
         p.half_life_days = days

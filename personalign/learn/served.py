@@ -81,12 +81,12 @@ class Serving:
         return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=own)
 
     def gain(
-        self, v: Float[NDArray[np.float64], "d"], choice: str, before: Profile, kind: str = "question"
+        self, v: Float[NDArray[np.float64], "d"], choice: str, before: Gaussian, kind: str = "question"
     ) -> float | None:
-        """Nats by which a profile foresaw an answer better than everybody's; None without a gate to tell."""
+        """Nats by which a posterior foresaw an answer better than everybody's; None without a gate to tell."""
         if self._gate is None or WEIGHTS[kind] == 0:
             return None
-        gain = gain_by(v, choice, before.posterior, self._basis.prior, self._gate.kappa, self._basis.noise)
+        gain = gain_by(v, choice, before, self._basis.prior, self._gate.kappa, self._basis.noise)
         return None if gain is None else WEIGHTS[kind] * gain
 
     def _pin(self, weights: Float[NDArray[np.float64], "d"]) -> Float[NDArray[np.float64], "d"]:

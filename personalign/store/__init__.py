@@ -2,6 +2,6 @@
 
 from personalign.store.recent import RecentProfiles
 from personalign.store.store import Store
-from personalign.store.values import Answer, Fit, Presentation, Shown
+from personalign.store.values import Answer, Fit, Person, Presentation, Shown
 
-__all__ = ["Answer", "Fit", "Presentation", "RecentProfiles", "Shown", "Store"]
+__all__ = ["Answer", "Fit", "Person", "Presentation", "RecentProfiles", "Shown", "Store"]

@@ -1,78 +1,87 @@
 """Answers given under other bases, taken over by a new one: copied and measured anew, the originals left as they are.
 
-Each function runs inside one transaction. What is copied keeps its time, and names the presentation it comes from
-first, so that it is copied once, however often and from however many bases.
+What is copied keeps its time and number, and names the presentation it comes from first, so that it is copied once,
+however often and from however many bases.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
 
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import and_, exists, func, or_, select, union
 from sqlalchemy.orm import Session, aliased
 
-from personalign.store import blobs, records
-from personalign.store.answering import now, refit
-from personalign.store.tables import AnswerRow, BasisRow, PresentationRow
-from personalign.store.values import Fit, Measure
-from personalign.types import FEEDBACK, Profile
+from personalign.store import records
+from personalign.store.answering import Change, newest
+from personalign.store.tables import AnswerRow, BasisRow, PresentationRow, ProfileRow, UserRow
+from personalign.store.values import Answer, Measure, Presentation, Shown, State
+from personalign.types import FEEDBACK, Array
 
 Found = tuple[PresentationRow, AnswerRow | None]  # the answer that stands, if there is one
 
 
-def behind(session: Session, basis_id: str) -> list[str]:
-    """List the people with an answer under another basis that this one lacks."""
+@dataclass(frozen=True, eq=False)
+class Lacking:
+    """The answers that a basis lacks, and what they answer, each with the presentation that it comes from first."""
+
+    state: State
+    originals: tuple[tuple[str, Presentation, Answer], ...]
+
+    def measured(self, measure: Measure) -> Change:
+        """Draft their copies, with features under the new basis."""
+        copies = [
+            (root, shown, _copy(root, given, self.state.basis_id, measure(shown)))
+            for root, shown, given in self.originals
+        ]
+        answers = (*self.state.answers, *(given for _, _, given in copies))
+
+        def write(session: Session, judged: tuple[Answer, ...]) -> None:
+            newest_of = {answer.presentation_id: answer for answer in judged}
+            for root, shown, given in copies:
+                _write_copy(session, self.state, root, shown, newest_of.get(given.presentation_id, given))
+
+        def is_current(session: Session) -> bool:
+            return _names(find_lacking(session, self.state.user, self.state.basis_id)) == _names(self)
+
+        in_order = tuple(sorted(answers, key=lambda answer: answer.number))
+        return Change(self.state, newest(in_order), write, bool(copies), is_current, is_complete=True)
+
+
+def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
+    """List the people with an answer under another basis that this one lacks, or whose record a gate hasn't judged."""
     own = aliased(PresentationRow)
     is_known = exists().where(
         own.user_id == PresentationRow.user_id,
         own.basis_id == basis_id,
         func.coalesce(own.origin, own.id) == func.coalesce(PresentationRow.origin, PresentationRow.id),
     )
-    people = (
-        select(AnswerRow.user_id)
+    lacking = (
+        select(UserRow.id)
+        .join(AnswerRow, AnswerRow.user_id == UserRow.id)
         .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
+        # two ranges, which the index serves; "differs" would read everybody
+        .where(or_(UserRow.home < basis_id, UserRow.home > basis_id))
         .where(AnswerRow.undone_at.is_(None), PresentationRow.basis_id != basis_id, ~is_known)
-        .distinct()
-        .order_by(AnswerRow.user_id)
     )
-    return list(session.scalars(people))
+    unjudged = select(ProfileRow.user_id).where(ProfileRow.basis_id == basis_id, ProfileRow.gain.is_(None))
+    return sorted(session.scalars(union(lacking, unjudged) if is_gated else lacking.distinct()))
 
 
-def adopt(session: Session, user: str, basis_id: str, measure: Measure, fit: Fit) -> Profile | None:
-    """Copy a person's answers to this basis and fit them there; None where it lacks none."""
-    lacking = _lacking(session, user, basis_id)
-    for shown, given in lacking:
-        copy = _copy(shown, basis_id, measure)
-        session.add(copy)
-        session.flush()
-        session.add(
-            AnswerRow(
-                user_id=user,
-                presentation_id=copy.id,
-                choice=given.choice,
-                seconds=given.seconds,
-                answered_at=given.answered_at,
-                loss=given.loss,
-            )
-        )
-    session.flush()
-    return refit(session, user, basis_id, fit, "refitted", now()) if lacking else None
-
-
-def _lacking(session: Session, user: str, basis_id: str) -> list[tuple[PresentationRow, AnswerRow]]:
-    """The answers to copy, oldest first; where several bases hold one, the newest basis says how it stands."""
+def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:
+    """Find the answers to copy, oldest first; where several bases hold one, the newest basis says how it stands."""
     here = session.scalars(
         select(PresentationRow).where(PresentationRow.user_id == user, PresentationRow.basis_id == basis_id)
     ).all()
     known = {_root(shown) for shown in here}
     pairs = {shown.question_id for shown in here if shown.kind in FEEDBACK}  # given here again meanwhile
-    newest: dict[str, Found] = {_root(shown): (shown, given) for shown, given in _elsewhere(session, user, basis_id)}
-    lacking = [
-        (shown, given)
-        for root, (shown, given) in newest.items()
+    latest: dict[str, Found] = {_root(shown): (shown, given) for shown, given in _elsewhere(session, user, basis_id)}
+    originals = [
+        (root, records.to_presentation(shown), records.to_answer(given, shown))
+        for root, (shown, given) in latest.items()
         if given is not None and root not in known and shown.question_id not in pairs
     ]
-    return sorted(lacking, key=lambda found: (found[1].answered_at, found[1].id))
+    return Lacking(records.read_state(session, user, basis_id), tuple(originals))
 
 
 def _elsewhere(session: Session, user: str, basis_id: str) -> list[Found]:
@@ -91,23 +100,20 @@ def _root(shown: PresentationRow) -> str:
     return shown.origin or shown.id
 
 
-def _copy(shown: PresentationRow, basis_id: str, measure: Measure) -> PresentationRow:
-    v = measure(records.to_presentation(shown))
-    blobs.check_finite("the answer's features", v)
-    return PresentationRow(
-        id=hashlib.sha256(f"{_root(shown)}\0{basis_id}".encode()).hexdigest()[:32],
-        user_id=shown.user_id,
-        basis_id=basis_id,
-        question_id=shown.question_id,
-        prompt=shown.prompt,
-        a=shown.a,
-        b=shown.b,
-        swapped=shown.swapped,
-        num_axes=len(v),
-        v=blobs.encode(v),
-        checksum=blobs.checksum(v),
-        state="answered",
-        shown_at=shown.shown_at,
-        kind=shown.kind,
-        origin=_root(shown),
-    )
+def _names(lacking: Lacking) -> list[tuple[str, int]]:
+    return [(root, given.number) for root, _, given in lacking.originals]
+
+
+def _copy(root: str, given: Answer, basis_id: str, v: Array) -> Answer:
+    copy_id = hashlib.sha256(f"{root}\0{basis_id}".encode()).hexdigest()[:32]
+    return replace(given, presentation_id=copy_id, v=v, loss=None, gain=None)
+
+
+def _write_copy(session: Session, state: State, root: str, shown: Presentation, given: Answer) -> None:
+    copied = Shown(shown.question_id, shown.prompt, shown.a, shown.b, shown.swapped, given.v, shown.kind)
+    row = records.new_presentation(state.user, state.basis_id, copied, "answered", given.presentation_id)
+    row.origin, row.shown_at = root, shown.shown_at
+    records.seal(row)
+    session.add(row)
+    session.flush()
+    session.add(records.new_answer(session, state.user, given))

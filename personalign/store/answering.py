@@ -1,179 +1,194 @@
 """A question's life: open, then answered, or withdrawn by an undo; feedback is answered from the start.
 
-Each function runs inside one write transaction.
+A change of somebody's answers is drafted in one transaction, fitted in none, and written in another, if the person
+is still as the draft found them.
 """
 
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
-from math import fsum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
-from personalign.errors import AlreadyAnswered, BasisError, InputError, QuestionError
-from personalign.store import blobs, records
-from personalign.store.tables import AnswerRow, BasisRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Fit, Shown
-from personalign.types import CHOICES, FEEDBACK, INFORMATIVE, WEIGHTS, Profile
+from personalign.errors import AlreadyAnswered, BasisError, QuestionError
+from personalign.store import records
+from personalign.store.records import MOST_FEEDBACK, now
+from personalign.store.tables import AnswerRow, BasisRow, ExposureRow, PresentationRow, UserRow
+from personalign.store.values import Answer, Shown, State
+from personalign.types import FEEDBACK, Choice, Gaussian, Profile
+
+KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What a verb is about to do to a person's answers."""
+
+    state: State
+    answers: tuple[Answer, ...]  # that stand after it, oldest first; a new one has no number yet
+    write: Callable[[Session, tuple[Answer, ...]], None]  # its rows; of the answers stored before, none
+    is_needed: bool = True  # False where only losses and gains may be missing
+    is_current: Callable[[Session], bool] = lambda _: True  # beyond the state: whether what it read elsewhere is so
+    is_complete: bool = False  # whether the basis has all of the person's answers afterwards
 
 
 def show(session: Session, user: str, basis_id: str, shown: Shown) -> PresentationRow:
     """Open a question, or find the one that is open."""
-    _check_known(session, user, basis_id)
+    records.check_known(session, user)
+    _check_saved(session, basis_id)
     if (waiting := records.find_open(session, user, basis_id)) is not None:
         return waiting
-    return _add(session, user, basis_id, shown, "open")
-
-
-def answer(
-    session: Session, shown: PresentationRow, choice: str, fit: Fit, loss: float | None, gain: float | None
-) -> Profile:
-    """Store an answer with the profile that follows from it."""
-    if choice not in CHOICES:
-        raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
-    if shown.state == "withdrawn":
-        raise QuestionError("an undo withdrew this question; ask for the next one")
-    if shown.state == "answered":
-        return _answered_again(session, shown, choice)
-    at = now()
-    seconds = max(0.0, (at - shown.shown_at).total_seconds())
-    shown.state = "answered"
-    session.add(
-        AnswerRow(
-            user_id=shown.user_id,
-            presentation_id=shown.id,
-            choice=choice,
-            seconds=seconds,
-            answered_at=at,
-            loss=loss,
-            gain=gain,
-        )
-    )
-    session.flush()
-    return refit(session, shown.user_id, shown.basis_id, fit, "answered", at)
-
-
-def observe(
-    session: Session,
-    user: str,
-    basis_id: str,
-    shown: Shown,
-    choice: str,
-    fit: Fit,
-    loss: float | None,
-    gain: float | None,
-) -> Profile:
-    """Store feedback with the profile that follows from it; on the same pair the newest of a kind stands."""
-    _check_known(session, user, basis_id)
-    row = records.find_feedback(session, user, basis_id, shown.question_id)
-    if row is None:
-        row = _add(session, user, basis_id, shown, "answered")
-    else:
-        before = _standing(session, row)
-        assert before is not None, "feedback is stored together with its choice"
-        if before.choice == choice:
-            return _newest(session, row)
-        before.undone_at = now()
-    session.flush()  # before its answer: the index allows one that stands
-    at = now()
-    session.add(
-        AnswerRow(
-            user_id=user,
-            presentation_id=row.id,
-            choice=choice,
-            seconds=0.0,
-            answered_at=at,
-            loss=loss,
-            gain=gain,
-        )
-    )
-    session.flush()
-    return refit(session, user, basis_id, fit, "observed", at)
-
-
-def undo(session: Session, user: str, basis_id: str, fit: Fit) -> Profile | None:
-    """Mark the newest answer to a question as undone and open its question again; feedback stays."""
-    rows = [found for found in records.find_answers(session, user, basis_id) if found[1].kind not in FEEDBACK]
-    if not rows:
-        return None
-    at = now()
-    if (waiting := records.find_open(session, user, basis_id)) is not None:
-        waiting.state = "withdrawn"
-        session.flush()  # before the other opens: the index allows one
-    newest, shown = rows[-1]
-    newest.undone_at = at
-    shown.state, shown.shown_at = "open", at
-    session.flush()
-    return refit(session, user, basis_id, fit, "undone", at)
-
-
-def refit(session: Session, user: str, basis_id: str, fit: Fit, kind: str, at: datetime) -> Profile:
-    """Fit the answers that stand, and store what comes out as the next revision."""
-    answers = records.to_answers(records.find_answers(session, user, basis_id))
-    row = records.profile_row(user, basis_id, fit(answers), at)
-    newest = records.find_profile(session, user, basis_id)
-    row.revision = 1 if newest is None else newest.revision + 1
-    row.answers = sum(answer.kind == "question" for answer in answers)
-    row.informative = _num_informative(answers)
-    row.gain = fsum(answer.gain or 0.0 for answer in answers)
-    session.add(row)
-    records.add_event(session, user, kind, at, basis_id, row.revision)
-    return records.to_profile(row)
-
-
-def now() -> datetime:
-    """The time in UTC."""
-    return datetime.now(UTC)
-
-
-def _check_known(session: Session, user: str, basis_id: str) -> None:
-    if session.get(UserRow, user) is None:
-        raise InputError("this person isn't known; add them first")
-    if session.get(BasisRow, basis_id) is None:
-        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
-
-
-def _add(session: Session, user: str, basis_id: str, shown: Shown, state: str) -> PresentationRow:
-    row = PresentationRow(
-        id=secrets.token_hex(16),
-        user_id=user,
-        basis_id=basis_id,
-        question_id=shown.question_id,
-        prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
-        a=shown.a,
-        b=shown.b,
-        swapped=shown.swapped,
-        num_axes=len(shown.v),
-        v=blobs.encode(shown.v),
-        checksum=blobs.checksum(shown.v),
-        state=state,
-        shown_at=now(),
-        kind=shown.kind,
-    )
+    if shown.kind == "question":
+        once_more = {"shown": ExposureRow.shown + 1}
+        first = insert(ExposureRow).values(basis_id=basis_id, question_id=shown.question_id, shown=1)
+        session.execute(first.on_conflict_do_update(index_elements=["basis_id", "question_id"], set_=once_more))
+    row = records.new_presentation(user, basis_id, shown, "open")
     session.add(row)
     return row
 
 
-def _answered_again(session: Session, shown: PresentationRow, choice: str) -> Profile:
-    given = _standing(session, shown)
+def answer(session: Session, user: str, presentation_id: str, choice: str) -> Change | Profile:
+    """Draft the answer to a question; the profile itself where this answer was given already."""
+    records.check_choice(choice)
+    shown = records.find_presentation(session, user, presentation_id)
+    if shown.state == "withdrawn":
+        raise QuestionError("an undo withdrew this question; ask for the next one")
+    state = records.read_state(session, user, shown.basis_id)
+    if shown.state == "answered":
+        return _repeated(session, state, presentation_id, choice)
+    at = now()
+    given = Answer(
+        presentation_id=presentation_id,
+        choice=cast("Choice", choice),
+        v=records.to_presentation(shown).v,
+        seconds=max(0.0, (at - shown.shown_at).total_seconds()),
+        answered_at=at,
+        kind=shown.kind,
+        question_id=shown.question_id,
+    )
+
+    def write(session: Session, answers: tuple[Answer, ...]) -> None:
+        _set_state(records.find_presentation(session, user, presentation_id), "answered")
+        session.add(records.new_answer(session, user, answers[-1]))
+
+    return Change(state, (*state.answers, given), write)
+
+
+def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: str) -> Change | Profile:
+    """Draft feedback; on the same pair the newest of a kind stands, and the profile itself where that is the same."""
+    records.check_choice(choice)
+    _check_saved(session, basis_id)
+    state = records.read_state(session, user, basis_id)
+    row = records.find_feedback(session, user, basis_id, shown.question_id)
+    before = None if row is None else records.find_answer(session, row.id)
+    if before is not None and before.choice == choice:
+        return _known(state)
+    is_new, presentation_id = row is None, secrets.token_hex(16) if row is None else row.id
+    given = Answer(presentation_id, cast("Choice", choice), shown.v, 0.0, now(), shown.kind, shown.question_id)
+    others = tuple(other for other in state.answers if other.presentation_id != presentation_id)
+
+    def write(session: Session, answers: tuple[Answer, ...]) -> None:
+        if state.created_at is None:
+            session.add(UserRow(id=user, created_at=now()))
+            session.flush()
+        if is_new:
+            session.add(records.new_presentation(user, basis_id, shown, "answered", presentation_id))
+        else:
+            _undo(session, presentation_id)
+        session.flush()  # before its answer: the index allows one that stands
+        session.add(records.new_answer(session, user, answers[-1]))
+        _drop_oldest(session, user, basis_id)
+
+    return Change(state, newest((*others, given)), write)
+
+
+def undo(session: Session, user: str, basis_id: str) -> Change | None:
+    """Draft an undo of the newest answer to a question, which opens again; feedback stays."""
+    state = records.read_state(session, user, basis_id)
+    asked = [given for given in state.answers if given.kind not in FEEDBACK]
+    if not asked:
+        return None
+    last = asked[-1]
+
+    def write(session: Session, _: tuple[Answer, ...]) -> None:
+        if (waiting := records.find_open(session, user, basis_id)) is not None:
+            _set_state(waiting, "withdrawn")
+            session.flush()  # before the other opens: the index allows one
+        _undo(session, last.presentation_id)
+        shown = records.find_presentation(session, user, last.presentation_id)
+        shown.shown_at = now()
+        _set_state(shown, "open")
+
+    return Change(state, tuple(given for given in state.answers if given is not last), write)
+
+
+def newest(answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """Leave out the oldest feedback beyond what is fitted."""
+    feedback = [given for given in answers if given.kind in FEEDBACK]
+    old = {given.presentation_id for given in feedback[:-MOST_FEEDBACK]}
+    return tuple(given for given in answers if given.presentation_id not in old)
+
+
+def write(session: Session, change: Change, answers: tuple[Answer, ...], fitted: Gaussian) -> Profile:
+    """Write a change with the profile that follows from it; ``answers`` are the change's, judged."""
+    change.write(session, answers)
+    for before, judged in zip(change.answers, answers, strict=True):
+        if judged is not before and before.number and (row := records.find_answer(session, before.presentation_id)):
+            row.loss, row.gain = judged.loss, judged.gain
+            records.seal(row)
+    records.note_home(session, change.state, change.is_complete)
+    session.flush()
+    return records.write_profile(session, change.state, answers, fitted)
+
+
+def _repeated(session: Session, state: State, presentation_id: str, choice: str) -> Profile:
+    given = records.find_answer(session, presentation_id)
     if given is None or given.choice != choice:
-        said = given and given.choice
-        raise AlreadyAnswered(f"the question was answered with {said!r}, not {choice!r}; undo that answer first")
-    return _newest(session, shown)
+        first = given and given.choice
+        raise AlreadyAnswered(f"the question was answered with {first!r}, not {choice!r}; undo that answer first")
+    return _known(state)
 
 
-def _standing(session: Session, shown: PresentationRow) -> AnswerRow | None:
-    return session.scalar(select(AnswerRow).where(AnswerRow.presentation_id == shown.id, AnswerRow.undone_at.is_(None)))
+def _known(state: State) -> Profile:
+    assert state.profile is not None, "an answer is stored together with its profile"
+    return state.profile
 
 
-def _newest(session: Session, shown: PresentationRow) -> Profile:
-    row = records.find_profile(session, shown.user_id, shown.basis_id)
-    assert row is not None, "an answer is stored together with its profile"
-    return records.to_profile(row)
+def _check_saved(session: Session, basis_id: str) -> None:
+    if session.get(BasisRow, basis_id) is None:
+        raise BasisError(f"basis {basis_id[:12]} isn't in this store; save it first")
 
 
-def _num_informative(answers: tuple[Answer, ...]) -> int:
-    """Answers that say something; feedback by its weight, rounded down."""
-    return int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE))
+def _set_state(shown: PresentationRow, state: str) -> None:
+    shown.state = state
+    records.seal(shown)
+
+
+def _undo(session: Session, presentation_id: str) -> None:
+    row = records.find_answer(session, presentation_id)
+    assert row is not None, "what is undone stands until then"
+    row.undone_at = now()
+    records.seal(row)
+
+
+def _drop_oldest(session: Session, user: str, basis_id: str) -> None:
+    kept_from = (
+        select(AnswerRow.presentation_id)
+        .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
+        .where(
+            AnswerRow.user_id == user,
+            AnswerRow.undone_at.is_(None),
+            PresentationRow.basis_id == basis_id,
+            PresentationRow.kind.in_(FEEDBACK),
+        )
+        .order_by(AnswerRow.number.desc())
+        .offset(KEPT_FEEDBACK)
+    )
+    session.flush()
+    if old := session.scalars(kept_from).all():
+        session.execute(delete(PresentationRow).where(PresentationRow.id.in_(old)))

@@ -7,6 +7,7 @@ follows its version.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,6 +18,8 @@ FIRST_SAFE_WAL = (3, 51, 3)
 @runtime_checkable
 class DriverConnection(Protocol):
     """A connection of whichever driver it is."""
+
+    text_factory: Callable[[bytes], str]
 
     def cursor(self) -> Any:  # noqa: ANN401 - each driver has a class of its own
         """Make a cursor."""

@@ -119,6 +119,7 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: DriverConnection, _record: object) -> None:
+        connection.text_factory = _read_text
         _refuse_foreign(connection, database)  # before anything is changed in the file
         for name, value in pragmas.items():
             _set_pragma(connection, name, value)
@@ -128,6 +129,11 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _read_text(content: bytes) -> str:
+    # the driver's own error would quote a damaged text; so read, it is told by its row's checksum
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _refuse_foreign(connection: DriverConnection, database: Database) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from personalign.errors import ErasurePending, StoreError
@@ -53,8 +53,9 @@ def delete_person(session: Session, user: str) -> None:
 
 def note_tombstones(session: Session, tombstones: dict[str, datetime]) -> None:
     """Note in the database that these tombstones are heeded."""
-    for hashed, at in tombstones.items():
-        session.merge(TombstoneRow(digest=hashed, at=at))
+    newest = session.scalar(select(func.max(TombstoneRow.number))) or 0
+    for number, (hashed, at) in enumerate(tombstones.items(), newest + 1):
+        session.merge(TombstoneRow(digest=hashed, at=at, number=number))
 
 
 def unburied(database: Database, session: Session) -> dict[str, datetime]:
@@ -71,11 +72,9 @@ def bury_again(database: Database, session: Session, missing: dict[str, datetime
             delete_person(session, user)
 
 
-def erased_after(
-    database: Database, session: Session, users: Sequence[str], after: datetime
-) -> tuple[list[str], datetime]:
-    """Tell who of these people was erased after a moment, and when anybody was last."""
-    found = select(TombstoneRow.digest, TombstoneRow.at).where(TombstoneRow.at > after)
+def erased_after(database: Database, session: Session, users: Sequence[str], after: int) -> tuple[list[str], int]:
+    """Tell who of these people was erased after that many erasures, and how many there are now."""
+    found = select(TombstoneRow.digest, TombstoneRow.number).where(TombstoneRow.number > after)
     erased = dict(session.execute(found).all())
     if not erased or not users:
         return [], max(erased.values(), default=after)

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import json
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Boolean, Column, select, type_coerce
 from sqlalchemy.orm import Session
+from sqlalchemy.types import NullType
 
+from personalign.errors import StoreError
 from personalign.store import blobs
-from personalign.store.tables import USER_KEY, Table, UserRow
+from personalign.store.tables import USER_KEY, Json, Table, UserRow, UtcDateTime
 
 
 def export_person(session: Session, user: str) -> dict[str, Any]:
-    """Read every row with this user's key; a table that is added later is exported without a change here."""
+    """Read every row with this user's key; a table that is added later is exported without a change here.
+
+    What can't be read is told as it is stored.
+    """
     tables: dict[str, list[dict[str, Any]]] = {}
     for table in Table.metadata.sorted_tables:
         key = table.columns.get(USER_KEY) if table.name != UserRow.__tablename__ else table.columns["id"]
         if key is not None:
-            rows = session.execute(select(table).where(key == user).order_by(*table.primary_key)).mappings()
-            tables[table.name] = [{name: _plain(value) for name, value in row.items()} for row in rows]
+            stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
+            rows = session.execute(select(*stored).where(key == user).order_by(*table.primary_key)).mappings()
+            tables[table.name] = [{name: _plain(table.columns[name], row[name]) for name in row} for row in rows]
     return {"user": user, "tables": tables}
 
 
-def _plain(value: object) -> object:
+def _plain(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
+    try:
+        if isinstance(value, bytes):
+            return blobs.decode(value, (len(value) // 8,)).tolist()
+        if isinstance(column.type, UtcDateTime) and value is not None:
+            return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
+        if isinstance(column.type, Json):
+            return json.loads(value)
+    except (StoreError, TypeError, ValueError, RecursionError):
+        pass
     if isinstance(value, bytes):
-        return blobs.decode(value, (len(value) // 8,)).tolist()
-    return value.isoformat() if isinstance(value, datetime) else value
+        return value.hex()
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return bool(value) if isinstance(column.type, Boolean) and value in {0, 1} else value

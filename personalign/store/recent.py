@@ -9,7 +9,6 @@ from collections.abc import Callable
 from threading import Lock
 
 from personalign.errors import StoreError
-from personalign.store.erase import EPOCH
 from personalign.store.store import Store
 from personalign.types import Profile
 
@@ -37,7 +36,7 @@ class RecentProfiles:
         self._store, self._read, self._forget, self._clock = store, read, forget, clock
         self._lock = Lock()
         self._version = -1  # up to which erasures were looked for
-        self._erased_at = EPOCH  # the last of them
+        self._erasures = 0  # how many there were then
         self._num_forgotten = 0
         self._profiles: OrderedDict[str, tuple[int, Profile]] = OrderedDict()  # and the version before each was read
         self._read_at = clock()  # when the store could be read last
@@ -87,9 +86,9 @@ class RecentProfiles:
 
     def _forget_erased(self, version: int) -> None:
         if version != self._version:
-            erased, erased_at = self._store.erased(list(self._profiles), self._erased_at)
-            if erased_at != self._erased_at:
-                self._erased_at, self._num_forgotten = erased_at, self._num_forgotten + 1
+            erased, erasures = self._store.erased(list(self._profiles), self._erasures)
+            if erasures != self._erasures:
+                self._erasures, self._num_forgotten = erasures, self._num_forgotten + 1
             for user in erased:
                 del self._profiles[user]
                 self._forget(user)

@@ -1,18 +1,63 @@
-"""Rows into values and back; what every verb reads."""
+"""Rows into values and back. No row is believed whose checksum doesn't fit."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from math import fsum
+from types import MappingProxyType
 from typing import cast
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session, defer
 
-from personalign.errors import ProfileError, QuestionError
+from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.store import blobs
-from personalign.store.tables import AnswerRow, EventRow, PresentationRow, ProfileRow
-from personalign.store.values import Answer, Presentation
-from personalign.types import FEEDBACK, Array, Choice, Gaussian, Message, Profile
+from personalign.store.tables import SCATTERED, TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
+from personalign.store.values import Answer, Presentation, Shown, State
+from personalign.types import CHOICES, FEEDBACK, INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile
+
+MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
+Sealed = PresentationRow | AnswerRow | ProfileRow
+UNSEALED: Mapping[type, frozenset[str]] = MappingProxyType(
+    {
+        PresentationRow: frozenset({"checksum", *TEXTS}),
+        AnswerRow: frozenset({"checksum", "id"}),
+        ProfileRow: frozenset({"checksum"}),
+    }
+)
+
+
+def now() -> datetime:
+    """The time in UTC."""
+    return datetime.now(UTC)
+
+
+# Reading
+
+
+def read_state(session: Session, user: str, basis_id: str) -> State:
+    """Read what is known of a person on a basis, all of it checked."""
+    created_at = session.scalar(select(UserRow.created_at).where(UserRow.id == user))
+    row = find_profile(session, user, basis_id)
+    asked = _standing(user, basis_id).where(PresentationRow.kind.not_in(FEEDBACK))
+    feedback = _standing(user, basis_id).where(PresentationRow.kind.in_(FEEDBACK))
+    newest = feedback.order_by(AnswerRow.number.desc()).limit(MOST_FEEDBACK)
+    answers = [to_answer(given, shown) for rows in (asked, newest) for given, shown in session.execute(rows).all()]
+    if len(answers) != (0 if row is None else row.standing):
+        raise StoreError("answers of this person are missing: the file was damaged; restore it from a backup")
+    profile = None if row is None else to_profile(row)
+    return State(user, basis_id, created_at, profile, tuple(sorted(answers, key=lambda answer: answer.number)))
+
+
+def is_unchanged(session: Session, state: State) -> bool:
+    """Tell whether a person is as they were read."""
+    created_at = session.scalar(select(UserRow.created_at).where(UserRow.id == state.user))
+    revision = session.scalar(
+        select(ProfileRow.revision).where(ProfileRow.user_id == state.user, ProfileRow.basis_id == state.basis_id)
+    )
+    return (created_at, revision) == (state.created_at, state.profile and state.profile.revision)
 
 
 def find_presentation(session: Session, user: str, presentation_id: str) -> PresentationRow:
@@ -20,32 +65,25 @@ def find_presentation(session: Session, user: str, presentation_id: str) -> Pres
     row = session.get(PresentationRow, presentation_id)
     if row is None or row.user_id != user:
         raise QuestionError("there is no such question for this person; ask for a new one")
+    check_row(row)
     return row
 
 
 def find_open(session: Session, user: str, basis_id: str) -> PresentationRow | None:
     """Find the question that waits for this person's answer."""
-    return session.scalar(
+    row = session.scalar(
         select(PresentationRow).where(
             PresentationRow.user_id == user, PresentationRow.basis_id == basis_id, PresentationRow.state == "open"
         )
     )
-
-
-def find_answers(session: Session, user: str, basis_id: str) -> list[tuple[AnswerRow, PresentationRow]]:
-    """Find the answers that stand, oldest first, with what they answer."""
-    rows = session.execute(
-        select(AnswerRow, PresentationRow)
-        .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
-        .where(AnswerRow.user_id == user, PresentationRow.basis_id == basis_id, AnswerRow.undone_at.is_(None))
-        .order_by(AnswerRow.answered_at, AnswerRow.id)  # a copy from another basis has a late id
-    )
-    return [(answer, shown) for answer, shown in rows]
+    if row is not None:
+        check_row(row)
+    return row
 
 
 def find_feedback(session: Session, user: str, basis_id: str, question_id: str) -> PresentationRow | None:
     """Find the pair that a person gave feedback on before; its kind is part of the id."""
-    return session.scalar(
+    row = session.scalar(
         select(PresentationRow).where(
             PresentationRow.user_id == user,
             PresentationRow.basis_id == basis_id,
@@ -53,46 +91,40 @@ def find_feedback(session: Session, user: str, basis_id: str, question_id: str) 
             PresentationRow.kind.in_(FEEDBACK),
         )
     )
+    if row is not None:
+        check_row(row)
+    return row
+
+
+def find_answer(session: Session, presentation_id: str) -> AnswerRow | None:
+    """Find the answer to a presentation that stands."""
+    row = session.scalar(
+        select(AnswerRow).where(AnswerRow.presentation_id == presentation_id, AnswerRow.undone_at.is_(None))
+    )
+    if row is not None:
+        check_row(row)
+    return row
 
 
 def find_profile(session: Session, user: str, basis_id: str) -> ProfileRow | None:
-    """Find the newest revision of a profile."""
-    return session.scalar(
-        select(ProfileRow)
-        .where(ProfileRow.user_id == user, ProfileRow.basis_id == basis_id)
-        .order_by(ProfileRow.revision.desc())
-        .limit(1)
+    """Find a person's profile; StoreError where it is damaged, or missing although they answered."""
+    row = session.get(ProfileRow, (user, basis_id))
+    if row is not None:
+        check_row(row)
+        return row
+    closed = select(PresentationRow.id).where(
+        PresentationRow.user_id == user, PresentationRow.basis_id == basis_id, PresentationRow.state != "open"
     )
-
-
-def profile_row(user: str, basis_id: str, fitted: Gaussian, at: datetime) -> ProfileRow:
-    """Make the row of a fitted profile, its revision and counts still to be set; ProfileError where it isn't sound."""
-    d = fitted.mean.size
-    if fitted.mean.shape != (d,) or fitted.covariance.shape != (d, d):
-        raise ProfileError(
-            f"the fit has shapes {fitted.mean.shape} and {fitted.covariance.shape}, expected (d,) and (d, d)"
-        )
-    blobs.check_finite("the fitted profile", fitted.mean, fitted.covariance)
-    return ProfileRow(
-        user_id=user,
-        basis_id=basis_id,
-        num_axes=d,
-        mean=blobs.encode(fitted.mean),
-        covariance=blobs.encode(fitted.covariance),
-        checksum=blobs.checksum(fitted.mean, fitted.covariance),
-        created_at=at,
-    )
-
-
-def add_event(
-    session: Session, user: str, kind: str, at: datetime, basis_id: str | None = None, revision: int | None = None
-) -> None:
-    """Append to what happened."""
-    session.add(EventRow(user_id=user, kind=kind, at=at, basis_id=basis_id, revision=revision))
+    if session.scalar(closed.limit(1)) is not None:
+        raise StoreError("a profile is missing, though there are answers: the file was damaged; restore a backup")
+    return None
 
 
 def to_presentation(row: PresentationRow) -> Presentation:
-    """Make the value, its features checked."""
+    """Make the value, its texts and features checked."""
+    check_row(row)
+    if row.digest != _digest(row):
+        raise StoreError(f"the texts of presentation {row.id!a} {_DAMAGED}")
     return Presentation(
         id=row.id,
         user=row.user_id,
@@ -108,35 +140,165 @@ def to_presentation(row: PresentationRow) -> Presentation:
     )
 
 
-def to_answers(rows: list[tuple[AnswerRow, PresentationRow]]) -> tuple[Answer, ...]:
-    """Make the values, their features checked."""
-    return tuple(
-        Answer(
-            presentation_id=shown.id,
-            choice=cast("Choice", answer.choice),
-            v=_features(shown),
-            seconds=answer.seconds,
-            answered_at=answer.answered_at,
-            kind=shown.kind,
-            question_id=shown.question_id,
-            loss=answer.loss,
-            gain=answer.gain,
-        )
-        for answer, shown in rows
+def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
+    """Make the value, both rows checked; the texts stay where they are."""
+    check_row(given)
+    check_row(shown)
+    return Answer(
+        presentation_id=shown.id,
+        choice=cast("Choice", given.choice),
+        v=_features(shown),
+        seconds=given.seconds,
+        answered_at=given.answered_at,
+        kind=shown.kind,
+        question_id=shown.question_id,
+        loss=given.loss,
+        gain=given.gain,
+        number=given.number,
     )
 
 
 def to_profile(row: ProfileRow) -> Profile:
-    """Make the value; StoreError where its bytes changed, ProfileError where they aren't finite."""
+    """Make the value; StoreError where the row changed, ProfileError where its numbers aren't finite."""
+    check_row(row)
     mean = blobs.decode(row.mean, (row.num_axes,))
     covariance = blobs.decode(row.covariance, (row.num_axes, row.num_axes))
-    blobs.check(row.checksum, mean, covariance)
+    blobs.check_finite("a stored profile", mean, covariance)
     return Profile(
-        row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative, gain=row.gain
+        row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative, gain=row.gain or 0.0
     )
+
+
+def check_row(row: Sealed) -> None:
+    """Refuse a row that changed since it was written, by its number and never by its content."""
+    if row.checksum != _checksum(row):
+        name = "a profile" if isinstance(row, ProfileRow) else f"{row.__tablename__[:-1]} {row.id!a}"
+        raise StoreError(f"{name} {_DAMAGED}")
+
+
+# Writing
+
+
+def new_presentation(
+    user: str, basis_id: str, shown: Shown, state: str, presentation_id: str | None = None
+) -> PresentationRow:
+    """Make the row of what is shown."""
+    blobs.check_finite("what is shown", shown.v)
+    row = PresentationRow(
+        id=presentation_id or secrets.token_hex(16),
+        user_id=user,
+        basis_id=basis_id,
+        question_id=shown.question_id,
+        prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
+        a=shown.a,
+        b=shown.b,
+        swapped=shown.swapped,
+        num_axes=len(shown.v),
+        v=blobs.encode(shown.v),
+        state=state,
+        shown_at=now(),
+        kind=shown.kind,
+        origin=None,
+    )
+    row.digest = _digest(row)
+    seal(row)
+    return row
+
+
+def new_answer(session: Session, user: str, answer: Answer) -> AnswerRow:
+    """Make the row of an answer, the next of this person's where it has no number yet."""
+    newest = session.scalar(select(func.max(AnswerRow.number)).where(AnswerRow.user_id == user)) or 0
+    row = AnswerRow(
+        number=answer.number or newest + 1,
+        user_id=user,
+        presentation_id=answer.presentation_id,
+        choice=answer.choice,
+        seconds=answer.seconds,
+        answered_at=answer.answered_at,
+        undone_at=None,
+        loss=answer.loss,
+        gain=answer.gain,
+    )
+    seal(row)
+    return row
+
+
+def write_profile(session: Session, state: State, answers: tuple[Answer, ...], fitted: Gaussian) -> Profile:
+    """Write the next revision of a profile; ProfileError where the fit isn't sound."""
+    d = fitted.mean.size
+    if fitted.mean.shape != (d,) or fitted.covariance.shape != (d, d):
+        raise ProfileError(
+            f"the fit has shapes {fitted.mean.shape} and {fitted.covariance.shape}, expected (d,) and (d, d)"
+        )
+    blobs.check_finite("the fitted profile", fitted.mean, fitted.covariance)
+    row = ProfileRow(
+        user_id=state.user,
+        basis_id=state.basis_id,
+        revision=1 + (0 if state.profile is None else state.profile.revision),
+        standing=len(answers),
+        answers=sum(answer.kind == "question" for answer in answers),
+        informative=int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE)),
+        gain=_gain(answers),
+        num_axes=d,
+        mean=blobs.encode(fitted.mean),
+        covariance=blobs.encode(fitted.covariance),
+        created_at=now(),
+    )
+    seal(row)
+    return to_profile(session.merge(row))
+
+
+def note_home(session: Session, state: State, is_complete: bool) -> None:
+    """Note which basis has all of a person's answers now."""
+    person = session.get(UserRow, state.user)
+    assert person is not None, "a change is written only for a person who is known"
+    person.home = state.basis_id if is_complete or person.home in {None, state.basis_id} else SCATTERED
+
+
+def check_choice(choice: str) -> None:
+    """Refuse what is none of the five."""
+    if choice not in CHOICES:
+        raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
+
+
+def check_known(session: Session, user: str) -> None:
+    """Refuse a person who isn't known."""
+    if session.get(UserRow, user) is None:
+        raise InputError("this person isn't known; add them first")
+
+
+def seal(row: Sealed) -> None:
+    """Set a row's checksum; whoever changes a row that was stored has checked it."""
+    row.checksum = _checksum(row)
+
+
+_DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a backup, or forget the person"
+
+
+def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
+    return (
+        select(AnswerRow, PresentationRow)
+        .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
+        .where(AnswerRow.user_id == user, PresentationRow.basis_id == basis_id, AnswerRow.undone_at.is_(None))
+        .options(*(defer(getattr(PresentationRow, name)) for name in TEXTS))
+    )
+
+
+def _gain(answers: tuple[Answer, ...]) -> float | None:
+    gains = [answer.gain for answer in answers if answer.choice in INFORMATIVE and WEIGHTS[answer.kind] > 0]
+    return None if None in gains else fsum(gain for gain in gains if gain is not None)
 
 
 def _features(row: PresentationRow) -> Array:
     v = blobs.decode(row.v, (row.num_axes,))
-    blobs.check(row.checksum, v)
+    blobs.check_finite("a stored answer", v)
     return v
+
+
+def _digest(row: PresentationRow) -> str:
+    return blobs.checksum({name: getattr(row, name) for name in TEXTS})
+
+
+def _checksum(row: Sealed) -> str:
+    names = set(row.__table__.columns.keys()) - UNSEALED[type(row)]
+    return blobs.checksum({name: getattr(row, name) for name in names})

@@ -7,20 +7,20 @@ so no update is lost between threads or processes.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, Integer, cast, func, select
 from sqlalchemy.orm import Session
 
-from personalign.errors import InputError, StoreError
+from personalign.errors import Conflict, InputError, StoreError
 from personalign.store import adopting, answering, blobs, records
-from personalign.store.answering import now
+from personalign.store.answering import Change
 from personalign.store.engine import Database, Engines, locate, open_engines
 from personalign.store.erase import (
     bury,
@@ -34,11 +34,14 @@ from personalign.store.erase import (
 from personalign.store.export import export_person
 from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
+from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
-from personalign.store.tables import MAX_USER, BasisRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Fit, Measure, Presentation, Shown
+from personalign.store.tables import MAX_USER, BasisRow, ExposureRow, PresentationRow, TombstoneRow, UserRow
+from personalign.store.values import Answer, Fit, Judge, Measure, Person, Presentation, Shown, State, leave_unjudged
 from personalign.store.watch import Watch
 from personalign.types import Message, Profile
+
+ATTEMPTS = 100  # to write what a fit was made for, before another changes the same profile
 
 
 class Store:
@@ -91,29 +94,33 @@ class Store:
             if session.get(BasisRow, basis_id) is None:
                 session.add(BasisRow(id=basis_id, model=model, config=config, created_at=now()))
 
-    def add_user(self, user: str, consent: str | None = None) -> None:
+    def person(self, user: str) -> Person:
+        """Tell how a person is now, so that a verb that takes its time can refuse to bring them back."""
+        with self._read() as session:
+            return _person(session, user)
+
+    def add_user(self, user: str, consent: str | None = None) -> Person:
         """Add a person, or record their new consent; otherwise a known one stays as they are.
 
         Raises:
             InputError: the id isn't 1 to 128 characters without control characters.
         """
         _check_user(user)
-        at = now()
-        with self._write() as session:
+        with self._read() as session:
             row = session.get(UserRow, user)
-            if row is None:
-                row = UserRow(id=user, created_at=at)
-                session.add(row)
-                session.flush()
-                records.add_event(session, user, "created", at)
+            if row is not None and consent in {None, row.consent}:
+                return _person(session, user)
+        with self._write() as session:
+            row = session.get(UserRow, user) or UserRow(id=user, created_at=now())
+            session.add(row)
             if consent is not None and consent != row.consent:
-                row.consent, row.consent_at = consent, at
-                records.add_event(session, user, "consented", at)
+                row.consent, row.consent_at = consent, now()
+            session.flush()
+            return _person(session, user)
 
     def has_user(self, user: str) -> bool:
         """Tell whether the person is known."""
-        with self._read() as session:
-            return session.get(UserRow, user) is not None
+        return self.person(user).created_at is not None
 
     def present(
         self,
@@ -126,14 +133,18 @@ class Store:
         swapped: bool,
         v: Float[NDArray[np.float64], "d"],
         kind: str = "question",
+        since: Person | None = None,
     ) -> Presentation:
         """Record what is shown, ``a`` left and ``b`` right; while another question is open, return that one.
 
         ``v`` are the features, left minus right; ``kind`` is "question", or "check" where it is asked again.
+
+        Raises:
+            InputError: the person isn't known, or was erased ``since``.
         """
-        blobs.check_finite("the question's features", v)
+        shown = Shown(question_id, tuple(prompt), a, b, swapped, v, kind)
         with self._write() as session:
-            shown = Shown(question_id, tuple(prompt), a, b, swapped, v, kind)
+            self._check_alive(session, since)
             return records.to_presentation(answering.show(session, user, basis_id, shown))
 
     def open_presentation(self, user: str, basis_id: str) -> Presentation | None:
@@ -148,14 +159,10 @@ class Store:
             return records.to_presentation(records.find_presentation(session, user, presentation_id))
 
     def exposures(self, basis_id: str) -> dict[str, int]:
-        """Count how often each question was shown, over all people."""
+        """Tell how often each question was shown, over all people."""
+        counts = select(ExposureRow.question_id, cast(ExposureRow.shown, Integer))
         with self._read() as session:
-            counts = session.execute(
-                select(PresentationRow.question_id, func.count())
-                .where(PresentationRow.basis_id == basis_id, PresentationRow.kind == "question")
-                .group_by(PresentationRow.question_id)
-            )
-            return dict(counts.all())
+            return dict(session.execute(counts.where(ExposureRow.basis_id == basis_id)).all())
 
     def asked(self, user: str, basis_id: str) -> frozenset[str]:
         """Return the questions that are answered or open; one that was withdrawn may be asked again."""
@@ -169,33 +176,32 @@ class Store:
             )
             return frozenset(found)
 
+    def state(self, user: str, basis_id: str) -> State:
+        """Return a person's profile and the answers that stand: all those to questions, of feedback the newest."""
+        with self._read() as session:
+            return records.read_state(session, user, basis_id)
+
     def answers(self, user: str, basis_id: str) -> tuple[Answer, ...]:
         """Return the answers that stand, oldest first."""
-        with self._read() as session:
-            return records.to_answers(records.find_answers(session, user, basis_id))
+        return self.state(user, basis_id).answers
 
     def commit_answer(
-        self,
-        user: str,
-        presentation_id: str,
-        choice: str,
-        fit: Fit,
-        loss: float | None = None,
-        gain: float | None = None,
+        self, user: str, presentation_id: str, choice: str, fit: Fit, judge: Judge = leave_unjudged
     ) -> Profile:
         """Store an answer and the profile fitted with it, both or neither; the same answer again changes nothing.
-
-        ``loss`` is the answer's log-loss under the profile before it, where that took a side; ``gain`` how many nats
-        better that foresaw it than everybody's, where the basis has a gate.
 
         Raises:
             QuestionError: the presentation isn't this person's, or was withdrawn, or the choice is unknown.
             AlreadyAnswered: it has another answer.
             ProfileError: the fit isn't finite.
+            Conflict: others changed the same profile again and again.
         """
-        with self._write() as session:
-            shown = records.find_presentation(session, user, presentation_id)
-            return answering.answer(session, shown, choice, fit, loss, gain)
+
+        def draft() -> Change | Profile:
+            with self._read() as session:
+                return answering.answer(session, user, presentation_id, choice)
+
+        return _present(self._commit(draft, fit, judge))
 
     def commit_feedback(
         self,
@@ -204,41 +210,61 @@ class Store:
         shown: Shown,
         choice: str,
         fit: Fit,
-        loss: float | None = None,
-        gain: float | None = None,
+        judge: Judge = leave_unjudged,
+        since: Person | None = None,
     ) -> Profile:
         """Store which of two replies feedback chose, and the profile fitted with it, both or neither.
 
-        The same again changes nothing; the other choice on the same pair takes its place.
+        The same again changes nothing; the other choice on the same pair takes its place. Someone who wasn't known
+        ``since`` is added. The oldest goes where there is more than a person's share.
 
         Raises:
-            InputError: the person isn't known.
+            InputError: the person isn't known, or was erased ``since``.
             ProfileError: features or fit aren't finite.
+            Conflict: others changed the same profile again and again.
         """
         blobs.check_finite("the feedback's features", shown.v)
-        with self._write() as session:
-            return answering.observe(session, user, basis_id, shown, choice, fit, loss, gain)
+        _check_user(user)
 
-    def undo_answer(self, user: str, basis_id: str, fit: Fit) -> Profile | None:
+        def draft() -> Change | Profile:
+            with self._read() as session:
+                if since is None:
+                    records.check_known(session, user)
+                return answering.observe(session, user, basis_id, shown, choice)
+
+        return _present(self._commit(draft, fit, judge, since))
+
+    def undo_answer(self, user: str, basis_id: str, fit: Fit, judge: Judge = leave_unjudged) -> Profile | None:
         """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.
 
         A question that was open is withdrawn, so that never two are open.
         """
-        with self._write() as session:
-            return answering.undo(session, user, basis_id, fit)
 
-    def behind(self, basis_id: str) -> list[str]:
-        """List the people with an answer under another basis that this one lacks."""
+        def draft() -> Change | None:
+            with self._read() as session:
+                return answering.undo(session, user, basis_id)
+
+        return self._commit(draft, fit, judge)
+
+    def behind(self, basis_id: str, is_gated: bool = False) -> list[str]:
+        """List the people with an answer under another basis that this one lacks, or that a gate hasn't judged."""
         with self._read() as session:
-            return adopting.behind(session, basis_id)
+            return adopting.behind(session, basis_id, is_gated)
 
-    def adopt(self, user: str, basis_id: str, measure: Measure, fit: Fit) -> Profile | None:
+    def adopt(
+        self, user: str, basis_id: str, measure: Measure, fit: Fit, judge: Judge = leave_unjudged
+    ) -> Profile | None:
         """Copy a person's answers from other bases to this one, measured anew, with the profile fitted there.
 
         What they have under the other bases stays. None where nothing is lacking, or the person isn't known.
         """
-        with self._write() as session:
-            return adopting.adopt(session, user, basis_id, measure, fit)
+
+        def draft() -> Change:
+            with self._read() as session:
+                lacking = adopting.find_lacking(session, user, basis_id)
+            return lacking.measured(measure)
+
+        return self._commit(draft, fit, judge)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""
@@ -268,8 +294,8 @@ class Store:
                 note_tombstones(session, {hashed: at})
         self._truncate()
 
-    def erased(self, users: Sequence[str], after: datetime) -> tuple[list[str], datetime]:
-        """Tell who of these people was erased after a moment, and when anybody was last; they may be back since."""
+    def erased(self, users: Sequence[str], after: int) -> tuple[list[str], int]:
+        """Tell who of these people was erased after that many erasures, and how many there are now."""
         with self._read() as session:
             return erased_after(self._database, session, users, after)
 
@@ -278,6 +304,37 @@ class Store:
         self._check_open()
         with typed_errors(self._database):
             return self._watch.version()
+
+    def _commit(
+        self, draft: Callable[[], Change | Profile | None], fit: Fit, judge: Judge, since: Person | None = None
+    ) -> Profile | None:
+        """Draft, fit and write a change; once more where others changed the same in between."""
+        for _ in range(ATTEMPTS):
+            change = draft()
+            if not isinstance(change, Change):
+                return change
+            answers = judge(change.state.profile, change.answers)
+            if not change.is_needed and answers is change.answers:
+                return None
+            fitted = fit(answers)
+            with self._write() as session:
+                self._check_alive(session, since)
+                if records.is_unchanged(session, change.state) and change.is_current(session):
+                    return answering.write(session, change, answers, fitted)
+        raise Conflict("other processes changed the same profile again and again; try again")
+
+    def _check_alive(self, session: Session, since: Person | None) -> None:
+        """Refuse a call that began before its person was erased."""
+        if since is None:
+            return
+        if since.created_at is None:
+            is_alive = not erased_after(self._database, session, [since.user], since.erasures)[0]
+        else:
+            is_alive = _person(session, since.user).created_at == since.created_at
+        if not is_alive:
+            raise InputError(
+                "this person was erased meanwhile, and nothing is stored of them; call again to start anew"
+            )
 
     def _prepare(self, create: bool) -> None:
         with typed_errors(self._database):
@@ -316,6 +373,16 @@ class Store:
 def _transaction(database: Database, engine: Engine) -> Iterator[Session]:
     with typed_errors(database), Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def _person(session: Session, user: str) -> Person:
+    created_at = session.scalar(select(UserRow.created_at).where(UserRow.id == user))
+    return Person(user, created_at, session.scalar(select(func.max(TombstoneRow.number))) or 0)
+
+
+def _present(profile: Profile | None) -> Profile:
+    assert profile is not None, "an answer is stored together with its profile"
+    return profile
 
 
 def _check_user(user: str) -> None:

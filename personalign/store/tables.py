@@ -6,6 +6,7 @@ A change here needs a revision in ``migrations/versions``; a test compares the t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -23,7 +24,6 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -32,6 +32,10 @@ from personalign.types import CHOICES
 
 MAX_USER = 128
 USER_KEY = "user_id"
+SCATTERED = ""
+TEXTS = ("prompt", "a", "b")  # of a presentation; a fit does without them
+UNREADABLE_TIME = datetime.min.replace(tzinfo=UTC)
+Read = Callable[[Any], Any]
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -59,6 +63,34 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Give back an aware time."""
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read:
+        """Read a damaged time as ``UNREADABLE_TIME``."""
+        return _readable(super().result_processor(dialect, coltype), UNREADABLE_TIME)
+
+
+class Json(TypeDecorator[Any]):
+    """JSON; damaged content reads as None."""
+
+    impl = JSON
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read:
+        """Read damaged content as None."""
+        return _readable(super().result_processor(dialect, coltype), None)
+
+
+def _readable(read: Read | None, otherwise: object) -> Read:
+    """Never raise: a row's checksum says that it is damaged, and by its number; the database would quote its text."""
+    assert read is not None, "times and JSON are stored as text"
+
+    def read_or_not(value: Any) -> Any:  # noqa: ANN401 - whatever a damaged column holds
+        try:
+            return read(value)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return otherwise
+
+    return read_or_not
+
 
 class Table(DeclarativeBase):
     """Base of all tables."""
@@ -66,8 +98,8 @@ class Table(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[dict[str, str]]: JSON,
+        dict[str, Any]: Json,
+        list[dict[str, str]]: Json,
     }
 
 
@@ -76,7 +108,7 @@ def _user_key() -> Mapped[str]:
 
 
 class UserRow(Table):
-    """A person, and what they consented to."""
+    """A person, what they consented to, and where their answers are."""
 
     __tablename__ = "users"
 
@@ -84,6 +116,8 @@ class UserRow(Table):
     created_at: Mapped[datetime]
     consent: Mapped[str | None] = mapped_column(Text)
     consent_at: Mapped[datetime | None]
+    # the basis that has all of their answers, SCATTERED where none has; NULL before the first answer
+    home: Mapped[str | None] = mapped_column(String(64), index=True)
 
 
 class BasisRow(Table):
@@ -101,6 +135,7 @@ class PresentationRow(Table):
     """Two replies as one person saw them, texts included, so that answers outlive their bank.
 
     ``kind`` is "question" for what was asked, "check" where it was asked again, or the kind of feedback that chose.
+    ``digest`` is over the texts, ``checksum`` over all else and the digest.
     """
 
     __tablename__ = "presentations"
@@ -115,8 +150,7 @@ class PresentationRow(Table):
             sqlite_where=text("state = 'open'"),
             postgresql_where=text("state = 'open'"),
         ),
-        Index(None, "basis_id", "question_id"),
-        Index(None, "user_id", "basis_id"),
+        Index(None, "user_id", "basis_id", "question_id"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -129,6 +163,7 @@ class PresentationRow(Table):
     swapped: Mapped[bool]
     num_axes: Mapped[int]
     v: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[str] = mapped_column(String(64))
     checksum: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
     shown_at: Mapped[datetime]
@@ -139,7 +174,8 @@ class PresentationRow(Table):
 class AnswerRow(Table):
     """One answer; an undone one is kept and marked.
 
-    ``loss`` is its log-loss under the profile before it, ``gain`` how much better that foresaw it than everybody's.
+    ``number`` grows with each answer of a person, and a copy for another basis keeps it: clocks may go back.
+    ``loss`` is its log-loss under the profile before it, ``gain`` how much better that predicted it than everybody's.
     """
 
     __tablename__ = "answers"
@@ -152,10 +188,12 @@ class AnswerRow(Table):
             sqlite_where=text("undone_at IS NULL"),
             postgresql_where=text("undone_at IS NULL"),
         ),
-        Index(None, "user_id"),
+        Index(None, "user_id", "number"),
+        Index(None, "presentation_id"),  # the partial one can't serve the foreign key
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    number: Mapped[int]
     user_id: Mapped[str] = _user_key()
     presentation_id: Mapped[str] = mapped_column(String(32), ForeignKey("presentations.id", ondelete="CASCADE"))
     choice: Mapped[str] = mapped_column(String(16))
@@ -163,22 +201,32 @@ class AnswerRow(Table):
     answered_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
     loss: Mapped[float | None] = mapped_column(Float)
-    gain: Mapped[float | None] = mapped_column(Float)  # nats; of a copy for another basis, none
+    gain: Mapped[float | None] = mapped_column(Float)  # nats; none without a gate
+    checksum: Mapped[str] = mapped_column(String(64))
 
 
 class ProfileRow(Table):
-    """One revision of a profile; revisions are only ever appended, so the newest is the truth."""
+    """A person's profile on one basis, as the last change left it."""
 
     __tablename__ = "profiles"
-    __table_args__ = (UniqueConstraint("user_id", "basis_id", "revision"),)
+    __table_args__ = (
+        # those whose record a gate has still to judge
+        Index(
+            "ix_profiles_unjudged",
+            "basis_id",
+            "user_id",
+            sqlite_where=text("gain IS NULL"),
+            postgresql_where=text("gain IS NULL"),
+        ),
+    )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    user_id: Mapped[str] = _user_key()
-    basis_id: Mapped[str] = mapped_column(String(64), ForeignKey("bases.id"))
-    revision: Mapped[int]
+    user_id: Mapped[str] = mapped_column(String(MAX_USER), ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    basis_id: Mapped[str] = mapped_column(String(64), ForeignKey("bases.id"), primary_key=True)
+    revision: Mapped[int]  # grows by one with each change
+    standing: Mapped[int]  # rows that it was fitted from: none may be missing
     answers: Mapped[int]
     informative: Mapped[int]
-    gain: Mapped[float] = mapped_column(Float, server_default="0")  # of the answers that stood
+    gain: Mapped[float | None] = mapped_column(Float)  # of the answers that stand; none where one of them has none
     num_axes: Mapped[int]
     mean: Mapped[bytes] = mapped_column(LargeBinary)
     covariance: Mapped[bytes] = mapped_column(LargeBinary)
@@ -186,24 +234,21 @@ class ProfileRow(Table):
     created_at: Mapped[datetime]
 
 
-class EventRow(Table):
-    """What happened, in order; ids are never used twice, so that a reader can go on from the last one it saw."""
+class ExposureRow(Table):
+    """How often a question was shown, over all people."""
 
-    __tablename__ = "events"
-    __table_args__ = (Index(None, "user_id"), {"sqlite_autoincrement": True})
+    __tablename__ = "exposures"
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    user_id: Mapped[str] = _user_key()
-    kind: Mapped[str] = mapped_column(String(16))
-    basis_id: Mapped[str | None] = mapped_column(String(64), ForeignKey("bases.id"))
-    revision: Mapped[int | None]
-    at: Mapped[datetime]
+    basis_id: Mapped[str] = mapped_column(String(64), ForeignKey("bases.id"), primary_key=True)
+    question_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    shown: Mapped[int]
 
 
 class TombstoneRow(Table):
-    """A keyed hash of an erased id, and when it was erased last."""
+    """A keyed hash of an erased id, when it was erased last, and which erasure of all that was, counted from 1."""
 
     __tablename__ = "tombstones"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     at: Mapped[datetime]
+    number: Mapped[int] = mapped_column(Integer, index=True)  # what is newest goes by it: clocks may go back

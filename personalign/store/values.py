@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from personalign.types import Array, Choice, Gaussian, Message
+from personalign.types import Array, Choice, Gaussian, Message, Profile
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +51,43 @@ class Answer:
     kind: str = "question"  # as in ``Shown``
     question_id: str = ""  # of what was answered
     loss: float | None = None  # log-loss under the profile before it, where that took a side
-    gain: float | None = None  # nats by which that foresaw it better than everybody's, where a gate asked
+    gain: float | None = None  # nats by which that predicted it better than everybody's, where there is a gate
+    number: int = 0  # grows with a person's answers; 0 until it is stored
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person as a call finds them when it begins: erased meanwhile, they don't come back by it."""
+
+    user: str
+    created_at: datetime | None  # None while they aren't known
+    erasures: int  # of anybody, until then
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a change of a person's answers starts from, and what has to be the same when it is written."""
+
+    user: str
+    basis_id: str
+    created_at: datetime | None  # of the person; None while they aren't known
+    profile: Profile | None
+    answers: tuple[Answer, ...]  # that stand, oldest first
 
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
-"""From all answers that stand, oldest first, to the posterior.
+"""From all answers that stand, oldest first, to the posterior. It runs outside of every transaction."""
 
-It runs under the write lock: it must be quick and must not call the store.
+Judge = Callable[[Profile | None, tuple[Answer, ...]], tuple[Answer, ...]]
+"""From the profile before a change and the answers that stand after it, to the answers with their loss and gain.
+
+Where it has nothing to add, it returns the very tuple.
 """
 
 Measure = Callable[[Presentation], Array]
-"""From what was shown to its features under another basis (d,), left minus right. It must not call the store."""
+"""From what was shown to its features under another basis (d,), left minus right."""
+
+
+def leave_unjudged(_: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """Judge nothing."""
+    return answers

@@ -1,19 +1,34 @@
-"""How well an answer was foreseen is kept with it, as it was told."""
+"""How well an answer was predicted is kept with it, as it was told."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from personalign.store import Shown, Store
+from personalign.store import Answer, Shown, Store
+from personalign.types import Profile
+
+
+def judge(_: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+    """Give each answer that has no loss yet how many there were before it, in quarters."""
+    return tuple(
+        replace(answer, loss=number / 4) if answer.loss is None else answer for number, answer in enumerate(answers)
+    )
+
+
+def losses(store: Store) -> list[float | None]:
+    return [answer.loss for answer in store.answers("ada", "basis")]
 
 
 def test_a_loss_is_kept_with_its_answer(store: Store, show, fit) -> None:
-    """With a question's answer and with feedback; None where there was none, and gone with an undone answer."""
-    store.commit_answer("ada", show("q1").id, "a", fit)
+    """With a question's answer and with feedback; None where nobody judged, and gone with an undone answer."""
     shown = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind="edit")
-    store.commit_feedback("ada", "basis", shown, "a", fit, loss=0.25)
-    store.commit_answer("ada", show("q2").id, "a", fit, loss=1.5)
-    assert [answer.loss for answer in store.answers("ada", "basis")] == [None, 0.25, 1.5]
+    store.commit_answer("ada", show("q1").id, "a", fit)
+    assert losses(store) == [None]
+    store.commit_feedback("ada", "basis", shown, "a", fit, judge)
+    store.commit_answer("ada", show("q2").id, "a", fit, judge)
+    assert losses(store) == [0.0, 0.25, 0.5]
     store.undo_answer("ada", "basis", fit)
-    assert [answer.loss for answer in store.answers("ada", "basis")] == [None, 0.25]
-    assert [row["loss"] for row in store.export("ada")["tables"]["answers"]] == [None, 0.25, 1.5]
+    assert losses(store) == [0.0, 0.25]
+    assert [row["loss"] for row in store.export("ada")["tables"]["answers"]] == [0.0, 0.25, 0.5]

@@ -19,7 +19,7 @@ from personalign.types import CHOICES, Gaussian
 COPY_OF_EACH = """
     INSERT INTO presentations
     SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at, kind,
-        origin
+        origin, digest
     FROM presentations
 """
 
@@ -33,7 +33,6 @@ def test_a_person_is_added_once_and_consent_is_recorded(store: Store) -> None:
     (row,) = store.export("bob")["tables"]["users"]
     assert row["consent"] == "yes, for this app"
     assert row["consent_at"] >= row["created_at"]
-    assert [event["kind"] for event in store.export("bob")["tables"]["events"]] == ["created", "consented"]
 
 
 @pytest.mark.parametrize("user", ["", "x" * 129, "a\nb", "nul\0", "half \ud800 pair", "\x85"])
@@ -128,7 +127,7 @@ def test_a_foreign_and_an_absent_question_look_the_same(store: Store, show, fit)
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_an_answer_is_stored_with_its_profile(store: Store, show, fit, choice: str) -> None:
-    """Answer, revision and event appear together, and the profile is what the fit returned, bit for bit."""
+    """Answer and revision appear together, and the profile is what the fit returned, bit for bit."""
     shown = show("q1", v=(0.1, 0.2, -0.3))
     profile = store.commit_answer("ada", shown.id, choice, fit)
     (answer,) = store.answers("ada", "basis")
@@ -140,7 +139,6 @@ def test_an_answer_is_stored_with_its_profile(store: Store, show, fit, choice: s
     assert found.mean.tobytes() == shown.v.tobytes()
     assert found.covariance.tobytes() == (np.eye(3) * 2).tobytes()
     assert store.open_presentation("ada", "basis") is None
-    assert store.export("ada")["tables"]["events"][-1]["revision"] == 1
 
 
 def test_the_same_answer_again_changes_nothing_and_another_is_refused(store: Store, show, fit, sql) -> None:
@@ -155,7 +153,7 @@ def test_the_same_answer_again_changes_nothing_and_another_is_refused(store: Sto
     with pytest.raises(AlreadyAnswered, match="undo"):
         store.commit_answer("ada", shown.id, "tie", fit)
     assert sql("SELECT count(*) FROM answers") == [(2,)]
-    assert sql("SELECT count(*) FROM profiles") == [(2,)]
+    assert sql("SELECT revision FROM profiles") == [(2,)]
 
 
 def test_an_unknown_choice_is_refused(store: Store, show, fit) -> None:
@@ -251,25 +249,6 @@ def test_bases_do_not_mix(store: Store, show, fit) -> None:
     other = store.present("ada", "second", "q1", [], "a", "b", swapped=True, v=np.ones(5))
     assert other.swapped
     assert store.asked("ada", "second") == {"q1"}
-
-
-@pytest.mark.parametrize("column", ["mean", "covariance", "checksum"])
-def test_a_damaged_profile_is_not_served(store: Store, show, fit, sql, column: str) -> None:
-    """A changed byte in a profile is a StoreError; the sound one is served (the control)."""
-    store.commit_answer("ada", show("q1").id, "a", fit)
-    assert store.profile("ada", "basis") is not None
-    (blob,) = sql(f"SELECT {column} FROM profiles")[0]
-    sql(f"UPDATE profiles SET {column} = ?", b"\1" + blob[1:] if isinstance(blob, bytes) else "0" * 64)
-    with pytest.raises(StoreError, match="checksum"):
-        store.profile("ada", "basis")
-
-
-def test_a_cut_profile_is_not_served(store: Store, show, fit, sql) -> None:
-    """An array of another length than stated is a StoreError."""
-    store.commit_answer("ada", show("q1").id, "a", fit)
-    sql("UPDATE profiles SET num_axes = 4")
-    with pytest.raises(StoreError, match="24 bytes, expected 32"):
-        store.profile("ada", "basis")
 
 
 def test_data_version_tells_of_commits_only(store: Store, url: str) -> None:

@@ -133,7 +133,7 @@ class Onboarding:
 
     def behind(self) -> list[str]:
         """The people with answers under another basis that this one lacks."""
-        return self._store.behind(self._basis.id, is_gated=self._basis.kappa is not None)
+        return self._store.behind(self._basis.id, is_gated=self._basis.gate is not None)
 
     def refit(self, user: str) -> Profile | None:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
@@ -227,7 +227,7 @@ class Onboarding:
     def _is_judged(self, answer: Answer) -> bool:
         has_loss = answer.loss is not None or answer.choice not in MIRRORED
         is_silent = answer.choice not in INFORMATIVE or WEIGHTS[answer.kind] == 0
-        return has_loss and (self._basis.kappa is None or is_silent or answer.gain is not None)
+        return has_loss and (self._basis.gate is None or is_silent or answer.gain is not None)
 
     def _judged(self, answer: Answer, before: Gaussian) -> Answer:
         loss = log_loss(answer.v, answer.choice, before, self._basis.noise, answer.kind)

@@ -116,18 +116,47 @@ def test_each_answer_is_judged_before_it_is_used(url: str, tmp_path: Path) -> No
         assert None not in gains(p, "ada")
 
 
-def test_another_basis_starts_a_record_of_its_own(url: str, tmp_path: Path) -> None:
-    """Answers that follow to a basis with a gate were never foreseen by it."""
+def judged_at_once(p: Personalign, user: str) -> float:
+    """What the answers of a person come to, in one block."""
+    answers = p._store.answers(user, p.basis.id)
+    record = Record(np.array([answer.v for answer in answers]), [answer.choice for answer in answers])
+    return gain_of(record, p.basis.prior, 0.5, p.basis.noise)
+
+
+def test_a_record_is_told_anew_on_another_basis(url: str, tmp_path: Path) -> None:
+    """Gain and losses of answers that follow are those they have when they are given there, question by question."""
     with Personalign.open(url) as p:
-        onboard(p, "ada", most=3)
+        onboard(p, "ada", most=12)
+        old = [answer.loss for answer in p._store.answers("ada", p.basis.id)]
     other = Basis.load(TINY / "basis")
     replace(other, scale=2 * other.scale, gate=Gate(0.5, 0.6)).save(tmp_path / "basis")
     with Personalign.open(url, basis=tmp_path / "basis") as p:
         adopted = p.refit("ada")
         assert adopted is not None
-        assert (adopted.informative, adopted.gain) == (3, 0.0)
-        onboard(p, "ada", most=2)
-        assert p.profile("ada").gain != 0.0
+        assert adopted.gain == pytest.approx(judged_at_once(p, "ada"))
+        assert adopted.gain != 0
+        answers = p._store.answers("ada", p.basis.id)
+        assert None not in [answer.loss for answer in answers]
+        assert [answer.loss for answer in answers][1:] != old[1:]
+        assert [answer.loss for answer in answers] == [answer.loss for answer in p._onboarding._judge(None, answers)]
+
+
+def test_a_gate_that_comes_later_judges_what_was_answered(url: str, tmp_path: Path) -> None:
+    """Its basis keeps its id: a refit lists those it hasn't judged, once, and the next answer of one judges them too."""
+    with Personalign.open(url) as p:
+        for user in ("ada", "ben"):
+            onboard(p, user, most=3)
+        assert p.behind() == []
+    with gated(url, tmp_path / "basis", 0.5) as p:
+        assert p.behind() == ["ada", "ben"]
+        before, adopted = p.profile("ada"), p.refit("ada")
+        assert adopted is not None
+        assert adopted.mean.tobytes() == before.mean.tobytes()
+        assert adopted.gain == pytest.approx(judged_at_once(p, "ada"))
+        assert p.refit("ada") is None
+        onboard(p, "ben", most=1)
+        assert p.profile("ben").gain == pytest.approx(judged_at_once(p, "ben"))
+        assert p.behind() == []
 
 
 # Pinned axes

@@ -31,7 +31,7 @@ def choices(store: Store, basis: str) -> list[str]:
 
 
 def test_answers_and_feedback_follow_with_their_times(store: Store, show, fit) -> None:
-    """They are measured and judged anew and fitted; the old basis keeps answers and profile to the byte, an open question too."""
+    """They are measured, judged and fitted anew; the old basis keeps answers, profile and an open question."""
     for number, choice in enumerate(("a", "skip", "tie")):
         store.commit_answer("ada", show(f"q{number}", v=(number, 1, 2)).id, choice, fit, judge)
     shown = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind="edit")

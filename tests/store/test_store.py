@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalign.errors import AlreadyAnswered, BasisError, InputError, ProfileError, QuestionError, StoreError
+from personalign.errors import AlreadyAnswered, BasisError, InputError, ProfileError, QuestionError
 from personalign.store import Store
 from personalign.types import CHOICES, Gaussian
 

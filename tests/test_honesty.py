@@ -142,7 +142,7 @@ def test_a_record_is_told_anew_on_another_basis(url: str, tmp_path: Path) -> Non
 
 
 def test_a_gate_that_comes_later_judges_what_was_answered(url: str, tmp_path: Path) -> None:
-    """Its basis keeps its id: a refit lists those it hasn't judged, once, and the next answer of one judges them too."""
+    """Its basis keeps its id: a refit judges everybody once, and a person's next answer judges them too."""
     with Personalign.open(url) as p:
         for user in ("ada", "ben"):
             onboard(p, user, most=3)

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personalign.basis import Basis
+    from personalign.messages import Feedback
+    from personalign.options import Options
     from personalign.service import Personalign
-    from personalign.types import Feedback, Gaussian, Message, Noise, Profile, Question, Reply, Sampling
+    from personalign.types import Gaussian, Message, Noise, Profile, Question, Reply
 
 _HOMES = {
     "Basis": "basis",
-    "Feedback": "types",
+    "Feedback": "messages",
     "Gaussian": "types",
     "Message": "types",
     "Noise": "types",
+    "Options": "options",
     "Personalign": "service",
     "Profile": "types",
     "Question": "types",
     "Reply": "types",
-    "Sampling": "types",
 }
 __all__ = [
     "Basis",
@@ -31,11 +33,11 @@ __all__ = [
     "Gaussian",
     "Message",
     "Noise",
+    "Options",
     "Personalign",
     "Profile",
     "Question",
     "Reply",
-    "Sampling",
 ]
 
 

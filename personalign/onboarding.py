@@ -25,8 +25,9 @@ from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
 from personalign.learn.likeness import Likeness
 from personalign.learn.served import Serving
+from personalign.messages import Feedback
 from personalign.store import Answer, Person, Presentation, Shown, Store
-from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Feedback, Gaussian, Message, Profile, Question
+from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
 MIRRORED = {"a": "b", "b": "a"}

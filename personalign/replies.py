@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import Source
@@ -18,16 +17,18 @@ from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import load_causal
 from personalign.decode.models import Models
-from personalign.decode.request import Piece, Request, check_strength
+from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import load_reward_beside
 from personalign.decode.seq import Outbox, Seq
 from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Ticket, Worker
 from personalign.errors import EngineError, check_process
 from personalign.learn.served import Serving
+from personalign.messages import read_messages
+from personalign.options import Options
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Array, Capacity, Message, Profile, Reply, Sampling
+from personalign.types import Array, Capacity, Message, Profile, Reply
 
 
 class Replies:
@@ -76,25 +77,14 @@ class Replies:
                 "slots= or max_length="
             ) from error
 
-    def request(
-        self,
-        user: str,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        rule: str,
-        strength: float,
-        expert: str | None,
-        alpha: float | None,
-        schema: Mapping[str, Any] | str | None = None,
-        regex: str | None = None,
-    ) -> Request:
+    def request(self, user: str, messages: Sequence[Message], options: Options) -> Request:
         """What a person asks for, under their newest profile."""
         check_process(self._pid)
-        check_strength(strength)  # before the profile: a stranger's typo is a typo
-        reward_model = self.models.reward_model if rule == "args" else None
+        conversation = read_messages(messages)  # before the profile: a stranger's typo is a typo
+        reward_model = self.models.reward_model if options.rule == "args" else None
         is_everyones = reward_model is not None and reward_model.num_axes == 1
-        guidance = self._serving.guidance(self._recent.get(user), strength, is_everyones=is_everyones)
-        return Request(tuple(messages), sampling, guidance, expert, alpha, schema, regex, rule, user)
+        guidance = self._serving.guidance(self._recent.get(user), options.strength, is_everyones=is_everyones)
+        return Request(conversation, options, guidance, user)
 
     def begin(self, request: Request, outbox: Outbox, *, is_streamed: bool) -> Seq:
         """Begin a reply whose pieces, result or error are put into ``outbox`` by the engine's thread."""

@@ -15,23 +15,22 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
-from personalign.errors import EngineError, check_process
+from personalign.errors import EngineError, InputError, check_process
 from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
+from personalign.messages import Feedback, check_user, read_messages
 from personalign.onboarding import Onboarding
+from personalign.options import Options, OptionsDict
 from personalign.store import Store
 from personalign.types import (
     Array,
     Capacity,
     Choice,
-    Feedback,
     Message,
-    MoreSampling,
     Profile,
     Question,
     Reply,
-    Sampling,
 )
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Personalign:
         Raises:
             InputError: and its kinds, as ``Feedback`` says.
         """
-        return self._onboarding.feedback(user, Feedback(kind, tuple(messages), chosen, rejected))
+        return self._onboarding.feedback(user, Feedback(kind, read_messages(messages), chosen, rejected))
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
@@ -231,112 +230,58 @@ class Personalign:
 
     # Replies
 
-    def chat(
-        self,
-        user: str,
-        messages: Sequence[Message],
-        max_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        rule: str = "successor",
-        strength: float = 1.0,
-        expert: str | None = None,
-        alpha: float | None = None,
-        schema: Mapping[str, Any] | str | None = None,
-        seed: int = 0,
-        regex: str | None = None,
-        **more: Unpack[MoreSampling],
-    ) -> Reply:
+    def chat(self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]) -> Reply:
         """Answer messages under a person's reward; someone unknown gets the model's own reply.
 
         Args:
             user: the person.
             messages: the conversation, ending with the user.
-            max_tokens: of the reply.
-            temperature: 0 is greedy.
-            top_p: nucleus of the draw.
-            rule: "successor", or "args" to ask the reward model that was opened about every candidate.
-            strength: multiplies the calibrated β, or the reward's weight; 0 is plain decoding.
-            expert: a domain expert to stack under the reward.
-            alpha: the expert's weight; None means its own.
-            schema: a JSON schema that the reply keeps to.
-            seed: of the draw.
-            regex: a pattern that the whole reply matches.
-            more: penalties, bias, further cuts, stop strings and log-probabilities, as ``Sampling`` says.
+            options: how the reply is steered, drawn and ended, as ``Options`` says.
 
         Raises:
             InputError: and its kinds, for what can't be used.
             Overloaded: too many replies are being written already.
             EngineError: the reply failed while it was written.
         """
-        sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
-        replies = self._replies
-        return replies.write(replies.request(user, messages, sampling, rule, strength, expert, alpha, schema, regex))
+        asked = Options.from_keywords(options)
+        return self._replies.write(self._replies.request(check_user(user), messages, asked))
 
-    def stream(
-        self,
-        user: str,
-        messages: Sequence[Message],
-        max_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        rule: str = "successor",
-        strength: float = 1.0,
-        expert: str | None = None,
-        alpha: float | None = None,
-        schema: Mapping[str, Any] | str | None = None,
-        seed: int = 0,
-        regex: str | None = None,
-        **more: Unpack[MoreSampling],
-    ) -> Iterator[str]:
+    def stream(self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]) -> Iterator[str]:
         """``chat`` piece by piece; the pieces joined are the reply's text. Dropping the iterator ends the reply.
 
         Raises:
             InputError, Overloaded: at the call, as ``chat``.
             EngineError: at the piece that can't be written.
         """
-        sampling = Sampling(max_tokens, temperature, top_p, seed, **more)
-        replies = self._replies
-        return replies.stream(replies.request(user, messages, sampling, rule, strength, expert, alpha, schema, regex))
+        asked = Options.from_keywords(options)
+        return self._replies.stream(self._replies.request(check_user(user), messages, asked))
 
     def chat_many(
-        self,
-        users: Sequence[str],
-        conversations: Sequence[Sequence[Message]],
-        sampling: Sampling | None = None,
-        strength: float = 1.0,
-        expert: str | None = None,
-        alpha: float | None = None,
-        rule: str = "successor",
+        self, users: Sequence[str], conversations: Sequence[Sequence[Message]], **options: Unpack[OptionsDict]
     ) -> list[Reply]:
-        """``chat`` for several people at once, however many, each under their own reward."""
-        sampling, replies = sampling or Sampling(), self._replies
-        return replies.write_all(
-            [
-                replies.request(user, messages, sampling, rule, strength, expert, alpha)
-                for user, messages in zip(users, conversations, strict=True)
-            ]
-        )
+        """``chat`` for several people at once, however many, each under their own reward.
+
+        Raises:
+            InputError: there aren't as many conversations as people; or as ``chat``.
+        """
+        asked, replies = Options.from_keywords(options), self._replies
+        if len(users) != len(conversations):
+            raise InputError(
+                f"found {len(users)} people and {len(conversations)} conversations, expected as many; pass one for each"
+            )
+        pairs = zip(users, conversations, strict=True)
+        return replies.write_all([replies.request(check_user(user), messages, asked) for user, messages in pairs])
 
     def shift(
-        self,
-        user: str,
-        conversations: Sequence[Sequence[Message]],
-        sampling: Sampling | None = None,
-        strength: float = 1.0,
-        expert: str | None = None,
-        alpha: float | None = None,
-        rule: str = "successor",
+        self, user: str, conversations: Sequence[Sequence[Message]], **options: Unpack[OptionsDict]
     ) -> list[ShiftedReply]:
         """Write the person's replies, and find out how their reward and the expert moved each token's probability.
 
         Raises:
             InputError: nothing moves the replies; or as ``chat``.
         """
-        sampling, replies = sampling or Sampling(), self._replies
-        return replies.shift(
-            [replies.request(user, messages, sampling, rule, strength, expert, alpha) for messages in conversations]
-        )
+        asked, replies = Options.from_keywords(options), self._replies
+        return replies.shift([replies.request(check_user(user), messages, asked) for messages in conversations])
 
     @property
     def models(self) -> Models:

@@ -104,7 +104,7 @@ def shift(
     """
     if not requests:
         raise InputError("there is no prompt to answer; expected one at least")
-    with_logprobs = [replace(request, sampling=replace(request.sampling, logprobs=1)) for request in requests]
+    with_logprobs = [replace(request, options=replace(request.options, logprobs=1)) for request in requests]
     written = (write or partial(generate, models))(with_logprobs)
     if not any(_is_moved(models, *one) for one in zip(requests, written, strict=True)):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
@@ -153,7 +153,12 @@ def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Se
     """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
     reading = Reading(tokens, models.base.device)
     generate(
-        models, [replace(r, guidance=None, expert=None, alpha=None, rule="successor") for r in requests], [reading]
+        models,
+        [
+            replace(r, options=replace(r.options, expert=None, alpha=None, rule="successor"), guidance=None)
+            for r in requests
+        ],
+        [reading],
     )
     rows = zip(reading.logprobs.tolist(), reading.top.tolist(), reading.top_logprobs.tolist(), strict=True)
     return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(rows, tokens, strict=True)]

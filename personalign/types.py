@@ -19,13 +19,12 @@ from typing import Literal, TypedDict, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from personalign.errors import InputError, MessageError, ProfileError
+from personalign.errors import InputError, ProfileError
 from personalign.words import FAINT, IMPERSONAL, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
 Choice = Literal["a", "b", "tie", "neither", "skip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
-RULES = ("successor", "args")  # what gives the rewards: the basis's head, or a reward model
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
 INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that say something about a person's weights
 # How much an answer counts in a fit, by what it came from: an asked one fully, one read off a person's use less. With p
@@ -88,46 +87,6 @@ class Question:
     prompt: tuple[Message, ...]
     a: str
     b: str
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """A preference that showed in use: of two replies to one prompt, the one a person ``chosen`` over the other.
-
-    "edit": their own text over the reply they edited; "regenerate": the second reply over the first; "thumbs": the
-    reply with its thumb up over the other, or the other over the one with its thumb down (the other is what stood
-    beside it, or the model's own: ``chat(…, strength=0)``).
-
-    Raises:
-        InputError: another kind, or twice the same text, which says nothing.
-        MessageError: no messages, the last isn't the user's, or a text is blank or has more than 100,000 characters.
-    """
-
-    kind: str
-    prompt: tuple[Message, ...]
-    chosen: str
-    rejected: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in FEEDBACK:
-            raise InputError(f"found feedback of the kind {self.kind!r}, expected one of {', '.join(FEEDBACK)}")
-        if not self.prompt or self.prompt[-1].get("role") != "user":
-            raise MessageError("feedback needs the messages that were replied to, the last of them the user's")
-        for message in self.prompt:
-            if message.get("role") not in ROLES:
-                raise MessageError(f"found the role {message.get('role')!r}, expected one of {', '.join(ROLES)}")
-            _check_text("a message", message.get("content"))
-        _check_text("the chosen reply", self.chosen)
-        _check_text("the rejected reply", self.rejected)
-        if self.chosen == self.rejected:
-            raise InputError("the chosen and the rejected reply are the same; expected two texts that differ")
-
-
-def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str) or not text.strip():
-        raise MessageError(f"{name} is blank or not text; expected words")
-    if len(text) > MAX_TEXT:
-        raise MessageError(f"{name} has {len(text)} characters, expected at most {MAX_TEXT}; shorten it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,49 +224,6 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn and when to stop: temperature 0 is greedy, and everything else is off by default.
-
-    The seed makes a draw repeatable. Top-k keeps the k likeliest tokens (0 is off), top-p the likeliest that make up
-    so much probability, min-p those at least that fraction as likely as the best. The repetition penalty divides a
-    token's logit, or multiplies a negative one, once it stands in prompt or reply (as Hugging Face's, 1 is off). The
-    presence penalty is taken off the logit of every token of the reply, the frequency penalty once for each time it
-    stands there, and ``logit_bias`` is added by token id (all three as OpenAI's). ``stop`` strings end the reply and
-    are cut from its text; ``logprobs`` is how many of the likeliest tokens are reported beside each one drawn.
-    """
-
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    stop: tuple[str, ...] = ()
-    logprobs: int = 0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.logit_bias, Mapping):  # anything else is refused with the other settings
-            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
-
-
-class MoreSampling(TypedDict, total=False):
-    """The settings of ``Sampling`` that are rarely needed, as keywords of ``chat``."""
-
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
-    stop: tuple[str, ...]
-    logprobs: int
-
-
-@dataclass(frozen=True)
 class Capacity:
     """How much is written at once: ``slots`` replies, and as many as ``waiting`` wait for one.
 
@@ -371,7 +287,7 @@ class Reply:
     changed: float = 0.0
     gained: float = 0.0
     tilt_kl: float = 0.0
-    seed: int | None = None
+    seed: int | None = field(default=None, compare=False)
     logprobs: tuple[TokenLogprobs, ...] = ()
     ids: tuple[int, ...] = field(default=(), repr=False)
     end: int | None = field(default=None, repr=False)

@@ -16,8 +16,9 @@ from personalign.bundled import TINY
 from personalign.errors import InputError
 from personalign.learn.fit import Record
 from personalign.learn.gate import gain_of
+from personalign.options import Options
 from personalign.service import Personalign
-from personalign.types import Gaussian, Guidance, Message, Sampling
+from personalign.types import Gaussian, Guidance, Message
 from personalign.words import IMPERSONAL
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
@@ -51,7 +52,7 @@ def onboard(p: Personalign, user: str, most: int = 100) -> None:
 
 
 def guidance(p: Personalign, user: str) -> Guidance:
-    found = p._replies.request(user, HELLO, Sampling(), "successor", 1.0, None, None).guidance
+    found = p._replies.request(user, HELLO, Options()).guidance
     assert found is not None
     return found
 

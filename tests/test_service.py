@@ -36,7 +36,7 @@ from personalign.service import Personalign
 from personalign.train.reward.pairs import Pair
 from personalign.train.reward.save import save_reward
 from personalign.train.reward.train import RewardRecipe, train_reward
-from personalign.types import Message, Sampling
+from personalign.types import Message
 from tests.decode.gate import Gate, until
 
 HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
@@ -297,10 +297,9 @@ def test_whoever_is_forgotten_meanwhile_leaves_no_head_in_a_group(p: Personalign
     """Replies that are written together are within reach, too; whoever is not erased stays guided (the control)."""
     for user in ("ada", "ben"):
         onboard(p, user)
-    endless = Sampling(30, logit_bias=ENDLESS)
     write = partial(p.chat_many, ["ada", "ben"]) if verb == "chat_many" else partial(p.shift, "ada")
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(write, [HELLO, HELLO], endless)
+        coming = pool.submit(write, [HELLO, HELLO], max_tokens=30, logit_bias=ENDLESS)
         gate.let(5)
         assert heads(p) == (2 if verb == "chat_many" else 1)
         p.forget("ada")
@@ -385,9 +384,9 @@ def test_a_reward_model_steers_everyone(tmp_path: Path, reward: Path) -> None:
         off = p.chat("stranger", HELLO, rule="args", strength=0)
         assert (off.text, off.guided, off.reason, off.kl) == (plain.text, False, "strength_zero", 0.0)
         assert (plain.guided, plain.reason) == (False, "no_answers")
-        many = p.chat_many(["stranger", "ada"], [HELLO, HELLO], Sampling(), rule="args")
+        many = p.chat_many(["stranger", "ada"], [HELLO, HELLO], rule="args")
         assert [(reply.guided, reply.text) for reply in many] == [(True, asked.text)] * 2
-        (moved,) = p.shift("stranger", [HELLO], Sampling(), rule="args")
+        (moved,) = p.shift("stranger", [HELLO], rule="args")
         assert (moved.guided, moved.text) == (True, asked.text)
         assert fmean(position.is_top_changed for position in moved.positions) == pytest.approx(asked.changed)
 

@@ -16,8 +16,9 @@ from personalign.cli.show import coloured, legend
 from personalign.decode import Request, reference, render
 from personalign.decode.generation import generate
 from personalign.errors import InputError
+from personalign.options import Options
 from personalign.shift import Likely, Position, ShiftedReply, by_token, shift
-from personalign.types import Guidance, Sampling
+from personalign.types import Guidance
 from tests.decode.tiny_models import Kit, make_kit, talk
 
 GUIDANCE = Guidance(np.array([1.0, -2.0, 0.5]), 1.0)
@@ -30,11 +31,11 @@ def kit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 REQUESTS = {
-    "guidance": {"guidance": GUIDANCE},
-    "expert": {"expert": "hotels"},
-    "both, drawn": {"guidance": GUIDANCE, "expert": "whole", "sampling": Sampling(16, 1.0, 0.9, seed=3)},
-    "with penalties": {"guidance": GUIDANCE, "sampling": Sampling(16, repetition_penalty=1.3)},
-    "up to a stop string": {"guidance": GUIDANCE, "sampling": Sampling(16, stop=("t",))},
+    "guidance": (Options(16), GUIDANCE),
+    "expert": (Options(16, expert="hotels"), None),
+    "both, drawn": (Options(16, 1.0, 0.9, seed=3, expert="whole"), GUIDANCE),
+    "with penalties": (Options(16, repetition_penalty=1.3), GUIDANCE),
+    "up to a stop string": (Options(16, stop=("t",)), GUIDANCE),
 }
 
 
@@ -42,12 +43,12 @@ REQUESTS = {
 def test_every_position_is_the_references(kit: Kit, case: str) -> None:
     """Before is the model's own distribution after the same tokens, after is what the token was drawn from."""
     models = kit.models()
-    requests = [Request(messages, **({"sampling": Sampling(16)} | REQUESTS[case])) for messages in talk(*WORDS)]
+    requests = [Request(messages, *REQUESTS[case]) for messages in talk(*WORDS)]
     written = generate(models, requests)
     for request, generated, reply in zip(requests, written, shift(models, requests), strict=True):
         assert reply.text == generated.text
         assert tuple(position.id for position in reply.positions)[: len(generated.ids)] == generated.ids
-        plain = replace(request, guidance=None, expert=None)
+        plain = replace(request, options=replace(request.options, expert=None), guidance=None)
         ids: list[int] = []
         for position in reply.positions:
             for found, top, asked in (
@@ -64,7 +65,7 @@ def test_every_position_is_the_references(kit: Kit, case: str) -> None:
 def test_before_is_read_after_the_same_tokens(kit: Kit) -> None:
     """The control: what the model says after its own, other tokens would be found different."""
     models = kit.models()
-    request = Request(talk("cat")[0], Sampling(16), GUIDANCE)
+    request = Request(talk("cat")[0], Options(16), GUIDANCE)
     (reply,) = shift(models, [request])
     own = generate(models, [replace(request, guidance=None)])[0].ids
     assert own != tuple(position.id for position in reply.positions)[: len(own)]
@@ -78,7 +79,7 @@ def test_the_ends_are_counted_and_texts_join(kit: Kit) -> None:
     """A reply's parts join to its text; a token that ends it is a position with a name and no text."""
     models = kit.models()
     (end,) = kit.base.ends
-    drawn = [Sampling(40, 1.0, seed=seed, logit_bias={end: 4.0}) for seed in range(9)]
+    drawn = [Options(40, 1.0, seed=seed, logit_bias={end: 4.0}) for seed in range(9)]
     requests = [Request(messages, one, GUIDANCE) for messages, one in zip(talk(*WORDS * 3), drawn, strict=True)]
     replies = shift(models, requests)
     assert all(reply.text.startswith("".join(p.added for p in reply.positions)) for reply in replies)
@@ -94,12 +95,12 @@ def test_where_nothing_moves_it_is_said(kit: Kit) -> None:
     One person among them is enough.
     """
     models, (messages, *_) = kit.models(), talk("cat")
-    nobody = Request(messages, Sampling(4))
+    nobody = Request(messages, Options(4))
     for still, said in (
         ([nobody], "no_answers"),
         ([replace(nobody, guidance=replace(GUIDANCE, strength=0.0))], "strength_zero"),
-        ([replace(nobody, expert="hotels", alpha=0.0)], "name an expert"),
-        ([replace(nobody, expert="empty")], "name an expert"),
+        ([replace(nobody, options=replace(nobody.options, expert="hotels", alpha=0.0))], "name an expert"),
+        ([replace(nobody, options=replace(nobody.options, expert="empty"))], "name an expert"),
         ([], "no prompt"),
     ):
         with pytest.raises(InputError, match=said):

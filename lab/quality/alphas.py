@@ -19,6 +19,7 @@ from lab.zoo.dialogues import Dialogue
 from lab.zoo.measure import bits_per_character
 from personalign.bundled import TINY
 from personalign.decode import CausalModel, Models, Request, generate, load_causal, load_expert
+from personalign.options import Options
 from personalign.train.expert.tune import Stack
 from personalign.types import Message
 
@@ -69,9 +70,9 @@ def _utilities(
     is_guided: bool,
 ) -> tuple[Table, float]:
     """How everybody likes the replies under their own reward, or those that all would get without one; and KL."""
-    expert = {"expert": EXPERT, "alpha": alpha} if alpha else {}
+    options = Options(expert=EXPERT, alpha=alpha) if alpha else Options()
     whose = [member.guidance(1.0) for member in members] if is_guided else [None]
-    requests = [Request(tuple(prompt), guidance=one, **expert) for one in whose for prompt in prompts]  # type: ignore[arg-type]
+    requests = [Request(tuple(prompt), options, one) for one in whose for prompt in prompts]
     replies = generate(models, requests)
     texts = [[reply.text for reply in replies[i : i + len(prompts)]] for i in range(0, len(replies), len(prompts))]
     rows = texts if is_guided else texts * len(members)

@@ -21,9 +21,10 @@ from lab.quality.panel import Member, Origin, Table, Utilities, utilities
 from personalign.basis import Basis
 from personalign.decode import Models, Request, RewardModel, Step, generate
 from personalign.learn.axes import measure_many
+from personalign.options import Options
 from personalign.train.basis.calibrate import repetition
 from personalign.train.reward.train import Over
-from personalign.types import ArgsSteering, Message, Profile, Reply, Sampling
+from personalign.types import ArgsSteering, Message, Profile, Reply
 
 Decoding = Literal["sampled", "greedy"]
 Method = Literal["short_list", "successor", "args_replies", "args_prefixes", "in_context", "best_of"]
@@ -113,9 +114,8 @@ class Trial:
         requests = [
             Request(
                 tuple(prompt),
-                _sampling(arm, i),
+                replace(_sampling(arm, i), rule="args" if arm.method in JUDGES else "successor"),
                 member.guidance(1.0) if guided else None,
-                rule="args" if arm.method in JUDGES else "successor",
             )
             for member in self.members
             for i, prompt in enumerate(self.prompts)
@@ -220,13 +220,13 @@ def _told(profile: Profile) -> tuple[Message, ...]:
     return ({"role": "system", "content": words},) if words else ()
 
 
-def _sampling(arm: Arm, number: int) -> Sampling:
-    return Sampling(temperature=float(arm.decoding == "sampled"), seed=number)
+def _sampling(arm: Arm, number: int) -> Options:
+    return Options(temperature=float(arm.decoding == "sampled"), seed=number)
 
 
 def _draw(models: Models, prompts: Sequence[Sequence[Message]], num_draws: int) -> list[list[Reply]]:
     requests = [
-        Request(tuple(prompt), Sampling(temperature=1.0, seed=1_000_000 * (k + 1) + i))
+        Request(tuple(prompt), Options(temperature=1.0, seed=1_000_000 * (k + 1) + i))
         for i, prompt in enumerate(prompts)
         for k in range(num_draws)
     ]

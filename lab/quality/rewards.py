@@ -17,10 +17,10 @@ from personalign.basis import Basis
 from personalign.decode import Models, Request, generate
 from personalign.decode.reward_model import RewardModel, load_reward
 from personalign.learn.axes import measure_many
+from personalign.options import Options
 from personalign.train.reward.pairs import Pair, soft_choices
 from personalign.train.reward.save import save_reward
 from personalign.train.reward.train import Over, RewardRecipe, train_reward
-from personalign.types import Sampling
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def own_pairs(basis: Basis, models: Models, training: Training) -> list[Pair]:
     """Pairs of different replies to one prompt; on each axis the target is how sure its difference makes the choice."""
     bank = basis.bank[: training.num_prompts]
     prompts = [q.prompt for q in bank for _ in range(training.replies_per_prompt)]
-    requests = [Request(prompt, Sampling(temperature=1.0, seed=i)) for i, prompt in enumerate(prompts)]
+    requests = [Request(prompt, Options(temperature=1.0, seed=i)) for i, prompt in enumerate(prompts)]
     texts = [reply.text for reply in generate(models, requests)]
     pairs = [Pair(q.prompt, q.first, q.second) for q in bank]
     pairs += [Pair(prompts[i], texts[i], texts[i + 1]) for i in range(0, len(texts) - 1, 2)]

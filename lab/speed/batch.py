@@ -19,7 +19,8 @@ from personalign.decode.engine import Engine
 from personalign.decode.load import CausalModel
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
-from personalign.types import Guidance, Reply, Sampling
+from personalign.options import Options, Rule
+from personalign.types import Guidance, Reply
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,15 @@ class Batch:
         self,
         most: int,
         guidance: Sequence[Guidance] | None = None,
-        rule: str = "successor",
+        rule: Rule = "successor",
         expert: str | None = None,
     ) -> list[Request]:
         """A request for every prompt, of at most so many tokens, for these people or for nobody."""
         return [
             Request(
-                messages=({"role": "user", "content": " ".join(map(str, prompt))},),
-                sampling=Sampling(max_tokens=min(length, most)),
-                guidance=guidance[i] if guidance else None,
-                expert=expert,
-                rule=rule,
+                ({"role": "user", "content": " ".join(map(str, prompt))},),
+                Options(max_tokens=min(length, most), expert=expert, rule=rule),
+                guidance[i] if guidance else None,
             )
             for i, (prompt, length) in enumerate(zip(self.prompts, self.lengths, strict=True))
         ]
@@ -73,7 +72,7 @@ class EngineSide:
         self._models, self._batch = models, batch
         self._engine = Engine(models, len(batch.prompts), batch.longest, max_waiting=len(batch.prompts))
 
-    def side(self, guidance: Sequence[Guidance] | None = None, rule: str = "successor") -> Side:
+    def side(self, guidance: Sequence[Guidance] | None = None, rule: Rule = "successor") -> Side:
         """Write the batch for these people, or for nobody: seconds from the first request to the last token."""
         return lambda most: self._write(self._batch.requests(most, guidance, rule))[-1]
 
@@ -106,8 +105,8 @@ def _check(outcome: object, request: Request) -> None:
     if isinstance(outcome, Exception):
         raise outcome
     assert isinstance(outcome, Reply), "every request has its reply"
-    assert len(outcome.ids) == request.sampling.max_tokens, "nothing ends a reply before its time"
-    is_guided = request.rule == "args" or (request.guidance is not None and request.guidance.strength > 0)
+    assert len(outcome.ids) == request.options.max_tokens, "nothing ends a reply before its time"
+    is_guided = request.options.rule == "args" or (request.guidance is not None and request.guidance.strength > 0)
     assert outcome.guided == is_guided, f"guided is {outcome.guided}, because of {outcome.reason}"
     assert (outcome.kl > 0) == is_guided, f"KL is {outcome.kl}"
 

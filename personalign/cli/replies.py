@@ -14,7 +14,7 @@ from personalign.cli.output import out, print_json
 from personalign.cli.show import show_reply, show_shift
 from personalign.errors import InputError
 from personalign.service import Personalign
-from personalign.types import Message, Reply, Sampling
+from personalign.types import Message, Reply
 
 Strength = Annotated[float, typer.Option(help="multiplies the person's reward; 0 turns it off")]
 Expert = Annotated[str | None, typer.Option(help="a domain expert to stack, such as hotels")]
@@ -42,7 +42,7 @@ def chat(
     top_k: Annotated[int, typer.Option(help="draw from so many tokens; 0 is all")] = 0,
     top_p: Annotated[float, typer.Option(help="draw from the likeliest that make up so much probability")] = 1.0,
     min_p: Annotated[float, typer.Option(help="draw from those this much as likely as the likeliest")] = 0.0,
-    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    seed: Annotated[int | None, typer.Option(help="makes a draw repeatable", show_default="a fresh one")] = None,
     repetition_penalty: Annotated[float, typer.Option(help="on what prompt or reply holds; 1 is none")] = 1.0,
     presence_penalty: Annotated[float, typer.Option(help="on what the reply holds")] = 0.0,
     frequency_penalty: Annotated[float, typer.Option(help="likewise, each time")] = 0.0,
@@ -113,10 +113,17 @@ def shift(
     reason and positions: id, token, added (to the text), before, after, and top_before and top_after, the likeliest
     token with its id and probability.
     """
+    options: Any = {
+        "max_tokens": max_tokens,
+        "strength": strength,
+        "expert": expert,
+        "alpha": alpha,
+        "rule": _rule(rule, reward),
+    }
     texts = [*(prompt or ()), *_lines(prompts)]
     with open_service(store, model, basis, device, reward) as p:
         conversations: list[list[Message]] = [[{"role": "user", "content": text}] for text in texts]
-        replies = p.shift(user, conversations, Sampling(max_tokens), strength, expert, alpha, _rule(rule, reward))
+        replies = p.shift(user, conversations, **options)
     from personalign.shift import by_token
 
     tokens = by_token(replies)[:top]

@@ -6,17 +6,10 @@ from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel, render
 from personalign.decode.models import Models
-from personalign.decode.request import (
-    Request,
-    check_alpha,
-    check_constraint,
-    check_guidance,
-    check_sampling,
-)
+from personalign.decode.request import Request, check_guidance
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.seq import Outbox, RewardPrompt, Seq, Stack
 from personalign.errors import BasisError, InputError
-from personalign.types import RULES
 
 
 def admit(models: Models, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False) -> Seq:
@@ -40,15 +33,10 @@ def admit(models: Models, request: Request, number: int, outbox: Outbox, *, is_s
 
 
 def _check(models: Models, request: Request) -> None:
-    check_sampling(request.sampling, models.num_tokens)
-    check_constraint(request.schema, request.regex)
-    if request.alpha is not None:
-        check_alpha(request.alpha)
-    if request.expert is not None:
-        models.expert(request.expert)
-    if request.rule not in RULES:
-        raise InputError(f"the rule {request.rule!r} is unknown; expected one of {', '.join(RULES)}")
-    if request.rule == "args":
+    request.options.check_vocabulary(models.num_tokens)
+    if request.options.expert is not None:
+        models.expert(request.options.expert)
+    if request.options.rule == "args":
         _check_args(models, request)
     elif request.guidance is not None:
         if models.head is None:
@@ -73,15 +61,15 @@ def _check_args(models: Models, request: Request) -> None:
 
 
 def _prompt(reader: CausalModel | Expert | RewardModel, request: Request) -> list[int]:
-    room = None if reader.context is None else reader.context - request.sampling.max_tokens
+    room = None if reader.context is None else reader.context - request.options.max_tokens
     return render(reader.tokenizer, request.messages, max_prompt_tokens=room)
 
 
 def _stack(models: Models, request: Request) -> Stack | None:
     alpha = models.alpha(request)
-    if request.expert is None or alpha == 0:
+    if request.options.expert is None or alpha == 0:
         return None
-    expert = models.expert(request.expert)
+    expert = models.expert(request.options.expert)
     return Stack(expert, alpha, _prompt(expert, request))
 
 
@@ -93,6 +81,6 @@ def _reward_prompt(models: Models, request: Request) -> RewardPrompt | None:
 
 
 def _matcher(models: Models, request: Request) -> Matcher | None:
-    if request.schema is None and request.regex is None:
+    if request.options.schema is None and request.options.regex is None:
         return None
-    return models.constrainer.compile(request.schema, request.regex)
+    return models.constrainer.compile(request.options.schema, request.options.regex)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from personalign.decode.request import check_constraint
 from personalign.decode.slots import Slots
 from personalign.errors import ConstraintError, MissingExtra, ModelError
 
@@ -73,12 +72,10 @@ class Constrainer:
         match the whole reply; its syntax is that of Rust's, without look-around and back-references.
 
         Raises:
-            InputError: both are given, or something else.
             ConstraintError: it is malformed, uses what llguidance doesn't know, or nothing can meet it.
         """
         from llguidance import LLMatcher, LLParserLimits
 
-        check_constraint(schema, regex)
         if schema is not None:
             name, grammar = "schema", _json_grammar(schema)
         else:

@@ -130,7 +130,7 @@ class Engine:
         for slot, seq in self._scheduler.admit():
             with self._guard([slot]):
                 self._lane.begin(slot, seq.prompt)
-                self._sampler.admit(slot, seq.request.sampling, seq.prompt)
+                self._sampler.admit(slot, seq.request.options, seq.prompt)
                 self._chain.seat(slot, seq)
         budget = CHUNK if self._scheduler.writing else IDLE_CHUNKS * CHUNK
         for slot in self._reading_order():

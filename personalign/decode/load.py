@@ -30,7 +30,8 @@ from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
 from personalign.decode.text import Detokenizer
 from personalign.errors import MessageError, ModelError
-from personalign.types import ROLES, Fingerprints, Message
+from personalign.messages import read_messages
+from personalign.types import Fingerprints, Message
 
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 
@@ -218,16 +219,16 @@ def render(
             refuses them, or they come to more than ``max_prompt_tokens``.
         ModelError: the tokenizer has no chat template.
     """
-    check_messages(messages)
+    conversation = read_messages(messages, is_answered=True)
     if not tokenizer.chat_template:
         raise ModelError(
             "the tokenizer has no chat template; expected that of a chat model; put one into the model's folder as "
             "chat_template.jinja, which ends every turn with an end token"
         )
-    _check_no_special_token(tokenizer, messages)
+    _check_no_special_token(tokenizer, conversation)
     try:
         text = tokenizer.apply_chat_template(
-            [{"role": m["role"], "content": m["content"]} for m in messages],
+            [{"role": m["role"], "content": m["content"]} for m in conversation],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
@@ -252,31 +253,3 @@ def _check_no_special_token(tokenizer: PreTrainedTokenizerBase, messages: Sequen
                     f"message {number} holds {token!r}, which marks turns in the model's chat template; expected text "
                     "without it; remove or rewrite it"
                 )
-
-
-def check_messages(messages: Sequence[Message]) -> None:
-    """Refuse no messages, unknown roles, and contents that aren't text or are blank."""
-    if not messages:
-        raise MessageError(
-            "no messages were given; expected at least one, such as {'role': 'user', 'content': 'Hello'}"
-        )
-    for i, message in enumerate(messages):
-        if set(message) < {"role", "content"}:
-            raise MessageError(f"message {i} has only {sorted(message)}; expected 'role' and 'content'")
-        if message["role"] not in ROLES:
-            raise MessageError(f"message {i} has the role {message['role']!r}; expected one of {', '.join(ROLES)}")
-        if not isinstance(message["content"], str) or not message["content"].strip():
-            raise MessageError(f"message {i} ({message['role']}) is blank or not text; expected words")
-        if not _is_unicode(message["content"]):
-            raise MessageError(
-                f"message {i} ({message['role']}) holds half a surrogate pair, which is no character; "
-                "send proper Unicode"
-            )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

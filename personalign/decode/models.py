@@ -84,10 +84,10 @@ class Models:
 
     def alpha(self, request: Request) -> float:
         """The weight of the request's expert; 0 where the expert would change nothing, and every bit has to stay."""
-        if request.expert is None:
+        if request.options.expert is None:
             return 0.0
-        expert = self.expert(request.expert)
-        alpha = expert.alpha if request.alpha is None else float(request.alpha)
+        expert = self.expert(request.options.expert)
+        alpha = expert.alpha if request.options.alpha is None else float(request.options.alpha)
         return 0.0 if alpha == 0 or expert.changes_nothing else alpha
 
     def reward_guidance(self, request: Request) -> Guidance | None:
@@ -95,7 +95,7 @@ class Models:
 
         None where the rule isn't "args", where strength is 0, or where several rewards meet a person who is unknown.
         """
-        if request.rule != "args" or self.reward_model is None:
+        if request.options.rule != "args" or self.reward_model is None:
             return None
         num_axes, guidance = self.reward_model.num_axes, request.guidance
         if num_axes == 1:

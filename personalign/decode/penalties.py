@@ -1,6 +1,6 @@
 """Penalties on tokens that were written before, then the caller's bias.
 
-One row a slot, changed in place. The settings come from ``Sampling``; ``sample.py`` draws from what is left.
+One row a slot, changed in place. The settings come from ``Options``; ``sample.py`` draws from what is left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from personalign.decode.slots import Slots
-from personalign.types import Sampling
+from personalign.options import Options
 
 
 def penalised(
@@ -57,18 +57,18 @@ class Penalties:
         self._penalised: dict[int, bool] = slots.values()
         self._biased: dict[int, bool] = slots.values()
 
-    def admit(self, slot: int, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
+    def admit(self, slot: int, options: Options, prompt_ids: Sequence[int]) -> None:
         """Take a request's settings and the tokens of its prompt into an empty slot."""
-        factors = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
+        factors = (options.repetition_penalty, options.presence_penalty, options.frequency_penalty)
         is_penalised = factors != (1.0, 0.0, 0.0)
-        self._settings[slot] = torch.tensor([is_penalised, *factors, bool(sampling.logit_bias)])
+        self._settings[slot] = torch.tensor([is_penalised, *factors, bool(options.logit_bias)])
         if is_penalised:
             self._penalised[slot] = True
             self._known().in_prompt[slot, torch.tensor(prompt_ids, dtype=torch.long, device=self._device)] = True
-        if sampling.logit_bias:
+        if options.logit_bias:
             self._biased[slot] = True
-            tokens = torch.tensor(list(sampling.logit_bias), dtype=torch.long, device=self._device)
-            amounts = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32, device=self._device)
+            tokens = torch.tensor(list(options.logit_bias), dtype=torch.long, device=self._device)
+            amounts = torch.tensor(list(options.logit_bias.values()), dtype=torch.float32, device=self._device)
             self._biases()[slot, tokens] = amounts
 
     def __call__(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:

@@ -29,7 +29,8 @@ from personalign.decode.reward_model import RewardModel
 from personalign.decode.sample import uniforms
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import ConstraintError
-from personalign.types import ArgsSteering, Guidance, Reply, Sampling, Steering, Usage
+from personalign.options import Options
+from personalign.types import ArgsSteering, Guidance, Reply, Steering, Usage
 
 
 class Effect(NamedTuple):
@@ -50,12 +51,15 @@ def generate(models: Models, request: Request) -> Reply:
     effects: list[Effect] = []
     original, is_sound = request, True
     prompt = render(base.tokenizer, request.messages)
-    for u in uniforms(request.sampling.seed, prompt, request.sampling.max_tokens).tolist():
+    for u in uniforms(request.options.seed, prompt, request.options.max_tokens).tolist():
         logits, done = steered(models, request, ids)
         if done is None:  # no guidance from here on; the reason is told below
-            request, is_sound = replace(request, guidance=None, rule="successor"), False
+            request, is_sound = (
+                replace(request, options=replace(request.options, rule="successor"), guidance=None),
+                False,
+            )
         effects.append(done or Effect())
-        token = drawn(logits, request.sampling, u)
+        token = drawn(logits, request.options, u)
         if token in base.ends:
             end = token
             break
@@ -73,7 +77,7 @@ def generate(models: Models, request: Request) -> Reply:
         changed=mean(effect.changed for effect in effects),
         gained=mean(effect.gained for effect in effects),
         tilt_kl=mean(effect.tilt_kl for effect in effects),
-        seed=request.sampling.seed if request.sampling.temperature > 0 else None,
+        seed=request.options.seed if request.options.temperature > 0 else None,
         ids=tuple(ids),
         end=end,
     )
@@ -81,7 +85,7 @@ def generate(models: Models, request: Request) -> Reply:
 
 def is_guided(models: Models, request: Request) -> bool:
     """Whether there is a reward to steer by."""
-    if request.rule == "args":
+    if request.options.rule == "args":
         return models.reward_guidance(request) is not None
     return request.guidance is not None and strength(request.guidance, models.steering) > 0
 
@@ -97,13 +101,13 @@ def steered(models: Models, request: Request, ids: Sequence[int]) -> tuple[Tenso
     base, head, steering = models.base, models.head, models.steering
     prompt = render(base.tokenizer, request.messages)
     logits, hidden = read(base, [*prompt, *ids])
-    expert = None if request.expert is None else models.experts[request.expert]
-    alpha = 0.0 if expert is None else expert.alpha if request.alpha is None else request.alpha
+    expert = None if request.options.expert is None else models.experts[request.options.expert]
+    alpha = 0.0 if expert is None else expert.alpha if request.options.alpha is None else request.options.alpha
     if expert is not None and alpha:
         context = [*render(expert.anti.tokenizer, request.messages), *ids]
         logits = mixed(logits, expert, alpha, context, models.num_tokens)
-    logits = adjusted(logits, request.sampling, prompt, ids)
-    if request.schema is not None or request.regex is not None:
+    logits = adjusted(logits, request.options, prompt, ids)
+    if request.options.schema is not None or request.options.regex is not None:
         logits = constrained(logits, models, request, ids)
     if not is_guided(models, request):
         return logits, Effect()
@@ -149,24 +153,24 @@ def mixed(logits: Tensor, expert: Expert, alpha: float, ids: Sequence[int], num_
     return moved
 
 
-def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
+def adjusted(logits: Tensor, options: Options, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
     """Logits less what is held against tokens that were said before, plus the caller's bias."""
     logits = logits.clone()
-    factor = sampling.repetition_penalty
+    factor = options.repetition_penalty
     for token in {*prompt, *ids}:
         logits[token] = logits[token] * factor if logits[token] < 0 else logits[token] / factor
     for token in ids:
-        logits[token] -= sampling.frequency_penalty
+        logits[token] -= options.frequency_penalty
     for token in set(ids):
-        logits[token] -= sampling.presence_penalty
-    for token, amount in sampling.logit_bias.items():
+        logits[token] -= options.presence_penalty
+    for token, amount in options.logit_bias.items():
         logits[token] += amount
     return logits
 
 
 def constrained(logits: Tensor, models: Models, request: Request, ids: Sequence[int]) -> Tensor:
     """Logits of what may follow ``ids`` by the schema or regex, −∞ elsewhere."""
-    matcher = models.constrainer.compile(request.schema, request.regex)
+    matcher = models.constrainer.compile(request.options.schema, request.options.regex)
     for token in ids:
         matcher.advance(token)
     if matcher.error is not None:
@@ -221,17 +225,17 @@ def effect(p: Tensor, q: Tensor, rewards: Tensor) -> Effect:
     return Effect(kl, kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards).sum()))
 
 
-def drawn(logits: Tensor, sampling: Sampling, u: float) -> int:
+def drawn(logits: Tensor, options: Options, u: float) -> int:
     """Temperature, top-k, top-p, min-p, then the token at which the probabilities, by id, pass u."""
-    if sampling.temperature == 0:
+    if options.temperature == 0:
         return int(logits.argmax())
-    scores = (logits.double() - logits.max()) / sampling.temperature
-    if sampling.top_k:
-        scores[scores < scores.topk(min(sampling.top_k, len(scores))).values[-1]] = -math.inf
+    scores = (logits.double() - logits.max()) / options.temperature
+    if options.top_k:
+        scores[scores < scores.topk(min(options.top_k, len(scores))).values[-1]] = -math.inf
     ranked, order = scores.sort(descending=True, stable=True)
     p = ranked.softmax(-1)
-    p[p.cumsum(-1) - p >= sampling.top_p] = 0
-    p[p < sampling.min_p * p[0]] = 0
+    p[p.cumsum(-1) - p >= options.top_p] = 0
+    p[p < options.min_p * p[0]] = 0
     by_id = torch.zeros_like(p).scatter(-1, order, p / p.sum())
     possible = by_id.nonzero().flatten()
     place = int((by_id[possible].cumsum(-1) <= u).sum())

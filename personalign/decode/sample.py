@@ -19,18 +19,20 @@ from torch import Tensor
 
 from personalign.decode.penalties import Penalties
 from personalign.decode.slots import Slots
-from personalign.types import Sampling, TokenLogprobs
+from personalign.options import Options
+from personalign.types import TokenLogprobs
 
 UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where every whole number is a float64
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
 
 
-def uniforms(seed: int, prompt_ids: Sequence[int], count: int) -> Float[Tensor, "count"]:
+def uniforms(seed: int | None, prompt_ids: Sequence[int], count: int) -> Float[Tensor, "count"]:
     """A request's random numbers, one a token, whatever else is in the batch and on every device.
 
     They depend on seed and prompt: by the seed alone, one seed for every request would draw all their first tokens at
     the same quantile.
     """
+    assert seed is not None, "a request has a seed"
     content = np.array([seed, *prompt_ids], dtype="<i8").tobytes()
     mixed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     return torch.rand(count, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64)
@@ -136,17 +138,18 @@ class RowSampler:
         self._settings = slots.rows(4, dtype=torch.float64)
         self._uniforms = slots.rows(max_new_tokens, dtype=torch.float64)
         self.index = slots.rows(dtype=torch.long)  # of the token to be drawn
-        self._samplings: dict[int, Sampling] = slots.values()
+        self._admitted: dict[int, Options] = slots.values()
 
-    def admit(self, slot: int, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
+    def admit(self, slot: int, options: Options, prompt_ids: Sequence[int]) -> None:
         """Take a request into an empty slot; the next token drawn there is its first."""
-        assert slot not in self._samplings, "a slot is released before it is admitted to"
-        assert sampling.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
-        settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        assert slot not in self._admitted, "a slot is released before it is admitted to"
+        assert options.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
+        settings = (options.temperature, options.top_k, options.top_p, options.min_p)
         self._settings[slot] = torch.tensor(settings, dtype=torch.float64)
-        self._uniforms[slot, : sampling.max_tokens] = uniforms(sampling.seed, prompt_ids, sampling.max_tokens)
-        self._penalties.admit(slot, sampling, prompt_ids)
-        self._samplings[slot] = sampling
+        if options.temperature > 0:
+            self._uniforms[slot, : options.max_tokens] = uniforms(options.seed, prompt_ids, options.max_tokens)
+        self._penalties.admit(slot, options, prompt_ids)
+        self._admitted[slot] = options
 
     def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Apply penalties, then bias; the tensor itself comes back where no request has any."""
@@ -154,10 +157,10 @@ class RowSampler:
 
     def draw(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
         """Draw the next token of the first b slots."""
-        drawn = [sampling for sampling in self._samplings.values() if sampling.temperature > 0]
+        drawn = [options for options in self._admitted.values() if options.temperature > 0]
         if not drawn:
             return logits.argmax(-1)
-        b, is_cut = len(logits), any(sampling.top_k or sampling.top_p < 1 for sampling in drawn)
+        b, is_cut = len(logits), any(options.top_k or options.top_p < 1 for options in drawn)
         uniform = self._uniforms[:b].gather(-1, self.index[:b, None]).squeeze(-1)
         return draw(logits, uniform, *self._settings[:b].unbind(-1), is_cut=is_cut)
 
@@ -174,7 +177,7 @@ class RowSampler:
 
         The likeliest tokens are those that can be drawn at all: a guided reply's short list may hold fewer than asked.
         """
-        wanted = {slot: n for slot in slots if (n := self._samplings[slot].logprobs)}
+        wanted = {slot: n for slot in slots if (n := self._admitted[slot].logprobs)}
         if not wanted:
             return {}
         log_p = logits.log_softmax(-1)

@@ -56,12 +56,12 @@ class Seq:
         self.is_cancelled = False
         self.finish_reason: FinishReason | None = None
         self._outbox, self._ends = outbox, base.ends
-        self._needs_text = is_streamed or bool(request.sampling.stop)  # token by token
+        self._needs_text = is_streamed or bool(request.options.stop)  # token by token
         self._ids: list[int] = []
         self._end: int | None = None  # once it is drawn
         self._num_drawn = 0
         self._logprobs: list[TokenLogprobs] = []
-        self._text = TextStream(base.detokenize, request.sampling.stop)
+        self._text = TextStream(base.detokenize, request.options.stop)
 
     @property
     def owner(self) -> str | int:
@@ -77,7 +77,7 @@ class Seq:
     def num_tokens(self) -> int:
         """The most that prompt and reply come to, in any model's template."""
         prompts = [self.prompt, *(part.prompt for part in (self.stack, self.reward_prompt) if part is not None)]
-        return max(map(len, prompts)) + self.request.sampling.max_tokens
+        return max(map(len, prompts)) + self.request.options.max_tokens
 
     def take(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Add the token just drawn, and find out whether it ends the reply."""
@@ -92,7 +92,7 @@ class Seq:
             self._outbox(Piece((token,), self._text.push([token])))
         if self._text.is_stopped:
             self.finish_reason = "stop"
-        elif self._num_drawn == self.request.sampling.max_tokens:
+        elif self._num_drawn == self.request.options.max_tokens:
             self.finish_reason = "length"
 
     def finish(self, account: Account, steering: Steering) -> None:
@@ -116,7 +116,7 @@ class Seq:
                 changed=account.changed / self._num_drawn,
                 gained=account.gained / self._num_drawn,
                 tilt_kl=account.tilt_kl / self._num_drawn,
-                seed=request.sampling.seed if request.sampling.temperature > 0 else None,
+                seed=request.options.seed if request.options.temperature > 0 else None,
                 logprobs=tuple(self._logprobs),
                 ids=ids,
                 end=self._end,

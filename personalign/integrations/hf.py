@@ -23,12 +23,13 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from personalign.basis import Basis
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
-from personalign.decode.request import check_strength, gain
+from personalign.decode.request import gain
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.tilt import left_out, tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
+from personalign.options import check_number
 from personalign.types import Fingerprints, Guidance, Profile
 
 
@@ -88,7 +89,7 @@ class SteeredModel:
             InputError: there are no people, or the strength is out of its range.
             ProfileError: a profile of another basis, or with NaN.
         """
-        check_strength(strength)
+        check_number("strength", strength, 0.0, 100.0)
         if not people:
             raise InputError("no profiles were given; expected one for each prompt, or None in its place")
         return GenerateSteer(self, [self._guidance(profile, strength) for profile in people])

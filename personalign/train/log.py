@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personalign.decode.load import check_messages
 from personalign.errors import InputError, MessageError, MissingExtra
+from personalign.messages import read_messages
 from personalign.train.files import JSON_SUFFIXES, read_lines, whole_lines
 from personalign.train.prompts import Prompt
-from personalign.types import CHOICES, INFORMATIVE, MAX_TEXT, Message
+from personalign.types import CHOICES, INFORMATIVE, MAX_TEXT
 
 COLUMNS = ("user", "prompt", "a", "b", "choice")
 EXPECTED = '{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}'
@@ -180,16 +180,10 @@ def _prompt(row: _Row) -> Prompt:
         raise InputError(
             f'{row.at("prompt")} holds a list of something else; expected [{{"role": "user", "content": "Hello"}}]'
         )
-    messages: list[Message] = [{"role": message["role"], "content": message["content"]} for message in found]
     try:
-        check_messages(messages)
+        return read_messages(found)
     except MessageError as error:
         raise InputError(f"{row.at('prompt')} can't be used: {error}") from error
-    if (role := messages[-1]["role"]) != "user":
-        raise InputError(f"{row.at('prompt')} ends with a message of the {role}'s; expected the user's, to be answered")
-    for message in messages:
-        _check_length(row, "prompt", message["content"])
-    return tuple(messages)
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[_Row]]:

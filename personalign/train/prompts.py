@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from personalign.decode.load import CausalModel, check_messages, render
+from personalign.decode.load import CausalModel, render
 from personalign.errors import InputError, MessageError
+from personalign.messages import read_messages
 from personalign.train.files import Line, read_lines
 from personalign.train.split import cut
 from personalign.types import Message
@@ -96,10 +97,7 @@ def _prompt(line: Line) -> Prompt:
 
 
 def _check(causal: CausalModel, prompt: Prompt, room: int | None) -> None:
-    check_messages(prompt)
-    if (role := prompt[-1]["role"]) != "user":
-        raise MessageError(f"the last message is the {role}'s; expected the user's, to be answered")
-    render(causal.tokenizer, prompt, max_prompt_tokens=room)
+    render(causal.tokenizer, read_messages(prompt), max_prompt_tokens=room)
 
 
 def split_prompts(prompts: Sequence[Prompt], seed: int) -> Prompts:

@@ -21,7 +21,8 @@ from personalign.decode.request import Piece, Request
 from personalign.decode.seq import Seq
 from personalign.decode.steer import Step
 from personalign.errors import PersonalignError
-from personalign.types import Guidance, Reply, Sampling
+from personalign.options import Options
+from personalign.types import Guidance, Reply
 from tests.decode.tiny_models import bits, talk
 
 
@@ -213,7 +214,7 @@ def stranger(rng: random.Random, models: Models) -> Request:
     assert models.head is not None, "strangers are guided"
     d, vocabulary, experts = models.head.num_axes, models.base.num_tokens, sorted(models.experts)
     text = "".join(rng.choice(string.ascii_letters + string.digits + " ?!") for _ in range(rng.randint(1, 24)))
-    sampling = Sampling(
+    sampling = Options(
         rng.randint(1, 8),
         rng.choice([0.0, 0.0, 0.7, 1.5]),
         rng.choice([1.0, 0.9, 0.5]),
@@ -238,10 +239,12 @@ def stranger(rng: random.Random, models: Models) -> Request:
     )
     return Request(
         talk(text.strip() or "hm")[0],
-        sampling,
+        replace(
+            sampling,
+            expert=rng.choice([None, *experts]),
+            alpha=rng.choice([None, 0.3, 2.0]),
+            regex=rng.choice([None, None, None, "[a-z ]{3,}", "(yes|no)+"]),
+            rule=rng.choice(["successor", "args"] if models.reward_model is not None else ["successor"]),
+        ),
         guidance,
-        rng.choice([None, *experts]),
-        rng.choice([None, 0.3, 2.0]),
-        regex=rng.choice([None, None, None, "[a-z ]{3,}", "(yes|no)+"]),
-        rule=rng.choice(["successor", "args"] if models.reward_model is not None else ["successor"]),
     )

@@ -18,7 +18,8 @@ from personalign.decode.args import SiblingLane
 from personalign.decode.generation import generate
 from personalign.decode.steer import Step
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
-from personalign.types import ArgsSteering, Guidance, Sampling
+from personalign.options import Options
+from personalign.types import ArgsSteering, Guidance
 from tests.decode.serving import Desk, haystack, leftovers, same_bits
 from tests.decode.tiny_models import STEERING, Kit, V, bits, network, saved, talk, tokenizer, traced
 
@@ -26,12 +27,12 @@ TOLERANCE = 1e-4
 W = Guidance(np.array([1.0, -2.0, 0.5]), 0.8)
 HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 30)
 MIXED_BAG = [
-    Request(HELLO, Sampling(16), W, rule="args"),
-    Request(CAT, Sampling(16), W),  # another rule beside it
-    Request(LONG, Sampling(12, 0.7, seed=5), W, "hotels", 0.7, rule="args"),
-    Request(CAT, Sampling(9), replace(W, strength=0.3), rule="args"),
-    Request(HELLO, Sampling(9), regex="[a-z]{1,6}", guidance=W, rule="args"),
-    Request(HELLO, Sampling(5)),
+    Request(HELLO, Options(16, rule="args"), W),
+    Request(CAT, Options(16), W),  # another rule beside it
+    Request(LONG, Options(12, 0.7, seed=5, expert="hotels", alpha=0.7, rule="args"), W),
+    Request(CAT, Options(9, rule="args"), replace(W, strength=0.3)),
+    Request(HELLO, Options(9, regex="[a-z]{1,6}", rule="args"), W),
+    Request(HELLO, Options(5)),
 ]
 
 
@@ -88,7 +89,7 @@ def test_a_sibling_that_is_not_kept_is_noticed(models: Models, monkeypatch: pyte
 def test_one_reward_is_everyones(kit: Kit) -> None:
     """A reward model with one output steers strangers too, and persons by the same; with several it needs a person."""
     alone, several = (kit.models(reward_model=reward_model(kit, d)) for d in (1, 3))
-    stranger = Request(HELLO, Sampling(8), rule="args")
+    stranger = Request(HELLO, Options(8, rule="args"))
     guided = generate(alone, [stranger, replace(stranger, guidance=W)])
     assert guided[0].guided
     assert guided[0].ids == guided[1].ids
@@ -98,9 +99,9 @@ def test_one_reward_is_everyones(kit: Kit) -> None:
 
 def test_strength_zero_is_plain(models: Models) -> None:
     """Bit for bit, and the reason is told; a little strength is felt."""
-    request = Request(HELLO, Sampling(8), replace(W, strength=0.0), rule="args")
+    request = Request(HELLO, Options(8, rule="args"), replace(W, strength=0.0))
     replies, logits = traced(models, [request, MIXED_BAG[2]])
-    _, plain = traced(models, [Request(HELLO, Sampling(8)), MIXED_BAG[2]])
+    _, plain = traced(models, [Request(HELLO, Options(8)), MIXED_BAG[2]])
     assert (replies[0].guided, replies[0].reason) == (False, "strength_zero")
     steps = len(replies[0].ids)
     assert torch.equal(bits(logits[:steps, 0]), bits(plain[:steps, 0]))
@@ -116,7 +117,7 @@ def test_a_constant_reward_changes_no_token(kit: Kit) -> None:
         head.weight.zero_()
         head.bias.fill_(3.0)
     models = kit.models(reward_model=replace(constant, head=head.requires_grad_(requires_grad=False)))
-    steered, plain = generate(models, [Request(HELLO, Sampling(12), rule="args"), Request(HELLO, Sampling(12))])
+    steered, plain = generate(models, [Request(HELLO, Options(12, rule="args")), Request(HELLO, Options(12))])
     assert steered.guided
     assert steered.ids == plain.ids
     assert steered.tilt_kl == pytest.approx(0.0, abs=1e-6)
@@ -131,7 +132,7 @@ def test_a_reply_is_never_empty_here_either(kit: Kit, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(SiblingLane, "score", likes_the_end)
     models = kit.models(reward_model=reward_model(kit, 1), args=ArgsSteering(kit.base.num_tokens))
-    request = Request(HELLO, Sampling(8), rule="args")
+    request = Request(HELLO, Options(8, rule="args"))
     assert len(generate(models, [request])[0].ids) == 1
     monkeypatch.setattr(args_module, "not_empty", lambda logits, *_: logits)
     assert generate(models, [request])[0].ids == ()  # control
@@ -144,9 +145,9 @@ def test_a_reward_of_nan_is_told_and_stays_in_its_rows(kit: Kit) -> None:
     with torch.no_grad():
         head.bias.fill_(math.nan)
     models = kit.models(reward_model=replace(sick, head=head.requires_grad_(requires_grad=False)))
-    judged, other = Request(HELLO, Sampling(8), rule="args"), Request(CAT, Sampling(8), W)
+    judged, other = Request(HELLO, Options(8, rule="args")), Request(CAT, Options(8), W)
     replies, logits = traced(models, [judged, other])
-    _, plain = traced(models, [replace(judged, rule="successor"), other])
+    _, plain = traced(models, [replace(judged, options=replace(judged.options, rule="successor")), other])
     assert (replies[0].guided, replies[0].reason) == (False, "non_finite_reward")
     assert replies[1].guided
     assert torch.equal(bits(logits), bits(plain))
@@ -158,7 +159,7 @@ def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit
     head = nn.Linear(sick.hidden_size, 3).requires_grad_(requires_grad=False)
     head.bias.fill_(math.nan)
     desk = Desk(kit.models(reward_model=replace(sick, head=head)), 2)
-    judged, stranger = Request(HELLO, Sampling(8), W, rule="args"), Request(CAT, Sampling(8))
+    judged, stranger = Request(HELLO, Options(8, rule="args"), W), Request(CAT, Options(8))
     assert [reply.reason for reply in desk.serve([judged, stranger])] == ["non_finite_reward", "no_answers"]
     assert leftovers(desk.engine) == []
     head.bias.zero_()  # it recovers
@@ -171,26 +172,26 @@ def test_a_tokenizer_may_know_ids_that_the_model_cannot_write(kit: Kit, tmp_path
     assert (short.num_tokens, short.num_logits) == (V, V - 1)
     models = kit.models(base=short, head=None, reward_model=reward_model(kit, 1, V - 1))
     requests = [
-        Request(HELLO, Sampling(8), regex="[0-9]{3}"),
-        Request(HELLO, Sampling(8), expert="whole"),
-        Request(HELLO, Sampling(8), expert="hotels"),
-        Request(HELLO, Sampling(8), rule="args"),
+        Request(HELLO, Options(8, regex="[0-9]{3}")),
+        Request(HELLO, Options(8, expert="whole")),
+        Request(HELLO, Options(8, expert="hotels")),
+        Request(HELLO, Options(8, rule="args")),
     ]
     replies = generate(models, requests)
     assert re.fullmatch("[0-9]{3}", replies[0].text)
     assert replies[3].guided
     for request, reply in zip(requests, replies, strict=True):
         assert reply.ids == reference.generate(models, request).ids
-    assert generate(models, [Request(HELLO, Sampling(8, logit_bias={V - 2: 100.0}))])[0].ids == (V - 2,) * 8
+    assert generate(models, [Request(HELLO, Options(8, logit_bias={V - 2: 100.0}))])[0].ids == (V - 2,) * 8
     with pytest.raises(InputError, match=f"a token id in logit_bias is {V - 1}, expected a whole number from 0 to"):
-        generate(models, [Request(HELLO, Sampling(8, logit_bias={V - 1: 5.0}))])
+        generate(models, [Request(HELLO, Options(8, logit_bias={V - 1: 5.0}))])
 
 
 def test_the_padded_tail_is_no_candidate(kit: Kit) -> None:
     """A reward model has no embedding for it, and where a regex leaves few tokens it would fill up the k best."""
     models = kit.models(base=load_causal(kit.folder / "padded", "cpu"), reward_model=reward_model(kit, 1), experts={})
-    requests = [Request(HELLO, Sampling(9), regex="[ab]{1,6}", rule="args"), Request(CAT, Sampling(9), rule="args")]
-    biased = [replace(r, sampling=replace(r.sampling, temperature=9.0, seed=s)) for s in range(3) for r in requests]
+    requests = [Request(HELLO, Options(9, regex="[ab]{1,6}", rule="args")), Request(CAT, Options(9, rule="args"))]
+    biased = [replace(r, options=replace(r.options, temperature=9.0, seed=s)) for s in range(3) for r in requests]
     for request, reply in zip(biased, generate(models, biased), strict=True):
         assert reply.guided
         assert reply.ids == reference.generate(models, request).ids
@@ -199,13 +200,13 @@ def test_the_padded_tail_is_no_candidate(kit: Kit) -> None:
 def test_bad_requests_are_refused(kit: Kit) -> None:
     """No reward model, another vocabulary, an unknown rule and weights of another size are named."""
     with pytest.raises(InputError, match="reward=PATH"):
-        generate(kit.models(), [Request(HELLO, rule="args")])
+        generate(kit.models(), [Request(HELLO, Options(rule="args"))])
     with pytest.raises(InputError, match="'magic' is unknown"):
-        generate(kit.models(), [Request(HELLO, rule="magic")])
+        generate(kit.models(), [Request(HELLO, Options(rule="magic"))])
     with pytest.raises(ProfileError, match="shape"):
         generate(
             kit.models(reward_model=reward_model(kit, 3)),
-            [Request(HELLO, guidance=Guidance(np.ones(2), 1.0), rule="args")],
+            [Request(HELLO, Options(rule="args"), Guidance(np.ones(2), 1.0))],
         )
     elsewhere = replace(reward_model(kit, 1), head=nn.Linear(32, 1, device="meta"))
     with pytest.raises(ModelError, match=r"is on meta, .* on cpu; expected one device"):
@@ -226,12 +227,12 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, 
 
     The successor head's β has no part in it.
     """
-    request = replace(MIXED_BAG[0], guidance=replace(W, user="ada", revision=1), sampling=Sampling(6))
+    request = replace(MIXED_BAG[0], options=Options(6), guidance=replace(W, user="ada", revision=1))
     for num_axes, reason in ((3, "forgotten"), (1, None)):
         models = replace(kit.models(reward_model=reward_model(kit, num_axes)), steering=replace(STEERING, beta=beta))
         desk = Desk(models, 1)
         if is_waiting:
-            desk.submit(Request(CAT, Sampling(3)))
+            desk.submit(Request(CAT, Options(3)))
         caller = desk.submit(request)
         desk.engine.step()
         desk.engine.forget("ada")
@@ -241,7 +242,7 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, 
 
 def test_a_row_does_not_depend_on_its_neighbours_here_either(models: Models) -> None:
     """Under ARGS too a needle keeps every bit, wherever it sits and whoever joins, leaves or has another rule."""
-    needles = [replace(MIXED_BAG[0], sampling=Sampling(5)), replace(MIXED_BAG[2], sampling=Sampling(5), messages=CAT)]
+    needles = [replace(MIXED_BAG[0], options=Options(5)), replace(MIXED_BAG[2], options=Options(5), messages=CAT)]
     found = haystack(models, needles, 8, 30)
     assert found.differing == 0
     assert found.neighbours >= 3
@@ -254,7 +255,7 @@ def test_a_row_does_not_depend_on_its_neighbours_here_either(models: Models) -> 
 
 def _asked_of(models: Models) -> tuple[Desk, list[Request], list[list[Tensor]]]:
     """A desk, requests under both rules and none, and the bits each of them gets alone."""
-    requests = [replace(MIXED_BAG[0], sampling=Sampling(6)), Request(CAT, Sampling(7), W), Request(HELLO, Sampling(5))]
+    requests = [replace(MIXED_BAG[0], options=Options(6)), Request(CAT, Options(7), W), Request(HELLO, Options(5))]
     alone = []
     for request in requests:
         desk = Desk(models, 4)

@@ -13,7 +13,8 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.decode.successor import SuccessorHead
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.serving import Desk, haystack
 from tests.decode.tiny_models import STEERING, talk
 
@@ -23,13 +24,13 @@ def test_the_bundled_models_plain_replies_are_generates() -> None:
     base = load_causal(TINY / "base", "cpu")
     models = Models(base, None, STEERING, {})
     prompts = talk("I need a hotel in Paris", "Book me a table for two", "What movies are on?", "Thanks, bye!")
-    replies = generate(models, [Request(messages, Sampling(32)) for messages in prompts])
+    replies = generate(models, [Request(messages, Options(32)) for messages in prompts])
     for messages, reply in zip(prompts, replies, strict=True):
         ids = torch.tensor([render(base.tokenizer, messages)])
         whole = base.model.generate(ids, do_sample=False, max_new_tokens=32)[0, ids.shape[1] :].tolist()
         assert reply.ids == tuple(i for i in whole if i not in base.ends)
         desk = Desk(models, 1, 256)
-        caller = desk.submit(Request(messages, Sampling(32)), is_streamed=True)
+        caller = desk.submit(Request(messages, Options(32)), is_streamed=True)
         desk.drain()
         assert caller.text == reply.text
         assert reply.text.strip()
@@ -48,7 +49,7 @@ def _needles(models: Models) -> list[Request]:
     assert models.head is not None, "see above"
     wish = Guidance(np.random.default_rng(0).normal(size=models.head.num_axes), 0.8)
     hotel, table = talk("I need a hotel in Paris", "Book me a table for two")
-    return [Request(hotel, Sampling(6, 0.8, 0.95, 3), wish, "hotels"), Request(table, Sampling(6), wish)]
+    return [Request(hotel, Options(6, 0.8, 0.95, 3, expert="hotels"), wish), Request(table, Options(6), wish)]
 
 
 @pytest.mark.parametrize(("num_slots", "trials"), [(8, 40), (32, 60)])

@@ -15,18 +15,19 @@ from personalign.decode.engine import Engine
 from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.errors import Overloaded
-from personalign.types import Guidance, Reply, Sampling
+from personalign.options import Options
+from personalign.types import Guidance, Reply
 from tests.decode.serving import Caller, Desk, leftovers, same_bits
 from tests.decode.tiny_models import STEERING, Kit, talk
 
 NUM_PEOPLE, NUM_SLOTS, NUM_EVENTS = 64, 8, 5000
 HELLO, CAT = talk("hello", "the cat sat")
 KINDS = [
-    Request(HELLO, Sampling(5)),
-    Request(HELLO, Sampling(4), expert="hotels"),
-    Request(HELLO, Sampling(5, 0.9, seed=3, frequency_penalty=0.5, logit_bias={40: 1.0})),
-    Request(CAT, Sampling(4), regex="[a-z ]{2,}"),
-    Request(CAT, Sampling(5)),
+    Request(HELLO, Options(5)),
+    Request(HELLO, Options(4, expert="hotels")),
+    Request(HELLO, Options(5, 0.9, seed=3, frequency_penalty=0.5, logit_bias={40: 1.0})),
+    Request(CAT, Options(4, regex="[a-z ]{2,}")),
+    Request(CAT, Options(5)),
 ]
 
 

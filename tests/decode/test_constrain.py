@@ -26,7 +26,8 @@ from personalign.decode.request import Request
 from personalign.decode.sample import uniforms
 from personalign.decode.slots import Slots
 from personalign.errors import ConstraintError, InputError, MissingExtra, ModelError
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk
 
 CPU = torch.device("cpu")
@@ -130,7 +131,7 @@ def _wanted(base: CausalModel, text: str) -> Logits:
 
 
 def _written(
-    causal: CausalModel, matcher: Matcher | None, logits: Logits, sampling: Sampling
+    causal: CausalModel, matcher: Matcher | None, logits: Logits, sampling: Options
 ) -> tuple[str, bool, list[int]]:
     """A reply by a plain loop, whether it ended by itself, and how many tokens were allowed at each step."""
     rows, ids, widths = constraint_rows(3, causal.num_logits), [], []
@@ -166,7 +167,7 @@ def test_the_bundled_model_keeps_to_a_schema(
     """Greedy or sampled, a reply that ends by itself is JSON that meets the schema; without the mask it isn't."""
     schema, is_meant = SCHEMAS[name]
     for seed, text in enumerate(["I need a hotel in Paris", "Book me a table for two"]):
-        sampling, logits = Sampling(60, temperature, seed=seed), _wanted(base, text)
+        sampling, logits = Options(60, temperature, seed=seed), _wanted(base, text)
         reply, has_ended, _ = _written(base, constrainer.compile(schema, None), logits, sampling)
         assert has_ended
         assert _parses(reply, is_meant), reply
@@ -180,7 +181,7 @@ def test_the_bundled_model_keeps_to_a_regex(
     base: CausalModel, constrainer: Constrainer, regex: str, temperature: float
 ) -> None:
     """Greedy or sampled, a reply that ends by itself matches as a whole; without the mask it doesn't."""
-    sampling, logits = Sampling(40, temperature, seed=1), _wanted(base, "I need a hotel in Paris")
+    sampling, logits = Options(40, temperature, seed=1), _wanted(base, "I need a hotel in Paris")
     reply, has_ended, _ = _written(base, constrainer.compile(None, regex), logits, sampling)
     assert has_ended
     assert re.fullmatch(regex, reply), reply
@@ -195,7 +196,7 @@ def test_random_logits_keep_to_it_too(base: CausalModel, constrainer: Constraine
     cases += [({"regex": regex}, None) for regex in REGEXES if regex]
     while num_steps < 1000:
         given, is_meant = cases[num_replies % len(cases)]
-        sampling = Sampling(60, 1.0, seed=num_replies)
+        sampling = Options(60, 1.0, seed=num_replies)
         matcher = constrainer.compile(given.get("schema"), given.get("regex"))
         reply, has_ended, widths = _written(base, matcher, _random(base.num_logits, num_replies), sampling)
         if has_ended:
@@ -250,19 +251,19 @@ def test_a_constraint_wins_over_reward_expert_and_bias(kit: Kit, weights: np.nda
     """In the reference what may not follow is no candidate, however much anybody wants it."""
     wish = Guidance(weights, 1.0, 100.0)
     for seed in range(3):
-        sampling = Sampling(12, 1.0, seed=seed, logit_bias={40: 100.0}, repetition_penalty=2.0)
-        request = Request(talk("hello")[0], sampling, wish, "whole", 1.0, regex="[ab]{3}")
+        sampling = Options(12, 1.0, seed=seed, logit_bias={40: 100.0}, repetition_penalty=2.0)
+        request = Request(talk("hello")[0], replace(sampling, expert="whole", alpha=1.0, regex="[ab]{3}"), wish)
         models = kit.models(head=random_head(1), steering=replace(STEERING, beta=5.0))
         reply = reference.generate(models, request)
         assert re.fullmatch("[ab]{3}", reply.text)
         assert reply.finish_reason == "stop"
-        free = reference.generate(models, replace(request, regex=None))
+        free = reference.generate(models, replace(request, options=replace(request.options, regex=None)))
         assert not re.fullmatch("[ab]{3}", free.text)  # control
 
 
 def test_a_reward_still_chooses_among_what_is_allowed(base: CausalModel, kit: Kit, weights: np.ndarray) -> None:
     """The short list is cut from the allowed tokens, so a wish can move a constrained reply."""
-    request = Request(talk("hello")[0], Sampling(8), Guidance(weights, 1.0, 20.0), regex="[a-z]{3}")
+    request = Request(talk("hello")[0], Options(8, regex="[a-z]{3}"), Guidance(weights, 1.0, 20.0))
     guided, effect = reference.steered(kit.models(), request, [])
     assert guided.isfinite().sum() == STEERING.num_candidates
     assert effect.kl > 0
@@ -274,7 +275,7 @@ def test_schemas_may_be_text_or_nested_mappings_and_choose_their_spaces(
     constrainer: Constrainer, base: CausalModel
 ) -> None:
     """A mapping, its JSON text and a read-only view mean the same; x-guidance in the schema may allow other spaces."""
-    logits, sampling = _random(base.num_logits, 0), Sampling(60, 1.0)
+    logits, sampling = _random(base.num_logits, 0), Options(60, 1.0, seed=0)
     replies = {
         _written(base, constrainer.compile(schema, None), _random(base.num_logits, 0), sampling)[0]
         for schema in (LIST, json.dumps(LIST), MappingProxyType(LIST))

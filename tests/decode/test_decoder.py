@@ -17,7 +17,8 @@ from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import BasisError, InputError, MessageError, ModelError, ProfileError
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.serving import Desk
 from tests.decode.tiny_models import STEERING, Kit, random_head, talk, traced
 
@@ -28,21 +29,13 @@ W = np.array([1.0, -2.0, 0.5])
 @pytest.mark.parametrize(
     ("request_", "error", "complaint"),
     [
-        (Request(HELLO, Sampling(temperature=-0.1)), InputError, "temperature is -0.1, expected a number from 0 to 10"),
-        (Request(HELLO, Sampling(temperature=math.nan)), InputError, "temperature is nan"),
-        (Request(HELLO, Sampling(top_p=0.0)), InputError, "pass temperature=0"),
-        (Request(HELLO, Sampling(top_p=1.1)), InputError, "top_p is 1.1"),
-        (Request(HELLO, Sampling(max_tokens=0)), InputError, "max_tokens is 0"),
-        (Request(HELLO, Sampling(seed=-1)), InputError, "seed is -1"),
-        (Request(HELLO, Sampling(max_tokens=250)), MessageError, "at most 6 fit"),
-        (Request([]), MessageError, "no messages"),
+        (Request(HELLO, Options(max_tokens=250)), MessageError, "at most 6 fit"),
+        (Request([]), MessageError, "found no messages"),
         (
-            Request(HELLO, expert="boats"),
+            Request(HELLO, Options(expert="boats")),
             InputError,
             r"no expert 'boats'; expected one of \['empty', 'hotels', 'whole'\]",
         ),
-        (Request(HELLO, expert="hotels", alpha=-1.0), InputError, "alpha is -1.0"),
-        (Request(HELLO, expert="hotels", alpha=math.inf), InputError, "alpha is inf"),
         (Request(HELLO, guidance=Guidance(W, 1.0, strength=-1.0)), InputError, "strength is -1.0"),
         (Request(HELLO, guidance=Guidance(W, math.nan)), InputError, "confidence is nan"),
         (Request(HELLO, guidance=Guidance(W[:2], 1.0)), ProfileError, r"shape \(2,\), expected \(3,\)"),
@@ -70,7 +63,7 @@ def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
         return torch.where((step.index == 2)[:, None], math.nan, logits)
 
     with pytest.raises(ModelError, match="NaN or Inf"):
-        generate(kit.models(), [Request(HELLO, Sampling(max_tokens=6))], [poison])
+        generate(kit.models(), [Request(HELLO, Options(max_tokens=6))], [poison])
 
 
 @pytest.mark.parametrize(
@@ -85,7 +78,7 @@ def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
 )
 def test_a_reply_says_whether_and_why_not_it_was_guided(kit: Kit, guidance, beta: float, why: str | None) -> None:
     """The reason is told, and an unguided reply has moved nothing."""
-    reply = generate(kit.models(steering=replace(STEERING, beta=beta)), [Request(HELLO, Sampling(8), guidance)])[0]
+    reply = generate(kit.models(steering=replace(STEERING, beta=beta)), [Request(HELLO, Options(8), guidance)])[0]
     assert (reply.guided, reply.reason) == (why is None, why)
     assert (reply.kl > 0) == (why is None)
 
@@ -100,7 +93,7 @@ def test_replies_end_at_their_own_limits(kit: Kit) -> None:
     def never_end(logits, step: Step):
         return logits.index_fill(-1, torch.tensor(kit.base.ends), -1e4)
 
-    requests = [Request(HELLO, Sampling(max_tokens=n)) for n in (2, 9, 6)]
+    requests = [Request(HELLO, Options(max_tokens=n)) for n in (2, 9, 6)]
     replies = generate(kit.models(), requests, [never_end, end_second])
     assert [len(r.ids) for r in replies] == [2, 3, 6]
     assert [r.finish_reason for r in replies] == ["length", "stop", "length"]
@@ -122,7 +115,7 @@ def test_a_callers_steer_runs_last_and_may_force_the_draw(kit: Kit) -> None:
         assert logits.isfinite().sum(-1).tolist() == [STEERING.num_candidates, 128]
         return torch.full_like(logits, -math.inf).scatter(-1, 40 + step.index[:, None], 0.0)
 
-    requests = [Request(HELLO, Sampling(4), Guidance(W, 1.0)), Request(HELLO, Sampling(4))]
+    requests = [Request(HELLO, Options(4), Guidance(W, 1.0)), Request(HELLO, Options(4))]
     assert [r.ids for r in generate(kit.models(), requests, [force])] == [(40, 41, 42, 43)] * 2
     assert seen == [([t, t], [0, 1], (2, 32)) for t in range(4)]
 
@@ -136,14 +129,14 @@ def test_the_hidden_state_is_the_output_layers_input(kit: Kit) -> None:
         seen.append(step.hidden)
         return logits
 
-    generate(kit.models(), [Request(HELLO, Sampling(3)), Request(talk("a")[0], Sampling(3))], [look])
+    generate(kit.models(), [Request(HELLO, Options(3)), Request(talk("a")[0], Options(3))], [look])
     assert seen
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_stream_is_the_reply_in_pieces(kit: Kit, seed: int) -> None:
     """Ids and texts of the pieces add up to those of the reply, which is what generate gives."""
-    request = Request(HELLO, Sampling(24, 1.5, 1.0, seed), Guidance(W, 0.8), "hotels")
+    request = Request(HELLO, Options(24, 1.5, 1.0, seed, expert="hotels"), Guidance(W, 0.8))
     desk = Desk(kit.models(), 1)
     caller = desk.submit(request, is_streamed=True)
     desk.drain()
@@ -155,7 +148,7 @@ def test_a_stream_is_the_reply_in_pieces(kit: Kit, seed: int) -> None:
 def test_one_seed_is_not_one_quantile_for_everybody(kit: Kit) -> None:
     """With one seed the first tokens of many prompts are drawn all over their distributions, repeatably."""
     models, quantiles = kit.models(), []
-    requests = [Request(talk(f"{i} cats")[0], Sampling(1, 1.0, seed=0)) for i in range(40)]
+    requests = [Request(talk(f"{i} cats")[0], Options(1, 1.0, seed=0)) for i in range(40)]
     replies = generate(models, requests)
     for request, reply in zip(requests, replies, strict=True):
         p = reference.steered(models, request, [])[0].softmax(-1)
@@ -164,29 +157,29 @@ def test_one_seed_is_not_one_quantile_for_everybody(kit: Kit) -> None:
     assert np.percentile(quantiles, [10, 50, 90]) == pytest.approx([0.1, 0.5, 0.9], abs=0.2)
     assert [reply.ids for reply in generate(models, requests)] == [reply.ids for reply in replies]
     assert {reply.seed for reply in replies} == {0}
-    assert generate(models, [Request(HELLO, Sampling(1, seed=3))])[0].seed is None  # nothing is drawn
+    assert generate(models, [Request(HELLO, Options(1, seed=3))])[0].seed is None  # nothing is drawn
 
 
 def test_the_same_seed_writes_the_same_reply(kit: Kit) -> None:
     """A draw can be repeated, and another seed gives another one."""
     models = kit.models()
-    replies = [generate(models, [Request(HELLO, Sampling(16, 1.0, 1.0, seed))])[0].ids for seed in (3, 3, 4)]
+    replies = [generate(models, [Request(HELLO, Options(16, 1.0, 1.0, seed))])[0].ids for seed in (3, 3, 4)]
     assert replies[0] == replies[1] != replies[2]
 
 
 def test_a_decoder_can_be_given_another_head_or_steering(kit: Kit) -> None:
     """Calibration tries steerings, training tries heads, on the same models."""
-    models, request = kit.models(), Request(HELLO, Sampling(12), Guidance(W, 1.0))
+    models, request = kit.models(), Request(HELLO, Options(12), Guidance(W, 1.0))
     assert generate(replace(models, steering=replace(STEERING, beta=0.0)), [request])[0].kl == 0
     assert generate(replace(models, head=random_head(1)), [request])[0].kl != generate(models, [request])[0].kl
 
 
 def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
     """Experts come before the reward: the candidates are the top K of base and expert together, not of base."""
-    request = Request(HELLO, Sampling(4), None, "whole", 1.0)
+    request = Request(HELLO, Options(4, expert="whole", alpha=1.0))
     _, mixed = traced(kit.models(), [request])
     _, guided = traced(kit.models(), [replace(request, guidance=Guidance(W, 1.0))])
-    _, base = traced(kit.models(), [Request(HELLO, Sampling(4))])
+    _, base = traced(kit.models(), [Request(HELLO, Options(4))])
     candidates = set(guided[0, 0].isfinite().nonzero().flatten().tolist())
     assert candidates == set(mixed[0, 0].index_fill(0, torch.tensor([1]), -math.inf).topk(10).indices.tolist())
     assert candidates != set(base[0, 0].topk(10).indices.tolist())
@@ -195,9 +188,9 @@ def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
 def test_an_expert_has_its_own_weight(kit: Kit) -> None:
     """alpha=None means the one in expert.json."""
     models = kit.models()
-    _, own = traced(models, [Request(HELLO, Sampling(3), None, "hotels")])
-    _, said = traced(models, [Request(HELLO, Sampling(3), None, "hotels", 0.5)])
-    _, more = traced(models, [Request(HELLO, Sampling(3), None, "hotels", 1.0)])
+    _, own = traced(models, [Request(HELLO, Options(3, expert="hotels"))])
+    _, said = traced(models, [Request(HELLO, Options(3, expert="hotels", alpha=0.5))])
+    _, more = traced(models, [Request(HELLO, Options(3, expert="hotels", alpha=1.0))])
     assert torch.equal(own, said)
     assert not torch.equal(own[0], more[0])
 
@@ -207,9 +200,9 @@ def test_a_reply_steers_by_the_tokens_that_end_it(kit: Kit) -> None:
     endless = replace(kit.base)
     endless.__dict__["ends"] = ()
     models = Models(endless, kit.head, STEERING, {})
-    (reply,) = generate(models, [Request(HELLO, Sampling(5), Guidance(W, 1.0))])
+    (reply,) = generate(models, [Request(HELLO, Options(5), Guidance(W, 1.0))])
     assert (reply.finish_reason, reply.end) == ("length", None)
-    (ended,) = generate(kit.models(), [Request(HELLO, Sampling(5, logit_bias={1: 100.0}))])
+    (ended,) = generate(kit.models(), [Request(HELLO, Options(5, logit_bias={1: 100.0}))])
     assert (ended.finish_reason, ended.end) == ("stop", 1)
 
 
@@ -217,7 +210,7 @@ def test_threads_may_share_a_decoder(kit: Kit) -> None:
     """Replies written at the same time are those written one after the other: a pass's hooks see that pass only."""
     models = kit.models()
     words = talk("hello", "the cat", "7", "what?") * 3
-    requests = [Request(messages, Sampling(10), Guidance(W, 0.8), "hotels") for messages in words]
+    requests = [Request(messages, Options(10, expert="hotels"), Guidance(W, 0.8)) for messages in words]
     alone = [generate(models, [request])[0].ids for request in requests]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda request: generate(models, [request])[0].ids, requests))
@@ -232,7 +225,7 @@ def test_a_gpu_has_the_same_model_and_obeys_the_same_bound(kit: Kit) -> None:
     assert base.fingerprints == kit.base.fingerprints
     experts = load_experts([kit.folder / "hotels"], load_causal(kit.folder / "small", "cuda"))
     models = Models(base, SuccessorHead.from_arrays(kit.head.to_arrays()), STEERING, experts)
-    requests = [Request(HELLO, Sampling(8, 1.0), Guidance(W, 0.8), "hotels"), Request(HELLO, Sampling(8))]
+    requests = [Request(HELLO, Options(8, 1.0, seed=0, expert="hotels"), Guidance(W, 0.8)), Request(HELLO, Options(8))]
     guided, plain = generate(models, requests)
     assert guided.guided
     assert 0 < guided.tilt_kl <= STEERING.clip**2 / 8 + 1e-6

@@ -21,7 +21,8 @@ from personalign.decode.request import Piece, Request
 from personalign.decode.scheduler import Scheduler
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, Overloaded
-from personalign.types import Guidance, Reply, Sampling
+from personalign.options import Options
+from personalign.types import Guidance, Reply
 from tests.decode.serving import Caller, Desk, haystack, leftovers, same_bits, stranger
 from tests.decode.tiny_models import Kit, talk
 
@@ -59,9 +60,9 @@ def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest
     for module in (engine_module, lane_module):
         monkeypatch.setattr(module, "CHUNK", 16)
     desk = Desk(kit.models(), 8, 256, steers=[endless(kit)])
-    writes = desk.submit(Request(HELLO, Sampling(90), GUIDED), is_streamed=True)
+    writes = desk.submit(Request(HELLO, Options(90), GUIDED), is_streamed=True)
     desk.engine.step()
-    long = [Request(LONG, Sampling(4), GUIDED), Request(LONG, Sampling(4), None, "whole"), Request(LONG, Sampling(4))]
+    long = [Request(LONG, Options(4), GUIDED), Request(LONG, Options(4, expert="whole")), Request(LONG, Options(4))]
     callers = [desk.submit(request) for request in long * 2]
     small = kit.experts["whole"]
     with reading(kit.base) as base, reading(small.anti) as anti, reading(small.tuned) as tuned:
@@ -86,11 +87,11 @@ def test_a_newcomer_waits_for_no_queue_of_long_prompts(kit: Kit, monkeypatch: py
         monkeypatch.setattr(module, "CHUNK", 4)
     desk = Desk(kit.models(), 8, 256, steers=[endless(kit)])
     for _ in range(7):
-        desk.submit(Request(LONG, Sampling(4)))
+        desk.submit(Request(LONG, Options(4)))
     with reading(kit.base) as read:
         desk.engine.step()
         assert sum(read) <= (engine_module.IDLE_CHUNKS + 1) * 4 < 7 * len(LONG[0]["content"]) / 2
-    newcomer = desk.submit(Request(talk("a")[0], Sampling(4)), is_streamed=True)
+    newcomer = desk.submit(Request(talk("a")[0], Options(4)), is_streamed=True)
     num_steps = 0
     while not newcomer.pieces:
         desk.engine.step()
@@ -106,8 +107,8 @@ def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, mon
     for module in (engine_module, lane_module):
         monkeypatch.setattr(module, "CHUNK", 8)
     needles = [
-        Request(talk("Q" * 30)[0], Sampling(6, 0.8, seed=3, repetition_penalty=1.2), GUIDED, "hotels"),
-        Request(talk("Z" * 20)[0], Sampling(6), GUIDED, "whole"),
+        Request(talk("Q" * 30)[0], Options(6, 0.8, seed=3, repetition_penalty=1.2, expert="hotels"), GUIDED),
+        Request(talk("Z" * 20)[0], Options(6, expert="whole"), GUIDED),
     ]
     assert haystack(kit.models(), needles, 8, 40).differing == 0
 
@@ -115,8 +116,8 @@ def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, mon
 def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:
     """Waiting, being read or being written: nothing more comes, and its slot is another's."""
     desk = Desk(kit.models(), 2, 128, steers=[endless(kit)])
-    running, other = (desk.submit(Request(HELLO, Sampling(50), GUIDED), is_streamed=True) for _ in range(2))
-    waiting, next_one = desk.submit(Request(CAT, Sampling(3))), desk.submit(Request(CAT, Sampling(3)))
+    running, other = (desk.submit(Request(HELLO, Options(50), GUIDED), is_streamed=True) for _ in range(2))
+    waiting, next_one = desk.submit(Request(CAT, Options(3))), desk.submit(Request(CAT, Options(3)))
     for _ in range(3):
         desk.engine.step()
     running.cancel()
@@ -138,9 +139,9 @@ def test_a_cancelled_prompt_is_not_read_to_its_end(kit: Kit, monkeypatch: pytest
     for module in (engine_module, lane_module):
         monkeypatch.setattr(module, "CHUNK", 8)
     desk = Desk(kit.models(), 2, 256, steers=[endless(kit)])
-    desk.submit(Request(HELLO, Sampling(20)))
+    desk.submit(Request(HELLO, Options(20)))
     desk.engine.step()
-    caller = desk.submit(Request(LONG, Sampling(4), None, "hotels"))
+    caller = desk.submit(Request(LONG, Options(4, expert="hotels")))
     with reading(kit.base) as read:
         desk.engine.step()
         caller.cancel()
@@ -152,7 +153,7 @@ def test_a_cancelled_prompt_is_not_read_to_its_end(kit: Kit, monkeypatch: pytest
 def test_no_more_wait_than_may(kit: Kit) -> None:
     """One too many is told so at once, before anything is computed, and the others are served."""
     desk = Desk(kit.models(), 1, max_waiting=2)
-    callers = [desk.submit(Request(HELLO, Sampling(2))) for _ in range(4)]
+    callers = [desk.submit(Request(HELLO, Options(2))) for _ in range(4)]
     assert [type(caller.outcome) for caller in callers] == [type(None), type(None), Overloaded, Overloaded]
     desk.drain()
     assert all(caller.generated for caller in callers[:2])
@@ -163,21 +164,21 @@ def test_what_does_not_fit_into_a_slot_is_refused_before_any_token(kit: Kit) -> 
     length = len(render(kit.base.tokenizer, HELLO)) + 8
     desk = Desk(kit.models(), 1, length)
     with reading(kit.base) as read:
-        plain, stacked = (desk.submit(Request(HELLO, Sampling(n), expert=e)) for n, e in ((9, None), (8, "hotels")))
+        plain, stacked = (desk.submit(Request(HELLO, Options(n, expert=e))) for n, e in ((9, None), (8, "hotels")))
         desk.drain()
     assert read == []
     for caller in (plain, stacked):
         assert isinstance(caller.outcome, MessageError)
         assert f"a slot holds {length}; shorten the conversation" in str(caller.outcome)
-    assert desk.serve([Request(HELLO, Sampling(8))])[0].finish_reason in ("length", "stop")
+    assert desk.serve([Request(HELLO, Options(8))])[0].finish_reason in ("length", "stop")
 
 
 def test_a_reply_may_fill_its_slot_to_the_last_position(kit: Kit) -> None:
     """A slot's length is prompt and reply to the token, and the next reply isn't hurt."""
-    request = Request(HELLO, Sampling(128 - len(render(kit.base.tokenizer, HELLO))), GUIDED)
+    request = Request(HELLO, Options(128 - len(render(kit.base.tokenizer, HELLO))), GUIDED)
     desk = Desk(kit.models(), 2, 128, steers=[endless(kit)])
-    replies = desk.serve([request, Request(CAT, Sampling(5)), request])
-    assert [len(reply.ids) for reply in replies] == [request.sampling.max_tokens, 5, request.sampling.max_tokens]
+    replies = desk.serve([request, Request(CAT, Options(5)), request])
+    assert [len(reply.ids) for reply in replies] == [request.options.max_tokens, 5, request.options.max_tokens]
     assert replies[0].ids == replies[2].ids
 
 
@@ -195,8 +196,8 @@ def _num_changed_by_moves(kit: Kit, trials: int, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Scheduler, "moves", eager)
     needles = [
-        Request(talk("12X45")[0], Sampling(8, 0.8, 0.95, 3, frequency_penalty=0.5), GUIDED, "hotels"),
-        Request(CAT, Sampling(8, 0.9, seed=4), Guidance(W, 0.8, 2.0, user="ada"), "whole", regex="[a-z ]{3,}"),
+        Request(talk("12X45")[0], Options(8, 0.8, 0.95, 3, frequency_penalty=0.5, expert="hotels"), GUIDED),
+        Request(CAT, Options(8, 0.9, seed=4, expert="whole", regex="[a-z ]{3,}"), Guidance(W, 0.8, 2.0, user="ada")),
     ]
     found = haystack(kit.models(), needles, 8, trials)
     assert len(moves) > trials
@@ -221,9 +222,9 @@ def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
         raise RuntimeError("event loop is closed")
 
     desk = Desk(kit.models(), 3)
-    request = Request(HELLO, Sampling(8), GUIDED)
+    request = Request(HELLO, Options(8), GUIDED)
     desk.engine.submit([admit(desk.models, request, 1000, closed, is_streamed=True)])
-    desk.engine.submit([admit(desk.models, Request(HELLO, Sampling(3)), 1001, closed)])
+    desk.engine.submit([admit(desk.models, Request(HELLO, Options(3)), 1001, closed)])
     caller = desk.submit(request, is_watched=True)
     desk.drain()
     alone = Desk(kit.models(), 3)
@@ -240,9 +241,9 @@ def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
     rng = random.Random(3)
     desk = Desk(kit.models(), 32, max_waiting=500, buckets=(1, 2, 4, 8, 16))
     needles = [
-        Request(CAT, Sampling(12), Guidance(W, 0.8, 2.0, user="ada")),
-        Request(HELLO, Sampling(12), GUIDED, "hotels"),
-        Request(talk("what?")[0], Sampling(12)),
+        Request(CAT, Options(12), Guidance(W, 0.8, 2.0, user="ada")),
+        Request(HELLO, Options(12, expert="hotels"), GUIDED),
+        Request(talk("what?")[0], Options(12)),
     ]
     alone = [Desk(kit.models(), 1) for _ in needles]
     expected = [a.serve([needle])[0].ids for a, needle in zip(alone, needles, strict=True)]
@@ -278,13 +279,13 @@ def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
 
 def test_a_stop_string_ends_a_reply_and_is_never_shown(kit: Kit) -> None:
     """Wherever it begins and however many tokens it takes: the stream shows what comes before it, and nothing of it."""
-    desk, request = Desk(kit.models(), 4, 128, steers=[endless(kit)]), Request(HELLO, Sampling(40, 1.2, seed=1))
+    desk, request = Desk(kit.models(), 4, 128, steers=[endless(kit)]), Request(HELLO, Options(40, 1.2, seed=1))
     (whole,) = desk.serve([request])
     num_across = 0
     for start in range(1, 25, 2):
         for length in (1, 5):
             stop = whole.text[start : start + length]
-            sampling = Sampling(40, 1.2, seed=1, stop=("never written", stop))
+            sampling = Options(40, 1.2, seed=1, stop=("never written", stop))
             caller = desk.submit(Request(HELLO, sampling), is_streamed=True)
             shown = []
             while caller.outcome is None:
@@ -300,9 +301,9 @@ def test_a_stop_string_ends_a_reply_and_is_never_shown(kit: Kit) -> None:
 
 def test_a_stop_string_that_is_only_begun_is_shown_in_the_end(kit: Kit) -> None:
     """What was held back because a stop might begin there comes with the last piece."""
-    desk, request = Desk(kit.models(), 1, steers=[endless(kit)]), Request(HELLO, Sampling(9, 1.2, seed=1))
+    desk, request = Desk(kit.models(), 1, steers=[endless(kit)]), Request(HELLO, Options(9, 1.2, seed=1))
     (whole,) = desk.serve([request])
-    sampling = Sampling(9, 1.2, seed=1, stop=(whole.text[-2:] + "never",))
+    sampling = Options(9, 1.2, seed=1, stop=(whole.text[-2:] + "never",))
     caller = desk.submit(Request(HELLO, sampling), is_streamed=True)
     desk.drain()
     assert (caller.generated.text, caller.generated.finish_reason) == (whole.text, "length")
@@ -313,14 +314,14 @@ def test_log_probabilities_are_those_of_what_was_drawn_from(kit: Kit) -> None:
     """Of every token the natural logarithm under the steered logits, and the n likeliest, for whoever asks only."""
     desk = Desk(kit.models(), 3)
     asks = [
-        Request(HELLO, Sampling(7, 1.1, 0.8, 2, logprobs=3), GUIDED, "hotels"),
-        Request(CAT, Sampling(5, logprobs=1)),
-        Request(CAT, Sampling(5), GUIDED),
+        Request(HELLO, Options(7, 1.1, 0.8, 2, logprobs=3, expert="hotels"), GUIDED),
+        Request(CAT, Options(5, logprobs=1)),
+        Request(CAT, Options(5), GUIDED),
     ]
     replies = desk.serve(asks)
     assert replies[2].logprobs == ()
     for number, reply in enumerate(replies[:2]):
-        n = asks[number].sampling.logprobs
+        n = asks[number].options.logprobs
         assert len(reply.logprobs) == len(desk.traces[number])
         for told, trace, token in zip(reply.logprobs, desk.traces[number], [*reply.ids, 1], strict=False):
             log_p = trace.view(torch.float32).log_softmax(-1)
@@ -334,7 +335,7 @@ def test_log_probabilities_are_those_of_what_was_drawn_from(kit: Kit) -> None:
 def test_what_cannot_be_drawn_has_no_log_probability(kit: Kit) -> None:
     """A guided reply tells of its short list alone, in numbers that JSON can carry; a plain one of all it is asked."""
     models = kit.models()
-    guided, plain = Desk(models, 2).serve([Request(HELLO, Sampling(7, logprobs=20), g) for g in (GUIDED, None)])
+    guided, plain = Desk(models, 2).serve([Request(HELLO, Options(7, logprobs=20), g) for g in (GUIDED, None)])
     assert {len(told.top) for told in guided.logprobs} == {min(models.steering.num_candidates, 20)} != {20}
     assert {len(told.top) for told in plain.logprobs} == {20}
     assert all(value > -math.inf for told in guided.logprobs for _, value in told.top)
@@ -346,7 +347,7 @@ def test_the_end_has_a_log_probability_too(kit: Kit) -> None:
     def end_third(logits: Tensor, step: Step) -> Tensor:
         return torch.where((step.index == 2)[:, None], logits.index_fill(-1, torch.tensor(kit.base.ends), 1e4), logits)
 
-    (reply,) = Desk(kit.models(), 1, steers=[end_third]).serve([Request(HELLO, Sampling(9, logprobs=1))])
+    (reply,) = Desk(kit.models(), 1, steers=[end_third]).serve([Request(HELLO, Options(9, logprobs=1))])
     assert len(reply.ids) == 2
     assert [told.id for told in reply.logprobs] == [*reply.ids, *kit.base.ends]
 
@@ -354,7 +355,7 @@ def test_the_end_has_a_log_probability_too(kit: Kit) -> None:
 def test_a_seed_repeats_a_draw_whoever_is_there(kit: Kit) -> None:
     """The same seed is the same reply at another time and place of one engine; another seed is another one."""
     desk = Desk(kit.models(), 4)
-    draws = [Request(HELLO, Sampling(10, 1.0, seed=seed), GUIDED) for seed in (7, 8, 7, 7)]
+    draws = [Request(HELLO, Options(10, 1.0, seed=seed), GUIDED) for seed in (7, 8, 7, 7)]
     together = [reply.ids for reply in desk.serve(draws)]
     assert together[0] == together[2] == together[3] != together[1]
     assert desk.serve(draws[1:2])[0].ids == together[1]
@@ -363,6 +364,6 @@ def test_a_seed_repeats_a_draw_whoever_is_there(kit: Kit) -> None:
 def test_every_reply_has_its_own_limit(kit: Kit) -> None:
     """And leaves when it has reached it, while the others go on."""
     desk = Desk(kit.models(), 4, steers=[endless(kit)])
-    replies = desk.serve([Request(HELLO, Sampling(n)) for n in (1, 7, 3, 12, 2)])
+    replies = desk.serve([Request(HELLO, Options(n)) for n in (1, 7, 3, 12, 2)])
     assert [len(reply.ids) for reply in replies] == [1, 7, 3, 12, 2]
     assert {reply.finish_reason for reply in replies} == {"length"}

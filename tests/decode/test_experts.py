@@ -16,7 +16,8 @@ from personalign.decode.load import load_causal
 from personalign.decode.mix import mix
 from personalign.decode.request import Request
 from personalign.errors import MessageError, ModelError
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.serving import Caller, Desk
 from tests.decode.tiny_models import Kit, bits, network, save_adapter, saved, talk, tokenizer
 
@@ -105,18 +106,18 @@ def test_a_prompt_has_to_fit_into_both_models(kit: Kit) -> None:
     whole.tuned.model.config.max_position_embeddings = 40
     assert whole.context == 40
     models, short, long = kit.models(experts={"whole": whole}), *talk("hello", "Q" * 30)
-    generate(models, [Request(short, Sampling(4), expert="whole")])
+    generate(models, [Request(short, Options(4, expert="whole"))])
     with pytest.raises(MessageError, match="at most 36 fit"):
-        generate(models, [Request(long, Sampling(4), expert="whole")])
+        generate(models, [Request(long, Options(4, expert="whole"))])
 
 
 def test_what_others_write_is_not_read_by_an_expert(kit: Kit) -> None:
     """Its lanes run over their rows, too, but a token of base's padded tail is none that a small model has."""
     models = kit.models(base=load_causal(kit.folder / "padded", "cpu"))
     known = dict.fromkeys(range(kit.base.num_tokens), -100.0)
-    stacked, other = Request(talk("hello")[0], Sampling(6), expert="hotels"), Request(talk("the cat")[0], Sampling(6))
+    stacked, other = Request(talk("hello")[0], Options(6, expert="hotels")), Request(talk("the cat")[0], Options(6))
     alone, _ = generate(models, [stacked, other])
-    beside, foreign = generate(models, [stacked, replace(other, sampling=Sampling(6, logit_bias=known))])
+    beside, foreign = generate(models, [stacked, replace(other, options=Options(6, logit_bias=known))])
     assert max(foreign.ids) >= kit.base.num_tokens
     assert beside.ids == alone.ids
 
@@ -158,7 +159,7 @@ def test_an_adapter_of_another_size_or_kind_is_refused(kit: Kit, tmp_path) -> No
 
 W = np.array([1.0, -2.0, 0.5])
 HELLO, CAT = talk("hello", "the cat")
-PLAIN, HOTELS = Request(HELLO, Sampling(12), Guidance(W, 0.8)), Request(CAT, Sampling(12), None, "hotels")
+PLAIN, HOTELS = Request(HELLO, Options(12), Guidance(W, 0.8)), Request(CAT, Options(12, expert="hotels"))
 
 
 def _serving(kit: Kit, *names: str) -> Desk:

@@ -20,7 +20,8 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.errors import ConstraintError, EngineError, ModelError, PersonalignError
-from personalign.types import Guidance, Reply, Sampling
+from personalign.options import Options
+from personalign.types import Guidance, Reply
 from tests.decode.serving import Caller, Desk, leftovers, same_bits
 from tests.decode.tiny_models import Kit, talk
 
@@ -30,9 +31,9 @@ HELLO, CAT, LONG = talk("hello", "the cat", "日" + "Q" * 40)
 SLOTS = 4
 NAN_POSITION = 35  # GPT-2's, see poisoned()
 HEALTHY = [
-    Request(HELLO, Sampling(9)),
-    Request(CAT, Sampling(8, 0.9, seed=2), regex="[a-z ]{5,}"),
-    Request(HELLO, Sampling(10), None, "empty"),
+    Request(HELLO, Options(9)),
+    Request(CAT, Options(8, 0.9, seed=2, regex="[a-z ]{5,}")),
+    Request(HELLO, Options(10, expert="empty")),
 ]
 
 
@@ -76,21 +77,21 @@ class Illness:
 
 
 def nan_from_the_model(kit: Kit) -> Illness:
-    return Illness(poisoned(kit), Request(LONG, Sampling(6)), ModelError, "gave logits that hold NaN or Inf")
+    return Illness(poisoned(kit), Request(LONG, Options(6)), ModelError, "gave logits that hold NaN or Inf")
 
 
 def nan_from_a_steer(kit: Kit) -> Illness:
     def poison(logits: Tensor, step: Step) -> Tensor:
         return torch.where(((step.request == 0) & (step.index == 2))[:, None], math.nan, logits)
 
-    return Illness(kit.models(), Request(CAT, Sampling(6), GUIDED), ModelError, "NaN or Inf", steers=(poison,))
+    return Illness(kit.models(), Request(CAT, Options(6), GUIDED), ModelError, "NaN or Inf", steers=(poison,))
 
 
 def inf_from_a_steer(kit: Kit) -> Illness:
     def poison(logits: Tensor, step: Step) -> Tensor:
         return torch.where(((step.request == 0) & (step.index == 2))[:, None], math.inf, logits)
 
-    request = Request(CAT, Sampling(6, 0.9), GUIDED, "hotels")
+    request = Request(CAT, Options(6, 0.9, seed=0, expert="hotels"), GUIDED)
     return Illness(kit.models(), request, ModelError, "NaN or Inf", steers=(poison,))
 
 
@@ -101,7 +102,7 @@ def nan_from_an_expert(kit: Kit) -> Illness:
         for name, value in adapted.named_parameters():
             if "lora_B.hotels" in name:
                 value.fill_(math.nan)
-    request = Request(CAT, Sampling(6), GUIDED, "hotels")
+    request = Request(CAT, Options(6, expert="hotels"), GUIDED)
     told = "with the expert 'hotels' on it gave logits that hold NaN or Inf"
     return Illness(kit.models(experts=experts), request, ModelError, told)
 
@@ -109,7 +110,7 @@ def nan_from_an_expert(kit: Kit) -> Illness:
 def an_experts_lane_raises(kit: Kit) -> Illness:
     whole = load_expert(kit.folder / "whole", load_causal(kit.folder / "small", "cpu"))
     models = kit.models(experts=kit.experts | {"whole": whole})
-    request, calls = Request(CAT, Sampling(6), GUIDED, "whole"), []
+    request, calls = Request(CAT, Options(6, expert="whole"), GUIDED), []
 
     def third(_ids: Tensor) -> bool:
         calls.append(1)
@@ -124,13 +125,13 @@ def an_experts_lane_raises(kit: Kit) -> Illness:
 def the_head_raises(kit: Kit) -> Illness:
     models = kit.models()
     return Illness(
-        models, Request(CAT, Sampling(6), GUIDED), EngineError, "RuntimeError: out of memory",
+        models, Request(CAT, Options(6), GUIDED), EngineError, "RuntimeError: out of memory",
         lambda: failing(models.head.body),
     )  # fmt: skip
 
 
 def reading_the_prompt_raises(kit: Kit) -> Illness:
-    models, long = kit.models(), Request(LONG, Sampling(6), GUIDED, "hotels")
+    models, long = kit.models(), Request(LONG, Options(6, expert="hotels"), GUIDED)
     return Illness(
         models, long, EngineError, "RuntimeError: out of memory",
         lambda: failing(models.base.model, lambda ids: ids.shape[1] > 40),
@@ -141,7 +142,7 @@ def reading_the_experts_prompt_raises(kit: Kit) -> Illness:
     whole = load_expert(kit.folder / "whole", load_causal(kit.folder / "small", "cpu"))
     models = kit.models(experts=kit.experts | {"whole": whole})
     return Illness(
-        models, Request(LONG, Sampling(6), GUIDED, "whole"), EngineError, "RuntimeError: out of memory",
+        models, Request(LONG, Options(6, expert="whole"), GUIDED), EngineError, "RuntimeError: out of memory",
         lambda: failing(whole.anti.model, lambda ids: ids.shape[1] > 40),
     )  # fmt: skip
 
@@ -151,7 +152,7 @@ def a_dead_end(kit: Kit) -> Illness:
         here = (step.request == 0) & (step.index == 1)
         return torch.where(here[:, None], logits.index_fill(-1, torch.tensor(40), 1e4), logits)
 
-    request = Request(CAT, Sampling(6), GUIDED, regex="(yes|no){3}")
+    request = Request(CAT, Options(6, regex="(yes|no){3}"), GUIDED)
     return Illness(kit.models(), request, ConstraintError, "allows no token", steers=(force,))
 
 
@@ -192,7 +193,9 @@ def test_one_replys_failure_is_nobody_elses(kit: Kit, fall_ill: Callable[[Kit], 
     assert illness.told in str(ill.outcome)
     after = [desk.submit(request, is_watched=True) for request in [replace(illness.request, messages=CAT), *HEALTHY]]
     desk.drain()
-    sick = illness.error is ModelError and illness.request.expert is not None  # whoever uses that expert stays ill
+    sick = (
+        illness.error is ModelError and illness.request.options.expert is not None
+    )  # whoever uses that expert stays ill
     assert all(_is_as_alone(desk, caller) for caller in [*others, *after[sick:]])
     assert leftovers(desk.engine) == []
 
@@ -201,7 +204,7 @@ def _served_in_ill_slots(kit: Kit, leave: Callable[[Desk, Caller], None]) -> lis
     """Whether replies are as if alone in the slots where one lay whose keys and values were NaN, and left like that."""
     desk = Desk(poisoned(kit), SLOTS)
     before = [desk.submit(request) for request in HEALTHY[:2]]
-    ill = desk.submit(Request(LONG, Sampling(20)))
+    ill = desk.submit(Request(LONG, Options(20)))
     while len(desk.trace(ill)) < 3:
         desk._watched.add(ill.seq.number)
         desk.engine.step()

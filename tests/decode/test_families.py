@@ -14,7 +14,8 @@ from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.errors import ModelError
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.serving import Desk
 from tests.decode.tiny_models import STEERING, V, random_head, saved, talk, tokenizer
 
@@ -109,8 +110,8 @@ def test_a_family_is_served_as_it_writes_itself(base: CausalModel, monkeypatch: 
     """In one ragged batch plain greedy replies are generate's, token for token, and steered ones the reference's."""
     monkeypatch.setattr(lane, "CHUNK", 16)  # long prompts are read in pieces
     models = Models(base, random_head(hidden=base.hidden_size), STEERING, {})
-    plain = [Request(messages, Sampling(20)) for messages in TALKS]
-    steered = [Request(messages, Sampling(16), WISH) for messages in TALKS]
+    plain = [Request(messages, Options(20)) for messages in TALKS]
+    steered = [Request(messages, Options(16), WISH) for messages in TALKS]
     replies = Desk(models, 6, 128).serve([*plain, *steered])
     for request, reply in zip(plain, replies[:3], strict=True):
         ids = torch.tensor([render(base.tokenizer, request.messages)])
@@ -129,7 +130,7 @@ def test_the_window_is_felt(name: str, tmp_path: Path) -> None:
     """Control: a window that isn't kept to gives another text, so the texts above reach beyond it."""
     folder = made(SERVED[name], tmp_path)
     base = load_causal(folder, "cpu")
-    request = Request(TALKS[2], Sampling(20))
+    request = Request(TALKS[2], Options(20))
     (narrow,) = Desk(Models(base, None, STEERING, {}), 1, 128).serve([request])
     base.model.config.sliding_window = 200
     (wide,) = Desk(Models(base, None, STEERING, {}), 1, 128).serve([request])
@@ -141,11 +142,11 @@ def test_capped_logits_are_what_is_steered(tmp_path: Path) -> None:
     base = load_causal(made(SERVED["Gemma 2"], tmp_path), "cpu")
     base.model.config.final_logit_softcapping = 0.5
     desk = Desk(Models(base, None, STEERING, {}), 1, 128)
-    desk.serve([Request(TALKS[0], Sampling(3))])
+    desk.serve([Request(TALKS[0], Options(3))])
     assert all(trace.view(torch.float32).abs().max() <= 0.5 for trace in desk.traces[0])
     base.model.config.final_logit_softcapping = None
     uncapped = Desk(Models(base, None, STEERING, {}), 1, 128)
-    uncapped.serve([Request(TALKS[0], Sampling(3))])
+    uncapped.serve([Request(TALKS[0], Options(3))])
     assert uncapped.traces[0][0].view(torch.float32).abs().max() > 0.5  # control
 
 

@@ -24,7 +24,8 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.decode.successor import SuccessorHead
-from personalign.types import Guidance, Reply, Sampling, Steering
+from personalign.options import Options
+from personalign.types import Guidance, Reply, Steering
 from tests.decode.serving import haystack
 from tests.decode.tiny_models import STEERING, Kit, bits, random_head, talk, traced
 
@@ -37,19 +38,19 @@ HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 30)
 # ---------------------------------------------------------------- bitwise
 
 UNFELT: dict[str, tuple[Request, float]] = {  # a request that must not be felt, and β
-    "no profile": (Request(HELLO, Sampling(8)), 1.5),
-    "nothing learnt": (Request(HELLO, Sampling(8), Guidance(W, 0.0)), 1.5),
-    "strength 0": (Request(HELLO, Sampling(8), Guidance(W, 0.8, 0.0)), 1.5),
-    "beta 0": (Request(HELLO, Sampling(8), GUIDED), 0.0),
-    "alpha 0": (Request(HELLO, Sampling(8), None, "hotels", 0.0), 1.5),
-    "an adapter that does nothing": (Request(HELLO, Sampling(8), None, "empty", 1.0), 1.5),
-    "an expert that is its anti-expert": (Request(HELLO, Sampling(8), None, "same", 1.0), 1.5),
+    "no profile": (Request(HELLO, Options(8)), 1.5),
+    "nothing learnt": (Request(HELLO, Options(8), Guidance(W, 0.0)), 1.5),
+    "strength 0": (Request(HELLO, Options(8), Guidance(W, 0.8, 0.0)), 1.5),
+    "beta 0": (Request(HELLO, Options(8), GUIDED), 0.0),
+    "alpha 0": (Request(HELLO, Options(8, expert="hotels", alpha=0.0)), 1.5),
+    "an adapter that does nothing": (Request(HELLO, Options(8, expert="empty", alpha=1.0)), 1.5),
+    "an expert that is its anti-expert": (Request(HELLO, Options(8, expert="same", alpha=1.0)), 1.5),
 }
 FELT: dict[str, Request] = {
-    "a little strength": Request(HELLO, Sampling(8), Guidance(W, 0.8, 1e-3)),
-    "a little alpha": Request(HELLO, Sampling(8), None, "hotels", 1e-3),
+    "a little strength": Request(HELLO, Options(8), Guidance(W, 0.8, 0.001)),
+    "a little alpha": Request(HELLO, Options(8, expert="hotels", alpha=0.001)),
 }
-NEIGHBOUR = Request(CAT, Sampling(8, 1.0, 0.9, 5), GUIDED, "whole", 0.7)
+NEIGHBOUR = Request(CAT, Options(8, 1.0, 0.9, 5, expert="whole", alpha=0.7), GUIDED)
 
 
 def _with_twin(kit: Kit) -> dict[str, Expert]:
@@ -60,7 +61,7 @@ def _with_twin(kit: Kit) -> dict[str, Expert]:
 
 def _bare(kit: Kit, requests: Sequence[Request]) -> tuple[list[Reply], Tensor]:
     """What the engine does without head, experts and guidance at all."""
-    plain = [replace(r, guidance=None, expert=None, alpha=None) for r in requests]
+    plain = [replace(r, options=replace(r.options, expert=None, alpha=None), guidance=None) for r in requests]
     return traced(kit.models(head=None, experts={}), plain)
 
 
@@ -93,18 +94,16 @@ def test_greedy_and_unsteered_equals_generate(kit: Kit, word: str) -> None:
     whole = kit.base.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, len(ids) :].tolist()
     expected = tuple(i for i in whole if i not in kit.base.ends)
     models = kit.models()
-    assert generate(models, [Request(messages, Sampling(40), Guidance(W, 0.8, 0.0))])[0].ids == expected
-    assert generate(models, [Request(messages, Sampling(40), GUIDED)])[0].ids != expected  # control
+    assert generate(models, [Request(messages, Options(40), Guidance(W, 0.8, 0.0))])[0].ids == expected
+    assert generate(models, [Request(messages, Options(40), GUIDED)])[0].ids != expected  # control
 
 
 NEEDLES = [
-    Request(talk("12X45")[0], Sampling(6, 0.8, 0.95, 3), GUIDED, "hotels"),
-    Request(CAT, Sampling(6), Guidance(W, 0.8, 2.0, user="ada")),
-    Request(
-        HELLO, Sampling(6, 1.0, seed=5, top_k=20, repetition_penalty=1.3, logit_bias={40: 2.0}), regex="[a-z ]{3,}"
-    ),
-    Request(talk("what?")[0], Sampling(6)),
-    Request(talk("12X45")[0], Sampling(6, 0.8, seed=3), None, "whole", 0.7),
+    Request(talk("12X45")[0], Options(6, 0.8, 0.95, 3, expert="hotels"), GUIDED),
+    Request(CAT, Options(6), Guidance(W, 0.8, 2.0, user="ada")),
+    Request(HELLO, Options(6, 1.0, seed=5, top_k=20, repetition_penalty=1.3, logit_bias={40: 2.0}, regex="[a-z ]{3,}")),
+    Request(talk("what?")[0], Options(6)),
+    Request(talk("12X45")[0], Options(6, 0.8, seed=3, expert="whole", alpha=0.7)),
 ]
 
 
@@ -119,12 +118,14 @@ def test_a_row_does_not_depend_on_its_neighbours(kit: Kit, num_slots: int, trial
 def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit) -> None:
     """In a thousand cases whoever isn't guided gets the bits of an engine without head, experts and neighbours."""
     plain = [
-        Request(HELLO, Sampling(5)),
-        Request(CAT, Sampling(6, 0.8, 0.9, 4, repetition_penalty=1.2), Guidance(W, 0.0)),
-        Request(talk("what?")[0], Sampling(5, 1.0, seed=2), Guidance(W, 0.8, 0.0), "empty"),
-        Request(HELLO, Sampling(5), None, "hotels", 0.0, regex="[a-z ]{3,}"),
+        Request(HELLO, Options(5)),
+        Request(CAT, Options(6, 0.8, 0.9, 4, repetition_penalty=1.2), Guidance(W, 0.0)),
+        Request(talk("what?")[0], Options(5, 1.0, seed=2, expert="empty"), Guidance(W, 0.8, 0.0)),
+        Request(HELLO, Options(5, expert="hotels", alpha=0.0, regex="[a-z ]{3,}")),
     ]
-    bare = [replace(request, guidance=None, expert=None, alpha=None) for request in plain]
+    bare = [
+        replace(request, options=replace(request.options, expert=None, alpha=None), guidance=None) for request in plain
+    ]
     found = haystack(kit.models(), plain, 32, 500, alone=(kit.models(head=None, experts={}), bare))
     assert found.differing == 0
     assert found.neighbours >= 15
@@ -145,11 +146,11 @@ def test_the_needle_notices_a_neighbour_that_leaks(kit: Kit) -> None:
 # ---------------------------------------------------------------- numerical
 
 MIXED_BAG = [
-    Request(HELLO, Sampling(16)),
-    Request(CAT, Sampling(16), GUIDED),
-    Request(LONG, Sampling(16), GUIDED, "hotels"),
-    Request(talk("é😀")[0], Sampling(16), None, "whole", 1.0),
-    Request(HELLO, Sampling(9, 1.0, 0.9, 3), Guidance(W * 3, 1.0, 2.0), "hotels", 2.0),
+    Request(HELLO, Options(16)),
+    Request(CAT, Options(16), GUIDED),
+    Request(LONG, Options(16, expert="hotels"), GUIDED),
+    Request(talk("é😀")[0], Options(16, expert="whole", alpha=1.0)),
+    Request(HELLO, Options(9, 1.0, 0.9, 3, expert="hotels", alpha=2.0), Guidance(W * 3, 1.0, 2.0)),
 ]
 
 
@@ -226,7 +227,7 @@ def test_the_anti_expert_as_base_gives_the_expert(kit: Kit, name: str) -> None:
     """Base ≡ anti-expert and α = 1 ⇒ the expert itself, to 1e-4."""
     base, expert = load_causal(kit.folder / "small", "cpu"), kit.experts[name]
     models = Models(base, None, STEERING, kit.experts)
-    replies, logits = traced(models, [Request(HELLO, Sampling(12), None, name, 1.0)])
+    replies, logits = traced(models, [Request(HELLO, Options(12, expert=name, alpha=1.0))])
     prompt = render(base.tokenizer, HELLO)
     for step in range(len(replies[0].ids)):
         ids = torch.tensor([[*prompt, *replies[0].ids[:step]]])
@@ -248,7 +249,7 @@ def _with(head: SuccessorHead, change: Callable[[SuccessorHead], None]) -> Succe
 
 def test_a_constant_added_to_every_reward_changes_nothing(kit: Kit) -> None:
     """Adding to c(h) moves no logit by more than 1e-4 and no token; adding to U does."""
-    requests = [Request(HELLO, Sampling(12), GUIDED), Request(CAT, Sampling(12), GUIDED, "hotels")]
+    requests = [Request(HELLO, Options(12), GUIDED), Request(CAT, Options(12, expert="hotels"), GUIDED)]
     replies, before = traced(kit.models(), requests)
     shifted, after = traced(kit.models(head=_with(kit.head, lambda h: h.constant.bias.add_(5.0))), requests)
     assert [r.ids for r in replies] == [r.ids for r in shifted]
@@ -259,7 +260,7 @@ def test_a_constant_added_to_every_reward_changes_nothing(kit: Kit) -> None:
 
 def test_without_reward_only_proxy_tuning_is_left(kit: Kit) -> None:
     """β = 0 with α ≠ 0 is proxy-tuning alone, bit for bit."""
-    request = Request(HELLO, Sampling(12), GUIDED, "hotels", 1.0)
+    request = Request(HELLO, Options(12, expert="hotels", alpha=1.0), GUIDED)
     _, silent = traced(kit.models(steering=replace(STEERING, beta=0.0)), [request])
     _, alone = traced(kit.models(head=None), [replace(request, guidance=None)])
     _, guided = traced(kit.models(), [request])
@@ -273,7 +274,7 @@ def test_without_reward_only_proxy_tuning_is_left(kit: Kit) -> None:
 def _worst_kl(kit: Kit, steering: Steering, wishes: Sequence[Guidance]) -> float:
     """The largest KL(steered ‖ unsteered) of a token within its short list, by unsteered logits without a cache."""
     requests = [
-        Request(talk(word)[0], Sampling(3, temperature, seed=i), wish, expert)
+        Request(talk(word)[0], Options(3, temperature, seed=i, expert=expert), wish)
         for i, (wish, word, temperature, expert) in enumerate(
             zip(
                 wishes, ["hello", "the cat", "7"] * 9, [0.0, 1.0, 5.0, 0.0] * 7, [None, None, "whole"] * 9, strict=False
@@ -325,7 +326,7 @@ def test_a_bound_that_is_not_kept_is_seen(kit: Kit) -> None:
 def test_kl_covers_what_the_short_list_leaves_out(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short list of two is far from the model's own distribution, however little it is tilted; in shadow alike."""
     models = kit.models(steering=replace(STEERING, clip=0.1, num_candidates=2))
-    request = Request(HELLO, Sampling(8), GUIDED)
+    request = Request(HELLO, Options(8), GUIDED)
     for asked in (request, replace(request, guidance=replace(GUIDED, is_shadow=True))):
         (reply,) = generate(models, [asked])
         assert reply.tilt_kl <= 0.1**2 / 8 < 0.1 < reply.kl
@@ -338,8 +339,8 @@ def test_kl_covers_what_the_short_list_leaves_out(kit: Kit, monkeypatch: pytest.
 @pytest.mark.parametrize("wish", [np.array([3e38, -3e38, 3e38]), np.array([1e300, 0.0, 0.0])])
 def test_a_reward_that_overflows_harms_its_own_row_only_and_is_told(kit: Kit, wish) -> None:
     """A non-finite Q makes that row unguided, says so, and changes no bit of its neighbours."""
-    broken = Request(HELLO, Sampling(10, 1.0, 1.0, 4), Guidance(wish, 1.0))
-    others = [Request(CAT, Sampling(10), GUIDED), Request(HELLO, Sampling(10), None, "hotels")]
+    broken = Request(HELLO, Options(10, 1.0, 1.0, 4), Guidance(wish, 1.0))
+    others = [Request(CAT, Options(10), GUIDED), Request(HELLO, Options(10, expert="hotels"))]
     replies, logits = traced(kit.models(), [others[0], broken, others[1]])
     healthy, expected = traced(kit.models(), [others[0], replace(broken, guidance=None), others[1]])
     assert (replies[1].guided, replies[1].reason) == (False, "non_finite_reward")
@@ -353,9 +354,9 @@ def test_a_head_of_nan_guides_nobody_and_touches_nobody(kit: Kit, part: str) -> 
     """With NaN in the head every guided row says so and decodes as the base would."""
     sick = _with(kit.head, lambda h: getattr(h, part).weight.fill_(math.nan))
     requests = [
-        Request(HELLO, Sampling(8), GUIDED),
-        Request(CAT, Sampling(8), GUIDED, "hotels"),
-        Request(CAT, Sampling(8)),
+        Request(HELLO, Options(8), GUIDED),
+        Request(CAT, Options(8, expert="hotels"), GUIDED),
+        Request(CAT, Options(8)),
     ]
     replies, logits = traced(kit.models(head=sick), requests)
     _, plain = traced(kit.models(head=None), [replace(r, guidance=None) for r in requests])
@@ -374,7 +375,7 @@ def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
 
     models.head.__dict__["inner"] = fails_at_2
     try:
-        reply = generate(models, [Request(HELLO, Sampling(8), GUIDED)], [_endless(kit)])[0]
+        reply = generate(models, [Request(HELLO, Options(8), GUIDED)], [_endless(kit)])[0]
     finally:
         del models.head.__dict__["inner"]
     assert (reply.guided, reply.reason) == (False, "non_finite_reward")
@@ -385,8 +386,8 @@ def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
 def test_a_wish_is_always_felt(kit: Kit, seed: int) -> None:
     """A head with w ≠ 0 and β·ρ > 0 changes the logits of the short list."""
     w = np.random.default_rng(seed).normal(size=3)
-    _, guided = traced(kit.models(), [Request(HELLO, Sampling(1), Guidance(w, 0.2))])
-    _, plain = traced(kit.models(), [Request(HELLO, Sampling(1))])
+    _, guided = traced(kit.models(), [Request(HELLO, Options(1), Guidance(w, 0.2))])
+    _, plain = traced(kit.models(), [Request(HELLO, Options(1))])
     listed = guided[0, 0].isfinite()
     assert listed.sum() == STEERING.num_candidates
     assert (guided[0, 0, listed] != plain[0, 0, listed]).any()
@@ -405,14 +406,14 @@ def _hasty(kit: Kit) -> tuple[Models, Request]:
         head.direction.bias[0] = 20 * head.rank**0.5
         head.projection.weight[0] = kit.base.output_embedding[kit.base.ends[0]]
     steering = replace(STEERING, beta=1.0, clip=400.0, num_candidates=128)
-    return kit.models(head=head, steering=steering), Request(HELLO, Sampling(6), Guidance(np.array([1.0, 0, 0]), 1.0))
+    return kit.models(head=head, steering=steering), Request(HELLO, Options(6), Guidance(np.array([1.0, 0, 0]), 1.0))
 
 
 def test_a_guided_reply_is_never_empty(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the base's own first token isn't the end, the end can't be drawn first, however much it is wished."""
     models, request = _hasty(kit)
     for temperature in (0.0, 1.0):
-        reply = generate(models, [replace(request, sampling=Sampling(6, temperature))])[0]
+        reply = generate(models, [replace(request, options=Options(6, temperature, seed=0))])[0]
         assert reply.guided
         assert reply.ids
         assert reply.text
@@ -424,7 +425,7 @@ def test_a_base_that_ends_at_once_may_do_so_when_guided(kit: Kit) -> None:
     """The rule holds back no reply that the model itself would leave empty."""
     models, request = _hasty(kit)
     ending = replace(kit.base)
-    first = generate(kit.models(), [Request(HELLO, Sampling(1))])[0].ids[0]
+    first = generate(kit.models(), [Request(HELLO, Options(1))])[0].ids[0]
     ending.__dict__["ends"] = (first,)
     guided = Models(ending, models.head, models.steering, {})
     _, logits = traced(guided, [request])

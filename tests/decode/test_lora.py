@@ -21,7 +21,7 @@ from personalign.decode.generation import generate
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.request import Request
 from personalign.errors import ModelError
-from personalign.types import Sampling
+from personalign.options import Options
 from tests.decode.tiny_models import Kit, bits, network, talk
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -233,7 +233,7 @@ def test_what_fails_while_it_is_attached_is_taken_off_again(
     assert list(small.model.state_dict()) == names
     assert torch.equal(bits(logits(small)), bits(plain))
     hotels = load_expert(kit.folder / "hotels", small)
-    request = Request(talk("hello")[0], Sampling(6), expert="hotels", alpha=1.0)
+    request = Request(talk("hello")[0], Options(6, expert="hotels", alpha=1.0))
     expected = generate(kit.models(), [request])
     assert generate(kit.models(experts={"hotels": hotels}), [request])[0].ids == expected[0].ids
 

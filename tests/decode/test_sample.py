@@ -19,22 +19,22 @@ from transformers.generation.logits_process import (
 from personalign.decode import reference, sample
 from personalign.decode.sample import RowSampler, best_first, draw, shares, uniforms
 from personalign.decode.slots import Slots
-from personalign.types import Sampling
+from personalign.options import Options
 from tests.decode.tiny_models import bits
 
 CPU = torch.device("cpu")
 P = torch.tensor([0.5, 0.3, 0.15, 0.05])
 CUTS = [
-    Sampling(temperature=1.0),
-    Sampling(temperature=0.3),
-    Sampling(temperature=4.0, top_k=7),
-    Sampling(temperature=1.0, top_p=0.7),
-    Sampling(temperature=1.5, min_p=0.1),
-    Sampling(temperature=1.0, top_k=1),
-    Sampling(temperature=2.0, top_k=20, top_p=0.5),
-    Sampling(temperature=0.7, top_k=50, top_p=0.9, min_p=0.02),
-    Sampling(temperature=1.0, top_k=10_000, top_p=1e-9),
-    Sampling(temperature=1.0, min_p=1.0),
+    Options(temperature=1.0, seed=0),
+    Options(temperature=0.3, seed=0),
+    Options(temperature=4.0, top_k=7, seed=0),
+    Options(temperature=1.0, top_p=0.7, seed=0),
+    Options(temperature=1.5, min_p=0.1, seed=0),
+    Options(temperature=1.0, top_k=1, seed=0),
+    Options(temperature=2.0, top_k=20, top_p=0.5, seed=0),
+    Options(temperature=0.7, top_k=50, top_p=0.9, min_p=0.02, seed=0),
+    Options(temperature=1.0, top_k=10000, top_p=1e-09, seed=0),
+    Options(temperature=1.0, min_p=1.0, seed=0),
 ]
 
 
@@ -42,17 +42,17 @@ def _logits(rows: int, size: int = 300, seed: int = 0) -> Tensor:
     return 3 * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
 
 
-def _settings(samplings: list[Sampling]) -> list[Tensor]:
+def _settings(samplings: list[Options]) -> list[Tensor]:
     rows = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in samplings]
     return list(torch.tensor(rows, dtype=torch.float64).unbind(-1))
 
 
-def _distribution(logits: Tensor, samplings: list[Sampling]) -> Tensor:
+def _distribution(logits: Tensor, samplings: list[Options]) -> Tensor:
     weighed = shares(logits, *_settings(samplings)).double()
     return weighed / weighed.sum(-1, keepdim=True)
 
 
-def _warped(logits: Tensor, sampling: Sampling) -> Tensor:
+def _warped(logits: Tensor, sampling: Options) -> Tensor:
     """The distribution (1, V) that transformers draws from."""
     for is_on, warper in (
         (True, TemperatureLogitsWarper(sampling.temperature)),
@@ -66,7 +66,7 @@ def _warped(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def _drawn(temperature: float, top_p: float, num: int = 2000, **cuts: float) -> list[float]:
     """How often each of four tokens is drawn."""
-    settings = _settings([Sampling(temperature=temperature, top_p=top_p, **cuts)] * num)
+    settings = _settings([Options(temperature=temperature, top_p=top_p, **cuts)] * num)
     ids = draw(P.log().expand(num, 4), torch.linspace(0, 1, num + 1, dtype=torch.float64)[:-1], *settings)
     return (torch.bincount(ids, minlength=4) / num).tolist()
 
@@ -89,11 +89,11 @@ def test_draws_go_by_the_order_of_the_ids() -> None:
     logits = P.flip(0).log()[None]
     for u, token in ((0.0, 0), (0.049, 0), (0.051, 1), (0.49, 2), (0.51, 3), (0.999, 3)):
         uniform = torch.tensor([u], dtype=torch.float64)
-        assert draw(logits, uniform, *_settings([Sampling(temperature=1.0)])).item() == token
+        assert draw(logits, uniform, *_settings([Options(temperature=1.0, seed=0)])).item() == token
 
 
 @pytest.mark.parametrize("sampling", CUTS)
-def test_the_distribution_is_that_of_transformers(sampling: Sampling) -> None:
+def test_the_distribution_is_that_of_transformers(sampling: Options) -> None:
     """On random logits what is left after every cut has the probabilities that generate() would draw with."""
     logits = _logits(20)
     ours = _distribution(logits, [sampling] * 20)
@@ -106,10 +106,10 @@ def test_another_setting_is_seen_by_the_comparison_above() -> None:
     """Control: a tenth more temperature, one token more or less, or the cuts the other way round differ."""
     logits = _logits(20)
     for one, other in (
-        (Sampling(temperature=1.0), Sampling(temperature=1.1)),
-        (Sampling(temperature=1.0, top_k=7), Sampling(temperature=1.0, top_k=8)),
-        (Sampling(temperature=1.0, top_p=0.7), Sampling(temperature=1.0, top_p=0.75)),
-        (Sampling(temperature=1.0, min_p=0.1), Sampling(temperature=1.0, min_p=0.2)),
+        (Options(temperature=1.0, seed=0), Options(temperature=1.1, seed=0)),
+        (Options(temperature=1.0, top_k=7, seed=0), Options(temperature=1.0, top_k=8, seed=0)),
+        (Options(temperature=1.0, top_p=0.7, seed=0), Options(temperature=1.0, top_p=0.75, seed=0)),
+        (Options(temperature=1.0, min_p=0.1, seed=0), Options(temperature=1.0, min_p=0.2, seed=0)),
     ):
         ours = _distribution(logits, [one] * 20)
         theirs = torch.cat([_warped(row[None], other) for row in logits])
@@ -123,7 +123,7 @@ def test_top_p_counts_what_top_k_left() -> None:
 
 
 @pytest.mark.parametrize("sampling", [CUTS[i] for i in (0, 2, 3, 4, 7)])
-def test_many_draws_have_the_frequencies_of_the_distribution(sampling: Sampling) -> None:
+def test_many_draws_have_the_frequencies_of_the_distribution(sampling: Options) -> None:
     """A chi-square test finds nothing in 20,000 draws, but does where the temperature is half as high again."""
     num, logits = 20_000, _logits(1, 40)
     ids = draw(logits.expand(num, 40), uniforms(1, [], num), *_settings([sampling] * num))
@@ -168,7 +168,7 @@ def test_the_temperature_comes_before_top_p() -> None:
 def test_ties_are_cut_the_same_everywhere() -> None:
     """All tokens as good as the k-th stay; of equal ones top-p takes the lowest ids."""
     flat = torch.zeros(1, 10)
-    settings = [Sampling(temperature=1.0, top_k=3), Sampling(temperature=1.0, top_p=0.35)]
+    settings = [Options(temperature=1.0, top_k=3, seed=0), Options(temperature=1.0, top_p=0.35, seed=0)]
     by_k, by_p = (_distribution(flat, [s])[0] for s in settings)
     assert by_k.tolist() == pytest.approx([0.1] * 10)
     assert by_p.tolist() == pytest.approx([0.25] * 4 + [0.0] * 6)
@@ -176,7 +176,7 @@ def test_ties_are_cut_the_same_everywhere() -> None:
 
 def test_temperature_0_takes_the_best_whatever_the_random_number() -> None:
     """Greedy rows ignore seed and cuts, beside rows that don't."""
-    samplings = [Sampling(), Sampling(temperature=1.0), Sampling(top_p=0.1, top_k=2)]
+    samplings = [Options(), Options(temperature=1.0, seed=0), Options(top_p=0.1, top_k=2)]
     for u in (0.0, 0.5, 1 - 1e-12):
         ids = draw(P.log().expand(3, 4), torch.full((3,), u).double(), *_settings(samplings))
         assert ids[[0, 2]].tolist() == [0, 0]
@@ -185,7 +185,7 @@ def test_temperature_0_takes_the_best_whatever_the_random_number() -> None:
 def test_a_temperature_of_almost_0_is_greedy() -> None:
     """No temperature is so small that it overflows."""
     for temperature in (1e-3, 1e-30, 1e-300, 5e-324):
-        sampling, logits = Sampling(temperature=temperature), _logits(1)
+        sampling, logits = Options(temperature=temperature, seed=0), _logits(1)
         for u in (0.0, 0.5, 1 - 2**-53):
             drawn = draw(logits, torch.tensor([u], dtype=torch.float64), *_settings([sampling]))
             assert drawn.item() == logits.argmax() == reference.drawn(logits[0], sampling, u)
@@ -195,7 +195,7 @@ def test_what_is_ruled_out_is_never_drawn() -> None:
     """A token at −∞ isn't drawn even by the first or last random number there is."""
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
     for u in (0.0, 0.9999999, 1 - 2**-53):
-        for sampling in (Sampling(temperature=2.0), Sampling(temperature=2.0, top_k=4, top_p=0.999)):
+        for sampling in (Options(temperature=2.0, seed=0), Options(temperature=2.0, top_k=4, top_p=0.999, seed=0)):
             drawn = draw(logits, torch.tensor([u], dtype=torch.float64), *_settings([sampling])).item()
             assert drawn in {1, 3}
             assert drawn == reference.drawn(logits[0], sampling, u)
@@ -237,7 +237,7 @@ def _kept(logits: list[float], share: list[int], k: int, p: float) -> set[int]:
     return kept
 
 
-def _case(rng: np.random.Generator, rows: int = 8) -> tuple[Tensor, list[Sampling]]:
+def _case(rng: np.random.Generator, rows: int = 8) -> tuple[Tensor, list[Options]]:
     """Rows of one length: smooth or full of ties, all equal, with some or all but one ruled out, far apart or close."""
     size = int(rng.choice([1, 2, 3, 17, 64, 300]))
     kinds = [
@@ -257,10 +257,11 @@ def _case(rng: np.random.Generator, rows: int = 8) -> tuple[Tensor, list[Samplin
         row[rng.random(size) < rng.choice([0, 0, 0.3, 1])] = -math.inf
         row[rng.integers(size)] = rng.integers(-2, 3)  # at least one token is possible
     samplings = [
-        Sampling(
-            temperature=float(rng.choice([1e-3, 0.7, 1.0, 50.0])),
+        Options(
+            temperature=float(rng.choice([0.001, 0.7, 1.0, 10.0])),
             top_k=int(rng.choice([0, 1, 2, rng.integers(1, size + 1), size, size + 5])),
-            top_p=float(rng.choice([1.0, 1.0, 0.5, 1e-300, 1e-9, 1 - 2**-53, 1 - rng.random()])),
+            top_p=float(rng.choice([1.0, 1.0, 0.5, 1e-300, 1e-09, 1 - 2 ** (-53), 1 - rng.random()])),
+            seed=0,
         )
         for _ in range(rows)
     ]
@@ -336,11 +337,11 @@ def test_a_large_batch_is_cut_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 SLOTS, SIZE, LIMIT = 5, 300, 12
 PROMPT = (3, 1, 4, 1, 5)
 MIXED = [
-    Sampling(LIMIT, temperature=1.0, seed=5, top_k=40, frequency_penalty=1.5, logit_bias={9: 4.0}),
-    Sampling(LIMIT),
-    Sampling(LIMIT, temperature=1.3, seed=6),
-    Sampling(LIMIT, temperature=0.8, seed=7, top_p=0.8, min_p=0.01, repetition_penalty=1.3, logprobs=3),
-    Sampling(LIMIT, presence_penalty=2.0),
+    Options(LIMIT, temperature=1.0, seed=5, top_k=40, frequency_penalty=1.5, logit_bias={9: 4.0}),
+    Options(LIMIT),
+    Options(LIMIT, temperature=1.3, seed=6),
+    Options(LIMIT, temperature=0.8, seed=7, top_p=0.8, min_p=0.01, repetition_penalty=1.3, logprobs=3),
+    Options(LIMIT, presence_penalty=2.0),
 ]
 
 
@@ -358,7 +359,7 @@ def _step(sampler: RowSampler, logits: Tensor) -> tuple[Tensor, Tensor]:
     return adjusted, tokens
 
 
-def _alone(sampling: Sampling, steps: list[Tensor], slot: int) -> list[tuple[Tensor, int]]:
+def _alone(sampling: Options, steps: list[Tensor], slot: int) -> list[tuple[Tensor, int]]:
     """What a request gets in a sampler of its own, at the same batch shape, beside rows of nothing."""
     sampler = _sampler()
     sampler.admit(slot, sampling, PROMPT)
@@ -466,9 +467,9 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(sample, name, partial(spy, getattr(sample, name), name))
     sampler = _sampler()
     for slot, sampling, expected in (
-        (0, Sampling(LIMIT, top_k=3), []),
-        (1, Sampling(LIMIT, temperature=1.0, min_p=0.1), ["shares"]),
-        (2, Sampling(LIMIT, temperature=1.0, top_p=0.9), ["shares", "unlikely"]),
+        (0, Options(LIMIT, top_k=3), []),
+        (1, Options(LIMIT, temperature=1.0, min_p=0.1, seed=0), ["shares"]),
+        (2, Options(LIMIT, temperature=1.0, top_p=0.9, seed=0), ["shares", "unlikely"]),
     ):
         calls.clear()
         sampler.admit(slot, sampling, PROMPT)

@@ -10,24 +10,25 @@ import pytest
 from personalign.decode import Request, reference
 from personalign.decode.generation import generate
 from personalign.errors import InputError
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.serving import Desk, leftovers, same_bits
 from tests.decode.tiny_models import Kit, talk
 
 HELLO, CAT = talk("hello", "the cat")
 GUIDED = Guidance(np.array([1.0, -2.0, 0.5]), 0.8, user="ada")
 SHADOW = replace(GUIDED, is_shadow=True)
-GREEDY, DRAWN = Sampling(16), Sampling(16, 0.9, seed=4, repetition_penalty=1.2)
+GREEDY, DRAWN = Options(16), Options(16, 0.9, seed=4, repetition_penalty=1.2)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-def test_a_reply_in_shadow_is_the_models_own(kit: Kit, sampling: Sampling) -> None:
+def test_a_reply_in_shadow_is_the_models_own(kit: Kit, sampling: Options) -> None:
     """Logit by logit and bit by bit, also beside people who are guided; without shadow nothing is the same."""
     found = {}
     for name, guidance in (("plain", None), ("shadow", SHADOW), ("guided", GUIDED)):
         desk = Desk(kit.models(), 3)
         needle = desk.submit(Request(HELLO, sampling, guidance), is_watched=True)
-        beside = [desk.submit(Request(CAT, Sampling(16), g)) for g in (GUIDED, None)]
+        beside = [desk.submit(Request(CAT, Options(16), g)) for g in (GUIDED, None)]
         desk.drain()
         found[name] = desk.trace(needle), needle.generated, [caller.generated.text for caller in beside]
         assert leftovers(desk.engine) == []
@@ -52,7 +53,7 @@ def test_the_account_is_the_references(kit: Kit) -> None:
 def test_a_slot_out_of_shadow_guides_the_next_reply(kit: Kit) -> None:
     """What was set for one request is gone with it, and travels with it where slots close up."""
     desk = Desk(kit.models(), 2)
-    first = desk.submit(Request(CAT, Sampling(2)))
+    first = desk.submit(Request(CAT, Options(2)))
     waits = desk.submit(Request(HELLO, GREEDY, SHADOW))
     desk.drain()  # the first leaves, and the second moves to its slot
     assert first.generated.reason == "no_answers"
@@ -81,4 +82,4 @@ def test_other_reasons_come_first(kit: Kit) -> None:
 def test_a_reward_model_has_no_shadow(kit: Kit) -> None:
     """It reads only the candidates it chose from, so a token drawn elsewhere would be lost to it: refused."""
     with pytest.raises(InputError, match=r"shadow"):
-        generate(kit.models(), [Request(HELLO, GREEDY, SHADOW, rule="args")])
+        generate(kit.models(), [Request(HELLO, replace(GREEDY, rule="args"), SHADOW)])

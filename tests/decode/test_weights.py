@@ -15,7 +15,8 @@ from personalign.decode.request import Request
 from personalign.decode.steer import Steer, Step
 from personalign.decode.weights import NEUTRAL, WeightBank, WeightKey
 from personalign.errors import Overloaded
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.serving import Caller, Desk, leftovers
 from tests.decode.tiny_models import Kit, talk
 
@@ -206,7 +207,7 @@ def test_a_refit_changes_no_reply_that_is_being_written(kit: Kit) -> None:
     old = Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada")
     new = replace(old, weights=-old.weights, revision=2)
     desk = Desk(kit.models(), 2, steers=[_endless(kit)])
-    requests = [Request(HELLO, Sampling(8), guidance) for guidance in (old, new)]
+    requests = [Request(HELLO, Options(8), guidance) for guidance in (old, new)]
     alone = [_after(Desk(kit.models(), 2, steers=[_endless(kit)]), request, 0)[0] for request in requests]
     newer: list[Caller] = []
     ids, _ = _after(desk, requests[0], 3, lambda: newer.append(desk.submit(requests[1])))
@@ -218,7 +219,7 @@ def test_a_refit_changes_no_reply_that_is_being_written(kit: Kit) -> None:
 @pytest.mark.parametrize("num_tokens", [0, 1, 4])
 def test_an_erased_persons_reply_goes_on_plain(kit: Kit, num_tokens: int) -> None:
     """From the next token on it is written without a head, and says why; nothing is left of the person."""
-    guided = Request(HELLO, Sampling(8), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
+    guided = Request(HELLO, Options(8), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
     desk = Desk(kit.models(), 2, steers=[_endless(kit)])
     whole, why = _after(desk, guided, num_tokens)
     assert why is None
@@ -250,9 +251,9 @@ def _forced(ids: Sequence[int]) -> Steer:
 
 def test_an_erased_persons_waiting_request_never_uses_their_head(kit: Kit) -> None:
     """Who is erased while their request waits is answered plainly, and their weights don't come back."""
-    guided = Request(HELLO, Sampling(6), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
+    guided = Request(HELLO, Options(6), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
     desk = Desk(kit.models(), 1)
-    first, waits = desk.submit(Request(CAT, Sampling(4))), desk.submit(guided)
+    first, waits = desk.submit(Request(CAT, Options(4))), desk.submit(guided)
     another = desk.submit(replace(guided, guidance=replace(guided.guidance, user="bea")))
     desk.engine.step()
     desk.engine.forget("ada")

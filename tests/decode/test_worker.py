@@ -19,12 +19,13 @@ from personalign.decode.lane import Lane
 from personalign.decode.slots import Slots
 from personalign.decode.weights import WeightKey
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, ProfileError
-from personalign.types import Guidance, Sampling
+from personalign.options import Options
+from personalign.types import Guidance
 from tests.decode.gate import PATIENCE_S, Gate, until
 from tests.decode.serving import one_shape
 from tests.decode.tiny_models import Kit, talk
 
-LONG = Sampling(100, logit_bias={1: -100.0})  # a reply that doesn't end by itself
+LONG = Options(100, logit_bias={1: -100.0})  # a reply that doesn't end by itself
 SOON_S = 2.0
 
 Start = Callable[..., Worker]
@@ -61,7 +62,7 @@ def person(seed: int) -> Guidance:
 def requests(count: int) -> list[Request]:
     """Different people, drawing different replies to different prompts, some with an expert."""
     return [
-        Request(talk(f"cat {i}")[0], Sampling(24, 1.0, seed=i), person(i), expert="hotels" if i % 3 == 0 else None)
+        Request(talk(f"cat {i}")[0], Options(24, 1.0, seed=i, expert="hotels" if i % 3 == 0 else None), person(i))
         for i in range(count)
     ]
 
@@ -170,11 +171,11 @@ def test_more_than_may_wait_are_refused(start: Start) -> None:
     """One is written, one waits, the third caller hears so at once; the two get their replies."""
     worker = start(num_slots=1, max_waiting=1)
     gate = Gate(worker._engine)
-    first = worker.submit(Request(talk("cat")[0], Sampling(5)))
+    first = worker.submit(Request(talk("cat")[0], Options(5)))
     gate.let(1)
-    second = worker.submit(Request(talk("hat")[0], Sampling(5)))
+    second = worker.submit(Request(talk("hat")[0], Options(5)))
     with pytest.raises(Overloaded, match="1 requests wait for 1 slots"):
-        worker.submit(Request(talk("mat")[0], Sampling(5)))
+        worker.submit(Request(talk("mat")[0], Options(5)))
     gate.open()
     assert first.result().ids
     assert second.result().ids
@@ -183,12 +184,10 @@ def test_more_than_may_wait_are_refused(start: Start) -> None:
 BAD: dict[str, tuple[Request, type[Exception]]] = {
     "no message": (Request([]), MessageError),
     "long": (Request(talk("cat " * 300)[0]), MessageError),
-    "too long for a slot": (Request(talk("cat")[0], Sampling(256)), MessageError),
-    "sampling": (Request(talk("cat")[0], Sampling(temperature=-1.0)), InputError),
-    "expert": (Request(talk("cat")[0], expert="magic"), InputError),
-    "alpha": (Request(talk("cat")[0], expert="hotels", alpha=-1.0), InputError),
-    "rule": (Request(talk("cat")[0], rule="magic"), InputError),
-    "no reward model": (Request(talk("cat")[0], rule="args"), InputError),
+    "too long for a slot": (Request(talk("cat")[0], Options(256)), MessageError),
+    "bias": (Request(talk("cat")[0], Options(logit_bias={10**6: 1.0})), InputError),
+    "expert": (Request(talk("cat")[0], Options(expert="magic")), InputError),
+    "no reward model": (Request(talk("cat")[0], Options(rule="args")), InputError),
     "weights": (Request(talk("cat")[0], guidance=Guidance(np.ones(4), 1.0)), ProfileError),
     "strength": (Request(talk("cat")[0], guidance=Guidance(np.ones(3), 1.0, strength=-1.0)), InputError),
 }
@@ -235,8 +234,8 @@ def test_a_failing_step_ends_its_replies_and_no_other(start: Start, monkeypatch:
 
     monkeypatch.setattr(worker._engine, "step", fail)
     with pytest.raises(EngineError, match="the device is gone"):
-        worker.submit(Request(talk("cat")[0], Sampling(5))).result()
-    assert worker.submit(Request(talk("cat")[0], Sampling(5))).result().ids
+        worker.submit(Request(talk("cat")[0], Options(5))).result()
+    assert worker.submit(Request(talk("cat")[0], Options(5))).result().ids
 
 
 def _hear(worker: Worker, count: int) -> list[EngineError]:
@@ -276,7 +275,7 @@ def test_a_failing_step_alone_stops_no_engine(start: Start, monkeypatch: pytest.
     monkeypatch.setattr(Lane, "step", _broken)
     assert all("device-side assert" in str(error) for error in _hear(worker, 5))
     monkeypatch.undo()
-    assert worker.submit(Request(talk("cat")[0], Sampling(3))).result().ids
+    assert worker.submit(Request(talk("cat")[0], Options(3))).result().ids
     assert worker.is_alive
 
 
@@ -289,7 +288,7 @@ def test_a_slot_that_could_not_be_emptied_serves_nobody(start: Start, monkeypatc
         _broken()
 
     monkeypatch.setattr(Slots, "release", once)
-    assert worker.submit(Request(talk("cat")[0], Sampling(2))).result().ids  # it was finished before
+    assert worker.submit(Request(talk("cat")[0], Options(2))).result().ids  # it was finished before
     until(lambda: not worker.is_alive)
     with pytest.raises(EngineError, match="a slot couldn't be emptied"):
         worker.submit(Request(talk("cat")[0]))
@@ -343,7 +342,7 @@ def test_work_that_was_handed_over_is_not_waited_for_either(
 def test_a_forked_child_gets_an_error(gated: tuple[Worker, Gate], call: str) -> None:
     """It has no engine's thread, so no call waits for it; closing there does nothing, and the parent goes on."""
     worker, gate = gated
-    ticket = worker.submit(Request(talk("cat")[0], Sampling(3)))
+    ticket = worker.submit(Request(talk("cat")[0], Options(3)))
     calls: dict[str, Callable[[], object]] = {
         "submit": lambda: worker.submit(Request(talk("cat")[0])),
         "perform": lambda: worker.perform(int),
@@ -382,7 +381,7 @@ def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:
     with pytest.raises(Overloaded):
         worker.submit_all([*asked, asked[0]])
     with pytest.raises(InputError, match="unknown"):
-        worker.submit_all([*asked[:3], Request(asked[0].messages, rule="nonsense")])
+        worker.submit_all([*asked[:3], Request(asked[0].messages, Options(rule="nonsense"))])
     assert worker._engine.is_idle
     alone = [worker.submit(request).result().ids for request in asked]
     assert [ticket.result().ids for ticket in worker.submit_all(asked)] == alone

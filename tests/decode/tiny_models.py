@@ -145,7 +145,7 @@ def traced(models: Models, requests: list[Request], steers: tuple[Steer, ...] = 
 
     All steps are over B rows, whoever has ended: bits are compared within one batch shape.
     """
-    trace = torch.full((max(r.sampling.max_tokens for r in requests), len(requests), V), math.nan)
+    trace = torch.full((max(r.options.max_tokens for r in requests), len(requests), V), math.nan)
 
     def look(logits: Tensor, step: Step) -> Tensor:
         rows = step.active.nonzero().flatten()

@@ -23,7 +23,8 @@ from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
 from personalign.integrations.hf import RowAccount, SteeredModel, _Passes
 from personalign.learn.served import Serving
-from personalign.types import Fingerprints, Gaussian, Guidance, Message, Noise, Profile, Sampling
+from personalign.options import Options
+from personalign.types import Fingerprints, Gaussian, Guidance, Message, Noise, Profile
 from personalign.words import Axis
 from tests.decode.tiny_models import STEERING, D, H, V, bits, random_head, talk, tokenizer
 
@@ -200,7 +201,7 @@ def assert_accounts_agree(found: RowAccount, expected: RowAccount) -> None:
 
 def assert_is_the_reference(kit: Kit, messages: Sequence[Message], profile: Profile | None, drawn, account) -> int:
     """Token for token up to a tie, and the same account; give the number of ties."""
-    plain = reference.generate(kit.models, Request(messages, Sampling(MANY), kit.guidance(profile)))
+    plain = reference.generate(kit.models, Request(messages, Options(MANY), kit.guidance(profile)))
     retold = retell(kit, messages, profile, drawn)
     assert_accounts_agree(account, retold.account)
     if tuple(token for token in drawn if token not in kit.causal.ends) != plain.ids:

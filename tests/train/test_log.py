@@ -176,7 +176,11 @@ BAD_CELLS: dict[str, tuple[Row, str, str, str]] = {  # the cell, where it is by 
     "a novel": ({"b": "x" * (MAX_TEXT + 1)}, "b", "holds a text of 100,001 characters; expected at most 100,000"),
     "a megabyte": ({"prompt": "x" * 1_000_000}, "prompt", "holds a text of 1,000,000 characters"),
     "one reply twice": ({"b": "Hi!"}, "b", "holds the same text as column 'a'"),
-    "a conversation of one's own": ({"prompt": TALK[:3]}, "prompt", "ends with a message of the assistant's"),
+    "a conversation of one's own": (
+        {"prompt": TALK[:3]},
+        "prompt",
+        "can't be used: the last message is the assistant's",
+    ),
     "an unknown role": (
         {"prompt": [{"role": "me", "content": "hi"}]},
         "prompt",
@@ -190,7 +194,7 @@ BAD_CELLS: dict[str, tuple[Row, str, str, str]] = {  # the cell, where it is by 
     "a message that is a novel": (
         {"prompt": [{"role": "user", "content": "x" * (MAX_TEXT + 1)}]},
         "prompt",
-        "holds a text of 100,001 characters",
+        "can't be used: message 0 .user. has 100,001 characters",
     ),
 }
 
@@ -225,7 +229,7 @@ def test_a_list_of_something_else_is_no_prompt(prompt: Any, tmp_path: Path) -> N
 
 
 def test_an_empty_list_is_no_prompt(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 1, column 'prompt' can't be used: no messages"):
+    with pytest.raises(InputError, match="line 1, column 'prompt' can't be used: found no messages"):
         read_log(write_jsonl(tmp_path / "log", [row(prompt=[])]))
 
 

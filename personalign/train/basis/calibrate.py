@@ -26,10 +26,11 @@ from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.features import Embed, features
 from personalign.learn.served import Serving
+from personalign.options import Options
 from personalign.train.basis.rollouts import expert_identity
 from personalign.train.kept import identity, keep
 from personalign.train.progress import track
-from personalign.types import Gaussian, Guidance, Message, Sampling, Steering
+from personalign.types import Gaussian, Guidance, Message, Steering
 
 GRID = tuple(Steering(*setting) for setting in product((16.0, 32.0, 64.0), (3.0, 4.0, 5.0), (10, 20)))
 FAULTS = ("repetition", "empty", "truncated")
@@ -136,7 +137,7 @@ class Trials:
     ) -> dict[str, NDArray[np.float64]]:
         """Every person's replies to every prompt, greedy and sampled in turn, as both will be used."""
         requests = [
-            Request(tuple(prompt), Sampling(temperature=float(i % 2), seed=i), guidance, expert, alpha)
+            Request(tuple(prompt), Options(temperature=float(i % 2), seed=i, expert=expert, alpha=alpha), guidance)
             for guidance in map(self._guidance, people)
             for i, prompt in enumerate(self.prompts)
         ]

@@ -23,9 +23,10 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.errors import ModelError
+from personalign.options import Options
 from personalign.train.kept import Arrays, identity, keep
 from personalign.train.progress import track
-from personalign.types import Message, Reply, Sampling
+from personalign.types import Message, Reply
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,14 @@ def _write_shard(
     forced_at = np.where(forced, rng.integers(0, plan.latest_forced, len(shard)), -1)
     requests = [
         Request(
-            messages=tuple(prompts[i]),
-            sampling=Sampling(max_tokens=plan.max_tokens, temperature=plan.temperature, seed=int(rng.integers(2**31))),
-            expert=plan.expert if alpha else None,
-            alpha=float(alpha) if alpha else None,
+            tuple(prompts[i]),
+            Options(
+                max_tokens=plan.max_tokens,
+                temperature=plan.temperature,
+                seed=int(rng.integers(2**31)),
+                expert=plan.expert if alpha else None,
+                alpha=float(alpha) if alpha else None,
+            ),
         )
         for (i, _), alpha in zip(shard, alphas, strict=True)
     ]

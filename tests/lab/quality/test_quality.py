@@ -25,7 +25,8 @@ from personalign.decode.generation import generate
 from personalign.demo.people import load_prompts as bundled_prompts
 from personalign.demo.simulate import opposite_pair
 from personalign.errors import InputError
-from personalign.types import Guidance, Message, Profile, Sampling
+from personalign.options import Options
+from personalign.types import Guidance, Message, Profile
 
 # a loaded model's libraries warn of things to come
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -181,7 +182,7 @@ def test_prompts_are_new_to_the_basis(basis: Basis) -> None:
 
 def test_divergence_covers_the_whole_vocabulary(basis: Basis, models: Models) -> None:
     """Nothing where nothing moved; for a guided reply what it reports, more than the tilt alone."""
-    sampling = Sampling(max_tokens=12, temperature=1.0, seed=0)
+    sampling = Options(max_tokens=12, temperature=1.0, seed=0)
     weights = np.ones(basis.num_axes)
     reported, by_all = [], []
     for strength in (0.0, 1.0):

@@ -29,7 +29,9 @@ def test_naive_args_is_args(judged: Models) -> None:
     for prompt, request in zip(batch.prompts, batch.requests(20, rule="args"), strict=True):
         ours = args.generate(judged.base, judged.reward_model, prompt, 20)
         assert tuple(ours) == reference.generate(judged, request).ids
-        assert ours != list(reference.generate(judged, replace(request, rule="successor")).ids)  # the control: greedy
+        assert ours != list(
+            reference.generate(judged, replace(request, options=replace(request.options, rule="successor"))).ids
+        )  # the control: greedy
 
 
 def test_a_wrong_naive_args_is_found(judged: Models, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,13 @@ from personalign.decode import Request, load_causal
 from personalign.decode.generation import generate
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
+from personalign.options import Options
 from personalign.train.basis.bootstrap import Made, make_basis
 from personalign.train.basis.build import Budget
 from personalign.train.basis.calibrate import GRID, Calibration, Trials
 from personalign.train.files import WORK
 from personalign.train.prompts import read_prompts, split_prompts
-from personalign.types import Guidance, Sampling
+from personalign.types import Guidance
 from tests.decode.tiny_models import network, saved, tokenizer
 from tests.lab.zoo.conftest import REAL
 from tests.train.conftest import SMALL_HEAD
@@ -115,7 +116,7 @@ def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, Made], 
         def length(weight: float) -> float:
             guidance = Guidance(weight * np.eye(p.basis.num_axes)[j], confidence=1.0)
             requests = [
-                Request(prompt, Sampling(case.max_tokens, 1.0, seed=i), guidance) for i, prompt in enumerate(prompts)
+                Request(prompt, Options(case.max_tokens, 1.0, seed=i), guidance) for i, prompt in enumerate(prompts)
             ]
             return float(measure_many(prompts, [r.text for r in generate(models, requests)], p.basis.axes)[:, j].mean())
 

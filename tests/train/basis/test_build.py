@@ -13,11 +13,12 @@ from personalign.basis import Basis
 from personalign.decode import Request, SuccessorHead, generate
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
+from personalign.options import Options
 from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import MIN_QUESTIONS, Making, Plans
 from personalign.train.basis.rollouts import roll_out
 from personalign.train.prompts import Prompts
-from personalign.types import Guidance, Sampling, Steering
+from personalign.types import Guidance, Steering
 from tests.decode.tiny_models import Kit
 from tests.train.conftest import BANK_PLAN, PLAN, PLANS, PROMPTS, Made
 from tests.train.talker import SUBJECTS, prompt
@@ -35,7 +36,7 @@ def mean_measure(made: Made, basis: Basis, axis: str, weight: float) -> float:
     assert basis.head is not None
     j = [a.name for a in basis.axes].index(axis)
     guidance = Guidance(weight * np.eye(basis.num_axes)[j], confidence=1.0)
-    requests = [Request(prompt(s), Sampling(64, 1.0, seed=i), guidance) for s in SUBJECTS[:2] for i in range(6)]
+    requests = [Request(prompt(s), Options(64, 1.0, seed=i), guidance) for s in SUBJECTS[:2] for i in range(6)]
     models = replace(made.models, head=SuccessorHead.from_arrays(basis.head), steering=Steering(16.0, 5.0, 20))
     replies = generate(models, requests)
     return float(measure_many([r.messages for r in requests], [r.text for r in replies], basis.axes)[:, j].mean())
@@ -130,7 +131,14 @@ def test_a_bank_of_fewer_than_ten_questions_is_refused(made: Made, tmp_path: Pat
 
 def test_replies_that_are_all_the_same_give_no_axes(made: Made, tmp_path: Path) -> None:
     """A model that always says the same, or is never left to itself, can't be asked about."""
-    same = replace(PLAN, expert=None, alphas=(0.0,), temperature=0.0, forced_share=0.0, replies_per_prompt=1)
+    same = replace(
+        PLAN,
+        options=replace(PLAN.options, expert=None),
+        alphas=(0.0,),
+        temperature=0.0,
+        forced_share=0.0,
+        replies_per_prompt=1,
+    )
     alike = replace(PROMPTS, train=[PROMPTS.train[0]] * 10)
     with pytest.raises(InputError, match="differ on none"):
         Making(made.models, alike, Plans(same, BANK_PLAN), tmp_path).basis()

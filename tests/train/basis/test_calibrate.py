@@ -11,8 +11,9 @@ import pytest
 
 from personalign.decode import Request, generate
 from personalign.learn.axes import measure_many
+from personalign.options import Options
 from personalign.train.basis.calibrate import Calibration, Outcome, Trials, repetition, simulate_profile
-from personalign.types import Guidance, Sampling, Steering
+from personalign.types import Guidance, Steering
 from tests.train.conftest import PROMPTS, Made
 
 GENTLE, STRONG = Steering(0.5, 3.0, 20), Steering(12.0, 5.0, 20)
@@ -117,7 +118,7 @@ def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
     replies = generate(
         replace(made.guided, steering=STRONG),
-        [Request(p, Sampling(temperature=float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)],
+        [Request(p, Options(temperature=float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)],
     )
     features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
     weights = person.weights / np.linalg.norm(person.weights)

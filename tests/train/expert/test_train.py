@@ -12,11 +12,11 @@ import pytest
 from personalign.decode import Models, Request, load_causal, load_expert
 from personalign.decode.generation import generate
 from personalign.errors import InputError, ModelError
+from personalign.options import Options
 from personalign.train.basis.build import UNCALIBRATED
 from personalign.train.expert import train as tune
 from personalign.train.expert.train import Tuned, tune_expert
 from personalign.train.files import WORK
-from personalign.types import Sampling
 from tests.decode.tiny_models import SMALL_TEMPLATE, network, saved, tokenizer
 from tests.train.talker import REPLIES, SUBJECTS, prompt
 
@@ -79,7 +79,8 @@ def test_it_comes_back_under_any_model_of_that_vocabulary(models: Path, data: Pa
     assert (expert.name, expert.alpha) == ("talk", made.alpha)
     models = Models(load_causal(models / "big", "cpu"), None, UNCALIBRATED, {"talk": expert})
     without, with_it = generate(
-        models, [Request(prompt("cat"), Sampling(24), None, name, 1.0 if name else None) for name in (None, "talk")]
+        models,
+        [Request(prompt("cat"), Options(24, expert=name, alpha=1.0 if name else None)) for name in (None, "talk")],
     )
     assert without.ids != with_it.ids
 

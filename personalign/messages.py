@@ -1,0 +1,167 @@
+"""Texts that come from outside: conversations, what a person preferred in one, and people's ids.
+
+Whatever takes a conversation takes it through ``read_messages``: requests, feedback, logs and prompts alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+
+from personalign.errors import InputError, MessageError
+from personalign.types import FEEDBACK, MAX_TEXT, ROLES, Message
+
+Conversation = tuple[Message, ...]
+EXAMPLE = '[{"role": "user", "content": "Hello"}]'
+MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
+MAX_USER = 128  # characters of a person's id
+
+
+def read_messages(messages: object, *, is_answered: bool = False) -> Conversation:
+    """Take a conversation as OpenAI's clients write it: role and content of every message, and nothing else.
+
+    Content in parts becomes one text, a line for each. ``is_answered`` allows the last message to be the assistant's.
+
+    Raises:
+        MessageError: it isn't a list of messages, or a message has another role, no text, more than 100,000
+            characters, or half a surrogate pair; or the last one isn't the user's.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise MessageError(f"found {shown(messages)} as messages, expected a list; pass {EXAMPLE}")
+    if not messages:
+        raise MessageError(f"found no messages, expected one at least; pass {EXAMPLE}")
+    conversation = tuple(_message(f"message {number}", message) for number, message in enumerate(messages))
+    if (size := sum(len(message["content"]) for message in conversation)) > MAX_CONVERSATION:
+        raise MessageError(
+            f"the messages have {size:,} characters, expected at most {MAX_CONVERSATION:,}; leave out the oldest"
+        )
+    if (role := conversation[-1]["role"]) != "user" and not is_answered:
+        raise MessageError(
+            f"the last message is the {role}'s, expected the user's, to be answered; append it, or leave out the last"
+        )
+    return conversation
+
+
+def _message(place: str, message: object) -> Message:
+    if not isinstance(message, Mapping):
+        raise MessageError(f"{place} is {shown(message)}, expected a mapping{_advice(message)}")
+    if missing := [key for key in ("role", "content") if key not in message]:
+        names = ", ".join(map(shown, message)) or "nothing"
+        advice = "; rename 'from' to 'role' and 'value' to 'content'" if {"from", "value"} <= message.keys() else ""
+        raise MessageError(
+            f"{place} has {names}, but not {' and '.join(map(repr, missing))}; expected both, as in {EXAMPLE}{advice}"
+        )
+    role = message["role"]
+    if not isinstance(role, str) or role not in ROLES:
+        raise MessageError(
+            f"{place} has the role {shown(role)}, expected one of {', '.join(ROLES)}; rename the role, or leave the "
+            "message out"
+        )
+    return {"role": str(role), "content": check_text(f"{place} ({role})", _content(place, message["content"]))}
+
+
+def _advice(message: object) -> str:
+    if hasattr(message, "model_dump"):
+        return "; pass message.model_dump()"
+    if is_dataclass(message):
+        return "; pass dataclasses.asdict(message)"
+    return f" with role and content; pass {EXAMPLE}"
+
+
+def _content(place: str, content: object) -> object:
+    """One text: the content itself, or its parts."""
+    if not isinstance(content, list | tuple):
+        return content
+    return "\n".join(_part(f"part {number} of {place}", part) for number, part in enumerate(content))
+
+
+def _part(place: str, part: object) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(text := part.get("text"), str):
+        return text
+    kind = part.get("type", part) if isinstance(part, Mapping) else part
+    raise MessageError(
+        f'{place} is {shown(kind)}, expected {{"type": "text", "text": "Hello"}}; the model reads text alone, so leave '
+        "out the others"
+    )
+
+
+def check_text(name: str, text: object) -> str:
+    """Refuse what isn't text, is blank or too long, or holds half a surrogate pair.
+
+    Raises:
+        MessageError: naming what it is.
+    """
+    if not isinstance(text, str):
+        raise MessageError(f"{name} is {shown(text)}, expected text; pass a string, or leave it out")
+    if not text.strip():
+        raise MessageError(f"{name} is blank, expected words; leave it out")
+    if len(text) > MAX_TEXT:
+        raise MessageError(f"{name} has {len(text):,} characters, expected at most {MAX_TEXT:,}; shorten it")
+    check_unicode(name, text)
+    return text
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Refuse half a surrogate pair.
+
+    Raises:
+        MessageError: naming the place.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MessageError(
+            f"{name} holds half a surrogate pair at character {error.start + 1}, which is no character; send proper "
+            "Unicode"
+        ) from None
+
+
+def check_user(user: object) -> str:
+    """Refuse ids that can't be stored and read again as they are.
+
+    Raises:
+        InputError: it isn't text, is blank, has more than 128 characters, or some that can't be printed.
+    """
+    if not isinstance(user, str) or not user.strip() or len(user) > MAX_USER or not user.isprintable():
+        raise InputError(
+            f"found {shown(user)} as a person's id, expected 1 to {MAX_USER} printable characters, such as 'ada'; pass "
+            "the id as text"
+        )
+    return user
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: short, and whatever its ``repr`` does."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever it is, the value is refused anyway
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """A preference that showed in use: of two replies to one prompt, the one a person ``chosen`` over the other.
+
+    "edit": their own text over the reply they edited; "regenerate": the second reply over the first; "thumbs": the
+    reply with its thumb up over the other, or the other over the one with its thumb down (the other is what stood
+    beside it, or the model's own: ``chat(…, strength=0)``).
+
+    Raises:
+        InputError: another kind, or twice the same text, which says nothing.
+        MessageError: a conversation that can't be answered, or a reply that is blank or too long.
+    """
+
+    kind: str
+    prompt: Conversation
+    chosen: str
+    rejected: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str) or self.kind not in FEEDBACK:
+            raise InputError(f"found feedback of the kind {shown(self.kind)}, expected one of {', '.join(FEEDBACK)}")
+        object.__setattr__(self, "prompt", read_messages(self.prompt))
+        check_text("the chosen reply", self.chosen)
+        check_text("the rejected reply", self.rejected)
+        if self.chosen == self.rejected:
+            raise InputError("the chosen and the rejected reply are the same; expected two texts that differ")

@@ -112,6 +112,11 @@ class Basis:
         """First minus second of every bank question."""
         return np.array([q.first_features - q.second_features for q in self.bank]).reshape(-1, self.num_axes)
 
+    @cached_property
+    def sums(self) -> Float[NDArray[np.float64], "m d"]:
+        """First plus second of every bank question."""
+        return np.array([q.first_features + q.second_features for q in self.bank]).reshape(-1, self.num_axes)
+
     def standardise(self, raw: Float[NDArray[np.float64], "*n d"]) -> Float[NDArray[np.float64], "*n d"]:
         """Raw axis values as φ: mean 0 and standard deviation 1 over the model's own replies."""
         return (raw - self.center) / self.scale

@@ -18,7 +18,7 @@ import numpy as np
 
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import AHEAD, RULES, StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.ask import StopRule, acquire, check_rule, clip_pairs, why_stop
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
 from personalign.learn.features import Embed, features
@@ -117,8 +117,7 @@ class Onboarding:
 
     @rule.setter
     def rule(self, rule: str) -> None:
-        if rule not in (*RULES, AHEAD):
-            raise InputError(f"found the rule {rule!r}, expected one of {', '.join((*RULES, AHEAD))}")
+        check_rule(rule)
         self._rule = rule
 
     @property
@@ -164,7 +163,7 @@ class Onboarding:
             is_drawn = self._rule == "random" and not self._basis.active
             return None, f"{reason}; {AT_RANDOM}" if is_drawn else reason
         seed = crc32(f"{user}\0{len(asked)}".encode())  # of the rule "random": the same question until it is asked
-        return acquire(profile.posterior, self._pool, self.rule, noise, allowed, seed), None
+        return acquire(profile.posterior, self._pool, self.rule, noise, allowed, seed, sums=self._basis.sums), None
 
     def _allowed(self, asked: frozenset[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         shown = self._store.exposures(self._basis.id)
@@ -237,7 +236,7 @@ class Onboarding:
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
-        weight = weigh(kinds) * fade(days, self._half_life_days, _watch(answers).changed_at)
+        weight = fade(days, weigh(kinds, choices), self._half_life_days, _watch(answers).changed_at)
         kept = select(choices, kinds)
         v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
         return fit(v[kept], [choices[i] for i in kept], self._basis.prior, self._basis.noise, weight[kept])

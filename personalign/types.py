@@ -62,9 +62,9 @@ class Gaussian:
 class Noise:
     """How people answer, the same for everyone of a population.
 
-    ``tie`` is Rao and Kupper's δ: the utility difference under which a tie is likelier than either side.
-    ``lapse`` is ε, the share of answers given at random over {a, b, tie}; ``side`` is σ_b, the standard
-    deviation of a person's bias towards the left. Both scales are utility differences.
+    ``tie`` is Rao and Kupper's δ, the utility difference under which a tie is likelier than either side; 0 says that
+    ties aren't offered. ``lapse`` is ε, the share of answers given at random over what is offered; ``side`` is σ_b, the
+    standard deviation of a person's bias towards the left. Both scales are utility differences.
 
     Raises:
         InputError: NaN, Inf, a negative value, a lapse of 1 and more, or a scale beyond ``MAX_UTILITY``.

@@ -19,7 +19,7 @@ STYLES: Mapping[str, tuple[str, str, str]] = {
     "d_optimal": ("D-optimal", "#0072B2", "o"),
     "settled": ("what settles most forecasts", "#E69F00", "v"),
     "accuracy": ("looking one answer ahead", "#56B4E9", "P"),
-    "eubo": ("EUBO", "#009E73", "s"),
+    "gap": ("expected gap", "#009E73", "s"),
     "pref": ("PReF's rule", "#D55E00", "^"),
     "random": ("random questions", "#000000", "x"),
     "as given": ("answers as they came, through the gate", "#CC79A7", "D"),

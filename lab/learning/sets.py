@@ -31,7 +31,7 @@ from personalign.learn.rows import MAX_ANSWERS
 
 GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}
 COUNTS = (0, 5, 10, 20)
-RULE, OTHER_RULES = "d_optimal", ("random", "eubo", "pref")
+RULE, OTHER_RULES = "d_optimal", ("random", "gap", "pref")
 STRENGTH = 0.1  # of the separate population model's pull to 0, as scikit-learn's C
 
 

@@ -47,9 +47,7 @@ def accuracy_after(
     lean = known.chance[:, None] * _lean(known.weights @ reference.T, noise)  # (S, r)
     a, b = sides(pairs @ known.weights.T, noise)  # (m, S)
     right = 0.5 + np.abs(a @ lean).mean(axis=1) + np.abs(b @ lean).mean(axis=1)
-    if noise.tie > 0:
-        return np.asarray(right + np.abs((1 - a - b) @ lean).mean(axis=1))
-    return np.asarray(right + noise.lapse / 3 * np.abs(lean.sum(axis=0)).mean())  # a lapse, whatever u is
+    return np.asarray(right + np.abs((1 - a - b) @ lean).mean(axis=1) if noise.tie > 0 else right)
 
 
 def _lean(u: NDArray[np.float64], noise: Noise) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """Which question to ask next, and when to stop.
 
-The rules in ``RULES`` score a pair by the mean and variance of its utility difference under what is known so far;
-``AHEAD`` looks one answer ahead (``ahead``), for what its answer would do to the forecasts of all other pairs. The
-caller keeps the history: which pairs are still allowed, how often others saw them, which side they go on.
+The rules in ``SCORES`` score a pair by the mean and variance of its utility difference under what is known so far.
+EUBO also needs what both replies are worth, and ``AHEAD`` looks one answer ahead (``ahead``), for what the answer would
+do to the predictions of all other pairs. The caller keeps the history: which pairs are still allowed, how often
+others saw them, which side they go on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,7 +27,9 @@ from personalign.types import Gaussian, Noise
 
 Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
 
-AHEAD = "accuracy"  # the rule that looks ahead
+QuestionRule = Literal["d_optimal", "bald", "eubo", "gap", "pref", "random", "accuracy"]
+QUESTION_RULES: tuple[QuestionRule, ...] = get_args(QuestionRule)
+AHEAD, EUBO = "accuracy", "eubo"  # the rules that need more than the moments of a difference
 CANDIDATES, REFERENCES = 300, 300  # pairs that it looks at: the best by D-optimality, and what they are good for
 DRAWS = 1024  # of the posterior, that stand for it
 QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
@@ -57,31 +61,54 @@ def acquire(
     allowed: Bool[NDArray[np.bool_], "m"] | None = None,
     seed: int = 0,
     draws: Draws | None = None,
+    sums: Float[NDArray[np.float64], "m2 d2"] | None = None,
 ) -> int:
     """Return the index of the pair to ask about: the best by ``rule`` among those ``allowed``.
 
     Give the pool through ``clip_pairs``, or the pairs with the most extreme features win every time. The rule
     "accuracy" looks ahead, and takes the pool to be like what will be compared later; it needs some fifty milliseconds.
-    It weighs ``draws`` of the posterior, which by default come from the Gaussian.
+    It weighs ``draws`` of the posterior, which by default come from the Gaussian. The rule "eubo" shows the pair whose
+    better reply is expected to please most, E max (Lin et al. 2022): it needs ``sums``, the features of both replies
+    added. Differences alone allow its other half, "gap", which prefers replies that lie far apart, good or bad.
 
     Raises:
-        InputError: an unknown rule, a pool of another shape, or nothing allowed.
+        InputError: an unknown rule, a pool or sums of another shape, "eubo" without sums, or nothing allowed.
     """
-    if rule not in (*RULES, AHEAD):
-        raise InputError(f"found the rule {rule!r}, expected one of {', '.join((*RULES, AHEAD))}")
+    check_rule(rule)
     if allowed is not None and allowed.shape != (len(pool),):
         raise InputError(f"allowed has shape {allowed.shape}, expected ({len(pool)},): one flag per pair")
     can_ask = np.ones(len(pool), dtype=bool) if allowed is None else allowed
     if not can_ask.any():
         raise InputError("no pair of the pool is allowed, expected at least one; stop asking or add questions")
     mean, variance = utility(pool, post)
+    if rule == EUBO:
+        score = _gap(mean, variance, noise, seed) + _mean_utility(post, pool, sums)
+    else:
+        score = SCORES["d_optimal" if rule == AHEAD else rule](mean, variance, noise, seed)
+    score = np.where(can_ask, score, -np.inf)
     if rule != AHEAD:
-        return int(np.argmax(np.where(can_ask, RULES[rule](mean, variance, noise, seed), -np.inf)))
-    informative = np.where(can_ask, _d_optimal(mean, variance, noise, seed), -np.inf)
-    candidates = np.argsort(-informative, kind="stable")[: min(CANDIDATES, int(can_ask.sum()))]
+        return int(np.argmax(score))
+    candidates = np.argsort(-score, kind="stable")[: min(CANDIDATES, int(can_ask.sum()))]
     reference = pool[:: -(-len(pool) // REFERENCES)]
     draws = draw(post, DRAWS) if draws is None else draws
     return int(candidates[np.argmax(accuracy_after(draws, pool[candidates], reference, noise))])
+
+
+def check_rule(rule: str) -> None:
+    """Refuse a name that isn't one of ``QUESTION_RULES``."""
+    if rule not in QUESTION_RULES:
+        raise InputError(f"found the rule {rule!r}, expected one of {', '.join(QUESTION_RULES)}")
+
+
+def _mean_utility(post: Gaussian, pool: NDArray[np.float64], sums: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """What the two replies of each pair are worth on average."""
+    if sums is None or sums.shape != pool.shape:
+        found = "no sums" if sums is None else f"sums of shape {sums.shape}"
+        raise InputError(
+            f'the rule "eubo" has {found}, expected {pool.shape}: the features of both replies, added; for pairs of '
+            'which only the difference is known pass rule="gap"'
+        )
+    return np.asarray(utility(sums, post)[0] / 2)
 
 
 def clip_pairs(
@@ -89,8 +116,8 @@ def clip_pairs(
 ) -> Float[NDArray[np.float64], "m d"]:
     """Shorten the longest pairs in the prior's metric √(vᵀΣ₀v) to the pool's given quantile.
 
-    The likelihood is linear in v without end, people aren't: a pair ten times as different isn't answered ten
-    times as surely. Shortened pairs keep their direction, and are fitted as they were asked about.
+    The likelihood is linear in v without end, people aren't: a pair ten times as different isn't answered ten times as
+    surely. Shortened pairs keep their direction; they serve to choose a question, and answers are fitted to the pair.
     """
     if not len(pool):
         return pool
@@ -167,11 +194,8 @@ def _bald(mean: NDArray[np.float64], variance: NDArray[np.float64], noise: Noise
     return np.asarray(entr(mixed).sum(axis=0) - (entr(prob).sum(axis=0) * shares[:, None]).sum(axis=0))
 
 
-def _eubo(mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise, _seed: int) -> NDArray[np.float64]:
-    """Expected utility of the better reply (Lin et al. 2022), over that of the pair's mean: E|u|/2.
-
-    The pair's own mean utility is left out, because only differences of features are known here.
-    """
+def _gap(mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise, _seed: int) -> NDArray[np.float64]:
+    """By how much the better reply is expected to exceed the pair's mean utility, E|u|/2."""
     spread = np.sqrt(np.maximum(variance, 1e-300))
     z = mean / spread
     density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
@@ -187,8 +211,8 @@ def _random(mean: NDArray[np.float64], _variance: NDArray[np.float64], _noise: N
     return np.random.default_rng(seed).random(len(mean))
 
 
-RULES: Mapping[str, Score] = MappingProxyType(
-    {"d_optimal": _d_optimal, "bald": _bald, "eubo": _eubo, "pref": _pref, "random": _random}
+SCORES: Mapping[str, Score] = MappingProxyType(
+    {"d_optimal": _d_optimal, "bald": _bald, "gap": _gap, "pref": _pref, "random": _random}
 )
 
 

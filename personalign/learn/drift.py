@@ -78,14 +78,23 @@ def watch(losses: Sequence[float | None], is_asked: Sequence[bool]) -> Drift:
     return Drift(excess, alarms, changed_at, since, sum(is_asked[since:]))
 
 
-def fade(days: Array, half_life_days: float | None, changed_at: int = 0) -> Array:
-    """What each answer's weight is multiplied by, (n,), for its age and for a change of taste since.
+def fade(days: Array, weight: Array, half_life_days: float | None, changed_at: int = 0) -> Array:
+    """Discount what each answer counts, (n,), for its age and for a change of taste since.
 
-    ``days`` are times, oldest first. Age is counted from the newest, not from today: nobody is forgotten for being
-    away, and the same answers give the same profile whenever they are fitted. None forgets nothing.
+    ``days`` are times, oldest first. Age is counted from a clock that answers move, not from today: nobody is forgotten
+    for being away, and the same answers give the same profile whenever they are fitted. None forgets nothing.
     """
-    weight = np.ones(len(days))
-    if half_life_days is not None and len(days):
-        weight = 0.5 ** ((days.max() - days) / half_life_days)
-    weight[:changed_at] *= STALE
-    return weight
+    faded = weight.copy()
+    if half_life_days is not None:
+        faded *= 0.5 ** (np.maximum(_clock(days, weight) - days, 0) / half_life_days)
+    faded[:changed_at] *= STALE
+    return faded
+
+
+def _clock(days: Array, weight: Array) -> float:
+    """Each answer moves the clock towards its own time by what it counts: a skip, which tells nothing, doesn't."""
+    clock: float | None = None
+    for day, share in zip(days.tolist(), weight.tolist(), strict=True):
+        if share > 0:
+            clock = day if clock is None else clock + min(share, 1.0) * max(day - clock, 0.0)
+    return -np.inf if clock is None else clock

@@ -22,6 +22,7 @@ def select(choices: Sequence[str], kinds: Sequence[str], most: int = MAX_ANSWERS
     return np.array(sorted(ranked[:most]), dtype=np.int64)
 
 
-def weigh(kinds: Sequence[str]) -> Float[NDArray[np.float64], "n"]:
-    """How much each counts in a fit, by what it came from."""
-    return np.array([WEIGHTS[kind] for kind in kinds], dtype=np.float64)
+def weigh(kinds: Sequence[str], choices: Sequence[str]) -> Float[NDArray[np.float64], "n"]:
+    """How much each counts in a fit, by what it came from; 0 for what says nothing."""
+    pairs = zip(kinds, choices, strict=True)
+    return np.array([WEIGHTS[kind] if choice in INFORMATIVE else 0.0 for kind, choice in pairs], dtype=np.float64)

@@ -1,8 +1,18 @@
 """How likely an answer is, given the utility difference u of the reply on the left over the one on the right.
 
-Rao and Kupper (1967): P(a) = σ(u − δ), P(b) = σ(−u − δ), and a tie takes the rest, mixed with a lapse:
-P = (1 − ε)·P_RaoKupper + ε/3. Everything is computed from log σ, so that |u| of 1e4 neither overflows nor
-divides 0 by 0.
+Rao and Kupper (1967): P(a) = σ(u − δ), P(b) = σ(−u − δ), and a tie takes the rest. A lapse ε is spread evenly over
+the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K: K is 3, or 2 where δ = 0, which says that ties aren't
+offered. Said all the same, a tie then weighs as the limit of a narrow one does: u is near 0. Everything is computed
+from log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
+
+The same likelihood is written four times, each as fast as its user needs; tests join them.
+
+    form        gives                                      used by
+    outcomes    log P, score and P of a, b and tie         ``ask``, ``gate``, ``prior``, ``predict``
+    turned      log P, score and curvature of what was     ``kernel``, in every fit
+                said, turned so that the left won or tied
+    sides       P(a) and P(b)                              ``ahead``
+    expected    as turned, averaged over u ~ N(m, s²)      ``population``
 """
 
 from __future__ import annotations
@@ -18,9 +28,14 @@ from scipy.special import expit, log_expit
 from personalign.types import Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
+NODES = 7  # of the Gauss–Hermite sums in ``expected``
 _NEVER = -1e3  # stands for log 0: its exponential is 0, yet sums with it still tell differences of the rest
 _FAR = 600.0  # |u| beyond which exponentials are taken as there: e^(600 + MAX_UTILITY) is still finite
 _TINY = 1e-300  # probabilities below it aren't divided by
+_NARROW = 1e-8  # of a standard deviation: below it the expected curvature would divide rounding errors
+_PLACES, _SHARE = np.polynomial.hermite_e.hermegauss(NODES)
+_SHARE = _SHARE / _SHARE.sum()
+_SLOPES = _SHARE * _PLACES
 
 
 class Outcomes(NamedTuple):
@@ -39,14 +54,24 @@ class Turned(NamedTuple):
     curvature: NDArray[np.float64]
 
 
+class Expected(NamedTuple):
+    """Of each row: E[log P], its derivative by the mean, and the negative of the second one."""
+
+    value: NDArray[np.float64]
+    slope: NDArray[np.float64]
+    curvature: NDArray[np.float64]
+
+
 def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
     """Compute log-probabilities, scores d log P/du and probabilities of a, b and tie."""
     log_plain, score_plain = _rao_kupper(u, noise.tie)
     if noise.lapse == 0:
         return Outcomes(log_plain, score_plain, np.exp(log_plain))
-    log_kept = log1p(-noise.lapse) + log_plain
-    log_prob = np.logaddexp(log_kept, log(noise.lapse) - log(3))
-    return Outcomes(log_prob, score_plain * np.exp(log_kept - log_prob), np.exp(log_prob))
+    num, log_prob, score = _num_offered(noise), log_plain.copy(), score_plain.copy()
+    log_kept = log1p(-noise.lapse) + log_plain[:num]
+    log_prob[:num] = np.logaddexp(log_kept, log(noise.lapse) - log(num))
+    score[:num] *= np.exp(log_kept - log_prob[:num])
+    return Outcomes(log_prob, score, np.exp(log_prob))
 
 
 def probabilities(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "3 *s"]:
@@ -56,17 +81,16 @@ def probabilities(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[ND
 
 def information(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
     """Fisher information about u in one answer, Σ_c p′_c²/p_c."""
-    of = outcomes(u, noise)
-    return np.asarray((of.prob * of.score**2).sum(axis=0))
+    each = outcomes(u, noise)
+    return np.asarray((each.prob * each.score**2).sum(axis=0))
 
 
 def log_likelihood(
     u: Float[NDArray[np.float64], "*s"], outcome: Integer[NDArray[np.int64], "*s"], noise: Noise
 ) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
     """Return log P(outcome | u) and its derivative by u."""
-    of = outcomes(u, noise)
-    pick = outcome[np.newaxis]
-    return np.take_along_axis(of.log_prob, pick, 0)[0], np.take_along_axis(of.score, pick, 0)[0]
+    each, pick = outcomes(u, noise), outcome[np.newaxis]
+    return np.take_along_axis(each.log_prob, pick, 0)[0], np.take_along_axis(each.score, pick, 0)[0]
 
 
 def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], "*s"], noise: Noise) -> Turned:
@@ -78,23 +102,47 @@ def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], 
     not_a, not_b = low * a, theta / high
     slope_a, slope_b, score_tie = a * not_a, b * not_b, not_a - not_b
     score, curvature = np.where(is_tie, score_tie, not_a), np.where(is_tie, slope_a + slope_b, slope_a)
-    kept, floor = 1 - noise.lapse, noise.lapse / 3
-    if floor < _TINY:
+    kept, floor = 1 - noise.lapse, _floor(noise)
+    is_unoffered = is_tie if noise.tie == 0 else False
+    if floor < _TINY or np.all(is_unoffered):
         log_ties = log(-expm1(-2 * noise.tie)) if noise.tie > 0 else _NEVER
         log_prob = np.where(is_tie, log_ties + np.log(not_a) + np.log(not_b), np.log(a))
         return Turned(log_prob + (u - near) * score, score, curvature)
     plain = kept * np.where(is_tie, -expm1(-2 * noise.tie) * not_a * not_b, a)
     prob = plain + floor
     share = plain / prob  # of these answers that are no lapse
-    return Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
+    told = Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
+    if np.any(is_unoffered):
+        whole = turned(u, is_tie, Noise(0.0, 0.0))
+        return Turned(*(np.where(is_tie, tie, rest) for tie, rest in zip(whole, told, strict=True)))
+    return told
 
 
 def sides(
     u: Float[NDArray[np.float64], "*s"], noise: Noise
 ) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
     """P(a) and P(b) alone, by one exponential each: looking ahead spends its time here."""
-    kept, floor = 1 - noise.lapse, noise.lapse / 3
+    kept, floor = 1 - noise.lapse, _floor(noise)
     return kept * expit(u - noise.tie) + floor, kept * expit(-u - noise.tie) + floor
+
+
+def expected(
+    mean: Float[NDArray[np.float64], "*s"],
+    variance: Float[NDArray[np.float64], "*s"],
+    is_tie: Bool[NDArray[np.bool_], "*s"],
+    noise: Noise,
+) -> Expected:
+    """Average log P of what was said over u ~ N(mean, variance), for rows turned so that the left won or tied.
+
+    Slope and curvature −∂²/∂mean² come from the score by Gauss–Hermite sums (Stein's identity), so that they are the
+    derivatives of the very sum that is the value. Ties need δ > 0.
+    """
+    spread = np.sqrt(np.maximum(variance, _NARROW**2))
+    u = mean[..., None] + spread[..., None] * _PLACES
+    log_prob, score = _won(u, noise)
+    if is_tie.any():
+        log_prob[is_tie], score[is_tie] = _tied(u[is_tie], noise)
+    return Expected(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 
 def win_probability(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
@@ -111,3 +159,36 @@ def _rao_kupper(u: NDArray[np.float64], tie: float) -> tuple[NDArray[np.float64]
     log_prob = np.stack([log_expit(low), log_expit(-high), log_ties + (log_expit(-low) + log_expit(high))])
     not_a, not_b = expit(-low), expit(high)
     return log_prob, np.stack([not_a, -not_b, not_a - not_b])
+
+
+def _num_offered(noise: Noise) -> int:
+    return 3 if noise.tie > 0 else 2
+
+
+def _floor(noise: Noise) -> float:
+    """What lapses give each outcome that is offered."""
+    return noise.lapse / _num_offered(noise)
+
+
+def _won(u: NDArray[np.float64], noise: Noise) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x = u - noise.tie
+    small = np.exp(-np.abs(x))
+    total = 1 + small
+    score = np.where(x > 0, small, 1.0) / total
+    log_prob = np.minimum(x, 0.0) - np.log(total)
+    if noise.lapse == 0:
+        return log_prob, score
+    won = (1 - noise.lapse) * (np.where(x > 0, 1.0, small) / total)
+    prob = won + _floor(noise)
+    return np.log(prob), score * (won / prob)
+
+
+def _tied(u: NDArray[np.float64], noise: Noise) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    low, high = u - noise.tie, u + noise.tie
+    log_plain = log(-np.expm1(-2 * noise.tie)) - np.logaddexp(0, low) - np.logaddexp(0, -high)
+    score = 1 / (1 + np.exp(np.minimum(high, 700.0))) - 1 / (1 + np.exp(np.minimum(-low, 700.0)))
+    if noise.lapse == 0:
+        return log_plain, score
+    kept = (1 - noise.lapse) * np.exp(log_plain)
+    prob = kept + _floor(noise)
+    return np.log(prob), score * (kept / prob)

@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from personalign.learn.expected import expected
+from personalign.learn.likelihood import expected
 from personalign.types import Noise
 
 ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
 CLIMBS = 20  # steps of L-BFGS in a round
 SETTLE = 4  # Newton steps of people's beliefs for each of the climber's looks; they start from the last ones
-LAPSE_DOUBT = 40.0  # answers' worth of belief that lapses are rare
+RANDOM, MEANT = 2.0, 38.0  # answers that are believed before any is seen: lapses, and others; a Beta prior of mode 0.05
 _CURVATURE = 0.2  # of a typical answer, in information about its utility; only scales the climber's coordinates
 
 
@@ -98,7 +98,9 @@ def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None
     """Fit the model of the given rank, from a start by moments, or from a model of other people, in a single round."""
     spread = (log.x**2).mean(0)
     strength = len(log.x) * _CURVATURE * spread  # information about each feature's weight
-    model = _start(log, rank, noise, spread) if start is None else _narrow(start, rank)
+    tie = (start and start.noise.tie) or noise.tie if log.is_tie.any() else 0.0  # 0: none is offered, nor lapsed into
+    model = _start(log, rank, replace(noise, tie=tie), spread) if start is None else _narrow(start, rank)
+    model = replace(model, noise=replace(model.noise, tie=tie))
     for _ in range(ROUNDS if start is None else 1):
         beliefs = believe(*_factors(model, log), log, model.noise, _nothing_known(log, rank), 2 * SETTLE)[0]
         model = _shrink(model, beliefs, strength)
@@ -266,7 +268,8 @@ def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
 
     def loss(theta: NDArray[np.float64]) -> float:
         noise = noise_of(theta)
-        return LAPSE_DOUBT * noise.lapse - float(expected(mean, variance, log.is_tie, noise).value.sum())
+        belief = RANDOM * np.log(noise.lapse) + MEANT * np.log1p(-noise.lapse)
+        return -float(belief + expected(mean, variance, log.is_tie, noise).value.sum())
 
     start = np.log([max(model.noise.tie, 0.05), max(model.noise.lapse, 1e-3)])
     found = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 40, "xatol": 0.02, "fatol": 0.1})

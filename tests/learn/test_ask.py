@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from personalign.learn import ask
 from personalign.learn.ahead import Draws, accuracy_after
 from personalign.learn.ask import (
     AHEAD,
-    RULES,
+    QUESTION_RULES,
+    SCORES,
     StopRule,
     acquire,
     clip_pairs,
@@ -29,7 +31,12 @@ from tests.learn.people import NOISE, Array, answers, cosine, prior_of
 
 POOL = np.random.default_rng(2).normal(size=(12, 3)) / 2
 POST = prior_of(3)
-each_rule = pytest.mark.parametrize("rule", [*RULES, AHEAD])
+each_rule = pytest.mark.parametrize("rule", QUESTION_RULES)
+
+
+def acquired(post: Gaussian, pool: Array, rule: str, *rest: Any, **more: Any) -> int:
+    """By any rule: both replies of a pair are worth 0 on average."""
+    return acquire(post, pool, rule, *rest, sums=np.zeros(pool.shape), **more)
 
 
 def flat(d: int, variance: float = 1.0) -> Gaussian:
@@ -44,23 +51,23 @@ def flat(d: int, variance: float = 1.0) -> Gaussian:
 @given(st.lists(st.booleans(), min_size=12, max_size=12).filter(any), st.integers(0, 2**32 - 1))
 def test_only_allowed_pairs_are_asked(rule: str, allowed: list[bool], seed: int) -> None:
     """Whatever the rule likes best, it asks about a pair that is allowed."""
-    assert allowed[acquire(POST, POOL, rule, NOISE, np.array(allowed), seed)]
+    assert allowed[acquired(POST, POOL, rule, NOISE, np.array(allowed), seed)]
 
 
 @each_rule
 def test_the_favourite_is_passed_over_where_it_is_forbidden(rule: str) -> None:
     """The control: every rule has a favourite among all, and forbidding it makes it ask about another."""
-    favourite = acquire(POST, POOL, rule, NOISE)
+    favourite = acquired(POST, POOL, rule, NOISE)
     allowed = np.arange(len(POOL)) != favourite
-    assert acquire(POST, POOL, rule, NOISE, allowed) != favourite
+    assert acquired(POST, POOL, rule, NOISE, allowed) != favourite
 
 
 @each_rule
 def test_a_pool_without_differences_still_has_a_question(rule: str) -> None:
     """Pairs of equal replies tell nothing, but an index comes back, and a certain posterior divides by no zero."""
     certain = Gaussian(np.ones(3), np.zeros((3, 3)))
-    assert 0 <= acquire(POST, np.zeros((4, 3)), rule, NOISE) < 4
-    assert acquire(certain, POOL, rule, NOISE, np.arange(12) == 7) == 7
+    assert 0 <= acquired(POST, np.zeros((4, 3)), rule, NOISE) < 4
+    assert acquired(certain, POOL, rule, NOISE, np.arange(12) == 7) == 7
 
 
 def test_random_is_repeatable_and_fair() -> None:
@@ -70,19 +77,19 @@ def test_random_is_repeatable_and_fair() -> None:
     assert set(asked) == set(range(len(POOL)))
 
 
-@pytest.mark.parametrize("rule", [rule for rule in (*RULES, AHEAD) if rule != "random"])
+@pytest.mark.parametrize("rule", [rule for rule in QUESTION_RULES if rule != "random"])
 def test_only_random_looks_at_the_seed(rule: str) -> None:
     """All other rules ask the same question whatever the seed."""
-    assert len({acquire(POST, POOL, rule, NOISE, seed=seed) for seed in range(20)}) == 1
+    assert len({acquired(POST, POOL, rule, NOISE, seed=seed) for seed in range(20)}) == 1
 
 
-@pytest.mark.parametrize("rule", ["d_optimal", "bald", "eubo", "pref"])
+@pytest.mark.parametrize("rule", ["d_optimal", "bald", "eubo", "gap", "pref"])
 def test_the_least_known_direction_is_asked_about(rule: str) -> None:
     """Of pairs of one length each, along the axes, the axis of the greatest variance wins, wherever it stands."""
     for widest in range(3):
         variance = np.array([0.5, 0.5, 0.5])
         variance[widest] = 2.0
-        assert acquire(Gaussian(np.zeros(3), np.diag(variance)), np.eye(3), rule, NOISE) == widest
+        assert acquired(Gaussian(np.zeros(3), np.diag(variance)), np.eye(3), rule, NOISE) == widest
 
 
 def test_an_answered_direction_is_left_alone() -> None:
@@ -112,7 +119,7 @@ def drawn_utilities(seed: int = 9, size: int = 40_000) -> Array:
 
 
 def score(rule: str, noise: Noise = NOISE) -> Array:
-    return RULES[rule](*utility(POOL, POST), noise, 0)
+    return SCORES[rule](*utility(POOL, POST), noise, 0)
 
 
 def entropy(p: Array) -> Array:
@@ -128,12 +135,33 @@ def test_bald_is_mutual_information(noise: Noise) -> None:
     assert np.abs(entropy(prob.mean(axis=1)) - truth).max() > 0.1  # the control: both halves are needed
 
 
-def test_eubo_is_the_expected_utility_of_the_better() -> None:
+def test_the_gap_is_what_the_better_has_over_the_mean() -> None:
     """The closed form is the mean of max(left, right), over the pair's own mean: E|u|/2."""
     u = drawn_utilities()
     truth = np.maximum(u, 0).mean(axis=0) - u.mean(axis=0) / 2
-    np.testing.assert_allclose(score("eubo"), truth, atol=0.02)
+    np.testing.assert_allclose(score("gap"), truth, atol=0.02)
     assert np.abs(np.maximum(u, 0).mean(axis=0) - truth).max() > 0.1
+
+
+def test_eubo_shows_the_reply_that_pleases_most() -> None:
+    """It asks about the pair whose better reply is worth most over draws; the gap, the control, asks otherwise."""
+    differs = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        first, second = rng.normal(size=(2, 30, 3))
+        w = rng.multivariate_normal(POST.mean, POST.covariance, size=20_000)
+        truth = np.maximum(first @ w.T, second @ w.T).mean(axis=1)
+        asked = acquire(POST, first - second, "eubo", NOISE, sums=first + second)
+        assert truth[asked] > truth.max() - 0.05
+        differs += acquire(POST, first - second, "gap", NOISE) != asked
+    assert differs > 10
+
+
+@pytest.mark.parametrize("sums", [None, np.zeros((12, 2)), np.zeros((3, 3))])
+def test_eubo_needs_both_replies(sums: Array | None) -> None:
+    """With differences alone it is refused, and the rule that they allow is named."""
+    with pytest.raises(InputError, match=r'"eubo" has.*rule="gap"'):
+        acquire(POST, POOL, "eubo", NOISE, sums=sums)
 
 
 def test_d_optimality_is_the_expected_shrinkage() -> None:
@@ -162,7 +190,8 @@ def test_looking_ahead_is_expected_accuracy(noise: Noise) -> None:
     wins = win_probability(known.weights @ POOL.T, noise)  # (5, 12)
     truth = []
     for v in POOL[:4]:
-        joint = probabilities(known.weights @ v, noise) * known.chance  # (3, 5)
+        offered = 3 if noise.tie else 2
+        joint = probabilities(known.weights @ v, noise)[:offered] * known.chance  # (3, 5)
         votes = joint @ wins / joint.sum(axis=1, keepdims=True)
         truth.append(float((joint.sum(axis=1)[:, None] * np.maximum(votes, 1 - votes)).sum(axis=0).mean()))
     np.testing.assert_allclose(accuracy_after(known, POOL[:4], POOL, noise), truth)

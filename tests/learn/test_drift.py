@@ -56,7 +56,8 @@ def live(change: Change, heeds: bool = True, seed: int = 0) -> Life:
             given[i].append(choice)
         changed = [watch(of, [True] * len(of)).changed_at if heeds else 0 for of in losses]
         records = [
-            Record(v[i, : t + 1], given[i], fade(np.arange(t + 1.0), None, changed[i])) for i in range(NUM_PEOPLE)
+            Record(v[i, : t + 1], given[i], fade(np.arange(t + 1.0), np.ones(t + 1), None, changed[i]))
+            for i in range(NUM_PEOPLE)
         ]
         posts = [fitted.weights for fitted in fit_block(records, PRIOR, NOISE)]
     drifts = [watch(of, [True] * len(of)) for of in losses]
@@ -116,9 +117,24 @@ def test_a_loss_is_what_was_foreseen() -> None:
 
 def test_weights_halve_with_age() -> None:
     """Every half-life before the newest halves a weight; without one nothing fades but what came before a change."""
-    days = np.array([0.0, 10.0, 20.0])
-    assert fade(days, 10.0).tolist() == [0.25, 0.5, 1.0]
-    assert fade(days + 1000, 10.0).tolist() == [0.25, 0.5, 1.0]
-    assert fade(days, None).tolist() == [1.0, 1.0, 1.0]
-    assert fade(days, None, changed_at=2).tolist() == [STALE, STALE, 1.0]
-    assert fade(np.zeros(0), 10.0).tolist() == []
+    days, once = np.array([0.0, 10.0, 20.0]), np.ones(3)
+    assert fade(days, once, 10.0).tolist() == [0.25, 0.5, 1.0]
+    assert fade(days + 1000, once, 10.0).tolist() == [0.25, 0.5, 1.0]
+    assert fade(days, once, None).tolist() == [1.0, 1.0, 1.0]
+    assert fade(days, once, None, changed_at=2).tolist() == [STALE, STALE, 1.0]
+    assert fade(np.zeros(0), np.zeros(0), 10.0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [(0.0, 1.0), (0.16, 0.5**1.6), (0.36, 0.5**3.6), (1.0, 0.5**10)],
+)
+def test_age_is_counted_by_what_is_fitted(weight: float, expected: float) -> None:
+    """A skip or a check ten half-lives later fades nothing, weak feedback a little, and an answer all there was."""
+    faded = fade(np.array([0.0, 0.0, 100.0]), np.array([1.0, 0.5, weight]), 10.0)
+    np.testing.assert_allclose(faded, [expected, expected / 2, weight])
+
+
+def test_nothing_but_skips_fades_nothing() -> None:
+    """Without an answer there is no clock."""
+    assert fade(np.array([0.0, 50.0]), np.zeros(2), 10.0).tolist() == [0.0, 0.0]

@@ -43,7 +43,7 @@ def test_weights_pay_where_feedback_is_as_noisy_as_assumed() -> None:
         given = answers(asked @ w, UNBIASED, rng)
         liked = ["a" if (u > 0) == (rng.random() < ASSUMED["regenerate"]) else "b" for u in seen @ w]
         v, choices = np.vstack([asked, seen]), [*given, *liked]
-        weight = weigh(["question"] * 6 + ["regenerate"] * 30)
+        weight = weigh(["question"] * 6 + ["regenerate"] * 30, ["a"] * 36)
         for name, post in (
             ("none", fit(asked, given, prior, UNBIASED)),
             ("weighed", fit(v, choices, prior, UNBIASED, weight)),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from personalign.learn.expected import expected
-from personalign.learn.likelihood import TIE, A, log_likelihood
+from personalign.learn.likelihood import TIE, A, expected, log_likelihood
 from personalign.types import Noise
 
 NOISES = [Noise(0.4, 0.0, 0.0), Noise(0.4, 0.1, 0.0), Noise(2.0, 0.02, 0.0)]

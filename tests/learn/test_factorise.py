@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn import Factors, factorise, fit, predict
@@ -237,3 +238,26 @@ def test_refuses_an_unknown_choice() -> None:
     of = world(people=20, each=20)
     with pytest.raises(QuestionError, match="'left' in row 5"):
         factorise(of.user, of.v, [*of.choice[:5], "left", *of.choice[6:]], 2)
+
+
+@pytest.mark.parametrize("flipped", [0.0, 0.1])
+def test_a_forced_choice_has_its_own_likelihood(flipped: float) -> None:
+    """Without ties in a log none is offered, and lapses are spread over two sides: δ = 0 and ε by Beta's prior."""
+    rng = np.random.default_rng(3)
+    v, weights = rng.normal(size=(1200, 3)), rng.normal(size=(40, 3)) * 1.5
+    person = np.repeat(np.arange(40), 30)
+    is_left = rng.random(1200) < expit((v * weights[person]).sum(axis=1))
+    is_left ^= rng.random(1200) < flipped
+    noise = factorise(person, v, np.where(is_left, "a", "b"), 3).noise
+    assert noise.tie == 0
+    assert 0.002 < noise.lapse < 2 * flipped + 0.08
+
+
+def test_ties_of_held_out_people_alone_are_fitted() -> None:
+    """Where only those who judge said "tie", the last fit, to all, has a width of ties again."""
+    rng = np.random.default_rng(5)
+    person, v = np.repeat(np.arange(10), 20), rng.normal(size=(200, 3))
+    held = np.random.default_rng(0).permutation(10)[:2]  # as the seed draws them
+    choice = np.where(v[:, 0] > 0, "a", "b").astype(object)
+    choice[np.isin(person, held) & (np.abs(v[:, 0]) < 0.5)] = "tie"
+    assert factorise(person, v, choice, 2).noise.tie > 0

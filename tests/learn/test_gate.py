@@ -114,12 +114,11 @@ def test_predictions_are_those_of_predict() -> None:
     record = record_of(5, 4, choices=("a",))
     post = fit(record.v[:4], record.choice[:4], PRIOR, noise)
     told = np.exp(prequential(record, PRIOR, noise, np.array([1.0]))[4, 0])
-    ties = noise.lapse / 3
-    assert told / (1 - ties) == pytest.approx(predict(record.v[4:], post, noise)[0], abs=1e-9)
+    assert told == pytest.approx(predict(record.v[4:], post, noise)[0], abs=1e-9)
     at_mu = np.exp(prequential(record, PRIOR, noise, np.array([0.0]))[4, 0])
     variance = record.v[4] @ post.covariance @ record.v[4]
     u = record.v[4] @ PRIOR.mean / np.sqrt(1 + np.pi * variance / 8)
-    assert at_mu / (1 - ties) == pytest.approx(win_probability(np.array([u]), noise)[0], abs=1e-9)
+    assert at_mu == pytest.approx(win_probability(np.array([u]), noise)[0], abs=1e-9)
 
 
 def test_what_each_answer_adds_is_the_gain() -> None:

@@ -133,7 +133,8 @@ def log_posterior(at: Array, v: Array, outcome: Array, weight: Array, prior: Gau
     tie = log_theta + log_expit(noise.tie - u) + log_expit(noise.tie + u)
     said = np.choose(outcome, [a, b, tie])
     if noise.lapse:
-        said = np.logaddexp(np.log1p(-noise.lapse) + said, np.log(noise.lapse / 3))
+        lapsed = np.logaddexp(np.log1p(-noise.lapse) + said, np.log(noise.lapse / (3 if noise.tie else 2)))
+        said = np.where((outcome == 2) & (noise.tie == 0), said, lapsed)
     return float(weight @ said - (off @ np.linalg.solve(prior.covariance, off) + bias**2) / 2)
 
 

@@ -16,10 +16,12 @@ from personalign.learn.likelihood import (
     TIE,
     A,
     B,
+    expected,
     information,
     log_likelihood,
     outcomes,
     probabilities,
+    sides,
     turned,
     win_probability,
 )
@@ -32,18 +34,22 @@ STEP = 1e-5
 each_noise = pytest.mark.parametrize("noise", NOISES)
 
 
+def offered(noise: Noise) -> int:
+    return 3 if noise.tie else 2
+
+
 @given(st.floats(-1e4, 1e4), st.floats(0, 20), st.just(0.0) | st.floats(1e-12, 0.99))
 def test_probabilities_are_a_distribution(u: float, tie: float, lapse: float) -> None:
-    """They add up to 1 and none falls under ε/3, however surely a side is preferred."""
-    prob = probabilities(np.array([u]), Noise(tie, lapse))[:, 0]
+    """They add up to 1 and none that is offered falls under ε/K, however surely a side is preferred."""
+    prob = probabilities(np.array([u]), Noise(tie, lapse))[: offered(Noise(tie)), 0]
     assert prob.sum() == pytest.approx(1, abs=1e-12)
-    assert prob.min() >= lapse / 3 * (1 - 1e-12)
+    assert prob.min() >= lapse / len(prob) * (1 - 1e-12)
 
 
 @each_noise
 def test_the_floor_is_reached(noise: Noise) -> None:
     """The control: where a side is certain, the other's probability is the floor and no more."""
-    assert probabilities(np.array([200.0]), noise)[B, 0] == pytest.approx(noise.lapse / 3)
+    assert probabilities(np.array([200.0]), noise)[B, 0] == pytest.approx(noise.lapse / offered(noise))
 
 
 @each_noise
@@ -86,7 +92,7 @@ def test_the_slope_is_that_of_the_logarithm(noise: Noise, outcome: int) -> None:
 
 
 def is_impossible(outcome: int, noise: Noise) -> bool:
-    return outcome == TIE and not noise.tie and not noise.lapse
+    return outcome == TIE and not noise.tie
 
 
 @each_noise
@@ -124,7 +130,7 @@ def test_certainty_stays_finite(noise: Noise, size: float) -> None:
     of = outcomes(u, noise)
     assert all(np.isfinite(part).all() for part in of)
     assert np.isfinite(information(u, noise)).all()
-    sure = 1 - noise.lapse * 2 / 3
+    sure = 1 - noise.lapse * (1 - 1 / offered(noise))
     np.testing.assert_allclose(of.prob[[B, A], [0, 1]], sure)
 
 
@@ -202,3 +208,51 @@ def test_turned_rows_are_told_the_same(u: NDArray[np.float64], noise: Noise) -> 
         higher, lower = (log_likelihood(u + s, np.full(u.shape, outcome), noise)[1] for s in (STEP, -STEP))
         np.testing.assert_allclose(fast.curvature, (lower - higher) / (2 * STEP), atol=1e-9)
     assert np.abs(fast.score - turned(u, np.zeros(u.shape, dtype=bool), noise).score).max() > 0.1  # the control
+
+
+def by_hand(u: float, noise: Noise) -> list[float]:
+    """P(a), P(b) and P(tie) from the formula, in Python's own numbers."""
+    a, b = 1 / (1 + np.exp(noise.tie - u)), 1 / (1 + np.exp(noise.tie + u))
+    plain = [a, b, 1 - a - b] if noise.tie else [a, b]
+    return [(1 - noise.lapse) * p + noise.lapse / len(plain) for p in plain]
+
+
+@each_noise
+def test_every_form_is_normalised_over_what_is_offered(noise: Noise) -> None:
+    """All four forms give the formula's numbers, adding up to 1; the control: with ε/3 for two outcomes they don't."""
+    never, always = np.zeros(U.shape, dtype=bool), np.ones(U.shape, dtype=bool)
+    hand = np.array([by_hand(u, noise) for u in U]).T
+    np.testing.assert_allclose(hand.sum(axis=0), 1, rtol=1e-12)
+    np.testing.assert_allclose(probabilities(U, noise)[: len(hand)], hand, rtol=1e-9)
+    np.testing.assert_allclose(sides(U, noise), hand[:2], rtol=1e-9)
+    for part in (turned, lambda u, is_tie, noise: expected(u, np.zeros(len(u)), is_tie, noise)):
+        rows = [part(U, never, noise)[0], part(-U, never, noise)[0]]
+        rows += [part(U, always, noise)[0]] if noise.tie else []
+        np.testing.assert_allclose(np.exp(rows), hand, rtol=1e-6)
+    if noise.lapse and not noise.tie:
+        assert np.abs(hand.sum(axis=0) - noise.lapse / 3 - 1).min() > 0.01
+
+
+def test_a_tie_that_is_not_offered_says_that_both_are_alike() -> None:
+    """Where δ = 0 a tie weighs as the limit of narrow ties, with lapses and without; beside sides, too."""
+    is_tie = np.arange(len(U)) % 2 == 0
+    for lapse in (0.0, 0.1):
+        found = turned(U, is_tie, Noise(0.0, lapse))
+        limit = turned(U, is_tie, Noise(1e-7, 0.0))
+        np.testing.assert_allclose(found.score[is_tie], limit.score[is_tie], atol=1e-6)
+        np.testing.assert_allclose(found.curvature[is_tie], limit.curvature[is_tie], atol=1e-6)
+        np.testing.assert_array_equal(
+            found.score[~is_tie], turned(U[~is_tie], is_tie[~is_tie], Noise(0.0, lapse)).score
+        )
+
+
+@pytest.mark.parametrize("lapse", [0.1, 0.3])
+def test_random_answers_are_found_again_in_a_forced_choice(lapse: float) -> None:
+    """With the utilities known, the likeliest share of random answers is the true one, without ties and with them."""
+    rng, u = np.random.default_rng(0), np.random.default_rng(1).normal(size=20_000) * 2
+    for tie in (0.0, 0.5):
+        prob = probabilities(u, Noise(tie, lapse))
+        said = (rng.random(len(u)) > np.cumsum(prob, axis=0)).sum(axis=0).clip(max=2)
+        shares = np.linspace(0.01, 0.5, 50)
+        heights = [log_likelihood(u, said, Noise(tie, share))[0].sum() for share in shares]
+        assert shares[int(np.argmax(heights))] == pytest.approx(lapse, abs=0.03)

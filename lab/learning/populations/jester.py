@@ -25,7 +25,7 @@ from lab.learning.judged import Judged
 from lab.learning.populations.votes import read
 from lab.priors.lookahead import PROBIT, pair_moments, settled
 from lab.priors.ratings import Items, fit_items, normal_scores
-from personalign.learn.ask import RULES
+from personalign.learn.ask import SCORES
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.rows import MAX_ANSWERS
 from personalign.types import Gaussian, Noise
@@ -214,7 +214,7 @@ class _Asked:
         else:  # these would ask about what is odd
             is_fresh = allowed & ~np.isin(self.of.pairs, self.shown).any(axis=1)
             allowed = is_fresh if is_fresh.any() else allowed
-            score = RULES[rule](*pair_moments(post, self.items, self.of.pairs, self.own), ANSWER, seed)
+            score = SCORES[rule](*pair_moments(post, self.items, self.of.pairs, self.own), ANSWER, seed)
         if allowed.any():
             self.take(int(np.argmax(np.where(allowed, score, -np.inf))))
 

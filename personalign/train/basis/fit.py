@@ -167,8 +167,8 @@ The calibration error over all of these is {judgement.calibration_error:.3f}, in
 than the population's mean by more than chance (95 %, one-sided).
 
 How people answer, estimated with the prior by marginal likelihood: a tie's width δ = {noise.tie:.3f}, lapses
-ε = {noise.lapse:.3f}, and a side bias of standard deviation σ_b = {noise.side:.3f}; δ and σ_b are utilities. Where a
-log has no ties, δ is the one that is assumed without data.
+ε = {noise.lapse:.3f}, and a side bias of standard deviation σ_b = {noise.side:.3f}; δ and σ_b are utilities. A log
+without ties has δ = 0: none was offered, and lapses are spread over two answers.
 
 All of this is in `{REPORT}`, too. In the log:
 {", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in asdict(counts).items())}.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -138,7 +138,7 @@ def fit_basis(log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int 
     if rank == "auto" and named.axes:
         models.append(_with_named(answers, known, named, seed))
     best = min(models, key=_loss)
-    space, noise, prior = best.space, _noise(best, answers), _prior(best)
+    space, noise, prior = best.space, best.factors.noise, _prior(best)
     people = [_person(answers, space.features, i) for i in np.flatnonzero(is_held).tolist()]
     return Found(
         axes=space.axes,
@@ -303,11 +303,6 @@ def _loss(model: _Model) -> float:
     """Mean log-loss of people held out from the factorisation, after the first answers."""
     held_out = model.factors.held_out
     return float(np.mean([held.log_loss for held in held_out[1:] or held_out]))
-
-
-def _noise(model: _Model, answers: _Answers) -> Noise:
-    """The factors' noise. Of a log without ties nobody knows how wide they are, and people may be offered some."""
-    return model.factors.noise if (answers.choice == "tie").any() else replace(model.factors.noise, tie=Noise().tie)
 
 
 def _prior(model: _Model) -> Gaussian:

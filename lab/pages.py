@@ -1,0 +1,223 @@
+"""What is made in README and docs, and not written: ``python -m lab.pages`` renews it from ``lab/results``.
+
+A page marks where a table belongs; a test compares what is committed with what is made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
+SPEED = "personal_over_plain.110m.8"
+RESULTS = ROOT / "lab" / "results"
+Result = Mapping[str, Any]
+
+PEOPLE = {
+    "agreement": "agreement with the hidden taste on 200 held-out pairs",
+    "utility_personal": "gain of the profile as served",
+    "utility_length": "gain of its length weight alone",
+    "utility_stranger": "gain of a stranger's profile",
+    "questions": "questions asked",
+    "kl": "KL, nats a token",
+}
+SPEEDS = {
+    "personal_over_plain.110m": "a personal reward ÷ none, 110 M parameters",
+    "personal_over_plain.tiny": "a personal reward ÷ none, `tiny`",
+    "distinct_over_same.110m": "32 people ÷ 32 requests of one person",
+    "attached_over_plain.110m": "head attached at strength 0 ÷ nothing attached",
+    "plain_over_generate.110m": "the engine ÷ transformers' `generate` on the same batch",
+    "ragged_over_generate.110m": "the same, replies of 32 to 512 tokens, both by oneDNN",
+}
+COSTS = {
+    "args_over_naive.110m.512": "ARGS with 10 candidates and a prompt of 512 ÷ the same with a cache copied ten times",
+    "expert_time_over_sum.110m": "time of a step with expert and anti-expert ÷ the sum of the three models' own",
+    "head_write_us": "writing a person's weights to their row, µs",
+    "commit_to_steer_ms": "from an answer to the first reply it steers, ms",
+    "commit_to_steer_other_process_p99_ms": "the same from another process, 99th percentile, ms",
+    "bytes_10000_heads": "memory of 10,000 resident people, bytes",
+}
+METHODS = {
+    "greedy.successor.k10.w32": "successor head as served, greedy",
+    "sampled.successor.k10.w32": "successor head, β = 32, k = 10",
+    "sampled.args_prefixes.k10.w32": "ARGS, reward trained on prefixes, w = 32",
+    "sampled.args_replies.k10.w8": "ARGS, reward trained on whole replies, w = 8",
+    "sampled.args_prefixes.k10.w1.5": "ARGS as published, w = 1.5, on prefixes",
+    "sampled.args_replies.k10.w1.5": "ARGS as published, w = 1.5, on whole replies",
+    "sampled.best_of.n2": "best of 2, chosen by the profile",
+    "sampled.best_of.n8": "best of 8",
+    "sampled.best_of.n11": "best of 11: the compute of ARGS",
+    "sampled.in_context": "the profile in words, as a system message",
+}
+LEARNT = {
+    "jester.population": "Jester: everybody's model is right about pairs of jokes far apart, %",
+    "jester.gain_10": "the same after 10 chosen questions, points more",
+    "jester.gain_20": "after 20",
+    "alpaca84.share_5": "84 simulated tastes: share of the way from chance to the taste itself, after 5 answers",
+    "alpaca84.share_10": "after 10",
+    "alpaca84.share_20": "after 20",
+    "gate.ukp": "UKPConvArg1: a person's own model through the gate, points over everybody's",
+    "gate.prism": "PRISM",
+    "gate.pandalm": "PandaLM",
+    "ece_max": "calibration error, the worst of all curves",
+    "stop.coverage": 'right about fresh pairs where the questions ended at "80 % sure"',
+    "stop.mean_questions": "and questions asked",
+    "fit_ms": "one fit of ten answers, ms",
+    "acquire_ms": "one choice among 10,000 pairs, ms",
+    "bulk_users_per_s": "people fitted a second in bulk, 32 axes",
+    "bulk_cov_users_per_s": "the same with covariances",
+    "basis_fit_s": "axes from 24,000 answers of 400 people, s",
+}
+
+
+def fill(text: str) -> str:
+    """A page with everything between its marks ``<!-- made: NAME -->`` and ``<!-- end -->`` made anew."""
+    return re.sub(
+        r"(<!-- made: (\w+) -->\n).*?(?=\n<!-- end -->)", lambda m: m[1] + TABLES[m[2]](), text, flags=re.DOTALL
+    )
+
+
+def write() -> None:
+    """Renew what is made in every page."""
+    for path in PAGES:
+        path.write_text(fill(path.read_text("utf-8")), encoding="utf-8")
+
+
+def _load(name: str) -> Result:
+    result: Result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return result
+
+
+def _rows(name: str) -> dict[str, Any]:
+    return {row["figure"]: row for row in _load(name)["rows"]}
+
+
+def _readme() -> str:
+    people = _load("people")["figures"]
+    rows = [
+        ["the profile agrees with the hidden taste, on pairs nobody asked about", _of(people, "agreement")],
+        ["people like their own replies better, in standard deviations", _of(people, "utility_personal")],
+        ["the same when only the profile's length weight acts", _of(people, "utility_length")],
+        ["speed with a personal reward ÷ without (110 M, 8 at once)", _interval(_rows("decode")[SPEED])],
+    ]
+    return _table(["`personalign bench people`, `personalign bench decode`", "measured"], rows)
+
+
+def _people() -> str:
+    results = [_load(name)["figures"] for name in ("people", "people_fresh")]
+    rows = [[what, *(_of(figures, key) for figures in results)] for key, what in PEOPLE.items()]
+    return _table(["median", "seeds looked at before", "fresh seeds"], rows)
+
+
+def _confidence() -> str:
+    figures = _load("confidence")["figures"]
+    rows = [
+        [f"{what}, after {num} answers", *(_of(figures, f"{measure}.{arm}.{num}") for arm in ("rho", "constant"))]
+        for num in (3, 10)
+        for measure, what in (("utility", "gain"), ("kl", "KL, nats a token"))
+    ]
+    return _table(["median", "by ρ", "by one constant"], rows)
+
+
+def _speeds() -> str:
+    rows = _rows("decode")
+    table = []
+    for name, what in SPEEDS.items():
+        shown = [rows.get(f"{name}.{num}") for num in (1, 8, 32)]
+        verdicts = dict.fromkeys(_verdict(row) for row in shown if row is not None)
+        table.append([what, *map(_interval, shown), ", ".join(verdicts)])
+    return _table(["", "1 at once", "8", "32", "bar"], table)
+
+
+def _costs() -> str:
+    rows = _rows("decode")
+    return _table(["", "measured", "bar"], [[what, _interval(rows[n]), _verdict(rows[n])] for n, what in COSTS.items()])
+
+
+def _quality() -> str:
+    rows = _rows("quality")
+    table = []
+    for name, what in METHODS.items():
+        gain, wins, over = (rows.get(f"{kind}.{name}") for kind in ("gain", "wins", "gain_over_successor"))
+        assert gain is not None, "every method has a gain"
+        table.append([what, f"{gain['passes']:.2g}", *map(_interval, (gain, over, wins)), f"{gain['kl']:.2f}"])
+    return _table(["", "passes", "gain", "over the head", "wins", "KL"], table)
+
+
+def _alpha() -> str:
+    bits = [row for name, row in _rows("quality").items() if name.startswith("alpha.bits")]
+    return _table(["α", *(f"{row['alpha']:g}" for row in bits)], [["bits", *(f"{row['value']:.3f}" for row in bits)]])
+
+
+def _learning() -> str:
+    rows = _rows("learn")
+    table = []
+    for name, what in LEARNT.items():
+        ceiling = f"{rows[name]['ceiling']:.3g}" if "ceiling" in rows[name] else ""
+        table.append([what, _interval(rows[name]), _verdict(rows[name]), ceiling])
+    return _table(["", "measured", "bar", "at best"], table)
+
+
+def _gaussian() -> str:
+    rows = [_rows("learn")[f"alpaca84.share_{n}"] for n in (5, 10, 20)]
+    arms = {
+        "value": "sparse prior, looking ahead (laboratory)",
+        "gaussian_prior_d_optimal": "Gaussian prior, D-optimal (served)",
+    }
+    return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.3f}" for row in rows)] for arm, what in arms.items()])
+
+
+def _of(figures: Mapping[str, float], key: str) -> str:
+    if key not in figures:
+        return ""
+    return _interval({"value": figures[key], "low": figures[f"{key}.low"], "high": figures[f"{key}.high"]})
+
+
+def _interval(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    show = "{:.2f}" if abs(row["value"]) < 10 else "{:,.0f}"
+    value, *ends = (show.format(row[name]) for name in ("value", "low", "high") if row.get(name) is not None)
+    return f"{value} ({' … '.join(ends)})" if ends and len(set(ends)) > 1 else value
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """The bar, and whether the whole interval is on its right side."""
+    if "bar" not in row:
+        return ""
+    ends = [row.get(name, row["value"]) for name in ("low", "high")]
+    reached = [_reaches(row["bar"], end) for end in (*ends, row["value"])]
+    return f"{row['bar']} {'reached' if all(reached) else 'open' if any(reached) else 'missed'}"
+
+
+def _reaches(bar: str, value: float) -> bool:
+    sense, _, limit = bar.partition(" ")
+    if sense in {"≥", "≤"}:
+        return value >= float(limit) if sense == "≥" else value <= float(limit)
+    low, high = map(float, bar.split(" … "))
+    return low <= value <= high
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "readme": _readme,
+    "people": _people,
+    "confidence": _confidence,
+    "speeds": _speeds,
+    "costs": _costs,
+    "quality": _quality,
+    "alpha": _alpha,
+    "learning": _learning,
+    "gaussian": _gaussian,
+}
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,122 @@
+"""README and docs: their code runs and prints what they say, and what is made in them is up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+from lab import house, pages
+from personalign.cli import app
+from personalign.errors import PersonalignError
+
+ROOT = Path(__file__).parents[1]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITHOUT_MODEL = ("cli.md", "measured.md")  # generated; they show commands, and no code
+ELSEWHERE = ("pip install", "personalign basis", "personalign expert")  # need the network, or a model of one's own
+
+# a loaded model's libraries warn of things to come
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Block(NamedTuple):
+    """A fenced block, and what the page says it prints; None where it says nothing."""
+
+    language: str
+    code: str
+    printed: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    """All blocks of a page; a ``text`` block tells what the one right before it prints."""
+    fenced = re.findall(r"^```(\w+)\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.MULTILINE | re.DOTALL)
+    return [Block(language, code, printed or None) for language, code, printed in fenced if language != "text"]
+
+
+def run(block: Block, names: dict[str, object]) -> str:
+    """What a block prints."""
+    if block.language == "python":
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile(block.code, "page", "exec"), names)
+        return out.getvalue()
+    assert block.language == "sh", f"a page holds a block of {block.language}, which nothing runs"
+    printed = []
+    for line in block.code.splitlines():
+        if not line.startswith(ELSEWHERE):
+            program, *words = shlex.split(line)
+            assert program == "personalign"
+            result = CliRunner().invoke(app, words)
+            assert result.exit_code == 0, f"{line}: {result.output}{result.exception}"
+            printed.append(result.stdout)
+    return "".join(printed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in DOCS if page.name not in WITHOUT_MODEL], ids=lambda page: page.stem)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks run from top to bottom in an empty folder, and print what stands below them."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(page.read_text("utf-8")):
+        printed = run(block, names)
+        assert block.printed in {None, printed}
+
+
+def test_a_page_that_says_something_else_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: wrong output, failing code and an unknown verb are noticed."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("```python\nprint(1)\n```\n\n```text\n2\n```\n")
+    assert run(block, {}) == "1\n" != block.printed
+    with pytest.raises(AssertionError, match="No such command"):
+        run(Block("sh", "personalign dance\n", None), {})
+    with pytest.raises(PersonalignError):
+        run(Block("python", "import personalign.errors\nraise personalign.errors.InputError('x')\n", None), {})
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_what_is_made_is_up_to_date(page: Path) -> None:
+    """Tables hold what the result files and the code say; a number changed by hand is caught (the control)."""
+    text = page.read_text("utf-8")
+    assert pages.fill(text) == text, "run: python -m lab.pages"
+    assert pages.fill(text.replace("| 0.", "| 7.").replace("| writing", "| riding")) == text
+
+
+def test_every_word_has_its_name_in_the_code() -> None:
+    """The glossary's last column names what is there; a name that isn't there is caught (the control)."""
+    names = re.findall(r"\| `([\w.]+)` \|$", (ROOT / "docs" / "words.md").read_text("utf-8"), re.MULTILINE)
+    assert len(names) > 20
+    assert [name for name in names if not _exists(name)] == []
+    assert not _exists("types.Persona")
+
+
+def _exists(name: str) -> bool:
+    """Whether ``package.module.Name.attribute`` can be reached."""
+    parts = name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found: object = import_module(".".join(["personalign", *parts[:i]]))
+            for part in parts[i:]:
+                found = getattr(found, part, None)
+            return found is not None
+    return False
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Pages and pictures that a page links to are there."""
+    for page in DOCS:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_files_to_read_are_few_and_there() -> None:
+    """What a newcomer is asked to read exists and is short."""
+    files = house.House().reading()
+    assert len(files) >= 5
+    assert all((ROOT / path).exists() for path in files)

@@ -13,17 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from personalign.basis_schema import DOOR, Config, QuestionRow, Version, check_arrays, check_questions
 from personalign.errors import BasisError, InputError, ProfileError
+from personalign.messages import read_messages
 from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
+
+if TYPE_CHECKING:
+    from personalign.basis_schema import Config, QuestionRow
 
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
 FORMAT = 1
@@ -189,6 +192,8 @@ class Basis:
             BasisError: a file is missing, malformed or of another format; a text or number is out of its bounds; or
                 the content doesn't hash to the id it states.
         """
+        from personalign.basis_schema import DOOR, Config, QuestionRow, Version, check_arrays, check_questions
+
         config_path, arrays_path, questions_path = (Path(folder) / name for name in FILES)
         for path in (config_path, arrays_path, questions_path):
             if not path.is_file():
@@ -264,9 +269,8 @@ def _assembled(
 
 
 def _question(row: QuestionRow) -> BankQuestion:
-    prompt = tuple(Message(role=message.role, content=message.content) for message in row.prompt)
     features = np.array(row.first_features), np.array(row.second_features)
-    return BankQuestion(row.id, prompt, row.first, row.second, *features)
+    return BankQuestion(row.id, read_messages(row.prompt), row.first, row.second, *features)
 
 
 def _mean_variance(v: Array, covariance: Array) -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from personalign.artefact import Door, Name, Number, Schema, Share, Size, Text, is_covariance
-from personalign.errors import BasisError
+from personalign.errors import BasisError, MessageError
+from personalign.messages import read_messages
 from personalign.types import MAX_AXES, MAX_UTILITY
 
 MAX_EMBEDDING = 1 << 16  # dimensions
@@ -74,18 +75,11 @@ class Config(Schema):
     active: bool = True
 
 
-class MessageRow(Schema):
-    """A message of a question's prompt."""
-
-    role: Literal["system", "user", "assistant"]
-    content: Annotated[Text, StringConstraints(pattern=r"\S")]
-
-
 class QuestionRow(Schema):
     """A line of ``questions.jsonl``."""
 
     id: Name
-    prompt: Annotated[list[MessageRow], Field(min_length=1)]
+    prompt: list[dict[str, str]]
     first: Text
     second: Text
     first_features: list[Number]
@@ -93,10 +87,14 @@ class QuestionRow(Schema):
 
 
 def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
-    """Refuse two questions of one id, and features of other axes."""
+    """Refuse two questions of one id, prompts that nobody could answer, and features of other axes."""
     if twice := [name for name, times in Counter(row.id for row in rows).items() if times > 1]:
         raise DOOR.refusal(f"{place} has several questions {twice[0]!r}, expected an id for each")
     for row in rows:
+        try:
+            read_messages(row.prompt)
+        except MessageError as error:
+            raise DOOR.refusal(f"{place}: question {row.id}: {error}") from error
         if not len(row.first_features) == len(row.second_features) == d:
             raise DOOR.refusal(f"{place}: question {row.id} lacks features, expected {d} of each reply")
 

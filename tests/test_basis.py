@@ -376,7 +376,7 @@ ODD: dict[str, Damage] = {
     **{f"a message {odd}": (lambda f, odd=odd: edit_question(f, prompt=[odd]))
        for odd in ({"role": "user"}, {"content": "x"}, {"role": "bot", "content": "x"},
                    {"role": "user", "content": " "}, {"role": "user", "content": None},
-                   {"role": "user", "content": "x", "name": "y"})},
+                   {"role": "assistant", "content": "x"}, {"role": ["user"], "content": "x"})},
     **{f"{name} is nested": raw_entry(name, DEEP) for name in ("axes", "model", "noise", "extra")},
     **{f"{name} of a question is nested": raw_question(name, DEEP) for name in ("id", "prompt", "extra")},
     "a lone surrogate in an axis": raw_entry("model", '"\\ud800"'),

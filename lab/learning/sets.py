@@ -25,7 +25,7 @@ from lab.priors.mixture import Mixture, believe
 from lab.priors.sparse import sparsify
 from personalign.errors import InputError
 from personalign.learn.ask import AHEAD
-from personalign.learn.factorise import Factors, factorise
+from personalign.learn.factors import Factors, factorise
 from personalign.learn.fit import Record, predict
 from personalign.learn.rows import MAX_ANSWERS
 

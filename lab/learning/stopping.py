@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lab.harness import turns
 from personalign.learn.ask import StopRule, acquire, clip_pairs, latent_accuracy, why_stop
-from personalign.learn.factorise import Factors, factorise
+from personalign.learn.factors import Factors, factorise
 from personalign.learn.fit import fit
 from personalign.learn.likelihood import probabilities
 from personalign.types import Gaussian, Noise

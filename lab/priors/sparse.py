@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from lab.priors.mixture import Mixture
-from personalign.learn.factorise import HELD_OUT, Factors
+from personalign.learn.factors import HELD_OUT, Factors
 from personalign.learn.likelihood import information, log_likelihood
 from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, Gaussian, Noise

@@ -57,18 +57,7 @@ def fit(
         InputError: wrong shapes, NaN or Inf, more than 100 answers or 64 axes, a prior that isn't a distribution.
         QuestionError: an unknown choice.
     """
-    return fit_with_bias(v, choice, prior, noise, weight).weights
-
-
-def fit_with_bias(
-    v: Float[NDArray[np.float64], "n d"],
-    choice: Sequence[str],
-    prior: Gaussian,
-    noise: Noise = _DEFAULT_NOISE,
-    weight: Float[NDArray[np.float64], "n"] | None = None,
-) -> Fitted:
-    """Fit as ``fit`` does, and tell the mode of the bias towards the left as well."""
-    return fit_block([Record(v, choice, weight)], prior, noise)[0]
+    return fit_block([Record(v, choice, weight)], prior, noise)[0].weights
 
 
 def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAULT_NOISE) -> list[Fitted]:

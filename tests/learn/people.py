@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from personalign.learn.fit import Record
+from personalign.learn.fit import Fitted, Record, fit_block
 from personalign.learn.likelihood import probabilities
 from personalign.types import CHOICES, Gaussian, Noise
 
@@ -48,6 +48,11 @@ def reorder(record: Record, order: Sequence[int]) -> Record:
 def answers(u: Array, noise: Noise, rng: np.random.Generator) -> list[str]:
     """What a person says for utility differences u, by the likelihood's own probabilities."""
     return [str(rng.choice(CHOICES[:3], p=p / p.sum())) for p in probabilities(u, noise).T]
+
+
+def fit_alone(v: Array, choice: Sequence[str], prior: Gaussian, noise: Noise, weight: Array | None = None) -> Fitted:
+    """One person's weights and side bias."""
+    return fit_block([Record(v, choice, weight)], prior, noise)[0]
 
 
 def cosine(left: Array, right: Array) -> float:

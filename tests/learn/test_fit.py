@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalign.errors import InputError, PersonalignError, QuestionError
-from personalign.learn.fit import Record, fit, fit_block, fit_with_bias, predict, utility
+from personalign.learn.fit import Record, fit, fit_block, predict, utility
 from personalign.learn.likelihood import information, log_likelihood, win_probability
 from personalign.types import Gaussian, Noise
 from tests.learn.people import (
@@ -21,6 +21,7 @@ from tests.learn.people import (
     answers,
     bytes_of,
     cosine,
+    fit_alone,
     prior_of,
     record_of,
     reorder,
@@ -76,9 +77,9 @@ def test_swapping_every_side_negates_the_bias_alone(sketch: Sketch) -> None:
     """All pairs shown the other way round: the same profile to the byte, and the opposite bias."""
     record = sketched(sketch)
     prior = prior_of(record.v.shape[1])
-    there = fit_with_bias(record.v, record.choice, prior, NOISE, record.weight)
+    there = fit_alone(record.v, record.choice, prior, NOISE, record.weight)
     mirrored = swap(record)
-    back = fit_with_bias(mirrored.v, mirrored.choice, prior, NOISE, mirrored.weight)
+    back = fit_alone(mirrored.v, mirrored.choice, prior, NOISE, mirrored.weight)
     assert bytes_of(back.weights) == bytes_of(there.weights)
     assert back.bias == -there.bias
 
@@ -89,7 +90,7 @@ def test_swapping_some_sides_is_felt_where_people_have_a_side() -> None:
     plain = fitted(record, prior)
     assert bytes_of(fitted(swap(record, [True] + [False] * 5), prior)) != bytes_of(plain)
     assert bytes_of(fitted(replace(record, v=-record.v), prior)) != bytes_of(plain)
-    everything_left = fit_with_bias(record.v, ["a"] * 6, prior, NOISE)
+    everything_left = fit_alone(record.v, ["a"] * 6, prior, NOISE)
     assert everything_left.bias > 0
 
 
@@ -130,7 +131,7 @@ def test_bulk_is_single(people: list[tuple[int, int, bool]], data: st.DataObject
     prior = prior_of(d)
     block = [record_of(n, d, seed, weighted=weighted) for n, seed, weighted in people]
     for record, together in zip(block, fit_block(block, prior, NOISE), strict=True):
-        alone = fit_with_bias(record.v, record.choice, prior, NOISE, record.weight)
+        alone = fit_alone(record.v, record.choice, prior, NOISE, record.weight)
         assert bytes_of(together.weights) == bytes_of(alone.weights)
         assert together.bias == alone.bias
 
@@ -180,7 +181,7 @@ def test_the_flip_bound_is_nearly_reached() -> None:
 
 
 def joint_mode(v: Array, choice: list[str], prior: Gaussian, noise: Noise) -> Array:
-    found = fit_with_bias(v, choice, prior, noise)
+    found = fit_alone(v, choice, prior, noise)
     return np.append(found.weights.mean, found.bias)
 
 
@@ -202,7 +203,7 @@ def test_the_mode_is_stationary(n: int, d: int, noise: Noise) -> None:
     """No direction of (w, b) climbs from the mode, by finite differences; from the prior's mean one does."""
     prior = prior_of(d)
     record = record_of(n, d, weighted=True, choices=possible(noise))
-    found = fit_with_bias(record.v, record.choice, prior, noise, record.weight)
+    found = fit_alone(record.v, record.choice, prior, noise, record.weight)
     at_mode = slopes(record, prior, noise, np.append(found.weights.mean, found.bias))
     at_prior = slopes(record, prior, noise, np.append(prior.mean, 0.0))
     assert np.abs(at_mode).max() < 1e-5
@@ -242,7 +243,7 @@ def test_the_covariance_is_the_dense_inverse(n: int, d: int, noise: Noise) -> No
     """The dual form's covariance is the weights' block of (prior precision + [V 1]ᵀ diag(I) [V 1])⁻¹."""
     prior = prior_of(d)
     record = record_of(n, d, weighted=True, choices=possible(noise))
-    found = fit_with_bias(record.v, record.choice, prior, noise, record.weight)
+    found = fit_alone(record.v, record.choice, prior, noise, record.weight)
     np.testing.assert_allclose(
         found.weights.covariance, dense_covariance(record, prior, noise, found.weights.mean, found.bias), atol=1e-9
     )
@@ -293,7 +294,7 @@ def test_a_bias_is_found_and_kept_out_of_the_weights() -> None:
     v = np.abs(rng.normal(size=(80, d)))  # the left side always has more of everything
     w = np.array([1.0, -1.0, 0.0])
     said = answers(v @ w + 1.5, noise, rng)
-    with_bias = fit_with_bias(v, said, prior, noise)
+    with_bias = fit_alone(v, said, prior, noise)
     without = fit(v, said, prior, replace(noise, side=0.0))
     assert with_bias.bias > 0.7
     assert np.linalg.norm(with_bias.weights.mean - w) < np.linalg.norm(without.mean - w)

@@ -11,10 +11,10 @@ from scipy.special import log_expit
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn import kernel
-from personalign.learn.fit import fit_many, fit_with_bias
+from personalign.learn.fit import fit_many
 from personalign.learn.kernel import FittedMany
 from personalign.types import CHOICES, Gaussian, Noise
-from tests.learn.people import NOISE, UNBIASED, Array, prior_of
+from tests.learn.people import NOISE, UNBIASED, Array, fit_alone, prior_of
 
 NOISES = [NOISE, UNBIASED, Noise(0.3, 0.0, 0.4), Noise(0.0, 0.0, 0.0), Noise(1.0, 0.3, 1.0)]
 
@@ -86,7 +86,7 @@ def test_bulk_is_single(d: int) -> None:
     assert lean.covariance is None
     assert lean.mean.tobytes() + lean.bias.tobytes() == bulk.mean.tobytes() + bulk.bias.tobytes()
     for i in range(len(v)):
-        alone = fit_with_bias(v[i], [CHOICES[c] for c in outcome[i]], prior, NOISE, weight[i])
+        alone = fit_alone(v[i], [CHOICES[c] for c in outcome[i]], prior, NOISE, weight[i])
         weights = alone.weights
         assert (
             bytes_of(bulk, i)

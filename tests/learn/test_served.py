@@ -115,13 +115,13 @@ def test_pins_that_mean_nothing_are_refused(pinned: dict[str, float], found: str
 def test_gains_are_told_by_a_gate_only() -> None:
     """Without one, for what says nothing, and for a question asked again as a check there is none."""
     v, profile = BASIS.pool[0], profile_of(somebody(6))
-    assert Serving(BASIS).gain(v, "a", profile) is None
+    assert Serving(BASIS).gain(v, "a", profile.posterior) is None
     gated = Serving(GATED)
-    asked = gated.gain(v, "a", profile)
+    asked = gated.gain(v, "a", profile.posterior)
     assert asked is not None
-    assert gated.gain(v, "a", profile, "thumbs") == pytest.approx(0.36 * asked)
-    assert gated.gain(v, "skip", profile) is None
-    assert gated.gain(v, "a", profile, "check") is None
+    assert gated.gain(v, "a", profile.posterior, "thumbs") == pytest.approx(0.36 * asked)
+    assert gated.gain(v, "skip", profile.posterior) is None
+    assert gated.gain(v, "a", profile.posterior, "check") is None
 
 
 def test_with_a_shut_gate_nothing_personal_is_served() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lab.learning.judged import Judged
 from lab.priors.mixture import Belief, Mixture, believe
 from personalign.learn.ask import DRAWS, acquire
-from personalign.learn.factorise import Factors
+from personalign.learn.factors import Factors
 from personalign.learn.fit import Record, predict
 from personalign.types import Gaussian, Noise
 

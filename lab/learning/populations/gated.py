@@ -27,7 +27,7 @@ from sklearn.model_selection import GroupKFold
 from lab.learning.judged import Judged, together
 from lab.learning.populations.votes import Votes
 from personalign.basis import Gate
-from personalign.learn.factorise import factorise
+from personalign.learn.factors import factorise
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.gate import FROM, choose_gate, gain_of, prequential, shrink
 from personalign.types import Gaussian, Noise

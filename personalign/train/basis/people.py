@@ -1,6 +1,6 @@
 """From a log of many people's answers to reward axes, the prior over people on them, and how people answer.
 
-The named axes and the replies' embeddings stand side by side in one factorisation (``learn/factorise.py``), which finds
+The named axes and the replies' embeddings stand side by side in one factorisation (``learn/factors.py``), which finds
 what people differ in; the part of it that lies in the embeddings becomes the learnt axes, and its prior one over
 weights on all axes. A second factorisation, of the named axes alone, says whether learnt ones are worth it. A quarter
 of the people take part in neither, and judge (``held_out.py``). Replies come embedded: nothing here knows of models.
@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 from personalign.basis import Basis, Learnt
 from personalign.errors import InputError
 from personalign.learn.axes import AXES, measure_many
-from personalign.learn.factorise import Factors, factorise
+from personalign.learn.factors import Factors, factorise
 from personalign.learn.features import Embed
 from personalign.train.basis.build import UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge

@@ -12,7 +12,7 @@ from lab.learning.populations import alpaca84
 from lab.learning.populations.asked import NewPerson, Population, ask_everyone, ask_kinds
 from lab.priors.mixture import Mixture
 from personalign.learn.ask import AHEAD
-from personalign.learn.factorise import Factors
+from personalign.learn.factors import Factors
 from personalign.types import Gaussian, Noise
 from tests.lab.learning import made_up
 

@@ -9,7 +9,7 @@ import pytest
 
 from lab.priors import sparse
 from lab.priors.sparse import Sparse, sparsify
-from personalign.learn.factorise import Factors, factorise
+from personalign.learn.factors import Factors, factorise
 from tests.learn.people import UNBIASED, Array, answers, cosine
 
 NUM_TASTES, NUM_FEATURES, NUM_PEOPLE, NUM_ANSWERS = 4, 7, 50, 150

@@ -308,10 +308,10 @@ class Personalign:
 
     # Data rights and lifetime
 
-    def forget(self, user: str) -> None:
-        """Erase everything about a person; the id may start anew."""
+    def forget(self, user: str) -> bool:
+        """Erase everything about a person and tell whether they were known; the id may start anew."""
         try:
-            self._store.forget(user)
+            return self._store.forget(user)
         finally:
             if self._loaded is not None:
                 self._loaded.forget(user)

@@ -19,7 +19,7 @@ import typer
 from personalign.bundled import TINY
 from personalign.cli import app, main
 from personalign.store import schema
-from personalign.store.driver import sqlite_driver
+from personalign.store.database import sqlite_driver
 
 # a loaded model's libraries warn of things to come; what reaches stdout is what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")

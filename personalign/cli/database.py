@@ -1,6 +1,9 @@
-"""The database and what runs on it: doctor, db (upgrade, refit)."""
+"""The database and what runs on it: doctor, db (upgrade, backup, restore, refit)."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.progress import track
@@ -9,6 +12,8 @@ from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, open_ser
 from personalign.cli.output import err, out, print_json
 from personalign.cli.show import show_report
 from personalign.settings import Settings
+
+BackupPath = Annotated[Path, typer.Argument(help="the backup's path")]
 
 db = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -26,10 +31,29 @@ def db_upgrade(store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Bring the database's schema up to date."""
     from personalign.store import schema
 
-    url = store or Settings().store
-    schema.upgrade(url)
-    revision = schema.current(url)
+    revision = schema.upgrade(store or Settings().store)
     print_json({"revision": revision}) if as_json else out.print(f"schema {revision}")
+
+
+@db.command("backup")
+def db_backup(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Copy the database to a new file while it is in use, with the key and tombstones that belong to it."""
+    from personalign.store import Store
+
+    with Store.open(store or Settings().store, create=False) as opened:
+        opened.backup(path)
+    row = {"path": str(path.resolve()), "bytes": path.stat().st_size}
+    print_json(row) if as_json else out.print(f"{path}, {row['bytes']} bytes", soft_wrap=True)
+
+
+@db.command("restore")
+def db_restore(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Put a backup in the database's place; everybody erased since stays erased. Stop what uses the database first."""
+    from personalign.store import Store
+
+    url = store or Settings().store
+    Store.restore(url, path)
+    print_json({"restored": str(path.resolve())}) if as_json else out.print(f"restored {path}", soft_wrap=True)
 
 
 @db.command("refit")

@@ -7,29 +7,40 @@ from typing import Any
 
 from sqlalchemy import text
 
-from personalign.store.engine import locate, open_engines
-from personalign.store.faults import typed_errors
+from personalign.errors import StoreError
+from personalign.store.connections import Connections
+from personalign.store.database import Database, locate
+from personalign.store.erase import check_tombstones
 from personalign.store.files import require_file
 from personalign.store.schema import HEAD, read_revision
+from personalign.store.tombstones import Tombstones
+
+BESIDE = ("", "-wal", "-shm", ".key", ".tombstones", ".lock")
 
 
 def report(url: str) -> dict[str, Any]:
-    """Describe the driver, the file and the schema, and check every page; nothing is written."""
+    """Describe the driver, the files and the schema, and check every page; nothing is written."""
     database = locate(url)
     require_file(database.path)
-    engines = open_engines(database)
+    connections = Connections(database)
     try:
-        with typed_errors(database), engines.reader.connect() as connection:
-            mode = connection.scalar(text("PRAGMA journal_mode"))
-            problems = list(connection.scalars(text("PRAGMA quick_check")))
-            revision = read_revision(connection)
+        with connections.read() as session:
+            mode = session.scalar(text("PRAGMA journal_mode"))
+            problems = [problem for problem in session.scalars(text("PRAGMA quick_check")) if problem != "ok"]
+            revision = read_revision(session.connection())
+            if revision == HEAD:
+                try:
+                    check_tombstones(connections, session)
+                    Tombstones(database).after(0)
+                except StoreError as error:
+                    problems.append(str(error))
     finally:
-        engines.close()
-    found = database.path.stat()
+        connections.close()
+    status = database.path.stat()
     return {
-        "path": str(database.path.resolve()),
-        "bytes": found.st_size,
-        "mode": oct(stat.S_IMODE(found.st_mode)),
+        "path": str(database.path),
+        "bytes": status.st_size,
+        "mode": oct(stat.S_IMODE(status.st_mode)),
         "driver": database.driver.__name__.partition(".")[0],
         "sqlite": database.driver.sqlite_version,
         "journal_mode": mode,
@@ -38,5 +49,14 @@ def report(url: str) -> dict[str, Any]:
         else "this SQLite may corrupt a write-ahead log, so the slower rollback journal is used",
         "schema": revision,
         "schema_expected": HEAD,
-        "problems": [] if problems == ["ok"] else problems,
+        "problems": problems + _open_to_all(database),
     }
+
+
+def _open_to_all(database: Database) -> list[str]:
+    paths = [path for suffix in BESIDE if (path := database.beside(suffix)).exists()]
+    return [
+        f"{path} can be read by everyone; run: chmod o= {path}"
+        for path in paths
+        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    ]

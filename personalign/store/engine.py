@@ -1,4 +1,4 @@
-"""Connections to a SQLite file: one writer that begins IMMEDIATE, a pool of readers that cannot write.
+"""Engines for a SQLite file: one writer that begins IMMEDIATE, a pool of readers that cannot write.
 
 SQLAlchemy's defaults lose updates silently between processes; a deferred BEGIN that turns into a write fails
 with "database is locked" instead of waiting. Every setting is read back, because SQLite ignores what it
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
+from dataclasses import dataclass
 
-from sqlalchemy import URL, Connection, Engine, NullPool, Pool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 
 from personalign.errors import StoreError
-from personalign.store.driver import DriverConnection, JournalMode, journal_mode, sqlite_driver
-from personalign.store.fork import at_fork
+from personalign.store.database import Database, DriverConnection
+from personalign.store.lineage import sign_commit
 
 BUSY_TIMEOUT_MS = 15_000
 APPLICATION_ID = 0x50414C4E  # "PALN", in the file's header
@@ -37,39 +34,6 @@ COMMON: dict[str, int | str] = {
 
 
 @dataclass(frozen=True)
-class Database:
-    """Where a store is, whatever folder the process goes to later, and how it is spoken to."""
-
-    path: Path  # absolute, and not a link
-    driver: ModuleType = field(default_factory=sqlite_driver)
-
-    @property
-    def journal_mode(self) -> JournalMode:
-        """The mode that is safe with this driver's SQLite."""
-        return journal_mode(self.driver.sqlite_version_info)
-
-    def beside(self, suffix: str) -> Path:
-        """A file kept next to the database."""
-        return self.path.with_name(self.path.name + suffix)
-
-
-def locate(url: str) -> Database:
-    """Read a store URL; StoreError for one that isn't a SQLite file's."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise StoreError("the store's URL can't be read; expected sqlite:///profiles.db") from error
-    if parsed.drivername != "sqlite":
-        raise StoreError(f"the store's URL is of kind {parsed.drivername}, expected sqlite:///profiles.db")
-    if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:") or parsed.query:
-        raise StoreError("the store needs a file that several connections can share, such as sqlite:///profiles.db")
-    try:
-        return Database(Path(str(parsed.database)).resolve())
-    except (OSError, RuntimeError) as error:
-        raise StoreError("the store's path can't be followed to a file; check its links and folders") from error
-
-
-@dataclass(frozen=True)
 class Engines:
     """The two pools of an open store."""
 
@@ -85,20 +49,11 @@ class Engines:
 def open_engines(database: Database) -> Engines:
     """Make both pools; nothing is connected yet."""
     pragmas = COMMON | {"journal_mode": database.journal_mode}
-    engines = Engines(
-        writer=_engine(
-            database,
-            "BEGIN IMMEDIATE",
-            pragmas,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=BUSY_TIMEOUT_MS / 1000,
-        ),
-        reader=_engine(database, "BEGIN", pragmas | {"query_only": 1}, pool_size=4, max_overflow=12),
+    return Engines(
+        writer=_engine(database, "BEGIN IMMEDIATE", pragmas, pool_size=1, max_overflow=0),
+        # without a limit, or what interrupts took would be missing one day; threads bound it
+        reader=_engine(database, "BEGIN", pragmas | {"query_only": 1}, pool_size=4, max_overflow=-1),
     )
-    for engine in (engines.writer, engines.reader):
-        _keep_out_of_children(engine)
-    return engines
 
 
 def migration_engine(database: Database) -> Engine:
@@ -120,15 +75,28 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: DriverConnection, _record: object) -> None:
         connection.text_factory = _read_text
-        _refuse_foreign(connection, database)  # before anything is changed in the file
+        refuse_foreign(connection, database)  # before anything is changed in the file
         for name, value in pragmas.items():
             _set_pragma(connection, name, value)
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+        connection.info["changes"] = _driver_connection(connection).total_changes
+
+    @event.listens_for(engine, "commit")
+    def sign(connection: Connection) -> None:
+        driver_connection = _driver_connection(connection)
+        if driver_connection.total_changes != connection.info["changes"]:
+            sign_commit(driver_connection)
 
     return engine
+
+
+def _driver_connection(connection: Connection) -> DriverConnection:
+    driver_connection = connection.connection.driver_connection
+    assert isinstance(driver_connection, DriverConnection), "it is connected"
+    return driver_connection
 
 
 def _read_text(content: bytes) -> str:
@@ -136,7 +104,8 @@ def _read_text(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
 
 
-def _refuse_foreign(connection: DriverConnection, database: Database) -> None:
+def refuse_foreign(connection: DriverConnection, database: Database) -> None:
+    """Refuse another program's file; an empty one may become ours."""
     # In this order: another process may make the store between the two looks, id and tables in one commit.
     has_tables = _first(connection, "SELECT count(*) FROM sqlite_master")
     application = _first(connection, "PRAGMA application_id")
@@ -147,13 +116,13 @@ def _refuse_foreign(connection: DriverConnection, database: Database) -> None:
 
 
 def _set_pragma(connection: DriverConnection, name: str, value: int | str) -> None:
-    found = _first(connection, f"PRAGMA {name}") if name == "journal_mode" else None
-    if found != value:
+    setting = _first(connection, f"PRAGMA {name}") if name == "journal_mode" else None
+    if setting != value:
         _switch(connection, f"PRAGMA {name}={value}")
-        found = _first(connection, f"PRAGMA {name}")
-    if found != value:
+        setting = _first(connection, f"PRAGMA {name}")
+    if setting != value:
         raise StoreError(
-            f"SQLite answers {name}={found} where {value} is needed; close other programs that use this file, "
+            f"SQLite answers {name}={setting} where {value} is needed; close other programs that use this file, "
             "or see: personalign doctor"
         )
 
@@ -180,15 +149,3 @@ def _first(connection: DriverConnection, statement: str) -> int | str | None:
     finally:
         cursor.close()
     return None if row is None else row[0]
-
-
-def _keep_out_of_children(engine: Engine) -> None:
-    # A child inherits SQLite's idea of which locks it holds, but not the locks. So idle connections are closed
-    # before a fork, and those that other threads were using then are neither used nor closed in the child.
-    kept: list[Pool] = []
-
-    def abandon(inherited: Engine) -> None:
-        kept.append(inherited.pool)
-        inherited.dispose(close=False)
-
-    at_fork(engine, before=lambda parent: parent.dispose(), after_in_child=abandon)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from personalign.errors import StoreError
@@ -33,51 +35,54 @@ def require_file(path: Path) -> None:
         raise StoreError(f"{path} has {names} names (hard links), expected one; remove the others, or pass a copy")
 
 
-def append_durably(path: Path, line: bytes) -> None:
-    """Append in one write, and return when it is on the disk."""
-    make_file(path)
-    try:
-        _write(path, line, os.O_APPEND)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(f"{path} can't be written ({error.strerror}); nothing was erased, try again") from error
-
-
 def make_whole(path: Path, content: bytes) -> None:
     """Make a file with its content at once; of several processes the first wins."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     make_file(draft)
     try:
-        _write(draft, content, 0)
-        os.link(draft, path)
-        _sync_folder(path.parent)
-    except FileExistsError:
-        pass
+        with open_to_write(draft) as file:
+            write_durably(file, content)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path} can't be written ({error.strerror}); free some space and try again") from error
     finally:
         draft.unlink()
 
 
-def read_whole(path: Path) -> bytes:
-    """Read a file kept beside the database."""
+@contextmanager
+def open_to_write(path: Path) -> Iterator[int]:
+    """Open a file that is there; a StoreError for whatever goes wrong with it."""
     try:
-        return path.read_bytes()
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield file
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StoreError(f"{path} can't be written ({error.strerror}); nothing was erased, try again") from error
+
+
+def write_durably(file: int, content: bytes) -> None:
+    """Write in one call, and return when it is on the disk."""
+    if os.write(file, content) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(file)
+
+
+def read_bytes(path: Path, start: int = 0, length: int = -1) -> bytes:
+    """Read a file kept beside the database, or a part of it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(length)
     except OSError as error:
         raise StoreError(f"{path} can't be read ({error.strerror}); check the disk and its permissions") from error
 
 
-def _write(path: Path, content: bytes, flags: int) -> None:
-    file = os.open(path, os.O_WRONLY | flags)
-    try:
-        if os.write(file, content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,25 +1,105 @@
-"""Runs an object's clean-up around a fork."""
+"""Keeps calls out of SQLite while the process forks: a child would inherit locks whose holders it lacks."""
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from collections.abc import Callable
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-T = TypeVar("T")
-
-
-def nothing(_: object) -> None:
-    """Do nothing."""
+PATIENCE_S = 60.0  # then the process forks all the same
 
 
-def at_fork(owner: T, before: Callable[[T], None], after_in_child: Callable[[T], None] = nothing) -> None:
-    """Run these before every fork and after it in the child, as long as the owner lives."""
-    found = weakref.ref(owner)
+class Gate:
+    """Counts the calls inside by thread, and shuts for a fork when the last one has left.
 
-    def run(action: Callable[[T], None]) -> None:
-        if (alive := found()) is not None:
-            action(alive)
+    ``before`` runs in the parent with the gate shut, ``in_child`` in the child before anything else.
+    """
 
-    os.register_at_fork(before=lambda: run(before), after_in_child=lambda: run(after_in_child))
+    def __init__(self, before: Callable[[], None], in_child: Callable[[], None]) -> None:
+        self.before, self.in_child = before, in_child
+        self.renew()
+        _GATES.add(self)
+
+    def renew(self) -> None:
+        """Start with nobody inside and with locks of its own: what a child does, having one thread."""
+        self._changed = threading.Condition()
+        self._inside: Counter[int] = Counter()
+        self._is_shut = False
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Wait while the process forks, then hold off the next fork; a thread that is inside may enter again."""
+        me = threading.get_ident()
+        with self._changed:
+            while self._is_shut and not self._inside[me]:
+                self._changed.wait()
+            self._inside[me] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[me] -= 1
+                self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let nobody in, wait until only this thread is inside, and keep the lock."""
+        me = threading.get_ident()
+        self._changed.acquire()
+        self._is_shut = True
+        self._changed.wait_for(
+            lambda: not any(self._inside[thread] for thread in self._inside if thread != me), PATIENCE_S
+        )
+        self.before()
+
+    def open(self) -> None:
+        """Let everybody in again."""
+        self._is_shut = False
+        self._changed.notify_all()
+        self._changed.release()
+
+    def close(self) -> None:
+        """Take no part in forks any more."""
+        _GATES.discard(self)
+
+
+class _Gates:
+    """All gates of the process: Python can't take a fork's hook back, so there is one, made by the first gate."""
+
+    def __init__(self) -> None:
+        self._gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+        self._forking = threading.Lock()
+        self._shut: list[Gate] = []
+        self._is_hooked = False
+
+    def add(self, gate: Gate) -> None:
+        self._gates.add(gate)
+        if not self._is_hooked:
+            self._is_hooked = True
+            os.register_at_fork(before=self._shut_all, after_in_parent=self._open_all, after_in_child=self._renew_all)
+
+    def discard(self, gate: Gate) -> None:
+        self._gates.discard(gate)
+
+    def _shut_all(self) -> None:
+        self._forking.acquire()
+        for gate in list(self._gates):
+            self._shut.append(gate)
+            gate.shut()
+
+    def _open_all(self) -> None:
+        while self._shut:
+            self._shut.pop().open()
+        self._forking.release()
+
+    def _renew_all(self) -> None:
+        self._forking = threading.Lock()
+        while self._shut:
+            gate = self._shut.pop()
+            gate.renew()
+            gate.in_child()
+
+
+_GATES = _Gates()

@@ -1,24 +1,33 @@
-"""The schema's revision: tell it, check it, upgrade to it. How revisions run is in ``migrate``.
+"""The schema: its revision in this code and in a file, and the one door through which revisions run.
 
-Serving code only checks: an older or newer schema is refused, and nothing is written.
+Serving code only checks: an older or newer schema is refused, and nothing is written. A migration is one transaction
+that begins IMMEDIATE: a kill leaves the old schema or the new one, and processes that migrate at once wait for each
+other. alembic is imported only here, and only to migrate.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
 from sqlalchemy import Connection, text
 
-from personalign.errors import SchemaError
-from personalign.store.engine import locate, open_engines
-from personalign.store.faults import typed_errors
+from personalign.errors import SchemaError, StoreError
+from personalign.store.connections import typed_errors
+from personalign.store.database import Database, locate
+from personalign.store.engine import APPLICATION_ID, migration_engine
 from personalign.store.files import make_file, require_file
 
-HEAD = "0006"  # stated here, so that opening a store needn't import alembic
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0007"  # stated here, so that opening a store needn't import alembic
+_ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
 
 
 def upgrade(url: str) -> str:
     """Bring a store to this code's schema, making the file if there is none; return the revision."""
-    from personalign.store.migrate import migrate
-
     database = locate(url)
     make_file(database.path)
     require_file(database.path)
@@ -26,36 +35,17 @@ def upgrade(url: str) -> str:
     return HEAD
 
 
-def current(url: str) -> str | None:
-    """Tell the revision of an existing store; None for a file without a schema."""
-    database = locate(url)
-    require_file(database.path)
-    engines = open_engines(database)
-    try:
-        with typed_errors(database), engines.reader.connect() as connection:
-            return read_revision(connection)
-    finally:
-        engines.close()
-
-
-def check(url: str) -> None:
-    """Refuse a store whose schema isn't this code's, with the command to run; nothing is written."""
-    check_revision(current(url))
-
-
-def check_revision(found: str | None) -> None:
-    """Refuse any revision but this code's."""
-    if found == HEAD:
-        return
-    from personalign.store.migrate import known_revisions
-
-    if found is None or found in known_revisions():
+def check_revision(revision: str | None) -> None:
+    """Refuse any revision but this code's; they are numbered in the order they were written."""
+    if revision is None or revision < HEAD:
         raise SchemaError(
-            f"the store's schema is {found or 'missing'}, this code needs {HEAD}; run: personalign db upgrade"
+            f"the store's schema is {revision or 'missing'}, this code needs {HEAD}; run: personalign db upgrade"
         )
-    raise SchemaError(
-        f"the store's schema is {found}, newer than this code, which has {HEAD}; install the release that wrote it"
-    )
+    if revision > HEAD:
+        raise SchemaError(
+            f"the store's schema is {revision}, newer than this code, which has {HEAD}; "
+            "install the release that wrote it"
+        )
 
 
 def read_revision(connection: Connection) -> str | None:
@@ -64,3 +54,54 @@ def read_revision(connection: Connection) -> str | None:
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     return revision
+
+
+def migrate(database: Database, target: str) -> None:
+    """Run revisions up or down to the target, or change nothing."""
+    from alembic import command
+
+    engine = migration_engine(database)
+    with typed_errors(database), _ALEMBIC, engine.begin() as connection:
+        revision = read_revision(connection)
+        known = known_revisions()
+        if revision is not None and revision not in known:
+            check_revision(revision)
+        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+        config = _config()
+        config.attributes["connection"] = connection
+        order = ["base", *known]
+        move = command.downgrade if order.index(revision or "base") > order.index(target) else command.upgrade
+        move(config, target)
+        # the engine migrates with foreign keys off, so what they would have caught is looked for here
+        if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
+            raise StoreError(f"{database.path}: the migration would orphan {len(broken)} rows; nothing was changed")
+
+
+def known_revisions() -> tuple[str, ...]:
+    """All revisions this code carries, oldest first."""
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory.from_config(_config())
+    return tuple(reversed([script.revision for script in scripts.walk_revisions()]))
+
+
+def migrations_folder() -> Path:
+    """Find the migrations: inside the package in a wheel, beside it in a checkout or an editable install."""
+    here = Path(__file__).resolve()
+    candidates = (here.parent / "migrations", here.parents[2] / "migrations")
+    for folder in candidates:
+        if (folder / "env.py").is_file():
+            return folder
+    raise StoreError(
+        f"the migrations were found neither in {candidates[0]} nor in {candidates[1]}; install personalign again"
+    )
+
+
+def _config() -> Config:
+    # made in code, not read from a file, so that it works wherever the package is
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config

@@ -7,38 +7,28 @@ so no update is lost between threads or processes.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sqlalchemy import Engine, Integer, cast, func, select
+from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.orm import Session
 
-from personalign.errors import Conflict, InputError, StoreError
-from personalign.store import adopting, answering, blobs, records
+from personalign.errors import Conflict, InputError
+from personalign.store import adopting, answering, backup, blobs, records
 from personalign.store.answering import Change
-from personalign.store.engine import Database, Engines, locate, open_engines
-from personalign.store.erase import (
-    bury,
-    bury_again,
-    delete_person,
-    erased_after,
-    note_tombstones,
-    truncate_log,
-    unburied,
-)
+from personalign.store.connections import Connections
+from personalign.store.database import locate
+from personalign.store.erase import erase, erase_again, erased_after
 from personalign.store.export import export_person
-from personalign.store.faults import typed_errors
 from personalign.store.files import make_file, require_file
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import MAX_USER, BasisRow, ExposureRow, PresentationRow, TombstoneRow, UserRow
 from personalign.store.values import Answer, Fit, Judge, Measure, Person, Presentation, Shown, State, leave_unjudged
-from personalign.store.watch import Watch
 from personalign.types import Message, Profile
 
 ATTEMPTS = 100  # to write what a fit was made for, before another changes the same profile
@@ -47,37 +37,54 @@ ATTEMPTS = 100  # to write what a fit was made for, before another changes the s
 class Store:
     """An open database; threads may share it, and a forked child starts with connections of its own."""
 
-    def __init__(self, database: Database, engines: Engines) -> None:
-        self._database = database
-        self._engines = engines
-        self._watch = Watch(engines.reader)
-        self._is_closed = False
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._read, self._write = connections.read, connections.write
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
-        """Open a store; where there is none yet, make it with the current schema.
+        """Open a store; where there is none yet, make it with the current schema, unless ``create`` is False.
 
         Raises:
-            StoreError: the file can't be used, or belongs to another program.
+            StoreError: the file can't be used, or belongs to another program, or its tombstones aren't its own.
             SchemaError: its schema is older or newer than this code.
         """
         database = locate(url)
         if create:
             make_file(database.path)
         require_file(database.path)
-        store = cls(database, open_engines(database))
+        connections = Connections(database)
         try:
-            store._prepare(create)
+            with connections.read() as session:
+                revision = read_revision(session.connection())
+            check_revision(upgrade(url) if revision is None and create else revision)
+            erase_again(connections)
         except BaseException:
-            store.close()
+            connections.close()
             raise
-        return store
+        return cls(connections)
 
     def close(self) -> None:
         """Close all connections; a process that never does ends as promptly."""
-        self._is_closed = True
-        self._watch.close()
-        self._engines.close()
+        self._connections.close()
+
+    def backup(self, path: str | Path) -> None:
+        """Copy the store to a new file, which is a store itself, while this one is in use.
+
+        Raises:
+            StoreError: there is a file at this path, or it can't be written.
+        """
+        with self._connections.inside():
+            backup.back_up(self._connections.database, Path(path))
+
+    @staticmethod
+    def restore(url: str, path: str | Path) -> None:
+        """Put a backup in a store's place; everybody erased since stays erased. Close what uses the store first.
+
+        Raises:
+            StoreError: the backup isn't a whole one of this store, or the store was written to meanwhile.
+        """
+        backup.restore(url, Path(path))
 
     def __enter__(self) -> Store:  # noqa: PYI034 - beartype can't check Self on a method
         return self
@@ -277,33 +284,24 @@ class Store:
         with self._read() as session:
             return export_person(session, user)
 
-    def forget(self, user: str) -> None:
-        """Erase a person to the last byte; afterwards the id may start anew.
+    def forget(self, user: str) -> bool:
+        """Erase a person to the last byte, and tell whether they were known; afterwards the id may start anew.
 
         Raises:
             ErasurePending: the rows are gone, but a reader or the disk kept them in the write-ahead log; call again.
             StoreError: they are still there; call again, or open the store again, which erases them too where the
                 tombstone was written.
         """
-        with self._write() as session:
-            row = session.get(UserRow, user)
-            if row is not None:
-                at = max(now(), row.created_at + timedelta(microseconds=1))
-                hashed = bury(self._database, user, at)
-                delete_person(session, user)
-                note_tombstones(session, {hashed: at})
-        self._truncate()
+        return erase(self._connections, user)
 
-    def erased(self, users: Sequence[str], after: int) -> tuple[list[str], int]:
-        """Tell who of these people was erased after that many erasures, and how many there are now."""
+    def erased(self, users: Sequence[str], number: int) -> tuple[list[str], int]:
+        """Tell who of these people was erased after the erasure of this number, and the newest; they may be back."""
         with self._read() as session:
-            return erased_after(self._database, session, users, after)
+            return erased_after(self._connections, session, users, number)
 
     def data_version(self) -> int:
         """Return a number that differs after any commit, by this process or another."""
-        self._check_open()
-        with typed_errors(self._database):
-            return self._watch.version()
+        return self._connections.version()
 
     def _commit(
         self, draft: Callable[[], Change | Profile | None], fit: Fit, judge: Judge, since: Person | None = None
@@ -328,51 +326,13 @@ class Store:
         if since is None:
             return
         if since.created_at is None:
-            is_alive = not erased_after(self._database, session, [since.user], since.erasures)[0]
+            is_alive = not erased_after(self._connections, session, [since.user], since.erasures)[0]
         else:
             is_alive = _person(session, since.user).created_at == since.created_at
         if not is_alive:
             raise InputError(
                 "this person was erased meanwhile, and nothing is stored of them; call again to start anew"
             )
-
-    def _prepare(self, create: bool) -> None:
-        with typed_errors(self._database):
-            with self._engines.reader.connect() as connection:
-                found = read_revision(connection)
-            if found is None and create:
-                found = upgrade(f"sqlite:///{self._database.path}")
-        check_revision(found)
-        with self._read() as session:
-            missing = unburied(self._database, session)
-        if missing:
-            with self._write() as session:
-                bury_again(self._database, session, missing)
-            self._truncate()
-            with self._write() as session:  # only now, so that the next to open takes over where this one is stopped
-                note_tombstones(session, missing)
-
-    def _truncate(self) -> None:
-        with typed_errors(self._database):
-            truncate_log(self._engines.writer, self._database)
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise StoreError(f"the store {self._database.path} is closed; open it again")
-
-    def _read(self) -> AbstractContextManager[Session]:
-        self._check_open()
-        return _transaction(self._database, self._engines.reader)
-
-    def _write(self) -> AbstractContextManager[Session]:
-        self._check_open()
-        return _transaction(self._database, self._engines.writer)
-
-
-@contextmanager
-def _transaction(database: Database, engine: Engine) -> Iterator[Session]:
-    with typed_errors(database), Session(engine, expire_on_commit=False) as session, session.begin():
-        yield session
 
 
 def _person(session: Session, user: str) -> Person:

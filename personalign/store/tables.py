@@ -252,3 +252,12 @@ class TombstoneRow(Table):
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     at: Mapped[datetime]
     number: Mapped[int] = mapped_column(Integer, index=True)  # what is newest goes by it: clocks may go back
+
+
+class FactRow(Table):
+    """What is known of the file itself: which key its tombstones have, and how many of them it heeded."""
+
+    __tablename__ = "facts"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)

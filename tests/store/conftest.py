@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from personalign.store import Answer, Presentation, Store, engine
+from personalign.store.database import locate
 from personalign.types import Gaussian
 
 WORKER = Path(__file__).with_name("store_worker.py")
@@ -63,7 +64,7 @@ def sql(url: str) -> Callable[..., list[Any]]:
     """Run one statement on a connection of its own, in a transaction."""
 
     def run(statement: str, *values: Any) -> list[Any]:
-        engines = engine.open_engines(engine.locate(url))
+        engines = engine.open_engines(locate(url))
         with engines.writer.begin() as connection:
             result = connection.exec_driver_sql(statement, values)
             rows = list(result) if result.returns_rows else []

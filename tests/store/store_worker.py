@@ -14,17 +14,20 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 
 from personalign.errors import StoreError
 from personalign.store import Answer, Store, engine, schema
-from personalign.store.driver import sqlite_driver
-from personalign.store.migrate import known_revisions, migrate
+from personalign.store.database import Database, locate, sqlite_driver
+from personalign.store.fork import Gate
+from personalign.store.schema import known_revisions, migrate
+from personalign.store.turn import Turns
 from personalign.types import Gaussian
 
 BASIS = "basis"
@@ -251,6 +254,67 @@ def fork(url: str) -> dict[str, object]:
     }
 
 
+def fork_storm(url: str, forks: int = 40, threads: int = 4, broken: int = 0) -> dict[str, object]:
+    """Fork again and again while threads use the store without a pause; each child uses it, too."""
+    prepare(url, threads)
+    if broken:
+        Gate.shut = lambda gate: gate._changed.acquire() and gate.before()  # type: ignore[method-assign]
+    is_over = threading.Event()
+    stuck = num_calls = 0
+
+    def use(user: str) -> None:
+        nonlocal num_calls
+        while not is_over.is_set():
+            store.add_user(user, consent=str(num_calls))
+            store.data_version()
+            store.has_user(user)
+            num_calls += 1
+
+    with Store.open(url) as store:
+        users = [threading.Thread(target=use, args=(f"user-{number}",)) for number in range(threads)]
+        for thread in users:
+            thread.start()
+        for turn in range(forks):
+            if not (child := os.fork()):
+                signal.alarm(20)  # what hangs is killed
+                _exit_with(lambda turn=turn: (store.add_user(f"child-{turn}"), store.data_version(), 0)[2])
+            stuck += os.waitpid(child, 0)[1] != 0
+        is_over.set()
+        for thread in users:
+            thread.join()
+        children = sum(store.has_user(f"child-{turn}") for turn in range(forks))
+    return {"stuck": stuck, "children": children, "calls": num_calls > 0, "problems": integrity(url)}
+
+
+def turns(url: str, processes: int = 6, rounds: int = 8, broken: int = 0) -> dict[str, object]:
+    """Processes write without a pause; count how often one got its turn before another that had come earlier."""
+    prepare(url, 1)
+    log = Path(url.removeprefix("sqlite:///")).with_name("turns")
+    if broken:
+        Turns._queue = lambda _: None  # type: ignore[method-assign]
+
+    def note(word: str) -> None:
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, f"{word}\n".encode())
+        os.close(file)
+
+    def write(number: int) -> int:
+        with Store.open(url) as store:
+            for step in range(rounds):
+                with store._connections.write() as session:
+                    note(str(number))
+                    session.execute(text("UPDATE users SET consent = :word"), {"word": f"{number}-{step}"})
+                    time.sleep(0.01)  # long enough for the others to come
+        return 0
+
+    codes = at_once([lambda number=number: write(number) for number in range(processes)])  # type: ignore[misc]
+    order = log.read_text().split()
+    # while all are busy, whoever had a turn gets the next one after all the others
+    busy = order[processes : processes * (rounds - 2)]
+    early = sum(len(set(busy[start : start + processes])) < processes for start in range(len(busy) - processes + 1))
+    return {"failed": sum(codes), "turns": len(order), "early": early}
+
+
 def full_disk(url: str) -> dict[str, object]:
     """Let no file grow past ever smaller limits: writes are refused with a StoreError, and go on once there is room."""
     prepare(url, 1)
@@ -326,7 +390,7 @@ def wrong_profiles(url: str, users: int) -> int:
 
 def integrity(url: str) -> list[str]:
     """What SQLite finds wrong with the file."""
-    engines = engine.open_engines(engine.locate(url))
+    engines = engine.open_engines(locate(url))
     with engines.reader.connect() as connection:
         found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
         found += [str(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
@@ -342,8 +406,8 @@ def wrong_tables(url: str) -> list[str]:
     from personalign.store.tables import Table
 
     for target in ("base", known_revisions()[-1]):
-        migrate(engine.locate(url), target)
-    engines = engine.open_engines(engine.locate(url))
+        migrate(locate(url), target)
+    engines = engine.open_engines(locate(url))
     with engines.reader.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = [str(step) for step in compare_metadata(context, Table.metadata)]
@@ -364,7 +428,7 @@ def _begin_deferred() -> None:
 def _commit_each_statement() -> None:
     sound = engine._engine
 
-    def unsound(database: engine.Database, begin: str, pragmas: dict[str, int | str], **pool: object) -> Engine:
+    def unsound(database: Database, begin: str, pragmas: dict[str, int | str], **pool: object) -> Engine:
         made = sound(database, "SELECT 1", pragmas, **pool)
 
         @event.listens_for(made, "after_cursor_execute")

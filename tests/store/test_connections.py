@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from personalign.errors import StoreError
-from personalign.store import Store, doctor, driver, engine, schema
+from personalign.store import Store, connections, database, doctor, engine, fork, schema, turn
+from personalign.store.database import sqlite_driver
 
 ROOT = Path(__file__).parents[2]
 DRIVERS = {"sqlite3", "pysqlite3", "_sqlite3"}
@@ -26,14 +36,14 @@ def _imports_driver(source: str) -> bool:
 
 
 def test_the_driver_is_named_in_one_place() -> None:
-    """No other file, tests and migrations included, imports a SQLite driver; driver.py does (the control)."""
+    """No other file, tests and migrations included, imports a SQLite driver; database.py does (the control)."""
     found = [
         str(file.relative_to(ROOT))
         for folder in ("personalign", "migrations", "tests", "notebooks")
         for file in (ROOT / folder).rglob("*.py")
         if _imports_driver(file.read_text(encoding="utf-8"))
     ]
-    assert found == ["personalign/store/driver.py"]
+    assert found == ["personalign/store/database.py"]
 
 
 @pytest.mark.parametrize(
@@ -48,16 +58,16 @@ def test_the_driver_is_named_in_one_place() -> None:
 )
 def test_wal_only_where_it_is_safe(version: tuple[int, ...], mode: str) -> None:
     """A SQLite with the WAL-reset bug gets the rollback journal."""
-    assert driver.journal_mode(version) == mode
+    assert database.journal_mode(version) == mode
 
 
 @pytest.mark.parametrize("pool", ["writer", "reader"])
 def test_every_connection_has_every_setting(store: Store, pool: str) -> None:
     """What SQLite answers on a pooled connection is what was asked for."""
-    with getattr(store._engines, pool).connect() as connection:
+    with getattr(store._connections.engines, pool).connect() as connection:
         found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in engine.COMMON}
         assert found == engine.COMMON
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == store._database.journal_mode
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == store._connections.database.journal_mode
         assert connection.exec_driver_sql("PRAGMA query_only").scalar() == int(pool == "reader")
 
 
@@ -72,17 +82,17 @@ def test_a_setting_that_does_not_take_is_refused(url: str, store: Store, monkeyp
 def test_readers_cannot_write(store: Store) -> None:
     """A reader's connection refuses to write; the writer's doesn't (the control)."""
     statement = "UPDATE users SET consent = 'x'"
-    with store._engines.reader.connect() as connection, pytest.raises(Exception, match="readonly"):
+    with store._connections.engines.reader.connect() as connection, pytest.raises(Exception, match="readonly"):
         connection.exec_driver_sql(statement)
-    with store._engines.writer.begin() as connection:
+    with store._connections.engines.writer.begin() as connection:
         connection.exec_driver_sql(statement)
 
 
 def test_a_reader_does_not_wait_for_a_writer(store: Store) -> None:
     """While a write transaction is open, readers see the state before it."""
-    if store._database.journal_mode != "wal":
+    if store._connections.database.journal_mode != "wal":
         pytest.skip("readers wait in the rollback journal")
-    with store._engines.writer.begin() as connection:
+    with store._connections.engines.writer.begin() as connection:
         connection.exec_driver_sql("INSERT INTO users (id, created_at) VALUES ('eve', '2026-01-01 00:00:00.000000')")
         assert not store.has_user("eve")
     assert store.has_user("eve")
@@ -134,11 +144,11 @@ def test_a_file_that_stood_keeps_its_mode(path: Path, url: str) -> None:
 def test_the_doctor_names_what_matters(store: Store, url: str, path: Path) -> None:
     """The report names driver, version, journal, path, size, mode and schema, and finds no problem."""
     report = doctor.report(url)
-    assert report["sqlite"] == driver.sqlite_driver().sqlite_version
+    assert report["sqlite"] == sqlite_driver().sqlite_version
     assert report["path"] == str(path)
     assert report["bytes"] > 0
     assert (report["mode"], report["schema"], report["problems"]) == ("0o600", report["schema_expected"], [])
-    assert report["journal_mode"] == store._database.journal_mode
+    assert report["journal_mode"] == store._connections.database.journal_mode
 
 
 def test_a_forked_child_has_connections_of_its_own(worker) -> None:
@@ -149,11 +159,175 @@ def test_a_forked_child_has_connections_of_its_own(worker) -> None:
 def test_a_fork_closes_idle_connections_first(store: Store, monkeypatch) -> None:
     """No connection is idle in the pool when a fork happens; without the hook one is (the control)."""
     store.has_user("ada")
-    assert store._engines.reader.pool.checkedin() == 1
+    assert store._connections.engines.reader.pool.checkedin() == 1
     child = os.fork()
     if not child:
-        os._exit(store._engines.reader.pool.checkedin() + store._engines.writer.pool.checkedin())
+        os._exit(
+            store._connections.engines.reader.pool.checkedin() + store._connections.engines.writer.pool.checkedin()
+        )
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_may_use_the_store_while_the_process_forks(worker) -> None:
+    """Forty forks amid four threads that never pause: no child hangs, each one's write is there, the file is sound."""
+    assert worker("fork_storm") == {"stuck": 0, "children": 40, "calls": True, "problems": []}
+
+
+@pytest.mark.slow
+def test_a_fork_that_waits_for_nobody_would_be_seen(worker) -> None:
+    """The control: without waiting for the calls inside, children hang on locks whose holders they lack."""
+    assert worker("fork_storm", broken=1)["stuck"] > 0
+
+
+def test_a_closed_store_takes_no_part_in_forks(url: str) -> None:
+    """However many stores were opened and closed, a fork runs the hooks of those that are open."""
+    before = len(fork._GATES._gates)
+    for _ in range(5):
+        with Store.open(url):
+            assert len(fork._GATES._gates) == before + 1
+    assert len(fork._GATES._gates) == before
+
+
+def test_a_fork_inside_a_call_does_not_wait_for_itself(store: Store) -> None:
+    """A thread that forks in the middle of its own call goes on."""
+    with store._connections.read():
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    """After close each verb is a StoreError; closing twice is nothing."""
+    store.close()
+    for call in (lambda: store.add_user("bob"), lambda: store.profile("ada", "basis"), store.data_version):
+        with pytest.raises(StoreError, match="closed"):
+            call()
+
+
+def test_processes_write_in_the_order_they_came(worker) -> None:
+    """Six processes that write without a pause: none gets a second turn before the others had one."""
+    assert worker("turns") == {"failed": 0, "turns": 48, "early": 0}
+
+
+def test_overtaking_would_be_seen(worker) -> None:
+    """The control: by SQLite's own wait some write twice while others wait."""
+    assert worker("turns", broken=1)["early"] > 0
+
+
+def test_many_processes_are_never_refused(worker) -> None:
+    """Twelve processes at two people: no write is refused and none is lost."""
+    assert worker("answers", processes=12, rounds=5) == {"refused": 0, "wrong": 0}
+
+
+@pytest.mark.slow
+def test_two_dozen_processes_are_never_refused(worker) -> None:
+    """Twenty-four processes of sixty answers each."""
+    assert worker("answers", processes=24, rounds=60, users=100) == {"refused": 0, "wrong": 0}
+
+
+def test_a_stopped_process_keeps_its_turn_only_for_a_while(store: Store, monkeypatch) -> None:
+    """A byte that another process holds for ever is waited for once, and the write goes through."""
+    monkeypatch.setattr(turn, "BUSY_TIMEOUT_MS", 50)
+    store.add_user("bob")
+    holding, ready = os.pipe()
+    child = os.fork()
+    if not child:
+        file = os.open(store._connections.database.beside(".lock"), os.O_RDWR)
+        fcntl.lockf(file, fcntl.LOCK_EX, 0, 1)
+        os.write(ready, b"!")
+        time.sleep(60)
+        os._exit(0)
+    os.read(holding, 1)
+    store.add_user("eve")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for end in (holding, ready):
+        os.close(end)
+    assert store.has_user("eve")
+
+
+def _interrupt_at(call: Callable[[], object], step: int) -> int:
+    """Raise KeyboardInterrupt at the start of this call of a Python function; return how many were begun."""
+    begun = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal begun
+        if event == "call":
+            begun += 1
+            if begun == step:
+                raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        sys.setprofile(count)
+        try:
+            call()
+        finally:
+            sys.setprofile(None)
+    return begun
+
+
+@pytest.mark.parametrize("verb", ["add_user", "forget", "has_user"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_leaves_the_store_usable(store: Store, url: str, monkeypatch, verb: str) -> None:
+    """Interrupted at any of thirty moments of a verb, the same process and another go on writing."""
+    monkeypatch.setattr(turn, "BUSY_TIMEOUT_MS", 500)
+
+    def call() -> None:
+        getattr(store, verb)("bob")
+
+    num_calls = _interrupt_at(call, 0)
+    with Store.open(url) as other:
+        for step in range(1, num_calls, max(1, num_calls // 30)):
+            store.add_user("bob")
+            _interrupt_at(call, step)
+            store.add_user(f"after-{step}")
+            other.add_user(f"other-{step}")
+            assert store.has_user(f"other-{step}")
+
+
+def test_a_writer_that_an_interrupt_lost_is_made_anew(store: Store) -> None:
+    """Where the pool's only connection is gone, in the middle of a transaction too, the next write gets another."""
+    lost = store._connections.engines.writer.connect()
+    lost.exec_driver_sql("UPDATE users SET consent = 'half'")
+    store.add_user("bob")
+    assert store.has_user("bob")
+    assert store.export("ada")["tables"]["users"][0]["consent"] is None
+
+
+def test_a_turn_that_an_interrupt_kept_is_taken_over(store: Store) -> None:
+    """Where a traceback keeps an interrupted call's frames, the same thread writes all the same."""
+    kept = store._connections._turns.turn()
+    kept.__enter__()
+    store.add_user("bob")
+    kept.__exit__(None, None, None)
+    store.add_user("eve")
+    assert store.has_user("eve")
+
+
+def test_a_file_that_was_replaced_is_noticed_before_a_write(store: Store, url: str, path: Path, tmp_path: Path) -> None:
+    """With another file in its place neither a write nor a poll goes on; opened again the store is the new file."""
+    store._connections.close()
+    with Store.open(url) as running:
+        shutil.copy(path, tmp_path / "copy")
+        (tmp_path / "copy").replace(path)
+        for call in (lambda: running.add_user("bob"), running.data_version, lambda: running.forget("ada")):
+            with pytest.raises(StoreError, match="replaced"):
+                call()
+    with Store.open(url) as opened:
+        opened.add_user("bob")
+        assert opened.has_user("ada")
+
+
+def test_a_damaged_text_is_quoted_nowhere(store: Store) -> None:
+    """Neither the message nor the traceback of an error that quotes a text has it."""
+    driver = store._connections.database.driver
+    with (
+        pytest.raises(StoreError, match="personalign db restore") as refused,
+        connections.typed_errors(store._connections.database),
+    ):
+        raise driver.OperationalError("Could not decode to UTF-8 column 'a' with text 'SECRET'")
+    assert "SECRET" not in "".join(traceback.format_exception(refused.value))
 
 
 @pytest.mark.parametrize("stdlib", [0, 1])

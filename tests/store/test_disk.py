@@ -21,7 +21,8 @@ import pytest
 from sqlalchemy import Connection, event
 
 from personalign.errors import ErasurePending, StoreError
-from personalign.store import Answer, Store, engine, schema
+from personalign.store import Answer, Store, database, engine, schema
+from personalign.store.database import locate
 from personalign.types import Gaussian
 
 LONG = "long " * 4_000  # takes several pages
@@ -54,7 +55,7 @@ WRITES: dict[str, Callable[[Store], object]] = {
 @pytest.fixture(params=["wal", "truncate"])
 def journal(monkeypatch, request) -> str:
     """Each kind of journal, whichever the driver would choose."""
-    monkeypatch.setattr(engine, "journal_mode", lambda _: request.param)
+    monkeypatch.setattr(database, "journal_mode", lambda _: request.param)
     return request.param
 
 
@@ -84,7 +85,7 @@ def room(size: int) -> Iterator[None]:
 
 def rows(url: str) -> dict[str, list[Any]]:
     """Everything that a new connection sees, once SQLite has found nothing wrong with the file."""
-    engines = engine.open_engines(engine.locate(url))
+    engines = engine.open_engines(locate(url))
     try:
         with engines.reader.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
@@ -97,7 +98,7 @@ def rows(url: str) -> dict[str, list[Any]]:
 
 def limit_pages(store: Store, pages: int) -> None:
     """Let the database have no more pages; as many as it has, where it has more."""
-    with store._engines.writer.connect() as connection:
+    with store._connections.engines.writer.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar()
 
 
@@ -153,7 +154,7 @@ def test_a_write_is_refused_as_a_whole(filled: Store, url: str, verb: str) -> No
 def test_half_a_write_would_be_seen(filled: Store, url: str) -> None:
     """The control: a writer that commits statement by statement leaves a person without the event of their coming."""
 
-    @event.listens_for(filled._engines.writer, "after_cursor_execute")
+    @event.listens_for(filled._connections.engines.writer, "after_cursor_execute")
     def commit(connection: Connection, *_: object) -> None:
         connection.connection.commit()
 
@@ -162,7 +163,7 @@ def test_half_a_write_would_be_seen(filled: Store, url: str) -> None:
 
 def test_a_person_is_not_kept_by_a_full_disk(filled: Store, url: str) -> None:
     """An erasure that was refused after its tombstone was written is made good when the store is next opened."""
-    with room(200), pytest.raises(StoreError):
+    with room(300), pytest.raises(StoreError):
         filled.forget("ada")
     assert filled.has_user("ada")
     filled.close()
@@ -175,7 +176,7 @@ def test_a_person_is_not_kept_by_a_full_disk(filled: Store, url: str) -> None:
 def test_a_log_that_cannot_be_folded_in_makes_erasure_pending(filled: Store, url: str) -> None:
     """Where the disk fails after the rows are gone, forget says so, not that it is done; called again it finishes."""
     assert sweep(lambda: filled.forget("ada"), url).pending > 0
-    assert not engine.locate(url).beside("-wal").stat().st_size
+    assert not locate(url).beside("-wal").stat().st_size
 
 
 def test_reading_needs_no_room(filled: Store) -> None:
@@ -206,7 +207,7 @@ def test_a_first_schema_is_made_whole(tmp_path: Path, journal: str) -> None:
 
 def test_an_old_copy_is_not_opened_before_it_is_erased_again(filled: Store, url: str, tmp_path: Path) -> None:
     """A backup from before an erasure opens when there is room to erase again, and not with half of it erased."""
-    path = engine.locate(url).path
+    path = locate(url).path
     filled.close()
     shutil.copy(path, tmp_path / "backup")
     with Store.open(url) as opened:
@@ -236,8 +237,8 @@ def test_an_erasure_whose_tombstone_is_not_on_the_disk_is_refused(
     assert rows(url) == before
     filled.forget("ada")
     assert rows(url) != before
-    path = engine.locate(url).path
-    assert {file.suffix for file in path.parent.glob(f"{path.name}.*")} == {".key", ".tombstones"}
+    path = locate(url).path
+    assert {file.suffix for file in path.parent.glob(f"{path.name}.*")} == {".key", ".lock", ".tombstones"}
 
 
 @pytest.mark.parametrize("suffix", [".key", ".tombstones"])
@@ -246,7 +247,7 @@ def test_a_file_beside_the_database_that_cannot_be_read_is_told(filled: Store, u
     filled.forget("eve")
     filled.close()
     Store.open(url).close()
-    path = engine.locate(url).beside(suffix)
+    path = locate(url).beside(suffix)
     path.unlink()
     path.mkdir()
     with pytest.raises(StoreError, match="can't be"), Store.open(url) as opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 
 from personalign.errors import ErasurePending, QuestionError, StoreError
 from personalign.store import Store, engine, erase
-from personalign.store import store as store_module
+from personalign.store.database import locate
 from personalign.store.tables import USER_KEY, Table
+from personalign.store.tombstones import HEADER_BYTES, RECORD_BYTES, Tombstones
 from personalign.types import Gaussian
 
 CANARY = "canary-7f3a"
@@ -66,12 +68,12 @@ def test_nothing_is_left_with_the_other_driver(worker) -> None:
 @pytest.mark.parametrize("trap", ["no checkpoint", "no secure delete"])
 def test_each_half_of_erasure_is_needed(url: str, path: Path, live, monkeypatch, trap: str, store: Store) -> None:
     """The controls: without the checkpoint, or without secure delete, the canary is found."""
-    if store._database.journal_mode != "wal" and trap == "no checkpoint":
+    if store._connections.database.journal_mode != "wal" and trap == "no checkpoint":
         pytest.skip("there is no log to fold in")
     live(CANARY)
     store.close()
     if trap == "no checkpoint":
-        monkeypatch.setattr(store_module, "truncate_log", lambda *_: None)
+        monkeypatch.setattr(erase, "_truncate_log", lambda *_: None)
     else:
         monkeypatch.setitem(engine.COMMON, "secure_delete", 0)
     with Store.open(url) as unsound:
@@ -83,11 +85,11 @@ def test_each_half_of_erasure_is_needed(url: str, path: Path, live, monkeypatch,
 
 def test_a_reader_that_holds_on_makes_erasure_pending(store: Store, path: Path, live, monkeypatch) -> None:
     """While a reader keeps the log, forget says so and not that it is done; afterwards calling it again finishes."""
-    if store._database.journal_mode != "wal":
+    if store._connections.database.journal_mode != "wal":
         pytest.skip("there is no log to hold on to")
     monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
-    with store._engines.reader.connect() as reader:
+    with store._connections.engines.reader.connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM users").scalar()
         with pytest.raises(ErasurePending, match="erase again"):
             store.forget(CANARY)
@@ -129,7 +131,7 @@ def test_an_old_copy_stays_pending_until_its_log_is_empty(
     store: Store, url: str, path: Path, tmp_path: Path, live, monkeypatch
 ) -> None:
     """A backup that can't be erased to the last byte doesn't open, however often; without the reader it does."""
-    if store._database.journal_mode != "wal":
+    if store._connections.database.journal_mode != "wal":
         pytest.skip("there is no log to hold on to")
     monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
@@ -138,7 +140,7 @@ def test_an_old_copy_stays_pending_until_its_log_is_empty(
     with Store.open(url) as opened:
         opened.forget(CANARY)
     (tmp_path / "backup").replace(path)
-    engines = engine.open_engines(engine.locate(url))
+    engines = engine.open_engines(locate(url))
     with engines.reader.connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM users").scalar()
         for _ in range(2):
@@ -158,47 +160,170 @@ def test_a_tombstone_spares_who_came_later(store: Store, url: str, sql) -> None:
     store.add_user("ada")
     store.close()
     sql("DELETE FROM tombstones")
+    sql("DELETE FROM facts")
     with Store.open(url) as opened:
         assert opened.has_user("ada")
     assert sql("SELECT count(*) FROM tombstones") == [(1,)]
 
 
 def test_half_a_tombstone_is_no_tombstone(store: Store, url: str, path: Path) -> None:
-    """A line cut by a kill, or that is no text, is passed over, and the next one stands on its own."""
+    """A record cut by a kill, or what isn't text, is overwritten by the next one."""
     store.forget("ada")
     store.add_user("bob")
-    tombstones = path.with_name("profiles.db.tombstones")
-    with tombstones.open("ab") as file:
-        file.write(b"\n\xff\xfe\n1790000000000000 0123")
+    with path.with_name("profiles.db.tombstones").open("ab") as file:
+        file.write(b"\xff\xfe\n1790000000000000 0123")
     store.forget("bob")
     store.close()
-    assert len(erase._lines(engine.locate(url))) == 2
+    assert [record.number for record in Tombstones(locate(url)).after(0)] == [1, 2]
     Store.open(url).close()
 
 
-def test_a_tombstone_names_nobody_without_its_key(store: Store, url: str, path: Path, tmp_path: Path) -> None:
-    """The same id has another digest beside another database, and a lost key is an error where it matters."""
+def test_a_tombstone_names_nobody_without_its_key(store: Store, url: str, tmp_path: Path) -> None:
+    """The same id has another digest beside another database."""
     store.forget("ada")
-    store.close()
     with Store.open(f"sqlite:///{tmp_path / 'other' / 'profiles.db'}") as other:
         other.add_user("ada")
         other.forget("ada")
-    lines = [
-        erase._lines(engine.locate(f"sqlite:///{folder / 'profiles.db'}")) for folder in (tmp_path, tmp_path / "other")
-    ]
-    assert len(lines[0]) == len(lines[1]) == 1
-    assert not lines[0].keys() & lines[1].keys()
-    path.with_name("profiles.db.key").unlink()
+    first, second = (
+        Tombstones(locate(f"sqlite:///{folder / 'profiles.db'}")).after(0) for folder in (tmp_path, tmp_path / "other")
+    )
+    assert first[0].digest != second[0].digest
+
+
+DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes | None]]] = {
+    "no key": (".key", lambda _: None),
+    "another key": (".key", lambda key: bytes(len(key))),
+    "half a key": (".key", lambda key: key[:16]),
+    "no tombstones": (".tombstones", lambda _: None),
+    "no byte": (".tombstones", lambda _: b""),
+    "first line alone": (".tombstones", lambda content: content[:HEADER_BYTES]),
+    "last record gone": (".tombstones", lambda content: content[:-RECORD_BYTES]),
+    "half of the last gone": (".tombstones", lambda content: content[: -RECORD_BYTES // 2]),
+    "first record gone": (
+        ".tombstones",
+        lambda content: content[:HEADER_BYTES] + content[HEADER_BYTES + RECORD_BYTES :],
+    ),
+    "a count changed": (".tombstones", lambda content: content.replace(b" 000000000002 ", b" 000000000001 ")),
+    "another's": (".tombstones", lambda content: content.replace(content[25:30], b"00000")),
+    "text": (".tombstones", lambda _: b"dear diary, " * 30),
+}
+
+
+@pytest.mark.parametrize("copy", ["newest", "backup"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_beside_a_database_is_its_own_or_it_does_not_open(
+    store: Store, url: str, path: Path, tmp_path: Path, sql, damage: str, copy: str
+) -> None:
+    """A lost, wrong or cut key or file of tombstones is refused, heeds nothing, and mended it opens and heeds all."""
+    for user in ("bob", "eve"):
+        store.add_user(user)
+    store.close()
+    shutil.copy(path, tmp_path / "backup")
     with Store.open(url) as opened:
-        opened.add_user("eve")
-        with pytest.raises(StoreError, match="restore the key"):
-            opened.forget("eve")
-        assert opened.has_user("eve")
+        opened.forget("bob")
+        opened.forget("ada")
+    if copy == "backup":
+        shutil.copy(tmp_path / "backup", path)
+    suffix, spoil = DAMAGE[damage]
+    file = path.with_name(path.name + suffix)
+    sound = file.read_bytes()
+    spoilt = spoil(sound)
+    file.unlink() if spoilt is None else file.write_bytes(spoilt)
+    if (damage, copy) == ("no tombstones", "backup"):
+        return  # without them nothing tells that there were erasures
+    facts = sql("SELECT * FROM facts")
+    with pytest.raises(StoreError, match="restore"):
+        Store.open(url)
+    assert sql("SELECT * FROM facts") == facts
+    file.write_bytes(sound)
+    with Store.open(url) as opened:
+        assert [opened.has_user(user) for user in ("ada", "bob", "eve")] == [False, False, True]
+
+
+def test_a_damaged_record_is_told_when_it_is_heeded(store: Store, url: str, path: Path, tmp_path: Path) -> None:
+    """A bit that flipped in a tombstone is an error for the backup that needs it, and mended it is heeded."""
+    store.close()
+    shutil.copy(path, tmp_path / "backup")
+    with Store.open(url) as opened:
+        opened.forget("ada")
+    shutil.copy(tmp_path / "backup", path)
+    file = path.with_name(path.name + ".tombstones")
+    sound = file.read_bytes()
+    place = HEADER_BYTES + 5
+    file.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+    with pytest.raises(StoreError, match="damaged at record 1"):
+        Store.open(url)
+    file.write_bytes(sound)
+    with Store.open(url) as opened:
+        assert not opened.has_user("ada")
+
+
+def test_opening_again_finishes_an_erasure(url: str, path: Path, live, store: Store, monkeypatch) -> None:
+    """Stopped between the commit and the truncation, traces are left, and the next to open the store removes them."""
+    live(CANARY)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(erase, "_finish", lambda *_: None)
+        store.forget(CANARY)
+    if store._connections.database.journal_mode == "wal":
+        assert _bytes_left(path) > 0
+    with Store.open(url):
+        assert _bytes_left(path) == 0
+
+
+def test_a_clock_that_goes_back_hides_no_erasure(store: Store, url: str, monkeypatch) -> None:
+    """Erased by a process whose clock is behind, after one by a process whose clock is ahead: both are told."""
+    for user in ("bob", "eve"):
+        store.add_user(user)
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) - timedelta(days=1)
+
+    with Store.open(url) as other:
+        other.forget("bob")
+        erased, number = store.erased(["bob", "eve"], 0)
+        assert (erased, number) == (["bob"], 1)
+        monkeypatch.setattr(erase, "datetime", Behind)
+        other.forget("eve")
+    assert store.erased(["bob", "eve"], number) == (["eve"], 2)
+
+
+def test_few_tombstones_are_read_of_many(store: Store, url: str, path: Path, sql, monkeypatch) -> None:
+    """Opening, and looking for erasures since the last, read what is new and not what was heeded long ago."""
+    for number in range(50):
+        store.add_user(f"user-{number}")
+        store.forget(f"user-{number}")
+    store.close()
+    read: list[int] = []
+    monkeypatch.setattr(Tombstones, "_record", lambda _, __, number: read.append(number))
+    Store.open(url).close()
+    assert read == []
+    plan = sql("EXPLAIN QUERY PLAN SELECT digest FROM tombstones WHERE number > 49")
+    assert "ix_tombstones_number" in str(plan)
+
+
+@pytest.mark.parametrize("pool", ["reader", "writer"])
+def test_no_compiled_statement_keeps_an_id(store: Store, pool: str, live) -> None:
+    """After forget the statements that SQLAlchemy keeps hold no id; before, they do (the control)."""
+    live(CANARY)
+    store.export(CANARY)
+    cache = getattr(store._connections.engines, pool)._compiled_cache
+
+    def num_kept() -> int:
+        binds = [bind for compiled in list(cache.values()) for bind in compiled.binds.values()]
+        return sum(CANARY in str(bind.value) for bind in binds)
+
+    assert num_kept() > 0
+    store.forget(CANARY)
+    assert num_kept() == 0
 
 
 def test_forgetting_a_stranger_is_nothing(store: Store) -> None:
-    """An unknown id can be forgotten without an error, and is still unknown."""
-    store.forget("stranger")
+    """An unknown id can be forgotten without an error, is told to be unknown, and a known one to be known."""
+    assert not store.forget("stranger")
+    assert store.forget("ada")
+    assert not store.forget("ada")
     assert not store.has_user("stranger")
 
 
@@ -207,7 +332,7 @@ def test_every_personal_table_is_exported_and_erased(store: Store, live, sql) ->
     live(CANARY)
     personal = {table.name for table in Table.metadata.sorted_tables if USER_KEY in table.columns}
     shared = {table.name for table in Table.metadata.sorted_tables} - personal
-    assert shared == {"users", "bases", "exposures", "tombstones"}
+    assert shared == {"users", "bases", "exposures", "tombstones", "facts"}
     exported = store.export(CANARY)["tables"]
     assert exported.keys() == personal | {"users"}
     assert all(exported.values())

@@ -14,14 +14,14 @@ import pytest
 
 from personalign.errors import StoreError
 from personalign.store import Store, doctor, engine, schema
-from personalign.store.driver import sqlite_driver
+from personalign.store.database import sqlite_driver
 
 
 def test_a_file_that_is_no_database_is_refused_and_left(path: Path, url: str) -> None:
     """Text under the store's name is a StoreError, byte for byte as before."""
     path.write_text("dear diary, " * 1000)
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade, schema.current, doctor.report):
+    for call in (Store.open, schema.upgrade, doctor.report):
         with pytest.raises(StoreError, match="isn't a SQLite file"):
             call(url)
     assert path.read_bytes() == before
@@ -34,7 +34,7 @@ def test_another_programs_database_is_refused_and_left(path: Path, url: str) -> 
     foreign.commit()
     foreign.close()
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade, schema.check, doctor.report):
+    for call in (Store.open, schema.upgrade, doctor.report):
         with pytest.raises(StoreError, match="another program"):
             call(url)
     assert path.read_bytes() == before
@@ -99,7 +99,7 @@ def test_a_file_that_others_keep_locked_is_told(store: Store, url: str, monkeypa
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 100)
     monkeypatch.setitem(engine.COMMON, "busy_timeout", 100)
     with Store.open(url) as other:
-        with store._engines.writer.begin(), pytest.raises(StoreError, match="try again"):
+        with store._connections.engines.writer.begin(), pytest.raises(StoreError, match="try again"):
             other.add_user("bob")
         other.add_user("bob")
 

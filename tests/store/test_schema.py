@@ -12,7 +12,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from personalign.errors import SchemaError, StoreError
-from personalign.store import Store, engine, migrate, schema
+from personalign.store import Store, doctor, engine, schema
+from personalign.store.database import locate
 from personalign.store.tables import Table
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ def second(tmp_path: Path, monkeypatch):
         folder = tmp_path / "migrations"
         shutil.copytree(ROOT / "migrations", folder, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "versions" / "next.py").write_text(SECOND.format(extra=extra, head=HEAD))
-        monkeypatch.setattr(migrate, "migrations_folder", lambda: folder)
+        monkeypatch.setattr(schema, "migrations_folder", lambda: folder)
         monkeypatch.setattr(schema, "HEAD", "next")
 
     return add
@@ -65,7 +66,7 @@ def _counts(sql) -> dict[str, int]:
 
 
 def _differences(url: str) -> list[object]:
-    engines = engine.open_engines(engine.locate(url))
+    engines = engine.open_engines(locate(url))
     with engines.reader.connect() as connection:
         found = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata)
     engines.close()
@@ -74,7 +75,7 @@ def _differences(url: str) -> list[object]:
 
 def test_the_revision_stated_in_code_is_the_newest() -> None:
     """Opening a store trusts a constant; it is the head of the migrations."""
-    assert migrate.known_revisions()[-1] == schema.HEAD
+    assert schema.known_revisions()[-1] == schema.HEAD
 
 
 def test_models_and_schema_agree(url: str, sql) -> None:
@@ -88,10 +89,10 @@ def test_models_and_schema_agree(url: str, sql) -> None:
 def test_up_down_up_with_a_row_in_every_table(filled, url: str, sql) -> None:
     """Every revision goes down and up again with rows in all tables, and ends in the models' schema."""
     assert all(_counts(sql).values())
-    known = migrate.known_revisions()
+    known = schema.known_revisions()
     for target in (*reversed(("base", *known[:-1])), *known):
-        migrate.migrate(engine.locate(url), target)
-    assert schema.current(url) == schema.HEAD
+        schema.migrate(locate(url), target)
+    assert doctor.report(url)["schema"] == schema.HEAD
     assert _differences(url) == []
 
 
@@ -103,7 +104,7 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
     schema.upgrade(url)
     assert _counts(sql) == before
     assert sql("SELECT nickname FROM users") == [(None,)]
-    migrate.migrate(engine.locate(url), HEAD)
+    schema.migrate(locate(url), HEAD)
     assert _counts(sql) == before
     assert sql("PRAGMA foreign_key_check") == []
 
@@ -111,7 +112,7 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
 def test_foreign_keys_in_a_batch_migration_would_be_seen(filled, second, url: str, sql, monkeypatch) -> None:
     """The control: on an engine with foreign keys the same migration empties the children, without any error."""
     second()
-    monkeypatch.setattr(migrate, "migration_engine", lambda database: engine.open_engines(database).writer)
+    monkeypatch.setattr(schema, "migration_engine", lambda database: engine.open_engines(database).writer)
     schema.upgrade(url)
     assert _counts(sql)["answers"] == 0
 
@@ -123,7 +124,7 @@ def test_a_migration_that_orphans_rows_changes_nothing(filled, second, url: str,
     with pytest.raises(StoreError, match="orphan"):
         schema.upgrade(url)
     assert _counts(sql) == before
-    assert schema.current(url) == HEAD
+    assert doctor.report(url)["schema"] == HEAD
 
 
 def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url: str, sql, monkeypatch) -> None:
@@ -135,23 +136,22 @@ def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url
         full.setitem(engine.COMMON, "max_page_count", pages)
         with pytest.raises(StoreError, match="free some space"):
             schema.upgrade(url)
-    assert (schema.current(url), _counts(sql)) == (HEAD, before)
+    assert (doctor.report(url)["schema"], _counts(sql)) == (HEAD, before)
     assert sql("PRAGMA integrity_check") == [("ok",)]
     schema.upgrade(url)
-    assert (schema.current(url), _counts(sql)) == ("next", before)
+    assert (doctor.report(url)["schema"], _counts(sql)) == ("next", before)
 
 
 def test_a_schema_that_is_behind_is_refused_with_the_command(filled, second, url: str, path: Path) -> None:
     """An older schema opens nowhere, changes nothing, and after the command it opens."""
     second()
     before = path.read_bytes()
-    for call in (Store.open, schema.check):
+    for call in (Store.open, lambda url: Store.open(url, create=False)):
         with pytest.raises(SchemaError, match="personalign db upgrade") as refused:
             call(url)
         assert refused.value.exit_code == 3
     assert path.read_bytes() == before
     schema.upgrade(url)
-    schema.check(url)
     Store.open(url).close()
 
 
@@ -159,7 +159,7 @@ def test_a_schema_that_is_ahead_is_refused_and_nothing_is_written(filled, url: s
     """A schema of a newer release opens nowhere, not even to upgrade."""
     sql("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
-    for call in (Store.open, schema.check, schema.upgrade):
+    for call in (Store.open, schema.upgrade):
         with pytest.raises(SchemaError, match="install the release") as refused:
             call(url)
         assert refused.value.exit_code == 3
@@ -168,14 +168,14 @@ def test_a_schema_that_is_ahead_is_refused_and_nothing_is_written(filled, url: s
 
 def test_a_store_that_is_missing_is_made_only_when_asked(url: str, path: Path) -> None:
     """Without ``create`` a missing file is an error, an empty one a missing schema, and neither is made."""
-    for call in (lambda: Store.open(url, create=False), lambda: schema.check(url), lambda: schema.current(url)):
+    for call in (lambda: Store.open(url, create=False), lambda: doctor.report(url)):
         with pytest.raises(StoreError, match="there is no store"):
             call()
     assert not path.exists()
     path.touch()
     with pytest.raises(SchemaError, match="missing"):
         Store.open(url, create=False)
-    assert schema.current(url) is None
+    assert doctor.report(url)["schema"] is None
     Store.open(url).close()
     Store.open(url, create=False).close()
 
@@ -192,7 +192,7 @@ def test_migrations_run_through_one_door() -> None:
     from alembic import command
 
     with pytest.raises(StoreError, match="personalign db upgrade"):
-        command.upgrade(migrate._config(), "head")
+        command.upgrade(schema._config(), "head")
 
 
 def test_the_migrations_are_found_in_a_wheel(tmp_path: Path) -> None:

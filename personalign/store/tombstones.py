@@ -1,0 +1,164 @@
+"""The tombstones beside a database: a file of records that only grows, and the key that its digests are made with.
+
+Both files name each other: the first line of ``.tombstones`` has the key's digest and how many records there are at
+least, so that a wrong key and a file that was cut short are noticed. Records are of one length, and each has a sum of
+its own; a kill in the middle of one leaves a piece that the next one overwrites.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from personalign.errors import StoreError
+from personalign.store.database import Database
+from personalign.store.files import make_whole, open_to_write, read_bytes, write_durably
+
+HEADER = re.compile(rb"personalign tombstones 1 ([0-9a-f]{64}) (\d{12}) ([0-9a-f]{8})\n")
+RECORD = re.compile(rb"([0-9a-f]{64}) (\d{20}) ([0-9a-f]{8})\n")
+HEADER_BYTES, RECORD_BYTES = 112, 95
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """An erasure: the keyed hash of an id, when it was, and its place in the file, from 1."""
+
+    digest: str
+    at: datetime
+    number: int
+
+
+class Tombstones:
+    """The two files beside one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._path = database.beside(".tombstones")
+        self._key_path = database.beside(".key")
+
+    def check(self, key_digest: str | None, least: int) -> None:
+        """Refuse files that aren't the database's: it knows the digest of its key, and of so many erasures at least."""
+        header = self._header()
+        if header is None and least:
+            raise StoreError(
+                f"{self._path} is lost, and {self._database.path.name} knows of {least} erasures; "
+                "restore the file from a backup, or run: personalign db restore"
+            )
+        count = 0 if header is None else self._count()
+        if header is not None and count < max(header[1], least):
+            raise StoreError(
+                f"{self._path} was cut short: it has {count} records, expected at least {max(header[1], least)}; "
+                "restore the file from a backup, or run: personalign db restore"
+            )
+        for expected in {key_digest, header and header[0]} - {None}:
+            if hashlib.sha256(self._key()).hexdigest() != expected:
+                raise StoreError(f"{self._key_path} isn't the key of this database's tombstones; restore the right one")
+
+    def key_digest(self) -> str:
+        """Return the digest of the key, which is made where there is none yet."""
+        if not self._key_path.exists() and not self._path.exists():
+            make_whole(self._key_path, secrets.token_bytes(KEY_BYTES))
+        return hashlib.sha256(self._key()).hexdigest()
+
+    def digests(self, users: Iterable[str]) -> list[str]:
+        """Hash ids with the key, so that a tombstone alone tells nothing."""
+        key = self._key()
+        return [hmac.new(key, user.encode(), hashlib.sha256).hexdigest() for user in users]
+
+    def append(self, digest: str, at: datetime) -> int:
+        """Write a record and return its number when it is on the disk; one writer at a time."""
+        key_digest = self.key_digest()
+        if not self._path.exists():
+            make_whole(self._path, _first_line(key_digest, 0))
+        number = self._count() + 1
+        with open_to_write(self._path) as file:
+            os.ftruncate(file, HEADER_BYTES + (number - 1) * RECORD_BYTES)  # a piece of one may be left
+            os.lseek(file, 0, os.SEEK_END)
+            write_durably(file, _line(Tombstone(digest, at, number)))
+            # a count that is behind does no harm
+            os.pwrite(file, _first_line(key_digest, number), 0)
+        return number
+
+    def after(self, number: int) -> list[Tombstone]:
+        """Read the records after the one with this number, or all of them after 0."""
+        if not self._path.exists():
+            return []
+        content = read_bytes(self._path, HEADER_BYTES + number * RECORD_BYTES)
+        starts = range(0, len(content) - RECORD_BYTES + 1, RECORD_BYTES)
+        return [
+            self._record(content[start : start + RECORD_BYTES], number + 1 + start // RECORD_BYTES) for start in starts
+        ]
+
+    def readable(self, other: Database) -> dict[int, Tombstone]:
+        """Read the sound records by number; StoreError where they weren't made with this other database's key."""
+        content = read_bytes(self._path) if self._path.exists() else b""
+        if match := HEADER.match(content):
+            Tombstones(other).check(match[1].decode(), 0)
+        starts = range(HEADER_BYTES, len(content) - RECORD_BYTES + 1, RECORD_BYTES)
+        records = {}
+        for number, start in enumerate(starts, 1):
+            with suppress(StoreError):
+                records[number] = self._record(content[start : start + RECORD_BYTES], number)
+        return records
+
+    def write_all(self, records: Mapping[int, Tombstone]) -> None:
+        """Make the file of these records, each in its place; one that is lost leaves a place that means nobody."""
+        count = max(records)
+        lines = [_line(records.get(number, Tombstone("0" * 64, EPOCH, number))) for number in range(1, count + 1)]
+        make_whole(self._path, b"".join([_first_line(self.key_digest(), count), *lines]))
+
+    def _record(self, line: bytes, number: int) -> Tombstone:
+        match = RECORD.fullmatch(line)
+        if match is None or line != _with_sum(f"{match[1].decode()} {match[2].decode()}"):
+            raise StoreError(
+                f"{self._path} is damaged at record {number}; restore the file from a backup, or run: "
+                "personalign db restore"
+            )
+        return Tombstone(match[1].decode(), EPOCH + timedelta(microseconds=int(match[2])), number)
+
+    def _header(self) -> tuple[str, int] | None:
+        if not self._path.exists():
+            return None
+        line = read_bytes(self._path, 0, HEADER_BYTES)
+        match = HEADER.fullmatch(line)
+        if match is None or line != _first_line(match[1].decode(), int(match[2])):
+            raise StoreError(
+                f"{self._path} doesn't begin as a file of tombstones; restore it from a backup, or run: "
+                "personalign db restore"
+            )
+        return match[1].decode(), int(match[2])
+
+    def _count(self) -> int:
+        return max(0, self._path.stat().st_size - HEADER_BYTES) // RECORD_BYTES
+
+    def _key(self) -> bytes:
+        if not self._key_path.exists():
+            raise StoreError(
+                f"{self._key_path} is lost, and the tombstones beside it mean nobody without it; restore the key"
+            )
+        key = read_bytes(self._key_path)
+        if len(key) != KEY_BYTES:
+            raise StoreError(f"{self._key_path} has {len(key)} bytes, expected {KEY_BYTES}; restore the key")
+        return key
+
+
+def _first_line(key_digest: str, count: int) -> bytes:
+    return _with_sum(f"personalign tombstones 1 {key_digest} {count:012d}")
+
+
+def _line(record: Tombstone) -> bytes:
+    return _with_sum(f"{record.digest} {(record.at - EPOCH) // timedelta(microseconds=1):020d}")
+
+
+def _with_sum(line: str) -> bytes:
+    return f"{line} {zlib.crc32(line.encode()):08x}\n".encode()

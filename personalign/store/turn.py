@@ -1,0 +1,117 @@
+"""Writers take turns: one of a process at a time, and the processes of a machine in the order they came.
+
+SQLite's own wait sleeps longer and longer, so that newcomers overtake, and after 15 seconds it gives up. Here each
+writer draws a number from a file beside the database, locks the byte of that number, and waits until no byte before it
+is locked. The kernel frees the bytes of a process that dies. This is for fairness alone: whoever gives up waiting, or
+has no room for the file, still waits for SQLite's lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from personalign.errors import StoreError
+from personalign.store.database import Database
+from personalign.store.engine import BUSY_TIMEOUT_MS
+from personalign.store.files import make_file
+
+COUNTER_BYTES = 8
+LONGEST_NAP_S = 0.004
+
+
+class Turns:
+    """The turns at one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._path = database.beside(".lock")
+        self._file: int | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget who waits in this process: what a forked child does; byte locks stay with the parent."""
+        self._changed = threading.Condition()
+        self._waiting: list[object] = []
+        self._turn: tuple[int, object] | None = None  # the thread that has it, and which of its calls
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the turn and keep it.
+
+        Raises:
+            StoreError: another thread of this process kept it for too long.
+        """
+        call = object()
+        self._enter(call)
+        try:
+            with suppress(OSError):  # a full disk, or a file system without locks
+                self._queue()
+            yield
+        finally:
+            self._leave(call)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _enter(self, call: object) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._waiting.append(call)
+            try:
+                # a thread that asks again was interrupted before it could let go
+                is_mine = self._changed.wait_for(
+                    lambda: self._waiting[0] is call and (self._turn is None or self._turn[0] == me),
+                    timeout=2 * BUSY_TIMEOUT_MS / 1000,
+                )
+                if is_mine:
+                    self._turn = me, call
+            finally:
+                self._waiting.remove(call)
+                self._changed.notify_all()
+        if not is_mine:
+            raise StoreError("the other threads of this process wrote for too long; try again")
+
+    def _leave(self, call: object) -> None:
+        with self._changed:
+            if self._turn is not None and self._turn[1] is call:
+                if self._file is not None:
+                    with suppress(OSError):
+                        fcntl.lockf(self._file, fcntl.LOCK_UN)
+                self._turn = None
+                self._changed.notify_all()
+
+    def _queue(self) -> None:
+        if self._file is None:
+            make_file(self._path)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        file = self._file
+        fcntl.lockf(file, fcntl.LOCK_UN)  # what an interrupted call left
+        _lock_soon(file, 0, 1)
+        try:
+            number = max(1, int.from_bytes(os.pread(file, COUNTER_BYTES, 0))) + 1
+            os.pwrite(file, number.to_bytes(COUNTER_BYTES), 0)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
+        _lock_soon(file, 1, number - 1)  # until nobody before this number is left
+
+
+def _lock_soon(file: int, start: int, length: int) -> None:
+    deadline, nap = time.monotonic() + BUSY_TIMEOUT_MS / 1000, LONGEST_NAP_S / 8
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        except (BlockingIOError, PermissionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(nap)
+            nap = min(2 * nap, LONGEST_NAP_S)
+        else:
+            return

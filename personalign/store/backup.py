@@ -115,6 +115,8 @@ def _check(draft: Database, backup: Database) -> None:
     connection = draft.driver.connect(str(draft.path))
     try:
         problems = [row[0] for row in connection.execute("PRAGMA quick_check")]
+        if not connection.execute("PRAGMA application_id").fetchone()[0]:
+            raise StoreError(f"{backup.path} holds no store; pass the path of a backup")
     except draft.driver.Error as error:
         problems = [str(error)]
     finally:

@@ -38,6 +38,7 @@ def back_up(database: Database, path: Path) -> None:
     if target.path.exists():
         raise StoreError(f"{target.path} is there already; pass another path")
     draft = Database(target.path.with_name(target.path.name + ".partial"), database.driver)
+    _remove_all(draft)
     try:
         _copy(database, draft)
         # after the rows: what was erased meanwhile has its tombstone here

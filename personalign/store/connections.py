@@ -43,8 +43,12 @@ class Connections:
         self._abandoned: list[Pool] = []  # what a parent process used
         self._is_closed = False
         event.listen(self.engines.writer, "connect", self._note_writer)
-        with self.inside(), self._turns.turn():
-            check_log(database)
+        try:
+            with self.inside(), self._turns.turn():
+                check_log(database)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Session]:

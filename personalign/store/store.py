@@ -125,10 +125,6 @@ class Store:
             session.flush()
             return _person(session, user)
 
-    def has_user(self, user: str) -> bool:
-        """Tell whether the person is known."""
-        return self.person(user).created_at is not None
-
     def present(
         self,
         user: str,

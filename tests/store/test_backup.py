@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from personalign.cli import app
 from personalign.errors import StoreError
 from personalign.store import Store, backup, database, doctor, lineage, schema
 from personalign.store.connections import Connections
 from personalign.store.database import locate
+from tests.store.store_worker import is_known
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def _kill(url: str, user: str) -> None:
 
 def _people(url: str) -> set[str]:
     with Store.open(url) as opened:
-        return {user for user in ("ada", "bob", "eve", "kay") if opened.has_user(user)}
+        return {user for user in ("ada", "bob", "eve", "kay") if is_known(opened, user)}
 
 
 def test_a_backup_is_a_store(saved: Store, copy: Path) -> None:
@@ -323,3 +327,18 @@ def test_the_doctor_finds_damaged_tombstones(saved: Store, url: str) -> None:
     content[120] ^= 1
     tombstones.write_bytes(content)
     assert any("record 1" in problem for problem in doctor.report(url)["problems"])
+
+
+def test_the_command_line_backs_up_and_restores(saved: Store, url: str, tmp_path: Path) -> None:
+    """Both verbs say what they did, a missing store isn't made, and a refusal is exit code 2."""
+    run, copy = CliRunner(), tmp_path / "cli.db"
+    saved.close()
+    done = run.invoke(app, ["db", "backup", str(copy), "--store", url, "--json"])
+    assert json.loads(done.stdout) == {"path": str(copy), "bytes": copy.stat().st_size}
+    done = run.invoke(app, ["db", "restore", str(copy), "--store", url, "--json"])
+    assert json.loads(done.stdout) == {"restored": str(copy)}
+    assert _people(url) == {"ada"}
+    missing = tmp_path / "missing.db"
+    done = run.invoke(app, ["db", "backup", str(tmp_path / "other.db"), "--store", f"sqlite:///{missing}"])
+    assert isinstance(done.exception, StoreError) or done.exit_code == 2
+    assert not missing.exists()

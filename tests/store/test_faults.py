@@ -15,6 +15,7 @@ import pytest
 from personalign.errors import StoreError
 from personalign.store import Store, doctor, engine, schema
 from personalign.store.database import sqlite_driver
+from tests.store.store_worker import is_known
 
 
 def test_a_file_that_is_no_database_is_refused_and_left(path: Path, url: str) -> None:
@@ -108,7 +109,7 @@ def test_errors_hold_no_ids(store: Store, sql) -> None:
     """Neither the message nor the traceback of a refused statement holds what was bound to it."""
     sql("DROP TABLE users")
     with pytest.raises(StoreError) as refused:
-        store.has_user("canary-user")
+        is_known(store, "canary-user")
     printed = "".join(traceback.format_exception(refused.value.__cause__, limit=0, chain=True)) + str(refused.value)
     assert "no such table" in printed
     assert "canary" not in printed

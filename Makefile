@@ -1,4 +1,4 @@
-# The only commands: make demo | test | check | docs | bench | zoo
+# The only commands: make demo | test | test-all | check | format | docs | bench | zoo
 PYTHON ?= python3
 TORCH_INDEX ?=
 DATA ?= ../shared/data
@@ -6,29 +6,39 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format docs bench zoo clean
+.PHONY: demo test test-slow | test-all | check | format | docs bench zoo clean
 
 demo: $(READY)
 	$(BIN)/personalign demo
 
+# one process a core, one thread each: small tensors gain nothing by a second thread
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+
+test-all: test test-slow
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m lab.house --check
+	$(BIN)/python -m lab.wheel
 
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# the CLI reference is written anew; the notebooks are run, and what they show is left in build/
+# the CLI reference, tables and pictures are made anew; the notebooks are run, and what they show is left in build/
 docs: $(READY)
 	$(BIN)/typer personalign.cli utils docs --name personalign --title 'Command line' --output docs/cli.md
+	$(BIN)/python -m lab.pages
+	$(BIN)/python -m lab.pictures
 	mkdir -p build/notebooks
-	$(BIN)/jupyter-execute --timeout=120 --output='../build/notebooks/{notebook_name}' notebooks/*.ipynb
+	$(BIN)/jupyter-execute --timeout=1200 --output='../build/notebooks/{notebook_name}' notebooks/*.ipynb
 
 bench: $(READY)
 	$(BIN)/personalign bench people --json

@@ -46,8 +46,8 @@ UNGUARDED = ("product_lines", *SLOW)  # told, and no reason to refuse a change
 GRAMMAR = set(
     re.findall(
         r"\w+",
-        "found of told said kept at own rest here there ours theirs mine beside felt whose those these that this its than "
-        "beyond within under over since through among besides alone once again still yet then else apart away together",
+        "found of told said kept at own rest here there ours theirs mine beside felt whose those these that this its "
+        "than beyond within under over since through among besides alone once again still yet then else apart together",
     )
 )
 Graph = dict[str, set[str]]

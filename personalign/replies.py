@@ -152,6 +152,8 @@ class Replies:
 
     def forget(self, user: str) -> None:
         """Let nothing of a person stay in memory; replies that are being written go on without their weights."""
+        if os.getpid() != self._pid:
+            return  # a child writes no replies
         self._recent.forget(user)
         self._forget_weights(user)
 

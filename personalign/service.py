@@ -5,14 +5,16 @@ torch is imported on the first ``chat``; asking, answering and reading profiles 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
+from personalign import aio
 from personalign.basis import Basis
 from personalign.bundled import Source, locate
 from personalign.errors import EngineError, InputError, check_process
@@ -23,18 +25,11 @@ from personalign.messages import Feedback, check_user, read_messages
 from personalign.onboarding import Onboarding
 from personalign.options import Options, OptionsDict
 from personalign.store import Store
-from personalign.types import (
-    Array,
-    Capacity,
-    Choice,
-    Message,
-    Profile,
-    Question,
-    Reply,
-)
+from personalign.types import Array, Capacity, Choice, Message, Profile, Question, Reply
 
 if TYPE_CHECKING:
     from personalign.decode.models import Models
+    from personalign.decode.seq import Outbox, Seq
     from personalign.replies import Replies
     from personalign.shift import ShiftedReply
 
@@ -52,17 +47,12 @@ class Personalign:
         serving: Serving,
         capacity: Capacity,
     ) -> None:
-        self._store = store
-        self._source = source
-        self._device = device
-        self._reward = reward
+        self._store, self._source, self._device, self._reward, self._capacity = store, source, device, reward, capacity
         self._onboarding = Onboarding(store, basis, self._embed, serving)
-        self._capacity = capacity
         self._is_closed = False
         self._loading: dict[int, threading.Lock] = {}  # by process: the first caller loads the model, once
         self._loaded: Replies | None = None  # until then
-        self.basis = basis
-        self.serving = serving
+        self.basis, self.serving = basis, serving
 
     @classmethod
     def open(
@@ -91,7 +81,6 @@ class Personalign:
             pinned: axes by name with the weight that everyone who is guided has on them; 0 turns an axis off.
             shadow: write the model's own replies, and tell in their account what guidance would have done; as
                 ``serving.is_shadow`` it may be changed at any time.
-
             slots: replies that are written at once.
             waiting: requests that may wait for a slot; further ones raise ``Overloaded``.
             max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
@@ -137,6 +126,14 @@ class Personalign:
             AlreadyAnswered: it has another answer.
         """
         return self._onboarding.answer(user, question_id, choice)
+
+    async def aask(self, user: str, consent: str | None = None) -> Question | None:
+        """``ask`` for a task on an event loop, which it never blocks."""
+        return await asyncio.to_thread(self.ask, user, consent)
+
+    async def aanswer(self, user: str, question_id: str, choice: Choice) -> Profile:
+        """``answer`` for a task on an event loop; cancelling the task doesn't take the answer back."""
+        return await asyncio.to_thread(self.answer, user, question_id, choice)
 
     def reask(self, user: str) -> Question | None:
         """Ask the first question again, its sides changed, to see whether the person agrees with themselves.
@@ -256,6 +253,22 @@ class Personalign:
         asked = Options.from_keywords(options)
         return self._replies.stream(self._replies.request(check_user(user), messages, asked))
 
+    async def achat(self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]) -> Reply:
+        """``chat`` for a task on an event loop, which it never blocks; cancelling the task ends the reply."""
+        return await aio.result(partial(self._begin, user, messages, Options.from_keywords(options)))
+
+    def astream(
+        self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]
+    ) -> AsyncGenerator[str, None]:
+        """``stream`` for a task on an event loop; its errors come at a piece, and closing it ends the reply."""
+        return aio.texts(partial(self._begin, user, messages, Options.from_keywords(options), is_streamed=True))
+
+    def _begin(
+        self, user: str, messages: Sequence[Message], options: Options, outbox: Outbox, *, is_streamed: bool = False
+    ) -> Seq:
+        request = self._replies.request(check_user(user), messages, options)
+        return self._replies.begin(request, outbox, is_streamed=is_streamed)
+
     def chat_many(
         self, users: Sequence[str], conversations: Sequence[Sequence[Message]], **options: Unpack[OptionsDict]
     ) -> list[Reply]:
@@ -290,8 +303,7 @@ class Personalign:
 
     @property
     def _replies(self) -> Replies:
-        if self._is_closed:
-            raise EngineError("personalign is closed; open it again")
+        self._check_open()
         for pid in list(self._loading):  # a child may find the model half loaded
             check_process(pid)
         with self._loading.setdefault(os.getpid(), threading.Lock()):
@@ -300,7 +312,12 @@ class Personalign:
 
                 models = load_models(self._source, self.basis, self._device, self._reward)
                 self._loaded = Replies(models, self.basis, self._store, self.profile, self.serving, self._capacity)
+            self._check_open()  # it may have been closed meanwhile
             return self._loaded
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("personalign is closed; open it again")
 
     def _embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
         """What the learnt axes of the basis project; loads the model on first use."""
@@ -330,7 +347,5 @@ class Personalign:
     def __enter__(self) -> Personalign:  # noqa: PYI034 - beartype can't read Self on a method
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

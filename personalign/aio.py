@@ -1,0 +1,75 @@
+"""Replies for tasks on an event loop, which nothing here blocks: what takes time runs in a thread.
+
+A reply is begun in a thread, where the model is loaded and the store is read. The engine's thread then hands its pieces
+to the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from personalign.types import Reply
+
+if TYPE_CHECKING:
+    from personalign.decode.request import Piece
+    from personalign.decode.seq import Outbox, Seq
+
+    Begin = Callable[[Outbox], Seq]
+
+
+class _Call:
+    """A reply that one task waits for."""
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self._loop, self._is_given_up = asyncio.get_running_loop(), False
+        self._seq: Seq | None = None  # once it is begun
+        self.items: asyncio.Queue[Piece | Reply | Exception] = asyncio.Queue()
+
+    def begin(self) -> None:
+        """Begin it, on a thread that may wait."""
+        self._seq = self._begin(self._put)
+        if self._is_given_up:  # meanwhile
+            self._seq.is_cancelled = True
+
+    def _put(self, item: Piece | Reply | Exception) -> None:
+        self._loop.call_soon_threadsafe(self.items.put_nowait, item)
+
+    def give_up(self) -> None:
+        """Let it end within two steps, also if it is still being begun."""
+        self._is_given_up = True
+        if self._seq is not None:
+            self._seq.is_cancelled = True
+
+
+async def _items(begin: Begin) -> AsyncGenerator[Piece | Reply, None]:
+    """The pieces as they come, then the reply; a task that leaves earlier ends it."""
+    call = _Call(begin)
+    try:
+        await asyncio.to_thread(call.begin)
+        while True:
+            item = await call.items.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            if isinstance(item, Reply):
+                return
+    finally:
+        call.give_up()
+
+
+async def result(begin: Begin) -> Reply:
+    """Wait for a whole reply."""
+    async with aclosing(_items(begin)) as items:
+        return await anext(item async for item in items if isinstance(item, Reply))
+
+
+async def texts(begin: Begin) -> AsyncGenerator[str, None]:
+    """A reply's text, piece by piece."""
+    async with aclosing(_items(begin)) as items:
+        async for item in items:
+            if not isinstance(item, Reply) and item.text:
+                yield item.text

@@ -82,19 +82,19 @@ class SteeredRows:
         finite: Bool[Tensor, "b"],
         scores: Float[Tensor, "b K"],
         kl: Float[Tensor, "b"],
-        left_out: Float[Tensor, "b"],
+        cut_kl: Float[Tensor, "b"],
         gained: Float[Tensor, "b"],
     ) -> Bool[Tensor, "b"]:
         """Take a step into the account; give the rows to be steered: a reward that isn't finite ends that.
 
         Rows in shadow are accounted for like any other, and not steered. ``scores`` are the short list's, the model's
-        own likeliest token first; ``kl`` is within it, and ``left_out`` what the whole vocabulary adds.
+        own likeliest token first; ``kl`` is within it, and ``cut_kl`` what the whole vocabulary adds.
         """
         b = len(gain)
         judged = (gain > 0).logical_and_(step.active)  # what is computed for anybody else may be anything
         sound = self._sound[:b].logical_and_(finite.logical_or(~judged))
         guided = (gain > 0).logical_and_(sound)
-        effect = torch.stack([kl + left_out, kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
+        effect = torch.stack([kl + cut_kl, kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
         self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
         return guided.logical_and_(self._steers[:b])
 

@@ -20,7 +20,7 @@ from personalign.decode.lane import Reading
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
-from personalign.decode.tilt import left_out, not_empty, short_list
+from personalign.decode.tilt import cut_kl, not_empty, short_list
 from personalign.decode.weights import WeightBank
 from personalign.types import ArgsSteering, Guidance
 
@@ -130,5 +130,5 @@ class Args:
         log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
         kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
         gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
-        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, left_out(logits, top), gained)
+        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, cut_kl(logits, top), gained)
         return short_list(logits, candidates, scores, guided)

@@ -86,24 +86,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     get_max_cache_shape = get_max_length  # what transformers called it until 5.20
 
-    def copy(self, source: slice, target: slice, length: int) -> None:
-        """Copy the first ``length`` positions of some rows to others."""
-        for buffer in (self.keys, self.values):
-            if buffer is not None:
-                buffer[target, :, :length] = buffer[source, :, :length]
-
-    def keep(self, row: Int[Tensor, "r"], chosen: Int[Tensor, "r"], target: Int[Tensor, "r"]) -> None:
-        """Copy each row's position ``chosen`` to its position ``target``."""
-        for buffer in (self.keys, self.values):
-            if buffer is not None:
-                buffer[row, :, target] = buffer[row, :, chosen]
-
-    def wipe(self, rows: slice, length: int) -> None:
-        """Zero the first ``length`` positions of some rows: what they held may be NaN."""
-        for buffer in (self.keys, self.values):
-            if buffer is not None:
-                buffer[rows, :, :length] = 0
-
 
 class SlotCache(Cache):
     """One slot layer for each layer of a model.
@@ -122,19 +104,22 @@ class SlotCache(Cache):
             layer.window = window
 
     def copy(self, source: slice, target: slice, length: int) -> None:
-        """Copy the first ``length`` positions of some rows to others, in every layer."""
-        for layer in self._layers:
-            layer.copy(source, target, length)
+        """Copy the first ``length`` positions of some rows to others."""
+        for buffer in self._buffers():
+            buffer[target, :, :length] = buffer[source, :, :length]
 
     def keep(self, row: Int[Tensor, "r"], chosen: Int[Tensor, "r"], target: Int[Tensor, "r"]) -> None:
-        """Copy each row's position ``chosen`` to its position ``target``, in every layer."""
-        for layer in self._layers:
-            layer.keep(row, chosen, target)
+        """Copy each row's position ``chosen`` to its position ``target``."""
+        for buffer in self._buffers():
+            buffer[row, :, target] = buffer[row, :, chosen]
 
     def wipe(self, rows: slice, length: int) -> None:
-        """Zero the first ``length`` positions of some rows, in every layer."""
-        for layer in self._layers:
-            layer.wipe(rows, length)
+        """Zero the first ``length`` positions of some rows: what they held may be NaN."""
+        for buffer in self._buffers():
+            buffer[rows, :, :length] = 0
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for layer in self._layers for buffer in (layer.keys, layer.values) if buffer is not None]
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ class Tilt(NamedTuple):
 def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float) -> Tilt:
     """Add gain·reward to the logits, centred and bounded.
 
-    p = softmax(logits), δ = gain·(Q − Σ p Q) clamped to ±clip/2, q ∝ p·e^δ; so KL(q ‖ p) within the
-    short list ≤ clip²/8. A candidate whose logit
-    is −inf stays out, whatever its reward.
+    p = softmax(logits), δ = gain·(Q − Σ p Q) clamped to ±clip/2, q ∝ p·e^δ; so KL(q ‖ p) ≤ clip²/8 within the short
+    list, and over all tokens ``cut_kl`` more. A candidate whose logit is −inf stays out, whatever its reward.
     """
     rewards = torch.where(logits.isfinite(), rewards, 0.0)
     p = logits.softmax(-1)
@@ -86,7 +85,7 @@ class SuccessorTilt:
         rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
         delta, kl, finite, gained = tilt(top, rewards, steering.beta * strength, steering.clip)
         scores = top + delta
-        guided = self.rows.record(step, strength, finite, scores, kl, left_out(logits, top), gained)
+        guided = self.rows.record(step, strength, finite, scores, kl, cut_kl(logits, top), gained)
         return short_list(logits, candidates, scores, guided)
 
 
@@ -99,7 +98,7 @@ def not_empty(logits: Float[Tensor, "B V"], step: Step, ends: Int[Tensor, "E"]) 
     return torch.where(keeps[:, None], logits, logits.index_fill(-1, ends, -math.inf))
 
 
-def left_out(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+def cut_kl(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
     """−log of the short list's share of all probability: what KL over the whole vocabulary adds to that within it."""
     return (logits.logsumexp(-1) - top.logsumexp(-1)).clamp_min(0.0)
 

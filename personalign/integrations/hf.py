@@ -25,7 +25,7 @@ from personalign.basis import Basis
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
 from personalign.decode.request import gain
 from personalign.decode.successor import SuccessorHead, reward
-from personalign.decode.tilt import left_out, tilt
+from personalign.decode.tilt import cut_kl, tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
@@ -209,7 +209,7 @@ class GenerateSteer(LogitsProcessor):
         # a sequence loses its guidance for good at its first reward that isn't finite
         guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else rows.gain > 0)
         changed = (top + delta).argmax(-1) != 0
-        account = torch.stack([torch.ones_like(kl), kl + left_out(scores, top), changed.to(kl)], dim=-1)
+        account = torch.stack([torch.ones_like(kl), kl + cut_kl(scores, top), changed.to(kl)], dim=-1)
         self._steps.append(torch.where(guided[:, None], account, 0.0))
         tilted = torch.full_like(scores, -math.inf).scatter(-1, candidates, top + delta)
         return torch.where(guided[:, None], tilted, scores)

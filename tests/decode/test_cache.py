@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 from torch import Tensor
 
-from personalign.decode.cache import FULL, SLIDING, Attention, SlotCache, SlotLayer, Window
+from personalign.decode.cache import FULL, SLIDING, Attention, SlotCache, Window
 from personalign.errors import ModelError
 from tests.decode.tiny_models import bits
 
@@ -30,7 +30,8 @@ def states(rows: int, tokens: int, generator: torch.Generator, width: int = WIDT
 def test_rows_come_and_go_as_in_a_plain_table() -> None:
     """Whatever is written, copied, kept and wiped in whatever order: every position holds what a dictionary says."""
     rng, generator = random.Random(0), torch.Generator().manual_seed(0)
-    layer = SlotLayer(NUM_ROWS, LENGTH)
+    cache = SlotCache(tf.LlamaConfig(num_hidden_layers=1), NUM_ROWS, LENGTH)
+    layer = cache.layers[0]
     true = {(row, at): torch.zeros(HEADS, WIDTH) for row in range(NUM_ROWS) for at in range(LENGTH)}
     for _ in range(300):
         kind = rng.choice(["write", "write", "copy", "keep", "wipe"])
@@ -49,37 +50,39 @@ def test_rows_come_and_go_as_in_a_plain_table() -> None:
             assert torch.equal(read, torch.stack([torch.stack(row, 1) for row in expected]))
         elif kind == "copy":
             (source, target), length = rng.sample(range(NUM_ROWS), 2), rng.randint(0, LENGTH)
-            layer.copy(slice(source, source + 1), slice(target, target + 1), length)
+            cache.copy(slice(source, source + 1), slice(target, target + 1), length)
             true |= {(target, at): true[source, at] for at in range(length)}
         elif kind == "keep":
             chosen, target = rng.randrange(LENGTH), rng.randrange(LENGTH)
-            layer.keep(torch.arange(2), torch.tensor([chosen, target]), torch.tensor([target, target]))
+            cache.keep(torch.arange(2), torch.tensor([chosen, target]), torch.tensor([target, target]))
             true[0, target] = true[0, chosen]
         else:
             row, length = rng.randrange(NUM_ROWS), rng.randint(0, LENGTH)
-            layer.wipe(slice(row, row + 1), length)
+            cache.wipe(slice(row, row + 1), length)
             true |= {(row, at): torch.zeros(HEADS, WIDTH) for at in range(length)}
         assert all(torch.equal(layer.keys[row, :, at], value) for (row, at), value in true.items())
 
 
 def test_the_buffers_stay_where_they_are() -> None:
-    """They are written in place, so that what was captured of a step goes on reading them."""
+    """They are written in place, and read without a copy."""
     generator = torch.Generator().manual_seed(0)
-    layer = SlotLayer(NUM_ROWS, LENGTH)
+    cache = SlotCache(tf.LlamaConfig(num_hidden_layers=1), NUM_ROWS, LENGTH)
+    layer = cache.layers[0]
     layer.window = window(0, [[0], [3]])
     layer.update(states(2, 1, generator), states(2, 1, generator))
     places = layer.keys.data_ptr(), layer.values.data_ptr()
     read, _ = layer.update(states(2, 1, generator), states(2, 1, generator))
-    layer.copy(slice(0, 1), slice(1, 2), 3)
-    layer.wipe(slice(0, 1), 3)
+    cache.copy(slice(0, 1), slice(1, 2), 3)
+    cache.wipe(slice(0, 1), 3)
     assert (layer.keys.data_ptr(), layer.values.data_ptr()) == places
-    assert read.data_ptr() == layer.keys.data_ptr()  # and read without a copy
+    assert read.data_ptr() == layer.keys.data_ptr()
 
 
 def test_keys_and_values_may_differ_in_width() -> None:
     """As latent attention's do."""
     generator = torch.Generator().manual_seed(0)
-    layer = SlotLayer(NUM_ROWS, LENGTH)
+    cache = SlotCache(tf.LlamaConfig(num_hidden_layers=1), NUM_ROWS, LENGTH)
+    layer = cache.layers[0]
     layer.window = window(1, [[2, 3]], 5)
     keys, values = layer.update(states(1, 2, generator, 3), states(1, 2, generator, 7))
     assert (keys.shape, values.shape) == ((1, HEADS, 5, 3), (1, HEADS, 5, 7))

@@ -331,7 +331,7 @@ def test_kl_covers_what_the_short_list_leaves_out(kit: Kit, monkeypatch: pytest.
         (reply,) = generate(models, [asked])
         assert reply.tilt_kl <= 0.1**2 / 8 < 0.1 < reply.kl
         assert reply.kl == pytest.approx(reference.generate(models, asked).kl, abs=1e-4)
-    monkeypatch.setattr(tilt, "left_out", lambda _, top: torch.zeros(len(top)))
+    monkeypatch.setattr(tilt, "cut_kl", lambda _, top: torch.zeros(len(top)))
     (reply,) = generate(models, [request])
     assert reply.kl == reply.tilt_kl  # control
 

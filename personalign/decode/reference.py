@@ -18,28 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personalign.decode.constrain import num_words
 from personalign.decode.experts import Expert
 from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
 from personalign.decode.lora import BASE_ADAPTER
 from personalign.decode.models import Models
 from personalign.decode.request import Request, reason
-from personalign.decode.reward_model import RewardModel
 from personalign.decode.sample import uniforms
-from personalign.decode.successor import SuccessorHead
 from personalign.errors import ConstraintError
 from personalign.options import Options
-from personalign.types import ArgsSteering, Guidance, Reply, Steering, Usage
+from personalign.types import Guidance, Reply, Steering, Usage
 
 
 class Effect(NamedTuple):
-    """What guidance did to one token: KL(steered ‖ mixed) in nats, its part within the short list, and so on."""
+    """What guidance did to one token."""
 
-    kl: float = 0.0
-    tilt_kl: float = 0.0
-    changed: float = 0.0
-    gained: float = 0.0
+    kl: float = 0.0  # KL(steered ‖ mixed) in nats, over all tokens
+    tilt_kl: float = 0.0  # its part within the short list
+    changed: float = 0.0  # 1 where another token became the likeliest
+    gained: float = 0.0  # reward
 
 
 @torch.no_grad()
@@ -54,10 +51,8 @@ def generate(models: Models, request: Request) -> Reply:
     for u in uniforms(request.options.seed, prompt, request.options.max_tokens).tolist():
         logits, done = steered(models, request, ids)
         if done is None:  # no guidance from here on; the reason is told below
-            request, is_sound = (
-                replace(request, options=replace(request.options, rule="successor"), guidance=None),
-                False,
-            )
+            options = replace(request.options, rule="successor")
+            request, is_sound = replace(request, options=options, guidance=None), False
         effects.append(done or Effect())
         token = drawn(logits, request.options, u)
         if token in base.ends:
@@ -98,39 +93,31 @@ def strength(guidance: Guidance, steering: Steering) -> float:
 @torch.no_grad()
 def steered(models: Models, request: Request, ids: Sequence[int]) -> tuple[Tensor, Effect | None]:
     """Logits (V,) of the token after ``ids``, and what guidance did to them: None where the reward wasn't finite."""
-    base, head, steering = models.base, models.head, models.steering
+    base, options = models.base, request.options
     prompt = render(base.tokenizer, request.messages)
     logits, hidden = read(base, [*prompt, *ids])
-    expert = None if request.options.expert is None else models.experts[request.options.expert]
-    alpha = 0.0 if expert is None else expert.alpha if request.options.alpha is None else request.options.alpha
+    expert = None if options.expert is None else models.experts[options.expert]
+    alpha = 0.0 if expert is None else expert.alpha if options.alpha is None else options.alpha
     if expert is not None and alpha:
         context = [*render(expert.anti.tokenizer, request.messages), *ids]
         logits = mixed(logits, expert, alpha, context, models.num_tokens)
-    logits = adjusted(logits, request.options, prompt, ids)
-    if request.options.schema is not None or request.options.regex is not None:
+    logits = adjusted(logits, options, prompt, ids)
+    if options.schema is not None or options.regex is not None:
         logits = constrained(logits, models, request, ids)
     if not is_guided(models, request):
         return logits, Effect()
     may_end = len(ids) > 0 or int(logits.argmax()) in base.ends
     allowed = logits.clone()
     allowed[[] if may_end else list(base.ends)] = -math.inf
-    if (guidance := models.reward_guidance(request)) is not None and models.reward_model is not None:
-        text = [*render(models.reward_model.tokenizer, request.messages), *ids]
-        known = allowed[: models.num_tokens]
-        tilted, done = by_reward_model(known, models.reward_model, models.args, guidance, text)
+    if options.rule == "args":
+        best, scores, rewards = by_reward_model(models, request, ids, allowed[: models.num_tokens])
     else:
-        assert request.guidance is not None, "it is what guides"
-        assert head is not None, "guidance without a head isn't admitted"
-        weights = torch.tensor(request.guidance.weights, dtype=torch.float32, device=base.device)
-        rewards = features(head, base, hidden) @ weights
-        tilted, done = tilted_short_list(allowed, rewards, strength(request.guidance, steering), steering)
-    if done is None:
+        best, scores, rewards = by_successor_head(models, request, hidden, allowed)
+    if not rewards.isfinite().all():
         return logits, None
     q = torch.full_like(logits, -math.inf)
-    q[: len(tilted)] = tilted
-    best = q.isfinite()
-    rest = float(logits.logsumexp(-1) - logits[best].logsumexp(-1))  # −log of the short list's share
-    return (logits if request.is_shadow else q), done._replace(kl=done.tilt_kl + rest)
+    q[best] = scores
+    return (logits if request.is_shadow else q), effect(logits, best, scores, rewards)
 
 
 def read(causal: CausalModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -140,7 +127,7 @@ def read(causal: CausalModel, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def mixed(logits: Tensor, expert: Expert, alpha: float, ids: Sequence[int], num_known: int) -> Tensor:
-    """Base + α · (expert − anti-expert), and −∞ for rows of the output layer that are no token."""
+    """Base + α · (expert − anti-expert), and −∞ for rows of the output layer that aren't tokens."""
     tokens = torch.tensor([ids], device=expert.anti.device)
     if expert.tuned is None:
         tuned, _ = forward(expert.anti, tokens, expert.peft, adapter_names=[expert.name], use_cache=False)
@@ -154,7 +141,7 @@ def mixed(logits: Tensor, expert: Expert, alpha: float, ids: Sequence[int], num_
 
 
 def adjusted(logits: Tensor, options: Options, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
-    """Logits less what is held against tokens that were said before, plus the caller's bias."""
+    """Logits with penalties on tokens that were written before, then the caller's bias."""
     logits = logits.clone()
     factor = options.repetition_penalty
     for token in {*prompt, *ids}:
@@ -175,54 +162,67 @@ def constrained(logits: Tensor, models: Models, request: Request, ids: Sequence[
         matcher.advance(token)
     if matcher.error is not None:
         raise ConstraintError(f"nothing may follow by the schema or regex: {matcher.error}")
-    words = np.zeros(num_words(models.num_ids), dtype=np.int32)
+    words = np.zeros(-(-models.num_ids // 32), dtype=np.int32)  # a bit for each token
     matcher.allowed(words)
     is_allowed = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(logits)]
     return logits.masked_fill(torch.tensor(is_allowed == 0, device=logits.device), -math.inf)
 
 
-def features(head: SuccessorHead, base: CausalModel, hidden: Tensor) -> Tensor:
+def by_successor_head(
+    models: Models, request: Request, hidden: Tensor, logits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The K likeliest tokens, their logits with the bounded reward added, and their rewards."""
+    steering, guidance = models.steering, request.guidance
+    assert guidance is not None, "it is what guides"
+    best = possible(logits, steering.num_candidates)
+    rewards = (features(models, hidden) @ torch.tensor(guidance.weights, dtype=torch.float32, device=hidden.device))[
+        best
+    ]
+    p = logits[best].softmax(-1)
+    delta = strength(guidance, steering) * (rewards - (p * rewards).sum())
+    return best, logits[best] + delta.clamp(-steering.clip / 2, steering.clip / 2), rewards
+
+
+def features(models: Models, hidden: Tensor) -> Tensor:
     """ψ (V, d): what the finished reply is expected to be like, for every next token."""
-    everywhere = hidden.expand(base.num_logits, -1)
-    psi: Tensor = head(everywhere, base.output_embedding)
+    assert models.head is not None, "guidance without a head isn't admitted"
+    everywhere = hidden.expand(models.base.num_logits, -1)
+    psi: Tensor = models.head(everywhere, models.base.output_embedding)
     return psi
 
 
-def tilted_short_list(logits: Tensor, rewards: Tensor, gain: float, steering: Steering) -> tuple[Tensor, Effect | None]:
-    """The K likeliest tokens with their bounded reward added, and its effect; None if a reward isn't finite."""
-    best = logits.topk(min(steering.num_candidates, len(logits))).indices
-    best = best[logits[best].isfinite()]
-    p = logits[best].softmax(-1)
-    if not rewards[best].isfinite().all():
-        return logits, None
-    delta = gain * (rewards[best] - (p * rewards[best]).sum())
-    delta = delta.clamp(-steering.clip / 2, steering.clip / 2)
-    tilted = torch.full_like(logits, -math.inf)
-    tilted[best] = logits[best] + delta
-    return tilted, effect(p, tilted[best].softmax(-1), rewards[best])
-
-
 def by_reward_model(
-    logits: Tensor, reward: RewardModel, steering: ArgsSteering, guidance: Guidance, text: Sequence[int]
-) -> tuple[Tensor, Effect | None]:
-    """ARGS: the k likeliest tokens with w · reward added, a reward model reading the whole text with each of them."""
-    best = logits.topk(min(steering.num_candidates, len(logits))).indices
-    best = best[logits[best].isfinite()]
-    texts = torch.stack([torch.tensor([*text, int(token)]) for token in best]).to(reward.device)
-    weights = torch.tensor(guidance.weights, dtype=torch.float32, device=reward.device)
-    rewards = reward.rewards(texts, torch.ones_like(texts))[:, -1] @ weights
-    if not rewards.isfinite().all():
-        return logits, None
-    scores = torch.full_like(logits, -math.inf)
-    gain = guidance.strength * guidance.confidence
-    scores[best] = logits[best] + steering.weight * gain * rewards
-    return scores, effect(logits[best].softmax(-1), scores[best].softmax(-1), rewards)
+    models: Models, request: Request, ids: Sequence[int], logits: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """ARGS: the k likeliest tokens, their logits with w · reward added, and their rewards.
+
+    The reward model reads the whole text with each of them.
+    """
+    model, guidance = models.reward_model, models.reward_guidance(request)
+    assert model is not None, "a request isn't admitted without"
+    assert guidance is not None, "it is what guides"
+    best = possible(logits, models.args.num_candidates)
+    text = [*render(model.tokenizer, request.messages), *ids]
+    texts = torch.tensor([[*text, token] for token in best.tolist()], device=model.device)
+    weights = torch.tensor(guidance.weights, dtype=torch.float32, device=model.device)
+    rewards = model.rewards(texts, torch.ones_like(texts))[:, -1] @ weights
+    return best, logits[best] + models.args.weight * guidance.strength * guidance.confidence * rewards, rewards
 
 
-def effect(p: Tensor, q: Tensor, rewards: Tensor) -> Effect:
-    """What going from p to q did, over the same candidates."""
-    kl = float((q * (q.log() - p.log())).nansum())
-    return Effect(kl, kl, float(q.argmax() != p.argmax()), float(((q - p) * rewards).sum()))
+def possible(logits: Tensor, most: int) -> Tensor:
+    """The likeliest tokens that can be drawn at all, best first."""
+    best = logits.topk(min(most, len(logits))).indices
+    return best[logits[best].isfinite()]
+
+
+def effect(logits: Tensor, best: Tensor, scores: Tensor, rewards: Tensor) -> Effect:
+    """What it did to draw from the scores of the best instead of from the logits of all."""
+    log_p, log_q = logits[best].log_softmax(-1), scores.log_softmax(-1)
+    q = log_q.exp()
+    tilt_kl = float((q * (log_q - log_p)).nansum())
+    rest = float(logits.logsumexp(-1) - logits[best].logsumexp(-1))  # −log of the short list's share
+    is_changed = float(scores.argmax() != logits[best].argmax())
+    return Effect(tilt_kl + rest, tilt_kl, is_changed, float(((q - log_p.exp()) * rewards).sum()))
 
 
 def drawn(logits: Tensor, options: Options, u: float) -> int:

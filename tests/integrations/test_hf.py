@@ -462,10 +462,10 @@ def test_the_penalty_acts_before_the_reward(llama: Kit) -> None:
         seen = scores[prompt[0]]
         return scores.scatter(0, prompt[0], torch.where(seen < 0, seen * penalty, seen / penalty))
 
-    guidance = llama.guidance(llama.person())
+    request = Request(LONG, guidance=llama.guidance(llama.person()))
     _, hidden = reference.read(llama.causal, prompt[0].tolist())
-    rewards = reference.features(random_head(), llama.causal, hidden) @ torch.tensor(guidance.weights).float()
-    expected, _ = reference.tilted_short_list(penalised(logits), rewards, guidance.gain(STEERING), STEERING, ())
+    best, scores, _ = reference.by_successor_head(llama.models, request, hidden, penalised(logits))
+    expected = torch.full_like(logits, -math.inf).index_copy(0, best, scores)
     assert torch.allclose(found, expected, atol=TOLERANCE)
     assert not torch.allclose(found, penalised(unpenalised), atol=TOLERANCE)
 

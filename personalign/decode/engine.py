@@ -19,10 +19,10 @@ from personalign.decode.lane import CHUNK, Lane
 from personalign.decode.models import Models
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
-from personalign.decode.seq import Seq
+from personalign.decode.seq import Seq, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
-from personalign.errors import EngineError, MessageError, ModelError, PersonalignError
+from personalign.errors import MessageError, ModelError, PersonalignError
 
 DEFAULT_SLOTS = 32
 DEFAULT_LENGTH = 2048
@@ -214,15 +214,5 @@ class Engine:
             yield
         except Exception as error:  # noqa: BLE001 - a device, a model or a library may throw anything
             for slot in set(touched) & self._scheduler.running.keys():
-                self._scheduler.running[slot].fail(typed(error))
+                self._scheduler.running[slot].fail(engine_error(error))
                 self._release(slot)
-
-
-def typed(error: BaseException) -> PersonalignError:
-    """An error of ours as it is, any other one as the cause of an EngineError."""
-    if isinstance(error, PersonalignError):
-        return error
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    failure = EngineError(f"writing the reply failed with {type(error).__name__}: {first_line}; send the request again")
-    failure.__cause__ = error
-    return failure

@@ -110,9 +110,10 @@ class CausalModel:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end a reply."""
-        found = self.model.generation_config.eos_token_id
-        return tuple(found) if isinstance(found, list | tuple) else () if found is None else (int(found),)
+        """The tokens that end a reply: those of its configuration that the model can write."""
+        ids = self.model.generation_config.eos_token_id
+        ids = ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
+        return tuple(int(i) for i in ids if 0 <= i < self.num_logits)
 
 
 def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:

@@ -12,6 +12,7 @@ from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel
 from personalign.decode.request import Piece, Request, reason
 from personalign.decode.text import TextStream
+from personalign.errors import EngineError, PersonalignError
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
 Outbox = Callable[[Piece | Reply | Exception], None]
@@ -133,3 +134,13 @@ class Seq:
         """End without a reply; where it is the outbox that fails, there is nobody to tell."""
         with suppress(Exception):
             self._outbox(error)
+
+
+def engine_error(error: BaseException) -> PersonalignError:
+    """An error of ours as it is, any other one as the cause of an EngineError."""
+    if isinstance(error, PersonalignError):
+        return error
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    failure = EngineError(f"writing the reply failed with {type(error).__name__}: {first_line}; send the request again")
+    failure.__cause__ = error
+    return failure

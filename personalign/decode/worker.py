@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from personalign.decode.admit import admit
-from personalign.decode.engine import Engine, typed
+from personalign.decode.engine import Engine
 from personalign.decode.request import Piece, Request
-from personalign.decode.seq import Outbox, Seq
+from personalign.decode.seq import Outbox, Seq, engine_error
 from personalign.errors import EngineError, check_process
 from personalign.types import Reply
 
@@ -183,7 +183,7 @@ class Worker:
                 self._step()
             self._run_errands()  # a thread may wait for what was handed over during the last step
         except BaseException as error:  # noqa: BLE001 - nobody may wait for a thread that is gone
-            end = EngineError(f"the engine stopped: {typed(error)}")
+            end = EngineError(f"the engine stopped: {engine_error(error)}")
         finally:
             self._stop(end)
 
@@ -191,7 +191,7 @@ class Worker:
         try:
             self._engine.step()
         except Exception as error:  # noqa: BLE001 - those who wait have to hear of it, whatever it is
-            self._engine.abort(typed(error))
+            self._engine.abort(engine_error(error))
         if not self._engine.is_sound:
             raise EngineError("a slot couldn't be emptied after a failure; send the request again")
 

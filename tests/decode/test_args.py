@@ -169,7 +169,8 @@ def test_a_reward_of_nan_beside_a_stranger_is_nothing_to_who_comes_next(kit: Kit
 def test_a_tokenizer_may_know_ids_that_the_model_cannot_write(kit: Kit, tmp_path) -> None:
     """One token more than logits: constraints, experts and reward models work, and a bias on it is refused."""
     short = load_causal(saved(tmp_path / "short", network(kit.family, 0, V - 1), tokenizer()), "cpu")
-    assert (short.num_tokens, short.num_logits) == (V, V - 1)
+    short.model.generation_config.eos_token_id = [1, V - 1, -1]
+    assert (short.num_tokens, short.num_logits, short.ends) == (V, V - 1, (1,))
     models = kit.models(base=short, head=None, reward_model=reward_model(kit, 1, V - 1))
     requests = [
         Request(HELLO, Options(8, regex="[0-9]{3}")),

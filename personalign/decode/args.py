@@ -19,8 +19,7 @@ from personalign.decode.cache import Window
 from personalign.decode.lane import Reading
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Step
-from personalign.decode.tilt import cut_kl, not_empty, short_list
+from personalign.decode.steer import Step, cut_kl, not_empty, short_list
 from personalign.decode.weights import WeightBank
 from personalign.types import ArgsSteering, Guidance
 

@@ -27,7 +27,7 @@ from personalign.decode.request import Request, reason
 from personalign.decode.sample import uniforms
 from personalign.errors import ConstraintError
 from personalign.options import Options
-from personalign.types import Guidance, Reply, Steering, Usage
+from personalign.types import Reply, Usage
 
 
 class Effect(NamedTuple):
@@ -64,7 +64,9 @@ def generate(models: Models, request: Request) -> Reply:
     return Reply(
         text=base.detokenize(ids),
         guided=guided,
-        reason=None if guided else reason(original, models.steering, is_sound=is_sound, is_shadow=is_shadow),
+        reason=None
+        if guided
+        else reason(original.guidance, strength(models, original), is_sound=is_sound, is_shadow=is_shadow),
         revision=original.guidance.revision if original.guidance else 0,
         kl=mean(effect.kl for effect in effects),
         finish_reason="stop" if len(ids) < len(effects) else "length",
@@ -82,12 +84,13 @@ def is_guided(models: Models, request: Request) -> bool:
     """Whether there is a reward to steer by."""
     if request.options.rule == "args":
         return models.reward_guidance(request) is not None
-    return request.guidance is not None and strength(request.guidance, models.steering) > 0
+    return strength(models, request) > 0
 
 
-def strength(guidance: Guidance, steering: Steering) -> float:
-    """β·ρ·strength."""
-    return steering.beta * max(0.0, guidance.confidence) * guidance.strength
+def strength(models: Models, request: Request) -> float:
+    """β·ρ·strength, or ρ·strength under a reward model."""
+    guidance, beta = request.guidance, 1.0 if request.options.rule == "args" else models.steering.beta
+    return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 
 @torch.no_grad()
@@ -179,7 +182,7 @@ def by_successor_head(
         best
     ]
     p = logits[best].softmax(-1)
-    delta = strength(guidance, steering) * (rewards - (p * rewards).sum())
+    delta = strength(models, request) * (rewards - (p * rewards).sum())
     return best, logits[best] + delta.clamp(-steering.clip / 2, steering.clip / 2), rewards
 
 

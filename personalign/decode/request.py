@@ -10,7 +10,7 @@ import numpy as np
 
 from personalign.errors import ProfileError
 from personalign.options import Options, check_number
-from personalign.types import Guidance, Message, Steering
+from personalign.types import Guidance, Message
 
 MAX_SEED = 2**53  # of those drawn for a request: a number that JSON carries exactly
 
@@ -42,25 +42,18 @@ class Piece:
     text: str
 
 
-def gain(guidance: Guidance | None, steering: Steering) -> float:
-    """β·ρ·strength, what a person's reward is multiplied by; 0 means plain decoding."""
-    return 0.0 if guidance is None else steering.beta * max(0.0, guidance.confidence) * guidance.strength
-
-
-def reason(request: Request, steering: Steering, *, is_sound: bool, is_shadow: bool) -> str:
+def reason(guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False) -> str:
     """Say why a reply isn't guided.
 
     ``is_sound`` says that no reward was NaN or infinite, ``is_shadow`` that otherwise it would have been guided.
     """
     if is_shadow:
         return "shadow"
-    guidance = request.guidance
     if not is_sound:
         return "non_finite_reward"
     if guidance is None or guidance.confidence <= 0:
         return "no_answers" if guidance is None or guidance.is_personal else "nothing_personal"
-    is_off = guidance.strength <= 0 if request.options.rule == "args" else gain(guidance, steering) <= 0
-    return "strength_zero" if is_off else "forgotten"
+    return "forgotten" if gain > 0 else "strength_zero"
 
 
 def check_guidance(guidance: Guidance, num_axes: int) -> None:

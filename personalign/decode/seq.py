@@ -12,6 +12,7 @@ from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel
 from personalign.decode.request import Piece, Request, reason
 from personalign.decode.text import TextStream
+from personalign.decode.tilt import gain
 from personalign.errors import EngineError, PersonalignError
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
@@ -105,11 +106,14 @@ class Seq:
             self._outbox(Piece((), rest))
         is_shadow = account.guided and request.is_shadow
         guided = account.guided and not is_shadow
+        strength = gain(request.guidance, steering, request.options.rule)
         self._outbox(
             Reply(
                 text=self._text.text,
                 guided=guided,
-                reason=None if guided else reason(request, steering, is_sound=account.is_sound, is_shadow=is_shadow),
+                reason=None
+                if guided
+                else reason(request.guidance, strength, is_sound=account.is_sound, is_shadow=is_shadow),
                 revision=request.guidance.revision if request.guidance else 0,
                 kl=account.kl / self._num_drawn,
                 finish_reason=self.finish_reason,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -34,3 +36,32 @@ class Reader(Protocol):
 
     def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
         """Take the drawn tokens, in the slots whose reply they belong to, as what the next step reads."""
+
+
+def not_empty(logits: Float[Tensor, "B V"], step: Step | None, ends: Int[Tensor, "E"]) -> Float[Tensor, "B V"]:
+    """Rule out the end as the first token of every row whose own first choice isn't the end.
+
+    Without a step every row draws its first token.
+    """
+    if step is not None and not step.has_first:
+        return logits
+    keeps = torch.isin(logits.argmax(-1), ends)
+    if step is not None:
+        keeps = keeps | (step.index > 0)
+    return torch.where(keeps[:, None], logits, logits.index_fill(-1, ends, -math.inf))
+
+
+def cut_kl(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
+    """−log of the short list's share of all probability: what KL over the whole vocabulary adds to that within it."""
+    return (logits.logsumexp(-1) - top.logsumexp(-1)).clamp_min(0.0)
+
+
+def short_list(
+    logits: Float[Tensor, "B V"],
+    candidates: Int[Tensor, "B K"],
+    scores: Float[Tensor, "B K"],
+    guided: Bool[Tensor, "B"],
+) -> Float[Tensor, "B V"]:
+    """The candidates' scores, −inf elsewhere, in guided rows, in place; all others keep their bits."""
+    written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
+    return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)

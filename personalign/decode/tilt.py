@@ -5,18 +5,16 @@ A row without guidance passes by selection, never by adding zero, and so keeps i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from personalign.decode.account import SteeredRows
-from personalign.decode.request import gain
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Step
+from personalign.decode.steer import Step, cut_kl, not_empty, short_list
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import WeightBank
 from personalign.types import Guidance, Steering
@@ -45,6 +43,12 @@ def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Floa
     # log q − log p = δ − log Σ p e^δ, whose last term is exactly 0 where no δ is anything else
     kl = ((q * delta).sum(-1) - (p * delta.expm1()).sum(-1).log1p()).clamp_min(0.0)
     return Tilt(delta, kl, rewards.isfinite().all(-1), (q * centred).sum(-1))
+
+
+def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor") -> float:
+    """β·ρ·strength, what a person's reward is multiplied by, or ρ·strength by "args"; 0 means plain decoding."""
+    beta = steering.beta if rule == "successor" else 1.0
+    return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 
 class SuccessorTilt:
@@ -87,28 +91,3 @@ class SuccessorTilt:
         scores = top + delta
         guided = self.rows.record(step, strength, finite, scores, kl, cut_kl(logits, top), gained)
         return short_list(logits, candidates, scores, guided)
-
-
-def not_empty(logits: Float[Tensor, "B V"], step: Step, ends: Int[Tensor, "E"]) -> Float[Tensor, "B V"]:
-    """Rule out the end as the first token of every row whose own first choice isn't the end."""
-    if not step.has_first:
-        return logits
-    ends_itself = torch.isin(logits.argmax(-1), ends)
-    keeps = ends_itself | (step.index > 0)
-    return torch.where(keeps[:, None], logits, logits.index_fill(-1, ends, -math.inf))
-
-
-def cut_kl(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
-    """−log of the short list's share of all probability: what KL over the whole vocabulary adds to that within it."""
-    return (logits.logsumexp(-1) - top.logsumexp(-1)).clamp_min(0.0)
-
-
-def short_list(
-    logits: Float[Tensor, "B V"],
-    candidates: Int[Tensor, "B K"],
-    scores: Float[Tensor, "B K"],
-    guided: Bool[Tensor, "B"],
-) -> Float[Tensor, "B V"]:
-    """The candidates' scores, −inf elsewhere, in guided rows, in place; all others keep their bits."""
-    written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
-    return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)

@@ -23,9 +23,10 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from personalign.basis import Basis
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
-from personalign.decode.request import gain
+from personalign.decode.request import reason
+from personalign.decode.steer import cut_kl, not_empty
 from personalign.decode.successor import SuccessorHead, reward
-from personalign.decode.tilt import cut_kl, tilt
+from personalign.decode.tilt import gain, tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
@@ -203,7 +204,8 @@ class GenerateSteer(LogitsProcessor):
         self, rows: _Rows, scores: Float[Tensor, "B V"], hidden: Float[Tensor, "B H"], parents: Int[Tensor, "B"]
     ) -> Float[Tensor, "B V"]:
         steering = self._steered.basis.steering
-        allowed = scores if self._steps else self._not_empty(scores)
+        ends = torch.tensor(self._steered.causal.ends, dtype=torch.long, device=scores.device)
+        allowed = scores if self._steps else not_empty(scores, None, ends)
         top, candidates = allowed.topk(min(steering.num_candidates, scores.shape[-1]))
         delta, kl, finite, _ = tilt(top, self._rewards(rows, hidden, candidates), rows.gain, steering.clip)
         # a sequence loses its guidance for good at its first reward that isn't finite
@@ -222,12 +224,6 @@ class GenerateSteer(LogitsProcessor):
         rewards = reward(head, table, hidden.to(table.device), rows.merged, candidates.to(table.device))
         return rewards.to(candidates.device)
 
-    def _not_empty(self, scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Rule out the end as the first token of every row whose own first choice isn't the end."""
-        ends = torch.tensor(self._steered.causal.ends, dtype=torch.long, device=scores.device)
-        ends_itself = torch.isin(scores.argmax(-1), ends)
-        return torch.where(ends_itself[:, None], scores, scores.index_fill(-1, ends, -math.inf))
-
     # Below: accounting
 
     def _drawn(self, tokens: list[int]) -> list[int]:
@@ -245,14 +241,9 @@ class GenerateSteer(LogitsProcessor):
 
     def _account(self, person: int, steps: Float[Tensor, "t 3"]) -> RowAccount:
         guided, kl, changed = steps.double().mean(0).tolist()
-        reason = None if guided == 1 else self._reason(person)
-        return RowAccount(guided=reason is None, reason=reason, kl=kl, changed=changed)
-
-    def _reason(self, person: int) -> str:
-        guidance = self._guidance[person]
-        if guidance is None or guidance.confidence <= 0:
-            return "no_answers" if guidance is None or guidance.is_personal else "nothing_personal"
-        return "non_finite_reward" if self._gains[person] > 0 else "strength_zero"
+        strength = self._gains[person]
+        why = None if guided == 1 else reason(self._guidance[person], strength, is_sound=strength <= 0)
+        return RowAccount(guided=why is None, reason=why, kl=kl, changed=changed)
 
 
 class _Rows(NamedTuple):

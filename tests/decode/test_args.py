@@ -228,7 +228,9 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, 
 
     The successor head's β has no part in it.
     """
-    request = replace(MIXED_BAG[0], options=Options(6), guidance=replace(W, user="ada", revision=1))
+    request = replace(
+        MIXED_BAG[0], options=replace(MIXED_BAG[0].options, max_tokens=6), guidance=replace(W, user="ada", revision=1)
+    )
     for num_axes, reason in ((3, "forgotten"), (1, None)):
         models = replace(kit.models(reward_model=reward_model(kit, num_axes)), steering=replace(STEERING, beta=beta))
         desk = Desk(models, 1)
@@ -243,7 +245,10 @@ def test_an_erased_persons_rewards_are_weighed_no_longer(kit: Kit, beta: float, 
 
 def test_a_row_does_not_depend_on_its_neighbours_here_either(models: Models) -> None:
     """Under ARGS too a needle keeps every bit, wherever it sits and whoever joins, leaves or has another rule."""
-    needles = [replace(MIXED_BAG[0], options=Options(5)), replace(MIXED_BAG[2], options=Options(5), messages=CAT)]
+    needles = [
+        replace(MIXED_BAG[0], options=replace(MIXED_BAG[0].options, max_tokens=5)),
+        replace(MIXED_BAG[2], options=replace(MIXED_BAG[2].options, max_tokens=5), messages=CAT),
+    ]
     found = haystack(models, needles, 8, 30)
     assert found.differing == 0
     assert found.neighbours >= 3
@@ -256,7 +261,11 @@ def test_a_row_does_not_depend_on_its_neighbours_here_either(models: Models) -> 
 
 def _asked_of(models: Models) -> tuple[Desk, list[Request], list[list[Tensor]]]:
     """A desk, requests under both rules and none, and the bits each of them gets alone."""
-    requests = [replace(MIXED_BAG[0], options=Options(6)), Request(CAT, Options(7), W), Request(HELLO, Options(5))]
+    requests = [
+        replace(MIXED_BAG[0], options=replace(MIXED_BAG[0].options, max_tokens=6)),
+        Request(CAT, Options(7), W),
+        Request(HELLO, Options(5)),
+    ]
     alone = []
     for request in requests:
         desk = Desk(models, 4)

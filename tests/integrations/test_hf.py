@@ -21,6 +21,7 @@ from personalign.bundled import TINY
 from personalign.decode import CausalModel, Models, Request, SuccessorHead, load_causal, reference, render
 from personalign.decode.load import model_sha256, tokenizer_sha256
 from personalign.errors import BasisError, InputError, ModelError, ProfileError
+from personalign.integrations import hf
 from personalign.integrations.hf import RowAccount, SteeredModel, _Passes
 from personalign.learn.served import Serving
 from personalign.options import Options
@@ -390,7 +391,7 @@ def test_padding_is_not_accounted_for(way: str, monkeypatch: pytest.MonkeyPatch)
         return [abs(found.kl - expected.account.kl) for found, expected in zip(accounts, told, strict=True)]
 
     assert max(differences()) < TOLERANCE
-    monkeypatch.setattr(GenerateSteer, "_drawn", lambda _, tokens: tokens)
+    monkeypatch.setattr(hf.GenerateSteer, "_drawn", lambda _, tokens: tokens)
     assert max(differences()) > TOLERANCE
 
 
@@ -523,7 +524,7 @@ def test_a_guided_reply_is_never_empty(way: str, monkeypatch: pytest.MonkeyPatch
     replies = [kit.drawn(sequence, inputs) for sequence in out.sequences]
     assert all(reply[0] != 1 for reply in replies)
     assert any(reply[1:2] == [1] for reply in replies)  # control: the wish is granted as soon as it may be
-    monkeypatch.setattr(GenerateSteer, "_not_empty", lambda _, scores: scores)
+    monkeypatch.setattr(hf, "not_empty", lambda scores, *_: scores)
     out, _ = kit.steer(inputs, [eager], **WAYS[way])
     assert kit.drawn(out.sequences[0], inputs) == [1]  # control: without the rule it is granted at once
 

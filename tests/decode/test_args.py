@@ -202,7 +202,7 @@ def test_bad_requests_are_refused(kit: Kit) -> None:
     """No reward model, another vocabulary, an unknown rule and weights of another size are named."""
     with pytest.raises(InputError, match="reward=PATH"):
         generate(kit.models(), [Request(HELLO, Options(rule="args"))])
-    with pytest.raises(InputError, match="'magic' is unknown"):
+    with pytest.raises(InputError, match="rule is 'magic'"):
         generate(kit.models(), [Request(HELLO, Options(rule="magic"))])
     with pytest.raises(ProfileError, match="shape"):
         generate(

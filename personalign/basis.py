@@ -1,7 +1,7 @@
 """The Basis: what is shared by everyone whose profiles are written in the same reward axes.
 
 One directory: ``config.json``, ``model.safetensors``, ``questions.jsonl`` and a card, ``README.md``.
-Its id covers what a profile's numbers depend on, so a new card, bank or successor head orphans nobody.
+Its id covers what a profile's numbers depend on, so a new card, bank or successor head leaves every profile valid.
 It doesn't know torch: the head is a mapping of arrays until ``decode.successor`` makes a module of it.
 """
 

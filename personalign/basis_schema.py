@@ -87,7 +87,7 @@ class QuestionRow(Schema):
 
 
 def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
-    """Refuse two questions of one id, prompts that nobody could answer, and features of other axes."""
+    """Refuse two questions of one id, prompts that can't be answered, and features of other axes."""
     if twice := [name for name, times in Counter(row.id for row in rows).items() if times > 1]:
         raise DOOR.refusal(f"{place} has several questions {twice[0]!r}, expected an id for each")
     for row in rows:

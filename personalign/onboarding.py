@@ -175,7 +175,7 @@ class Onboarding:
 
     @cached_property
     def _likeness(self) -> Likeness:
-        return Likeness.of(self._basis)
+        return Likeness.measure(self._basis)
 
     @cached_property
     def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -35,8 +35,8 @@ INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that s
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
 )
-FEEDBACK: tuple[str, ...] = ("edit", "thumbs", "regenerate")  # the kinds that nobody asked for
-LEARNT = "learnt_"  # how the names of learnt axes begin, which nobody has put into words
+FEEDBACK: tuple[str, ...] = ("edit", "thumbs", "regenerate")  # the kinds that come without a question
+LEARNT = "learnt_"  # how the names of learnt axes begin, which have no words yet
 MAX_AXES = 64  # reward axes of a basis
 MAX_TEXT = 100_000  # characters of a text that is kept
 ROLES = ("system", "user", "assistant")
@@ -107,7 +107,7 @@ class Profile:
     axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's, for `explain`
     gain: float = 0.0  # nats by which their answers were predicted better than by the prior's mean; 0 without a gate
     pinned: Mapping[str, float] = field(default_factory=dict)  # axes whose weight the operator sets
-    common: Array | None = None  # (d,) the prior's mean, which is no taste of their own; None: 0
+    common: Array | None = None  # (d,) the prior's mean, which isn't a taste of their own; None: 0
     openness: float = 1.0  # of what sets them apart from it, how much is served
 
     @property

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("white", "cyan", "magenta", "yellow")
 BAR = 14  # characters to either side of zero
 PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214), ColorTriplet(230, 145, 56)
-UNSHADED = 0.02  # a change of probability that nobody needs to see
+UNSHADED = 0.02  # a change of probability too small to be shown
 
 
 def show_question(console: Console, question: Question, title: str) -> None:

@@ -103,9 +103,9 @@ def check_rule(rule: str) -> None:
 def _mean_utility(post: Gaussian, pool: NDArray[np.float64], sums: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """What the two replies of each pair are worth on average."""
     if sums is None or sums.shape != pool.shape:
-        found = "no sums" if sums is None else f"sums of shape {sums.shape}"
+        given = "no sums" if sums is None else f"sums of shape {sums.shape}"
         raise InputError(
-            f'the rule "eubo" has {found}, expected {pool.shape}: the features of both replies, added; for pairs of '
+            f'the rule "eubo" has {given}, expected {pool.shape}: the features of both replies, added; for pairs of '
             'which only the difference is known pass rule="gap"'
         )
     return np.asarray(utility(sums, post)[0] / 2)

@@ -121,9 +121,9 @@ def _measure_of(axis: Axis) -> Callable[[Text], float]:
 
 
 def _take_apart(prompt: Sequence[Message], reply: str) -> Text:
-    said = " ".join(m["content"] for m in prompt if m["role"] == "user")
+    request = " ".join(m["content"] for m in prompt if m["role"] == "user")
     sentences = tuple(s for s in SENTENCE_BREAK.split(reply.strip()) if WORD.search(s))
-    return Text(reply, _words(reply), sentences, frozenset(_words(said)) - FUNCTION)
+    return Text(reply, _words(reply), sentences, frozenset(_words(request)) - FUNCTION)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Whether a person's taste still is what their profile says: an alarm on how well answers were foreseen.
+"""Whether a person's taste still is what their profile says: an alarm on how well answers were predicted.
 
 Each answer is predicted by the profile before it (prequentially, Dawid 1984), and its log-loss compared with a coin's,
 log 2: the excess is the log-likelihood ratio of "anything goes" over "as the profile says". Their CUSUM (Page 1954)
@@ -43,10 +43,10 @@ class Drift:
         """The finding in words."""
         if self.alarms:
             return (
-                "The profile foresaw some answers worse than a coin would: the taste seems to have changed. What was "
+                "The profile predicted some answers worse than a coin would: the taste seems to have changed. What was "
                 f"said before counts a quarter; questions answered since: {self.asked}."
             )
-        return "The answers are as the profile foresaw, or there are too few to tell."
+        return "The answers are as the profile predicted, or there are too few to tell."
 
 
 def log_loss(
@@ -60,8 +60,8 @@ def log_loss(
     if choice not in {"a", "b"}:
         return None
     left = float(predict(v[np.newaxis], post, noise)[0])
-    foreseen = 0.5 + np.sqrt(WEIGHTS[kind]) * ((left if choice == "a" else 1 - left) - 0.5)
-    return float(-np.log(foreseen))
+    chance = 0.5 + np.sqrt(WEIGHTS[kind]) * ((left if choice == "a" else 1 - left) - 0.5)
+    return float(-np.log(chance))
 
 
 def watch(losses: Sequence[float | None], is_asked: Sequence[bool]) -> Drift:

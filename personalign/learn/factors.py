@@ -78,12 +78,12 @@ class _Answers:
     v: Float[NDArray[np.float64], "N F"]
     choice: NDArray[Any]
 
-    def of(self, people: NDArray[np.int64]) -> _Answers:
+    def select(self, people: NDArray[np.int64]) -> _Answers:
         """The answers of some people, who are numbered anew."""
         new = np.full(int(self.person.max()) + 1, -1)
         new[people] = np.arange(len(people))
-        kept = new[self.person] >= 0
-        return _Answers(new[self.person[kept]], self.v[kept], self.choice[kept])
+        is_theirs = new[self.person] >= 0
+        return _Answers(new[self.person[is_theirs]], self.v[is_theirs], self.choice[is_theirs])
 
     @property
     def num_people(self) -> int:
@@ -115,9 +115,9 @@ def factorise(
     ranks = _ranks(rank, answers, turn)
     known, held = _split(answers, np.random.default_rng(seed))
     model = fit_population(_log(known, turn), max(ranks), _START)
-    of_rank = {r: _axes(model, known, turn, r) for r in ranks}
-    best = min(ranks, key=lambda r: _loss(_report(of_rank[r], held, seed)))
-    reports = {scale: _report(_scaled(of_rank[best], scale), held, seed) for scale in SCALES}
+    axes_of_rank = {r: _axes(model, known, turn, r) for r in ranks}
+    best = min(ranks, key=lambda r: _loss(_report(axes_of_rank[r], held, seed)))
+    reports = {scale: _report(_scaled(axes_of_rank[best], scale), held, seed) for scale in SCALES}
     scale = min(SCALES, key=lambda scale: _loss(reports[scale]))
     final = fit_population(_log(answers, turn), best, _START, model)
     return Factors(
@@ -184,7 +184,7 @@ def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answ
     """Those who are fitted, and those who judge."""
     order = rng.permutation(answers.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
-    return answers.of(np.sort(order[num_held:])), answers.of(np.sort(order[:num_held]))
+    return answers.select(np.sort(order[num_held:])), answers.select(np.sort(order[:num_held]))
 
 
 def _log(answers: _Answers, turn: NDArray[np.float64]) -> Log:
@@ -212,14 +212,14 @@ def _axes(model: Model, answers: _Answers, turn: NDArray[np.float64], rank: int)
     """
     spread = np.sqrt(((answers.v @ turn) ** 2).mean(axis=0) / 2)  # of a reply: a pair's difference varies twice as much
     mean, loading = spread * model.mean, spread[:, None] * model.loading
-    kept = np.linalg.svd(np.column_stack([loading, mean]), full_matrices=False)[0][:, :rank]
-    small = kept.T @ loading
+    directions = np.linalg.svd(np.column_stack([loading, mean]), full_matrices=False)[0][:, :rank]
+    small = directions.T @ loading
     values, vectors = np.linalg.eigh(small @ small.T)
-    kept = kept @ vectors[:, ::-1]
-    kept = kept * np.where(kept[np.abs(kept).argmax(axis=0), np.arange(rank)] < 0, -1.0, 1.0)
+    directions = directions @ vectors[:, ::-1]
+    directions = directions * np.where(directions[np.abs(directions).argmax(axis=0), np.arange(rank)] < 0, -1.0, 1.0)
     variance = np.maximum(values[::-1], FLOOR * max(values[-1], FLOOR))
-    prior = Gaussian(_certain(kept.T @ mean, variance / answers.num_people), np.diag(variance))
-    return _Axes(turn @ (kept / spread[:, None]), prior, model.noise)
+    prior = Gaussian(_certain(directions.T @ mean, variance / answers.num_people), np.diag(variance))
+    return _Axes(turn @ (directions / spread[:, None]), prior, model.noise)
 
 
 def _certain(mean: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -243,7 +243,7 @@ def _report(axes: _Axes, held: _Answers, seed: int) -> tuple[Held, ...]:
     rows = [rng.permutation(np.flatnonzero(held.person == i)) for i in range(held.num_people)]
     most = max((n for n in COUNTS if any(len(r) > n for r in rows)), default=0)
     tests = [[j for j in r[most:][:MAX_TESTS] if held.choice[j] != "tie"] for r in rows]
-    told = []
+    report = []
     for n in (n for n in COUNTS if n <= most):
         asked = [r[:n] for r, t in zip(rows, tests, strict=True) if t]
         records = [Record(z[r], [str(c) for c in held.choice[r]]) for r in asked]
@@ -255,5 +255,5 @@ def _report(axes: _Axes, held: _Answers, seed: int) -> tuple[Held, ...]:
         ]
         if chances:
             accuracy = float(np.mean([((c > 0.5) + (c == 0.5) / 2).mean() for c in chances]))
-            told.append(Held(n, accuracy, float(np.mean([-np.log(np.maximum(c, 1e-12)).mean() for c in chances]))))
-    return tuple(told)
+            report.append(Held(n, accuracy, float(np.mean([-np.log(np.maximum(c, 1e-12)).mean() for c in chances]))))
+    return tuple(report)

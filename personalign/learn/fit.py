@@ -64,11 +64,13 @@ def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAUL
     """Fit some people at once; each gets the bytes that a fit of their own would give."""
     check_prior(prior)
     v, outcome, weight = _stack(records, len(prior.mean))
-    found = _fit_checked(v, outcome, weight, prior, noise, with_covariance=True)
-    assert found.covariance is not None, "covariances were asked for"
+    fitted = _fit_checked(v, outcome, weight, prior, noise, with_covariance=True)
+    assert fitted.covariance is not None, "covariances were asked for"
     return [
-        Fitted(Gaussian(found.mean[i], found.covariance[i]), float(found.bias[i])) if said.any() else Fitted(prior, 0.0)
-        for i, said in enumerate(says_something(outcome, weight))
+        Fitted(Gaussian(fitted.mean[i], fitted.covariance[i]), float(fitted.bias[i]))
+        if row.any()
+        else Fitted(prior, 0.0)
+        for i, row in enumerate(says_something(outcome, weight))
     ]
 
 
@@ -155,12 +157,12 @@ def _stack(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     """Check records and lay them side by side, filled up with answers that say nothing; v, outcomes and weights."""
     outcomes = [encode(record.choice) for record in records]
-    shape = (len(records), max((len(said) for said in outcomes), default=0))
+    shape = (len(records), max((len(row) for row in outcomes), default=0))
     v, outcome, weight = np.zeros((*shape, num_axes)), np.full(shape, SKIP), np.ones(shape)
-    for i, (record, said) in enumerate(zip(records, outcomes, strict=True)):
-        check_answers(record.v, said, record.weight, num_axes)
-        v[i, : len(said)], outcome[i, : len(said)] = record.v, said
-        weight[i, : len(said)] = 1.0 if record.weight is None else record.weight
+    for i, (record, row) in enumerate(zip(records, outcomes, strict=True)):
+        check_answers(record.v, row, record.weight, num_axes)
+        v[i, : len(row)], outcome[i, : len(row)] = record.v, row
+        weight[i, : len(row)] = 1.0 if record.weight is None else record.weight
     return v, outcome, weight
 
 
@@ -174,13 +176,13 @@ def _fit_checked(
 ) -> FittedMany:
     num_people, _, d = v.shape
     covariance = np.empty((num_people, d, d)) if with_covariance else None
-    found = FittedMany(np.empty((num_people, d)), covariance, np.empty(num_people))
+    fitted = FittedMany(np.empty((num_people, d)), covariance, np.empty(num_people))
     counts = says_something(outcome, weight).sum(axis=1)
-    found.put(counts == 0, FittedMany(prior.mean, prior.covariance, np.zeros(())))
+    fitted.put(counts == 0, FittedMany(prior.mean, prior.covariance, np.zeros(())))
     for people, size in _blocks(counts, d):
         rows = canonical(v[people], outcome[people], weight[people], size, noise.side > 0)
-        found.put(people, posteriors(rows, prior, noise, with_covariance))
-    return found
+        fitted.put(people, posteriors(rows, prior, noise, with_covariance))
+    return fitted
 
 
 def _blocks(counts: NDArray[np.int64], d: int) -> Iterator[tuple[NDArray[np.int64], int]]:

@@ -11,7 +11,7 @@ shift is judged:
 1.64 standard errors (95 %, one-sided). π, the share of people whom the shift describes, is the population's prior on
 the gain: the maximum of Σ log(π·exp G + 1 − π) with a Beta(2, 2) prior. From ten answers on a person's κ is multiplied
 by what Bayes' rule makes of π, π·exp G / (π·exp G + 1 − π). Forecasts mixed so lose at most −log(1 − π) nats to the
-population's over any answers whatever; we mix the means instead, because a head is one vector.
+population's over any answers whatever; we mix the means instead, because a person is served one weight vector.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from personalign.learn.likelihood import TIE, A, B, log_likelihood
 from personalign.types import INFORMATIVE, Gaussian, Noise
 
 FROM = 10  # answers; with fewer, a person's own record says nothing yet
-LEAST = 0.1  # a person's own record never takes more than nine tenths of their head
+LEAST = 0.1  # a person's own record never takes more than nine tenths of their weights
 SURE = 1.64  # standard errors that the mean gain has to be above nothing
 GRID = np.linspace(0, 1, 21)
 _OUTCOMES = {"a": A, "b": B, "tie": TIE}
@@ -47,10 +47,10 @@ def openness(gate: Gate, gain: float, num_answers: int) -> float:
 
 def shrink(gate: Gate, post: Gaussian, prior: Gaussian, gain: float, num_answers: int) -> Gaussian:
     """Draw a posterior's mean back to the prior's; its covariance stays, for nothing more is known."""
-    own = openness(gate, gain, num_answers)
-    if own == 1.0 or post is prior:
+    share = openness(gate, gain, num_answers)
+    if share == 1.0 or post is prior:
         return post
-    return Gaussian(prior.mean + own * (post.mean - prior.mean), post.covariance)
+    return Gaussian(prior.mean + share * (post.mean - prior.mean), post.covariance)
 
 
 def choose_gate(scores: Float[NDArray[np.float64], "people grid"]) -> Gate:
@@ -106,11 +106,11 @@ def prequential(
 
     Answers to one prompt compare the same texts: where ``prompt`` tells them, they aren't predicted from each other.
     """
-    kept = np.array([i for i, choice in enumerate(record.choice) if choice in INFORMATIVE], dtype=np.int64)
-    v, choices = record.v[kept], [record.choice[i] for i in kept]
-    weight = np.ones(len(kept)) if record.weight is None else record.weight[kept]
-    asked = np.arange(len(kept)) if prompt is None else prompt[kept]
-    befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(kept))]
+    telling = np.array([i for i, choice in enumerate(record.choice) if choice in INFORMATIVE], dtype=np.int64)
+    v, choices = record.v[telling], [record.choice[i] for i in telling]
+    weight = np.ones(len(telling)) if record.weight is None else record.weight[telling]
+    asked = np.arange(len(telling)) if prompt is None else prompt[telling]
+    befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(telling))]
     records = [Record(v[before], [choices[i] for i in before], weight[before]) for before in befores]
     posts = [fitted.weights for fitted in fit_block(records, prior, noise)]
     return _log_probabilities(v, choices, posts, prior, noise, kappas) * weight[:, None]

@@ -3,7 +3,7 @@
 The mode of (w, b) is found by Newton's method with a line search, in the dual form whose systems are n × n
 (Rasmussen and Williams 2006, algorithm 3.1). The mixture with lapses isn't log-concave: where Newton's direction
 falls, Fisher's information takes the curvature's place, as it does in the covariance. Fisher scoring alone takes
-three to nine times as many steps. Whoever has arrived leaves the block. Nobody's bytes depend on the others: each
+three to nine times as many steps. People who have arrived leave the block. No one's bytes depend on the others: each
 operation is elementwise, a sum along one person's row, or BLAS or LAPACK on one person's matrix at a time.
 """
 
@@ -32,11 +32,11 @@ class FittedMany(NamedTuple):
     covariance: NDArray[np.float64] | None  # (U, d, d)
     bias: NDArray[np.float64]  # (U,)
 
-    def put(self, people: NDArray[np.generic], found: FittedMany) -> None:
-        """Fill in some people's."""
-        self.mean[people], self.bias[people] = found.mean, found.bias
+    def put(self, people: NDArray[np.generic], fitted: FittedMany) -> None:
+        """Fill in the posteriors of some people."""
+        self.mean[people], self.bias[people] = fitted.mean, fitted.bias
         if self.covariance is not None:
-            self.covariance[people] = found.covariance
+            self.covariance[people] = fitted.covariance
 
 
 def posteriors(rows: Rows, prior: Gaussian, noise: Noise, with_covariance: bool) -> FittedMany:
@@ -63,15 +63,15 @@ class _Hill:
     weight: NDArray[np.float64]  # (U, n)
     noise: Noise
 
-    def of(self, people: NDArray[np.generic]) -> _Hill:
-        """Some people's."""
+    def select(self, people: NDArray[np.generic]) -> _Hill:
+        """The hills of some people."""
         return _Hill(self.start[people], self.kernel[people], self.is_tie[people], self.weight[people], self.noise)
 
-    def at(self, dual: NDArray[np.float64], u: NDArray[np.float64]) -> _Point:
-        """Look around at a and its u."""
-        of = turned(u, self.is_tie, self.noise)
-        height = (self.weight * of.log_prob - dual * (u - self.start) / 2).sum(axis=1)
-        return _Point(dual, u, height, self.weight * of.score, self.weight * of.curvature)
+    def point(self, dual: NDArray[np.float64], u: NDArray[np.float64]) -> _Point:
+        """Measure the hill at a and its u."""
+        said = turned(u, self.is_tie, self.noise)
+        height = (self.weight * said.log_prob - dual * (u - self.start) / 2).sum(axis=1)
+        return _Point(dual, u, height, self.weight * said.score, self.weight * said.curvature)
 
     def information(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fisher's information about u, the expected curvature."""
@@ -87,58 +87,58 @@ class _Point(NamedTuple):
     score: NDArray[np.float64]  # (U, n) the log-likelihood's derivative by u
     curvature: NDArray[np.float64]  # (U, n) its negative second derivative
 
-    def of(self, people: NDArray[np.generic]) -> _Point:
-        """Some people's."""
+    def select(self, people: NDArray[np.generic]) -> _Point:
+        """Where some people stand."""
         return _Point(*(part[people] for part in self))
 
     def put(self, people: NDArray[np.generic], other: _Point) -> None:
         """Move some people."""
-        for mine, theirs in zip(self, other, strict=True):
-            mine[people] = theirs
+        for part, new in zip(self, other, strict=True):
+            part[people] = new
 
 
 def _to_mode(hill: _Hill) -> _Point:
-    """Climb until nobody moves."""
-    here = hill.at(np.zeros_like(hill.start), hill.start)
-    arrived, people = _Point(*(np.empty_like(part) for part in here)), np.arange(len(hill.start))
+    """Climb until everybody stands still."""
+    point = hill.point(np.zeros_like(hill.start), hill.start)
+    arrived, people = _Point(*(np.empty_like(part) for part in point)), np.arange(len(hill.start))
     for _ in range(MAX_STEPS):
-        there = _climb(hill, here)
-        moving = np.abs(there.u - here.u).max(axis=1) > TOLERANCE
-        here = there
+        moved = _climb(hill, point)
+        moving = np.abs(moved.u - point.u).max(axis=1) > TOLERANCE
+        point = moved
         if not moving.all():
-            arrived.put(people[~moving], here.of(~moving))
-            people, hill, here = people[moving], hill.of(moving), here.of(moving)
+            arrived.put(people[~moving], point.select(~moving))
+            people, hill, point = people[moving], hill.select(moving), point.select(moving)
         if not len(people):
             break
-    arrived.put(people, here)
+    arrived.put(people, point)
     return arrived
 
 
-def _climb(hill: _Hill, here: _Point) -> _Point:
+def _climb(hill: _Hill, point: _Point) -> _Point:
     """Take the largest step 1, ½, ¼, … uphill that lowers no one's log-posterior; 0 if none."""
-    step, shift = _direction(hill, here)
-    there = hill.at(here.dual + step, here.u + shift)
-    floor = here.height - ROUNDING * (1 + np.abs(here.height))
-    low, share = np.flatnonzero(there.height < floor), 1.0
+    step, shift = _direction(hill, point)
+    moved = hill.point(point.dual + step, point.u + shift)
+    floor = point.height - ROUNDING * (1 + np.abs(point.height))
+    low, share = np.flatnonzero(moved.height < floor), 1.0
     for _ in range(MAX_HALVINGS):
         if not len(low):
             break
         share /= 2
-        there.put(low, hill.of(low).at(here.dual[low] + share * step[low], here.u[low] + share * shift[low]))
-        low = low[there.height[low] < floor[low]]
-    there.put(low, here.of(low))
-    return there
+        moved.put(low, hill.select(low).point(point.dual[low] + share * step[low], point.u[low] + share * shift[low]))
+        low = low[moved.height[low] < floor[low]]
+    moved.put(low, point.select(low))
+    return moved
 
 
-def _direction(hill: _Hill, here: _Point) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _direction(hill: _Hill, point: _Point) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Newton's step of a and what it does to u, or Fisher's where Newton's doesn't climb."""
-    pull = here.score - here.dual
-    step = _solve(hill.kernel, here.curvature, pull)
+    pull = point.score - point.dual
+    step = _solve(hill.kernel, point.curvature, pull)
     shift = _apply(hill.kernel, step)
     falls = np.flatnonzero((pull * shift).sum(axis=1) <= 0)
     if len(falls):
-        some = hill.of(falls)
-        step[falls] = _solve(some.kernel, some.information(here.u[falls]), pull[falls])
+        some = hill.select(falls)
+        step[falls] = _solve(some.kernel, some.information(point.u[falls]), pull[falls])
         shift[falls] = _apply(some.kernel, step[falls])
     return step, shift
 

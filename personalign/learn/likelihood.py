@@ -102,28 +102,28 @@ def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], 
     not_a, not_b = low * a, theta / high
     slope_a, slope_b, score_tie = a * not_a, b * not_b, not_a - not_b
     score, curvature = np.where(is_tie, score_tie, not_a), np.where(is_tie, slope_a + slope_b, slope_a)
-    kept, floor = 1 - noise.lapse, _floor(noise)
+    meant, floor = 1 - noise.lapse, _floor(noise)
     is_unoffered = is_tie if noise.tie == 0 else False
     if floor < _TINY or np.all(is_unoffered):
         log_ties = log(-expm1(-2 * noise.tie)) if noise.tie > 0 else _NEVER
         log_prob = np.where(is_tie, log_ties + np.log(not_a) + np.log(not_b), np.log(a))
         return Turned(log_prob + (u - near) * score, score, curvature)
-    plain = kept * np.where(is_tie, -expm1(-2 * noise.tie) * not_a * not_b, a)
+    plain = meant * np.where(is_tie, -expm1(-2 * noise.tie) * not_a * not_b, a)
     prob = plain + floor
     share = plain / prob  # of these answers that are no lapse
-    told = Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
+    mixed = Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
     if np.any(is_unoffered):
         whole = turned(u, is_tie, Noise(0.0, 0.0))
-        return Turned(*(np.where(is_tie, tie, rest) for tie, rest in zip(whole, told, strict=True)))
-    return told
+        return Turned(*(np.where(is_tie, tie, side) for tie, side in zip(whole, mixed, strict=True)))
+    return mixed
 
 
 def sides(
     u: Float[NDArray[np.float64], "*s"], noise: Noise
 ) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
     """P(a) and P(b) alone, by one exponential each: looking ahead spends its time here."""
-    kept, floor = 1 - noise.lapse, _floor(noise)
-    return kept * expit(u - noise.tie) + floor, kept * expit(-u - noise.tie) + floor
+    meant, floor = 1 - noise.lapse, _floor(noise)
+    return meant * expit(u - noise.tie) + floor, meant * expit(-u - noise.tie) + floor
 
 
 def expected(
@@ -189,6 +189,6 @@ def _tied(u: NDArray[np.float64], noise: Noise) -> tuple[NDArray[np.float64], ND
     score = 1 / (1 + np.exp(np.minimum(high, 700.0))) - 1 / (1 + np.exp(np.minimum(-low, 700.0)))
     if noise.lapse == 0:
         return log_plain, score
-    kept = (1 - noise.lapse) * np.exp(log_plain)
-    prob = kept + _floor(noise)
-    return np.log(prob), score * (kept / prob)
+    meant = (1 - noise.lapse) * np.exp(log_plain)
+    prob = meant + _floor(noise)
+    return np.log(prob), score * (meant / prob)

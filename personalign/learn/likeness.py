@@ -1,4 +1,4 @@
-"""Questions that are nearly the same: whoever was asked one of them isn't asked the other."""
+"""Questions that are nearly the same: a person who was asked one of them isn't asked the other."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Likeness:
     direction: Float[NDArray[np.float64], "m d"]  # of length 1, or 0, in the prior's metric
 
     @classmethod
-    def of(cls, basis: Basis) -> Likeness:
+    def measure(cls, basis: Basis) -> Likeness:
         """Compare the bank of a basis."""
-        felt = basis.pool @ np.linalg.cholesky(basis.prior.covariance)
-        length = np.linalg.norm(felt, axis=1, keepdims=True)
+        differences = basis.pool @ np.linalg.cholesky(basis.prior.covariance)
+        length = np.linalg.norm(differences, axis=1, keepdims=True)
         return cls(
             _numbered([json.dumps(question.prompt) for question in basis.bank]),
             _numbered([_words(question) for question in basis.bank]),
-            felt / np.maximum(length, 1e-12),
+            differences / np.maximum(length, 1e-12),
         )
 
     def repeats(self, asked: Bool[NDArray[np.bool_], "m"]) -> Bool[NDArray[np.bool_], "m"]:

@@ -131,13 +131,13 @@ def believe(
     fixed, z = np.append(fixed, 0.0), np.vstack([z, np.zeros(z.shape[1])])
     is_tie, exists = np.append(log.is_tie, False), np.append(np.ones(len(log.x)), 0.0)
     for people, rows in log.groups:
-        of = _Some(fixed[rows], z[rows], is_tie[rows], exists[rows], noise)
-        at, cov = of.settle(mean[people], covariance[people], steps)
-        here, slopes, pulls = of.bound(at, cov)
+        some = _Some(fixed[rows], z[rows], is_tie[rows], exists[rows], noise)
+        belief, spread = some.settle(mean[people], covariance[people], steps)
+        height, slopes, pulls = some.bound(belief, spread)
         real = rows < len(log.x)
-        mean[people], covariance[people] = at, cov
+        mean[people], covariance[people] = belief, spread
         slope[rows[real]], pull[rows[real]] = slopes[real], pulls[real]
-        value += here
+        value += height
     return Beliefs(mean, covariance), Bound(value, slope, pull)
 
 
@@ -156,8 +156,8 @@ class _Some:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         spread = self.z @ covariance
         variance = (spread * self.z).sum(-1)
-        of = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
-        return of.value * self.exists, of.slope * self.exists, of.curvature * self.exists, spread
+        said = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
+        return said.value * self.exists, said.slope * self.exists, said.curvature * self.exists, spread
 
     def settle(
         self, mean: NDArray[np.float64], covariance: NDArray[np.float64], steps: int
@@ -189,14 +189,14 @@ def _start(log: Log, rank: int, noise: Noise, spread: NDArray[np.float64]) -> Mo
     second moment, less what single answers bring to it, is the covariance of tastes up to a known factor.
     """
     mean = _everyone(log, noise, spread)
-    of = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
+    said = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
     whiten = 1 / np.sqrt(spread + 1 / (len(log.x) * _CURVATURE))
     x = log.x * whiten
     scores = np.zeros((log.num_people, x.shape[1]))
-    np.add.at(scores, log.person, of.slope[:, None] * x)
+    np.add.at(scores, log.person, said.slope[:, None] * x)
     counts = np.bincount(log.person, minlength=log.num_people)
     pairs = max(float((counts * (counts - 1.0)).sum()), 1.0)
-    moment = (scores.T @ scores - (x * of.slope[:, None] ** 2).T @ x) / (pairs * of.curvature.mean() ** 2)
+    moment = (scores.T @ scores - (x * said.slope[:, None] ** 2).T @ x) / (pairs * said.curvature.mean() ** 2)
     values, vectors = np.linalg.eigh((moment + moment.T) / 2)
     top = np.argsort(values)[::-1][:rank]
     loading = (whiten[:, None] * vectors[:, top]) * np.sqrt(np.clip(values[top], 0.01, 100.0))
@@ -216,12 +216,12 @@ def _everyone(log: Log, noise: Noise, spread: NDArray[np.float64]) -> NDArray[np
 
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights = theta * scale
-        of = expected(log.x @ weights, nothing, log.is_tie, noise)
-        value = (weights**2).sum() / 2 - of.value.sum()
-        return float(value), scale * (weights - log.x.T @ of.slope)
+        said = expected(log.x @ weights, nothing, log.is_tie, noise)
+        value = (weights**2).sum() / 2 - said.value.sum()
+        return float(value), scale * (weights - log.x.T @ said.slope)
 
-    found = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
-    return np.asarray(found.x * scale)
+    climbed = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
+    return np.asarray(climbed.x * scale)
 
 
 def _climb(model: Model, log: Log, strength: NDArray[np.float64]) -> tuple[Model, Beliefs]:
@@ -241,17 +241,17 @@ def _climb(model: Model, log: Log, strength: NDArray[np.float64]) -> tuple[Model
         return replace(model, mean=entries[:, 0], loading=entries[:, 1:], noise=noise)
 
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        at = unpack(theta)
-        entries = np.column_stack([at.mean, at.loading])
-        known[0], bound = believe(*_factors(at, log), log, at.noise, known[0], SETTLE)
+        now = unpack(theta)
+        entries = np.column_stack([now.mean, now.loading])
+        known[0], bound = believe(*_factors(now, log), log, now.noise, known[0], SETTLE)
         value = bound.value - (shrinkage * entries**2).sum() / 2
         slopes = log.x.T @ np.column_stack([bound.slope, bound.pull[:, :-1]]) - shrinkage * entries
         side = np.sign(theta[-1]) * (bound.pull[:, -1] @ log.side)
         return -value, -np.append((slopes * scales).ravel(), side * side_scale)
 
     start = np.append((np.column_stack([model.mean, model.loading]) / scales).ravel(), model.noise.side / side_scale)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": CLIMBS})
-    best = unpack(found.x)
+    climbed = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": CLIMBS})
+    best = unpack(climbed.x)
     return best, believe(*_factors(best, log), log, best.noise, known[0], SETTLE)[0]
 
 
@@ -272,8 +272,8 @@ def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
         return -float(belief + expected(mean, variance, log.is_tie, noise).value.sum())
 
     start = np.log([max(model.noise.tie, 0.05), max(model.noise.lapse, 1e-3)])
-    found = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 40, "xatol": 0.02, "fatol": 0.1})
-    return replace(model, noise=noise_of(found.x))
+    climbed = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 40, "xatol": 0.02, "fatol": 0.1})
+    return replace(model, noise=noise_of(climbed.x))
 
 
 def _shrink(model: Model, beliefs: Beliefs, strength: NDArray[np.float64]) -> Model:
@@ -284,10 +284,10 @@ def _shrink(model: Model, beliefs: Beliefs, strength: NDArray[np.float64]) -> Mo
     """
     u, s, turn = np.linalg.svd(model.loading, full_matrices=False)
     loading = u * s
-    told = ((beliefs.mean[:, :-1] @ turn.T) ** 2).mean(axis=0)
+    share = ((beliefs.mean[:, :-1] @ turn.T) ** 2).mean(axis=0)
     mean_shrinkage = _precision(model.mean, strength, model.mean_shrinkage)
-    columns = zip(loading.T, np.minimum(told, 1.0), model.shrinkage, strict=True)
-    shrinkage = np.array([_precision(column, share * strength, now) for column, share, now in columns])
+    columns = zip(loading.T, np.minimum(share, 1.0), model.shrinkage, strict=True)
+    shrinkage = np.array([_precision(column, part * strength, now) for column, part, now in columns])
     return replace(model, loading=loading, mean_shrinkage=mean_shrinkage, shrinkage=shrinkage)
 
 

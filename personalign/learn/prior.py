@@ -23,19 +23,19 @@ def prior_scale(
     ``shape`` is the identity where None.
 
     Raises:
-        InputError: no reference pairs or axes, NaN or Inf in them, or so many lapses that nobody can agree that often.
+        InputError: no reference pairs or axes, NaN or Inf in them, or so many lapses that no one can agree that often.
     """
     if not reference.shape[1]:
         raise InputError("the reference pairs have no axes, expected at least one; make them of replies that differ")
     if not np.isfinite(reference).all():
         raise InputError("the reference pairs hold NaN or Inf, expected finite features; measure the replies again")
-    of = np.eye(reference.shape[1]) if shape is None else shape
-    lengths = np.sqrt(((reference @ of) * reference).sum(axis=1))
+    metric = np.eye(reference.shape[1]) if shape is None else shape
+    lengths = np.sqrt(((reference @ metric) * reference).sum(axis=1))
     if not lengths.any():
         raise InputError("the reference pairs hold no difference, expected pairs of different replies; make them again")
     low, high = 0.0, 1e4
     if _agreement(high * lengths, noise) < SELF_AGREEMENT:
-        raise InputError(f"with {noise} nobody agrees with themselves in three cases of four; lower the lapse rate")
+        raise InputError(f"with {noise} no one agrees with themselves in three cases of four; lower the lapse rate")
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _agreement(middle * lengths, noise) < SELF_AGREEMENT else (low, middle)
@@ -47,8 +47,8 @@ def make_prior(
 ) -> Gaussian:
     """Make the prior N(0, σ²·shape) with σ from ``prior_scale``."""
     d = reference.shape[1]
-    of = np.eye(d) if shape is None else shape
-    return Gaussian(np.zeros(d), prior_scale(reference, noise, of) ** 2 * of)
+    metric = np.eye(d) if shape is None else shape
+    return Gaussian(np.zeros(d), prior_scale(reference, noise, metric) ** 2 * metric)
 
 
 def _agreement(deviation: NDArray[np.float64], noise: Noise) -> float:

@@ -29,7 +29,7 @@ class Serving:
     """How profiles of one basis are served, to everybody alike.
 
     ``pinned`` are axes by name, each with the weight that everyone who is guided has on it, whatever they answered:
-    utility for each standard deviation of the axis, 0 for an axis that nobody is to be steered along. While
+    utility for each standard deviation of the axis, 0 for an axis that no one is steered along. While
     ``is_shadow`` holds, replies are the model's own, and their account tells what guidance would have done to each
     token; it may be set at any time, and holds from the next reply on.
 
@@ -77,13 +77,13 @@ class Serving:
 
     def described(self, profile: Profile) -> Profile:
         """The profile with what it takes to explain what of it is served."""
-        basis, own = self._basis, self.openness(profile)
-        return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=own)
+        basis, share = self._basis, self.openness(profile)
+        return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=share)
 
     def gain(
         self, v: Float[NDArray[np.float64], "d"], choice: str, before: Gaussian, kind: str = "question"
     ) -> float | None:
-        """Nats by which a posterior foresaw an answer better than everybody's; None without a gate to tell."""
+        """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate to tell."""
         if self._gate is None or WEIGHTS[kind] == 0:
             return None
         gain = gain_by(v, choice, before, self._basis.prior, self._gate.kappa, self._basis.noise)

@@ -185,8 +185,8 @@ def test_a_curvature_that_cancels_the_priors_stops_only_its_own() -> None:
     both = kernel._solve(covariances, np.array([[-0.5], [-0.5]]), np.ones((2, 1)))
     np.testing.assert_array_equal(both, [[0.0], [-2.0]])
     hill = kernel._Hill(np.zeros((2, 1)), covariances, np.zeros((2, 1), dtype=bool), np.ones((2, 1)), NOISE)
-    here = hill.at(np.zeros((2, 1)), hill.start)._replace(curvature=np.array([[-0.5], [0.2]]))
-    step, shift = kernel._direction(hill, here)
+    point = hill.point(np.zeros((2, 1)), hill.start)._replace(curvature=np.array([[-0.5], [0.2]]))
+    step, shift = kernel._direction(hill, point)
     assert ((step > 0) & (shift > 0)).all()  # by Fisher's information and by the curvature
 
 

@@ -40,7 +40,7 @@ OTHERS = {
 
 def repeats(first: BankQuestion, *others: BankQuestion) -> list[bool]:
     bank = (first, *others)
-    found = Likeness.of(replace(BASIS, bank=bank)).repeats(np.array([True] + [False] * len(others)))
+    found = Likeness.measure(replace(BASIS, bank=bank)).repeats(np.array([True] + [False] * len(others)))
     return [bool(x) for x in found[1:]]
 
 
@@ -63,9 +63,9 @@ def test_replies_without_words_are_told_apart() -> None:
 
 def test_before_the_first_question_nothing_is_a_repeat() -> None:
     """No question of the bundled bank is like another, either; a bank may be empty."""
-    likeness = Likeness.of(BASIS)
+    likeness = Likeness.measure(BASIS)
     assert not likeness.repeats(np.zeros(len(BASIS.bank), dtype=bool)).any()
     for i in range(0, len(BASIS.bank), 40):
         one = np.arange(len(BASIS.bank)) == i
         assert (likeness.repeats(one) == one).all()
-    assert Likeness.of(replace(BASIS, bank=())).repeats(np.zeros(0, dtype=bool)).shape == (0,)
+    assert Likeness.measure(replace(BASIS, bank=())).repeats(np.zeros(0, dtype=bool)).shape == (0,)

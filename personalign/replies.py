@@ -136,7 +136,7 @@ class Replies:
         return self.worker.perform(lambda: embedder(prompts, replies))
 
     def _submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
-        tickets = self.worker.submit_all(requests, is_streamed=is_streamed)
+        tickets = self.worker.submit(requests, is_streamed=is_streamed)
         try:
             self._forget_erased(requests)
         except BaseException:
@@ -197,7 +197,7 @@ def load_models(source: Source, basis: Basis, device: str, reward: str | None) -
     if source.experts:
         small = load_causal(source.small or source.model, device)
         for name, path in source.experts.items():
-            beside = next((expert for expert in experts.values() if expert.peft is not None), None)
-            experts[name] = load_expert(path, small, beside)
+            attached = next((expert for expert in experts.values() if expert.peft is not None), None)
+            experts[name] = load_expert(path, small, attached)
     judge = None if reward is None else load_reward_beside(reward, source.model, device)
     return Models(causal, head, basis.steering, experts, judge)

@@ -210,10 +210,7 @@ class Personalign:
         return self._onboarding.refit(user)
 
     def drift(self, user: str) -> Drift:
-        """What a person's answers so far say about a change of taste; ``explain`` has it in words.
-
-        After an alarm older answers count a quarter, and ``ask`` has questions again.
-        """
+        """What a person's answers say about a change of taste: after an alarm older ones count a quarter."""
         return self._onboarding.drift(user)
 
     @property

@@ -101,9 +101,9 @@ class Seq:
         """Send the rest of the text, then the reply."""
         assert self.finish_reason is not None, "the reply has ended"
         request, ids = self.request, tuple(self._ids)
-        rest = self._text.finish(() if self._needs_text else ids)
-        if rest and self._needs_text:
-            self._outbox(Piece((), rest))
+        ending = self._text.finish(() if self._needs_text else ids)
+        if ending and self._needs_text:
+            self._outbox(Piece((), ending))
         is_shadow = account.guided and request.is_shadow
         guided = account.guided and not is_shadow
         strength = gain(request.guidance, steering, request.options.rule)

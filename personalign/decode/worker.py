@@ -91,21 +91,13 @@ class Worker:
         """Whether it takes on requests."""
         return self._end is None and not self._is_closed and self._thread.is_alive()
 
-    def submit(self, request: Request, *, is_streamed: bool = False) -> Ticket:
-        """Check a request on the caller's thread, and hand it over.
+    def submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
+        """Check requests on the caller's thread, and hand all of them over, or none; one step admits them.
 
         Raises:
             InputError: and its kinds, as ``generate``.
             Overloaded: too many wait already.
             EngineError: the worker is closed or has failed, or belongs to another process.
-        """
-        return self.submit_all([request], is_streamed=is_streamed)[0]
-
-    def submit_all(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
-        """Hand several requests over together: they are admitted in one step.
-
-        Raises:
-            InputError, Overloaded, EngineError: as ``submit``; then none of them is handed over.
         """
         tickets = [Ticket() for _ in requests]
         seqs = self.write(requests, [ticket.put for ticket in tickets], is_streamed=is_streamed)
@@ -117,7 +109,7 @@ class Worker:
         """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into.
 
         Raises:
-            InputError, Overloaded, EngineError: as ``submit_all``.
+            InputError, Overloaded, EngineError: as ``submit``.
         """
         check_process(self._pid)
         seqs = [

@@ -59,6 +59,11 @@ def person(seed: int) -> Guidance:
     return Guidance(rng.normal(size=3) * 2, 1.0, revision=seed, user=f"user-{seed}")
 
 
+def submit(worker: Worker, request: Request, *, is_streamed: bool = False) -> Ticket:
+    (ticket,) = worker.submit([request], is_streamed=is_streamed)
+    return ticket
+
+
 def requests(count: int) -> list[Request]:
     """Different people, drawing different replies to different prompts, some with an expert."""
     return [
@@ -84,9 +89,9 @@ def waited_for(ticket: Ticket) -> queue.SimpleQueue[Exception]:
 def test_everybody_gets_their_own_reply(start: Start) -> None:
     """Forty callers at once on eight slots: each gets the very reply, and the account, they get alone."""
     worker, asked = start(), requests(40)
-    alone = [worker.submit(request).result() for request in asked]
+    alone = [submit(worker, request).result() for request in asked]
     with ThreadPoolExecutor(len(asked)) as pool:
-        together = list(pool.map(lambda request: worker.submit(request).result(), asked))
+        together = list(pool.map(lambda request: submit(worker, request).result(), asked))
     assert [reply.ids for reply in together] == [reply.ids for reply in alone]
     assert [(reply.kl, reply.changed, reply.gained) for reply in together] == [
         (reply.kl, reply.changed, reply.gained) for reply in alone
@@ -98,17 +103,17 @@ def test_a_stream_is_the_reply(start: Start) -> None:
     """The pieces come one by one, and make up the text."""
     worker = start()
     for request in requests(6):
-        *pieces, reply = worker.submit(request, is_streamed=True)
+        *pieces, reply = submit(worker, request, is_streamed=True)
         assert all(isinstance(piece, Piece) for piece in pieces)
         assert "".join(piece.text for piece in pieces) == reply.text
-        assert reply.ids == worker.submit(request).result().ids
+        assert reply.ids == submit(worker, request).result().ids
 
 
 @pytest.mark.parametrize("cancels", [True, False], ids=["cancelled", "control"])
 def test_a_cancelled_reply_ends_within_two_steps(gated: tuple[Worker, Gate], *, cancels: bool) -> None:
     """Its slot is free, its head unpinned, and whoever waits for it gets an error; not cancelled, it goes on."""
     worker, gate = gated
-    ticket = worker.submit(Request(talk("cat")[0], LONG, person(1)), is_streamed=True)
+    ticket = submit(worker, Request(talk("cat")[0], LONG, person(1)), is_streamed=True)
     gate.let(3)
     assert isinstance(next(iter(ticket)), Piece)
     if cancels:
@@ -123,7 +128,7 @@ def test_a_cancelled_reply_ends_within_two_steps(gated: tuple[Worker, Gate], *, 
 def test_a_cancelled_reply_that_waits_never_begins(gated: tuple[Worker, Gate]) -> None:
     """Cancelling what has no slot yet takes it out of the queue."""
     worker, gate = gated
-    tickets = [worker.submit(Request(talk("cat")[0], LONG)) for _ in range(9)]
+    tickets = [submit(worker, Request(talk("cat")[0], LONG)) for _ in range(9)]
     gate.let(2)
     assert len(worker._engine._scheduler.queue) == 1
     for ticket in tickets:
@@ -135,7 +140,7 @@ def test_a_cancelled_reply_that_waits_never_begins(gated: tuple[Worker, Gate]) -
 def test_closing_ends_what_is_written(start: Start) -> None:
     """Everybody who waits gets an EngineError soon; nothing is taken on afterwards; closing twice does no harm."""
     worker = start(num_slots=2)
-    waiting = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(6)]
+    waiting = [waited_for(submit(worker, Request(talk("cat")[0], LONG))) for _ in range(6)]
     until(lambda: not worker._engine.is_idle)
     began = time.monotonic()
     worker.close()
@@ -146,17 +151,17 @@ def test_closing_ends_what_is_written(start: Start) -> None:
     assert not worker._thread.is_alive()
     worker.close()
     with pytest.raises(EngineError, match="closed"):
-        worker.submit(Request(talk("cat")[0]))
+        submit(worker, Request(talk("cat")[0]))
 
 
 def test_closing_forgets_nobody(gated: tuple[Worker, Gate]) -> None:
     """A request that was handed over while the last step ran is told, too."""
     worker, gate = gated
-    worker.submit(Request(talk("cat")[0], LONG))
+    submit(worker, Request(talk("cat")[0], LONG))
     gate.let(1)
     until(lambda: not len(worker._engine._scheduler.queue))
     late = waited_for(
-        worker.submit(Request(talk("hat")[0], LONG))
+        submit(worker, Request(talk("hat")[0], LONG))
     )  # the thread is before a step, and reads it only afterwards
     closing = threading.Thread(target=worker.close)
     closing.start()
@@ -171,11 +176,11 @@ def test_more_than_may_wait_are_refused(start: Start) -> None:
     """One is written, one waits, the third caller hears so at once; the two get their replies."""
     worker = start(num_slots=1, max_waiting=1)
     gate = Gate(worker._engine)
-    first = worker.submit(Request(talk("cat")[0], Options(5)))
+    first = submit(worker, Request(talk("cat")[0], Options(5)))
     gate.let(1)
-    second = worker.submit(Request(talk("hat")[0], Options(5)))
+    second = submit(worker, Request(talk("hat")[0], Options(5)))
     with pytest.raises(Overloaded, match="1 requests wait for 1 slots"):
-        worker.submit(Request(talk("mat")[0], Options(5)))
+        submit(worker, Request(talk("mat")[0], Options(5)))
     gate.open()
     assert first.result().ids
     assert second.result().ids
@@ -199,7 +204,7 @@ def test_a_bad_request_raises_where_it_is_made(gated: tuple[Worker, Gate], case:
     request, kind = BAD[case]
     worker, _ = gated
     with pytest.raises(kind):
-        worker.submit(request)
+        submit(worker, request)
     assert worker._engine.is_idle
 
 
@@ -208,7 +213,7 @@ def test_a_forgotten_person_leaves_no_head(gated: tuple[Worker, Gate]) -> None:
     worker, gate = gated
     bank = worker._engine._chain.tilt.rows._bank
     assert bank is not None
-    ada, ben = (worker.submit(Request(talk("cat")[0], LONG, person(i), user=f"user-{i}")) for i in (1, 2))
+    ada, ben = (submit(worker, Request(talk("cat")[0], LONG, person(i), user=f"user-{i}")) for i in (1, 2))
     gate.let(5)
     assert WeightKey("user-1", 0, 1) in bank._rows
     worker.forget("user-1")
@@ -234,13 +239,13 @@ def test_a_failing_step_ends_its_replies_and_no_other(start: Start, monkeypatch:
 
     monkeypatch.setattr(worker._engine, "step", fail)
     with pytest.raises(EngineError, match="the device is gone"):
-        worker.submit(Request(talk("cat")[0], Options(5))).result()
-    assert worker.submit(Request(talk("cat")[0], Options(5))).result().ids
+        submit(worker, Request(talk("cat")[0], Options(5))).result()
+    assert submit(worker, Request(talk("cat")[0], Options(5))).result().ids
 
 
 def _hear(worker: Worker, count: int) -> list[EngineError]:
     """What so many callers hear, each in a thread of their own that may hang."""
-    outcomes = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(count)]
+    outcomes = [waited_for(submit(worker, Request(talk("cat")[0], LONG))) for _ in range(count)]
     return [outcome.get(timeout=PATIENCE_S) for outcome in outcomes]
 
 
@@ -257,14 +262,14 @@ def test_nobody_waits_for_an_engine_that_cannot_clean_up(
     gate = Gate(worker._engine)
     monkeypatch.setattr(Lane, broken, _broken)
     monkeypatch.setattr(Slots, "release", _broken)
-    outcomes = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(40)]
+    outcomes = [waited_for(submit(worker, Request(talk("cat")[0], LONG))) for _ in range(40)]
     gate.open()
     for outcome in outcomes:
         assert "device-side assert triggered" in str(outcome.get(timeout=PATIENCE_S))
     until(lambda: not worker._thread.is_alive())
     monkeypatch.undo()
     assert not worker.is_alive
-    for ask in (lambda: worker.submit(Request(talk("cat")[0])), lambda: worker.perform(int)):
+    for ask in (lambda: submit(worker, Request(talk("cat")[0])), lambda: worker.perform(int)):
         with pytest.raises(EngineError, match=r"the engine stopped: .*send the request again"):
             ask()
 
@@ -275,7 +280,7 @@ def test_a_failing_step_alone_stops_no_engine(start: Start, monkeypatch: pytest.
     monkeypatch.setattr(Lane, "step", _broken)
     assert all("device-side assert" in str(error) for error in _hear(worker, 5))
     monkeypatch.undo()
-    assert worker.submit(Request(talk("cat")[0], Options(3))).result().ids
+    assert submit(worker, Request(talk("cat")[0], Options(3))).result().ids
     assert worker.is_alive
 
 
@@ -288,10 +293,10 @@ def test_a_slot_that_could_not_be_emptied_serves_nobody(start: Start, monkeypatc
         _broken()
 
     monkeypatch.setattr(Slots, "release", once)
-    assert worker.submit(Request(talk("cat")[0], Options(2))).result().ids  # it was finished before
+    assert submit(worker, Request(talk("cat")[0], Options(2))).result().ids  # it was finished before
     until(lambda: not worker.is_alive)
     with pytest.raises(EngineError, match="a slot couldn't be emptied"):
-        worker.submit(Request(talk("cat")[0]))
+        submit(worker, Request(talk("cat")[0]))
 
 
 @pytest.mark.parametrize("error", [SystemExit, MemoryError, RuntimeError])
@@ -300,7 +305,7 @@ def test_nobody_waits_for_a_thread_that_is_gone(
 ) -> None:
     """Replies, waiting and running, and other work end with an EngineError if anything at all ends the thread."""
     worker, gate = gated
-    waiting = [waited_for(worker.submit(Request(talk("cat")[0], LONG))) for _ in range(12)]
+    waiting = [waited_for(submit(worker, Request(talk("cat")[0], LONG))) for _ in range(12)]
     gate.let(2)
     gate.open()
 
@@ -312,7 +317,7 @@ def test_nobody_waits_for_a_thread_that_is_gone(
         assert "the engine stopped" in str(outcome.get(timeout=PATIENCE_S))
     until(lambda: not worker._thread.is_alive())
     with pytest.raises(EngineError, match="stopped"):
-        worker.submit(Request(talk("cat")[0]))
+        submit(worker, Request(talk("cat")[0]))
 
 
 def test_work_that_was_handed_over_is_not_waited_for_either(
@@ -320,7 +325,7 @@ def test_work_that_was_handed_over_is_not_waited_for_either(
 ) -> None:
     """What stands behind the failure in the queue of other work fails with it."""
     worker, gate = gated
-    worker.submit(Request(talk("cat")[0], LONG))
+    submit(worker, Request(talk("cat")[0], LONG))
     gate.let(1)
     monkeypatch.setattr(worker._engine, "forget", _broken)
     worker.forget("ada")
@@ -342,9 +347,9 @@ def test_work_that_was_handed_over_is_not_waited_for_either(
 def test_a_forked_child_gets_an_error(gated: tuple[Worker, Gate], call: str) -> None:
     """It has no engine's thread, so no call waits for it; closing there does nothing, and the parent goes on."""
     worker, gate = gated
-    ticket = worker.submit(Request(talk("cat")[0], Options(3)))
+    ticket = submit(worker, Request(talk("cat")[0], Options(3)))
     calls: dict[str, Callable[[], object]] = {
-        "submit": lambda: worker.submit(Request(talk("cat")[0])),
+        "submit": lambda: submit(worker, Request(talk("cat")[0])),
         "perform": lambda: worker.perform(int),
         "result": ticket.result,
         "forget": lambda: worker.forget("ada"),
@@ -379,19 +384,19 @@ def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:
     worker = start(max_waiting=8)
     asked = requests(8)
     with pytest.raises(Overloaded):
-        worker.submit_all([*asked, asked[0]])
+        worker.submit([*asked, asked[0]])
     with pytest.raises(InputError, match="unknown"):
-        worker.submit_all([*asked[:3], Request(asked[0].messages, Options(rule="nonsense"))])
+        worker.submit([*asked[:3], Request(asked[0].messages, Options(rule="nonsense"))])
     assert worker._engine.is_idle
-    alone = [worker.submit(request).result().ids for request in asked]
-    assert [ticket.result().ids for ticket in worker.submit_all(asked)] == alone
+    alone = [submit(worker, request).result().ids for request in asked]
+    assert [ticket.result().ids for ticket in worker.submit(asked)] == alone
 
 
 def test_other_work_is_done_between_steps(gated: tuple[Worker, Gate]) -> None:
     """It is done on the engine's thread, its failure is its caller's, and the replies beside it go on."""
     worker, gate = gated
     request = Request(talk("cat")[0], LONG)
-    ticket = worker.submit(request)
+    ticket = submit(worker, request)
     gate.let(3)
     gate.open()
     assert worker.perform(threading.current_thread) is worker._thread

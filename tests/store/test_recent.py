@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from personalign.errors import StoreError
 from personalign.store import RecentProfiles, Store, recent
 from personalign.store.store import Fit
 from personalign.types import Profile
@@ -160,3 +161,48 @@ def test_polls_read_no_key(store: Store, read: Callable[[str], Profile], path: P
         store.add_user(user)
         profiles.get(user)
     assert not path.with_name("profiles.db.key").exists()
+
+
+def test_known_people_are_served_while_the_store_is_away(
+    store: Store, read: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For five minutes since it was read last, and as they were known; nobody else is; then it is read again."""
+    now = [0.0]
+    profiles = RecentProfiles(store, read, nobody, lambda: now[0])
+    known = profiles.get("ada")
+    now[0] = 1000.0
+    profiles.get("ben")  # the store was read then
+    for method in ("data_version", "erased"):
+        with monkeypatch.context() as away:
+            away.setattr(store, method, lambda *_: (_ for _ in ()).throw(StoreError("disk I/O error")))
+            store.add_user(f"somebody after {method}")
+            now[0] += recent.MAX_STALE_S
+            assert profiles.get("ada") is known
+            assert profiles.is_stale
+            with pytest.raises(StoreError):
+                profiles.get("cleo")
+            now[0] += 1
+            with pytest.raises(StoreError):
+                profiles.get("ada")
+        profiles.get("ben")
+        assert not profiles.is_stale
+
+
+def test_nobody_stays_who_is_forgotten(store: Store, read: Callable[[str], Profile]) -> None:
+    """At once, and also where their profile was being read meanwhile."""
+    profiles = RecentProfiles(store, read, nobody)
+    profiles.get("ada")
+    profiles.forget("ada")
+    assert not profiles._profiles
+
+    def read_slowly(user: str) -> Profile:
+        profile = read(user)
+        if user == "ada":
+            profiles.forget("ada")
+        return profile
+
+    profiles = RecentProfiles(store, read_slowly, nobody)
+    assert profiles.get("ada").user == "ada"
+    assert not profiles._profiles
+    profiles.get("ben")
+    assert list(profiles._profiles) == ["ben"]  # the control: others stay

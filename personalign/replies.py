@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from personalign.basis import Basis
 from personalign.bundled import Source
-from personalign.decode.encoder import HIDDEN, Embed, load_embedder
+from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import load_causal
@@ -23,6 +23,7 @@ from personalign.decode.seq import Outbox, Seq
 from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Ticket, Worker
 from personalign.errors import EngineError, check_process
+from personalign.learn.features import Embed
 from personalign.learn.served import Serving
 from personalign.messages import read_messages
 from personalign.options import Options
@@ -199,5 +200,5 @@ def load_models(source: Source, basis: Basis, device: str, reward: str | None) -
         for name, path in source.experts.items():
             attached = next((expert for expert in experts.values() if expert.peft is not None), None)
             experts[name] = load_expert(path, small, attached)
-    judge = None if reward is None else load_reward_beside(reward, source.model, device)
+    judge = None if reward is None else load_reward_beside(reward, source.model, device, basis)
     return Models(causal, head, basis.steering, experts, judge)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from personalign.basis import Basis
 from personalign.decode import Models, Request, generate
-from personalign.decode.reward_model import RewardModel, load_reward
+from personalign.decode.reward_model import RewardModel, load_reward, matched
 from personalign.learn.axes import measure_many
 from personalign.options import Options
 from personalign.train.reward.pairs import Pair, soft_choices
@@ -46,8 +46,10 @@ def reward_model(basis: Basis, models: Models, over: Over, training: Training, w
     if not (folder / "README.md").exists():  # the last file to be written
         Console(stderr=True).print(f"training the reward model over {over}")
         trained = train_reward(models.base, own_pairs(basis, models, training), recipe, axes)
-        save_reward(trained, folder, "Replies of the base model, compared by the basis's axes.", "CC BY-SA 4.0")
-    return load_reward(folder, str(models.base.device), base=models.base.name)
+        save_reward(
+            trained, folder, "Replies of the base model, compared by the basis's axes.", "CC BY-SA 4.0", basis=basis
+        )
+    return matched(load_reward(folder, str(models.base.device), base=models.base.name), basis)
 
 
 def own_pairs(basis: Basis, models: Models, training: Training) -> list[Pair]:

@@ -10,17 +10,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from personalign.artefact import Door, Schema, Size
 from personalign.decode.load import CausalModel, check_tokens, load_causal
-from personalign.decode.lora import attach, check_name, complaint, read_lora
+from personalign.decode.lora import attach, check_name, read_lora
 from personalign.errors import ModelError
+
+DOOR = Door(ModelError, 'expected {"alpha": 0.5}, a number from 0')
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Exper
             others; ``small`` is then as it was.
     """
     folder = Path(path).resolve()
-    alpha = _alpha(folder / "expert.json")
+    alpha = DOOR.parse(_Card, DOOR.read(folder / "expert.json"), str(folder / "expert.json")).alpha
     anti = small if isinstance(small, CausalModel) else load_causal(small)
     if not (folder / "adapter_config.json").exists():
         return Expert(folder.name, alpha, anti, tuned=load_causal(folder, str(anti.device)))
@@ -121,15 +122,7 @@ def _check_free(folder: Path, anti: CausalModel, peft: PeftModel | None) -> None
         raise ModelError(f"{anti.name} already carries an adapter called {folder.name!r}; rename one of the folders")
 
 
-class _Card(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    alpha: Annotated[float, Field(ge=0)]
+class _Card(Schema):
+    """What ``expert.json`` says."""
 
-
-def _alpha(file: Path) -> float:
-    try:
-        return _Card.model_validate_json(file.read_bytes()).alpha
-    except (OSError, ValidationError) as error:
-        raise ModelError(
-            f'{file} can\'t be read ({complaint(error)}); expected {{"alpha": 0.5}}, a number from 0'
-        ) from error
+    alpha: Size

@@ -18,7 +18,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -27,12 +26,14 @@ from transformers import (
 )
 
 from personalign.decode.cache import check_cache
-from personalign.decode.checkpoint import first_line, read_frozen
+from personalign.decode.checkpoint import read_frozen
+from personalign.decode.template import ends_turns, rendered
 from personalign.decode.text import Detokenizer
 from personalign.errors import MessageError, ModelError
 from personalign.messages import read_messages
 from personalign.types import Fingerprints, Message
 
+CHARACTERS_PER_TOKEN = 32  # more than any text has
 SAMPLED_ENTRIES = 4096  # of the output embedding, for the model's fingerprint
 
 
@@ -74,12 +75,12 @@ class CausalModel:
 
     @property
     def hidden_size(self) -> int:
-        """H."""
+        """The width of a hidden state."""
         return self.output_embedding.shape[1]
 
     @property
     def num_logits(self) -> int:
-        """V: rows of the output layer, which may be more than there are tokens."""
+        """Rows of the output layer, which may be more than there are tokens."""
         return self.output_embedding.shape[0]
 
     @cached_property
@@ -110,10 +111,21 @@ class CausalModel:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end a reply: those of its configuration that the model can write."""
-        ids = self.model.generation_config.eos_token_id
-        ids = ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
-        return tuple(int(i) for i in ids if 0 <= i < self.num_logits)
+        """The tokens that end a reply: those that the model names, and the tokenizer's where its template ends turns.
+
+        Raises:
+            ModelError: the model names something that isn't a token's id.
+        """
+        named = self.model.generation_config.eos_token_id
+        ids = list(named) if isinstance(named, list | tuple) else [] if named is None else [named]
+        if not all(type(i) is int and i >= 0 for i in ids):
+            raise ModelError(
+                f"the generation config of {self.name} has the eos_token_id {named!r:.80}; expected a token's id, or a "
+                "list of ids"
+            )
+        closing = self.tokenizer.eos_token_id
+        is_ours = closing is not None and closing not in ids and ends_turns(self.tokenizer)
+        return tuple(i for i in (*ids, *([closing] if is_ours else [])) if i < self.num_logits)
 
 
 def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
@@ -132,7 +144,10 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
         )
     name = str(name_or_path)
     check_cache(model, cache_argument(model), lambda output: output.logits[:, -1], name, context(model))
-    return CausalModel(model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model)), name)
+    fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
+    causal = CausalModel(model, tokenizer, fingerprints, name)
+    assert causal.ends is not None, "read here, so that odd ones are refused"
+    return causal
 
 
 def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:
@@ -141,8 +156,17 @@ def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:
 
 
 def context(model: PreTrainedModel) -> int | None:
-    """The longest sequence a model was made for; None where it doesn't say."""
-    return getattr(model.config, "max_position_embeddings", None)
+    """The longest sequence a model was made for; None where it doesn't say.
+
+    Raises:
+        ModelError: it says something that isn't a length.
+    """
+    length = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if length is not None and (type(length) is not int or length < 1):
+        raise ModelError(
+            f"the config of the {type(model).__name__} says max_position_embeddings {length!r:.80}; expected a length"
+        )
+    return length
 
 
 def cache_argument(model: PreTrainedModel) -> str:
@@ -193,7 +217,7 @@ def model_sha256(model: PreTrainedModel) -> str:
 
     The sample is rounded to bfloat16, so that the precision it was loaded in makes no difference.
     """
-    config = model.config
+    config = model.config.get_text_config(decoder=True)
     names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
     outline = {
         "config": {name: getattr(config, name, None) for name in names},
@@ -218,23 +242,13 @@ def render(
     Raises:
         MessageError: there are no messages, one is blank or of an unknown role or holds a special token, the template
             refuses them, or they come to more than ``max_prompt_tokens``.
-        ModelError: the tokenizer has no chat template.
+        ModelError: the tokenizer has no chat template, or one that fails.
     """
     conversation = read_messages(messages, is_answered=True)
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the tokenizer has no chat template; expected that of a chat model; put one into the model's folder as "
-            "chat_template.jinja, which ends every turn with an end token"
-        )
+    if max_prompt_tokens is not None:
+        _check_length(conversation, max_prompt_tokens)
     _check_no_special_token(tokenizer, conversation)
-    try:
-        text = tokenizer.apply_chat_template(
-            [{"role": m["role"], "content": m["content"]} for m in conversation],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
-    except TemplateError as error:
-        raise MessageError(f"the model's chat template refuses these messages: {first_line(error)}") from error
+    text = rendered(tokenizer, conversation, add_generation_prompt=add_generation_prompt)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if max_prompt_tokens is not None and len(ids) > max_prompt_tokens:
         raise MessageError(
@@ -242,6 +256,16 @@ def render(
             "context beside max_tokens; shorten the conversation or ask for fewer tokens"
         )
     return ids
+
+
+def _check_length(messages: Sequence[Message], max_tokens: int) -> None:
+    """Refuse by its characters what can't fit: to count the tokens of megabytes takes seconds."""
+    num_characters = sum(len(message["content"]) for message in messages)
+    if num_characters > (most := max(1, max_tokens) * CHARACTERS_PER_TOKEN):
+        raise MessageError(
+            f"the messages have {num_characters:,} characters, and at most {most:,} can fit into the model's context "
+            "beside max_tokens; shorten the conversation"
+        )
 
 
 def _check_no_special_token(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> None:

@@ -18,15 +18,17 @@ from typing import Annotated, Any, Literal
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from personalign.artefact import Door, Schema
 from personalign.decode.checkpoint import first_line
 from personalign.errors import ModelError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DOOR = Door(ModelError, "expected a plain LoRA, as PEFT saves one, with names of modules and no patterns")
 BASE_ADAPTER = "__base__"  # PEFT's name for "no adapter" in a mixed batch
 FLOATS = ("F16", "BF16", "F32", "F64")
 PREFIX = "base_model.model."  # of every name in a saved adapter
@@ -42,10 +44,10 @@ ModuleNames = Annotated[list[ModuleName], Field(max_length=1000)]
 Rank = Annotated[int, Field(ge=1, le=65536)]
 
 
-class _Config(BaseModel):
+class _Config(Schema):
     """The fields of ``adapter_config.json`` that a plain LoRA may set."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow")  # the others are looked at by name
 
     peft_type: Literal["LORA"]
     task_type: Literal["CAUSAL_LM", "FEATURE_EXTRACTION"] | None = None
@@ -55,8 +57,8 @@ class _Config(BaseModel):
     exclude_modules: ModuleNames | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: ModuleNames | ModuleName | None = None
-    rank_pattern: dict[ModuleName, Rank] = {}
-    alpha_pattern: dict[ModuleName, float] = {}
+    rank_pattern: dict[ModuleName, Rank] = Field(default={})
+    alpha_pattern: dict[ModuleName, float] = Field(default={})
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     fan_in_fan_out: bool = False
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -93,12 +95,7 @@ def read_lora(folder: Path, model: PreTrainedModel) -> Lora:
 
 
 def _config(file: Path) -> LoraConfig:
-    try:
-        config = _Config.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ModelError(
-            f"{file} isn't a plain LoRA's ({complaint(error)}); expected what PEFT saves for one, with plain names"
-        ) from error
+    config = DOOR.parse(_Config, DOOR.read(file), str(file))
     if config.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
         raise ModelError(
             f"{file} sets init_lora_weights to {config.init_lora_weights!r:.80}, which alters the model under the "
@@ -113,14 +110,6 @@ def _config(file: Path) -> LoraConfig:
             )
     served = config.model_dump(exclude={*(config.model_extra or {}), "peft_type", "init_lora_weights"})
     return LoraConfig(**served, inference_mode=True)
-
-
-def complaint(error: OSError | ValidationError) -> str:
-    """Where a file of JSON is wrong, and what is there."""
-    if isinstance(error, OSError):
-        return first_line(error)
-    first = error.errors(include_url=False, include_context=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the file':.80} is {first['input']!r:.80}: {first['msg']}"
 
 
 def _expected_shapes(config: LoraConfig, model: PreTrainedModel) -> dict[str, list[int]]:

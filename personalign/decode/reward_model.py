@@ -1,41 +1,82 @@
 """A reward model with a causal backbone: r(x, y≤t) ∈ R^d of every prefix, read at the prefix's last position.
 
 It is what ARGS (Khanov et al., arXiv 2402.01694) asks about each candidate token. It comes from a sequence classifier
-of transformers, or from a folder of ``train/reward.py``: a LoRA, merged here, and a head on a base model.
+of transformers, or from a folder of ``train/reward``: a LoRA, merged here, and a linear layer on a base model.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from peft import set_peft_model_state_dict
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from personalign.artefact import Door, Name, Schema
+from personalign.basis import Basis
+from personalign.basis_schema import FingerprintsRow
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
 from personalign.decode.load import CausalModel, cache_argument, context, load_causal
 from personalign.decode.lora import merged, read_lora, with_lora
 from personalign.errors import ModelError
-from personalign.types import Fingerprints
+from personalign.types import MAX_AXES, Fingerprints
 
 MANIFEST, HEAD = "reward.json", "reward.safetensors"
+DOOR = Door(ModelError, "train the reward model again")
+RETRAIN = "train one for this basis with: personalign basis fit LOG --backbone --basis DIR"
+
+
+class _BasisRow(Schema):
+    """The basis whose axes the rewards are, and what each of these measures."""
+
+    id: Name
+    measures: dict[Name, Name]
+
+
+class _Manifest(Schema):
+    """What ``reward.json`` says: the base's hub id or folder, the axes, and what both are known by."""
+
+    base: Name
+    axes: Annotated[list[Name], Field(min_length=1, max_length=MAX_AXES)]
+    trained_on: Literal["replies", "prefixes"]
+    fingerprints: FingerprintsRow
+    basis: _BasisRow | None = None
+
+    @property
+    def hashes(self) -> tuple[str, ...] | None:
+        """What each reward was trained to be, in the order of the axes.
+
+        Raises:
+            ModelError: the two parts speak of different axes.
+        """
+        if self.basis is None:
+            return None
+        if set(self.basis.measures) != set(self.axes):
+            raise DOOR.refusal(f"{MANIFEST} has the axes {self.axes}, and of a basis {[*self.basis.measures]}")
+        return tuple(self.basis.measures[name] for name in self.axes)
 
 
 @dataclass(frozen=True, eq=False)
 class RewardModel:
-    """A decoder and the head that reads d rewards off its last hidden state, both in eval mode without gradients.
+    """A decoder and a layer that reads d rewards off its last hidden state, both in eval mode without gradients.
 
     ``backbone`` may be called by itself, with a cache and a mask of the caller's; ``score`` reads what it returns.
-    The tokens it reads are those of ``tokenizer``.
+    The tokens it reads are those of ``tokenizer``. ``measures`` says what the rewards were trained to be, one hash an
+    axis; None where that isn't known, or where there is one reward, everyone's.
     """
 
     backbone: PreTrainedModel  # token ids to the last hidden state; it has no output layer
@@ -43,15 +84,16 @@ class RewardModel:
     tokenizer: PreTrainedTokenizerBase
     name: str
     axes: tuple[str, ...]
+    measures: tuple[str, ...] | None = None
 
     @property
     def num_axes(self) -> int:
-        """Rewards of one prefix: d."""
+        """How many rewards a prefix has."""
         return self.head.out_features
 
     @property
     def hidden_size(self) -> int:
-        """H."""
+        """The width of a hidden state."""
         return self.head.in_features
 
     @property
@@ -135,18 +177,60 @@ def load_reward(path: str | Path, device: str = "auto", base: str | Path | None 
     return reward
 
 
-def load_reward_beside(path: str, model: str, device: str = "auto") -> RewardModel:
-    """Load a reward model that serves a model: a LoRA whose base isn't found was trained on that one, or is refused.
+def measures_of(basis: Basis) -> tuple[str, ...]:
+    """Hash what each axis of a basis measures: its name, its standardisation, and how a learnt one is projected."""
+    hashes = []
+    for j, axis in enumerate(basis.axes):
+        digest = hashlib.sha256(json.dumps([axis.name, float(basis.center[j]), float(basis.scale[j])]).encode())
+        if basis.learnt is not None and j >= len(basis.named):
+            column = np.ascontiguousarray(basis.learnt.projection[:, j - len(basis.named)])
+            digest.update(basis.learnt.embedder.encode() + column.tobytes())
+        hashes.append(digest.hexdigest())
+    return tuple(hashes)
+
+
+def matched(reward: RewardModel, basis: Basis) -> RewardModel:
+    """Order a reward model's rewards as a basis orders its axes. One reward alone is everyone's and fits any basis.
 
     Raises:
-        ModelError: as ``load_reward``.
+        ModelError: the rewards are others than the basis's axes, or stand for axes that are measured in another way.
+    """
+    if reward.num_axes == 1 and reward.measures is None:
+        return reward
+    names = tuple(axis.name for axis in basis.axes)
+    expected, held = (names, reward.axes) if reward.measures is None else (measures_of(basis), reward.measures)
+    if reward.measures is None and basis.learnt is not None:
+        raise ModelError(
+            f"{reward.name} doesn't say which basis it was trained for; expected it to: names of learnt axes mean "
+            f"something else in every basis; {RETRAIN}"
+        )
+    if sorted(expected) != sorted(held):
+        others = [name for name, measure in zip(reward.axes, held, strict=True) if measure not in expected]
+        raise ModelError(
+            f"{reward.name} rewards {', '.join(others or reward.axes)}, which this basis doesn't have, or measures in "
+            f"another way; expected the axes {', '.join(names)} as basis {basis.id[:12]} has them; {RETRAIN}"
+        )
+    order = [held.index(measure) for measure in expected]
+    head = deepcopy(reward.head)
+    head.load_state_dict({name: value[order] for name, value in reward.head.state_dict().items()})
+    return replace(reward, head=head, axes=names, measures=None if reward.measures is None else expected)
+
+
+def load_reward_beside(path: str, model: str, device: str = "auto", basis: Basis | None = None) -> RewardModel:
+    """Load a reward model beside the model that it serves, its rewards in the order of a basis's axes.
+
+    A LoRA whose base isn't found is tried on ``model``.
+
+    Raises:
+        ModelError: as ``load_reward``, and as ``matched`` where there is a basis.
     """
     try:
-        return load_reward(path, device)
+        reward = load_reward(path, device)
     except ModelError:
         if not (Path(path) / MANIFEST).exists():
             raise
-        return load_reward(path, device, base=model)
+        reward = load_reward(path, device, base=model)
+    return reward if basis is None else matched(reward, basis)
 
 
 def _load_classifier(name: str, device: str) -> RewardModel:
@@ -192,14 +276,15 @@ def _check_causal(reward: RewardModel) -> None:
 
 
 def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardModel:
-    named, axes, fingerprints = _manifest(folder)
-    causal = _base(folder, named if base is None else base, device)
-    if causal.fingerprints != fingerprints:
+    manifest = DOOR.parse(_Manifest, DOOR.read(folder / MANIFEST), str(folder / MANIFEST))
+    stated = str((folder / manifest.base).resolve()) if manifest.base.startswith("../") else manifest.base
+    causal = _base(folder, stated if base is None else base, device)
+    if causal.fingerprints != Fingerprints(**manifest.fingerprints.model_dump()):
         raise ModelError(
-            f"{folder} was trained on another model than {causal.name}; expected {named}, tokenizer and weights "
+            f"{folder} was trained on another model than {causal.name}; expected {stated}, tokenizer and weights "
             "unchanged; pass that one as base="
         )
-    head = _head(folder, axes, causal.hidden_size).to(causal.device)
+    head = _head(folder, manifest.axes, causal.hidden_size).to(causal.device)
     decoder = decoder_of(causal.model, causal.name)
     lora = read_lora(folder, decoder)
     try:
@@ -210,22 +295,7 @@ def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardMod
         raise ModelError(
             f"{folder} doesn't fit {causal.name} ({first_line(error)}); expected a LoRA trained on it; train it again"
         ) from error
-    return RewardModel(backbone, head, causal.tokenizer, str(folder), axes)
-
-
-def _manifest(folder: Path) -> tuple[str, tuple[str, ...], Fingerprints]:
-    """The base's hub id or folder, the axes, and the base's fingerprints."""
-    try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        base, axes = str(content["base"]), tuple(map(str, content["axes"]))
-        if base.startswith("../"):
-            base = str((folder / base).resolve())
-        return base, axes, Fingerprints(**content["fingerprints"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / MANIFEST} can't be read ({error}); expected base, axes and fingerprints, as train/reward.py "
-            "writes them; train it again"
-        ) from error
+    return RewardModel(backbone, head, causal.tokenizer, str(folder), tuple(manifest.axes), manifest.hashes)
 
 
 def _base(folder: Path, base: str | Path, device: str) -> CausalModel:
@@ -235,18 +305,18 @@ def _base(folder: Path, base: str | Path, device: str) -> CausalModel:
         raise ModelError(f"the base of {folder} can't be loaded: {error}; pass it as base=") from error
 
 
-def _head(folder: Path, axes: tuple[str, ...], H: int) -> nn.Linear:
+def _head(folder: Path, axes: Sequence[str], H: int) -> nn.Linear:
     try:
         tensors = load_file(folder / HEAD)
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"{folder / HEAD} can't be read ({first_line(error)}); expected the head's weight and bias; train it again"
         ) from error
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     expected = {"weight": (len(axes), H), "bias": (len(axes),)}
-    if found != expected or not all(value.isfinite().all() for value in tensors.values()):
+    if shapes != expected or not all(v.is_floating_point() and v.isfinite().all() for v in tensors.values()):
         raise ModelError(
-            f"{folder / HEAD} holds {found}, expected {expected} of finite numbers for {len(axes)} axes; train it again"
+            f"{folder / HEAD} holds {shapes}, expected finite numbers of the shapes {expected}; train it again"
         )
     head = nn.Linear(H, len(axes))
     head.load_state_dict(tensors)

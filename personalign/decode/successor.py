@@ -72,7 +72,8 @@ class SuccessorHead(nn.Module):
         Raises:
             BasisError: a name, a shape or a type is wrong, or a value isn't finite.
         """
-        head = cls._of_shapes(arrays)
+        with torch.device("meta"):  # sizes may say anything until they agree
+            head = cls._of_shapes(arrays)
         expected = head.state_dict()
         if set(arrays) != set(expected):
             raise BasisError(f"the head has the arrays {sorted(arrays)}, expected {sorted(expected)}; train it again")
@@ -84,7 +85,8 @@ class SuccessorHead(nn.Module):
                 )
             if not np.isfinite(array).all():
                 raise BasisError(f"the head's {name} holds NaN or Inf, expected finite numbers; train it again")
-        head.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()})
+        weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+        head.load_state_dict(weights, assign=True)
         return head.eval().requires_grad_(requires_grad=False)
 
     @classmethod
@@ -92,11 +94,13 @@ class SuccessorHead(nn.Module):
         try:
             hidden, H = arrays["body.weight"].shape
             d, R = len(arrays["constant.bias"]), len(arrays["projection.weight"])
-        except (KeyError, ValueError, TypeError) as error:
+            if not min(H, d, R, hidden):
+                raise ValueError("one of its sizes is 0")  # noqa: TRY301 - said as the others are
+            return cls(H, d, R, hidden)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise BasisError(
                 f"the head's arrays can't be read ({error}); expected those of to_arrays(); train it again"
             ) from error
-        return cls(H, d, R, hidden)
 
 
 def reward(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertModel, BertTokenizerFast
 
+from personalign.decode import embed as module
 from personalign.decode import load_reward, render
-from personalign.decode.embed import MAX_TOKENS, embed_replies
-from personalign.decode.encoder import load_embedder
+from personalign.decode.embed import MAX_TOKENS, embed_replies, load_embedder
 from personalign.errors import ModelError
 from tests.decode.tiny_models import Kit, talk
 
@@ -77,14 +77,33 @@ def test_sentence_encoders_are_read_by_name(kit: Kit, tmp_path: Path) -> None:
         modules=[modules.Transformer(str(bert)), modules.Pooling(8)], device="cpu"
     )
     whole.save(str(tmp_path / "encoder"))
-    embed = load_embedder(f"encoder:{tmp_path / 'encoder'}", kit.base)
+    embed = load_embedder(f"encoder:{tmp_path / 'encoder'}", kit.base, is_trusted=True)
     found = embed(talk("cat", "cat"), ["hat", "cat"])
     np.testing.assert_allclose(found, whole.encode(["cat\nhat", "cat\ncat"]), atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-4
     with pytest.raises(ModelError, match="sentence encoder"):
-        load_embedder(f"encoder:{tmp_path / 'none'}", kit.base)
+        load_embedder(f"encoder:{tmp_path / 'none'}", kit.base, is_trusted=True)
     with pytest.raises(ModelError, match='expected "hidden"'):
         load_embedder("glove", kit.base)
+
+
+@pytest.mark.parametrize(
+    "name", ["{folder}", "./encoder", "../encoder", "~/encoder", "encoder", "a/b/c", "C:\\encoder"]
+)
+def test_a_basis_may_not_name_a_folder_as_its_encoder(
+    kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What is in a folder might be run, so only the operator may name one; a hub id gets as far as being looked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    loaded: list[str] = []
+    monkeypatch.setattr(module, "_encoder", lambda encoder, _: loaded.append(encoder) or len)
+    name = name.format(folder=tmp_path / "encoder")
+    with pytest.raises(ModelError, match="names the folder"):
+        load_embedder(f"encoder:{name}", kit.base)
+    load_embedder(f"encoder:{name}", kit.base, is_trusted=True)
+    load_embedder("encoder:owner/some-encoder.v2", kit.base)
+    assert loaded == [name, "owner/some-encoder.v2"]
 
 
 def test_a_reward_models_backbone_embeds_too(kit: Kit, tmp_path: Path) -> None:

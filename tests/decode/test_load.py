@@ -4,10 +4,16 @@ import json
 
 import pytest
 import torch
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from personalign.decode import load as module
+from personalign.decode.generation import generate
 from personalign.decode.load import CausalModel, load_causal, model_sha256, render, tokenizer_sha256
+from personalign.decode.models import Models
+from personalign.decode.request import Request
 from personalign.errors import MessageError, ModelError
-from tests.decode.tiny_models import Kit, network, saved, talk, tokenizer
+from personalign.options import Options
+from tests.decode.tiny_models import STEERING, TEMPLATE, Kit, network, saved, talk, tokenizer
 
 
 def test_a_model_loads_in_float32_and_can_learn_nothing(kit: Kit) -> None:
@@ -114,12 +120,59 @@ def test_a_tokenizer_without_template_is_refused() -> None:
         render(bare, talk("hi")[0])
 
 
-@pytest.mark.parametrize(("named", "ends"), [(5, (5,)), ([5, 1], (5, 1)), (None, ())])
-def test_the_end_tokens_come_from_the_generation_config(kit: Kit, named, ends) -> None:
-    """One end token, several, or none."""
+@pytest.mark.parametrize(
+    ("named", "template", "ends"),
+    [
+        (5, "{{ messages }}", (5,)),
+        ([5, 1], "{{ messages }}", (5, 1)),
+        (None, "{{ messages }}", ()),
+        (None, TEMPLATE, (1,)),
+        (5, TEMPLATE, (5, 1)),
+        ([1, 5], TEMPLATE, (1, 5)),
+        ([5, 128], TEMPLATE, (5, 1)),  # one that can't be drawn
+    ],
+)
+def test_the_end_tokens_are_the_models_and_the_one_that_ends_turns(kit: Kit, named, template, ends) -> None:
+    """What the generation config names, and the tokenizer's end token where the template ends turns with it."""
     model = network(kit.family, 0)
     model.generation_config.eos_token_id = named
-    assert CausalModel(model, kit.base.tokenizer, kit.base.fingerprints, "it").ends == ends
+    assert CausalModel(model, tokenizer(template), kit.base.fingerprints, "it").ends == ends
+
+
+def test_a_model_inside_another_has_its_context(tmp_path) -> None:
+    """A checkpoint of text and images keeps its length in the text's config; its fingerprint knows the dimensions."""
+    text = {
+        "vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8, "sliding_window": 32,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, eos_token_id=1, pad_token_id=0)
+    saved(tmp_path, Gemma3ForConditionalGeneration(config), tokenizer())
+    causal = load_causal(tmp_path, "cpu")
+    assert causal.context == 64
+    request = Request(talk("the cat sat " * 40)[0], Options(4))
+    with pytest.raises(MessageError, match="at most 60 fit"):
+        generate(Models(causal, None, STEERING), [request])
+    wider = Gemma3Config(
+        text_config=text | {"max_position_embeddings": 128, "num_attention_heads": 2, "head_dim": 16},
+        vision_config=vision, mm_tokens_per_image=4, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    assert model_sha256(Gemma3ForConditionalGeneration(wider)) != causal.fingerprints.model
+
+
+def test_megabytes_are_refused_before_they_are_read(kit: Kit, monkeypatch) -> None:
+    """By their characters: neither template nor tokenizer see them; what could fit is counted in tokens."""
+    seen = []
+    monkeypatch.setattr(module, "rendered", lambda *args, **_: seen.append(args) or "x")
+    with pytest.raises(MessageError, match=r"5,000,000 characters, and at most 6,400 can fit"):
+        render(kit.base.tokenizer, [{"role": "user", "content": "x" * 5_000_000}], max_prompt_tokens=200)
+    assert not seen
+    render(kit.base.tokenizer, [{"role": "user", "content": "x" * 6400}], max_prompt_tokens=200)
+    assert seen  # control
 
 
 @pytest.mark.parametrize(

@@ -76,27 +76,27 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
         for kind in ("pissa", "pissa_niter_1000000", "olora", "corda", "loftq", "eva", "lora_ga")
     ),
     ({"init_lora_weights": 7}, "init_lora_weights"),
-    ({"target_modules": HOSTILE}, "target_modules is"),
-    ({"target_modules": "all-linear"}, "target_modules is"),
-    ({"target_modules": [HOSTILE]}, r"target_modules\.0 is"),
-    ({"target_modules": []}, "target_modules is"),
+    ({"target_modules": HOSTILE}, "target_modules: "),
+    ({"target_modules": "all-linear"}, "target_modules: "),
+    ({"target_modules": [HOSTILE]}, "target_modules, 0: "),
+    ({"target_modules": []}, "target_modules: "),
     ({"target_modules": ["no_such_layer"]}, "doesn't fit"),
-    ({"target_modules": None}, "target_modules is"),
-    ({"exclude_modules": HOSTILE}, "exclude_modules is"),
+    ({"target_modules": None}, "target_modules: "),
+    ({"exclude_modules": HOSTILE}, "exclude_modules: "),
     ({"rank_pattern": {HOSTILE: 2}}, "rank_pattern"),
     ({"alpha_pattern": {HOSTILE: 2}}, "alpha_pattern"),
     ({"layers_to_transform": [0], "layers_pattern": HOSTILE}, "layers_pattern"),
-    ({"r": 10**9}, "r is 1000000000"),
-    ({"r": 0}, "r is 0"),
-    ({"r": True}, "r is True"),
-    ({"r": "4"}, "r is '4'"),
+    ({"r": 10**9}, r"r: .*\(found 1000000000\)"),
+    ({"r": 0}, r"r: .*\(found 0\)"),
+    ({"r": True}, r"r: .*\(found True\)"),
+    ({"r": "4"}, r"r: .*\(found '4'\)"),
     ({"r": 8}, "lora_A"),
-    ({"lora_alpha": float("nan")}, "lora_alpha is"),
-    ({"lora_alpha": None}, "lora_alpha is None"),
-    ({"lora_dropout": 2}, "lora_dropout is 2"),
-    ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-    ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'"),
-    ({"bias": "some"}, "bias is 'some'"),
+    ({"lora_alpha": float("nan")}, "lora_alpha: "),
+    ({"lora_alpha": None}, "lora_alpha: "),
+    ({"lora_dropout": 2}, "lora_dropout: "),
+    ({"peft_type": "IA3"}, r"peft_type: .*\(found 'IA3'\)"),
+    ({"task_type": "SEQ_CLS"}, r"task_type: .*\(found 'SEQ_CLS'\)"),
+    ({"bias": "some"}, "bias: "),
 ]
 
 
@@ -116,7 +116,7 @@ def test_a_configuration_that_is_no_json_object_is_refused(kit: Kit, good: Exper
     """Whatever stands in the file."""
     folder = shutil.copytree(kit.folder / "empty", tmp_path / "other")
     (folder / CONFIG).write_bytes(text.encode(errors="surrogateescape"))
-    refused(folder, good, "isn't a plain LoRA's")
+    refused(folder, good, r"adapter_config\.json: ")
 
 
 def first(change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:

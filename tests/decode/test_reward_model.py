@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,12 +23,22 @@ from transformers import (
     Qwen2ForSequenceClassification,
 )
 
+from personalign.basis import Basis, Learnt
 from personalign.decode.lora import WEIGHTS as ADAPTER
-from personalign.decode.reward_model import HEAD, MANIFEST, RewardModel, load_reward
+from personalign.decode.reward_model import (
+    HEAD,
+    MANIFEST,
+    RewardModel,
+    load_reward,
+    load_reward_beside,
+    matched,
+    measures_of,
+)
 from personalign.errors import ModelError
 from personalign.train.reward.pairs import Pair
 from personalign.train.reward.save import save_reward
 from personalign.train.reward.train import RewardRecipe, train_reward
+from personalign.types import Axis, Fingerprints, Gaussian, Noise, Steering
 from tests.decode.tiny_models import H, Kit, V, bits, network, save_adapter, saved, talk, tokenizer
 
 D = 3
@@ -203,14 +215,16 @@ def test_a_lora_may_be_loaded_twice(tuned: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
-        (MANIFEST, "{", r"reward\.json can't be read"),
-        (MANIFEST, '{"base": "base", "axes": ["warmth"]}', r"reward\.json can't be read"),
+        (MANIFEST, "{", r"reward\.json: Invalid JSON"),
+        (MANIFEST, "[" * 100_000, r"reward\.json: Invalid JSON"),
+        (MANIFEST, '{"base": "base", "axes": ["warmth"]}', r"reward\.json, trained_on: "),
+        (MANIFEST, '{"base": 5, "axes": {}}', r"reward\.json, base: "),
         (HEAD, None, r"reward\.safetensors can't be read"),
         (HEAD, "junk", r"reward\.safetensors can't be read"),
         (ADAPTER, None, r"lacks adapter_model\.safetensors"),
         (ADAPTER, "junk", r"adapter_model\.safetensors can't be read"),
-        ("adapter_config.json", None, "isn't a plain LoRA"),
-        ("adapter_config.json", "{}", "isn't a plain LoRA"),
+        ("adapter_config.json", None, r"adapter_config\.json can't be read"),
+        ("adapter_config.json", "{}", r"adapter_config\.json, peft_type: "),
     ],
 )
 def test_a_broken_folder_is_refused(
@@ -230,6 +244,7 @@ def test_a_broken_folder_is_refused(
     [
         (HEAD, lambda tensors: tensors | {"weight": tensors["weight"][:1]}, "holds"),
         (HEAD, lambda tensors: tensors | {"bias": tensors["bias"] * torch.nan}, "finite numbers"),
+        (HEAD, lambda tensors: tensors | {"bias": tensors["bias"].long()}, "finite numbers"),
         (ADAPTER, lambda tensors: dict(list(tensors.items())[1:]), "lacks the weight"),
         (ADAPTER, lambda tensors: {name: value[:, :1] for name, value in tensors.items()}, "doesn't fit"),
         (ADAPTER, lambda tensors: {name: value * torch.nan for name, value in tensors.items()}, "holds NaN or Inf"),
@@ -243,3 +258,98 @@ def test_weights_that_do_not_fit_are_refused(
     save_file({name: value.contiguous() for name, value in change(load_file(folder / file)).items()}, folder / file)
     with pytest.raises(ModelError, match=complaint):
         load_reward(folder, "cpu", base=kit.folder / "base")
+
+
+def basis(*names: str, learnt: np.ndarray | None = None, scale: float = 1.0) -> Basis:
+    """A basis of axes by these names; the last ones are projected, where there is a projection."""
+    d = len(names)
+    return Basis(
+        model="it",
+        fingerprints=Fingerprints("tokens", "weights"),
+        axes=tuple(Axis(name, "about", "less", "more") for name in names),
+        center=np.arange(d, dtype=float),
+        scale=np.full(d, scale),
+        prior=Gaussian(np.zeros(d), np.eye(d)),
+        noise=Noise(),
+        reference=np.ones((1, d)),
+        steering=Steering(1.0, 1.0, 10),
+        learnt=None if learnt is None else Learnt(learnt, "hidden"),
+    )
+
+
+def of_basis(reward: RewardModel, made_for: Basis) -> RewardModel:
+    """The same reward model, trained on the axes of a basis."""
+    return replace(reward, axes=tuple(axis.name for axis in made_for.axes), measures=measures_of(made_for))
+
+
+def test_rewards_come_in_the_order_of_the_basis(reward: RewardModel) -> None:
+    """The same axes in another order are put right, and a person's weights meet the rewards they were learnt for."""
+    own = basis("warmth", "length", "lists")
+    trained = of_basis(reward, own)
+    assert torch.equal(bits(everywhere(matched(trained, own), IDS)), bits(everywhere(reward, IDS)))
+    turned = replace(own, axes=own.axes[::-1], center=own.center[::-1], scale=own.scale[::-1])
+    found = matched(trained, turned)
+    assert found.axes == ("lists", "length", "warmth")
+    assert found.measures == measures_of(turned)
+    torch.testing.assert_close(everywhere(found, IDS), everywhere(reward, IDS).flip(-1), atol=1e-5, rtol=0)
+    by_name = matched(replace(reward, axes=("lists", "length", "warmth")), own)  # a classifier, by its labels
+    torch.testing.assert_close(everywhere(by_name, IDS), everywhere(reward, IDS).flip(-1), atol=1e-5, rtol=0)
+
+
+PROJECTION = np.arange(8.0).reshape(4, 2)
+LEARNT = basis("warmth", "learnt_1", "learnt_2", learnt=PROJECTION)
+OTHERS = {
+    "another scale": (basis("warmth", "length", "lists"), basis("warmth", "length", "lists", scale=2.0)),
+    "another axis": (basis("warmth", "length", "lists"), basis("warmth", "length", "opening")),
+    "more axes": (basis("warmth", "length", "lists"), basis("warmth", "length", "lists", "opening")),
+    "another projection": (LEARNT, basis("warmth", "learnt_1", "learnt_2", learnt=PROJECTION + 1)),
+    "another embedder": (LEARNT, replace(LEARNT, learnt=Learnt(PROJECTION, "encoder:owner/name"))),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_reward_model_of_another_basis_is_refused(reward: RewardModel, case: str) -> None:
+    """Equal names and widths aren't enough: learnt_1 means something else in every basis."""
+    made_for, other = OTHERS[case]
+    trained = of_basis(reward, made_for)
+    assert matched(trained, made_for).measures == measures_of(made_for)
+    with pytest.raises(ModelError, match="personalign basis fit LOG --backbone --basis"):
+        matched(trained, other)
+
+
+@pytest.mark.parametrize("served", [basis("warmth", "length", "lists"), LEARNT])
+def test_a_classifier_of_some_labels_is_refused(reward: RewardModel, served: Basis) -> None:
+    """As many labels as axes say nothing, and the names of learnt axes say nothing either."""
+    names = tuple(axis.name for axis in served.axes) if served.learnt else reward.axes
+    with pytest.raises(ModelError, match="personalign basis fit LOG --backbone --basis"):
+        matched(replace(reward, axes=names), served)
+
+
+def test_one_reward_is_everyones_with_any_basis(tmp_path: Path) -> None:
+    """It isn't weighed by a person's axes."""
+    saved(tmp_path, classifier("llama", 1), tokenizer())
+    reward = load_reward(tmp_path, "cpu")
+    assert matched(reward, LEARNT) is reward
+
+
+def test_a_folder_says_which_basis_it_was_trained_for(kit: Kit, tmp_path: Path) -> None:
+    """The manifest keeps the basis's id and what each axis measures; loaded for another one it is refused."""
+    own = basis("warmth", "length")
+    pairs = [Pair(tuple(messages), "the cat", "the hat", (1.0, 0.0)) for messages in talk("mat", "sat", "at")]
+    trained = train_reward(kit.base, pairs, RewardRecipe(rank=2, epochs=1), ("warmth", "length"))
+    save_reward(trained, tmp_path / "reward", "Three pairs.", "CC0", basis=own)
+    manifest = json.loads((tmp_path / "reward" / MANIFEST).read_text())
+    assert manifest["basis"] == {
+        "id": own.id,
+        "measures": dict(zip(("warmth", "length"), measures_of(own), strict=True)),
+    }
+    loaded = load_reward_beside(str(tmp_path / "reward"), str(kit.folder / "base"), "cpu", own)
+    assert loaded.measures == measures_of(own)
+    with pytest.raises(ModelError, match="which this basis doesn't have, or measures in another way"):
+        load_reward_beside(
+            str(tmp_path / "reward"), str(kit.folder / "base"), "cpu", basis("warmth", "length", scale=2.0)
+        )
+    for change in ({"measures": {"warmth": "x"}}, {"id": 5}):
+        (tmp_path / "reward" / MANIFEST).write_text(json.dumps(manifest | {"basis": manifest["basis"] | change}))
+        with pytest.raises(ModelError, match="train the reward model again"):
+            load_reward(tmp_path / "reward", "cpu", base=kit.folder / "base")

@@ -64,3 +64,30 @@ def test_training_reaches_every_weight() -> None:
     head = SuccessorHead(H, D, R, hidden=16)
     head(torch.randn(9, H), torch.randn(9, H)).square().mean().backward()
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in head.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"body.weight": np.zeros((40_000, 1), np.float16), "constant.bias": np.zeros(40_000, np.float16)},
+        {"constant.bias": np.zeros(100_000, np.float16), "projection.weight": np.zeros((100_000, 0), np.float16)},
+        {"body.weight": np.zeros((1 << 31, 0), np.float16)},
+        {"direction.weight": np.zeros((3, 3), np.float16)},
+    ],
+)
+def test_arrays_that_disagree_ask_for_no_memory(changes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred kilobytes that imply gigabytes are refused by their shapes, before anything of that size is made."""
+    arrays = random_head().to_arrays()
+    made: list[int] = []
+    works = torch.nn.Linear.reset_parameters
+
+    def watch(layer: torch.nn.Linear) -> None:
+        made.append(0 if layer.weight.is_meta else layer.weight.numel())
+        works(layer)
+
+    monkeypatch.setattr(torch.nn.Linear, "reset_parameters", watch)
+    with pytest.raises(BasisError, match="train it again"):
+        SuccessorHead.from_arrays(arrays | changes)
+    assert sum(made) == 0
+    SuccessorHead(8, 2, 2, 4)
+    assert sum(made) > 0  # control: made the usual way, a head would be counted

@@ -12,7 +12,7 @@ from typing import Any
 
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.decode.encoder import HIDDEN, load_embedder
+from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.load import load_causal
 from personalign.train.basis.bootstrap import LICENCE, Made, open_models, write_basis
 from personalign.train.basis.build import Budget, Making
@@ -81,9 +81,8 @@ def fit_from_log(
         else:
             asked, num_repeated = read_prompts(prompts, causal, budget.max_tokens)
         split = split_prompts(asked, budget.seed)
-        embed = KeptEmbedder(
-            load_embedder(embedder, causal), work / "embeddings", f"{causal.fingerprints.model} {embedder}"
-        )
+        measure = load_embedder(embedder, causal, is_trusted=True)
+        embed = KeptEmbedder(measure, work / "embeddings", f"{causal.fingerprints.model} {embedder}")
         found = fit_basis(answers, embed, rank, budget.seed)
         draft = found.draft(causal.name, causal.fingerprints, embedder)
         making = Making(models, split, budget.plans(len(split.train)), work, draft, embed)

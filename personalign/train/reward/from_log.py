@@ -138,7 +138,7 @@ def make_backbone(
             num_new=len(rows),
             new=new,
         )
-        save_reward(trained, folder, _data(made, source, basis), _licence(source, causal), _note(made))
+        save_reward(trained, folder, _data(made, source, basis), _licence(source, causal), _note(made), basis)
         (folder / FIGURES).write_text(json.dumps(made.row(), indent=2) + "\n", encoding="utf-8")
     return made
 

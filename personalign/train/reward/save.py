@@ -11,18 +11,21 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
+from personalign.basis import Basis
 from personalign.decode.lora import WEIGHTS
-from personalign.decode.reward_model import HEAD, MANIFEST
+from personalign.decode.reward_model import HEAD, MANIFEST, measures_of
 from personalign.train.basis.card import table
 from personalign.train.files import public_name
 from personalign.train.reward.train import TrainedReward
 
 
-def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str, note: str = "") -> None:
+def save_reward(
+    trained: TrainedReward, folder: Path, data: str, licence: str, note: str = "", basis: Basis | None = None
+) -> None:
     """Write the folder that ``load_reward`` reads: adapter, head, manifest and a card.
 
     ``data`` says in a sentence what the pairs are, ``licence`` under which terms the reward model may be used, and
-    ``note`` what else there is to say of its figures.
+    ``note`` what else there is to say of its figures. ``basis`` is the one whose axes the rewards are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
@@ -35,6 +38,9 @@ def save_reward(trained: TrainedReward, folder: Path, data: str, licence: str, n
         "trained_on": trained.recipe.over,
         "fingerprints": asdict(trained.base.fingerprints),
     }
+    if basis is not None:
+        measures = dict(zip((axis.name for axis in basis.axes), measures_of(basis), strict=True))
+        manifest["basis"] = {"id": basis.id, "measures": measures}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
 

@@ -13,7 +13,7 @@ import pytest
 
 from personalign import Basis, Personalign
 from personalign.decode import load_causal
-from personalign.decode.encoder import HIDDEN, load_embedder
+from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.learn.features import features

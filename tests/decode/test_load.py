@@ -168,8 +168,8 @@ def test_megabytes_are_refused_before_they_are_read(kit: Kit, monkeypatch) -> No
     """By their characters: neither template nor tokenizer see them; what could fit is counted in tokens."""
     seen = []
     monkeypatch.setattr(module, "rendered", lambda *args, **_: seen.append(args) or "x")
-    turns = [{"role": role, "content": "x" * 100_000} for role in ("user", "assistant")] * 25
-    with pytest.raises(MessageError, match=r"5,000,000 characters, and at most 6,400 can fit"):
+    turns = [{"role": role, "content": "x" * 100_000} for role in ("user", "assistant")] * 5
+    with pytest.raises(MessageError, match=r"1,000,000 characters, and at most 6,400 can fit"):
         render(kit.base.tokenizer, turns, max_prompt_tokens=200)
     assert not seen
     render(kit.base.tokenizer, [{"role": "user", "content": "x" * 6400}], max_prompt_tokens=200)

@@ -13,6 +13,7 @@ from personalign.cli.output import out, print_json
 from personalign.cli.show import show_people, show_report
 from personalign.settings import Settings
 
+NO_DATA = Path("data")  # named in "skipped" where it isn't there
 bench = typer.Typer(help="Measure; the last line is one JSON object.", no_args_is_help=True)
 
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="pairs of simulated people")]
@@ -77,7 +78,7 @@ def bench_quality(
     from lab.quality.quality import Plan, run_quality
 
     plan, settings = Plan(num_people=people, num_prompts=prompts), Settings()
-    found = run_quality(plan, device or settings.device, data or settings.data, work, only, results)
+    found = run_quality(plan, device or settings.device, data or settings.data or NO_DATA, work, only, results)
     print_json(found) if as_json else show_quality(out, found)
 
 
@@ -93,7 +94,7 @@ def bench_learn(
     from lab.learning.learn import run_learn
     from lab.learning.sets import Plan
 
-    found = run_learn(Plan(), data or Settings().data, only, results)
+    found = run_learn(Plan(), data or Settings().data or NO_DATA, only, results)
     if picture is not None:
         from lab.learning.plot import plot_learn
 

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from personalign.errors import BasisError, InputError, ProfileError
 from personalign.messages import read_messages
+from personalign.options import check_place
 from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 
@@ -194,6 +195,7 @@ class Basis:
         """
         from personalign.basis_schema import DOOR, Config, QuestionRow, Version, check_arrays, check_questions
 
+        folder = check_place("the basis", folder)
         config_path, arrays_path, questions_path = (Path(folder) / name for name in FILES)
         for path in (config_path, arrays_path, questions_path):
             if not path.is_file():

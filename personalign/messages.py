@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from unicodedata import category
 
 from personalign.errors import InputError, MessageError
 from personalign.types import FEEDBACK, MAX_TEXT, ROLES, Message
@@ -15,6 +16,7 @@ Conversation = tuple[Message, ...]
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
 MAX_USER = 128  # characters of a person's id
+UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and paragraph separators
 
 
 def read_messages(messages: object, *, is_answered: bool = False) -> Conversation:
@@ -122,12 +124,21 @@ def check_user(user: object) -> str:
     Raises:
         InputError: it isn't text, is blank, has more than 128 characters, or some that can't be printed.
     """
-    if not isinstance(user, str) or not user.strip() or len(user) > MAX_USER or not user.isprintable():
+    if not isinstance(user, str) or not user.strip() or len(user) > MAX_USER or UNWRITTEN & set(map(category, user)):
         raise InputError(
             f"found {shown(user)} as a person's id, expected 1 to {MAX_USER} printable characters, such as 'ada'; pass "
             "the id as text"
         )
     return user
+
+
+def check_consent(consent: object) -> str | None:
+    """Refuse a consent that isn't words; None is none given.
+
+    Raises:
+        MessageError: it is blank, too long, or not text.
+    """
+    return None if consent is None else check_text("the consent", consent)
 
 
 def shown(value: object) -> str:

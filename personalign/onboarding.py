@@ -18,18 +18,20 @@ import numpy as np
 
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import StopRule, acquire, check_rule, clip_pairs, why_stop
+from personalign.learn.ask import QUESTION_RULES, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.evidence import select, weigh
 from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
 from personalign.learn.likeness import Likeness
 from personalign.learn.served import Serving
-from personalign.messages import Feedback
+from personalign.messages import Feedback, shown
+from personalign.options import check_choice, check_number
 from personalign.store import Answer, Person, Presentation, Shown, Store
 from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
+SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 MIRRORED = {"a": "b", "b": "a"}
 AT_RANDOM = "questions were drawn at random, because this basis doesn't foresee answers well enough to choose them"
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
@@ -40,8 +42,8 @@ class Onboarding:
 
     def __init__(self, store: Store, basis: Basis, embed: Embed, serving: Serving) -> None:
         self._store, self._basis, self._embed, self._serving = store, basis, embed, serving
-        self.stop_rule = StopRule()
-        self._rule = "d_optimal" if basis.active else "random"
+        self._stop_rule = StopRule()
+        self._question_rule = "d_optimal" if basis.active else "random"
         self._half_life_days: float | None = None
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
@@ -63,6 +65,9 @@ class Onboarding:
 
     def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
         """Store an answer and the profile fitted to all of them."""
+        for name, value in (("question", question_id), ("choice", choice)):
+            if not isinstance(value, str) or not value.isprintable() or len(value) > 64:
+                raise QuestionError(f"the {name} is {shown(value)}, expected a question's id and one of its choices")
         return self._named(self._store.commit_answer(user, question_id, choice, self._fit, self._judge))
 
     def reask(self, user: str) -> Question | None:
@@ -111,14 +116,25 @@ class Onboarding:
         return _watch(self._store.answers(user, self._basis.id))
 
     @property
-    def rule(self) -> str:
+    def question_rule(self) -> str:
         """How the next question is chosen."""
-        return self._rule
+        return self._question_rule
 
-    @rule.setter
-    def rule(self, rule: str) -> None:
-        check_rule(rule)
-        self._rule = rule
+    @question_rule.setter
+    def question_rule(self, rule: str) -> None:
+        check_choice("question_rule", rule, QUESTION_RULES)
+        self._question_rule = rule
+
+    @property
+    def stop_rule(self) -> StopRule:
+        """When enough is known."""
+        return self._stop_rule
+
+    @stop_rule.setter
+    def stop_rule(self, rule: StopRule) -> None:
+        if not isinstance(rule, StopRule):
+            raise InputError(f"stop_rule is {shown(rule)}, expected a StopRule, such as StopRule(max_questions=15)")
+        self._stop_rule = rule
 
     @property
     def half_life_days(self) -> float | None:
@@ -127,8 +143,8 @@ class Onboarding:
 
     @half_life_days.setter
     def half_life_days(self, days: float | None) -> None:
-        if days is not None and not 0 < days < float("inf"):
-            raise InputError(f"the half-life is {days} days, expected a number above 0, or None to forget nothing")
+        if days is not None:
+            check_number("half_life_days", days, SHORTEST_DAYS, LONGEST_DAYS)
         self._half_life_days = days
 
     def behind(self) -> list[str]:
@@ -157,13 +173,19 @@ class Onboarding:
         asked = self._store.asked(user, self._basis.id)
         allowed = self._allowed(asked)
         reason = why_stop(
-            profile.posterior, self._basis.reference, self._pool[allowed], self.drift(user).asked, self.stop_rule, noise
+            profile.posterior,
+            self._basis.reference,
+            self._pool[allowed],
+            self.drift(user).asked,
+            self._stop_rule,
+            noise,
         )
         if reason is not None:
-            is_drawn = self._rule == "random" and not self._basis.active
+            is_drawn = self._question_rule == "random" and not self._basis.active
             return None, f"{reason}; {AT_RANDOM}" if is_drawn else reason
         seed = crc32(f"{user}\0{len(asked)}".encode())  # of the rule "random": the same question until it is asked
-        return acquire(profile.posterior, self._pool, self.rule, noise, allowed, seed, sums=self._basis.sums), None
+        rule = self._question_rule
+        return acquire(profile.posterior, self._pool, rule, noise, allowed, seed, sums=self._basis.sums), None
 
     def _allowed(self, asked: frozenset[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         shown = self._store.exposures(self._basis.id)

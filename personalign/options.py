@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, TypeVar, get_args
 
 from personalign.errors import ConstraintError, InputError
 from personalign.messages import check_unicode, shown
@@ -18,7 +19,9 @@ MAX_STOPS = 16
 MAX_STOP = 256  # characters: all of it may have to be held back from a stream
 MAX_LOGPROBS = 20
 MAX_CONSTRAINT = 100_000  # characters of a schema or a regex
+MAX_PLACE = 4096  # characters of a path
 LARGEST = 2**31 - 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,27 @@ class Options:
             check_whole("a token id in logit_bias", token, 0, num_tokens - 1)
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """How much is written at once: ``slots`` replies, and as many as ``waiting`` wait for one.
+
+    ``max_length`` is what prompt and reply may come to, in tokens; None means the model's context, 2048 at most.
+
+    Raises:
+        InputError: one of them isn't a whole number from 1.
+    """
+
+    slots: int = 32
+    waiting: int = 256
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        check_whole("slots", self.slots, 1, LARGEST)
+        check_whole("waiting", self.waiting, 1, LARGEST)
+        if self.max_length is not None:
+            check_whole("max_length", self.max_length, 1, LARGEST)
+
+
 class OptionsDict(TypedDict, total=False):
     """``Options`` as keywords of ``chat``, ``stream``, ``chat_many`` and ``shift``."""
 
@@ -159,6 +183,49 @@ def check_whole(name: str, value: object, low: int, high: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {shown(value)}, expected a whole number from {low} to {high}; pass one")
+
+
+def check_place(name: str, value: object) -> str:
+    """Refuse what can't name a file, a folder, a model or a device.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(value, str | Path) or not 1 <= len(str(value)) <= MAX_PLACE or not str(value).isprintable():
+        raise InputError(f"{name} is {shown(value)}, expected a name or a path as text; pass one")
+    return str(value)
+
+
+def check_list(name: str, values: Sequence[T]) -> Sequence[T]:
+    """Refuse what isn't a list, a text above all.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(values, list | tuple):
+        raise InputError(f"{name} is {shown(values)}, expected a list; put it into brackets")
+    return values
+
+
+def check_mapping(name: str, value: Mapping[str, float]) -> Mapping[str, float]:
+    """Refuse what isn't a mapping from names to numbers.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{name} is {shown(value)}, expected a mapping from names to numbers, such as {{'length': 0}}")
+    return value
+
+
+def check_switch(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {shown(value)}, expected True or False; pass one of them")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

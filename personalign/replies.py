@@ -25,11 +25,11 @@ from personalign.decode.worker import Ticket, Worker
 from personalign.errors import EngineError, check_process
 from personalign.learn.features import Embed
 from personalign.learn.served import Serving
-from personalign.messages import read_messages
-from personalign.options import Options
+from personalign.messages import Conversation
+from personalign.options import Capacity, Options
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Array, Capacity, Message, Profile, Reply
+from personalign.types import Array, Message, Profile, Reply
 
 
 class Replies:
@@ -78,10 +78,9 @@ class Replies:
                 "slots= or max_length="
             ) from error
 
-    def request(self, user: str, messages: Sequence[Message], options: Options) -> Request:
+    def request(self, user: str, conversation: Conversation, options: Options) -> Request:
         """What a person asks for, under their newest profile."""
         check_process(self._pid)
-        conversation = read_messages(messages)  # before the profile: a stranger's typo is a typo
         reward_model = self.models.reward_model if options.rule == "args" else None
         is_everyones = reward_model is not None and reward_model.num_axes == 1
         guidance = self._serving.guidance(self._recent.get(user), options.strength, is_everyones=is_everyones)

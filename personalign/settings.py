@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     store: str = "sqlite:///profiles.db"
-    data: Path = Path("../shared/data")
+    data: Path | None = None
     model: str = "tiny"
     device: str = "auto"
     reward: str | None = None

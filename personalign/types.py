@@ -224,24 +224,6 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class Capacity:
-    """How much is written at once: ``slots`` replies, and as many as ``waiting`` wait for one.
-
-    ``max_length`` is what prompt and reply may come to, in tokens; None means the model's context, 2048 at most.
-    """
-
-    slots: int = 32
-    waiting: int = 256
-    max_length: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            is_whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (is_whole and value >= 1) and (name, value) != ("max_length", None):
-                raise InputError(f"{name} is {value!r}, expected a whole number from 1; leave it out for the default")
-
-
-@dataclass(frozen=True)
 class TokenLogprobs:
     """Natural log-probabilities under the steered distribution, at temperature 1 before any cut."""
 

@@ -41,26 +41,26 @@ def asked(p: Personalign, user: str, most: int = 6) -> list[str]:
 def test_questions_are_chosen_by_the_rule_that_is_set(opened: Opener) -> None:
     """Another rule asks other questions, from the next one on; one that isn't known is refused."""
     with opened(BASIS) as p:
-        assert p.rule == "d_optimal"
+        assert p.question_rule == "d_optimal"
         first = asked(p, "ada")
         assert asked(p, "ben") == first  # the control: one rule, the same answers, the same questions
-        p.rule = "eubo"
+        p.question_rule = "eubo"
         assert asked(p, "cleo") != first
         with pytest.raises(InputError, match="expected one of d_optimal"):
-            p.rule = "magic"
-        assert p.rule == "eubo"
-        p.rule = "accuracy"
+            p.question_rule = "magic"
+        assert p.question_rule == "eubo"
+        p.question_rule = "accuracy"
         assert len(asked(p, "dan", 2)) == 2
 
 
 def test_a_weak_basis_asks_at_random_and_says_so(opened: Opener) -> None:
     """Each person gets questions of their own, the same until they are answered, and learns why; a rule overrides."""
     with opened(replace(BASIS, active=False)) as p:
-        assert p.rule == "random"
+        assert p.question_rule == "random"
         assert p.ask("ada") == p.ask("ada")
         assert asked(p, "ada", 100) != asked(p, "ben", 100)
         assert "drawn at random" in (p.why_stopped("ada") or "")
-        p.rule = "d_optimal"
+        p.question_rule = "d_optimal"
         assert "drawn at random" not in (p.why_stopped("ada") or "")
     with opened(BASIS) as p:
         asked(p, "ada", 100)

@@ -19,11 +19,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON object on stdout,
 
 
 def open_service(
-    store: str | None, model: str | None, basis: Path | None, device: str | None = None, reward: str | None = None
+    store: str | None,
+    model: str | None,
+    basis: Path | None,
+    device: str | None = None,
+    reward: str | None = None,
+    *,
+    create: bool = True,
 ) -> Personalign:
     """Open what the options name, or else the environment."""
     settings = Settings()
-    opened = Personalign.open(
+    return Personalign.open(
         store=store or settings.store,
         model=model or settings.model,
         basis=basis,
@@ -31,6 +37,6 @@ def open_service(
         device=device or settings.device,
         pinned=settings.pinned,
         shadow=settings.shadow,
+        half_life_days=settings.half_life_days,
+        create=create,
     )
-    opened.half_life_days = settings.half_life_days
-    return opened

@@ -23,6 +23,7 @@ from personalign.errors import InputError
 from personalign.learn.ahead import Draws, accuracy_after, draw
 from personalign.learn.fit import utility
 from personalign.learn.likelihood import information, probabilities
+from personalign.options import check_number, check_whole
 from personalign.types import Gaussian, Noise
 
 Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
@@ -48,6 +49,11 @@ class StopRule:
     accuracy: float = 0.9  # expected latent accuracy on the reference pairs
     information: float = 0.01  # nats; a best question below it teaches nothing worth a person's time
     max_questions: int = 10
+
+    def __post_init__(self) -> None:
+        check_number("accuracy", self.accuracy, 0.0, 1.0)
+        check_number("information", self.information, 0.0, 1.0)
+        check_whole("max_questions", self.max_questions, 0, 10**6)
 
 
 _DEFAULT_RULE = StopRule()

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, NoReturn, cast
 
-from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes, pass_context
+from jinja2 import Template, TemplateError, nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -49,6 +49,10 @@ class _Budget:
             raise _Endless("it doesn't come to an end, or makes too much")
 
 
+class _Refusal(TemplateError):  # noqa: N818 - likewise
+    """What a template says of messages that it wasn't made for."""
+
+
 class _Endless(Exception):  # noqa: N818 - reads as what it is
     """A template that goes on and on, or makes too much."""
 
@@ -82,11 +86,7 @@ def rendered(
             }
         )
         return _joined(pieces)
-    except TemplateSyntaxError as error:
-        raise ModelError(
-            f"the model's chat template can't be read ({first_line(error)}); mend chat_template.jinja in its folder"
-        ) from error
-    except TemplateError as error:
+    except _Refusal as error:
         raise MessageError(f"the model's chat template refuses these messages: {first_line(error)}") from error
     except Exception as error:
         raise ModelError(
@@ -205,8 +205,9 @@ def _modest(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)  # which carries over whether jinja hands it the context
     def ask(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any filter's
-        _check_modest(function.__name__.removeprefix("do_"), *args, *kwargs.values())
-        return function(*args, **kwargs)
+        values = [list(value) if isinstance(value, Iterator) else value for value in args]
+        _check_modest(function.__name__.removeprefix("do_").removeprefix("sync_do_"), *values, *kwargs.values())
+        return function(*values, **kwargs)
 
     return ask
 
@@ -264,7 +265,7 @@ def tojson(
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(message)
+    raise _Refusal(message)
 
 
 def _strftime_now(pattern: str) -> str:

@@ -94,7 +94,7 @@ HOSTILE = [
     "{{ range(9999) | list | tojson(indent=99999) }}",
     "{{ ('x' * 9999).replace('x', 'y' * 9999) }}",
     "{{ ('x' * 9999) | replace('x', 'y' * 9999) }}",
-    "{{ range(99999) | map('string') | join('y' * 9999) }}",
+    "{{ range(9999) | map('string') | join('y' * 9999) }}",
     "{{ ('x' * 9999).translate({120: 'y' * 9999}) }}",
     "{{ 1 / 0 }}",
     "{{ 1 + 'x' }}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-from sqlalchemy import and_, exists, func, or_, select, union
+from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from personalign.store import records
@@ -56,16 +56,18 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
         own.basis_id == basis_id,
         func.coalesce(own.origin, own.id) == func.coalesce(PresentationRow.origin, PresentationRow.id),
     )
-    lacking = (
-        select(UserRow.id)
-        .join(AnswerRow, AnswerRow.user_id == UserRow.id)
-        .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
-        # two ranges, which the index serves; "differs" would read everybody
-        .where(or_(UserRow.home < basis_id, UserRow.home > basis_id))
-        .where(AnswerRow.undone_at.is_(None), PresentationRow.basis_id != basis_id, ~is_known)
+    is_lacking = exists().where(
+        AnswerRow.user_id == UserRow.id,
+        AnswerRow.undone_at.is_(None),
+        PresentationRow.id == AnswerRow.presentation_id,
+        PresentationRow.basis_id != basis_id,
+        ~is_known,
     )
+    # two ranges, which the index serves; "differs" would read everybody
+    lacking = select(UserRow.id).where(or_(UserRow.home < basis_id, UserRow.home > basis_id), is_lacking)
     unjudged = select(ProfileRow.user_id).where(ProfileRow.basis_id == basis_id, ProfileRow.gain.is_(None))
-    return sorted(session.scalars(union(lacking, unjudged) if is_gated else lacking.distinct()))
+    people = set(session.scalars(lacking))
+    return sorted(people | set(session.scalars(unjudged)) if is_gated else people)
 
 
 def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:

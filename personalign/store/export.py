@@ -31,17 +31,21 @@ def export_person(session: Session, user: str) -> dict[str, Any]:
 
 
 def _plain(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
-    try:
-        if isinstance(value, bytes):
-            return blobs.decode(value, (len(value) // 8,)).tolist()
-        if isinstance(column.type, UtcDateTime) and value is not None:
-            return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
-        if isinstance(column.type, Json):
-            return json.loads(value)
-    except (StoreError, TypeError, ValueError, RecursionError):
-        pass
-    if isinstance(value, bytes):
-        return value.hex()
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return _read(column, value)
+    except (StoreError, TypeError, ValueError, RecursionError):
+        return value.hex() if isinstance(value, bytes) else value
+
+
+def _read(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewise
+    if isinstance(value, bytes):
+        return blobs.decode(value, (len(value) // 8,)).tolist()
+    if isinstance(column.type, UtcDateTime) and value is not None:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
+    if isinstance(column.type, Json):
+        plain = json.loads(value)
+        json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
+        return plain
     return bool(value) if isinstance(column.type, Boolean) and value in {0, 1} else value

@@ -34,6 +34,7 @@ DAY_S = 86_400.0
 SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 MIRRORED = {"a": "b", "b": "a"}
 AT_RANDOM = "questions were drawn at random, because this basis doesn't foresee answers well enough to choose them"
+PATIENCE = 3  # times as many questions are shown as are to be answered; one passed over says nothing
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
 
@@ -169,23 +170,25 @@ class Onboarding:
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""
-        profile, noise = self.profile(user), self._basis.noise
+        state, noise = self._store.state(user, self._basis.id), self._basis.noise
+        post = self._named(state.profile or self._basis.first_profile(user)).posterior
         asked = self._store.asked(user, self._basis.id)
         allowed = self._allowed(asked)
-        reason = why_stop(
-            profile.posterior,
-            self._basis.reference,
-            self._pool[allowed],
-            self.drift(user).asked,
-            self._stop_rule,
-            noise,
+        reason = self._why_tired(state.answers) or why_stop(
+            post, self._basis.reference, self._pool[allowed], _watch(state.answers).asked, self._stop_rule, noise
         )
         if reason is not None:
             is_drawn = self._question_rule == "random" and not self._basis.active
             return None, f"{reason}; {AT_RANDOM}" if is_drawn else reason
         seed = crc32(f"{user}\0{len(asked)}".encode())  # of the rule "random": the same question until it is asked
         rule = self._question_rule
-        return acquire(profile.posterior, self._pool, rule, noise, allowed, seed, sums=self._basis.sums), None
+        return acquire(post, self._pool, rule, noise, allowed, seed, sums=self._basis.sums), None
+
+    def _why_tired(self, answers: Sequence[Answer]) -> str | None:
+        """Say why no more is shown to somebody who passes over most questions."""
+        shown = sum(answer.kind == "question" for answer in answers[_watch(answers).since :])
+        is_tired = shown >= PATIENCE * self._stop_rule.max_questions
+        return f"showed {shown} questions, most of which were passed over" if is_tired else None
 
     def _allowed(self, asked: frozenset[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         shown = self._store.exposures(self._basis.id)
@@ -209,18 +212,7 @@ class Onboarding:
         return self._show(person, shown)
 
     def _show(self, person: Person, shown: Shown) -> Presentation:
-        return self._store.present(
-            person.user,
-            self._basis.id,
-            shown.question_id,
-            shown.prompt,
-            shown.a,
-            shown.b,
-            shown.swapped,
-            shown.v,
-            shown.kind,
-            person,
-        )
+        return self._store.present(person.user, self._basis.id, **vars(shown), since=person)
 
     def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
         """Put each reply on a side; ``v`` are the features, first minus second."""
@@ -269,4 +261,5 @@ class Onboarding:
 
 
 def _watch(answers: Sequence[Answer]) -> Drift:
-    return watch([answer.loss for answer in answers], [answer.kind == "question" for answer in answers])
+    is_asked = [answer.kind == "question" and answer.choice in INFORMATIVE for answer in answers]
+    return watch([answer.loss for answer in answers], is_asked)

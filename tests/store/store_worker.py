@@ -134,7 +134,7 @@ def opens(url: str, processes: int = 8, rounds: int = 3) -> dict[str, object]:
     return {"failed": failed}
 
 
-def kill_writes(url: str, kills: int = 28, seed: int = 0, sweep: int = 1) -> dict[str, object]:
+def kill_writes(url: str, kills: int = 60, seed: int = 0, sweep: int = 1) -> dict[str, object]:
     """Kill a writer at each statement, or at random times; every acknowledged revision stays, and nothing half does."""
     users = kills // 10 + 1
     prepare(url, users)

@@ -103,6 +103,26 @@ def test_bad_feedback_is_refused(p: Personalign, case: str) -> None:
     assert p.feedback("ada", HELLO, "Yes.", "No.", "edit").revision == 1
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_feedback_under_way_brings_nobody_back(p: Personalign, monkeypatch, is_known: bool) -> None:
+    """Erased while it is measured, a person stays erased, and their text isn't stored; sent again it starts anew."""
+    if is_known:
+        edit(p, "ada", 1, longer=True)
+    measure = p._onboarding._compare
+
+    def forget_meanwhile(*pair):
+        p._store.add_user("ada")
+        p.forget("ada")
+        return measure(*pair)
+
+    with monkeypatch.context() as erased:
+        erased.setattr(p._onboarding, "_compare", forget_meanwhile)
+        with pytest.raises(InputError, match="erased meanwhile"):
+            p.feedback("ada", HELLO, "SECRET.", "No.", "edit")
+    assert not any(p.export("ada")["tables"].values())
+    assert p.feedback("ada", HELLO, "Yes.", "No.", "edit").revision == 1
+
+
 # Drift and forgetting
 
 
@@ -137,6 +157,21 @@ def test_old_answers_are_forgotten_by_half_lives(p: Personalign, monkeypatch) ->
         p.feedback("ada", HELLO, "Sure, where?", f"No, not for {days}.", "edit")
         known[days] = p.basis.confidence(p.profile("ada").covariance)
     assert known[30.0] < known[None] / 2
+
+
+def test_what_says_nothing_ages_nothing(p: Personalign, monkeypatch) -> None:
+    """A skip or a check years later leaves a profile under a half-life as it was; an answer doesn't (the control)."""
+    p.half_life_days = 180.0
+    with monkeypatch.context() as past:
+        past.setattr("personalign.store.answering.now", lambda: datetime(2001, 1, 1, tzinfo=UTC))
+        onboard(p, "ada", most=4)
+    before = p.profile("ada")
+    for choice in ("a", "skip", "neither"):  # the first answers a check
+        question = p.reask("ada") or p.ask("ada")
+        assert question is not None
+        assert p.answer("ada", question.id, choice).mean.tobytes() == before.mean.tobytes()
+    onboard(p, "ada", most=1)
+    assert p.profile("ada").mean.tobytes() != before.mean.tobytes()
 
 
 @pytest.mark.parametrize("days", [0.0, -1.0, float("nan"), float("inf")])

@@ -11,7 +11,9 @@ import pytest
 from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.errors import InputError
+from personalign.learn.ask import StopRule
 from personalign.service import Personalign
+from personalign.types import Choice
 
 BASIS = Basis.load(TINY / "basis")
 Opener = Callable[[Basis], Personalign]
@@ -78,3 +80,22 @@ def test_nobody_is_asked_nearly_the_same_twice(opened: Opener) -> None:
         assert "no question left" in (p.why_stopped("ada") or "")
     with opened(replace(BASIS, bank=(one, *far))) as p:
         assert len(asked(p, "ada", 9)) == 3
+
+
+@pytest.mark.parametrize("silent", ["skip", "neither"])
+def test_a_question_that_is_passed_over_uses_none_up(opened: Opener, silent: Choice) -> None:
+    """Those answered count; who passes over three times as many is left in peace, and told why."""
+    with opened(BASIS) as p:
+        p.stop_rule = StopRule(accuracy=0.999, information=0.0, max_questions=3)
+        for number in range(6):
+            question = p.ask("ada")
+            assert question is not None
+            p.answer("ada", question.id, "a" if number % 2 else silent)
+        assert p.why_stopped("ada") == "reached 3 questions"
+        assert p.profile("ada").informative == 3
+        shown = 0
+        while question := p.ask("ben"):
+            p.answer("ben", question.id, silent)
+            shown += 1
+        assert shown == 9
+        assert "9 questions, most of which were passed over" in (p.why_stopped("ben") or "")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from personalign.errors import StoreError
-from personalign.store import Shown, Store, records
+from personalign.store import Shown, Store, engine, migrate, records, schema
 from personalign.store.driver import sqlite_driver
 from personalign.store.tables import AnswerRow, PresentationRow, ProfileRow
 
@@ -173,3 +173,19 @@ def test_garbage_for_a_time_is_told(filled: Store, raw, value: Any) -> None:
     raw.execute("UPDATE users SET created_at = ?", (value,))
     filled.forget("ada")
     assert not filled.has_user("ada")
+
+
+def test_a_migration_seals_what_was_stored_and_blesses_no_damage(filled: Store, raw, url: str) -> None:
+    """Down to the schema before whole rows were summed and up again all is said as before; a damaged row stays so."""
+    before = {user: say(filled, user) for user in ("ada", "ben")}
+    numbers = raw.execute("SELECT number FROM answers ORDER BY id").fetchall()
+    filled.close()
+    migrate.migrate(engine.locate(url), "0005")
+    raw.execute("UPDATE presentations SET v = zeroblob(24) WHERE user_id = 'ben' AND kind = 'question'")
+    migrate.migrate(engine.locate(url), schema.HEAD)
+    assert raw.execute("SELECT number FROM answers ORDER BY id").fetchall() == numbers
+    with Store.open(url) as store:
+        assert say(store, "ada") == before["ada"]
+        assert store.exposures("basis") == {"q0": 2, "q1": 2, "q2": 2}
+        with pytest.raises(StoreError, match="checksum"):
+            store.state("ben", "basis")

@@ -14,6 +14,7 @@ from personalign.errors import Conflict, InputError
 from personalign.store import Answer, Shown, Store, answering, engine, records
 from personalign.store import store as store_module
 from personalign.types import Gaussian, Profile
+from tests.store.store_worker import is_known
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
 
@@ -116,7 +117,7 @@ def test_a_call_that_began_before_an_erasure_brings_nobody_back(store: Store, sh
             store.commit_feedback("ada", "basis", pair(), "a", fit, since=began)
         with pytest.raises(InputError, match="erased meanwhile"):
             store.present("ada", "basis", "q", (), "a", "b", swapped=False, v=np.ones(3), since=began)
-        assert store.has_user("ada") == after
+        assert is_known(store, "ada") == after
         assert not store.export("ada")["tables"]["presentations"]
     store.forget("ada")
     assert store.commit_feedback("ada", "basis", pair(), "a", fit, since=store.person("ada")).revision == 1
@@ -142,7 +143,7 @@ def test_a_fit_reads_no_texts(store: Store, show, fit) -> None:
     def note(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    event.listen(store._engines.reader, "before_cursor_execute", note)
+    event.listen(store._connections.engines.reader, "before_cursor_execute", note)
     store.state("ada", "basis")
     assert not any("presentations.prompt" in statement for statement in statements)
     store.open_presentation("ada", "basis")

@@ -160,6 +160,16 @@ def test_one_seed_is_not_one_quantile_for_everybody(kit: Kit) -> None:
     assert generate(models, [Request(HELLO, Options(1, seed=3))])[0].seed is None  # nothing is drawn
 
 
+def test_without_a_seed_every_reply_is_a_draw_of_its_own(kit: Kit) -> None:
+    """The default draws a fresh seed, which the reply names, and that seed repeats the draw; greedy needs none."""
+    models = kit.models()
+    replies = generate(models, [Request(HELLO, Options(8, 1.0)) for _ in range(6)])
+    assert len({reply.ids for reply in replies}) == len({reply.seed for reply in replies}) == 6
+    again = generate(models, [Request(HELLO, Options(8, 1.0, seed=reply.seed)) for reply in replies])
+    assert [reply.ids for reply in again] == [reply.ids for reply in replies]
+    assert len({reply.ids for reply in generate(models, [Request(HELLO, Options(8))] * 2)}) == 1  # control
+
+
 def test_the_same_seed_writes_the_same_reply(kit: Kit) -> None:
     """A draw can be repeated, and another seed gives another one."""
     models = kit.models()

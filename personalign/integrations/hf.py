@@ -38,15 +38,17 @@ from personalign.types import Fingerprints, Guidance, Profile
 class RowAccount:
     """What was done to one sequence, over the tokens drawn for it, the end included.
 
-    ``kl`` is the mean of KL(steered ‖ unsteered) over the whole vocabulary, in nats at temperature 1; ``changed`` is
-    the share of tokens at which another candidate became the likeliest. ``reason`` says why a sequence isn't guided,
-    and is None for a guided one: "no_answers" (nothing is known of the person), "strength_zero" (β or strength is 0),
-    or "non_finite_reward" (from the first such token on it was written without guidance).
+    ``kl`` is the mean of KL(steered ‖ unsteered) over the whole vocabulary, in nats at temperature 1, ``tilt_kl`` its
+    part within the short list, at most clip²/8; ``changed`` is the share of tokens at which another candidate became
+    the likeliest. ``reason`` says why a sequence isn't guided, and is None for a guided one: "no_answers" (nothing is
+    known of the person), "nothing_personal" (the basis knows nothing that sets people apart), "strength_zero" (β or
+    strength is 0), or "non_finite_reward" (from the first such token on it was written without guidance).
     """
 
     guided: bool
     reason: str | None
     kl: float
+    tilt_kl: float
     changed: float
 
 
@@ -116,7 +118,7 @@ class GenerateSteer(LogitsProcessor):
         self._gains = [gain(g, steered.basis.steering) for g in guidance]
         self._passes = _Passes()
         self._trail = Trail(len(guidance))
-        self._steps: list[Tensor] = []  # (B, 3) each: 1 where a row was guided, its KL in nats, 1 where it was changed
+        self._steps: list[Tensor] = []  # (B, 4) each: 1 where guided, both KL in nats, 1 where changed
         self._hook: RemovableHandle | None = None  # set by entering
         self._rows: _Rows | None = None  # set by the first step
 
@@ -160,7 +162,7 @@ class GenerateSteer(LogitsProcessor):
             )
         parents = self._trail.extend(input_ids)
         if not any(self._gains):
-            self._steps.append(scores.new_zeros(len(scores), 3))
+            self._steps.append(scores.new_zeros(len(scores), 4))
             return scores
         if self._rows is None:
             self._rows = self._expanded(len(scores) // len(self._guidance), scores.device)
@@ -211,7 +213,7 @@ class GenerateSteer(LogitsProcessor):
         # a sequence loses its guidance for good at its first reward that isn't finite
         guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else rows.gain > 0)
         changed = (top + delta).argmax(-1) != 0
-        account = torch.stack([torch.ones_like(kl), kl + cut_kl(scores, top), changed.to(kl)], dim=-1)
+        account = torch.stack([torch.ones_like(kl), kl + cut_kl(scores, top), kl, changed.to(kl)], dim=-1)
         self._steps.append(torch.where(guided[:, None], account, 0.0))
         tilted = torch.full_like(scores, -math.inf).scatter(-1, candidates, top + delta)
         return torch.where(guided[:, None], tilted, scores)
@@ -239,11 +241,11 @@ class GenerateSteer(LogitsProcessor):
         causal = self._steered.causal
         return set(tokens) <= {*causal.ends, causal.model.generation_config.pad_token_id}
 
-    def _account(self, person: int, steps: Float[Tensor, "t 3"]) -> RowAccount:
-        guided, kl, changed = steps.double().mean(0).tolist()
+    def _account(self, person: int, steps: Float[Tensor, "t 4"]) -> RowAccount:
+        guided, kl, tilt_kl, changed = steps.double().mean(0).tolist()
         strength = self._gains[person]
         why = None if guided == 1 else reason(self._guidance[person], strength, is_sound=strength <= 0)
-        return RowAccount(guided=why is None, reason=why, kl=kl, changed=changed)
+        return RowAccount(guided=why is None, reason=why, kl=kl, tilt_kl=tilt_kl, changed=changed)
 
 
 class _Rows(NamedTuple):

@@ -40,7 +40,7 @@ def test_a_basis_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[s
     prompts, out = tmp_path / "prompts.txt", tmp_path / "basis"
     prompts.write_text("\n".join(dict.fromkeys(ASKED)), encoding="utf-8")
     words = ("basis", "bootstrap", "--model", SMALL, "--prompts", str(prompts), "--out", str(out), "--max-tokens", "32")
-    words += ("--replies", "60")
+    words += ("--replies", "60", "--quick")
     row = line_of(run(capfd, *words, "--json"))
     assert row["basis"] == str(out)
     assert row["model"] == "small"
@@ -78,6 +78,7 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     """One line says what was found in the log and made; the basis gives people profiles, and its axes to a reward."""
     out = tmp_path / "basis"
     words = ("basis", "fit", str(log), "--model", SMALL, "--rank", "1", "--max-tokens", "32", "--replies", "60")
+    words += ("--ask-log-prompts", "--quick")
     row = line_of(run(capfd, *words, "--out", str(out), "--json"))
     assert row["basis"] == str(out)
     assert row["log"]["people"] == row["people"] == 24
@@ -94,7 +95,11 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
 def test_options_of_the_other_kind_are_refused(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A reward model has no rank, and a basis takes no axes from another; nothing is made."""
     words = ("basis", "fit", str(log), "--model", SMALL, "--out", str(tmp_path / "out"))
-    for more, said in ((("--backbone", "--rank", "2"), "leave them out"), (("--basis", "x"), "with --backbone")):
+    for more, said in (
+        (("--backbone", "--rank", "2"), "leave them out"),
+        (("--basis", "x"), "with --backbone"),
+        ((), "--ask-log-prompts"),
+    ):
         code, out, err = run(capfd, *words, *more)
         assert (code, out) == (2, "")
         assert said in " ".join(err.split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,19 @@ from personalign.cli.show import show_report
 from personalign.errors import InputError
 from personalign.settings import Settings
 
+if TYPE_CHECKING:
+    from personalign.train.basis.build import Budget
+    from personalign.train.log import AnswerLog
+
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
 
-BASIS_ONLY = ("auto", "hidden", None, 11_000, 64)  # options that a reward model has no use for, as they are by default
-Seed = Annotated[int, typer.Option(min=0, help="of the split and of all draws")]
+# options that a reward model has no use for, as they are by default
+BASIS_ONLY = ("auto", "hidden", None, False, 11_000, 64, False)
+Seed = Annotated[int, typer.Option(min=0, help="draws the split and all replies")]
+Replies = Annotated[int, typer.Option(min=1, help="number of replies to learn from, 4 to 64 for each prompt")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="length of a reply; one that is cut off is not asked about")]
+Quick = Annotated[bool, typer.Option("--quick", help="calibrate on fewer settings and people: a first look")]
 
 
 @basis.command("bootstrap")
@@ -28,25 +36,25 @@ def basis_bootstrap(
         Path, typer.Option("--out", help="where the basis goes: a new folder, or one to go on with")
     ] = Path("basis"),
     model: Model = None,
-    replies: Annotated[int, typer.Option(min=1, help="to learn from, 4 to 64 for each prompt")] = 11_000,
-    max_tokens: Annotated[int, typer.Option(min=1, help="of a reply; those cut off are no questions")] = 64,
+    replies: Replies = 11_000,
+    max_tokens: MaxTokens = 64,
+    quick: Quick = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the basis of a model from its own replies to prompts, without human data; a killed run goes on.
 
-    Some hundreds of prompts, such as its users write, are best. Every reply is measured on the named axes; a head
-    learns to foresee them; pairs of replies become questions; simulated people calibrate how strongly profiles act.
+    Pass ideally a few hundred prompts, such as its users write. Replies are measured on the named axes; a head
+    learns to predict them; pairs of replies become questions; simulated people calibrate how strongly profiles act.
 
     With --json: basis (the folder), id, model, axes, questions, prompts (train, held_out, dev, repeated), replies,
     tokens, r2 and r2_forced (means over axes, held out), steering, utility and kl on dev prompts, unsteered utility.
     """
     settings = Settings()
     from personalign.train.basis.bootstrap import make_basis
-    from personalign.train.basis.build import Budget
 
-    budget = Budget(replies, max_tokens, seed)
+    budget = _budget(replies, max_tokens, seed, quick=quick)
     made = make_basis(model or settings.model, prompts, folder, device or settings.device, budget)
     row = {"basis": str(folder)} | made.row()
     _say_if_still(made.basis, folder)
@@ -60,19 +68,26 @@ def basis_fit(
         Path, typer.Option("--out", help="where the basis goes: a new folder, or one to go on with")
     ] = Path("basis"),
     model: Model = None,
-    rank: Annotated[str, typer.Option(help='how many axes to learn; "auto" takes what foretells people best')] = "auto",
+    rank: Annotated[str, typer.Option(help='how many axes to learn; "auto" takes what predicts people best')] = "auto",
     embedder: Annotated[
         str,
         typer.Option(help='measures learnt axes: "hidden", the model\'s own states, "reward:PATH" or "encoder:NAME"'),
     ] = "hidden",
-    prompts: Annotated[
-        Path | None, typer.Option(help="what the model answers, as for bootstrap", show_default="the log's prompts")
-    ] = None,
-    replies: Annotated[int, typer.Option(min=1, help="to learn from, 4 to 64 for each prompt")] = 11_000,
-    max_tokens: Annotated[int, typer.Option(min=1, help="of a reply; those cut off are no questions")] = 64,
+    prompts: Annotated[Path | None, typer.Option(help="what the model answers, as for bootstrap")] = None,
+    ask_log_prompts: Annotated[
+        bool, typer.Option(help="ask about the log's prompts: everybody who is asked reads what its people wrote")
+    ] = False,
+    replies: Replies = 11_000,
+    max_tokens: MaxTokens = 64,
     backbone: Annotated[
         bool, typer.Option("--backbone", help="train a reward model on the log instead, for rule args")
     ] = False,
+    bad_rows: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="share of the log's rows that may be left out as unusable"),
+    ] = 0.1,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse the log at its first unusable row")] = False,
+    quick: Quick = False,
     axes_of: Annotated[
         Path | None,
         typer.Option("--basis", help="whose axes are its rewards", show_default="one reward, everyone's"),
@@ -87,49 +102,79 @@ def basis_fit(
     answer, too. A quarter of the people have no part in that: they decide whether profiles may leave the population,
     and whether questions are chosen or asked at random. The rest is made as bootstrap makes it.
 
-    With --json: basis (the folder), what bootstrap says, and log (rows, people, duplicates, contradictions,
-    uninformative, constant_people), unread (prompts the model can't read), people (with informative answers),
+    Where the model's replies can't be steered for these people, the basis keeps what the log says of them alone.
+
+    With --json: basis (the folder), what bootstrap says, and log (rows, people, duplicates, repeats, contradictions,
+    uninformative, constant_people, bad), unread (prompts the model can't read), people (with informative answers),
     held_out, answers, compared (different replies), learnt (axes found), left_out (on which the model's replies
-    don't differ), noise, kappa, share, active, accuracy, calibration_error and after (0, 5, 10 and 20 answers).
+    don't differ), noise, kappa, share, active, accuracy, calibration_error, after (0, 5, 10 and 20 answers), likeness
+    (of the log's replies to the model's own) and obstacle (why nothing is steered, or null).
     With --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
     """
     settings = Settings()
     model, device = model or settings.model, device or settings.device
+    from personalign.train.log import read_log
+
+    answers = read_log(log, bad_rows, strict=strict)
+    if answers.counts.bad:
+        err.print(f"{log.name}: some rows are left out: {answers.counts.describe_bad()}", markup=False)
     if backbone:
-        given = (rank, embedder, prompts, replies, max_tokens)
-        _fit_backbone(log, model, folder, axes_of, device, seed, as_json, is_plain=given == BASIS_ONLY)
+        given = (rank, embedder, prompts, ask_log_prompts, replies, max_tokens, quick)
+        _fit_backbone(answers, model, folder, axes_of, device, seed, as_json, is_plain=given == BASIS_ONLY)
         return
     if axes_of is not None:
         raise InputError(
             "--basis gives the axes of a reward model, expected with --backbone; leave it out, or add that"
         )
-    from personalign.train.basis.build import Budget
     from personalign.train.basis.fit import fit_from_log
 
-    number = int(rank) if rank.isdecimal() else rank
-    made = fit_from_log(log, model, folder, number, embedder, prompts, device, Budget(replies, max_tokens, seed))
-    row = {"basis": str(folder)} | made.row()
+    fitted = fit_from_log(
+        answers,
+        model,
+        folder,
+        int(rank) if rank.isdecimal() else rank,
+        embedder,
+        prompts,
+        device,
+        _budget(replies, max_tokens, seed, quick=quick),
+        ask_log_prompts=ask_log_prompts,
+    )
+    row = {"basis": str(folder)} | fitted.row()
     if not row["kappa"]:
-        err.print(
-            "nothing personal was found: people who were held out are foretold no better than by everybody's mean"
-        )
-    _say_if_still(made.made.basis, folder)
+        err.print("nothing personal was found: held-out people are predicted no better than by everybody's mean")
+    if fitted.made is not None:
+        _say_if_still(fitted.basis, folder)
     print_json(row) if as_json else show_report(out, row)
 
 
+def _budget(replies: int, max_tokens: int, seed: int, *, quick: bool) -> Budget:
+    from personalign.train.basis.build import Budget
+    from personalign.train.basis.calibrate import QUICK, Calibration
+
+    return Budget(replies, max_tokens, seed, calibration=QUICK if quick else Calibration())
+
+
 def _fit_backbone(
-    log: Path, model: str, folder: Path, axes_of: Path | None, device: str, seed: int, as_json: bool, *, is_plain: bool
+    log: AnswerLog,
+    model: str,
+    folder: Path,
+    axes_of: Path | None,
+    device: str,
+    seed: int,
+    as_json: bool,
+    *,
+    is_plain: bool,
 ) -> None:
     if not is_plain:
         raise InputError(
-            "--rank, --embedder, --prompts, --replies and --max-tokens say how a basis is made; leave them out with "
-            "--backbone"
+            "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens and --quick say how a basis is "
+            "made; leave them out with --backbone"
         )
     from personalign.train.basis.fit import backbone_from_log
 
     made = backbone_from_log(log, model, folder, axes_of, device, seed)
     if not made.helps:
-        err.print("the reward model foretells held-out people no better than a coin; more answers may help")
+        err.print("the reward model predicts held-out people no better than a coin; more answers may help")
     print_json(made.row()) if as_json else show_report(out, made.row())
 
 

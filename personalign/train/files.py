@@ -14,6 +14,7 @@ from typing import Any
 from personalign.errors import InputError
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 WORK = ".work"
 
 
@@ -31,32 +32,36 @@ class Line:
     @property
     def is_json(self) -> bool:
         """Whether the file's name promises an object a line."""
-        return self.path.suffix in JSON_SUFFIXES
+        return self.path.suffix.lower() in JSON_SUFFIXES
 
     def row(self, expected: str) -> dict[str, Any]:
         """The line's JSON object; ``expected`` says what it should hold."""
         try:
-            found = json.loads(self.text)
+            row = json.loads(self.text)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self} is no JSON ({error}); expected {expected}") from error
-        if not isinstance(found, dict):
-            raise InputError(f"{self} holds a {type(found).__name__}; expected {expected}")
-        return found
+            raise InputError(f"{self} isn't JSON ({error}); expected {expected}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{self} holds a {type(row).__name__}; expected {expected}")
+        return row
 
 
 def read_lines(path: Path) -> Iterator[Line]:
     """Give the lines that aren't blank.
 
     Raises:
-        InputError: the file can't be read, or a line isn't UTF-8.
+        InputError: the file is a table, can't be read, or a line isn't UTF-8.
     """
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        raise InputError(f"{path} is a table; expected JSONL, or a text a line; write its rows as .jsonl")
     for number, line in enumerate(whole_lines(path), start=1):
         if text := line.strip():
             yield Line(path, number, text)
 
 
-def whole_lines(path: Path) -> Iterator[str]:
+def whole_lines(path: Path, errors: str = "strict") -> Iterator[str]:
     """Give all lines with their ends, without a byte order mark, one at a time in memory.
+
+    ``errors`` says what becomes of bytes that aren't UTF-8, as ``bytes.decode`` takes it.
 
     Raises:
         InputError: the file can't be read, or a line isn't UTF-8.
@@ -64,14 +69,14 @@ def whole_lines(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield _decoded(path, number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+                yield _decoded(path, number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, errors)
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); expected a text file") from error
 
 
-def _decoded(path: Path, number: int, line: bytes) -> str:
+def _decoded(path: Path, number: int, line: bytes, errors: str) -> str:
     try:
-        return line.decode()
+        return line.decode(errors=errors)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}, line {number} isn't UTF-8 at byte {error.start + 1} ({error.reason}); save the file as UTF-8"
@@ -80,7 +85,7 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
 
 @contextmanager
 def made_in(folder: Path) -> Iterator[Path]:
-    """Give the place for what a killed run leaves to the next; it goes once all is made.
+    """Give the folder of what a killed run leaves to the next; it is removed once all is made.
 
     Raises:
         InputError: there is something in the folder that no unfinished run has left.
@@ -97,5 +102,5 @@ def made_in(folder: Path) -> Iterator[Path]:
 
 
 def public_name(model: str) -> str:
-    """A model's hub id, or the name of its folder: where it lies on this machine is nobody's business."""
+    """A model's hub id, or the name of its folder; its path on this machine is nobody's business."""
     return Path(model).resolve().name if Path(model).exists() else model

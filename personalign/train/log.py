@@ -1,32 +1,41 @@
 """A log of many people's answers: which of two replies to a prompt each of them preferred.
 
 JSONL (an object a row), CSV (with a header) and Parquet have the same five columns, ``user``, ``prompt``, ``a``, ``b``
-and ``choice``; others are left unread. A prompt is a text or a list of messages, in CSV as JSON. What can't be used is
-refused with its place; what can be doubted is counted. Read ``fit_basis.py`` or ``backbones.py`` next.
+and ``choice``; ``id`` and ``time`` are read where they are there, others are left unread. A prompt is a text or a list
+of messages, in any file also as the JSON of one. Every answer is kept, however often it was given: what is left out
+is never chosen by what it says. Read ``basis/people.py`` or ``reward/from_log.py`` next.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from personalign.errors import InputError, MessageError, MissingExtra
-from personalign.messages import read_messages
-from personalign.train.files import JSON_SUFFIXES, read_lines, whole_lines
-from personalign.train.prompts import Prompt
-from personalign.types import CHOICES, INFORMATIVE, MAX_TEXT
+from personalign.errors import InputError, MessageError
+from personalign.messages import Conversation, check_text
+from personalign.train.prompts import looks_like_messages, read_prompt
+from personalign.train.rows import BadRowError, Columns, Row, read_rows
+from personalign.types import CHOICES, INFORMATIVE
 
-COLUMNS = ("user", "prompt", "a", "b", "choice")
-EXPECTED = '{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}'
+COLUMNS = Columns(
+    required=("user", "prompt", "a", "b", "choice"),
+    optional=("id", "time"),
+    example='{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}',
+)
+BAD_ROWS = 0.1  # a share of them that a log may have
 MIN_PEOPLE = 2
 MIN_CONSTANT = 5  # answers; fewer are on one side by chance too often to speak of
-WIDEST_CELL = 2**31 - 1  # of what csv may read: a cell that is too long is refused here, with its column
 MIRRORED = {"a": "b", "b": "a"}
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """How many rows can't be used for one reason, and where the first of them is."""
+
+    rows: int
+    first: str
 
 
 @dataclass(frozen=True)
@@ -35,62 +44,46 @@ class LogCounts:
 
     rows: int  # of the file
     people: int
-    duplicates: int  # rows left out because the same person gave the same answer before
+    duplicates: int  # rows of an answer that was there before: same person, pair, id and time; left out
+    repeats: int  # answers about a pair that the same person answered before; kept
     contradictions: int  # pairs about which one person answered a, b or tie, and something else of these; all are kept
     uninformative: int  # answers that say neither or skip; kept
     constant_people: int  # those whose five or more answers are all for the left, or all for the right; kept
+    bad: Mapping[str, BadRows]  # rows that can't be used, by reason; left out
+
+    def describe_bad(self) -> str:
+        """What is left out, as a phrase."""
+        reasons = sorted(self.bad.items(), key=lambda item: -item[1].rows)
+        return "; ".join(f"{bad.rows:,} have {reason} (the first is {bad.first})" for reason, bad in reasons)
 
 
 @dataclass(frozen=True)
 class AnswerLog:
-    """Answers in the order in which they were first given, one entry of each column for an answer."""
+    """Answers in the order of the file, one entry of each column for an answer."""
 
     user: tuple[str, ...]
-    prompt: tuple[Prompt, ...]
+    prompt: tuple[Conversation, ...]
     a: tuple[str, ...]  # the reply shown on the left
     b: tuple[str, ...]
     choice: tuple[str, ...]
     counts: LogCounts
-
-
-def read_log(path: Path) -> AnswerLog:
-    """Read a log of answers; its name says whether it is JSONL, CSV or Parquet.
-
-    The same person's same answer about the same pair is kept once, also where the pair was turned round and the choice
-    with it. Texts are kept as they are, to the character.
-
-    Raises:
-        InputError: the file isn't such, lacks a column, or has a cell that can't be used, naming file, line (of Parquet
-            the row) and column; or the answers are all one person's.
-        MissingExtra: it is Parquet, and pyarrow isn't installed.
-    """
-    return _gathered(path, (_answer(row) for row in _reader(path)(path)))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row's cells by column, and where it stands."""
-
-    place: str
-    cells: dict[str, Any]
-
-    def at(self, column: str) -> str:
-        return f"{self.place}, column {column!r}"
+    name: str  # of the file, without its folder
 
 
 @dataclass(frozen=True)
 class _Answer:
     user: str
-    prompt: Prompt
+    prompt: Conversation
     a: str
     b: str
     choice: str
+    event: tuple[str, ...]  # the row's id and time, as far as there are any
 
     @property
-    def about(self) -> tuple[str, tuple[tuple[str, str], ...], str, str]:
+    def pair(self) -> tuple[str, tuple[tuple[str, str], ...], str, str]:
         """Who was asked about what; the same for a pair turned round."""
-        said = tuple((message["role"], message["content"]) for message in self.prompt)
-        return (self.user, said, min(self.a, self.b), max(self.a, self.b))
+        messages = tuple((message["role"], message["content"]) for message in self.prompt)
+        return (self.user, messages, min(self.a, self.b), max(self.a, self.b))
 
     @property
     def preferred(self) -> str:
@@ -98,193 +91,130 @@ class _Answer:
         return MIRRORED.get(self.choice, self.choice) if self.a > self.b else self.choice
 
 
-def _gathered(path: Path, answers: Iterable[_Answer]) -> AnswerLog:
-    distinct: dict[Any, _Answer] = {}
+def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) -> AnswerLog:
+    """Read a log of answers; its name says whether it is JSONL, CSV or Parquet.
+
+    Rows that can't be used are left out and counted. Texts are kept as they are, to the character. Two rows are one
+    answer only where an id or a time says so: the same person, pair, id and time.
+
+    Args:
+        path: the file.
+        bad_rows: which share of its lines may be of rows that can't be used.
+        strict: refuse the first such row.
+
+    Raises:
+        InputError: the file isn't such, lacks a column, or has too many rows that can't be used, naming the first one
+            of each kind with line (of Parquet the row) and column; or the answers are all one person's.
+        MissingExtra: it is Parquet, and pyarrow isn't installed.
+    """
+    answers: list[_Answer] = []
+    bad: list[BadRowError] = []
     num_rows = 0
-    for answer in answers:
+    for row in read_rows(path, COLUMNS):
         num_rows += 1
-        distinct.setdefault((answer.about, answer.preferred), answer)
-    kept = list(distinct.values())
-    counts = _counts(num_rows, kept)
+        try:
+            answers.append(_answer(row))
+        except BadRowError as error:
+            if strict:
+                raise
+            bad.append(error)
+    _check_bad(path, bad, len(answers), bad_rows)
+    events: dict[object, _Answer] = {}
+    for i, answer in enumerate(answers):
+        events.setdefault((answer.pair, answer.event or i), answer)
+    distinct = list(events.values())
+    counts = _counts(num_rows, len(answers) - len(distinct), distinct, bad)
     if counts.people < MIN_PEOPLE:
         raise InputError(
-            f"{path} has {num_rows} answers of {counts.people} people; expected those of at least {MIN_PEOPLE}, better "
-            "of hundreds: what people differ in can't be learnt from one"
+            f"{path} has {len(answers)} answers of {counts.people} people; expected those of at least {MIN_PEOPLE}, "
+            "better of hundreds: what people differ in can't be learnt from one"
         )
     return AnswerLog(
-        user=tuple(answer.user for answer in kept),
-        prompt=tuple(answer.prompt for answer in kept),
-        a=tuple(answer.a for answer in kept),
-        b=tuple(answer.b for answer in kept),
-        choice=tuple(answer.choice for answer in kept),
+        user=tuple(answer.user for answer in distinct),
+        prompt=tuple(answer.prompt for answer in distinct),
+        a=tuple(answer.a for answer in distinct),
+        b=tuple(answer.b for answer in distinct),
+        choice=tuple(answer.choice for answer in distinct),
         counts=counts,
+        name=path.name,
     )
 
 
-def _counts(num_rows: int, kept: Sequence[_Answer]) -> LogCounts:
-    informative = [answer for answer in kept if answer.choice in INFORMATIVE]
+def _by_reason(bad: Sequence[BadRowError]) -> dict[str, BadRows]:
+    first = {row.reason: row.place for row in reversed(bad)}
+    return {reason: BadRows(times, first[reason]) for reason, times in Counter(row.reason for row in bad).items()}
+
+
+def _check_bad(path: Path, bad: Sequence[BadRowError], num_answers: int, most: float) -> None:
+    num_lines = sum(row.num_lines for row in bad)
+    if num_lines <= most * (num_lines + num_answers):
+        return
+    first = {row.reason: row for row in reversed(bad)}
+    kinds = "\n".join(
+        f"  {sum(row.num_lines for row in bad if row.reason == reason):,} have {reason}: {row}"
+        for reason, row in sorted(first.items())
+    )
+    raise InputError(
+        f"{path} has {num_lines:,} unusable rows of {num_lines + num_answers:,}, expected {most:.0%} at most; mend "
+        f"them, or let more be left out with --bad-rows. Of each kind the first:\n{kinds}"
+    )
+
+
+def _counts(num_rows: int, duplicates: int, answers: Sequence[_Answer], bad: Sequence[BadRowError]) -> LogCounts:
+    informative = [answer for answer in answers if answer.choice in INFORMATIVE]
     choices = defaultdict(list)
     for answer in informative:
         choices[answer.user].append(answer.choice)
+    preferred = {(answer.pair, answer.preferred) for answer in informative}
     return LogCounts(
         rows=num_rows,
-        people=len({answer.user for answer in kept}),
-        duplicates=num_rows - len(kept),
-        contradictions=sum(times > 1 for times in Counter(answer.about for answer in informative).values()),
-        uninformative=len(kept) - len(informative),
+        people=len({answer.user for answer in answers}),
+        duplicates=duplicates,
+        repeats=len(answers) - len({answer.pair for answer in answers}),
+        contradictions=sum(times > 1 for times in Counter(pair for pair, _ in preferred).values()),
+        uninformative=len(answers) - len(informative),
         constant_people=sum(len(given) >= MIN_CONSTANT and set(given) in ({"a"}, {"b"}) for given in choices.values()),
+        bad=_by_reason(bad),
     )
 
 
-def _answer(row: _Row) -> _Answer:
-    user, a, b, choice = (_text(row, column) for column in ("user", "a", "b", "choice"))
+def _answer(row: Row | BadRowError) -> _Answer:
+    if isinstance(row, BadRowError):
+        raise row
+    user, choice = _text(row, "user"), _text(row, "choice")
+    a, b = _reply(row, "a"), _reply(row, "b")
     if choice not in CHOICES:
-        raise InputError(f"{row.at('choice')} holds {choice[:20]!r}; expected one of {', '.join(CHOICES)}")
+        raise row.bad("choice", "an unknown choice", f"holds {choice[:20]!r}; expected one of {', '.join(CHOICES)}")
     if a == b:
-        raise InputError(f"{row.at('b')} holds the same text as column 'a'; expected another reply; leave the row out")
-    return _Answer(user, _prompt(row), a, b, choice)
-
-
-def _text(row: _Row, column: str) -> str:
-    found = row.cells[column]
-    if not isinstance(found, str):
-        raise InputError(f"{row.at(column)} holds {_kind(found)}; expected text")
-    if not found.strip():
-        raise InputError(f"{row.at(column)} is blank; expected text; leave the row out, or fill it in")
-    _check_length(row, column, found)
-    try:
-        found.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{row.at(column)} holds half a surrogate pair at character {error.start + 1}, which is no character; "
-            "write the log as proper Unicode"
-        ) from error
-    return found
-
-
-def _kind(found: object) -> str:
-    return "nothing (null)" if found is None else f"a {type(found).__name__}"
-
-
-def _check_length(row: _Row, column: str, text: str) -> None:
-    if len(text) > MAX_TEXT:
-        raise InputError(
-            f"{row.at(column)} holds a text of {len(text):,} characters; expected at most {MAX_TEXT:,}; shorten it"
+        raise row.bad(
+            "b", "the same reply twice", "holds the same text as column 'a'; expected another reply; leave the row out"
         )
+    event = tuple(f"{name} {row.cells[name]}" for name in COLUMNS.optional if row.cells.get(name) not in (None, ""))
+    return _Answer(user, _prompt(row), a, b, choice, event)
 
 
-def _prompt(row: _Row) -> Prompt:
-    if not isinstance(found := row.cells["prompt"], list):
-        return ({"role": "user", "content": _text(row, "prompt")},)
-    if not all(isinstance(message, dict) and {"role", "content"} <= set(message) for message in found):
-        raise InputError(
-            f'{row.at("prompt")} holds a list of something else; expected [{{"role": "user", "content": "Hello"}}]'
-        )
+def _text(row: Row, column: str) -> str:
+    cell = row.cells[column]
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        raise row.bad(column, "an empty cell", "is blank; expected text; leave the row out, or fill it in")
     try:
-        return read_messages(found)
+        return check_text(row.name(column), cell)
     except MessageError as error:
-        raise InputError(f"{row.at('prompt')} can't be used: {error}") from error
+        raise BadRowError(str(error), "a text that can't be used", row.place) from error
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[_Row]]:
-    suffix = path.suffix.lower()
-    if suffix in JSON_SUFFIXES:
-        return _json_rows
-    if suffix == ".csv":
-        return _csv_rows
-    if suffix == ".parquet":
-        return _parquet_rows
-    raise InputError(f"{path} has a name that ends in {suffix!r}; expected .jsonl, .csv or .parquet")
+def _reply(row: Row, column: str) -> str:
+    text = _text(row, column)
+    if looks_like_messages(text):
+        raise row.bad(column, "messages for a reply", "begins like a list of messages; expected the reply's text")
+    return text
 
 
-def _check_columns(place: str, names: Iterable[str]) -> None:
-    times = Counter(list(names))  # names, also of a mapping
-    if missing := [column for column in COLUMNS if not times[column]]:
-        raise InputError(
-            f"{place} has no column {', '.join(map(repr, missing))}: found {', '.join(map(repr, times)) or 'none'}; "
-            f"expected {', '.join(COLUMNS)}"
-        )
-    if repeated := [column for column in COLUMNS if times[column] > 1]:
-        raise InputError(f"{place} has the column {', '.join(map(repr, repeated))} more than once; expected each once")
-
-
-def _json_rows(path: Path) -> Iterator[_Row]:
-    for line in read_lines(path):
-        cells = line.row(EXPECTED)
-        _check_columns(str(line), cells)
-        yield _Row(str(line), cells)
-
-
-def _csv_rows(path: Path) -> Iterator[_Row]:
-    header: list[str] = []
-    for place, cells in _csv_cells(path):
-        if not header:
-            _check_columns(place, cells)
-            header = cells
-        elif len(cells) != len(header):
-            raise InputError(
-                f"{place} has {len(cells)} cells; expected {len(header)}, as the header has; put quotes around a text "
-                "with commas or line breaks in it"
-            )
-        else:
-            row = dict(zip(header, cells, strict=True))
-            yield _Row(place, row | {"prompt": _messages_or_text(row["prompt"])})
-
-
-def _csv_cells(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Where each row begins, and its cells; blank lines between rows are none."""
-    reader = csv.reader(whole_lines(path), strict=True)
-    while True:
-        place = f"{path}, line {reader.line_num + 1}"
-        limit = csv.field_size_limit(WIDEST_CELL)  # one for the whole process, so it is put back
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise InputError(
-                f"{place} begins a row that is no CSV ({error}); expected commas between quoted cells"
-            ) from error
-        finally:
-            csv.field_size_limit(limit)
-        if cells:
-            yield place, cells
-
-
-def _messages_or_text(cell: str) -> Any:  # noqa: ANN401 - JSON
-    """The messages that the cell spells out, or the cell."""
-    if not cell.startswith("[{"):
-        return cell
+def _prompt(row: Row) -> Conversation:
+    cell = row.cells["prompt"]
+    if not isinstance(cell, list) and not (isinstance(cell, str) and cell.strip()):
+        return ({"role": "user", "content": _text(row, "prompt")},)
     try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    return found if all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in found) else cell
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "parquet") from error
-    number = 0
-    try:
-        with ParquetFile(path) as file:
-            _check_columns(str(path), file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024, columns=list(COLUMNS)):
-                for i in range(batch.num_rows):
-                    number += 1
-                    yield _parquet_row(f"{path}, row {number}", {name: batch.column(name)[i] for name in COLUMNS})
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{path} can't be read ({error}); expected a Parquet file") from error
-
-
-def _parquet_row(place: str, scalars: dict[str, Any]) -> _Row:
-    row = _Row(place, {})
-    for column, scalar in scalars.items():
-        try:
-            row.cells[column] = scalar.as_py()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{row.at(column)} isn't UTF-8 ({error.reason}); write the log as UTF-8") from error
-    return row
+        return read_prompt(cell)
+    except MessageError as error:
+        raise row.bad("prompt", "a prompt that can't be used", f"can't be used: {error}") from error

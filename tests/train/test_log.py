@@ -10,15 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from personalign.errors import InputError, MissingExtra
-from personalign.train.log import COLUMNS, AnswerLog, read_log
+from personalign.learn.factors import factorise
+from personalign.train.log import COLUMNS as LOG_COLUMNS
+from personalign.train.log import AnswerLog, BadRows, read_log
 from personalign.types import CHOICES, MAX_TEXT
 
 Row = dict[str, Any]
+COLUMNS = LOG_COLUMNS.required
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "שלום 👋🏽"},
@@ -71,7 +75,7 @@ messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": texts}), max_size=2
 ).map(lambda before: [*before, {"role": "user", "content": "And?"}])
 pairs = st.tuples(texts, texts).filter(lambda pair: pair[0] != pair[1])
-plain = texts.filter(lambda text: not text.startswith("[{"))
+plain = texts
 rows_of_logs = st.lists(
     st.builds(
         lambda user, prompt, pair, choice: row(user, prompt, *pair, choice),
@@ -84,7 +88,7 @@ rows_of_logs = st.lists(
 ).map(lambda rows: [OTHER, row(), *rows])
 
 
-def told(log: AnswerLog) -> list[Row]:
+def answers_of(log: AnswerLog) -> list[Row]:
     return [
         row(u, list(p), a, b, c) for u, p, a, b, c in zip(log.user, log.prompt, log.a, log.b, log.choice, strict=True)
     ]
@@ -103,13 +107,9 @@ def as_messages(rows: Sequence[Row]) -> list[Row]:
 def test_texts_come_back_to_the_character(name: str, tmp_path: Path, rows: list[Row]) -> None:
     """Commas, quotes, line breaks of every kind, right-to-left text and emoji; prompts as texts and as messages."""
     log = read_log(WRITERS[name](tmp_path / "log", rows))
-    found = told(log)
-    wanted = as_messages(rows)
-    assert all(r in wanted for r in found)
-    assert log.counts.rows == len(rows) == len(found) + log.counts.duplicates
+    assert answers_of(log) == as_messages(rows)
+    assert (log.counts.rows, log.counts.duplicates, log.counts.bad) == (len(rows), 0, {})
     assert log.counts.people == len({r["user"] for r in rows})
-    if not log.counts.duplicates:
-        assert found == wanted
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -119,28 +119,124 @@ def test_a_conversation_is_a_prompt(name: str, tmp_path: Path) -> None:
     assert [list(prompt) for prompt in log.prompt] == [TALK, [{"role": "user", "content": "Hello"}]]
 
 
-def test_a_cell_that_only_looks_like_messages_is_text(tmp_path: Path) -> None:
-    """In CSV, what isn't JSON of messages is what the user wrote."""
-    cells = ["[{", "[{}]", '[{"role": "user"}]', "[{" * 50_000]
-    log = read_log(write_csv(tmp_path / "log", [row(prompt=cell) for cell in cells] + [OTHER]))
-    assert [prompt[0]["content"] for prompt in log.prompt] == [*cells, "Hello"]
+SPELT_OUT = {  # a conversation's cell as text, in any file
+    "compact": json.dumps(TALK),
+    "indented": json.dumps(TALK, indent=2, ensure_ascii=False),
+    "after blanks": " \n\t" + json.dumps(TALK) + "\n",
+    "with other keys": json.dumps([message | {"name": "x", "weight": 1} for message in TALK]),
+}
 
 
-def test_the_same_answer_is_kept_once(tmp_path: Path) -> None:
-    """Repeated, or turned round with its choice; another person's, prompt's or choice is another answer."""
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("cell", SPELT_OUT)
+def test_the_json_of_a_conversation_is_one(cell: str, name: str, tmp_path: Path) -> None:
+    """However it was written, and whatever the file."""
+    log = read_log(WRITERS[name](tmp_path / "log", [row(prompt=SPELT_OUT[cell]), OTHER]))
+    assert list(log.prompt[0]) == TALK
+
+
+TEXTS = [
+    "[{", "[{}]", "[]", "[1, 2]", "[{" * 9_000, "[{'a': 1}]", '[{"name": "x", "value": 3}]', '{"value": 3}', "{'role'",
+    "f(role=3)", "[value: 3]", "role: user", '{"from": "Rome", "to": "Oslo"}', "[x for x in content]", "array([1, 2])",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_cell_that_only_looks_like_messages_is_text(name: str, tmp_path: Path) -> None:
+    """JSON of something else, code and brackets are what the user wrote, or a reply."""
+    rows = [row(prompt=text) for text in TEXTS] + [row(a=text) for text in TEXTS]
+    log = read_log(WRITERS[name](tmp_path / "log", [*rows, OTHER]))
+    assert [prompt[0]["content"] for prompt in log.prompt[: len(TEXTS)]] == TEXTS
+    assert list(log.a[len(TEXTS) : -1]) == TEXTS
+
+
+ARRAY = "array([{'content': 'I need a hotel', 'role': 'user'},\n {'content': 'Hi', 'role': 'assistant'}], dtype=object)"
+PRINTED = {  # conversations that were printed, not written as JSON
+    "pandas": str([{"role": "user", "content": "I need a hotel"}]),
+    "numpy": ARRAY,
+    "numpy's short form": ARRAY.removeprefix("array(").removesuffix(", dtype=object)").replace("},", "}"),
+    "ShareGPT": json.dumps([{"from": "human", "value": "I need a hotel"}]),
+    "a message without its text": '[{"role": "user"}]',
+    "cut off": json.dumps(TALK)[:60],
+    "one message": json.dumps({"role": "user", "content": "I need a hotel"}),
+    "a record": json.dumps({"messages": TALK}),
+    "a class": "[ChatMessage(role='user', content='I need a hotel')]",
+    "twice JSON": json.dumps(json.dumps(TALK)),
+    "JavaScript": "[{role: 'user', content: 'I need a hotel'}]",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("column", ["prompt", "a", "b"])
+def test_a_printed_conversation_is_never_taken_for_text(column: str, name: str, tmp_path: Path) -> None:
+    """Each is counted, with its place, as prompt and as reply; the others of the log are read."""
+    rows = [row(f"u{i}", f"Hello {i}") for i in range(120)]
+    rows[1:1] = [row(**{column: cell}) for cell in PRINTED.values()]
+    path = WRITERS[name](tmp_path / "log", rows)
+    log = read_log(path)
+    first = {"jsonl": "line 2", "csv": "line 3", "parquet": "row 2"}[name]
+    (bad,) = log.counts.bad.values()
+    assert bad == BadRows(len(PRINTED), first)
+    assert len(log.user) == 120
+    with pytest.raises(InputError, match=f"{first}, column '{column}'.* begins like a list of messages"):
+        read_log(path, strict=True)
+
+
+def test_every_answer_is_kept_however_often_it_was_given(tmp_path: Path) -> None:
+    """Agreement as well as contradiction, turned round or not, and counted as repeats."""
     turned = row(a="Good day.", b="Hi!", choice="b")
-    spelt = row(prompt=[{"role": "user", "content": "Hello"}])
-    ties = [row(prompt="Bye", choice="tie"), row(prompt="Bye", a="Good day.", b="Hi!", choice="tie")]
-    log = read_log(write_jsonl(tmp_path / "log", [row(), row(), turned, spelt, *ties, OTHER]))
-    assert told(log) == as_messages([row(), ties[0], OTHER])
-    assert (log.counts.rows, log.counts.duplicates, log.counts.contradictions) == (7, 4, 0)
-    others = [row(user="cyd"), row(prompt="Hello!"), row(a="Good day.", b="Hi!")]
-    log = read_log(write_jsonl(tmp_path / "log", [row(), *others]))
-    assert told(log) == as_messages([row(), *others])  # control
+    rows = [row(), row(), turned, row(choice="b"), row(choice="tie"), row(user="cyd"), OTHER]
+    log = read_log(write_jsonl(tmp_path / "log", rows))
+    assert answers_of(log) == as_messages(rows)
+    counts = log.counts
+    assert (counts.rows, counts.repeats, counts.duplicates, counts.contradictions) == (7, 4, 0, 1)
+    once = read_log(write_jsonl(tmp_path / "log", [row(), row(user="cyd"), OTHER])).counts
+    assert (once.repeats, once.contradictions) == (0, 0)  # control
 
 
-def test_contradictions_are_kept_and_counted(tmp_path: Path) -> None:
-    """By pair and person; who skipped a pair before they answered it doesn't contradict themselves."""
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("columns", [("id",), ("time",), ("id", "time")])
+def test_an_id_or_a_time_tells_a_copy_from_a_retest(columns: tuple, name: str, tmp_path: Path) -> None:
+    """Only the same person, pair, id and time are one answer; which choice it says decides nothing."""
+    events = [row() | dict.fromkeys(columns, "7"), row() | dict.fromkeys(columns, "8")]
+    other_choice = row(choice="b") | dict.fromkeys(columns, "7")
+    unknown = [row() | dict.fromkeys(columns, ""), row() | dict.fromkeys(columns, "")]
+    rows = [*events, *events, other_choice, *unknown, OTHER | dict.fromkeys(columns, "7")]
+    path = WRITERS[name](tmp_path / "log", rows)
+    if name == "csv":
+        path.write_text(path.read_text("utf-8-sig").replace("choice", ",".join(["choice", *columns]), 1), "utf-8")
+    log = read_log(path)
+    assert answers_of(log) == as_messages([row(), row(), row(), row(), OTHER])
+    assert (log.counts.duplicates, log.counts.repeats) == (3, 3)
+
+
+def test_retests_do_not_shrink_what_people_differ_in(tmp_path: Path) -> None:
+    """The spread of people's weights stays where every pair is asked three times; filtered by agreement it falls."""
+    rng = np.random.default_rng(0)
+    value = {f"reply {i}": float(x) for i, x in enumerate(rng.normal(size=12))}
+    rows = []
+    for person in range(60):
+        weight = 2 * rng.normal()
+        for _ in range(12):
+            a, b = rng.choice([*value], size=2, replace=False)
+            for _ in range(3):
+                left = rng.random() < 1 / (1 + np.exp(-weight * (value[a] - value[b])))
+                rows.append(row(f"p{person}", "Hello", str(a), str(b), "a" if left else "b"))
+
+    def spread(log: AnswerLog, kept: list[int]) -> float:
+        v = np.array([[value[log.a[i]] - value[log.b[i]]] for i in kept])
+        factors = factorise([log.user[i] for i in kept], v, [log.choice[i] for i in kept], 1)
+        return float(np.sqrt(factors.prior.covariance[0, 0]) * np.abs(factors.projection[0, 0]))
+
+    log = read_log(write_jsonl(tmp_path / "log", rows))
+    once = [*{(log.user[i], log.a[i], log.b[i], log.choice[i]): i for i in range(len(log.user))}.values()]
+    everything = spread(log, list(range(len(log.user))))
+    assert 1.5 < everything < 2.6
+    assert spread(log, once) < 0.7 * everything  # control: what was kept before
+
+
+def test_contradictions_are_counted(tmp_path: Path) -> None:
+    """By pair and person; somebody who skipped a pair before they answered it doesn't contradict themselves."""
     rows = [row(choice=choice) for choice in ("a", "b", "tie")] + [row(a="Good day.", b="Hi!", prompt="Bye"), OTHER]
     log = read_log(write_jsonl(tmp_path / "log", [*rows, row(prompt="Bye")]))
     assert (len(log.user), log.counts.contradictions, log.counts.duplicates) == (6, 2, 0)
@@ -166,71 +262,95 @@ def test_people_who_always_choose_one_side_are_kept_and_counted(tmp_path: Path) 
     assert (log.counts.people, log.counts.constant_people, len(log.user)) == (5, 2, len(rows))
 
 
-BAD_CELLS: dict[str, tuple[Row, str, str, str]] = {  # the cell, where it is by column, what is said
-    "an unknown choice": ({"choice": "left"}, "choice", "holds 'left'; expected one of a, b, tie, neither, skip"),
-    "a choice in capitals": ({"choice": "A"}, "choice", "holds 'A'; expected one of"),
-    "a blank user": ({"user": " "}, "user", "is blank"),
-    "an empty prompt": ({"prompt": ""}, "prompt", "is blank"),
-    "an empty reply": ({"a": ""}, "a", "is blank"),
-    "a blank reply": ({"b": "\u2028\t"}, "b", "is blank"),
-    "a novel": ({"b": "x" * (MAX_TEXT + 1)}, "b", "holds a text of 100,001 characters; expected at most 100,000"),
-    "a megabyte": ({"prompt": "x" * 1_000_000}, "prompt", "holds a text of 1,000,000 characters"),
-    "one reply twice": ({"b": "Hi!"}, "b", "holds the same text as column 'a'"),
+UNUSABLE = "a prompt that can't be used"
+BAD_CELLS: dict[str, tuple[Row, str, str, str]] = {  # the cell, where it is by column, what is said, the reason
+    "an unknown choice": ({"choice": "left"}, "choice", "holds 'left'; expected one of a, b, tie", "an unknown choice"),
+    "a choice in capitals": ({"choice": "A"}, "choice", "holds 'A'; expected one of", "an unknown choice"),
+    "a blank user": ({"user": " "}, "user", "is blank", "an empty cell"),
+    "an empty prompt": ({"prompt": ""}, "prompt", "is blank", "an empty cell"),
+    "an empty reply": ({"a": ""}, "a", "is blank", "an empty cell"),
+    "a blank reply": ({"b": "\u2028\t"}, "b", "is blank", "an empty cell"),
+    "a novel": ({"b": "x" * (MAX_TEXT + 1)}, "b", "has 100,001 characters", "a text that can't be used"),
+    "a megabyte": ({"prompt": "x" * 1_000_000}, "prompt", "can't be used: .* 1,000,000 characters", UNUSABLE),
+    "one reply twice": ({"b": "Hi!"}, "b", "holds the same text as column 'a'", "the same reply twice"),
     "a conversation of one's own": (
-        {"prompt": TALK[:3]},
-        "prompt",
-        "can't be used: the last message is the assistant's",
+        {"prompt": TALK[:3]}, "prompt", "can't be used: the last message is the assistant's", UNUSABLE,
     ),
     "an unknown role": (
-        {"prompt": [{"role": "me", "content": "hi"}]},
-        "prompt",
-        "can't be used: message 0 has the role 'me'",
+        {"prompt": [{"role": "me", "content": "hi"}]}, "prompt", "can't be used: message 0 has the role 'me'",
+        UNUSABLE,
     ),
     "a blank message": (
-        {"prompt": [{"role": "user", "content": " "}]},
-        "prompt",
-        "can't be used: message 0 .user. is blank",
+        {"prompt": [{"role": "user", "content": " "}]}, "prompt", "can't be used: message 0 .user. is blank",
+        UNUSABLE,
     ),
     "a message that is a novel": (
-        {"prompt": [{"role": "user", "content": "x" * (MAX_TEXT + 1)}]},
-        "prompt",
-        "can't be used: message 0 .user. has 100,001 characters",
+        {"prompt": [{"role": "user", "content": "x" * (MAX_TEXT + 1)}]}, "prompt", "can't be used: .* 100,001 char",
+        UNUSABLE,
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("bad", BAD_CELLS)
-def test_a_bad_cell_is_named(bad: str, name: str, tmp_path: Path) -> None:
-    """With file, line and column; the same file without it is read (the control)."""
-    change, column, said = BAD_CELLS[bad]
-    path = WRITERS[name](tmp_path / "log", [OTHER, row(), row() | change])
-    line = {"jsonl": "line 3", "csv": "line 4", "parquet": "row 3"}[name]
-    with pytest.raises(InputError, match=f"{re.escape(str(path))}, {line}, column '{column}' {said}"):
+def test_a_bad_row_is_named_or_left_out(bad: str, name: str, tmp_path: Path) -> None:
+    """Strictly it is named with file, line and column; else it is counted by its reason; the others are read."""
+    change, column, said, reason = BAD_CELLS[bad]
+    good = [OTHER, *(row(prompt=f"Hello {i}") for i in range(20))]
+    path = WRITERS[name](tmp_path / "log", [*good[:2], row() | change, *good[2:]])
+    place = {"jsonl": "line 3", "csv": "line 4", "parquet": "row 3"}[name]
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}, {place}, column '{column}' {said}"):
+        read_log(path, strict=True)
+    log = read_log(path)
+    assert answers_of(log) == as_messages(good)
+    assert log.counts.bad == {reason: BadRows(1, place)}
+    assert (log.counts.rows, log.counts.people) == (22, 2)
+    with pytest.raises(InputError, match=r"1 unusable rows of 22, expected 4% at most(?s:.*)--bad-rows") as error:
+        read_log(path, bad_rows=0.04)
+    assert f"1 have {reason}: {path}, {place}" in str(error.value)
+
+
+def test_a_tenth_may_be_bad_and_no_more(tmp_path: Path) -> None:
+    """The kinds are counted with the first of each, the most frequent one first in the phrase."""
+    rows = [row(f"u{i}", f"Hello {i}") for i in range(27)]
+    odd = [row(a="Good day."), row(choice="?"), row(b="Hi!")]
+    counts = read_log(write_jsonl(tmp_path / "log", [*odd, *rows])).counts
+    assert counts.bad == {"the same reply twice": BadRows(2, "line 1"), "an unknown choice": BadRows(1, "line 2")}
+    assert counts.describe_bad() == (
+        "2 have the same reply twice (the first is line 1); 1 have an unknown choice (the first is line 2)"
+    )
+    with pytest.raises(InputError, match="4 unusable rows of 31, expected 10% at most"):
+        read_log(write_jsonl(tmp_path / "log", [*odd, *rows, row(choice="?")]))
+    assert len(read_log(write_jsonl(tmp_path / "log", [*odd, *rows, row(choice="?")]), 0.2).user) == 27
+
+
+def test_a_quote_left_open_counts_all_the_lines_it_takes(tmp_path: Path) -> None:
+    """Half of a file isn't lost for one stray quote: it is refused, with the line of the quote."""
+    lines = [f"u{i},Hello {i},Hi!,Bye,a" for i in range(40)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *lines[:20], 'u,p,"x,y,a', *lines[20:]]) + "\n")
+    with pytest.raises(InputError, match=r"21 unusable rows of 41(?s:.*)line 22 begins a row that isn't CSV"):
         read_log(path)
-    assert read_log(WRITERS[name](tmp_path / "log", [OTHER, row(), row()])).counts.duplicates == 1
+    path.write_text("\n".join([",".join(COLUMNS), *lines[:20], 'u,p,"x"!,y,a', *lines[20:]]) + "\n")
+    log = read_log(path)  # control: one that is closed takes one line
+    assert (len(log.user), log.counts.bad) == (40, {"no CSV": BadRows(1, "line 22")})
 
 
 @pytest.mark.parametrize(
-    ("cell", "kind"), [(7, "a int"), (None, "nothing .null."), (True, "a bool"), (1.5, "a float"), ({}, "a dict")]
+    ("cell", "kind"), [(7, "is 7,"), (None, "is blank"), (True, "is True,"), (1.5, "is 1.5,"), ({}, "is {},")]
 )
 @pytest.mark.parametrize("column", COLUMNS)
-def test_cells_that_are_no_text_are_named(column: str, cell: Any, kind: str, tmp_path: Path) -> None:
+def test_cells_that_are_not_text_are_named(column: str, cell: Any, kind: str, tmp_path: Path) -> None:
     """A number is not taken for the text that spells it."""
     path = write_jsonl(tmp_path / "log", [OTHER, row() | {column: cell}])
-    with pytest.raises(InputError, match=f"line 2, column '{column}' holds {kind}; expected text"):
-        read_log(path)
+    with pytest.raises(InputError, match=f"line 2, column '{column}' {re.escape(kind)}"):
+        read_log(path, strict=True)
 
 
-@pytest.mark.parametrize("prompt", [["hi"], [{}], [{"role": "user"}], [{"text": "hi"}], [[]]])
+@pytest.mark.parametrize("prompt", [["hi"], [{}], [{"role": "user"}], [{"text": "hi"}], [[]], []])
 def test_a_list_of_something_else_is_no_prompt(prompt: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 2, column 'prompt' holds a list of something else; expected"):
-        read_log(write_jsonl(tmp_path / "log", [OTHER, row(prompt=prompt)]))
-
-
-def test_an_empty_list_is_no_prompt(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 1, column 'prompt' can't be used: found no messages"):
-        read_log(write_jsonl(tmp_path / "log", [row(prompt=[])]))
+    with pytest.raises(InputError, match=r"line 2, column 'prompt' can't be used: .*message"):
+        read_log(write_jsonl(tmp_path / "log", [OTHER, row(prompt=prompt)]), strict=True)
 
 
 def test_half_a_surrogate_is_named(tmp_path: Path) -> None:
@@ -240,14 +360,14 @@ def test_half_a_surrogate_is_named(tmp_path: Path) -> None:
         path.write_text(json.dumps(OTHER) + "\n" + json.dumps(row(a="@")).replace("@", text))
         if refused:
             with pytest.raises(InputError, match="line 2, column 'a' holds half a surrogate pair at character 1"):
-                read_log(path)
+                read_log(path, strict=True)
         else:
             assert read_log(path).a[1] == "😀!"
 
 
 LINES = {  # suffix, whole content, what is said
-    "no JSON": (".jsonl", b"hello\n", "line 1 is no JSON"),
-    "deep JSON": (".jsonl", b"[" * 200_000, "line 1 is no JSON"),
+    "no JSON": (".jsonl", b"hello\n", "line 1 isn't JSON"),
+    "deep JSON": (".jsonl", b"[" * 200_000, "line 1 isn't JSON"),
     "a list": (".jsonl", b"[1]\n", "line 1 holds a list"),
     "no columns": (".jsonl", b"\n{}", "line 2 has no column 'user', 'prompt', 'a', 'b', 'choice': found none"),
     "no column": (
@@ -267,10 +387,10 @@ LINES = {  # suffix, whole content, what is said
     "a quote left open": (
         ".csv",
         b'user,prompt,a,b,choice\nu,p,"x,y,a\nv,p,x,y,a\n',
-        "line 2 begins a row that is no CSV",
+        "line 2 begins a row that isn't CSV",
     ),
-    "a stray quote": (".csv", b'user,prompt,a,b,choice\nu,p,"x"!,y,a\n', "line 2 begins a row that is no CSV"),
-    "old line ends": (".csv", b"user,prompt,a,b,choice\ru,p,x,y,a\r", "line 1 begins a row that is no CSV"),
+    "a stray quote": (".csv", b'user,prompt,a,b,choice\nu,p,"x"!,y,a\n', "line 2 begins a row that isn't CSV"),
+    "old line ends": (".csv", b"user,prompt,a,b,choice\ru,p,x,y,a\r", "line 1 begins a row that isn't CSV"),
     "a line after a long row": (
         ".csv",
         b'user,prompt,a,b,choice\nu,"p\nq\n",x,y,a\n\nu,p,x,y,?\n',
@@ -278,8 +398,12 @@ LINES = {  # suffix, whole content, what is said
     ),
     "an empty file": (".csv", b"", "has 0 answers of 0 people"),
     "a header only": (".csv", b"user,prompt,a,b,choice\n", "has 0 answers of 0 people"),
-    "Latin-1": (".csv", "user,prompt,a,b,choice\nu,p,caf\xe9,y,a\n".encode("latin-1"), "line 2 isn't UTF-8 at byte 8"),
-    "UTF-16": (".jsonl", "{}".encode("utf-16"), "line 1 isn't UTF-8 at byte 1"),
+    "Latin-1": (
+        ".csv",
+        "user,prompt,a,b,choice\nu,p,caf\xe9,y,a\n".encode("latin-1"),
+        "line 2 isn't UTF-8",
+    ),
+    "UTF-16": (".jsonl", "{}".encode("utf-16"), "line 1 isn't UTF-8"),
     "another suffix": (".xlsx", b"", "has a name that ends in '.xlsx'; expected .jsonl, .csv or .parquet"),
 }
 
@@ -290,7 +414,7 @@ def test_a_malformed_file_is_named_with_the_line(name: str, tmp_path: Path) -> N
     path = tmp_path / f"log{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match=said) as error:
-        read_log(path)
+        read_log(path, strict=True)
     assert str(path) in str(error.value)
 
 
@@ -299,7 +423,7 @@ def test_a_well_formed_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log.CSV"
     path.write_bytes(b'\xef\xbb\xbfchoice,b,time,a,prompt,user\r\n\r\na,y,7,"x, ""z""",p,u\r\nb,y,8,x,p,v\r\n')
     log = read_log(path)
-    assert told(log) == as_messages([row("u", "p", 'x, "z"', "y", "a"), row("v", "p", "x", "y", "b")])
+    assert answers_of(log) == as_messages([row("u", "p", 'x, "z"', "y", "a"), row("v", "p", "x", "y", "b")])
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -352,11 +476,11 @@ def test_parquet_that_is_none_or_lacks_columns_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no column 'b': found 'user'"):
         read_log(path)
     parquet.write_table(table.set_column(0, "user", arrow.array([1, 2])), path)
-    with pytest.raises(InputError, match="row 1, column 'user' holds a int; expected text"):
+    with pytest.raises(InputError, match="row 1, column 'user' is 1, expected text"):
         read_log(path)
     latin = arrow.array([b"Hi", b"caf\xe9"]).view(arrow.string())
     parquet.write_table(table.set_column(2, "a", latin), path)
     with pytest.raises(InputError, match="row 2, column 'a' isn't UTF-8"):
-        read_log(path)
+        read_log(path, strict=True)
     parquet.write_table(table, path)
     assert read_log(path).counts.rows == 2  # control

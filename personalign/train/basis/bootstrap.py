@@ -17,7 +17,7 @@ from personalign.decode.models import Models
 from personalign.train.basis.build import UNCALIBRATED, Budget, Making, Report
 from personalign.train.basis.card import Origin, mean_r2, write_basis_card
 from personalign.train.files import made_in, public_name
-from personalign.train.prompts import Prompts, read_prompts, split_prompts
+from personalign.train.prompts import Prompts, check_prompts, read_prompts, split_prompts
 
 LICENCE = """\
 ## Licence
@@ -76,9 +76,10 @@ def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", budge
         ModelError: a model that can't be used.
     """
     budget = budget or Budget()
+    lines = read_prompts(prompts)
     with made_in(out) as work:
         models = open_models(model, out, device)
-        usable, num_repeated = read_prompts(prompts, models.base, budget.max_tokens)
+        usable, num_repeated = check_prompts(lines, models.base, budget.max_tokens)
         split = split_prompts(usable, budget.seed)
         name = public_name(model)
         origin = Origin(

@@ -41,6 +41,10 @@ UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
 Features = Float[NDArray[np.float64], "N d"]
 
 
+class NothingToSteerError(InputError):
+    """The model's own replies are too much alike, or too few can be read, to ask people about them."""
+
+
 @dataclass(frozen=True)
 class Plans:
     """Which replies are rolled out, how the head is trained on them, and which settings are tried."""
@@ -166,7 +170,7 @@ class Making:
         own = measured[replies.natural]
         varying = np.flatnonzero(own.std(0) >= MIN_DEVIATION)
         if not len(varying):
-            raise InputError(
+            raise NothingToSteerError(
                 "the model's replies differ on none of the axes, expected one at least; raise the temperature or pass "
                 "other prompts"
             )
@@ -179,7 +183,7 @@ class Making:
         shape = prior_shape(phi[replies.natural]) if self.people is None else basis.prior.covariance
         bank = make_bank(self.prompts.train, replies.asked, phi[len(replies.learnt.text) :], shape, seed)
         if len(bank) < MIN_QUESTIONS:
-            raise InputError(
+            raise NothingToSteerError(
                 f"only {len(bank)} of {len(self.prompts.train)} prompts got two readable replies that differ, expected "
                 f"at least {MIN_QUESTIONS}: so many are asked of a person; pass more prompts, or plan more replies for "
                 "each"

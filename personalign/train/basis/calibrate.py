@@ -47,6 +47,9 @@ class Calibration:
     tolerance: float = 0.01  # of each fault: one reply in a hundred
 
 
+QUICK = Calibration(GRID[::8], num_people=2)  # for a first look
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a setting does, averaged over people and prompts; utility in standard deviations of the model's replies.

@@ -63,7 +63,7 @@ with Personalign.open({origin.opened}) as p:
     question = p.ask("ada")
 ```
 
-{"" if about_people is None else about_people}## Axes, and how well the head foresees them
+{"" if about_people is None else about_people}## Axes, and how well the head predicts them
 
 R² of the finished reply's features from one hidden state and next token, on held-out prompts (mean
 {r2}); beside it on the uniformly drawn tokens alone (mean {r2_forced}), – where an
@@ -84,6 +84,27 @@ greedy, half sampled.
 {_others(plans)}
 
 {table(stacks)}
+
+{origin.licence}""",
+        encoding="utf-8",
+    )
+
+
+def write_people_card(folder: Path, basis: Basis, origin: Origin, about_people: str, obstacle: str) -> None:
+    """The card of a basis that holds what a log says of people, and steers nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    axes = [{"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}"} for a in basis.axes]
+    (folder / "README.md").write_text(
+        f"""# {origin.title}
+
+{_counted(basis)} and what people feel about them, for `{origin.model}`. **This basis doesn't steer**:
+{obstacle}. Use it with a reward model (`rule="args"`), to choose among replies, and to tell tastes in words.
+
+Made by `{origin.command}`.
+
+{about_people}## Axes
+
+{table(axes)}
 
 {origin.licence}""",
         encoding="utf-8",

@@ -10,8 +10,11 @@ Read ``bootstrap.py`` next, which makes the rest of the basis from what is found
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,10 +24,11 @@ from sklearn.decomposition import PCA
 from personalign.basis import Basis, Learnt
 from personalign.errors import InputError
 from personalign.learn.axes import AXES, measure_many
-from personalign.learn.factors import Factors, factorise
+from personalign.learn.factors import factorise
 from personalign.learn.features import Embed
-from personalign.train.basis.build import UNCALIBRATED
+from personalign.train.basis.build import NUM_REFERENCE, UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge
+from personalign.train.kept import Arrays, identity, keep
 from personalign.train.log import AnswerLog
 from personalign.types import INFORMATIVE, MAX_AXES, Array, Fingerprints, Gaussian, Message, Noise
 from personalign.words import Axis
@@ -39,11 +43,11 @@ EVEN = 0.01  # of the prior's variance is spread evenly, so that whoever likes s
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Findings:
     """What a log says about people, in axes that are standardised over the log's replies."""
 
     axes: tuple[Axis, ...]  # the named ones that vary, then the learnt ones
-    projection: Float[NDArray[np.float64], "F r"] | None  # None where learnt axes don't foretell people better
+    projection: Float[NDArray[np.float64], "F r"] | None  # None where learnt axes don't predict people better
     center: Float[NDArray[np.float64], "d"]
     scale: Float[NDArray[np.float64], "d"]
     prior: Gaussian
@@ -53,11 +57,30 @@ class Found:
     held_out: int  # of these
     answers: int  # informative
     replies: int  # different ones
+    reference: Float[NDArray[np.float64], "m d"]  # some of the pairs that people compared
 
     @property
     def num_learnt(self) -> int:
-        """R."""
+        """How many axes were learnt."""
         return 0 if self.projection is None else self.projection.shape[1]
+
+    def row(self) -> dict[str, Any]:
+        """What was found, and what it is worth to people who had no part in that, as JSON values."""
+        judgement = self.judgement
+        return {
+            "people": self.people,
+            "held_out": self.held_out,
+            "answers": self.answers,
+            "compared": self.replies,
+            "learnt": self.num_learnt,
+            "noise": asdict(self.noise),
+            "kappa": judgement.gate.kappa,
+            "share": judgement.gate.share,
+            "active": judgement.active,
+            "accuracy": judgement.accuracy,
+            "calibration_error": judgement.calibration_error,
+            "after": [asdict(after) for after in judgement.after],
+        }
 
     def draft(self, model: str, fingerprints: Fingerprints, embedder: str) -> Basis:
         """What is known of the basis before its model has written a reply."""
@@ -69,7 +92,7 @@ class Found:
             scale=self.scale,
             prior=self.prior,
             noise=self.noise,
-            reference=np.zeros((0, len(self.axes))),
+            reference=self.reference,
             steering=UNCALIBRATED,
             accuracy=self.judgement.accuracy,
             learnt=None if self.projection is None else Learnt(self.projection, embedder),
@@ -106,24 +129,36 @@ class _Space:
     features: Float[NDArray[np.float64], "R d"]
 
 
+class _Factors(NamedTuple):
+    """What a factorisation found; ``loss`` is that of people held out from it, after the first answers."""
+
+    projection: Float[NDArray[np.float64], "F rank"]
+    prior: Gaussian
+    noise: Noise
+    loss: float
+
+
 @dataclass(frozen=True, eq=False)
 class _Model:
     """What a factorisation over some axes found; utility is ⟨weights @ f, φ⟩ for a person's factors f."""
 
     space: _Space
-    factors: Factors
+    factors: _Factors
     weights: Float[NDArray[np.float64], "d rank"]
 
 
-def fit_basis(log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int = 0) -> Found:
+def fit_basis(
+    log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int = 0, work: Path | None = None
+) -> Findings:
     """Find axes, prior and noise in a log, and judge them by people who had no part in that.
 
     Args:
         log: many people's answers.
         embed: prompts and replies to embeddings (n, F).
-        rank: how many axes to learn; "auto" takes as many as foretell people best, or none. These people are held out
+        rank: how many axes to learn; "auto" takes as many as predict people best, or none. These people are held out
             once more, from those who don't judge.
         seed: of who is held out.
+        work: folder that a killed run goes on from; None keeps nothing.
 
     Raises:
         InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
@@ -134,13 +169,16 @@ def fit_basis(log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int 
     known = np.flatnonzero(~is_held[answers.person])
     named = _named_space(answers)
     _check_rank(rank, named)
-    models = [_with_learnt(answers, known, named, embed, rank, seed)]
+    factors = partial(_factorise, answers, known, seed, work)
+    models = [_with_learnt(answers, named, embed, rank, factors)]
     if rank == "auto" and named.axes:
-        models.append(_with_named(answers, known, named, seed))
-    best = min(models, key=_loss)
+        factors_of_named = factors(named.features, "auto")
+        models.append(_Model(named, factors_of_named, factors_of_named.projection))
+    best = min(models, key=lambda model: model.factors.loss)
     space, noise, prior = best.space, best.factors.noise, _prior(best)
+    some = np.random.default_rng([seed, 5]).permutation(len(answers.person))[:NUM_REFERENCE]
     people = [_person(answers, space.features, i) for i in np.flatnonzero(is_held).tolist()]
-    return Found(
+    return Findings(
         axes=space.axes,
         projection=space.projection,
         center=space.center,
@@ -152,6 +190,7 @@ def fit_basis(log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int 
         held_out=int(is_held.sum()),
         answers=len(answers.person),
         replies=len(answers.texts),
+        reference=space.features[answers.a[some]] - space.features[answers.b[some]],
     )
 
 
@@ -208,13 +247,12 @@ def _named_space(answers: _Answers) -> _Space:
     return _Space(axes, None, center, scale, (raw[:, varies] - center) / scale)
 
 
-def _with_named(answers: _Answers, known: Int[NDArray[np.int64], "K"], named: _Space, seed: int) -> _Model:
-    factors = _factorise(answers, known, named.features, "auto", seed)
-    return _Model(named, factors, factors.projection)
-
-
 def _with_learnt(
-    answers: _Answers, known: Int[NDArray[np.int64], "K"], named: _Space, embed: Embed, rank: int | str, seed: int
+    answers: _Answers,
+    named: _Space,
+    embed: Embed,
+    rank: int | str,
+    factorise_over: Callable[[Array, int | str], _Factors],
 ) -> _Model:
     """Factorise over the named axes and the embeddings side by side; what lies in the embeddings becomes learnt axes.
 
@@ -235,7 +273,7 @@ def _with_learnt(
     num_named = len(named.axes)
     unit = np.sqrt(max(num_named, 1) / (spread**2).sum())
     both = np.hstack([named.features, unit * ((embedded - pca.mean_) @ directions)])
-    factors = _factorise(answers, known, both, rank, seed)
+    factors = factorise_over(both, rank)
     weights = unit * spread[:, None] * factors.projection[num_named:]  # (k, rank), of directions that vary by 1
     chosen = _main(weights, factors.prior, SLIGHT if rank == "auto" else FLAT)
     space = _beside(named, embedded, directions @ (chosen / spread[:, None]))
@@ -247,10 +285,10 @@ def _main(
 ) -> Float[NDArray[np.float64], "k r"]:
     """The orthogonal directions that the weights of people differ in, or of everybody lie in, the strongest first."""
     felt = weights @ np.column_stack([np.linalg.cholesky(prior.covariance), prior.mean])
-    found, strength, _ = np.linalg.svd(felt, full_matrices=False)
-    found = found[:, : len(prior.mean)][:, strength[: len(prior.mean)] > slight * strength[0]]
-    highest = found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])]
-    return np.asarray(found * np.where(highest < 0, -1.0, 1.0))  # as the sign is free, it is the same each time
+    directions, strength, _ = np.linalg.svd(felt, full_matrices=False)
+    directions = directions[:, : len(prior.mean)][:, strength[: len(prior.mean)] > slight * strength[0]]
+    highest = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
+    return np.asarray(directions * np.where(highest < 0, -1.0, 1.0))  # as the sign is free, it is the same each time
 
 
 def _beside(
@@ -291,26 +329,35 @@ def _learnt_axis(number: int) -> Axis:
 def _factorise(
     answers: _Answers,
     known: Int[NDArray[np.int64], "K"],
+    seed: int,
+    work: Path | None,
     features: Float[NDArray[np.float64], "R F"],
     rank: int | str,
-    seed: int,
-) -> Factors:
+) -> _Factors:
+    """Factorise the known people's answers, or read what a killed run found."""
+    person, choice = answers.person[known], answers.choice[known]
     v = features[answers.a[known]] - features[answers.b[known]]
-    return factorise(answers.person[known], v, answers.choice[known], rank, seed=seed)
 
+    def arrays() -> Arrays:
+        found = factorise(person, v, choice, rank, seed=seed)
+        loss = np.mean([held.log_loss for held in found.held_out[1:] or found.held_out])
+        return {"projection": found.projection, "mean": found.prior.mean, "covariance": found.prior.covariance} | {
+            "noise": np.array(astuple(found.noise)),
+            "loss": np.asarray(loss),
+        }
 
-def _loss(model: _Model) -> float:
-    """Mean log-loss of people held out from the factorisation, after the first answers."""
-    held_out = model.factors.held_out
-    return float(np.mean([held.log_loss for held in held_out[1:] or held_out]))
+    name = identity(person, v, choice.tolist(), rank, seed)
+    kept = arrays() if work is None else keep(work / f"{name}.safetensors", arrays)
+    prior = Gaussian(kept["mean"], kept["covariance"])
+    return _Factors(kept["projection"], prior, Noise(*kept["noise"].tolist()), float(kept["loss"]))
 
 
 def _prior(model: _Model) -> Gaussian:
     """The factors' prior N(m, D) as one over weights on all axes, Pf: N(Pm, PDPᵀ), and a little in any direction."""
-    p, of = model.weights, model.factors.prior
-    covariance = p @ of.covariance @ p.T
+    p, factors = model.weights, model.factors.prior
+    covariance = p @ factors.covariance @ p.T
     even = EVEN * np.trace(covariance) / len(covariance)
-    return Gaussian(p @ of.mean, (covariance + covariance.T) / 2 + even * np.eye(len(covariance)))
+    return Gaussian(p @ factors.mean, (covariance + covariance.T) / 2 + even * np.eye(len(covariance)))
 
 
 def _person(answers: _Answers, features: Float[NDArray[np.float64], "R d"], person: int) -> Person:

@@ -1,7 +1,7 @@
 """Make a reward model from a log of answers: what ``personalign basis fit --backbone`` does.
 
 By itself it has one reward, everyone's: Bradley and Terry's model of all answers, for ARGS on behalf of whoever asks.
-With a basis it has the basis's axes: it learns to foretell them in every prefix, so that ARGS weighs them by each
+With a basis it has the basis's axes: it learns to predict them in every prefix, so that ARGS weighs them by each
 person's own weights. Either way a fifth of the people have no part in the training, and their answers are what it is
 measured on. ``reward.py`` does the work.
 """
@@ -42,7 +42,7 @@ FIGURES = "figures.json"
 
 @dataclass(frozen=True, eq=False)
 class MadeBackbone:
-    """A reward model in its folder, and how well it foretells the answers of people it wasn't trained on."""
+    """A reward model in its folder, and how well it predicts the answers of people it wasn't trained on."""
 
     folder: Path
     trained: TrainedReward
@@ -55,7 +55,7 @@ class MadeBackbone:
 
     @property
     def helps(self) -> bool:
-        """Whether it foretells the held-out people's pairs better than a coin, the mean of all axes."""
+        """Whether it predicts the held-out people's pairs better than a coin, the mean of all axes."""
         return bool(np.nanmean(self.trained.report.after.log_loss) < COIN)
 
     def row(self) -> dict[str, Any]:
@@ -72,6 +72,7 @@ class MadeBackbone:
                 "uninformative": counts.uninformative,
                 "unreadable": self.num_unreadable,
                 "duplicates": counts.duplicates,
+                "bad": sum(bad.rows for bad in counts.bad.values()),
             },
             "people": {"train": self.num_people, "held_out": self.num_held_out},
             "accuracy": {"before": _mean(report.before.replies), "after": _mean(report.after.replies)}
@@ -92,7 +93,6 @@ def make_backbone(
     epochs: int = 3,
     learning_rate: float | None = None,
     seed: int = 0,
-    source: str = "a log of answers",
 ) -> MadeBackbone:
     """Train a reward model on a base model and write the folder that ``load_reward`` and ``rule="args"`` take.
 
@@ -108,7 +108,6 @@ def make_backbone(
         epochs: how often each pair is trained on.
         learning_rate: by default 2e-3 for ten million parameters and fewer, down to 2e-4 for a billion.
         seed: of who is held out, the weights and the order.
-        source: the log's name, for the card.
 
     Raises:
         InputError: too few people, answers that say nothing or can't be read, a diverged training, or a folder that
@@ -138,7 +137,7 @@ def make_backbone(
             num_new=len(rows),
             new=new,
         )
-        save_reward(trained, folder, _data(made, source, basis), _licence(source, causal), _note(made), basis)
+        save_reward(trained, folder, _data(made, log.name, basis), _licence(log.name, causal), _note(made), basis)
         (folder / FIGURES).write_text(json.dumps(made.row(), indent=2) + "\n", encoding="utf-8")
     return made
 
@@ -206,10 +205,10 @@ def _data(made: MadeBackbone, source: str, basis: Basis | None) -> str:
     used = report.num_train + report.num_dev
     return f"""\
 {counts.rows:,} answers of {counts.people:,} people in `{source}`, {used:,} of them used; of the others
-{counts.duplicates:,} came before, {counts.uninformative:,} say neither or skip, and {made.num_unreadable:,}
-are too long for the model or hold a token that marks turns. Kept are {counts.contradictions:,} pairs that one person
-answered in several ways, and {counts.constant_people:,} people who always chose one side. {made.num_held_out:,} people
-were held out. {target}"""
+{counts.duplicates:,} were there before, {counts.uninformative:,} say neither or skip, and {made.num_unreadable:,}
+are too long for the model or hold a token that marks turns. Kept are {counts.repeats:,} repeated answers,
+{counts.contradictions:,} pairs that one person answered in several ways, and {counts.constant_people:,} people who
+always chose one side. {made.num_held_out:,} people were held out. {target}"""
 
 
 def _note(made: MadeBackbone) -> str:
@@ -223,7 +222,7 @@ def _note(made: MadeBackbone) -> str:
             f"Of these, {made.num_new:,} are about prompts that weren't trained on either: {accuracy} of them ordered\n"
             f"right, log-loss {log_loss} (means over the axes)."
         )
-    return f"\n{about}\n" + ("" if made.helps else "\n**It doesn't help**: a coin foretells these people as well.\n")
+    return f"\n{about}\n" + ("" if made.helps else "\n**It doesn't help**: a coin predicts these people as well.\n")
 
 
 def _licence(source: str, causal: CausalModel) -> str:

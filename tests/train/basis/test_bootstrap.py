@@ -22,7 +22,7 @@ from personalign.train.basis.bootstrap import Made, make_basis
 from personalign.train.basis.build import Budget
 from personalign.train.basis.calibrate import GRID, Calibration, Trials
 from personalign.train.files import WORK
-from personalign.train.prompts import read_prompts, split_prompts
+from personalign.train.prompts import check_prompts, read_prompts, split_prompts
 from personalign.types import Guidance
 from tests.decode.tiny_models import network, saved, tokenizer
 from tests.lab.zoo.conftest import REAL
@@ -161,12 +161,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BAD_LINES = {
-    "no JSON": ("hello", "line 2 is no JSON"),
+    "no JSON": ("hello", "line 2 isn't JSON"),
+    "deep JSON": ('{"messages": ' + "[" * 5_000, "line 2 isn't JSON"),
+    "a long number": ('{"prompt": ' + "9" * 9_000 + "}", "line 2 isn't JSON"),
     "a list": ("[1]", "line 2 holds a list"),
     "other keys": ('{"text": "hi"}', "line 2 has text; expected"),
     "no keys": ("{}", "line 2 has nothing in it; expected"),
     "a number": ('{"prompt": 3}', "line 2 has prompt; expected"),
-    "messages of no form": ('{"messages": ["hi"]}', "line 2 has messages; expected"),
+    "messages of no form": ('{"messages": ["hi"]}', "line 2 can't be answered: message 0 is .hi."),
+    "printed messages": (
+        json.dumps({"prompt": str([{"role": "user", "content": "hi"}])}),
+        "line 2 can't .* begins like",
+    ),
+    "parts that are no text": (json.dumps({"messages": [{"role": "user", "content": [{"type": "image"}]}]}), "part 0"),
     "a blank message": ('{"prompt": " "}', "line 2 can't be answered: message 0 .user. is blank"),
     "an unknown role": ('{"messages": [{"role": "me", "content": "hi"}]}', "line 2 can't be answered: .*role 'me'"),
     "an answer": (
@@ -190,6 +197,22 @@ def test_a_bad_line_is_named(model: Path, tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_no_model_is_loaded_for_a_file_that_cannot_do(tmp_path: Path) -> None:
+    """The line is named though there is no such model; with good lines the model is missed (the control)."""
+    bad = written(tmp_path, "bad.JSONL", ['{"prompt": "hi"}', "[]"])
+    with pytest.raises(InputError, match="line 2 holds a list"):
+        make_basis(str(tmp_path / "none"), bad, tmp_path / "out", "cpu")
+    with pytest.raises(ModelError):
+        make_basis(str(tmp_path / "none"), written(tmp_path, "good.txt", ["hi"]), tmp_path / "out", "cpu")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "TSV"])
+def test_a_table_is_not_taken_for_prompts(tmp_path: Path, suffix: str) -> None:
+    """Its header and commas would become what users said."""
+    with pytest.raises(InputError, match="is a table; expected JSONL"):
+        make_basis("tiny", written(tmp_path, f"prompts.{suffix}", ["prompt,user"]), tmp_path / "out", "cpu")
+
+
 def test_files_that_cannot_be_read_are_named(model: Path, tmp_path: Path) -> None:
     """Missing, a folder, or not UTF-8, with the line."""
     (tmp_path / "latin.txt").write_bytes("hello\ncafé\n".encode("latin-1"))
@@ -203,8 +226,9 @@ def test_too_few_prompts_are_refused(model: Path, tmp_path: Path) -> None:
     causal = load_causal(model, "cpu")
     texts = ["שלום", "😀😀", *(f"hello {i}" for i in range(13))]
     with pytest.raises(InputError, match="holds 15 different prompts, expected at least 16"):
-        read_prompts(written(tmp_path, "a.txt", texts * 3), causal, 64)
-    prompts, num_repeated = read_prompts(written(tmp_path, "b.txt", [*texts, "", "bye", "bye"]), causal, 64)
+        check_prompts(read_prompts(written(tmp_path, "a.txt", texts * 3)), causal, 64)
+    lines = read_prompts(written(tmp_path, "b.txt", [*texts, "", "bye", "bye"]))
+    prompts, num_repeated = check_prompts(lines, causal, 64)
     assert (len(prompts), num_repeated) == (16, 1)
     assert len(split_prompts(prompts, 0).train) == 10
     assert split_prompts(prompts, 0) == split_prompts(prompts, 0) != split_prompts(prompts, 1)

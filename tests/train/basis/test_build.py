@@ -133,7 +133,7 @@ def test_replies_that_are_all_the_same_give_no_axes(made: Made, tmp_path: Path) 
     """A model that always says the same, or is never left to itself, can't be asked about."""
     same = replace(
         PLAN,
-        options=replace(PLAN.options, expert=None),
+        expert=None,
         alphas=(0.0,),
         temperature=0.0,
         forced_share=0.0,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from personalign.train.basis.calibrate import GRID, Calibration, Trials
 from personalign.train.basis.fit import MadeFromLog, backbone_from_log, fit_from_log
 from personalign.train.basis.head import HeadRecipe
 from personalign.train.files import WORK
+from personalign.train.log import read_log
 from personalign.types import Gaussian
 from tests.train.crowd import LENGTH, Row, answers_of, replies_to
 from tests.train.talker import SUBJECTS, teach
@@ -51,7 +51,7 @@ def rows(model: Path) -> list[Row]:
         (json.dumps(prompt), text): np.array([length, value])
         for prompt, text, length, value in zip(prompts, texts, named[:, LENGTH], hidden @ direction, strict=True)
     }
-    return answers_of(PEOPLE, EACH, TEXTS, lambda prompt, text: taste[json.dumps(prompt), text])
+    return answers_of(PEOPLE, EACH, TEXTS, lambda prompt, text: taste[json.dumps(prompt), text], strength=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,12 @@ BUDGET = Budget(  # a small head, and a setting or two for few people: a basis i
     head=HeadRecipe(rank=8, hidden=32, tokens_seen=400_000),
     calibration=Calibration(GRID[::9], num_people=2),
 )
-fit_quickly = partial(fit_from_log, device="cpu", budget=BUDGET)
+
+
+def fit_quickly(log: Path, model: str, out: Path, **options) -> MadeFromLog:
+    """Ask about the log's prompts, which nobody wrote."""
+    options = {"ask_log_prompts": "prompts" not in options} | options
+    return fit_from_log(read_log(log), model, out, device="cpu", budget=BUDGET, **options)
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,13 @@ def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Pa
     assert basis.gate is not None
     assert basis.gate.kappa > 0
     assert basis.active
-    assert basis.accuracy == fitted.made.found.judgement.accuracy
+    assert basis.accuracy == fitted.made.findings.judgement.accuracy
     card = (fitted.folder / "README.md").read_text("utf-8")
     assert "learnt reward axes" in card
     assert "## People" in card
     assert "No human data" not in card
+    assert "**The questions are about prompts that the log's people wrote**" in card
+    assert "standard deviations on the median axis" in card
     assert str(model.parent) not in card
     assert str(log.parent) not in card
     everything = "".join(path.read_text("utf-8", errors="ignore") for path in fitted.folder.iterdir())
@@ -117,7 +124,10 @@ def test_the_report_counts_the_log_and_judges(fitted: Fitted) -> None:
     assert report == json.loads(json.dumps(fitted.made.row()))
     assert report["log"]["rows"] == PEOPLE * EACH
     assert report["log"]["people"] == report["people"] == PEOPLE
-    assert report["log"]["rows"] - report["log"]["duplicates"] == report["answers"]
+    assert report["log"]["rows"] == report["answers"]
+    assert report["log"]["bad"] == {}
+    assert report["obstacle"] is None
+    assert 0 < report["likeness"]["num_askable"] <= report["likeness"]["num_prompts"]
     assert report["held_out"] == PEOPLE / 4
     ten = next(after for after in report["after"] if after["answers"] == 10)
     assert ten["accuracy"] > ten["population_accuracy"] + 0.1
@@ -126,9 +136,9 @@ def test_the_report_counts_the_log_and_judges(fitted: Fitted) -> None:
 
 def test_weights_mean_the_same_over_the_models_own_replies(fitted: Fitted, model: Path) -> None:
     """The standardisation moves from the log's replies to the model's own; what people feel about a pair stays."""
-    found, basis = fitted.made.found, fitted.made.made.basis
+    findings, basis = fitted.made.findings, fitted.made.basis
     embed = load_embedder(HIDDEN, load_causal(model, "cpu"))
-    draft = found.draft("talker", basis.fingerprints, HIDDEN)
+    draft = findings.draft("talker", basis.fingerprints, HIDDEN)
     prompts = [prompt for prompt, _ in TEXTS]
     left, right = ([texts[i] for _, texts in TEXTS] for i in (0, 4))
     before, after = (features(b, prompts, left, embed) - features(b, prompts, right, embed) for b in (draft, basis))
@@ -155,7 +165,7 @@ def test_it_serves(fitted: Fitted, model: Path, tmp_path: Path) -> None:
 def test_answers_follow_to_it(fitted: Fitted, model: Path, tmp_path: Path) -> None:
     """Who answered under another basis of the model is refitted on this one, their texts embedded."""
     other = tmp_path / "other"
-    without_learnt(fitted.made.made.basis).save(other)
+    without_learnt(fitted.made.basis).save(other)
     store = f"sqlite:///{tmp_path / 'p.db'}"
     with Personalign.open(store, str(model), other, device="cpu") as p:
         while question := p.ask("ada"):
@@ -222,9 +232,79 @@ def test_prompts_the_model_cannot_read_are_counted(model: Path, rows: list[Row],
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize(("options", "said"), [({}, "found no prompts"), ({"prompts": True}, "two sources of prompts")])
+def test_nobodys_prompts_are_shown_to_others_by_accident(log: Path, tmp_path: Path, options, said: str) -> None:
+    """One source of prompts has to be named; before a model is loaded, and nothing is written."""
+    prompts = tmp_path / "prompts.txt" if options else None
+    with pytest.raises(InputError, match=f"{said}.*--prompts.*--ask-log-prompts"):
+        fit_from_log(
+            read_log(log), str(tmp_path / "none"), tmp_path / "out", prompts=prompts, ask_log_prompts=bool(options)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_prompts_of_ones_own_no_one_elses_are_asked_about(
+    model: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model answers these alone, and the card doesn't warn."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"my {subject} {i}" for subject in SUBJECTS for i in range(2)))
+    seen: list = []
+    monkeypatch.setattr(make_fitted, "write_basis", lambda *given: seen.append(given) or interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        fit_quickly(log, str(model), tmp_path / "out", prompts=prompts)
+    (_, making, origin, section) = seen[0]
+    assert all(prompt[0]["content"].startswith("my ") for prompt in making.prompts.train)
+    assert "wrote" not in section
+    assert "--prompts prompts.txt" in origin.command
+
+
+@pytest.fixture(scope="module")
+def far(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same log, its replies by somebody who writes quite otherwise."""
+    essay = " ".join(f"However, consideration no. {i} deserves {i} careful paragraphs; perhaps." for i in range(40))
+    longer = [(user, prompt, f"{a} {essay}", f"{b}!\n\n* {essay}\n", choice) for user, prompt, a, b, choice in rows]
+    return written(tmp_path_factory.mktemp("far") / "far.jsonl", longer)
+
+
+def test_replies_unlike_the_models_own_end_early_with_what_is_known_of_people(
+    model: Path, far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No head is trained: the basis keeps axes, prior and gate, takes feedback, and writes the model's own replies."""
+    monkeypatch.setattr(make_fitted, "write_basis", lambda *_: pytest.fail("hours were spent"))
+    out = tmp_path / "basis"
+    made = fit_quickly(far, str(model), out)
+    assert made.made is None
+    assert made.likeness.median > 2
+    err = capsys.readouterr().err
+    assert "standard deviations on the median axis" in err
+    assert "collect answers about this model's own replies" in err
+    assert "doesn't steer" in (out / "README.md").read_text("utf-8")
+    assert json.loads((out / "report.json").read_text("utf-8"))["obstacle"] == made.obstacle
+    basis = Basis.load(out)
+    assert basis.steering.beta == 0
+    assert np.allclose(basis.prior.covariance, made.findings.prior.covariance)
+    assert not (out / WORK).exists()
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(model), out, device="cpu") as p:
+        assert p.ask("ada") is None
+        profile = p.feedback("ada", [*ASKED[1]], "The hat is nice.", "No hat today.", "edit")
+        assert not np.allclose(profile.mean, basis.prior.mean)
+        assert p.chat("ada", [*ASKED[0]], max_tokens=8).text == p.chat("ben", [*ASKED[0]], max_tokens=8).text
+
+
+def test_an_obstacle_on_the_way_costs_nothing_that_is_known(
+    model: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replies that can't be asked about end in the same kind of basis, not in an error."""
+    monkeypatch.setattr("personalign.train.basis.build.make_bank", lambda *_: ())
+    made = fit_quickly(log, str(model), tmp_path / "basis")
+    assert made.obstacle.startswith("only 0 of")
+    assert Basis.load(tmp_path / "basis").steering.beta == 0
+
+
 def test_a_reward_model_has_the_axes_of_a_basis(fitted: Fitted, model: Path, log: Path, tmp_path: Path) -> None:
     """One reward for each, learnt ones embedded; the basis of another model is refused."""
-    made = backbone_from_log(log, str(model), tmp_path / "reward", fitted.folder, "cpu")
-    assert made.trained.model.axes == tuple(axis.name for axis in fitted.made.made.basis.axes)
+    made = backbone_from_log(read_log(log), str(model), tmp_path / "reward", fitted.folder, "cpu")
+    assert made.trained.model.axes == tuple(axis.name for axis in fitted.made.basis.axes)
     with pytest.raises(BasisError, match="was made for"):
-        backbone_from_log(log, "tiny", tmp_path / "other", fitted.folder, "cpu")
+        backbone_from_log(read_log(log), "tiny", tmp_path / "other", fitted.folder, "cpu")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from personalign.decode import SuccessorHead
+from personalign.train.basis import head as module
 from personalign.train.basis.head import HeadRecipe, explained_variance, train_head
 from personalign.train.basis.rollouts import Rollouts
 
@@ -112,3 +114,37 @@ def test_the_mean_explains_nothing() -> None:
         torch.nn.init.zeros_(value)
     found = explained_variance(head, rollouts, features, embeddings(), np.ones(len(rollouts.token), dtype=bool))
     assert found == pytest.approx(np.zeros(AXES), abs=1e-3)
+
+
+def test_a_killed_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after five batches it takes the others alone, and ends in the same bytes; so does one that had ended."""
+    rollouts, features = planted()
+    recipe = replace(RECIPE, epochs=6, checkpoint_every_s=-1.0)
+    batches: list[int] = []
+    make_batches = module._batches
+
+    def train(folder: str, most: int = 10_000, seed: int = 0) -> dict[str, bytes]:
+        batches.clear()
+
+        def counting(*data):
+            batch_of = make_batches(*data)
+
+            def count(rows):
+                if len(batches) == most:
+                    raise KeyboardInterrupt
+                batches.append(len(rows))
+                return batch_of(rows)
+
+            return count
+
+        monkeypatch.setattr(module, "_batches", counting)
+        path = tmp_path / folder / "head.safetensors"
+        head = train_head(rollouts, features, embeddings(), TRAIN, replace(recipe, seed=seed), path)
+        return {name: array.tobytes() for name, array in head.to_arrays().items()}
+
+    whole, num_batches = train("whole"), len(batches)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", most=5)
+    assert (train("killed"), len(batches)) == (whole, num_batches - 5)
+    assert (train("killed"), len(batches)) == (whole, 0)
+    assert train("other", seed=1) != whole  # control

@@ -9,7 +9,7 @@ import pytest
 
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
-from personalign.train.basis.people import MIN_PEOPLE, Found, fit_basis
+from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis
 from personalign.train.log import AnswerLog, LogCounts
 from personalign.types import Fingerprints
 from tests.train.crowd import HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
@@ -20,7 +20,7 @@ SOME = replies_to(20, 4)
 
 def log_of(rows: Sequence[Row]) -> AnswerLog:
     user, prompt, a, b, choice = zip(*rows, strict=True)
-    return AnswerLog(user, prompt, a, b, choice, LogCounts(len(rows), len(set(user)), 0, 0, 0, 0))
+    return AnswerLog(user, prompt, a, b, choice, LogCounts(len(rows), len(set(user)), 0, 0, 0, 0, 0, {}), "log")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def rows() -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def found(rows: list[Row]) -> Found:
+def findings(rows: list[Row]) -> Findings:
     return fit_basis(log_of(rows), embed)
 
 
@@ -39,38 +39,38 @@ def few() -> list[Row]:
     return answers_of(MIN_PEOPLE, 8, SOME, length_and_hidden)
 
 
-def test_held_out_people_are_foretold(found: Found) -> None:
+def test_held_out_people_are_foretold(findings: Findings) -> None:
     """The more of their answers are known the better, and more accurately than by the population's mean."""
-    after = {told.answers: told for told in found.judgement.after}
+    after = {step.answers: step for step in findings.judgement.after}
     assert list(after) == [0, 5, 10, 20]
     assert after[0].accuracy == after[0].population_accuracy
     assert after[20].log_loss < after[10].log_loss < after[5].log_loss < after[0].log_loss
     assert after[10].accuracy > after[10].population_accuracy + 0.15
     assert after[10].log_loss < after[10].population_log_loss
-    assert found.judgement.gate.kappa > 0.5
-    assert found.judgement.active
-    assert found.judgement.calibration_error < 0.08
-    assert found.held_out == found.people / 4 == 25
+    assert findings.judgement.gate.kappa > 0.5
+    assert findings.judgement.active
+    assert findings.judgement.calibration_error < 0.08
+    assert findings.held_out == findings.people / 4 == 25
 
 
-def test_a_learnt_axis_is_what_people_differ_in(found: Found) -> None:
+def test_a_learnt_axis_is_what_people_differ_in(findings: Findings) -> None:
     """It is the entry of the embedding that they feel about, and the prior knows both of their tastes."""
-    assert found.projection is not None
-    weights = np.abs(found.projection[:, 0])
+    assert findings.projection is not None
+    weights = np.abs(findings.projection[:, 0])
     assert weights[HIDDEN] > 0.9 * np.linalg.norm(weights)
-    names, deviation = [axis.name for axis in found.axes], np.sqrt(np.diag(found.prior.covariance))
+    names, deviation = [axis.name for axis in findings.axes], np.sqrt(np.diag(findings.prior.covariance))
     assert names[-1] == "learnt_1"
     assert deviation[-1] > 1
     assert deviation[names.index("length")] > 0.5
 
 
-def test_its_axes_are_standardised_over_the_log(rows: list[Row], found: Found) -> None:
+def test_its_axes_are_standardised_over_the_log(rows: list[Row], findings: Findings) -> None:
     """Every axis has mean 0 and standard deviation 1 over the different replies of the log."""
     replies = {(row[1][0]["content"], text): row[1] for row in rows for text in row[2:4]}
     prompts, texts = list(replies.values()), [text for _, text in replies]
-    basis = found.draft("none", Fingerprints("tokenizer", "model"), "hidden")
-    raw = np.hstack([measure_many(prompts, texts, basis.named), embed(prompts, texts) @ found.projection])
-    assert found.replies == len(texts)
+    basis = findings.draft("none", Fingerprints("tokenizer", "model"), "hidden")
+    raw = np.hstack([measure_many(prompts, texts, basis.named), embed(prompts, texts) @ findings.projection])
+    assert findings.replies == len(texts)
     assert np.allclose(basis.standardise(raw).mean(axis=0), 0)
     assert np.allclose(basis.standardise(raw).std(axis=0), 1)
 
@@ -81,7 +81,7 @@ def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
     mixed = fit_basis(log_of([(str(user), *row[1:]) for user, row in zip(users, rows, strict=True)]), embed)
     assert mixed.judgement.gate.kappa == 0
     assert not mixed.judgement.active
-    assert all(told.accuracy == told.population_accuracy for told in mixed.judgement.after)
+    assert all(step.accuracy == step.population_accuracy for step in mixed.judgement.after)
 
 
 def test_where_named_axes_say_it_all_none_is_learnt() -> None:
@@ -115,9 +115,9 @@ def test_embeddings_that_are_no_numbers_are_named(few: list[Row]) -> None:
     row = few[12]
 
     def broken(prompts, replies):
-        found = embed(prompts, replies)
-        found[[text == row[3] for text in replies]] = np.nan
-        return found
+        findings = embed(prompts, replies)
+        findings[[text == row[3] for text in replies]] = np.nan
+        return findings
 
     with pytest.raises(InputError, match=r"hold NaN or Inf, the first is [ab] of answer \d+ of the log"):
         fit_basis(log_of(few), broken)
@@ -139,18 +139,18 @@ def test_a_rank_that_cannot_be_is_refused(few: list[Row], rank: int | str) -> No
 def test_odd_people_are_no_obstacle(few: list[Row]) -> None:
     """Somebody who never prefers anything, and somebody who always takes the left."""
     odd = {"person 1": "tie", "person 2": "a"}
-    found = fit_basis(log_of([(*row[:4], odd.get(row[0], row[4])) for row in few]), embed)
-    assert np.linalg.eigvalsh(found.prior.covariance).min() > 0
+    findings = fit_basis(log_of([(*row[:4], odd.get(row[0], row[4])) for row in few]), embed)
+    assert np.linalg.eigvalsh(findings.prior.covariance).min() > 0
 
 
-def test_how_people_answer_is_estimated(rows: list[Row], found: Found) -> None:
+def test_how_people_answer_is_estimated(rows: list[Row], findings: Findings) -> None:
     """Ties where the log has some, else as without data; and a lean to the left that everyone's answers show."""
     rng = np.random.default_rng(0)
     tied = [(*row[:4], "tie" if rng.random() < 0.3 else row[4]) for row in rows]
     leaning = [(*row[:4], "a" if leans_left(row[0]) else "b") if rng.random() < 0.4 else row for row in rows]
-    assert found.noise.tie == 0  # as it was fitted: nobody was offered one
+    assert findings.noise.tie == 0  # as it was fitted: nobody was offered one
     assert fit_basis(log_of(tied), embed).noise.tie > 0.2
-    assert fit_basis(log_of(leaning), embed).noise.side > 0.4 > found.noise.side
+    assert fit_basis(log_of(leaning), embed).noise.side > 0.4 > findings.noise.side
 
 
 def leans_left(user: str) -> bool:

@@ -175,9 +175,7 @@ def test_natural_replies_are_the_models_own(kit: Kit, written: Rollouts, models:
     assert 0 < natural.sum() < len(natural)
     assert not written.alpha[natural].any()
     assert not np.isin(written.reply[written.is_forced], np.flatnonzero(natural)).any()
-    plain = replace(
-        PLAN, options=replace(PLAN.options, expert=None), alphas=(0.0,), forced_share=0.0, replies_per_prompt=1
-    )
+    plain = replace(PLAN, expert=None, alphas=(0.0,), forced_share=0.0, replies_per_prompt=1)
     assert roll_out(models, PROMPTS, plain, tmp_path).natural.all()
 
 

@@ -19,6 +19,7 @@ from personalign.errors import InputError
 from personalign.train.files import WORK
 from personalign.train.log import AnswerLog, read_log
 from personalign.train.reward import from_log as backbones
+from personalign.train.reward import train as training
 from personalign.train.reward.from_log import MadeBackbone, make_backbone
 from tests.decode.tiny_models import Kit, bits
 from tests.train.talker import SUBJECTS
@@ -56,9 +57,7 @@ def written(path: Path, rows) -> AnswerLog:
 
 @pytest.fixture(scope="module")
 def make(kit: Kit):
-    return partial(
-        make_backbone, str(kit.folder / "base"), device="cpu", epochs=5, learning_rate=1e-2, source="a.jsonl"
-    )
+    return partial(make_backbone, str(kit.folder / "base"), device="cpu", epochs=5, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -110,23 +109,34 @@ def test_its_folder_comes_back_and_tells_its_story(kit: Kit, made: MadeBackbone)
     assert str(kit.folder) not in card
 
 
-def test_a_run_that_was_killed_begins_again_and_ends_in_the_same_bits(
+def test_a_run_that_was_killed_after_training_trains_no_more(
     make, made: MadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it left is no obstacle; another seed gives other weights (the control), and a finished one is left alone."""
+    """It ends in the same bits without a step; another seed gives other weights (the control)."""
     log = written(tmp_path / "a.jsonl", People().rows())
     with monkeypatch.context() as patch:
         patch.setattr(backbones, "save_reward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make(log, tmp_path / "again")
     assert (tmp_path / "again" / WORK).is_dir()
-    again = make(log, tmp_path / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr("personalign.train.reward.train._differences", only_new_prompts)
+        again = make(log, tmp_path / "again")
     assert torch.equal(bits(rewards(again.trained.model)), bits(rewards(made.trained.model)))
     assert again.row() | {"reward": None} == made.row() | {"reward": None}
     other = make(log, tmp_path / "other", seed=1, epochs=1)
     assert not torch.equal(bits(rewards(other.trained.model)), bits(rewards(made.trained.model)))
     with pytest.raises(InputError, match="already holds something"):
         make(log, tmp_path / "again")
+
+
+differences = training._differences
+
+
+def only_new_prompts(decoder, head, batch, over):
+    """What is measured at the end, without gradients, may be; a step of the training may not."""
+    assert not torch.is_grad_enabled()
+    return differences(decoder, head, batch, over)
 
 
 def interrupted(*_args, **_options):
@@ -142,8 +152,8 @@ def test_what_the_log_says_is_counted(make, tmp_path: Path) -> None:
     made = make(written(tmp_path / "a.jsonl", [*rows, rows[0]]), tmp_path / "out", epochs=1)
     row = made.row()
     pairs = row["pairs"]
-    assert (pairs["uninformative"], pairs["unreadable"], pairs["duplicates"]) == (2, 2, 1)
-    assert pairs["train"] + pairs["held_out"] == len(rows) - 4
+    assert (pairs["uninformative"], pairs["unreadable"], pairs["duplicates"], pairs["bad"]) == (2, 2, 0, 0)
+    assert pairs["train"] + pairs["held_out"] == len(rows) + 1 - 4
     assert (pairs["new_prompts"], row["accuracy"]["new_prompts"]) == (0, None)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "All of their prompts were trained on" in card

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -253,3 +254,40 @@ def test_the_log_loss_is_that_of_whole_replies(kit: Kit, trained: TrainedReward)
     measured = measure_reward(trained.model, kit.base, pairs)
     assert measured.log_loss == pytest.approx([np.mean(losses)], rel=1e-4)
     assert measured.replies.tolist() in ([0.0], [0.5], [1.0]), "of the two that were decided"
+
+
+class Steps:
+    """Counts the training's forward passes, and may end it."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self.taken, self.most = 0, most
+
+    def __call__(self, *batch):
+        if torch.is_grad_enabled():
+            if self.taken == self.most:
+                raise KeyboardInterrupt
+            self.taken += 1
+        return differences(*batch)
+
+
+differences = module._differences
+
+
+def test_a_killed_training_goes_on_where_it_was(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after three steps it takes the others alone, and ends in the same bits and figures."""
+    recipe = replace(RECIPE, epochs=1, checkpoint_every_s=-1.0)
+    train = partial(train_reward, kit.base, planted(), recipe)
+    monkeypatch.setattr(module, "_differences", whole_steps := Steps())
+    whole = train(work=tmp_path / "whole")
+    monkeypatch.setattr(module, "_differences", Steps(most=3))
+    with pytest.raises(KeyboardInterrupt):
+        train(work=tmp_path / "killed")
+    monkeypatch.setattr(module, "_differences", rest := Steps())
+    resumed = train(work=tmp_path / "killed")
+    assert rest.taken == whole_steps.taken - 3 > 0
+    assert all(torch.equal(bits(resumed.adapter[name]), bits(value)) for name, value in whole.adapter.items())
+    assert np.array_equal(resumed.report.before.log_loss, whole.report.before.log_loss)
+    assert np.array_equal(resumed.report.after.log_loss, whole.report.after.log_loss)
+    monkeypatch.setattr(module, "_differences", other := Steps())
+    train_reward(kit.base, planted(), replace(recipe, seed=1), work=tmp_path / "killed")
+    assert other.taken == whole_steps.taken  # control: another seed's training begins at the beginning

@@ -1,0 +1,180 @@
+"""The rows of JSONL, CSV and Parquet files, each with its place; a row that can't be read is given as its error."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personalign.errors import InputError, MissingExtra
+from personalign.train.files import JSON_SUFFIXES, Line, whole_lines
+
+WIDEST_CELL = 2**31 - 1  # of what csv may read: a cell that is too long is refused here, with its column
+
+
+class BadRowError(InputError):
+    """A row that can't be used: the reason in a few words, to be counted, and how many lines it takes."""
+
+    def __init__(self, message: str, reason: str, place: str, num_lines: int = 1) -> None:
+        super().__init__(message)
+        self.reason, self.place, self.num_lines = reason, place, num_lines
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's cells by column; ``place`` says which line or row it is."""
+
+    path: Path
+    place: str
+    cells: dict[str, Any]
+
+    def name(self, column: str) -> str:
+        """Where a cell is."""
+        return f"{self.path}, {self.place}, column {column!r}"
+
+    def bad(self, column: str, reason: str, message: str) -> BadRowError:
+        """What is wrong with a cell."""
+        return BadRowError(f"{self.name(column)} {message}", reason, self.place)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that a file has to have, those it may have, and an example of a row."""
+
+    required: Sequence[str]
+    optional: Sequence[str]
+    example: str
+
+    def check(self, place: str, names: Iterable[str]) -> None:
+        """Refuse a header or an object without these columns.
+
+        Raises:
+            InputError: one is missing, or there twice.
+        """
+        times = Counter(list(names))  # names, also of a mapping
+        if missing := [column for column in self.required if not times[column]]:
+            names = ", ".join(map(repr, times)) or "none"
+            raise InputError(
+                f"{place} has no column {', '.join(map(repr, missing))}: found {names}; expected "
+                f"{', '.join(self.required)}"
+            )
+        if repeated := [column for column in (*self.required, *self.optional) if times[column] > 1]:
+            raise InputError(f"{place} has the column {', '.join(map(repr, repeated))} more than once; expected once")
+
+
+def read_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+    """Give a file's rows; its name says whether it is JSONL, CSV or Parquet.
+
+    Raises:
+        InputError: the file isn't such, or its header lacks a column.
+        MissingExtra: it is Parquet, and pyarrow isn't installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix in JSON_SUFFIXES:
+        return _json_rows(path, columns)
+    if suffix == ".csv":
+        return _csv_rows(path, columns)
+    if suffix == ".parquet":
+        return _parquet_rows(path, columns)
+    raise InputError(f"{path} has a name that ends in {suffix!r}; expected .jsonl, .csv or .parquet")
+
+
+def _json_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+    for number, text in enumerate(whole_lines(path, errors="surrogateescape"), start=1):
+        if not (text := text.strip()):
+            continue
+        place = f"line {number}"
+        if not _is_utf8(text):
+            yield BadRowError(f"{path}, {place} isn't UTF-8; save the file as UTF-8", "no UTF-8", place)
+            continue
+        try:
+            cells = Line(path, number, text).row(columns.example)
+            columns.check(f"{path}, {place}", cells)
+        except InputError as error:
+            yield BadRowError(str(error), "no object with these columns", place)
+        else:
+            yield Row(path, place, cells)
+
+
+def _csv_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+    header: list[str] = []
+    for row in _csv_cells(path):
+        if isinstance(row, BadRowError):
+            if not header:
+                raise row
+            yield row
+            continue
+        place, cells = row
+        if not header:
+            columns.check(f"{path}, {place}", cells)
+            header = cells
+        elif len(cells) != len(header):
+            yield BadRowError(
+                f"{path}, {place} has {len(cells)} cells; expected {len(header)}, as the header has; put quotes around "
+                "a text with commas or line breaks in it",
+                "another number of cells than the header",
+                place,
+            )
+        elif not all(map(_is_utf8, cells)):
+            yield BadRowError(f"{path}, {place} isn't UTF-8; save the file as UTF-8", "no UTF-8", place)
+        else:
+            yield Row(path, place, dict(zip(header, cells, strict=True)))
+
+
+def _csv_cells(path: Path) -> Iterator[tuple[str, list[str]] | BadRowError]:
+    """Where each row begins, and its cells, or what is wrong with it; blank lines between rows aren't rows."""
+    reader = csv.reader(whole_lines(path, errors="surrogateescape"), strict=True)
+    while True:
+        begin = reader.line_num
+        place = f"line {begin + 1}"
+        limit = csv.field_size_limit(WIDEST_CELL)  # one for the whole process, so it is put back
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            message = f"{path}, {place} begins a row that isn't CSV ({error}); expected commas between quoted cells"
+            # a quote that is left open takes the lines after it along: they count, too
+            yield BadRowError(message, "no CSV", place, max(reader.line_num - begin, 1))
+            continue
+        finally:
+            csv.field_size_limit(limit)
+        if cells:
+            yield place, cells
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether no byte had to be escaped."""
+    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "parquet") from error
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            columns.check(str(path), file.schema_arrow.names)
+            names = [n for n in (*columns.required, *columns.optional) if n in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=1024, columns=names):
+                for i in range(batch.num_rows):
+                    number += 1
+                    yield _parquet_row(path, f"row {number}", {name: batch.column(name)[i] for name in names})
+    except (ArrowException, OSError) as error:
+        raise InputError(f"{path} can't be read ({error}); expected a Parquet file") from error
+
+
+def _parquet_row(path: Path, place: str, scalars: dict[str, Any]) -> Row | BadRowError:
+    row = Row(path, place, {})
+    for column, scalar in scalars.items():
+        try:
+            row.cells[column] = scalar.as_py()
+        except UnicodeDecodeError as error:
+            return row.bad(column, "no UTF-8", f"isn't UTF-8 ({error.reason}); write the log as UTF-8")
+    return row

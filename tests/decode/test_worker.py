@@ -385,8 +385,8 @@ def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:
     asked = requests(8)
     with pytest.raises(Overloaded):
         worker.submit([*asked, asked[0]])
-    with pytest.raises(InputError, match="unknown"):
-        worker.submit([*asked[:3], Request(asked[0].messages, Options(rule="nonsense"))])
+    with pytest.raises(InputError, match="no expert"):
+        worker.submit([*asked[:3], Request(asked[0].messages, Options(expert="nonsense"))])
     assert worker._engine.is_idle
     alone = [submit(worker, request).result().ids for request in asked]
     assert [ticket.result().ids for ticket in worker.submit(asked)] == alone

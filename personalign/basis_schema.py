@@ -26,9 +26,7 @@ class Version(BaseModel):
     format: int
 
 
-class AxisRow(Schema):
-    """An axis in words."""
-
+class _AxisRow(Schema):
     name: Name
     about: Name
     less: Name
@@ -42,17 +40,13 @@ class FingerprintsRow(Schema):
     model: Name
 
 
-class SteeringRow(Schema):
-    """The calibrated strength."""
-
+class _SteeringRow(Schema):
     beta: Size
     clip: Size
     num_candidates: Annotated[int, Field(ge=1, le=1 << 20)]
 
 
-class NoiseRow(Schema):
-    """How people answer."""
-
+class _NoiseRow(Schema):
     tie: Annotated[float, Field(ge=0, le=MAX_UTILITY)]
     lapse: Annotated[float, Field(ge=0, lt=1)]
     side: Annotated[float, Field(ge=0, le=MAX_UTILITY)]
@@ -65,9 +59,9 @@ class Config(Schema):
     id: Name
     model: Name
     fingerprints: FingerprintsRow
-    axes: Annotated[list[AxisRow], Field(min_length=1, max_length=MAX_AXES)]
-    noise: NoiseRow
-    steering: SteeringRow
+    axes: Annotated[list[_AxisRow], Field(min_length=1, max_length=MAX_AXES)]
+    noise: _NoiseRow
+    steering: _SteeringRow
     accuracy: Share | None
     embedder: Name | None = None
     kappa: Share | None = None

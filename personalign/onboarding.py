@@ -186,7 +186,7 @@ class Onboarding:
 
     def _why_tired(self, answers: Sequence[Answer]) -> str | None:
         """Say why no more is shown to somebody who passes over most questions."""
-        shown = sum(answer.kind == "question" for answer in answers[_watch(answers).since :])
+        shown = sum(answer.kind == "question" for answer in answers[_watch(answers).restart :])
         is_tired = shown >= PATIENCE * self._stop_rule.max_questions
         return f"showed {shown} questions, most of which were passed over" if is_tired else None
 

@@ -172,9 +172,9 @@ class Profile:
 
     def _tastes(self, top: int) -> list[tuple[Axis, float]]:
         """The axes that stand out by what is served, surest first; none that is pinned, or only everybody's."""
-        own = self.mean if self.common is None else self.mean - self.common
-        surety = (self.mean - (1 - self.openness) * own) / self._deviations()
-        is_told = (np.abs(surety) >= FAINT) & (np.abs(own) >= FAINT * self._deviations())
+        departure = self.mean if self.common is None else self.mean - self.common
+        surety = (self.mean - (1 - self.openness) * departure) / self._deviations()
+        is_told = (np.abs(surety) >= FAINT) & (np.abs(departure) >= FAINT * self._deviations())
         ranked = [(self.axes[j], float(surety[j])) for j in np.argsort(-np.abs(surety)) if self.axes and is_told[j]]
         return [(axis, towards) for axis, towards in ranked if axis.name not in self.pinned][:top]
 
@@ -251,9 +251,9 @@ class Reply:
     over tokens of Σ q Q − Σ p Q within the short list.
 
     ``reason`` says why a reply was not guided, and is None for a guided one: "no_answers" (nothing is known of the
-    person), "strength_zero" (β or strength is 0), "non_finite_reward" (from the first such token on it was written
-    without guidance), "forgotten" (the person was erased while it was written), or "shadow". In shadow the numbers tell
-    what guidance would have done to each token.
+    person), "nothing_personal" (the basis found nothing that sets one person apart), "strength_zero" (β or strength is
+    0), "non_finite_reward" (from the first such token on it was written without guidance), "forgotten" (the person was
+    erased while it was written), or "shadow". In shadow the numbers tell what guidance would have done to each token.
 
     ``seed`` repeats the draw, for the same messages; None where nothing is drawn, at temperature 0. ``ids`` are the
     tokens of the text, ``end`` is the token that ended it: None where the limit or a stop string did.

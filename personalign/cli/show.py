@@ -88,8 +88,8 @@ def show_reply(console: Console, reply: Reply) -> None:
 def _guidance(reply: Reply) -> str:
     if not reply.guided:
         return f"not guided: {reply.reason}"
-    whose = f"by revision {reply.revision}" if reply.revision else "by the reward model"
-    return f"guided {whose}: KL {reply.kl:.3f}, {reply.changed:.0%} changed, reward {reply.gained:+.2f}"
+    guide = f"by revision {reply.revision}" if reply.revision else "by the reward model"
+    return f"guided {guide}: KL {reply.kl:.3f}, {reply.changed:.0%} changed, reward {reply.gained:+.2f}"
 
 
 def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence[ShiftedReply]) -> None:
@@ -110,7 +110,7 @@ def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence
 
 
 def coloured(reply: ShiftedReply) -> Text:
-    """A reply whose tokens are shaded by how much likelier guidance and expert made them; notebooks show it as HTML."""
+    """A reply guide tokens are shaded by how much likelier guidance and expert made them; notebooks show it as HTML."""
     *written, last = reply.positions
     shades = [_shaded(position.added, position.change) for position in written]
     return Text.assemble(*shades, _shaded(last.added or last.token, last.change))  # the end has a name, but no text

@@ -1,8 +1,8 @@
 """Simulated people on the real path: onboarded by the service, judged by their hidden utility.
 
-A person answers at most ten questions with 15 % of the answers flipped. Then two things are measured that
-the profile never saw: on which of 200 held-out pairs it agrees with the hidden utility, and how much better
-the person likes the steered replies to 20 greedy prompts than the model's own.
+A person answers at most ten questions, 15 % of them against their taste. Then two things are measured: on how many of
+200 held-out pairs the profile agrees with the hidden utility, and how much better the person likes steered replies to
+20 prompts, written greedily, than the model's own.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def agreement(p: Personalign, met: Met) -> float:
 
 
 def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Message]]) -> list[PersonResult]:
-    """Write greedy replies for nobody and for each person in one batch, and ask the hidden utilities."""
+    """Write greedy replies for a stranger and for each person in one batch, and ask the hidden utilities."""
     users = ["nobody", *(met.name for met in people)]
     replies = p.chat_many([user for user in users for _ in prompts], [*prompts] * len(users))
     base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
@@ -135,20 +135,20 @@ def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Mess
             stopped_because=met.onboarding.stopped_because,
             agreement=agreement(p, met),
             utility_base=0.0,  # the origin of the scale, by definition
-            utility_personal=gain(met.person, prompts, [r.text for r in base], [r.text for r in own]),
-            kl=float(np.mean([r.kl for r in own])),
+            utility_personal=gain(met.person, prompts, [r.text for r in base], [r.text for r in written]),
+            kl=float(np.mean([r.kl for r in written])),
         )
-        for met, own in zip(people, personal, strict=True)
+        for met, written in zip(people, personal, strict=True)
     ]
 
 
 def gain(
-    person: SimulatedPerson, prompts: Sequence[Sequence[Message]], base: Sequence[str], own: Sequence[str]
+    person: SimulatedPerson, prompts: Sequence[Sequence[Message]], base: Sequence[str], personal: Sequence[str]
 ) -> float:
     """How much better the person likes their own replies than base's, in standard deviations of base's."""
     before, after = (
         np.array([person.utility(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
-        for texts in (base, own)
+        for texts in (base, personal)
     )
     return float((after.mean() - before.mean()) / before.std())
 

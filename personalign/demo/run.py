@@ -39,7 +39,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found."""
+    """What came of the demo."""
 
     people: list[PersonResult]
     onboardings: list[Onboarding]
@@ -64,7 +64,7 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
     """Run the main job in a folder that is removed afterwards; ``progress`` is told what begins."""
     with fresh_service(device) as p:
         progress("loading the model")
-        p.chat("nobody", _said("Hello."), max_tokens=4, expert=EXPERT)
+        p.chat("nobody", _conversation("Hello."), max_tokens=4, expert=EXPERT)
         progress("asking two people")
         pair = meet_pair(p, SEED)
         first_token_s = pair[-1].onboarding.last_answer_s + _first_piece_s(p, pair[-1].name)
@@ -95,7 +95,7 @@ def _process_started() -> float:
 
 def _columns(p: Personalign) -> dict[str, list[Reply]]:
     """The replies of every column, in one batch for those without the expert and one for those with it."""
-    conversations = [_said(prompt) for prompt in PROMPTS]
+    conversations = [_conversation(prompt) for prompt in PROMPTS]
     users = ("nobody", *NAMES)
     plain = p.chat_many([user for user in users for _ in PROMPTS], conversations * len(users))
     expert = p.chat_many([NAMES[0]] * len(PROMPTS), conversations, expert=EXPERT)
@@ -106,7 +106,7 @@ def _columns(p: Personalign) -> dict[str, list[Reply]]:
 
 def _first_piece_s(p: Personalign, user: str) -> float:
     started = time.perf_counter()
-    next(iter(p.stream(user, _said(PROMPTS[0]))))
+    next(iter(p.stream(user, _conversation(PROMPTS[0]))))
     return time.perf_counter() - started
 
 
@@ -114,5 +114,5 @@ def _tokens(columns: dict[str, list[Reply]]) -> int:
     return sum(reply.usage.completion_tokens for replies in columns.values() for reply in replies)
 
 
-def _said(text: str) -> list[Message]:
+def _conversation(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]

@@ -118,7 +118,7 @@ class SimulatedPerson:
     def utility(self, prompt: Sequence[Message], reply: str) -> float:  # noqa: ARG002 - a taste may look at both
         """How much the person likes a reply."""
         mix = float(self.weights @ ((_traits(reply) - self.center) / self.scale)) - self.mix_mean
-        return (_felt(mix) - self.mean) / self.spread
+        return (_feeling(mix) - self.mean) / self.spread
 
     def choose(self, prompt: Sequence[Message], left: str, right: str, rng: np.random.Generator) -> Choice:
         """Prefer the reply of higher utility, but in 15 % of cases say the other."""
@@ -149,8 +149,8 @@ def opposite_pair(
     weights = np.zeros(len(names))
     weights[[main, minor]] = rng.choice((-1.0, 1.0), 2) * (1.0, MINOR)
     mixes = (values - center) / scale @ weights
-    felt = np.array([_felt(mix) for mix in mixes - mixes.mean()])
-    person = SimulatedPerson(weights, center, scale, float(mixes.mean()), float(felt.mean()), float(felt.std()))
+    feelings = np.array([_feeling(mix) for mix in mixes - mixes.mean()])
+    person = SimulatedPerson(weights, center, scale, float(mixes.mean()), float(feelings.mean()), float(feelings.std()))
     return person, person.opposite()
 
 
@@ -158,6 +158,6 @@ def _traits(text: str) -> Float[NDArray[np.float64], "traits"]:
     return np.array([trait(text) for trait in TRAITS.values()], dtype=np.float64)
 
 
-def _felt(mix: float) -> float:
+def _feeling(mix: float) -> float:
     """Feelings keep their sign and grow with ``POWER``, which keeps a third of a taste outside the axes."""
     return math.copysign(abs(mix) ** POWER, mix)

@@ -29,14 +29,14 @@ class Drift:
     """What the answers so far say about a change of taste.
 
     ``excess`` is the CUSUM, in nats, since the last alarm; ``alarms`` how many there were; ``changed_at`` and
-    ``since`` are the indices of the first answer of the newer taste, as it is estimated, and of the first one after
+    ``restart`` are the indices of the first answer of the newer taste, as it is estimated, and of the first one after
     the last alarm, both 0 while there was none; ``asked`` counts the questions answered from there on.
     """
 
     excess: float
     alarms: int
     changed_at: int
-    since: int
+    restart: int
     asked: int
 
     def explain(self) -> str:
@@ -66,7 +66,7 @@ def log_loss(
 
 def watch(losses: Sequence[float | None], is_asked: Sequence[bool]) -> Drift:
     """Follow the answers, oldest first; ``losses`` as ``log_loss`` gave them, None where there was none."""
-    excess, alarms, changed_at, since, began = 0.0, 0, 0, 0, 0
+    excess, alarms, changed_at, restart, began = 0.0, 0, 0, 0, 0
     for i, loss in enumerate(losses):
         if loss is None:
             continue
@@ -74,8 +74,8 @@ def watch(losses: Sequence[float | None], is_asked: Sequence[bool]) -> Drift:
         if excess == 0:
             began = i + 1
         elif excess >= THRESHOLD:
-            excess, alarms, changed_at, since, began = 0.0, alarms + 1, began, i + 1, i + 1
-    return Drift(excess, alarms, changed_at, since, sum(is_asked[since:]))
+            excess, alarms, changed_at, restart, began = 0.0, alarms + 1, began, i + 1, i + 1
+    return Drift(excess, alarms, changed_at, restart, sum(is_asked[restart:]))
 
 
 def fade(days: Array, weight: Array, half_life_days: float | None, changed_at: int = 0) -> Array:

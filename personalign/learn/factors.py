@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from personalign.errors import InputError, QuestionError
+from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.population import Log, Model, fit_population, group_rows
-from personalign.types import CHOICES, INFORMATIVE, MAX_AXES, Gaussian, Noise
+from personalign.learn.rows import encode
+from personalign.types import INFORMATIVE, MAX_AXES, Gaussian, Noise
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
 COUNTS = (0, 5, 10, 20)  # answers of a held-out person that the report knows
@@ -143,29 +144,27 @@ def _check(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -
             f"v holds NaN or Inf in {len(wrong)} rows, the first is row {wrong[0]}; expected finite features; "
             "measure those replies again or leave their answers out"
         )
-    for row, chosen in enumerate(choices):
-        if chosen not in CHOICES:
-            raise QuestionError(f"found the choice {chosen!r} in row {row}, expected one of {', '.join(CHOICES)}")
+    encode(choices.tolist())
 
 
 def _informative(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -> _Answers:
-    kept = np.isin(choices.astype(str), sorted(INFORMATIVE))
-    names, person = np.unique(users[kept], return_inverse=True)
+    is_informative = np.isin(choices.astype(str), sorted(INFORMATIVE))
+    names, person = np.unique(users[is_informative], return_inverse=True)
     if len(names) < 2:
         raise InputError(
             f"found informative answers (a, b or tie) of {len(names)} of {len(np.unique(users))} people; expected two "
             "people at least: axes are what people differ in. Collect more answers, or use fit for a single person"
         )
-    return _Answers(person.astype(np.int64), v[kept], choices[kept])
+    return _Answers(person.astype(np.int64), v[is_informative], choices[is_informative])
 
 
 def _directions(v: NDArray[np.float64]) -> NDArray[np.float64]:
     """The orthogonal directions (F, K) in which features vary, largest first."""
     values, vectors = np.linalg.eigh(v.T @ v / len(v))
-    kept = np.flatnonzero(values > FLAT * values[-1])[::-1]
+    varying = np.flatnonzero(values > FLAT * values[-1])[::-1]
     if values[-1] <= 0:
         raise InputError("the features don't differ in any pair, expected replies that do; measure them again")
-    return np.asarray(vectors[:, kept])
+    return np.asarray(vectors[:, varying])
 
 
 def _ranks(rank: int | str, answers: _Answers, turn: NDArray[np.float64]) -> list[int]:

@@ -69,9 +69,9 @@ class _Hill:
 
     def point(self, dual: NDArray[np.float64], u: NDArray[np.float64]) -> _Point:
         """Measure the hill at a and its u."""
-        said = turned(u, self.is_tie, self.noise)
-        height = (self.weight * said.log_prob - dual * (u - self.start) / 2).sum(axis=1)
-        return _Point(dual, u, height, self.weight * said.score, self.weight * said.curvature)
+        answer = turned(u, self.is_tie, self.noise)
+        height = (self.weight * answer.log_prob - dual * (u - self.start) / 2).sum(axis=1)
+        return _Point(dual, u, height, self.weight * answer.score, self.weight * answer.curvature)
 
     def information(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fisher's information about u, the expected curvature."""

@@ -156,8 +156,13 @@ class _Some:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         spread = self.z @ covariance
         variance = (spread * self.z).sum(-1)
-        said = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
-        return said.value * self.exists, said.slope * self.exists, said.curvature * self.exists, spread
+        likelihood = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
+        return (
+            likelihood.value * self.exists,
+            likelihood.slope * self.exists,
+            likelihood.curvature * self.exists,
+            spread,
+        )
 
     def settle(
         self, mean: NDArray[np.float64], covariance: NDArray[np.float64], steps: int
@@ -189,14 +194,16 @@ def _start(log: Log, rank: int, noise: Noise, spread: NDArray[np.float64]) -> Mo
     second moment, less what single answers bring to it, is the covariance of tastes up to a known factor.
     """
     mean = _everyone(log, noise, spread)
-    said = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
+    likelihood = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
     whiten = 1 / np.sqrt(spread + 1 / (len(log.x) * _CURVATURE))
     x = log.x * whiten
     scores = np.zeros((log.num_people, x.shape[1]))
-    np.add.at(scores, log.person, said.slope[:, None] * x)
+    np.add.at(scores, log.person, likelihood.slope[:, None] * x)
     counts = np.bincount(log.person, minlength=log.num_people)
     pairs = max(float((counts * (counts - 1.0)).sum()), 1.0)
-    moment = (scores.T @ scores - (x * said.slope[:, None] ** 2).T @ x) / (pairs * said.curvature.mean() ** 2)
+    moment = (scores.T @ scores - (x * likelihood.slope[:, None] ** 2).T @ x) / (
+        pairs * likelihood.curvature.mean() ** 2
+    )
     values, vectors = np.linalg.eigh((moment + moment.T) / 2)
     top = np.argsort(values)[::-1][:rank]
     loading = (whiten[:, None] * vectors[:, top]) * np.sqrt(np.clip(values[top], 0.01, 100.0))
@@ -216,9 +223,9 @@ def _everyone(log: Log, noise: Noise, spread: NDArray[np.float64]) -> NDArray[np
 
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights = theta * scale
-        said = expected(log.x @ weights, nothing, log.is_tie, noise)
-        value = (weights**2).sum() / 2 - said.value.sum()
-        return float(value), scale * (weights - log.x.T @ said.slope)
+        likelihood = expected(log.x @ weights, nothing, log.is_tie, noise)
+        value = (weights**2).sum() / 2 - likelihood.value.sum()
+        return float(value), scale * (weights - log.x.T @ likelihood.slope)
 
     climbed = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
     return np.asarray(climbed.x * scale)

@@ -39,9 +39,12 @@ def encode(choice: Sequence[str]) -> NDArray[np.int64]:
     Raises:
         QuestionError: a choice that isn't one of ``CHOICES``.
     """
-    for unknown in set(choice).difference(CHOICES):
-        raise QuestionError(f"found the choice {unknown!r}, expected one of {', '.join(CHOICES)}")
-    return np.array([_CODES[c] for c in choice], dtype=np.int64)
+    try:
+        return np.array([_CODES[c] for c in choice], dtype=np.int64)
+    except (KeyError, TypeError):  # a TypeError for what can't be a key, such as a list
+        row, unknown = next((i, c) for i, c in enumerate(choice) if c not in CHOICES)
+        message = f"found the choice {unknown!r} in row {row}, expected one of {', '.join(CHOICES)}"
+        raise QuestionError(message) from None
 
 
 def check_answers(

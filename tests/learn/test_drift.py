@@ -97,10 +97,10 @@ def test_the_alarm_sums_what_was_worse_than_a_coin() -> None:
     """It starts again at each low and after each alarm; what wasn't foreseen is passed over."""
     one = THRESHOLD / 2 + COIN + 1e-9
     drift = watch([0.1, None, one, None, one, 0.1], [True, True, False, True, True, True])
-    assert drift == Drift(excess=0.0, alarms=1, changed_at=1, since=5, asked=1)
+    assert drift == Drift(excess=0.0, alarms=1, changed_at=1, restart=5, asked=1)
     assert "changed" in drift.explain()
     calm = watch([COIN, one, 0.0], [True, False, True])
-    assert (calm.alarms, calm.changed_at, calm.since, calm.asked) == (0, 0, 0, 2)
+    assert (calm.alarms, calm.changed_at, calm.restart, calm.asked) == (0, 0, 0, 2)
     assert calm.excess == pytest.approx(THRESHOLD / 2 - COIN)
     assert watch([], []).explain().startswith("The answers are as")
 

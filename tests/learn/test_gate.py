@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -43,6 +44,11 @@ def records(people: Sequence[tuple[Array, Record]]) -> list[Record]:
     return [record for _, record in people]
 
 
+@cache
+def gate_of(spread: float) -> Gate:
+    return fit_gate(records(crowd(spread)), PRIOR, NOISE)
+
+
 def accuracy(w: Array, mean: Array, v: Array) -> float:
     return float(((v @ w > 0) == (v @ mean > 0)).mean())
 
@@ -60,11 +66,12 @@ def gains_in_accuracy(spread: float, gate: Gate, seed: int = 1) -> Array:
 
 def test_where_people_differ_the_gate_is_open() -> None:
     """People as different as the prior says are told apart: κ near 1, for nearly everyone."""
-    gate = fit_gate(records(crowd(DIFFERENT)), PRIOR, NOISE)
+    gate = gate_of(DIFFERENT)
     assert gate.kappa >= 0.8
     assert gate.share > 0.6
 
 
+@pytest.mark.slow
 def test_where_all_are_alike_the_gate_is_shut() -> None:
     """People who only differ by their noise are all the population: κ is 0, or as good as 0, whoever is held out."""
     kappas = [fit_gate(records(crowd(ALIKE, seed=seed)), PRIOR, NOISE).kappa for seed in range(8)]
@@ -74,21 +81,21 @@ def test_where_all_are_alike_the_gate_is_shut() -> None:
 
 def test_nobody_is_worse_off_on_average() -> None:
     """Through the gate people who are alike lose nothing; ungated fits lose several points (the control)."""
-    gate = fit_gate(records(crowd(ALIKE)), PRIOR, NOISE)
+    gate = gate_of(ALIKE)
     assert gains_in_accuracy(ALIKE, gate).mean() > -0.003
     assert gains_in_accuracy(ALIKE, Gate(1.0, 1 - 1e-9)).mean() < -0.03
 
 
 def test_what_can_be_gained_is_kept() -> None:
     """Where people differ, the gate costs little of what a fit without it gains."""
-    gate = fit_gate(records(crowd(DIFFERENT)), PRIOR, NOISE)
+    gate = gate_of(DIFFERENT)
     free = gains_in_accuracy(DIFFERENT, Gate(1.0, 1 - 1e-9)).mean()
     assert free > 0.05
     assert gains_in_accuracy(DIFFERENT, gate).mean() > 0.8 * free
 
 
 def test_a_person_is_judged_by_their_own_record() -> None:
-    """In a crowd of both kinds those who differ keep more of their head than those who don't."""
+    """In a crowd of both kinds those who differ keep more of their weights than those who don't."""
     different, alike = crowd(2.0, 30, 40), crowd(ALIKE, 30, 40)
     gate = fit_gate(records([*different, *alike]), PRIOR, NOISE)
     of = [
@@ -146,7 +153,7 @@ def test_what_says_nothing_counts_for_nothing() -> None:
 
 
 @given(st.floats(-50, 50), st.integers(0, 100), st.floats(0.01, 1), st.floats(0.01, 0.99))
-def test_no_head_is_switched_off(gain: float, num_answers: int, kappa: float, share: float) -> None:
+def test_no_ones_weights_are_switched_off(gain: float, num_answers: int, kappa: float, share: float) -> None:
     """Only the basis can shut the gate: a person's own record leaves a tenth at least, and gives no more than κ."""
     own = openness(Gate(kappa, share), gain, num_answers)
     assert LEAST * kappa <= own <= kappa

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PATIENCE_S = 60.0  # then the process forks all the same
+LONGEST_SLEEP_S = 0.1  # of a fork that waits; it is woken before
+
+
+class Call:
+    """A call inside a gate; when an interrupt ends it anywhere, it dies with its frames."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
 
 
 class Gate:
-    """Counts the calls inside by thread, and shuts for a fork when the last one has left.
+    """Knows the calls inside, and shuts for a fork when the last one of other threads has left.
 
     ``before`` runs in the parent with the gate shut, ``in_child`` in the child before anything else.
     """
@@ -25,40 +33,41 @@ class Gate:
 
     def renew(self) -> None:
         """Start with nobody inside and with locks of its own: what a child does, having one thread."""
-        self._changed = threading.Condition()
-        self._inside: Counter[int] = Counter()
+        self._lock = threading.RLock()  # entered by itself: a Condition's own __exit__ may be interrupted
+        self._changed = threading.Condition(self._lock)
+        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._is_shut = False
 
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Wait while the process forks, then hold off the next fork; a thread that is inside may enter again."""
-        me = threading.get_ident()
-        with self._changed:
-            while self._is_shut and not self._inside[me]:
-                self._changed.wait()
-            self._inside[me] += 1
+        call = Call()
+        with self._lock:
+            while self._is_shut and not any(other.thread == call.thread for other in self._calls):
+                self._changed.wait(LONGEST_SLEEP_S)
+            self._calls.add(call)
         try:
             yield
         finally:
-            with self._changed:
-                self._inside[me] -= 1
-                self._changed.notify_all()
+            with self._lock:
+                self._calls.discard(call)
+                if self._is_shut:
+                    self._changed.notify_all()
 
     def shut(self) -> None:
         """Let nobody in, wait until only this thread is inside, and keep the lock."""
-        me = threading.get_ident()
-        self._changed.acquire()
+        deadline, me = time.monotonic() + PATIENCE_S, threading.get_ident()
+        self._lock.acquire()
         self._is_shut = True
-        self._changed.wait_for(
-            lambda: not any(self._inside[thread] for thread in self._inside if thread != me), PATIENCE_S
-        )
+        while any(call.thread != me for call in self._calls) and time.monotonic() < deadline:
+            self._changed.wait(LONGEST_SLEEP_S)
         self.before()
 
     def open(self) -> None:
         """Let everybody in again."""
         self._is_shut = False
         self._changed.notify_all()
-        self._changed.release()
+        self._lock.release()
 
     def close(self) -> None:
         """Take no part in forks any more."""

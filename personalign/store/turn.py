@@ -12,6 +12,7 @@ import fcntl
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -22,6 +23,11 @@ from personalign.store.files import make_file
 
 COUNTER_BYTES = 8
 LONGEST_NAP_S = 0.004
+LONGEST_SLEEP_S = 0.1  # of a thread that waits for another; it is woken before
+
+
+class Call:
+    """A call that waits or has the turn; when an interrupt ends it anywhere, it dies with its frames."""
 
 
 class Turns:
@@ -34,9 +40,10 @@ class Turns:
 
     def renew(self) -> None:
         """Forget who waits in this process: what a forked child does; byte locks stay with the parent."""
-        self._changed = threading.Condition()
-        self._waiting: list[object] = []
-        self._turn: tuple[int, object] | None = None  # the thread that has it, and which of its calls
+        self._lock = threading.RLock()  # entered by itself: a Condition's own __exit__ may be interrupted
+        self._changed = threading.Condition(self._lock)
+        self._waiting: list[weakref.ref[Call]] = []
+        self._turn: tuple[int, weakref.ref[Call]] | None = None  # the thread that has it, and which of its calls
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -45,7 +52,7 @@ class Turns:
         Raises:
             StoreError: another thread of this process kept it for too long.
         """
-        call = object()
+        call = Call()
         self._enter(call)
         try:
             with suppress(OSError):  # a full disk, or a file system without locks
@@ -56,36 +63,41 @@ class Turns:
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
-    def _enter(self, call: object) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            self._waiting.append(call)
+    def _enter(self, call: Call) -> None:
+        deadline, me = time.monotonic() + 2 * BUSY_TIMEOUT_MS / 1000, threading.get_ident()
+        own = weakref.ref(call)
+        with self._lock:
+            self._waiting.append(own)
             try:
-                # a thread that asks again was interrupted before it could let go
-                is_mine = self._changed.wait_for(
-                    lambda: self._waiting[0] is call and (self._turn is None or self._turn[0] == me),
-                    timeout=2 * BUSY_TIMEOUT_MS / 1000,
-                )
-                if is_mine:
-                    self._turn = me, call
+                while not self._is_next(own, me):
+                    if time.monotonic() > deadline:
+                        raise StoreError("the other threads of this process wrote for too long; try again")
+                    self._changed.wait(LONGEST_SLEEP_S)
+                self._turn = me, weakref.ref(call, lambda _: self._free_bytes())
             finally:
-                self._waiting.remove(call)
-                self._changed.notify_all()
-        if not is_mine:
-            raise StoreError("the other threads of this process wrote for too long; try again")
+                self._waiting.remove(own)
 
-    def _leave(self, call: object) -> None:
-        with self._changed:
-            if self._turn is not None and self._turn[1] is call:
-                if self._file is not None:
-                    with suppress(OSError):
-                        fcntl.lockf(self._file, fcntl.LOCK_UN)
+    def _is_next(self, own: weakref.ref[Call], me: int) -> bool:
+        while self._waiting[0]() is None:
+            del self._waiting[0]
+        # a thread that asks again was interrupted before it could let go
+        return self._waiting[0] is own and (self._turn is None or self._turn[0] == me or self._turn[1]() is None)
+
+    def _leave(self, call: Call) -> None:
+        with self._lock:
+            if self._turn is not None and self._turn[1]() is call:
+                self._free_bytes()
                 self._turn = None
                 self._changed.notify_all()
+
+    def _free_bytes(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _queue(self) -> None:
         if self._file is None:

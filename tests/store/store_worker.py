@@ -258,7 +258,7 @@ def fork_storm(url: str, forks: int = 40, threads: int = 4, broken: int = 0) -> 
     """Fork again and again while threads use the store without a pause; each child uses it, too."""
     prepare(url, threads)
     if broken:
-        Gate.shut = lambda gate: gate._changed.acquire() and gate.before()  # type: ignore[method-assign]
+        Gate.shut = lambda gate: gate._lock.acquire() and gate.before()  # type: ignore[method-assign]
     is_over = threading.Event()
     stuck = num_calls = 0
 

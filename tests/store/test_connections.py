@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -271,7 +272,7 @@ def _interrupt_at(call: Callable[[], object], step: int) -> int:
 @pytest.mark.parametrize("verb", ["add_user", "forget", "person"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_leaves_the_store_usable(store: Store, url: str, monkeypatch, verb: str) -> None:
-    """Interrupted at any of thirty moments of a verb, the same process and another go on writing."""
+    """Interrupted at any of forty moments of a verb, other threads, this one and other stores go on writing."""
     monkeypatch.setattr(turn, "BUSY_TIMEOUT_MS", 500)
 
     def call() -> None:
@@ -279,10 +280,12 @@ def test_an_interrupt_leaves_the_store_usable(store: Store, url: str, monkeypatc
 
     num_calls = _interrupt_at(call, 0)
     with Store.open(url) as other:
-        for step in range(1, num_calls, max(1, num_calls // 30)):
+        for step in range(1, num_calls, max(1, num_calls // 40)):
             store.add_user("bob")
             _interrupt_at(call, step)
-            store.add_user(f"after-{step}")
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(store.add_user, f"after-{step}").result()
+            store.add_user(f"here-{step}")
             other.add_user(f"other-{step}")
             assert is_known(store, f"other-{step}")
 

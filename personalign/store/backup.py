@@ -14,12 +14,11 @@ from urllib.parse import quote
 from sqlalchemy import select
 
 from personalign.errors import StoreError
-from personalign.store.connections import Connections, typed_errors
-from personalign.store.database import Database, DriverConnection, locate
-from personalign.store.engine import refuse_foreign
+from personalign.store.connections import Connections
+from personalign.store.database import Database, DriverConnection, check_log, locate
+from personalign.store.engine import refuse_foreign, typed_errors
 from personalign.store.erase import erase_again
 from personalign.store.files import make_file, make_whole, read_bytes, sync_folder
-from personalign.store.lineage import check_log
 from personalign.store.schema import HEAD, migrate
 from personalign.store.tables import FactRow, TombstoneRow
 from personalign.store.tombstones import Tombstone, Tombstones

@@ -7,26 +7,13 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 
 from sqlalchemy import Engine, Pool, PoolProxiedConnection, QueuePool, event
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from personalign.errors import InputError, StoreError
-from personalign.store.database import Database, DriverConnection
-from personalign.store.engine import open_engines
+from personalign.errors import StoreError
+from personalign.store.database import Database, DriverConnection, check_log
+from personalign.store.engine import open_engines, typed_errors
 from personalign.store.fork import Gate
-from personalign.store.lineage import check_log
 from personalign.store.turn import Turns
-
-ADVICE = {
-    "locked": "another process kept it locked for too long; try again",
-    "full": "free some space on the disk and try again, no row was changed",
-    "malformed": "the file is damaged; restore a backup with: personalign db restore",
-    "not a database": "this isn't a SQLite file; pass another path",
-    "readonly": "the file or its folder can't be written; check their permissions",
-    "unable to open": "the file or its folder can't be opened; check the path and its permissions",
-    "disk I/O": "the disk failed or is full; check it and try again",
-    "decode": "the file is damaged; restore a backup with: personalign db restore",
-}
 
 
 class Connections:
@@ -180,20 +167,6 @@ class Counter:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-
-
-@contextmanager
-def typed_errors(database: Database) -> Iterator[None]:
-    """Turn what the database raises into a StoreError that says what to do, and quotes nothing of the content."""
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        raise InputError("the text holds half a surrogate pair, which is no character; send proper Unicode") from error
-    except (SQLAlchemyError, database.driver.Error) as error:
-        cause, quotes, _ = str(getattr(error, "orig", None) or error).partition(" with text")
-        advice = next((advice for sign, advice in ADVICE.items() if sign in cause), "see: personalign doctor")
-        # the traceback of what quotes a text would print it
-        raise StoreError(f"{database.path}: {cause}; {advice}") from (None if quotes else error)
 
 
 def _status(database: Database) -> tuple[tuple[int, int], int]:

@@ -8,16 +8,16 @@ doesn't know.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 
-from personalign.errors import StoreError
-from personalign.store.database import Database, DriverConnection
-from personalign.store.lineage import sign_commit
+from personalign.errors import InputError, StoreError
+from personalign.store.database import BUSY_TIMEOUT_MS, Database, DriverConnection, sign_commit
 
-BUSY_TIMEOUT_MS = 15_000
 APPLICATION_ID = 0x50414C4E  # "PALN", in the file's header
 
 COMMON: dict[str, int | str] = {
@@ -30,6 +30,17 @@ COMMON: dict[str, int | str] = {
     "mmap_size": 0,
     "temp_store": 2,  # MEMORY
     "journal_size_limit": 64 << 20,
+}
+
+ADVICE = {
+    "locked": "another process kept it locked for too long; try again",
+    "full": "free some space on the disk and try again, no row was changed",
+    "malformed": "the file is damaged; restore a backup with: personalign db restore",
+    "not a database": "this isn't a SQLite file; pass another path",
+    "readonly": "the file or its folder can't be written; check their permissions",
+    "unable to open": "the file or its folder can't be opened; check the path and its permissions",
+    "disk I/O": "the disk failed or is full; check it and try again",
+    "decode": "the file is damaged; restore a backup with: personalign db restore",
 }
 
 
@@ -60,6 +71,20 @@ def migration_engine(database: Database) -> Engine:
     """Make an engine for migrations only: a batch migration under foreign keys would cascade into the children."""
     pragmas = COMMON | {"journal_mode": database.journal_mode, "foreign_keys": 0}
     return _engine(database, "BEGIN IMMEDIATE", pragmas, poolclass=NullPool)
+
+
+@contextmanager
+def typed_errors(database: Database) -> Iterator[None]:
+    """Turn what the database raises into a StoreError that says what to do, and quotes nothing of the content."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise InputError("the text holds half a surrogate pair, which is no character; send proper Unicode") from error
+    except (SQLAlchemyError, database.driver.Error) as error:
+        cause, quotes, _ = str(getattr(error, "orig", None) or error).partition(" with text")
+        advice = next((advice for sign, advice in ADVICE.items() if sign in cause), "see: personalign doctor")
+        # the traceback of what quotes a text would print it
+        raise StoreError(f"{database.path}: {cause}; {advice}") from (None if quotes else error)
 
 
 def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: object) -> Engine:

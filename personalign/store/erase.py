@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import ErasurePending
 from personalign.store.connections import Connections
-from personalign.store.engine import BUSY_TIMEOUT_MS
+from personalign.store.database import BUSY_TIMEOUT_MS
 from personalign.store.tables import USER_KEY, FactRow, Table, TombstoneRow, UserRow
 from personalign.store.tombstones import Tombstone, Tombstones
 

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from personalign.errors import StoreError
-from personalign.store.database import Database
-from personalign.store.engine import BUSY_TIMEOUT_MS
+from personalign.store.database import BUSY_TIMEOUT_MS, Database
 from personalign.store.files import make_file
 
 COUNTER_BYTES = 8

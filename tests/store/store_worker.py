@@ -425,6 +425,7 @@ def wrong_tables(url: str) -> list[str]:
 
 def _begin_deferred() -> None:
     sound = engine._engine
+    Turns._queue = lambda _: None  # type: ignore[method-assign]
     engine._engine = lambda database, _begin, pragmas, **pool: sound(
         database, "BEGIN", pragmas | {"busy_timeout": 50}, **pool
     )

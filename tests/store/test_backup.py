@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from personalign.cli import app
 from personalign.errors import StoreError
-from personalign.store import Store, backup, database, doctor, lineage, schema
+from personalign.store import Store, backup, database, doctor, schema
 from personalign.store.connections import Connections
 from personalign.store.database import locate
 from tests.store.store_worker import is_known
@@ -257,7 +257,7 @@ def test_a_journal_of_another_file_is_refused(store: Store, url: str, path: Path
             connection.exec_driver_sql("PRAGMA cache_size=1").close()
             connection.exec_driver_sql("PRAGMA cache_spill=1").close()
             connection.exec_driver_sql("UPDATE users SET consent = hex(randomblob(20000))").close()
-            lineage.sign_commit(connection.connection.driver_connection)
+            database.sign_commit(connection.connection.driver_connection)
             connection.exec_driver_sql("UPDATE users SET consent = hex(randomblob(20000))").close()
             os.kill(os.getpid(), 9)
     os.wait()

@@ -19,7 +19,7 @@ from types import FrameType
 import pytest
 
 from personalign.errors import StoreError
-from personalign.store import Store, connections, database, doctor, engine, fork, schema, turn
+from personalign.store import Store, database, doctor, engine, fork, schema, turn
 from personalign.store.database import sqlite_driver
 from tests.store.store_worker import is_known
 
@@ -178,7 +178,7 @@ def test_threads_may_use_the_store_while_the_process_forks(worker) -> None:
 @pytest.mark.slow
 def test_a_fork_that_waits_for_nobody_would_be_seen(worker) -> None:
     """The control: without waiting for the calls inside, children hang on locks whose holders they lack."""
-    assert worker("fork_storm", broken=1)["stuck"] > 0
+    assert worker("fork_storm", forks=4, broken=1)["stuck"] > 0
 
 
 def test_a_closed_store_takes_no_part_in_forks(url: str) -> None:
@@ -328,7 +328,7 @@ def test_a_damaged_text_is_quoted_nowhere(store: Store) -> None:
     driver = store._connections.database.driver
     with (
         pytest.raises(StoreError, match="personalign db restore") as refused,
-        connections.typed_errors(store._connections.database),
+        engine.typed_errors(store._connections.database),
     ):
         raise driver.OperationalError("Could not decode to UTF-8 column 'a' with text 'SECRET'")
     assert "SECRET" not in "".join(traceback.format_exception(refused.value))

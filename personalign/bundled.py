@@ -1,4 +1,4 @@
-"""Where the bundled model lies, and what its name stands for. ``zoo`` says how it was made."""
+"""The folder of the bundled model, and what a model's name stands for. ``zoo`` says how the bundled one was made."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class Expert:
     def changes_nothing(self) -> bool:
         """Whether expert and anti-expert are the same function, weight by weight: then neither needs to run."""
         if self.tuned is not None:
-            ours, theirs = self.anti.model.state_dict(), self.tuned.model.state_dict()
-            return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+            anti, tuned = self.anti.model.state_dict(), self.tuned.model.state_dict()
+            return anti.keys() == tuned.keys() and all(torch.equal(anti[name], tuned[name]) for name in anti)
         return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
 
     @property
@@ -88,15 +88,15 @@ def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -
     for path in paths:
         if (name := Path(path).resolve().name) in experts:
             raise ModelError(f"two experts are called {name!r}; expected different folder names")
-        beside = next((expert for expert in experts.values() if expert.peft is not None), None)
-        experts[name] = load_expert(path, shared, beside)
+        neighbour = next((expert for expert in experts.values() if expert.peft is not None), None)
+        experts[name] = load_expert(path, shared, neighbour)
     return experts
 
 
-def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Expert | None = None) -> Expert:
+def load_expert(path: str | Path, small: CausalModel | str | Path, neighbour: Expert | None = None) -> Expert:
     """Load an expert folder: a PEFT LoRA of ``small``, or a whole tuned model, with ``expert.json`` {"alpha": 0.5}.
 
-    ``beside`` is an expert that is already an adapter on ``small``. The folder's name is the expert's.
+    ``neighbour`` is an expert that is already an adapter on ``small``. The folder's name is the expert's.
 
     Raises:
         ModelError: a file is missing or malformed, or the adapter doesn't fit ``small`` or can't be served beside
@@ -107,7 +107,7 @@ def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Exper
     anti = small if isinstance(small, CausalModel) else load_causal(small)
     if not (folder / "adapter_config.json").exists():
         return Expert(folder.name, alpha, anti, tuned=load_causal(folder, str(anti.device)))
-    peft = None if beside is None else beside.peft
+    peft = None if neighbour is None else neighbour.peft
     _check_free(folder, anti, peft)
     with anti.lock:  # replies may be written with it
         peft = attach(read_lora(folder, anti.model), folder.name, anti.model, peft)
@@ -117,7 +117,7 @@ def load_expert(path: str | Path, small: CausalModel | str | Path, beside: Exper
 def _check_free(folder: Path, anti: CausalModel, peft: PeftModel | None) -> None:
     check_name(folder)
     if peft is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
-        raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass beside=")
+        raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass neighbour=")
     if peft is not None and folder.name in peft.peft_config:  # peft would write the new weights over the old ones
         raise ModelError(f"{anti.name} already carries an adapter called {folder.name!r}; rename one of the folders")
 

@@ -146,7 +146,7 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     check_cache(model, cache_argument(model), lambda output: output.logits[:, -1], name, context(model))
     fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
     causal = CausalModel(model, tokenizer, fingerprints, name)
-    assert causal.ends is not None, "read here, so that odd ones are refused"
+    _ = causal.ends  # so that odd ones are refused now
     return causal
 
 
@@ -193,11 +193,11 @@ def check_tokens(base: HasTokenizer, other: HasTokenizer) -> None:
     Raises:
         ModelError: naming the first token that differs.
     """
-    ours, theirs = ({i: t for t, i in model.tokenizer.get_vocab().items()} for model in (base, other))
-    for i in sorted(ours.keys() | theirs.keys()):
-        if ours.get(i) != theirs.get(i):
+    tokens, others = ({i: t for t, i in model.tokenizer.get_vocab().items()} for model in (base, other))
+    for i in sorted(tokens.keys() | others.keys()):
+        if tokens.get(i) != others.get(i):
             raise ModelError(
-                f"token {i} is {ours.get(i)!r} in {base.name} and {theirs.get(i)!r} in {other.name}; expected one "
+                f"token {i} is {tokens.get(i)!r} in {base.name} and {others.get(i)!r} in {other.name}; expected one "
                 "vocabulary; use an expert or a reward model made for this model's tokenizer"
             )
 

@@ -149,8 +149,8 @@ def _check_header(
 ) -> None:
     foreign = sorted(name for name in copies if ".lora_" in name)
     for name in [*sorted(expected.keys() - held.keys()), *foreign]:
-        found = "holds the unknown" if name in held else "lacks the"
-        raise ModelError(f"{file} doesn't fit: it {found} weight {name}; expected a whole LoRA tuned on this model")
+        fault = "holds the unknown" if name in held else "lacks the"
+        raise ModelError(f"{file} doesn't fit: it {fault} weight {name}; expected a whole LoRA tuned on this model")
     for name, (dtype, shape) in held.items():
         if dtype not in FLOATS or (name in expected and shape != expected[name]):
             raise ModelError(
@@ -161,9 +161,9 @@ def _check_header(
 
 def _check_copies(copies: Mapping[str, Tensor], file: Path, model: PreTrainedModel) -> None:
     """PEFT saves embeddings beside a LoRA of them: they may be there, as long as they are the model's."""
-    own = {name.replace(".base_layer.", "."): value for name, value in model.state_dict().items()} if copies else {}
+    weights = {name.replace(".base_layer.", "."): value for name, value in model.state_dict().items()} if copies else {}
     for name, value in copies.items():
-        same = own.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
+        same = weights.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
         if same is None or same.shape != value.shape or not torch.equal(value.to(same), same):
             raise ModelError(
                 f"{file} doesn't fit: it brings {name}, which isn't the model's own weight; expected nothing but a "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -241,8 +241,8 @@ def _load_classifier(name: str, device: str) -> RewardModel:
             f"{name} is a {type(model).__name__}, which has no linear layer called score; expected a classifier with a "
             "causal backbone, such as LlamaForSequenceClassification"
         )
-    labels: Any = model.config.id2label
-    axes = tuple(str(labels[j]) for j in range(head.out_features))
+    labels: Mapping[Any, str] = model.config.id2label or {}
+    axes = tuple(str(labels.get(j, f"LABEL_{j}")) for j in range(head.out_features))
     return RewardModel(decoder_of(model, name), head.float(), tokenizer, name, axes)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import LlamaModel, PreTrainedModel
 
 from personalign.decode.checkpoint import first_line
 from personalign.decode.load import load_causal, render
@@ -233,6 +233,17 @@ def test_no_bars_are_drawn_where_stderr_is_no_terminal(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load_causal(good, "cpu")
     assert "Loading weights" in capfd.readouterr().err
+
+
+def test_a_model_that_fails_when_it_is_tried_is_refused(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its code raises at its first tokens."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AttributeError("half a model")
+
+    monkeypatch.setattr(LlamaModel, "forward", fail)
+    with pytest.raises(ModelError, match=r"\(AttributeError: half a model\)"):
+        load_causal(good, "cpu")
 
 
 def test_the_first_line_of_an_error_is_short() -> None:

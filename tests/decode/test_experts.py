@@ -69,7 +69,7 @@ def test_a_second_adapter_of_a_name_leaves_the_first_as_it_was(kit: Kit, tmp_pat
     assert not hotels.changes_nothing
     shutil.copytree(kit.folder / "empty", tmp_path / "hotels")
     with pytest.raises(ModelError, match="called 'hotels'; rename one of the folders"):
-        load_expert(tmp_path / "hotels", hotels.anti, beside=hotels)
+        load_expert(tmp_path / "hotels", hotels.anti, neighbour=hotels)
     assert not hotels.changes_nothing
 
 

@@ -48,13 +48,13 @@ def logits(causal: CausalModel, expert: Expert | None = None) -> Tensor:
 def refused(folder: Path, good: Expert, complaint: str) -> None:
     """Refuse a folder beside another adapter and as the first one, and leave every weight and every logit alone."""
     fresh = load_causal(good.anti.name, "cpu")
-    for small, beside in ((good.anti, good), (fresh, None)):
-        names, plain, tuned = list(small.model.state_dict()), logits(small), logits(small, beside)
+    for small, neighbour in ((good.anti, good), (fresh, None)):
+        names, plain, tuned = list(small.model.state_dict()), logits(small), logits(small, neighbour)
         with pytest.raises(ModelError, match=complaint):
-            load_expert(folder, small, beside)
+            load_expert(folder, small, neighbour)
         assert list(small.model.state_dict()) == names
         assert torch.equal(bits(logits(small)), bits(plain))
-        assert torch.equal(bits(logits(small, beside)), bits(tuned))
+        assert torch.equal(bits(logits(small, neighbour)), bits(tuned))
     assert not any(isinstance(layer, LoraLayer) for layer in fresh.model.modules())
     assert good.peft is not None
     assert list(good.peft.peft_config) == [good.name]

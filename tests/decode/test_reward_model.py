@@ -156,6 +156,9 @@ def test_the_axes_are_the_classifiers_labels(tmp_path: Path) -> None:
     labels = {0: "helpful", 1: "kind"}
     saved(tmp_path, classifier("llama", 2, id2label=labels), tokenizer())
     assert load_reward(tmp_path, "cpu").axes == ("helpful", "kind")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": {"5": "helpful", "0": "kind"}}))
+    assert load_reward(tmp_path, "cpu").axes == ("kind", "LABEL_1")
 
 
 def test_a_classifier_without_a_causal_backbone_is_refused(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def make_kit(family: str, folder: Path) -> Kit:
     hotels = load_expert(folder / "hotels", small)
     experts = {
         "hotels": hotels,
-        "empty": load_expert(folder / "empty", small, beside=hotels),
+        "empty": load_expert(folder / "empty", small, neighbour=hotels),
         "whole": load_expert(folder / "whole", load_causal(folder / "small", "cpu")),
     }
     return Kit(family, folder, load_causal(folder / "base", "cpu"), experts, random_head())

@@ -18,8 +18,11 @@ import typer
 
 from personalign.bundled import TINY
 from personalign.cli import app, main
+from personalign.cli.output import Terminal, print_json
+from personalign.cli.show import show_question
 from personalign.store import schema
 from personalign.store.database import sqlite_driver
+from personalign.types import Question
 
 # a loaded model's libraries warn of things to come; what reaches stdout is what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -134,9 +137,9 @@ JSON = {
     ),
     "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "changed", "gained", "usage"}),
     "shift": (("shift", "ada", HELLO, "--max-tokens", "8"), {"user", "tokens", "replies"}),
-    "profile": (("profile", "ada"), {"user", "basis", "revision", "answers", "axes", "mean", "sd", "explain", "drift"}),
-    "forget": (("forget", "ada"), {"forgotten"}),
-    "export": (("export", "ada"), {"user", "tables"}),
+    "profile": (("profile", "ada"), {"user", "known", "revision", "answers", "axes", "mean", "sd", "explain", "drift"}),
+    "forget": (("forget", "ada"), {"forgotten", "known"}),
+    "export": (("export", "ada"), {"user", "known", "tables"}),
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
     "db upgrade": (("db", "upgrade"), {"revision"}),
     "db refit": (("db", "refit"), {"basis", "people", "answers"}),
@@ -217,7 +220,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "folder without a basis": (("profile", "ada", "--basis", str(TINY)), "expected a basis directory"),
     "empty message": (("chat", "ada", ""), "blank"),
     "blank message": (("chat", "ada", " \n\t"), "blank"),
-    "huge message": (("chat", "ada", "hello " * 20_000), "shorten the conversation"),
+    "huge message": (("chat", "ada", "hello " * 20_000), "shorten it"),
     "half a character": (("chat", "ada", "hi \udcff"), "half a surrogate pair"),
     "unknown expert": (("chat", "ada", HELLO, "--expert", "magic"), "no expert 'magic'"),
     "unknown device": (("chat", "ada", HELLO, "--device", "abacus"), "device 'abacus'"),
@@ -227,7 +230,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "no temperature": (("chat", "ada", HELLO, "--temperature", "-1"), "temperature is -1"),
     "no top-p": (("chat", "ada", HELLO, "--top-p", "0"), "top_p is 0"),
     "no tokens": (("chat", "ada", HELLO, "--max-tokens", "0"), "max_tokens is 0"),
-    "unknown rule": (("chat", "ada", HELLO, "--rule", "magic"), "the rule 'magic' is unknown"),
+    "unknown rule": (("chat", "ada", HELLO, "--rule", "magic"), "rule is 'magic', expected one of successor, args"),
     "no reward model": (("chat", "ada", HELLO, "--rule", "args"), "open with reward=PATH"),
     "no such reward model": (("chat", "ada", HELLO, "--reward", "/no/such/model"), "no model '/no/such/model'"),
     "no schema": (("chat", "ada", HELLO, "--schema", "{'type'"), "schema"),
@@ -238,7 +241,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "schema and regex": (("chat", "ada", HELLO, "--schema", "{}", "--regex", "a"), "expected one of them"),
     "huge alpha": (("chat", "ada", HELLO, "--expert", "hotels", "--alpha", "1e9"), "alpha is 1000000000"),
     "huge strength": (("chat", "ada", HELLO, "--strength", "101"), "expected a number from 0 to 100"),
-    "empty stop": (("chat", "ada", HELLO, "--stop", ""), "stop holds an empty string"),
+    "empty stop": (("chat", "ada", HELLO, "--stop", ""), "stop holds a string of 0 characters"),
     "no repetition penalty": (("chat", "ada", HELLO, "--repetition-penalty", "0"), "repetition_penalty is 0"),
     "negative top-k": (("chat", "ada", HELLO, "--top-k", "-1"), "top_k is -1"),
     "many logprobs": (("chat", "ada", HELLO, "--logprobs", "1000"), "logprobs is 1000"),
@@ -264,9 +267,9 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("feedback", "ada", HELLO, "--chosen", "\udcff", "--rejected", "No.", "--kind", "edit"),
         "half a surrogate pair",
     ),
-    "empty user": (("onboard", ""), "0 characters"),
-    "long user": (("onboard", "a" * 200), "200 characters"),
-    "user with a bell": (("onboard", "ada\a"), "control characters"),
+    "empty user": (("onboard", ""), "as a person's id"),
+    "long user": (("onboard", "a" * 200), "expected 1 to 128 printable characters"),
+    "user with a bell": (("onboard", "ada\a"), "expected 1 to 128 printable characters"),
     "half a character as consent": (("onboard", "new", "--consent", "\udcff"), "half a surrogate pair"),
     "other database": (("profile", "ada", "--store", "postgresql://host/db"), "expected sqlite:///profiles.db"),
     "no URL": (("profile", "ada", "--store", "profiles.db"), "expected sqlite:///profiles.db"),
@@ -602,3 +605,68 @@ def test_shift_tells_what_moved(run: Run, tmp_path: Path) -> None:
     assert repr(row["tokens"][0]["token"]) in shown
     assert row["replies"][1]["text"] in shown.replace("\n", "")
     assert "change of a token's probability" in shown
+
+
+# Nobody, and other terminals
+
+
+@pytest.mark.parametrize("verb", ["profile", "forget", "export"])
+def test_nobody_is_told_to_be_unknown(run: Run, tmp_path: Path, verb: str) -> None:
+    """A mistyped id is named, a mistyped store is refused and not made; who is there is known (the control)."""
+    mistyped = run(verb, "ada", "--json", "--store", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert mistyped.code == 2
+    assert "there is no store at" in mistyped.err
+    assert not files(tmp_path)
+    run("onboard", "ada", keys=["a"])
+    before = (tmp_path / "p.db").read_bytes()
+    assert run(verb, "adda", "--json").row()["known"] is False
+    told = run(verb, "adda")
+    assert "nobody called 'adda' is known" in told.out + told.err
+    assert (tmp_path / "p.db").read_bytes() == before
+    assert run(verb, "ada", "--json").row()["known"] is True
+
+
+def test_erasing_needs_no_basis(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever became of model and basis, a person can be erased."""
+    run("onboard", "ada", keys=["a"])
+    monkeypatch.setenv("PERSONALIGN_MODEL", "/gone")
+    assert run("profile", "ada").code == 2  # the control
+    assert run("export", "ada", "--json").row()["known"]
+    assert run("forget", "ada", "--json").row() == {"forgotten": "ada", "known": True}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("verb", ["profile", "onboard", "doctor", "export", "forget"])
+def test_any_terminal_can_be_written_to(run: Run, monkeypatch: pytest.MonkeyPatch, verb: str, encoding: str) -> None:
+    """What an encoding lacks becomes a question mark or an escape, with --json and without, and never a traceback."""
+    run("onboard", "ada", "--consent", "gerne \u2192 \u65e5\u672c", keys=["a", "b"])
+    words = (verb,) if verb == "doctor" else (verb, "ada")
+    for extra in ((), ("--json",)):
+        stdout, stderr = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
+        monkeypatch.setattr(sys, "stdout", stdout)
+        monkeypatch.setattr(sys, "stderr", stderr)
+        ran = run(*words, *extra, keys=["a", "q"])
+        text = stdout.buffer.getvalue().decode(encoding)
+        assert (ran.code, "Traceback" in stderr.buffer.getvalue().decode(encoding)) == (0, False)
+        assert text
+        if extra:
+            assert isinstance(json.loads(text), dict)
+
+
+def test_no_text_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences in questions, replies and ids come out as marks; lines and tabs stay, as do our own colours."""
+    hostile = "a\x1b]52;c;eA==\x07\x1b[2J\x9b2Jb\u202e\r"
+    written = io.StringIO()
+    console = Terminal(file=written, force_terminal=True, color_system="truecolor", width=200)
+    show_question(
+        console, Question("1", ({"role": "user", "content": hostile},), hostile, f"{hostile}\n\tend"), hostile
+    )
+    console.print(hostile, markup=False, end="")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written.getvalue())
+    assert "\x1b[" in written.getvalue()
+    assert not set("\x1b\x07\x9b\u202e\r") & set(text)
+    assert "end" in text
+    print_json({"text": hostile})
+    line = capsys.readouterr().out
+    assert not set("\x1b\x07\x9b\u202e\r") & set(line)
+    assert json.loads(line) == {"text": hostile}

@@ -6,6 +6,7 @@ Exit codes: 2 for bad input, 3 for a database whose schema doesn't fit, 1 for wh
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ import typer
 from personalign.cli.database import db, doctor
 from personalign.cli.demo import demo
 from personalign.cli.onboarding import feedback, onboard
-from personalign.cli.output import err
+from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, shift
 from personalign.cli.training import basis, expert
@@ -31,6 +32,11 @@ for verb in (demo, onboard, feedback, chat, shift, profile, forget, export, doct
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")
 app.add_typer(db, name="db")
+for group in (app, basis, expert, db):
+    for command in group.registered_commands:
+        assert command.callback is not None, "a verb is a function"
+        paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # the terminal breaks lines
 for entry_point in entry_points(group="personalign.commands"):
     with suppress(ModuleNotFoundError):  # the laboratory, which a wheel leaves out
         app.add_typer(entry_point.load(), name=entry_point.name)
@@ -38,6 +44,7 @@ for entry_point in entry_points(group="personalign.commands"):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error of ours, or of the system, becomes one line on stderr and its exit code."""
+    prepare_streams()
     try:
         app(args=arguments)
     except PersonalignError as error:

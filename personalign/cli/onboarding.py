@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,8 +13,10 @@ from personalign.cli.output import err, out, print_json
 from personalign.cli.people import profile_row
 from personalign.cli.show import show_answer, show_onboarded, show_profile, show_question
 from personalign.errors import QuestionError
-from personalign.service import Personalign
-from personalign.types import Choice, Question
+
+if TYPE_CHECKING:
+    from personalign.service import Personalign
+    from personalign.types import Choice, Question
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}
 

@@ -1,44 +1,67 @@
-"""What is kept of a person: profile, forget, export."""
+"""What is stored about a person: profile, forget, export. None of them creates a database."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, User, open_service
-from personalign.cli.output import out, print_json
+from personalign.cli.output import err, out, print_json, print_row
 from personalign.cli.show import show_profile
-from personalign.types import Profile
+from personalign.messages import check_user
+
+if TYPE_CHECKING:
+    from personalign.types import Profile
 
 
 def profile(
     user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False
 ) -> None:
-    """Show what is known of a person, in words and as bars."""
-    with open_service(store, model, basis) as p:
-        found, drift = p.profile(user), p.drift(user).explain()
+    """Show what is known of a person, in words and as bars.
+
+    With --json: user, known (whether anything is stored about them), the profile, and drift in words.
+    """
+    with open_service(store, model, basis, create=False) as p:
+        known, shown, drift = p.is_known(user), p.profile(user), p.drift(user).explain()
         if as_json:
-            print_json(profile_row(found) | {"drift": drift})
-        else:
-            show_profile(out, found, p.basis.prior)
-            out.print(drift)
+            print_json(profile_row(shown) | {"known": known, "drift": drift})
+            return
+        _tell_unknown(user, known)
+        show_profile(out, shown, p.basis.prior)
+        out.print(drift)
 
 
-def forget(
-    user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False
-) -> None:
-    """Erase everything about a person."""
-    with open_service(store, model, basis) as p:
-        p.forget(user)
-    print_json({"forgotten": user}) if as_json else out.print("forgotten")
+def forget(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Erase everything about a person.
+
+    With --json: forgotten (the id) and known, whether anything was stored about them.
+    """
+    from personalign.settings import Settings
+    from personalign.store import Store
+
+    with Store.open(store or Settings().store, create=False) as opened:
+        known = opened.forget(check_user(user))
+    text = "forgotten" if known else f"nobody called {user!r} is known; nothing was erased"
+    print_row({"forgotten": user, "known": known}, as_json, out.print, text, markup=False)
 
 
-def export(
-    user: User, store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False
-) -> None:
-    """Print everything stored about a person as JSON."""
-    with open_service(store, model, basis) as p:
-        found = p.export(user)
-    print_json(found) if as_json else out.print_json(data=found)
+def export(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Print everything stored about a person as JSON.
+
+    With --json: user, known (whether anything is stored about them) and tables, on one line.
+    """
+    from personalign.settings import Settings
+    from personalign.store import Store
+
+    with Store.open(store or Settings().store, create=False) as opened:
+        known = opened.person(check_user(user)).created_at is not None
+        row = opened.export(user) | {"known": known}
+    _tell_unknown(user, known)
+    print_row(row, as_json, out.print_json, data=row)
+
+
+def _tell_unknown(user: str, known: bool) -> None:
+    if not known:
+        err.print(f"nobody called {user!r} is known", markup=False, soft_wrap=True)
 
 
 def profile_row(profile: Profile) -> dict[str, Any]:

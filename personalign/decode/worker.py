@@ -152,7 +152,6 @@ class Worker:
             self._is_closed = True
             self._changed.notify()
         self._thread.join(DRAIN_S)
-        atexit.unregister(self.close)
 
     def _send(self, errand: Errand) -> None:
         check_process(self._pid)
@@ -196,6 +195,7 @@ class Worker:
         self._errands.clear()
         with suppress(Exception):  # everybody is told before the slots are emptied, which may fail
             self._engine.abort(end)
+        atexit.unregister(self.close)  # so that nothing keeps the buffers of an engine that failed
 
     def _run_errands(self) -> None:
         while self._errands:

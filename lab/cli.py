@@ -29,12 +29,12 @@ def bench_people(
     """Onboard simulated people and ask their hidden tastes: agreement, utility, KL."""
     from lab.quality.people import run_people
 
-    found = run_people(seeds, first, device or Settings().device)
+    result = run_people(seeds, first, device or Settings().device)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        show_people(out, found["rows"])
-        show_report(out, found["figures"])
+        show_people(out, result["rows"])
+        show_report(out, result["figures"])
 
 
 @bench.command("confidence")
@@ -42,8 +42,8 @@ def bench_confidence(seeds: Seeds = 20, device: Device = None, as_json: AsJson =
     """Ask whether profiles should act more gently while little is known: ρ against one constant for all."""
     from lab.quality.confidence import run_confidence
 
-    found = run_confidence(seeds, device or Settings().device)
-    print_json(found) if as_json else show_report(out, found["figures"])
+    result = run_confidence(seeds, device or Settings().device)
+    print_json(result) if as_json else show_report(out, result["figures"])
 
 
 @bench.command("decode")
@@ -57,8 +57,8 @@ def bench_decode(
     """Measure what rewards, experts and many people at once cost in speed; takes nearly half an hour on two cores."""
     from lab.speed.decode import Plan, run_decode
 
-    found = run_decode(device or Settings().device, Plan(is_full=full), only, results)
-    print_json(found) if as_json else show_decode(out, found)
+    result = run_decode(device or Settings().device, Plan(is_full=full), only, results)
+    print_json(result) if as_json else show_decode(out, result)
 
 
 @bench.command("quality")
@@ -78,8 +78,8 @@ def bench_quality(
     from lab.quality.quality import Plan, run_quality
 
     plan, settings = Plan(num_people=people, num_prompts=prompts), Settings()
-    found = run_quality(plan, device or settings.device, data or settings.data or NO_DATA, work, only, results)
-    print_json(found) if as_json else show_quality(out, found)
+    result = run_quality(plan, device or settings.device, data or settings.data or NO_DATA, work, only, results)
+    print_json(result) if as_json else show_quality(out, result)
 
 
 @bench.command("learn")
@@ -94,12 +94,12 @@ def bench_learn(
     from lab.learning.learn import run_learn
     from lab.learning.sets import Plan
 
-    found = run_learn(Plan(), data or Settings().data or NO_DATA, only, results)
+    result = run_learn(Plan(), data or Settings().data or NO_DATA, only, results)
     if picture is not None:
         from lab.learning.plot import plot_learn
 
-        plot_learn(found["curves"], picture)
-    print_json(found) if as_json else show_learn(out, found)
+        plot_learn(result["curves"], picture)
+    print_json(result) if as_json else show_learn(out, result)
 
 
 @bench.command("plot")

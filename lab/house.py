@@ -151,8 +151,8 @@ class House:
     def reading(self) -> list[str]:
         """The files that ``docs/reading.md`` asks a newcomer to read."""
         page = self.root / "docs" / "reading.md"
-        found = re.findall(r"`(\w[\w/]*\.py)`", page.read_text("utf-8")) if page.exists() else []
-        return list(dict.fromkeys(f"{self.product}/{path}" for path in found))
+        names = re.findall(r"`(\w[\w/]*\.py)`", page.read_text("utf-8")) if page.exists() else []
+        return list(dict.fromkeys(f"{self.product}/{path}" for path in names))
 
     def function_lines(self) -> list[int]:
         """Lines of every function, without its docstring."""
@@ -259,8 +259,8 @@ def main(
 ) -> None:
     """Print the figures of the house, and what is behind those that should be 0."""
     house = House()
-    kept = json.loads(RESULT.read_text("utf-8"))["figures"] if RESULT.exists() else {}
-    minutes = {"test_minutes": _test_minutes()} if tests else {name: kept[name] for name in SLOW if name in kept}
+    earlier = json.loads(RESULT.read_text("utf-8"))["figures"] if RESULT.exists() else {}
+    minutes = {"test_minutes": _test_minutes()} if tests else {name: earlier[name] for name in SLOW if name in earlier}
     figures = house.figures | minutes
     rows = [{"figure": name, "value": value} | judge(BARS[name], value) for name, value in figures.items()]
     behind = {

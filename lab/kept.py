@@ -23,7 +23,7 @@ class Kept:
     folder: Path
 
     @classmethod
-    def of(cls, work: Path, content: Mapping[str, Any]) -> Kept:
+    def in_folder(cls, work: Path, content: Mapping[str, Any]) -> Kept:
         """The outcomes in a work folder that follow from ``content``."""
         code = sorted(Path(personalign.__file__).parent.rglob("*.py"))
         whole = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
@@ -37,8 +37,8 @@ class Kept:
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             _save(measure(arm), path)
-        with np.load(path) as found:
-            values = {name: value if value.ndim else value.item() for name, value in found.items()}
+        with np.load(path) as arrays:
+            values = {name: value if value.ndim else value.item() for name, value in arrays.items()}
         return Outcome(arm, **values)
 
     def clear(self) -> None:

@@ -99,9 +99,9 @@ def _rows(name: str) -> dict[str, Any]:
 def _readme() -> str:
     people = _load("people")["figures"]
     rows = [
-        ["the profile agrees with the hidden taste, on pairs nobody asked about", _of(people, "agreement")],
-        ["people like their own replies better, in standard deviations", _of(people, "utility_personal")],
-        ["the same when only the profile's length weight acts", _of(people, "utility_length")],
+        ["the profile agrees with the hidden taste, on pairs nobody asked about", _summary(people, "agreement")],
+        ["people like their own replies better, in standard deviations", _summary(people, "utility_personal")],
+        ["the same when only the profile's length weight acts", _summary(people, "utility_length")],
         ["speed with a personal reward ÷ without (110 M, 8 at once)", _interval(_rows("decode")[SPEED])],
     ]
     return _table(["`personalign bench people`, `personalign bench decode`", "measured"], rows)
@@ -109,14 +109,14 @@ def _readme() -> str:
 
 def _people() -> str:
     results = [_load(name)["figures"] for name in ("people", "people_fresh")]
-    rows = [[what, *(_of(figures, key) for figures in results)] for key, what in PEOPLE.items()]
+    rows = [[what, *(_summary(figures, key) for figures in results)] for key, what in PEOPLE.items()]
     return _table(["median", "seeds looked at before", "fresh seeds"], rows)
 
 
 def _confidence() -> str:
     figures = _load("confidence")["figures"]
     rows = [
-        [f"{what}, after {num} answers", *(_of(figures, f"{measure}.{arm}.{num}") for arm in ("rho", "constant"))]
+        [f"{what}, after {num} answers", *(_summary(figures, f"{measure}.{arm}.{num}") for arm in ("rho", "constant"))]
         for num in (3, 10)
         for measure, what in (("utility", "gain"), ("kl", "KL, nats a token"))
     ]
@@ -171,7 +171,7 @@ def _gaussian() -> str:
     return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.3f}" for row in rows)] for arm, what in arms.items()])
 
 
-def _of(figures: Mapping[str, float], key: str) -> str:
+def _summary(figures: Mapping[str, float], key: str) -> str:
     if key not in figures:
         return ""
     return _interval({"value": figures[key], "low": figures[f"{key}.low"], "high": figures[f"{key}.high"]})

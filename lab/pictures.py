@@ -40,7 +40,7 @@ def draw() -> None:
         question, effect = shown["Ada"]
         _draw("onboard", "personalign onboard Ada", lambda console: _question(console, question, effect))
         _draw("people", "the same prompts, answered for each", lambda console: console.print(_replies(p)))
-        moved = p.shift("Ben", [_said(PROMPTS[1])])
+        moved = p.shift("Ben", [_messages(PROMPTS[1])])
         _draw(
             "shift",
             f'personalign shift Ben "{PROMPTS[1]}"',
@@ -69,11 +69,11 @@ def _replies(p: Personalign) -> Table:
     names = ["nobody", *(name for name, _ in PEOPLE)]
     table = Table("prompt", *("the model itself" if name == "nobody" else name for name in names), show_lines=True)
     for prompt in PROMPTS:
-        table.add_row(Text(prompt, style="dim"), *(Text(p.chat(name, _said(prompt)).text) for name in names))
+        table.add_row(Text(prompt, style="dim"), *(Text(p.chat(name, _messages(prompt)).text) for name in names))
     return table
 
 
-def _said(text: str) -> list[Message]:
+def _messages(text: str) -> list[Message]:
     return [{"role": "user", "content": text}]
 
 

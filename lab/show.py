@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 
-def show_decode(console: Console, found: dict[str, Any]) -> None:
+def show_decode(console: Console, result: dict[str, Any]) -> None:
     """Speeds beside what they have to reach, with their intervals."""
     table = Table("figure", "median", "95 %", "bar", "samples")
-    for row in found["rows"]:
+    for row in result["rows"]:
         reached = row.get("is_reached")
         table.add_row(
             row["figure"],
@@ -22,13 +22,15 @@ def show_decode(console: Console, found: dict[str, Any]) -> None:
             str(len(row["samples"])),
         )
     console.print(table)
-    console.print(Text(", ".join(f"{name} {value}" for name, value in (found["machine"] | found["versions"]).items())))
+    console.print(
+        Text(", ".join(f"{name} {value}" for name, value in (result["machine"] | result["versions"]).items()))
+    )
 
 
-def show_learn(console: Console, found: dict[str, Any]) -> None:
+def show_learn(console: Console, result: dict[str, Any]) -> None:
     """Figures beside their bars and what can be reached at best, then the curves."""
     table = Table("figure", "value", "95 %", "bar", "ceiling")
-    for row in found["rows"]:
+    for row in result["rows"]:
         reached = row.get("is_reached")
         table.add_row(
             row["figure"],
@@ -39,27 +41,27 @@ def show_learn(console: Console, found: dict[str, Any]) -> None:
         )
     console.print(table)
     curves = Table("set", "questions", "answers", "accuracy", "log-loss", "calibration error", "over the population")
-    for told in found["curves"]:
+    for curve in result["curves"]:
         curves.add_row(
-            told["set"],
-            told["rule"],
-            "all" if told["answers"] is None else str(told["answers"]),
-            f"{told['accuracy']:.1%}",
-            f"{told['log_loss']:.3f}",
-            "" if told["ece"] is None else f"{told['ece']:.3f}",
-            f"{told['gain']:+.1%} ({told['low']:+.1%} … {told['high']:+.1%})",
+            curve["set"],
+            curve["rule"],
+            "all" if curve["answers"] is None else str(curve["answers"]),
+            f"{curve['accuracy']:.1%}",
+            f"{curve['log_loss']:.3f}",
+            "" if curve["ece"] is None else f"{curve['ece']:.3f}",
+            f"{curve['gain']:+.1%} ({curve['low']:+.1%} … {curve['high']:+.1%})",
         )
     console.print(curves)
-    for reason in found["skipped"]:
+    for reason in result["skipped"]:
         console.print(Text(f"skipped {reason}"))
 
 
-def show_quality(console: Console, found: dict[str, Any]) -> None:
+def show_quality(console: Console, result: dict[str, Any]) -> None:
     """Figures with their intervals, and the divergence that they cost."""
     table = Table("figure", "value", "95 %", "KL")
-    for row in found["rows"]:
+    for row in result["rows"]:
         interval = f"{row['low']:+.2f} … {row['high']:+.2f}" if "low" in row else ""
         table.add_row(row["figure"], f"{row['value']:+.3f}", interval, f"{row['kl']:.3f}" if "kl" in row else "")
     console.print(table)
-    for reason in found["skipped"]:
+    for reason in result["skipped"]:
         console.print(Text(f"skipped {reason}"))

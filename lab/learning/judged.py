@@ -51,7 +51,7 @@ class Judged:
         return mean(by_person(self.person, self.correct - other.correct))
 
 
-def together(parts: Sequence[Judged]) -> Judged:
+def joined(parts: Sequence[Judged]) -> Judged:
     """All answers of several rounds, people keeping their numbers."""
     return Judged(np.concatenate([part.person for part in parts]), np.concatenate([part.chance for part in parts]))
 

@@ -18,7 +18,7 @@ import numpy as np
 from lab.bootstrap import Interval, mean, quantile
 from lab.harness import Bar, Between, Group, Report, Row, choose
 from lab.learning import stopping
-from lab.learning.judged import Judged, together
+from lab.learning.judged import Judged, joined
 from lab.learning.populations.votes import MissingData
 from lab.learning.sets import GATED, Met, Plan, Sets
 from lab.speed import timings
@@ -100,35 +100,38 @@ def _basis(sets: Sets) -> Iterator[Row]:
 
 
 def _stop(sets: Sets) -> Iterator[Row]:
-    of = stopping.stop_people(sets.plan.num_stopped, sets.plan.num_stop_bases)
-    sure = of.accuracy[of.is_sure]
+    people = stopping.stop_people(sets.plan.num_stopped, sets.plan.num_stop_bases)
+    sure = people.accuracy[people.is_sure]
     facts = {
-        "people": len(of.accuracy),
-        "sure": int(of.is_sure.sum()),
-        "ceiling": float(of.oracle[of.is_sure].mean()),
-        "promised": float(of.promised[of.is_sure].mean()),
-        "all_people": float(of.accuracy.mean()),
+        "people": len(people.accuracy),
+        "sure": int(people.is_sure.sum()),
+        "ceiling": float(people.oracle[people.is_sure].mean()),
+        "promised": float(people.promised[people.is_sure].mean()),
+        "all_people": float(people.accuracy.mean()),
     }
     yield Row.estimated("stop.coverage", mean(sure), facts)
-    yield Row.estimated("stop.mean_questions", mean(of.questions), {"sure": float(of.questions[of.is_sure].mean())})
+    yield Row.estimated(
+        "stop.mean_questions", mean(people.questions), {"sure": float(people.questions[people.is_sure].mean())}
+    )
 
 
 def _gate(sets: Sets, name: str) -> Iterator[Row]:
     """Against the basis's mean, which the gate draws back to; how that compares with a model fitted apart is told."""
-    of = sets.gated(name)
+    result = sets.gated(name)
     facts = {
-        "ceiling": 100 * max(judged.better_than(of.prior).value for judged in (of.prior, *of.by_kappa.values())),
+        "ceiling": 100
+        * max(judged.better_than(result.prior).value for judged in (result.prior, *result.by_kappa.values())),
         "ceiling_is": "the best κ in hindsight, the same for everyone",
-        "population": 100 * of.prior.accuracy,
-        "fitted_apart": 100 * of.population.accuracy,
-        "over_fitted_apart": _rounded(of.personal.better_than(of.population)),
-        "ungated": _rounded(of.by_kappa[1.0].better_than(of.prior)),
-        "others_agree": of.others_agree,
-        "kappas": of.kappas,
-        "people": len(np.unique(of.personal.person)),
-        "predictions": len(of.personal),
+        "population": 100 * result.prior.accuracy,
+        "fitted_apart": 100 * result.population.accuracy,
+        "over_fitted_apart": _rounded(result.personal.better_than(result.population)),
+        "ungated": _rounded(result.by_kappa[1.0].better_than(result.prior)),
+        "others_agree": result.others_agree,
+        "kappas": result.kappas,
+        "people": len(np.unique(result.personal.person)),
+        "predictions": len(result.personal),
     }
-    yield from _figures(f"gate.{name}", _points(of.personal.better_than(of.prior)), facts)
+    yield from _figures(f"gate.{name}", _points(result.personal.better_than(result.prior)), facts)
 
 
 def _rounded(interval: Interval) -> list[float]:
@@ -138,21 +141,21 @@ def _rounded(interval: Interval) -> list[float]:
 def _jester(sets: Sets) -> Iterator[Row]:
     """Against the better one of the two populations."""
     met = sets.jester
-    prior, apart, everything = (
-        together([getattr(m, name) for m in met]) for name in ("prior", "population", "everything")
+    prior, apart_fit, everything = (
+        joined([getattr(m, name) for m in met]) for name in ("prior", "population", "everything")
     )
-    better = max(prior, apart, key=lambda judged: judged.accuracy)
+    better = max(prior, apart_fit, key=lambda judged: judged.accuracy)
     facts = {"splits": len(met), "people": len(np.unique(better.person)), "prior_mean": 100 * prior.accuracy}
     yield Row("jester.population", 100 * better.accuracy, facts=facts)
     ceiling = {"ceiling": 100 * everything.better_than(better).value, "ceiling_is": "a hundred of a person's answers"}
     for n in (10, 20):
         ratings = {
-            name: _rounded(together([m.rated[k] for m in met if m.rated is not None]).better_than(better))
+            name: _rounded(joined([m.rated[k] for m in met if m.rated is not None]).better_than(better))
             for name, k in (("as_many_ratings", n), ("all_ratings", MAX_ANSWERS))
         }
         rows = _figures(
             f"jester.gain_{n}",
-            _points(together([m.asked[n] for m in met]).better_than(better)),
+            _points(joined([m.asked[n] for m in met]).better_than(better)),
             ceiling | ratings,
         )
         yield from rows if n == 10 else list(rows)[:1]
@@ -169,14 +172,14 @@ def _alpaca84(sets: Sets) -> Iterator[Row]:
     }
     for n in (5, 10, 20):
         shares = mean(np.array([_share(m, m.asked[n]) for m in met]))
-        beside = {
+        arms = {
             "gaussian_prior_d_optimal": [_share(m, m.plain[n]) for m in met if m.plain is not None],
             "kinds_known": [_share(m, m.kinds_known[n]) for m in met if m.kinds_known is not None],
             "unseen_attribute": [_share(m, m.asked[n]) for m in sets.alpaca84_unseen],
             "encoder": [_share(m, m.asked[n]) for m in sets.alpaca84_encoded],
         }
         yield Row.estimated(
-            f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(of)) for name, of in beside.items()}
+            f"alpaca84.share_{n}", shares, facts | {name: float(np.mean(shares_of)) for name, shares_of in arms.items()}
         )
 
 

@@ -33,29 +33,29 @@ def plot_learn(curves: Curves, path: Path) -> None:
     Raises:
         InputError: there are no curves.
     """
-    curves = [told for told in curves if told["answers"] is not None]
-    names = list(dict.fromkeys(told["set"] for told in curves))
+    curves = [point for point in curves if point["answers"] is not None]
+    names = list(dict.fromkeys(point["set"] for point in curves))
     if not names:
         raise InputError("there are no curves to draw; pass the folder of data sets with --data")
     figure = Figure(figsize=(3.2 * len(names), 3.8), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
-        _panel(axes, [told for told in curves if told["set"] == name], name)
+        _panel(axes, [point for point in curves if point["set"] == name], name)
     panels[0].set_ylabel("points over the population's model")
-    found = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(found.values()), list(found), fontsize=8, loc="outside lower center", ncols=3)
+    labelled = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(labelled.values()), list(labelled), fontsize=8, loc="outside lower center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
 def _panel(axes: Axes, curves: Curves, name: str) -> None:
     for rule, (label, colour, marker) in STYLES.items():
-        points = [told for told in curves if told["rule"] == rule]
+        points = [point for point in curves if point["rule"] == rule]
         if not points:
             continue
-        x, y = [told["answers"] for told in points], [100 * told["gain"] for told in points]
-        low = [100 * (told["gain"] - told["low"]) for told in points]
-        high = [100 * (told["high"] - told["gain"]) for told in points]
+        x, y = [point["answers"] for point in points], [100 * point["gain"] for point in points]
+        low = [100 * (point["gain"] - point["low"]) for point in points]
+        high = [100 * (point["high"] - point["gain"]) for point in points]
         axes.errorbar(x, y, [low, high], color=colour, marker=marker, markersize=4, label=label, capsize=2, linewidth=1)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set(title=name, xlabel="answers")

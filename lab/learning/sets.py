@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from lab.harness import turns
-from lab.learning.judged import ENOUGH, Judged, together
+from lab.learning.judged import ENOUGH, Judged, joined
 from lab.learning.populations import alpaca84, gated, jester, pandalm, prism, ukp
 from lab.learning.populations.asked import Population, ask_everyone, ask_kinds
 from lab.learning.populations.gated import Gated
@@ -110,9 +110,9 @@ class Sets:
         replies = _load(alpaca84.load, self._data)
         met = []
         for seed in turns(self.plan.alpaca_seeds, "alpaca84"):
-            of = alpaca84.population(replies, seed)
-            people = np.arange(len(of.new)) + len(of.new) * seed
-            met.append(self._meet(of, self.plan.alpaca_rank, seed, people))
+            population = alpaca84.population(replies, seed)
+            people = np.arange(len(population.new)) + len(population.new) * seed
+            met.append(self._meet(population, self.plan.alpaca_rank, seed, people))
         self._tell("alpaca84", met)
         return met
 
@@ -122,9 +122,9 @@ class Sets:
         replies = _load(alpaca84.load, self._data)
         met = []
         for seed in turns(self.plan.compared_splits, "alpaca84, unseen attribute"):
-            of = alpaca84.population(replies, seed, unseen=seed % 7)
-            people = np.arange(len(of.new))
-            met.append(self._meet(of, self.plan.alpaca_rank, seed, people, is_compared=False))
+            population = alpaca84.population(replies, seed, unseen=seed % 7)
+            people = np.arange(len(population.new))
+            met.append(self._meet(population, self.plan.alpaca_rank, seed, people, is_compared=False))
         return met
 
     @cached_property
@@ -133,18 +133,20 @@ class Sets:
         replies = _load(alpaca84.load, self._data)
         encoded, met = replies.encoded(), []
         for seed in turns(self.plan.compared_splits, "alpaca84, encoded"):
-            of = alpaca84.population(replies, seed, encoded=encoded)
-            met.append(self._meet(of, self.plan.alpaca_rank, seed, np.arange(len(of.new)), is_compared=False))
+            population = alpaca84.population(replies, seed, encoded=encoded)
+            met.append(
+                self._meet(population, self.plan.alpaca_rank, seed, np.arange(len(population.new)), is_compared=False)
+            )
         return met
 
     def gated(self, name: str) -> Gated:
         """A set in which nobody may be worse off than with the population's model."""
         if name not in self._gated:
-            found = gated.run(GATED[name](self._data), self.plan.gate_rounds[name])
-            self._gated[name] = found
-            for n, (personal, prior) in found.after.items():
+            rounds = gated.run(GATED[name](self._data), self.plan.gate_rounds[name])
+            self._gated[name] = rounds
+            for n, (personal, prior) in rounds.after.items():
                 self._curve(name, "as given", n, personal, prior)
-            self._curve(name, "as given", None, found.personal, found.prior)
+            self._curve(name, "as given", None, rounds.personal, rounds.prior)
         return self._gated[name]
 
     def all_curves(self) -> list[dict[str, Any]]:
@@ -152,24 +154,24 @@ class Sets:
         for name in ("jester", "alpaca84", *GATED):
             with suppress(MissingData):
                 self.gated(name) if name in GATED else getattr(self, name)
-        found = [told for told in self.curves if told["ece"] is not None]
-        if not found:
+        curves = [curve for curve in self.curves if curve["ece"] is not None]
+        if not curves:
             raise MissingData(f"none of the sets is in {self._data}; pass the folder that holds them with --data")
-        return found
+        return curves
 
-    def _meet_raters(self, of: Split, seed: int) -> Met:
+    def _meet_raters(self, split: Split, seed: int) -> Met:
         rules = (jester.RULE, RULE, *OTHER_RULES)[: None if seed < self.plan.compared_splits else 1]
         return Met(
-            {rule: jester.ask_everyone(of, rule, COUNTS, seed) for rule in rules},
-            jester.fit_apart(of, STRENGTH),
-            jester.know_everything(of, seed),
+            {rule: jester.ask_everyone(split, rule, COUNTS, seed) for rule in rules},
+            jester.fit_apart(split, STRENGTH),
+            jester.know_everything(split, seed),
             None,
-            rated={n: jester.know_ratings(of, n, seed) for n in (*COUNTS, MAX_ANSWERS)},
+            rated={n: jester.know_ratings(split, n, seed) for n in (*COUNTS, MAX_ANSWERS)},
         )
 
     def _meet(
         self,
-        of: Population,
+        population: Population,
         rank: int,
         seed: int,
         people: Integer[NDArray[np.int64], "people"],
@@ -180,30 +182,30 @@ class Sets:
 
         In the first splits the other rules ask, too, if they are to be compared.
         """
-        plain = factorise(of.user, of.v, of.choice, rank)
-        factors, prior = sparsify(of.user, of.v, of.choice, plain)
+        plain = factorise(population.user, population.v, population.choice, rank)
+        factors, prior = sparsify(population.user, population.v, population.choice, plain)
         rules = (AHEAD, RULE, *OTHER_RULES)[: None if is_compared and seed < self.plan.compared_splits else 1]
-        asked = {rule: ask_everyone(of, factors, rule, COUNTS, seed, prior) for rule in rules}
-        whose = people[asked[AHEAD][0].person]
-        limits = [person.limit for person in of.new if person.limit is not None]
+        asked = {rule: ask_everyone(population, factors, rule, COUNTS, seed, prior) for rule in rules}
+        owner = people[asked[AHEAD][0].person]
+        limits = [person.limit for person in population.new if person.limit is not None]
 
         def owned(after: Mapping[int, Judged]) -> dict[int, Judged]:
-            return {n: Judged(whose, found.chance) for n, found in after.items()}
+            return {n: Judged(owner, judged.chance) for n, judged in after.items()}
 
         return Met(
             {rule: owned(after) for rule, after in asked.items()},
-            Judged(whose, _population(of)),
-            Judged(whose, _everything(of, factors, prior, seed)),
+            Judged(owner, _population(population)),
+            Judged(owner, _everything(population, factors, prior, seed)),
             float(np.mean(limits)) if limits else None,
-            plain=owned(ask_everyone(of, plain, RULE, COUNTS, seed)),
-            kinds_known=owned(ask_kinds(of, AHEAD, COUNTS, seed)),
+            plain=owned(ask_everyone(population, plain, RULE, COUNTS, seed)),
+            kinds_known=owned(ask_kinds(population, AHEAD, COUNTS, seed)),
         )
 
     def _tell(self, name: str, met: Sequence[Met]) -> None:
         for rule in met[0].after if met else ():
             having = [m for m in met if rule in m.after]
             for n in COUNTS if having else ():
-                after, prior = together([m.after[rule][n] for m in having]), together([m.prior for m in having])
+                after, prior = joined([m.after[rule][n] for m in having]), joined([m.prior for m in having])
                 self._curve(name, rule, n, after, prior)
 
     def _curve(self, name: str, rule: str, answers: int | None, judged: Judged, population: Judged) -> None:
@@ -235,29 +237,33 @@ def _load(load: Callable[[Path], Any], data: Path) -> Any:  # noqa: ANN401 - of 
         raise MissingData(str(error)) from error
 
 
-def _population(of: Population) -> Float[NDArray[np.float64], "M"]:
+def _population(population: Population) -> Float[NDArray[np.float64], "M"]:
     """One model for all people, fitted apart from any basis."""
-    model = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=500).fit(of.v, of.choice == "a")
-    left = [model.predict_proba(person.tests)[:, 1] for person in of.new if len(person.tests)]
-    return _of_preferred(of, np.concatenate(left))
+    model = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=500).fit(
+        population.v, population.choice == "a"
+    )
+    left = [model.predict_proba(person.tests)[:, 1] for person in population.new if len(person.tests)]
+    return _chance_of_preferred(population, np.concatenate(left))
 
 
-def _everything(of: Population, factors: Factors, prior: Mixture, seed: int) -> Float[NDArray[np.float64], "M"]:
+def _everything(population: Population, factors: Factors, prior: Mixture, seed: int) -> Float[NDArray[np.float64], "M"]:
     """What could be known: a hundred answers of each person."""
     rng = np.random.default_rng(seed)
-    some = [rng.permutation(len(person.pool))[:MAX_ANSWERS] for person in of.new]
+    some = [rng.permutation(len(person.pool))[:MAX_ANSWERS] for person in population.new]
     records = [
         Record(person.pool[rows] @ factors.projection, np.where(person.says[rows], "a", "b").tolist())
-        for person, rows in zip(of.new, some, strict=True)
+        for person, rows in zip(population.new, some, strict=True)
     ]
     beliefs = believe(records, prior, factors.noise)
     left = [
         predict(person.tests @ factors.projection, belief.collapse(), factors.noise)
-        for person, belief in zip(of.new, beliefs, strict=True)
+        for person, belief in zip(population.new, beliefs, strict=True)
     ]
-    return _of_preferred(of, np.concatenate(left))
+    return _chance_of_preferred(population, np.concatenate(left))
 
 
-def _of_preferred(of: Population, left: Float[NDArray[np.float64], "M"]) -> Float[NDArray[np.float64], "M"]:
-    prefers = np.concatenate([person.prefers for person in of.new])
+def _chance_of_preferred(
+    population: Population, left: Float[NDArray[np.float64], "M"]
+) -> Float[NDArray[np.float64], "M"]:
+    prefers = np.concatenate([person.prefers for person in population.new])
     return np.asarray(np.where(prefers, left, 1 - left))

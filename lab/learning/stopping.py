@@ -60,14 +60,14 @@ class Population:
 
     def person(self, rng: np.random.Generator) -> Array:
         """Somebody's weights."""
-        rest = rng.normal(size=NUM_FEATURES) * REST / np.sqrt(2 * NUM_FEATURES)
-        return np.asarray(self.shared + self.directions @ rng.normal(size=NUM_TASTES) + rest)
+        residual = rng.normal(size=NUM_FEATURES) * REST / np.sqrt(2 * NUM_FEATURES)
+        return np.asarray(self.shared + self.directions @ rng.normal(size=NUM_TASTES) + residual)
 
     @property
     def prior(self) -> Gaussian:
         """What is true of people, on all features."""
-        rest = REST**2 / (2 * NUM_FEATURES) * np.eye(NUM_FEATURES)
-        return Gaussian(self.shared, self.directions @ self.directions.T + rest)
+        residual = REST**2 / (2 * NUM_FEATURES) * np.eye(NUM_FEATURES)
+        return Gaussian(self.shared, self.directions @ self.directions.T + residual)
 
 
 def pairs(num: int, rng: np.random.Generator) -> Array:
@@ -84,8 +84,8 @@ def answers(u: Array, rng: np.random.Generator) -> list[str]:
 def learn_basis(population: Population, rng: np.random.Generator, rank: int = NUM_TASTES + 1) -> Factors:
     """Factorise what people said who aren't judged."""
     v = [pairs(NUM_ANSWERS, rng) for _ in range(NUM_SEEN)]
-    said = [answers(of @ population.person(rng), rng) for of in v]
-    return factorise(np.repeat(np.arange(NUM_SEEN), NUM_ANSWERS), np.concatenate(v), np.concatenate(said), rank)
+    choices = [answers(pair @ population.person(rng), rng) for pair in v]
+    return factorise(np.repeat(np.arange(NUM_SEEN), NUM_ANSWERS), np.concatenate(v), np.concatenate(choices), rank)
 
 
 def stop_people(num_people: int, num_bases: int, rule: StopRule = RULE) -> Stopped:
@@ -115,7 +115,7 @@ def _stop(
     population: Population, basis: Factors, pool: Array, reference: Array, rule: StopRule, rng: np.random.Generator
 ) -> _Stop:
     weights, fresh = population.person(rng), pairs(NUM_FRESH, rng)
-    said = answers(pool @ weights, rng)
+    choices = answers(pool @ weights, rng)
     z, shown = clip_pairs(pool @ basis.projection, basis.prior), reference @ basis.projection
     asked: list[int] = []
     post, reason = basis.prior, None
@@ -124,8 +124,8 @@ def _stop(
         reason = why_stop(post, shown, z[allowed], len(asked), rule, basis.noise)
         if reason is None:
             asked.append(acquire(post, z, noise=basis.noise, allowed=allowed))
-            post = fit(z[asked], [said[i] for i in asked], basis.prior, basis.noise)
-    best = fit(pool[asked], [said[i] for i in asked], population.prior, NOISE)
+            post = fit(z[asked], [choices[i] for i in asked], basis.prior, basis.noise)
+    best = fit(pool[asked], [choices[i] for i in asked], population.prior, NOISE)
     truth, learnt, oracle = (fresh @ w > 0 for w in (weights, basis.projection @ post.mean, best.mean))
     return _Stop(
         float(len(asked)),

@@ -26,21 +26,23 @@ def pair_moments(
     post: Gaussian,
     items: Float[NDArray[np.float64], "J d"],
     pairs: Integer[NDArray[np.int64], "m 2"],
-    own: Float[NDArray[np.float64], "J"],
+    odd_variance: Float[NDArray[np.float64], "J"],
 ) -> tuple[Float[NDArray[np.float64], "m"], Float[NDArray[np.float64], "m"]]:
     """Mean and variance of each pair's utility difference; ``own`` is each item's variance that no axis accounts for.
 
     ``pairs`` are rows of ``items``, left and right.
     """
     mean = items @ post.mean
-    return mean[pairs[:, 0]] - mean[pairs[:, 1]], _of_pairs(items @ post.covariance @ items.T + np.diag(own), pairs)
+    return mean[pairs[:, 0]] - mean[pairs[:, 1]], _of_pairs(
+        items @ post.covariance @ items.T + np.diag(odd_variance), pairs
+    )
 
 
 def settled(
     post: Gaussian,
     items: Float[NDArray[np.float64], "J d"],
     pairs: Integer[NDArray[np.int64], "m 2"],
-    own: Float[NDArray[np.float64], "J"],
+    odd_variance: Float[NDArray[np.float64], "J"],
     reference: Float[NDArray[np.float64], "r c"],
 ) -> Float[NDArray[np.float64], "m"]:
     """About how many wrong signs of the reference pairs each pair's answer would set right; a scale, not a count.
@@ -48,7 +50,7 @@ def settled(
     Reference pairs lie on the first c of the d axes: what is an item's own tells nothing of other items. Answers have
     logistic noise of scale 1, which is taken to be a normal one: then an answer's mean effect on a variance is exact.
     """
-    mean, variance = pair_moments(post, items, pairs, own)
+    mean, variance = pair_moments(post, items, pairs, odd_variance)
     total = variance + PROBIT**2
     z = mean / np.sqrt(total)
     won = ndtr(z)
@@ -64,5 +66,5 @@ def settled(
 def _of_pairs(form: Matrix, pairs: NDArray[np.int64]) -> Matrix:
     """A quadratic form of items, for differences of two."""
     left, right = pairs.T
-    own = np.diag(form)
-    return np.asarray(own[left] + own[right] - 2 * form[left, right])
+    diagonal = np.diag(form)
+    return np.asarray(diagonal[left] + diagonal[right] - 2 * form[left, right])

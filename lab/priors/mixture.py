@@ -70,9 +70,11 @@ class Belief:
             return self.gaussian
         kinds = self.chance @ self.points
         mean = self.share * kinds + (1 - self.share) * self.gaussian.mean
-        apart, own = self.points - mean, self.gaussian.mean - mean
-        among = (apart * self.chance[:, None]).T @ apart
-        return Gaussian(mean, self.share * among + (1 - self.share) * (self.gaussian.covariance + np.outer(own, own)))
+        deviations, shift = self.points - mean, self.gaussian.mean - mean
+        between = (deviations * self.chance[:, None]).T @ deviations
+        return Gaussian(
+            mean, self.share * between + (1 - self.share) * (self.gaussian.covariance + np.outer(shift, shift))
+        )
 
     def draw(self, num: int, seed: int = 0) -> Draws:
         """Draw weights, the points by systematic resampling, so that likely ones come as often as they should."""
@@ -82,9 +84,10 @@ class Belief:
         last = max(len(self.points) - 1, 0)
         which = np.minimum(np.searchsorted(np.cumsum(self.chance), places), last)
         which, counts = np.unique(which, return_counts=True)
-        rest = mirrored(self.gaussian, num - num_points, rng)
+        normal = mirrored(self.gaussian, num - num_points, rng)
         return Draws(
-            np.concatenate([self.points[which], rest]), np.append(counts, np.ones(len(rest))).astype(np.float64) / num
+            np.concatenate([self.points[which], normal]),
+            np.append(counts, np.ones(len(normal))).astype(np.float64) / num,
         )
 
 
@@ -99,7 +102,7 @@ def believe(records: Sequence[Record], prior: Mixture, noise: Noise = _DEFAULT_N
         QuestionError: an unknown choice.
     """
     fitted = fit_block(records, prior.gaussian, noise)
-    return [_weigh(record, of, prior, noise) for record, of in zip(records, fitted, strict=True)]
+    return [_weigh(record, posterior, prior, noise) for record, posterior in zip(records, fitted, strict=True)]
 
 
 def _weigh(record: Record, fitted: Fitted, prior: Mixture, noise: Noise) -> Belief:
@@ -116,8 +119,8 @@ def _weigh(record: Record, fitted: Fitted, prior: Mixture, noise: Noise) -> Beli
     if prior.share == 1:
         share = 1.0
     else:
-        rest = np.log1p(-prior.share) + _log_evidence(v, outcome, weight, fitted, prior.gaussian, noise)
-        share = float(np.exp(odds - np.logaddexp(odds, rest)))
+        log_rest = np.log1p(-prior.share) + _log_evidence(v, outcome, weight, fitted, prior.gaussian, noise)
+        share = float(np.exp(odds - np.logaddexp(odds, log_rest)))
     return Belief(fitted.weights, prior.points, np.exp(fit_of_point - logsumexp(fit_of_point)), share)
 
 
@@ -141,8 +144,8 @@ def _log_evidence(
 ) -> float:
     """Laplace's approximation of the log-probability of the answers (Rasmussen and Williams 2006, equation 3.32)."""
     u = v @ fitted.weights.mean + fitted.bias
-    away = fitted.weights.mean - prior.mean
-    cost = float(away @ np.linalg.solve(prior.covariance, away))
+    shift = fitted.weights.mean - prior.mean
+    cost = float(shift @ np.linalg.solve(prior.covariance, shift))
     if noise.side > 0:
         cost += (fitted.bias / noise.side) ** 2
     root = np.sqrt(weight * information(u, noise))

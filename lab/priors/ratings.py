@@ -52,10 +52,10 @@ def fit_items(scores: Float[NDArray[np.float64], "people J"], rank: int) -> Item
     if not 1 <= rank < scores.shape[1]:
         raise InputError(f"found rank {rank}, expected 1 to {scores.shape[1] - 1}: fewer than there are items")
     mean = np.nanmean(scores, axis=0)
-    rest = np.where(np.isnan(scores), 0.0, scores - mean)
-    if not rest.any():
+    residual = np.where(np.isnan(scores), 0.0, scores - mean)
+    if not residual.any():
         raise InputError("the ratings of each item are all alike; expected people who differ")
-    values, vectors = np.linalg.eigh((rest.T @ rest) / np.maximum(is_rated.T @ is_rated, 1))
+    values, vectors = np.linalg.eigh((residual.T @ residual) / np.maximum(is_rated.T @ is_rated, 1))
     values, vectors = values[::-1], vectors[:, ::-1]
     least = LEAST * values[0]
     oddity = max(float(np.maximum(values[rank:], 0).mean()), least)

@@ -59,12 +59,14 @@ class _Log:
     def num_people(self) -> int:
         return int(self.person.max()) + 1
 
-    def of(self, people: NDArray[np.int64]) -> _Log:
+    def subset(self, people: NDArray[np.int64]) -> _Log:
         """The answers of some people, who are numbered anew."""
         new = np.full(self.num_people, -1)
         new[people] = np.arange(len(people))
-        kept = new[self.person] >= 0
-        return _Log(new[self.person[kept]], self.v[kept], self.outcome[kept], self.common[kept], self.noise)
+        is_member = new[self.person] >= 0
+        return _Log(
+            new[self.person[is_member]], self.v[is_member], self.outcome[is_member], self.common[is_member], self.noise
+        )
 
 
 class _Found(NamedTuple):
@@ -87,50 +89,50 @@ def sparsify(
     distributed, the factors come back as they were, with their own prior.
     """
     log = _read(user, v, choice, factors)
-    axes, rest = _telling(log, factors)
+    axes, leftover = _telling(log, factors)
     rng = np.random.default_rng(seed)
     order = rng.permutation(log.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
-    held, known = log.of(np.sort(order[:num_held])), log.of(np.sort(order[num_held:]))
+    held, known = log.subset(np.sort(order[:num_held])), log.subset(np.sort(order[num_held:]))
     plain = Sparse(factors, Mixture.plain(factors.prior))
     if axes.shape[1] < 2 or known.num_people <= axes.shape[1]:
         return plain
     gain = _gains(_find(known, axes, seed), known, held)
     if len(gain) < 2 or gain.mean() <= gain.std(ddof=1) / np.sqrt(len(gain)):
         return plain
-    return _prior(_find(log, axes, seed), rest, log, factors, seed)
+    return _prior(_find(log, axes, seed), leftover, log, factors, seed)
 
 
 def _read(
     user: Sequence[Any] | NDArray[Any], v: NDArray[np.float64], choice: Sequence[str] | NDArray[Any], factors: Factors
 ) -> _Log:
     choices = np.asarray(choice, dtype=object).astype(str)
-    kept = np.isin(choices, sorted(INFORMATIVE))
-    person = np.unique(np.asarray(user)[kept], return_inverse=True)[1].astype(np.int64)
-    common = v[kept] @ (factors.projection @ factors.prior.mean)
-    return _Log(person, v[kept], encode(choices[kept].tolist()), common, factors.noise)
+    is_informative = np.isin(choices, sorted(INFORMATIVE))
+    person = np.unique(np.asarray(user)[is_informative], return_inverse=True)[1].astype(np.int64)
+    common = v[is_informative] @ (factors.projection @ factors.prior.mean)
+    return _Log(person, v[is_informative], encode(choices[is_informative].tolist()), common, factors.noise)
 
 
 def _telling(log: _Log, factors: Factors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The axes (F, K) on which people differ more than answers err, and the rest; scaled by how much people differ."""
     z = log.v @ factors.projection
-    told = np.zeros((log.num_people, z.shape[1]))
-    np.add.at(told, log.person, information(log.common, log.noise)[:, None] * z**2)
+    precision = np.zeros((log.num_people, z.shape[1]))
+    np.add.at(precision, log.person, information(log.common, log.noise)[:, None] * z**2)
     variance = np.diag(factors.prior.covariance)
-    kept = variance > (1 / np.maximum(told, 1e-12)).mean(axis=0)
+    is_telling = variance > (1 / np.maximum(precision, 1e-12)).mean(axis=0)
     scaled = factors.projection * np.sqrt(variance)
-    return scaled[:, kept], scaled[:, ~kept]
+    return scaled[:, is_telling], scaled[:, ~is_telling]
 
 
 def _find(log: _Log, axes: NDArray[np.float64], seed: int) -> _Found:
     places = _settle(log, axes, np.zeros((log.num_people, axes.shape[1])), _gaussian, fit_axes=False).places
     unmix = _unmix(places / places.std(axis=0), np.random.default_rng(seed)) / places.std(axis=0)
-    found = _scaled(axes @ np.linalg.inv(unmix), places @ unmix.T)
+    solution = _scaled(axes @ np.linalg.inv(unmix), places @ unmix.T)
     density = _START
     for _ in range(ROUNDS):
-        density = density.fitted(found.places)
-        found = _scaled(*_settle(log, found.axes, found.places, density.at, fit_axes=True))
-    return found
+        density = density.fitted(solution.places)
+        solution = _scaled(*_settle(log, solution.axes, solution.places, density.log_density, fit_axes=True))
+    return solution
 
 
 def _scaled(axes: NDArray[np.float64], places: NDArray[np.float64]) -> _Found:
@@ -138,17 +140,19 @@ def _scaled(axes: NDArray[np.float64], places: NDArray[np.float64]) -> _Found:
     return _Found(axes * size, places / size)
 
 
-def _gains(found: _Found, known: _Log, held: _Log) -> NDArray[np.float64]:
+def _gains(solution: _Found, known: _Log, held: _Log) -> NDArray[np.float64]:
     """How much likelier each held-out person's place is under the density in parts than under a normal one, in nats.
 
     Both densities are those of the people that the axes were found on, whose places here are made as the others' are.
     """
     met, new = (
-        _settle(some, found.axes, np.zeros((some.num_people, found.axes.shape[1])), _gaussian, fit_axes=False).places
+        _settle(
+            some, solution.axes, np.zeros((some.num_people, solution.axes.shape[1])), _gaussian, fit_axes=False
+        ).places
         for some in (known, held)
     )
     size = np.sqrt((met**2).mean(axis=0))
-    return np.asarray((_START.fitted(met).at(new)[0] + (new / size) ** 2 / 2 + np.log(size)).sum(axis=1))
+    return np.asarray((_START.fitted(met).log_density(new)[0] + (new / size) ** 2 / 2 + np.log(size)).sum(axis=1))
 
 
 def _settle(
@@ -163,21 +167,21 @@ def _settle(
         return theta[:num_axes].reshape(axes.shape) if fit_axes else axes, theta[num_axes:].reshape(shape)
 
     def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        at, here = unpack(theta)
-        z, whose = log.v @ at, here[log.person]
-        u = log.common + (z * whose[:, :-1]).sum(axis=1) + log.noise.side * whose[:, -1]
-        told, slope = log_likelihood(u, log.outcome, log.noise)
-        log_prob, pull = density(here[:, :-1])
-        value = (here[:, -1] ** 2).sum() / 2 - told.sum() - log_prob.sum()
-        slopes = np.column_stack([-pull, here[:, -1]])
+        axes, places = unpack(theta)
+        z, coordinates = log.v @ axes, places[log.person]
+        u = log.common + (z * coordinates[:, :-1]).sum(axis=1) + log.noise.side * coordinates[:, -1]
+        log_prob, slope = log_likelihood(u, log.outcome, log.noise)
+        log_prob, pull = density(places[:, :-1])
+        value = (places[:, -1] ** 2).sum() / 2 - log_prob.sum() - log_prob.sum()
+        slopes = np.column_stack([-pull, places[:, -1]])
         np.subtract.at(slopes, log.person, slope[:, None] * np.column_stack([z, np.full(len(z), log.noise.side)]))
         if not fit_axes:
             return float(value), slopes.ravel()
-        steepness = flat * at - log.v.T @ (slope[:, None] * whose[:, :-1])
-        return float(value + (flat * at**2).sum() / 2), np.concatenate([steepness.ravel(), slopes.ravel()])
+        steepness = flat * axes - log.v.T @ (slope[:, None] * coordinates[:, :-1])
+        return float(value + (flat * axes**2).sum() / 2), np.concatenate([steepness.ravel(), slopes.ravel()])
 
-    found, at = unpack(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x)
-    return _Found(found, at[:, :-1])
+    axes, places = unpack(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x)
+    return _Found(axes, places[:, :-1])
 
 
 def _unmix(places: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -191,8 +195,8 @@ def _unmix(places: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.
         return -float(value), -(pull.T @ places / num + np.linalg.inv(w).T).ravel()
 
     starts = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(STARTS)]
-    found = [minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}) for start in starts]
-    return np.asarray(min(found, key=lambda one: float(one.fun)).x.reshape(size, size))
+    fits = [minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200}) for start in starts]
+    return np.asarray(min(fits, key=lambda one: float(one.fun)).x.reshape(size, size))
 
 
 def _gaussian(places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -200,8 +204,8 @@ def _gaussian(places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
 
 
 def _laplace(places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    away = np.sqrt(places**2 + SMOOTH**2)
-    return -np.sqrt(2) * away, -np.sqrt(2) * places / away
+    distance = np.sqrt(places**2 + SMOOTH**2)
+    return -np.sqrt(2) * distance, -np.sqrt(2) * places / distance
 
 
 class _Parts(NamedTuple):
@@ -216,45 +220,47 @@ class _Parts(NamedTuple):
         """Log-density of each part (3, …), and each part's standard distance."""
         centers, widths = (0.0, self.size, -self.size), (self.near, self.spread, self.spread)
         shares = (1 - self.share, self.share / 2, self.share / 2)
-        away = np.stack([(places - center) / width for center, width in zip(centers, widths, strict=True)])
+        distance = np.stack([(places - center) / width for center, width in zip(centers, widths, strict=True)])
         scales = np.log(np.array(shares) / np.array(widths)).reshape(3, *[1] * places.ndim)
-        return scales - away**2 / 2, away
+        return scales - distance**2 / 2, distance
 
-    def at(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        parts, away = self._weighed(places)
+    def log_density(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        parts, distance = self._weighed(places)
         log_prob = logsumexp(parts, axis=0)
         widths = np.array([self.near, self.spread, self.spread]).reshape(3, *[1] * places.ndim)
-        return log_prob, -(np.exp(parts - log_prob) * away / widths).sum(axis=0)
+        return log_prob, -(np.exp(parts - log_prob) * distance / widths).sum(axis=0)
 
     def fitted(self, places: NDArray[np.float64], steps: int = 30) -> _Parts:
         """Improve by expectation and maximisation."""
-        here = self
+        mixture = self
         for _ in range(steps):
-            parts, _ = here._weighed(places)
+            parts, _ = mixture._weighed(places)
             near, more, less = np.exp(parts - logsumexp(parts, axis=0))
             share = float(np.clip((more + less).mean(), 0.01, 0.99))
             total = (more + less).sum()
             size = max(float(((more - less) * places).sum() / total), FLOOR)
             spread = np.sqrt((more * (places - size) ** 2 + less * (places + size) ** 2).sum() / total)
             width = np.sqrt((near * places**2).sum() / near.sum())
-            here = _Parts(share, size, max(float(width), FLOOR), max(float(spread), FLOOR))
-        return here
+            mixture = _Parts(share, size, max(float(width), FLOOR), max(float(spread), FLOOR))
+        return mixture
 
 
 _START = _Parts(share=0.4, size=1.5, near=0.4, spread=0.4)
 
 
-def _prior(found: _Found, rest: NDArray[np.float64], log: _Log, factors: Factors, seed: int) -> Sparse:
+def _prior(solution: _Found, leftover: NDArray[np.float64], log: _Log, factors: Factors, seed: int) -> Sparse:
     """Standardised axes, the axes left as they were behind them, and on both the Gaussian and the points."""
     moment = log.v.T @ log.v / (2 * len(log.v))  # of a reply: a pair's difference varies twice as much
-    size = np.sqrt(np.einsum("fk,fg,gk->k", found.axes, moment, found.axes))
-    projection = np.column_stack([found.axes / size, rest / np.sqrt(np.einsum("fk,fg,gk->k", rest, moment, rest))])
+    size = np.sqrt(np.einsum("fk,fg,gk->k", solution.axes, moment, solution.axes))
+    projection = np.column_stack(
+        [solution.axes / size, leftover / np.sqrt(np.einsum("fk,fg,gk->k", leftover, moment, leftover))]
+    )
     common = factors.projection @ factors.prior.mean
     mean = np.linalg.lstsq(projection.T @ moment @ projection, projection.T @ moment @ common, rcond=None)[0]
-    spread = np.concatenate([size, np.sqrt(np.einsum("fk,fg,gk->k", rest, moment, rest))])
+    spread = np.concatenate([size, np.sqrt(np.einsum("fk,fg,gk->k", leftover, moment, leftover))])
     prior = Gaussian(mean, np.diag(spread**2))
     points = np.tile(mean, (NUM_POINTS, 1))
-    points[:, : len(size)] += size * _made_up(found.places, np.random.default_rng(seed))
+    points[:, : len(size)] += size * _made_up(solution.places, np.random.default_rng(seed))
     return Sparse(replace(factors, projection=projection, prior=prior), Mixture(prior, points, SHARE))
 
 

@@ -71,8 +71,8 @@ def _utilities(
 ) -> tuple[Table, float]:
     """How everybody likes the replies under their own reward, or those that all would get without one; and KL."""
     options = Options(expert=EXPERT, alpha=alpha) if alpha else Options()
-    whose = [member.guidance(1.0) for member in members] if is_guided else [None]
-    requests = [Request(tuple(prompt), options, one) for one in whose for prompt in prompts]
+    guidances = [member.guidance(1.0) for member in members] if is_guided else [None]
+    requests = [Request(tuple(prompt), options, one) for one in guidances for prompt in prompts]
     replies = generate(models, requests)
     texts = [[reply.text for reply in replies[i : i + len(prompts)]] for i in range(0, len(replies), len(prompts))]
     rows = texts if is_guided else texts * len(members)

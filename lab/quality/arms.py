@@ -129,13 +129,13 @@ class Trial:
     def _in_context(self, arm: Arm) -> Outcome:
         """Tell base of each person in words, as a system message."""
         plain = [prompt for _ in self.members for prompt in self.prompts]
-        told = [(*_told(member.profile), *prompt) for member in self.members for prompt in self.prompts]
+        prompted = [(*_as_system(member.profile), *prompt) for member in self.members for prompt in self.prompts]
         sampling = [_sampling(arm, i) for _ in self.members for i in range(len(self.prompts))]
-        requests = [Request(messages, how) for messages, how in zip(told, sampling, strict=True)]
+        requests = [Request(messages, how) for messages, how in zip(prompted, sampling, strict=True)]
         replies = generate(self.models, requests)
         nats = [
-            sum(divergence_between(self.models.base, ours, theirs, reply))
-            for ours, theirs, reply in zip(told, plain, replies, strict=True)
+            sum(divergence_between(self.models.base, given, plain_prompt, reply))
+            for given, plain_prompt, reply in zip(prompted, plain, replies, strict=True)
         ]
         return self._outcome(arm, replies, np.array(nats), None)
 
@@ -199,8 +199,8 @@ class Trial:
         head = self.models.head
         if arm.method != "successor" or head is None:
             return 1.0
-        own = sum(weight.numel() for name, weight in head.named_parameters() if not name.startswith("projection"))
-        return 1 + own / sum(weight.numel() for weight in self.models.base.model.parameters())
+        own_size = sum(weight.numel() for name, weight in head.named_parameters() if not name.startswith("projection"))
+        return 1 + own_size / sum(weight.numel() for weight in self.models.base.model.parameters())
 
 
 class _Cut:
@@ -214,7 +214,7 @@ class _Cut:
         return torch.full_like(logits, -torch.inf).scatter(-1, top.indices, top.values)
 
 
-def _told(profile: Profile) -> tuple[Message, ...]:
+def _as_system(profile: Profile) -> tuple[Message, ...]:
     """A profile in words, as the message before a conversation; none where no taste stands out."""
     words = profile.as_system_prompt()
     return ({"role": "system", "content": words},) if words else ()

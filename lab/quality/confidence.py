@@ -84,21 +84,24 @@ def _steer(
     replies = generate(p.models, [Request(prompt, guidance=guide) for guide in guides for prompt in prompts])
     base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
     return [
-        (gain(met.person, prompts, [r.text for r in base], [r.text for r in own]), float(np.mean([r.kl for r in own])))
-        for met, own in zip(people, personal, strict=True)
+        (
+            gain(met.person, prompts, [r.text for r in base], [r.text for r in personal_replies]),
+            float(np.mean([r.kl for r in personal_replies])),
+        )
+        for met, personal_replies in zip(people, personal, strict=True)
     ]
 
 
 def figures(rows: Sequence[Row]) -> dict[str, float]:
     """Medians over people for each number of answers, and of what ρ has over the constant, person by person."""
-    found: dict[str, float] = {}
+    figures_by_name: dict[str, float] = {}
     for num in NUM_ANSWERS:
-        those = [row for row in rows if row.answers == num]
-        found |= with_interval(f"rho.{num}", [row.rho for row in those])
+        chosen = [row for row in rows if row.answers == num]
+        figures_by_name |= with_interval(f"rho.{num}", [row.rho for row in chosen])
         for measure in MEASURES:
-            rho, constant = ([getattr(row, f"{measure}_{arm}") for row in those] for arm in ("rho", "constant"))
-            found |= with_interval(f"{measure}.rho.{num}", rho)
-            found |= with_interval(f"{measure}.constant.{num}", constant)
+            rho, constant = ([getattr(row, f"{measure}_{arm}") for row in chosen] for arm in ("rho", "constant"))
+            figures_by_name |= with_interval(f"{measure}.rho.{num}", rho)
+            figures_by_name |= with_interval(f"{measure}.constant.{num}", constant)
             differences = [a - b for a, b in zip(rho, constant, strict=True)]
-            found |= with_interval(f"{measure}.rho_minus_constant.{num}", differences)
-    return found
+            figures_by_name |= with_interval(f"{measure}.rho_minus_constant.{num}", differences)
+    return figures_by_name

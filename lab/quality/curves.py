@@ -23,7 +23,7 @@ class Curve:
     means: Float[NDArray[np.float64], "resamples settings people"]
 
     @classmethod
-    def through(cls, bootstrap: Bootstrap, outcomes: Sequence[Outcome], tables: Sequence[Table]) -> Curve:
+    def interpolated(cls, bootstrap: Bootstrap, outcomes: Sequence[Outcome], tables: Sequence[Table]) -> Curve:
         """The curve of a table for each outcome: gains, or wins."""
         kl = [divergence(bootstrap, outcome) for outcome in outcomes]
         return cls(np.stack(kl, axis=1), np.stack([bootstrap.means(table) for table in tables], axis=1))
@@ -32,7 +32,7 @@ class Curve:
         """Where a divergence lies between those that were measured."""
         return np.asarray((self.kl.min(1) <= kl) & (kl <= self.kl.max(1)))
 
-    def at(self, kl: Nats) -> Means:
+    def means_at(self, kl: Nats) -> Means:
         """What people get at a divergence, straight between the settings around it; beyond the ends, as there."""
         order = self.kl.argsort(1)
         ordered = np.take_along_axis(self.kl, order, axis=1)

@@ -49,11 +49,11 @@ def num_drawn(reply: Reply) -> int:
 
 @torch.no_grad()
 def divergence_between(
-    causal: CausalModel, told: Sequence[Message], plain: Sequence[Message], reply: Reply
+    causal: CausalModel, prompted: Sequence[Message], plain: Sequence[Message], reply: Reply
 ) -> list[float]:
     """KL in nats at each token of what base writes after ``told`` from what it would write after ``plain``."""
     ids = [*reply.ids, *causal.ends[:1]] if reply.finish_reason == "stop" else [*reply.ids]
-    q, p = (_next(causal, render(causal.tokenizer, messages), ids) for messages in (told, plain))
+    q, p = (_next(causal, render(causal.tokenizer, messages), ids) for messages in (prompted, plain))
     return [float(nats) for nats in _kl(q, p)]
 
 

@@ -82,9 +82,9 @@ def _served(p: Personalign, profile: Profile) -> Guidance:
 def _length_alone(p: Personalign, guidance: Guidance) -> Guidance:
     """The same weights with all but the length axis at 0, at the same size."""
     is_length = np.array([axis.name == "length" for axis in p.basis.axes])
-    alone = np.where(is_length, guidance.weights, 0.0)
-    size = float(np.linalg.norm(guidance.weights) / np.linalg.norm(alone))
-    return replace(guidance, weights=size * alone, user="")  # no row of the bank is this person's
+    weights = np.where(is_length, guidance.weights, 0.0)
+    size = float(np.linalg.norm(guidance.weights) / np.linalg.norm(weights))
+    return replace(guidance, weights=size * weights, user="")  # no row of the bank is this person's
 
 
 def describe(p: Personalign) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def plot_quality(rows: Found, path: Path) -> None:
         (wins, "wins", "base's replies that are liked less, share"),
     ):
         for method in STYLES:
-            _curve(axes, _of(rows, name, method), method)
+            _curve(axes, _points(rows, name, method), method)
         axes.set(xlabel="KL from base, nats a token", ylabel=title, xlim=(-0.02, None))
         axes.grid(alpha=0.3)
     gains.axhline(0, color="grey", linewidth=0.8)
@@ -76,8 +76,8 @@ def plot_alpha(rows: Found, path: Path) -> None:
         points = [row for row in _named(rows, name) if row["alpha"] in bits]
         x, y = [bits[row["alpha"]] for row in points], [row["value"] for row in points]
         axes.errorbar(x, y, _bars(points), color=colour, marker=marker, label=label, capsize=2, linewidth=1)
-        for row, at in zip(points, zip(x, y, strict=True), strict=True):
-            axes.annotate(f"α {row['alpha']:g}", at, xytext=(5, 5), textcoords="offset points", fontsize=8)
+        for row, place in zip(points, zip(x, y, strict=True), strict=True):
+            axes.annotate(f"α {row['alpha']:g}", place, xytext=(5, 5), textcoords="offset points", fontsize=8)
     axes.set(
         xlabel="hotel dialogues, bits per character (less is better)", ylabel="utility gained, standard deviations"
     )
@@ -87,11 +87,11 @@ def plot_alpha(rows: Found, path: Path) -> None:
     _save(figure, path)
 
 
-def _of(rows: Found, name: str, method: str) -> list[Mapping[str, Any]]:
+def _points(rows: Found, name: str, method: str) -> list[Mapping[str, Any]]:
     """The sampled points of a method's curve, with the candidates that both rewards have; by KL."""
     methods = ("short_list", method) if method in REWARDS else (method,)
-    found = [row for one in methods for row in _named(rows, f"{name}.sampled.{one}")]
-    return sorted((row for row in found if row.get("k", 10) == 10 and row["kl"] <= MOST_KL), key=_kl)
+    points = [row for one in methods for row in _named(rows, f"{name}.sampled.{one}")]
+    return sorted((row for row in points if row.get("k", 10) == 10 and row["kl"] <= MOST_KL), key=_kl)
 
 
 def _kl(row: Mapping[str, Any]) -> float:

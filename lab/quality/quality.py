@@ -109,26 +109,26 @@ def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, report:
     if _may_begin("alpha.bits", only):
         yield from _bits(models, plan, data, report)
     arms = _arms(plan, models.steering)
-    if not any(_may_begin(f"{told}_{way}", only) for told in TOLD for way in COMPARED):
-        arms = [arm for arm in arms if any(_may_begin(f"{told}.{arm.name}", only) for told in TOLD)]
+    if not any(_may_begin(f"{measure}_{way}", only) for measure in TOLD for way in COMPARED):
+        arms = [arm for arm in arms if any(_may_begin(f"{measure}.{arm.name}", only) for measure in TOLD)]
     if not arms:
         return
 
     @cache
-    def rewards(over: Over) -> RewardModel:
-        return reward_model(p.basis, models, over, plan.training, work)
+    def rewards(span: Over) -> RewardModel:
+        return reward_model(p.basis, models, span, plan.training, work)
 
     prompts = load_prompts("others")[: plan.num_prompts]
     trial = Trial.begin(p.basis, models, rewards, members, prompts, max(plan.draws))
-    kept = Kept.of(work, _content(p, plan))
+    kept_outcomes = Kept.in_folder(work, _content(p, plan))
     bootstrap = Bootstrap.draw(len(members), len(prompts))
     outcomes: dict[Arm, Outcome] = {}
     for arm in track(arms, "arms", console=Console(stderr=True)):
-        outcomes[arm] = kept.outcome(arm, trial.run)
-        yield from _told(outcomes[arm], bootstrap)
+        outcomes[arm] = kept_outcomes.outcome(arm, trial.run)
+        yield from _arm_rows(outcomes[arm], bootstrap)
     yield from _differences(outcomes, models.steering, bootstrap)
     yield from _at_equal_kl(outcomes, models.steering, bootstrap)
-    kept.clear()
+    kept_outcomes.clear()
 
 
 def _content(p: Personalign, plan: Plan) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _arm(
     return Arm(method, decoding, steering.beta * multiple, num_candidates or served)
 
 
-def _told(outcome: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
+def _arm_rows(outcome: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
     """What is told of an arm: gain and wins."""
     arm = outcome.arm
     facts = {
@@ -215,44 +215,44 @@ def _differences(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap:
                 yield from _difference("over_best_of", outcome, chosen, bootstrap)
 
 
-def _difference(way: str, ours: Outcome, theirs: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
-    facts = {"method": ours.arm.method, "over": theirs.arm.name}
-    for told, difference in (("gain", ours.gain - theirs.gain), ("wins", ours.wins - theirs.wins)):
-        yield Row.estimated(f"{told}_{way}.{ours.arm.name}", bootstrap.interval(difference), facts)
+def _difference(way: str, outcome: Outcome, other: Outcome, bootstrap: Bootstrap) -> Iterator[Row]:
+    facts = {"method": outcome.arm.method, "over": other.arm.name}
+    for measure, difference in (("gain", outcome.gain - other.gain), ("wins", outcome.wins - other.wins)):
+        yield Row.estimated(f"{measure}_{way}.{outcome.arm.name}", bootstrap.interval(difference), facts)
 
 
 def _at_equal_kl(outcomes: Mapping[Arm, Outcome], steering: Steering, bootstrap: Bootstrap) -> Iterator[Row]:
     """What methods give at the same divergence, and how much more than the head; only where both get that far."""
     head = outcomes.get(_arm("successor", "sampled", steering))
     settings = {method: _settings(method, outcomes, steering) for method in ("successor", *JUDGES, "best_of")}
-    if head is None or any(len(found) < 2 for found in settings.values()):
+    if head is None or any(len(outcomes_of) < 2 for outcomes_of in settings.values()):
         return
     places = {f"{kl:g}": np.full(len(bootstrap.people), kl) for kl in AT_KL} | {"head": divergence(bootstrap, head)}
-    for told in TOLD:
+    for measure in TOLD:
         curves = {
-            method: Curve.through(bootstrap, found, [getattr(outcome, told) for outcome in found])
-            for method, found in settings.items()
+            method: Curve.interpolated(bootstrap, outcomes_of, [getattr(outcome, measure) for outcome in outcomes_of])
+            for method, outcomes_of in settings.items()
         }
         for place, kl in places.items():
-            yield from _at(curves, told, place, kl)
+            yield from _at_divergence(curves, measure, place, kl)
 
 
-def _at(curves: Mapping[Method, Curve], told: str, place: str, kl: Nats) -> Iterator[Row]:
+def _at_divergence(curves: Mapping[Method, Curve], measure: str, place: str, kl: Nats) -> Iterator[Row]:
     """One divergence; ``reached`` is the share of resamples in which the curves get that far, too."""
     head = curves["successor"]
     for method, curve in curves.items():
         for name, reaches, means in (
-            ("at_kl", curve.reaches(kl), curve.at(kl)),
-            ("over_successor_at_kl", curve.reaches(kl) & head.reaches(kl), curve.at(kl) - head.at(kl)),
+            ("at_kl", curve.reaches(kl), curve.means_at(kl)),
+            ("over_successor_at_kl", curve.reaches(kl) & head.reaches(kl), curve.means_at(kl) - head.means_at(kl)),
         ):
             if reaches[0] and (name == "at_kl" or curve is not head):
                 facts = {"method": method, "kl": float(kl[0]), "reached": float(reaches[1:].mean())}
-                yield Row.estimated(f"{told}_{name}.{method}.{place}", interval_of(means), facts)
+                yield Row.estimated(f"{measure}_{name}.{method}.{place}", interval_of(means), facts)
 
 
 def _settings(method: Method, outcomes: Mapping[Arm, Outcome], steering: Steering) -> list[Outcome]:
     """The sampled arms of a method that differ in its weight, or n; rewards begin with the short list, w = 0."""
     k = ArgsSteering().num_candidates if method in JUDGES else steering.num_candidates
-    found = [arm for arm in outcomes if arm.method == method and arm.num_candidates in {None, k}]
+    arms = [arm for arm in outcomes if arm.method == method and arm.num_candidates in {None, k}]
     beginning = [] if method == "best_of" else [Arm("short_list", num_candidates=k)]
-    return [outcomes[arm] for arm in (*beginning, *found) if arm.decoding == "sampled" and arm in outcomes]
+    return [outcomes[arm] for arm in (*beginning, *arms) if arm.decoding == "sampled" and arm in outcomes]

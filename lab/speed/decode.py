@@ -191,9 +191,9 @@ def _check_naive_args(specimens: Specimens) -> None:
     batch = Batch.random(judged.base, [12] * 2, 16)
     for prompt, request in zip(batch.prompts, batch.requests(12, rule="args"), strict=True):
         assert judged.reward_model is not None, "it is what judges"
-        ours = args.generate(judged.base, judged.reward_model, prompt, 12)
-        theirs = reference.generate(judged, request).ids
-        assert tuple(ours) == theirs, f"the naive ARGS writes {ours}, the reference {theirs}"
+        naive_ids = args.generate(judged.base, judged.reward_model, prompt, 12)
+        reference_ids = reference.generate(judged, request).ids
+        assert tuple(naive_ids) == reference_ids, f"the naive ARGS writes {naive_ids}, the reference {reference_ids}"
 
 
 def _expert(subject: Subject) -> Iterator[Row]:
@@ -209,8 +209,8 @@ def _expert(subject: Subject) -> Iterator[Row]:
         "small": EngineSide(specimens.small, batch).step_side(),
     }
     seconds = interleave(sides, plan.num_few, plan.new_tokens, "expert")
-    alone = [base + 2 * small for base, small in zip(seconds["base"], seconds["small"], strict=True)]
-    yield timed("expert_time_over_sum.110m", ratios(seconds["stack"], alone), seconds)
+    separate = [base + 2 * small for base, small in zip(seconds["base"], seconds["small"], strict=True)]
+    yield timed("expert_time_over_sum.110m", ratios(seconds["stack"], separate), seconds)
 
 
 # Heads

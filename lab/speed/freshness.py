@@ -66,23 +66,23 @@ def _answer(p: Personalign, user: str) -> None:
 def _elsewhere(store: str, num: int) -> Iterator[Connection]:
     """Another process, in which one person after the other answers when told to."""
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_answer_when_told, args=(store, num, there), daemon=True)
+    near_end, far_end = context.Pipe()
+    process = context.Process(target=_answer_when_told, args=(store, num, far_end), daemon=True)
     process.start()
     try:
-        yield here
+        yield near_end
     finally:
         process.terminate()
         process.join()
 
 
-def _answer_when_told(store: str, num: int, told: Connection) -> None:
+def _answer_when_told(store: str, num: int, signal: Connection) -> None:
     """Tell when each answer was committed, on the clock that the processes of a machine share."""
     with Personalign.open(store) as p:
         for i in range(num):
-            told.recv()
+            signal.recv()
             _answer(p, f"{i}")
-            told.send(time.monotonic())
+            signal.send(time.monotonic())
 
 
 def _until_steered(p: Personalign, user: str, other: Connection) -> float:

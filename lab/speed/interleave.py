@@ -27,6 +27,6 @@ def interleave(sides: Mapping[str, Side], num_rounds: int, num_tokens: int, name
     return seconds
 
 
-def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """What one side took ÷ what the other took, in each round."""
-    return [a / b for a, b in zip(over, under, strict=True)]
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]

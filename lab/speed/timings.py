@@ -49,8 +49,8 @@ def people(num: int, seed: int = 0) -> tuple[Array, Integer[NDArray[np.int64], "
 def fit_seconds(repeats: int) -> list[float]:
     """A fit of ten answers."""
     v, outcome = people(1)
-    choice, of = _words(outcome[0]), prior()
-    return seconds(lambda: fit(v[0], choice, of, NOISE), repeats)
+    choice, prior_ = _words(outcome[0]), prior()
+    return seconds(lambda: fit(v[0], choice, prior_, NOISE), repeats)
 
 
 def acquire_seconds(num_pairs: int, repeats: int) -> list[float]:
@@ -72,11 +72,11 @@ def num_equal(num: int) -> int:
     v, outcome = people(num)
     many = fit_many(v, outcome, prior(), NOISE, covariance=True)
     assert many.covariance is not None, "they were asked for"
-    alone = [fit(of, _words(said), prior(), NOISE) for of, said in zip(v, outcome, strict=True)]
-    ours = zip(many.mean, many.covariance, strict=True)
+    single = [fit(pair, _words(outcome_), prior(), NOISE) for pair, outcome_ in zip(v, outcome, strict=True)]
+    bulk = zip(many.mean, many.covariance, strict=True)
     return sum(
         mean.tobytes() == one.mean.tobytes() and covariance.tobytes() == one.covariance.tobytes()
-        for (mean, covariance), one in zip(ours, alone, strict=True)
+        for (mean, covariance), one in zip(bulk, single, strict=True)
     )
 
 
@@ -87,10 +87,10 @@ def basis_seconds(num_people: int, num_answers: int, num_features: int) -> float
     user = np.arange(num_answers) % num_people
     directions = rng.normal(size=(num_features, 4))
     tastes = rng.normal([1, 0, 0, 0], size=(num_people, 4))
-    said = CHOICES[_say(((v @ directions) * tastes[user]).sum(axis=1), rng)]
+    choices = CHOICES[_say(((v @ directions) * tastes[user]).sum(axis=1), rng)]
     start = time.perf_counter()
     with threadpool_limits(1):
-        factorise(user, v, said, BASIS_RANK)
+        factorise(user, v, choices, BASIS_RANK)
     return time.perf_counter() - start
 
 

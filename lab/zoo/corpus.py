@@ -59,9 +59,9 @@ def rows_at(
         length = LONG_ROW_LENGTH if step >= num_steps * (1 - LONG_SHARE) else ROW_LENGTH
         step_seed = seed * 1_000_003 + step
         picks = np.random.default_rng(step_seed).random(TOKENS_PER_STEP // length) < share
-        own, mixed_in = _pack(documents, length, step_seed), _pack(others, length, step_seed)
+        own_rows, mixed_in = _pack(documents, length, step_seed), _pack(others, length, step_seed)
         try:
-            packed = [next(mixed_in if is_other else own) for is_other in picks]
+            packed = [next(mixed_in if is_other else own_rows) for is_other in picks]
         except StopIteration:
             raise InputError(
                 f"{len(documents)} dialogues and {len(others)} to mix in don't fill a step's {len(picks)} rows of "

@@ -50,7 +50,7 @@ def people_section(seen: Result, fresh: Result) -> str:
     num_seen, num_fresh, others = len(seen["rows"]), len(fresh["rows"]), len(TRAITS) - 1
     rows = [
         {"after at most ten answers, median": what}
-        | {f"seeds {_seeds(found)}": _interval(found, key) for found in (seen, fresh)}
+        | {f"seeds {_seeds(result)}": _interval(result, key) for result in (seen, fresh)}
         for what, key in MEASURES.items()
     ]
     return f"""## People
@@ -72,70 +72,70 @@ Results: `lab/results/people.json` and `people_fresh.json`.
 """
 
 
-def confidence_section(found: Result) -> str:
+def confidence_section(result: Result) -> str:
     """Whether ρ, which lets a profile act the more the more is known, beats one constant for everyone."""
-    few, many = sorted({row["answers"] for row in found["rows"]})
-    arms = [_arm(found, arm, answers) for answers in (few, many) for arm in ("rho", "constant")]
-    constant = found["figures"]["constant"]
-    utility, kl = (_interval(found, f"{measure}.rho_minus_constant.{few}") for measure in ("utility", "kl"))
+    few, many = sorted({row["answers"] for row in result["rows"]})
+    arms = [_arm(result, arm, answers) for answers in (few, many) for arm in ("rho", "constant")]
+    constant = result["figures"]["constant"]
+    utility, kl = (_interval(result, f"{measure}.rho_minus_constant.{few}") for measure in ("utility", "kl"))
     return f"""## Confidence
 
-`{found["command"]}`, result in `lab/results/confidence.json`: the
-people of seeds {_seeds(found)}, steered by ρ of their profile, and by one constant for everyone: {constant:.3f},
+`{result["command"]}`, result in `lab/results/confidence.json`: the
+people of seeds {_seeds(result)}, steered by ρ of their profile, and by one constant for everyone: {constant:.3f},
 the mean ρ after {many} answers.
 
 {table(arms)}
 
-After {few} answers ρ {_verdict(found, few)} the constant, by the medians of the paired differences:
+After {few} answers ρ {_verdict(result, few)} the constant, by the medians of the paired differences:
 utility {utility}, KL {kl}.
 """
 
 
-def _arm(found: Result, arm: str, answers: int) -> dict[str, str | int]:
+def _arm(result: Result, arm: str, answers: int) -> dict[str, str | int]:
     """A row of the table: people steered one way after so many answers."""
-    gains = [row[f"utility_{arm}"] for row in found["rows"] if row["answers"] == answers]
+    gains = [row[f"utility_{arm}"] for row in result["rows"] if row["answers"] == answers]
     return {
         "answers": answers,
-        "β is multiplied by": f"ρ, {found['figures'][f'rho.{answers}']:.3f}" if arm == "rho" else "the constant",
-        "utility, median": _interval(found, f"utility.{arm}.{answers}"),
+        "β is multiplied by": f"ρ, {result['figures'][f'rho.{answers}']:.3f}" if arm == "rho" else "the constant",
+        "utility, median": _interval(result, f"utility.{arm}.{answers}"),
         "utility, mean": f"{sum(gains) / len(gains):.3f}",
         "people worse off than with base": f"{sum(gain < 0 for gain in gains)} of {len(gains)}",
-        "KL, median": _interval(found, f"kl.{arm}.{answers}"),
+        "KL, median": _interval(result, f"kl.{arm}.{answers}"),
     }
 
 
-def _verdict(found: Result, answers: int) -> str:
+def _verdict(result: Result, answers: int) -> str:
     """What the interval of the difference lets one say."""
     key = f"utility.rho_minus_constant.{answers}"
-    if found["figures"][f"{key}.low"] > 0:
+    if result["figures"][f"{key}.low"] > 0:
         return "beats"
-    return "loses to" if found["figures"][f"{key}.high"] < 0 else "gains neither more nor less than"
+    return "loses to" if result["figures"][f"{key}.high"] < 0 else "gains neither more nor less than"
 
 
 def _read(name: str, basis: Basis) -> Result:
     path = RESULTS / f"{name}.json"
-    found: Result = json.loads(path.read_text(encoding="utf-8"))
-    if (measured := found["versions"]["basis"]) != basis.id:
+    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    if (measured := result["versions"]["basis"]) != basis.id:
         raise BasisError(
             f"{path.name} was measured on basis {measured[:12]}, the bundled one is {basis.id[:12]}; "
-            f"measure again: {found['command']}"
+            f"measure again: {result['command']}"
         )
-    return found
+    return result
 
 
-def _seeds(found: Result) -> str:
-    seeds = [row["seed"] for row in found["rows"]]
+def _seeds(result: Result) -> str:
+    seeds = [row["seed"] for row in result["rows"]]
     return f"{min(seeds)}–{max(seeds)}"
 
 
-def _interval(found: Result, key: str) -> str:
-    value, low, high = (found["figures"][name] for name in (key, f"{key}.low", f"{key}.high"))
+def _interval(result: Result, key: str) -> str:
+    value, low, high = (result["figures"][name] for name in (key, f"{key}.low", f"{key}.high"))
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _demo(found: Result) -> str:
+def _demo(result: Result) -> str:
     """What the pair of the demo got, and how many of the two reach what they are meant to."""
-    pair = [row for row in found["rows"] if row["seed"] == DEMO_SEED]
+    pair = [row for row in result["rows"] if row["seed"] == DEMO_SEED]
     facts = "; ".join(f"{row['id']} {row['agreement']:.2f} and {row['utility_personal']:+.2f}" for row in pair)
     agreeing = sum(row["agreement"] >= AGREEMENT for row in pair)
     gaining = sum(row["utility_personal"] >= UTILITY for row in pair)

@@ -50,7 +50,12 @@ class Population:
 
 
 def ask_everyone(
-    of: Population, factors: Factors, rule: str, counts: Sequence[int], seed: int = 0, prior: Mixture | None = None
+    population: Population,
+    factors: Factors,
+    rule: str,
+    counts: Sequence[int],
+    seed: int = 0,
+    prior: Mixture | None = None,
 ) -> dict[int, Judged]:
     """Ask each new person questions chosen by ``rule``, none twice; judge the forecasts after each of ``counts``.
 
@@ -58,7 +63,7 @@ def ask_everyone(
     which is one Gaussian whatever the prior is.
     """
     start = Mixture.plain(factors.prior) if prior is None else prior
-    people = [_Asked.nothing(person, factors) for person in of.new]
+    people = [_Asked.nothing(person, factors) for person in population.new]
     judged = {}
     for n in range(max(counts) + 1):
         beliefs = believe([person.record for person in people], start, factors.noise)
@@ -70,14 +75,16 @@ def ask_everyone(
     return judged
 
 
-def ask_kinds(of: Population, rule: str, counts: Sequence[int], seed: int = 0) -> dict[int, Judged]:
+def ask_kinds(population: Population, rule: str, counts: Sequence[int], seed: int = 0) -> dict[int, Judged]:
     """Ask as ``ask_everyone`` does somebody who knows all kinds of people beforehand: what learning can't beat."""
-    assert of.kinds is not None, "the population's kinds are known"
-    size = of.kinds.shape[1]
-    gaussian = Gaussian(np.zeros(size), of.kinds.T @ of.kinds / len(of.kinds) + RIDGE * np.eye(size))
+    assert population.kinds is not None, "the population's kinds are known"
+    size = population.kinds.shape[1]
+    gaussian = Gaussian(
+        np.zeros(size), population.kinds.T @ population.kinds / len(population.kinds) + RIDGE * np.eye(size)
+    )
     noise = Noise(tie=0.0, lapse=0.0, side=0.0)
-    factors = Factors(np.eye(size), gaussian, noise, len(of.kinds), 0, 0, 0, ())
-    return ask_everyone(of, factors, rule, counts, seed, Mixture(gaussian, of.kinds, 1.0))
+    factors = Factors(np.eye(size), gaussian, noise, len(population.kinds), 0, 0, 0, ())
+    return ask_everyone(population, factors, rule, counts, seed, Mixture(gaussian, population.kinds, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,7 @@ class _Asked:
 
     pool: NDArray[np.float64]
     tests: NDArray[np.float64]
-    of: NewPerson
+    person: NewPerson
     asked: list[int]
 
     @classmethod
@@ -97,7 +104,7 @@ class _Asked:
     @property
     def record(self) -> Record:
         """What was asked and answered."""
-        return Record(self.pool[self.asked], ["a" if left else "b" for left in self.of.says[self.asked]])
+        return Record(self.pool[self.asked], ["a" if left else "b" for left in self.person.says[self.asked]])
 
     def ask(self, belief: Belief, factors: Factors, rule: str, seed: int) -> None:
         """Ask one more, if any is left."""
@@ -111,7 +118,7 @@ class _Asked:
     def chances(self, post: Gaussian, factors: Factors) -> NDArray[np.float64]:
         """Of each test, the probability given to the side preferred."""
         left = predict(self.tests, post, factors.noise)
-        return np.where(self.of.prefers, left, 1 - left)
+        return np.where(self.person.prefers, left, 1 - left)
 
 
 def _judge(people: Sequence[_Asked], posts: Sequence[Gaussian], factors: Factors) -> Judged:

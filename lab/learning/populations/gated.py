@@ -24,7 +24,7 @@ from scipy.special import expit, log_expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from lab.learning.judged import Judged, together
+from lab.learning.judged import Judged, joined
 from lab.learning.populations.votes import Votes
 from personalign.basis import Gate
 from personalign.learn.factors import factorise
@@ -49,7 +49,7 @@ class Rows(NamedTuple):
     """Which votes of a round go where."""
 
     basis: Integer[NDArray[np.int64], "b"]
-    own: Integer[NDArray[np.int64], "o"]
+    answers: Integer[NDArray[np.int64], "o"]
     test: Integer[NDArray[np.int64], "t"]
 
 
@@ -70,7 +70,7 @@ class Gated:
 def run(votes: Votes, num_rounds: int = NUM_FOLDS, rank: int = RANK) -> Gated:
     """Judge everybody in ``num_rounds`` rounds for each fold of people's first, and so on."""
     rounds = [_round(votes, rows, rank) for rows in splits(votes, num_rounds)]
-    return replace(_together(rounds), others_agree=others_agree(votes))
+    return replace(_joined(rounds), others_agree=others_agree(votes))
 
 
 def others_agree(votes: Votes) -> float | None:
@@ -78,21 +78,23 @@ def others_agree(votes: Votes) -> float | None:
 
     No model of everybody can do much better: it is told what everybody said.
     """
-    said = np.flatnonzero(votes.choice != "tie")
-    lead = votes.v[said, 0] + np.pi * votes.v[said, 1]  # both sides of a pair are the same pair
+    sided = np.flatnonzero(votes.choice != "tie")
+    lead = votes.v[sided, 0] + np.pi * votes.v[sided, 1]  # both sides of a pair are the same pair
     sign = np.where(lead < 0, -1.0, 1.0)
-    pair = np.unique(np.round(votes.v[said] * sign[:, None], 9), axis=0, return_inverse=True)[1].ravel()
-    mine = np.where(votes.choice[said] == "a", 1.0, -1.0) * sign
-    others = np.bincount(pair, mine)[pair] - mine
+    pair = np.unique(np.round(votes.v[sided] * sign[:, None], 9), axis=0, return_inverse=True)[1].ravel()
+    signs = np.where(votes.choice[sided] == "a", 1.0, -1.0) * sign
+    others = np.bincount(pair, signs)[pair] - signs
     decided = (others != 0) & (lead != 0)
-    return float((np.sign(others) == mine)[decided].mean()) if decided.any() else None
+    return float((np.sign(others) == signs)[decided].mean()) if decided.any() else None
 
 
 def splits(votes: Votes, num_rounds: int, seed: int = 0) -> Iterator[Rows]:
     """Deal people and prompts into folds, and let fold k of people meet fold k + shift of prompts."""
     rng = np.random.default_rng(seed)
     num_people_folds = min(NUM_FOLDS, len(np.unique(votes.group)))
-    people, prompts = (_folds(of, n, rng) for of, n in ((votes.group, num_people_folds), (votes.prompt, NUM_FOLDS)))
+    people, prompts = (
+        _folds(groups, n, rng) for groups, n in ((votes.group, num_people_folds), (votes.prompt, NUM_FOLDS))
+    )
     for turn in range(num_rounds):
         shift, fold = divmod(turn, num_people_folds)
         judged, unseen = people == fold, prompts == (fold + shift) % NUM_FOLDS
@@ -100,9 +102,11 @@ def splits(votes: Votes, num_rounds: int, seed: int = 0) -> Iterator[Rows]:
         yield Rows(*(np.flatnonzero(rows) for rows in which))
 
 
-def _folds(of: Integer[NDArray[np.int64], "N"], num: int, rng: np.random.Generator) -> Integer[NDArray[np.int64], "N"]:
+def _folds(
+    group: Integer[NDArray[np.int64], "N"], num: int, rng: np.random.Generator
+) -> Integer[NDArray[np.int64], "N"]:
     """The fold of each row's group, as many groups in each as can be."""
-    names, index = np.unique(of, return_inverse=True)
+    names, index = np.unique(group, return_inverse=True)
     return np.asarray((rng.permutation(len(names)) * num // len(names))[index])
 
 
@@ -111,20 +115,25 @@ def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
     gate = _choose_gate(votes, x, rows.basis, rank)
     basis = _factorise(votes, x, rows.basis, rank)
     z = x @ basis.projection
-    own = _by_user(votes.user, rows.own)
-    test = {user: tests for user, tests in _by_user(votes.user, rows.test, len(votes.user)).items() if user in own}
-    people = [_Person(_record(votes, z, own[u]), votes.prompt[own[u]], z[tests]) for u, tests in test.items()]
+    rows_of = _by_user(votes.user, rows.answers)
+    test = {user: tests for user, tests in _by_user(votes.user, rows.test, len(votes.user)).items() if user in rows_of}
+    people = [_Person(_record(votes, z, rows_of[u]), votes.prompt[rows_of[u]], z[tests]) for u, tests in test.items()]
     posts = _Posts(people, basis.prior, basis.noise, gate)
     every = np.concatenate(list(test.values()))
     judged = _Judge(votes, every)
-    enough = {n: np.repeat([len(p.own.choice) >= n for p in people], [len(p.test) for p in people]) for n in ANSWERS}
+    enough = {
+        n: np.repeat([len(p.answers.choice) >= n for p in people], [len(p.test) for p in people]) for n in ANSWERS
+    }
     prior = np.concatenate([predict(p.test, basis.prior, basis.noise) for p in people])
     return Gated(
-        personal=judged.of(posts.predicted(MOST)),
-        prior=judged.of(prior),
-        population=judged.of(expit(x[every, 0])),
-        by_kappa={kappa: judged.of(posts.predicted(MOST, kappa)) for kappa in TRIED},
-        after={n: (judged.of(posts.predicted(n), kept), judged.of(prior, kept)) for n, kept in enough.items()},
+        personal=judged.judge(posts.predicted(MOST)),
+        prior=judged.judge(prior),
+        population=judged.judge(expit(x[every, 0])),
+        by_kappa={kappa: judged.judge(posts.predicted(MOST, kappa)) for kappa in TRIED},
+        after={
+            n: (judged.judge(posts.predicted(n), is_used), judged.judge(prior, is_used))
+            for n, is_used in enough.items()
+        },
         kappas=[gate.kappa],
         shares=[gate.share],
     )
@@ -132,28 +141,28 @@ def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
 
 def _describe(votes: Votes, rows: Integer[NDArray[np.int64], "b"]) -> Float[NDArray[np.float64], "N x"]:
     """Everybody's model fitted to ``rows``, and the main directions of their texts."""
-    said = rows[votes.choice[rows] != "tie"]
-    folds = list(GroupKFold(NUM_PROMPT_FOLDS).split(said, groups=votes.prompt[said]))
-    losses = {c: np.mean([_log_loss(votes, said[fit], said[held], c) for fit, held in folds]) for c in STRENGTHS}
+    sided = rows[votes.choice[rows] != "tie"]
+    folds = list(GroupKFold(NUM_PROMPT_FOLDS).split(sided, groups=votes.prompt[sided]))
+    losses = {c: np.mean([_log_loss(votes, sided[fit], sided[held], c) for fit, held in folds]) for c in STRENGTHS}
     strength = min(losses, key=lambda c: losses[c])
-    forecast = votes.v @ _weights(votes, said, strength)
+    forecast = votes.v @ _weights(votes, sided, strength)
     for _, held in folds:
-        unseen = np.isin(votes.prompt[rows], votes.prompt[said[held]])
-        seen = said[~np.isin(votes.prompt[said], votes.prompt[said[held]])]
+        unseen = np.isin(votes.prompt[rows], votes.prompt[sided[held]])
+        seen = sided[~np.isin(votes.prompt[sided], votes.prompt[sided[held]])]
         forecast[rows[unseen]] = votes.v[rows[unseen]] @ _weights(votes, seen, strength)
     directions = np.linalg.svd(votes.v[rows], full_matrices=False)[2][:NUM_DIRECTIONS]
     return np.column_stack([forecast, votes.v @ directions.T])
 
 
-def _weights(votes: Votes, said: Integer[NDArray[np.int64], "n"], strength: float) -> Float[NDArray[np.float64], "F"]:
+def _weights(votes: Votes, sided: Integer[NDArray[np.int64], "n"], strength: float) -> Float[NDArray[np.float64], "F"]:
     model = LogisticRegression(C=strength, fit_intercept=False, max_iter=300)
-    return np.asarray(model.fit(votes.v[said], votes.choice[said] == "a").coef_[0])
+    return np.asarray(model.fit(votes.v[sided], votes.choice[sided] == "a").coef_[0])
 
 
 def _log_loss(
-    votes: Votes, said: Integer[NDArray[np.int64], "n"], held: Integer[NDArray[np.int64], "h"], strength: float
+    votes: Votes, sided: Integer[NDArray[np.int64], "n"], held: Integer[NDArray[np.int64], "h"], strength: float
 ) -> float:
-    u = votes.v[held] @ _weights(votes, said, strength)
+    u = votes.v[held] @ _weights(votes, sided, strength)
     return float(-log_expit(np.where(votes.choice[held] == "a", u, -u)).mean())
 
 
@@ -167,14 +176,14 @@ def _factorise(
     votes: Votes, x: Float[NDArray[np.float64], "N x"], rows: Integer[NDArray[np.int64], "b"], rank: int
 ) -> _Basis:
     """What people differ in, around everybody's model: an axis of its own, with the slope that foretells votes best."""
-    found = factorise(votes.user[rows], x[rows], votes.choice[rows], rank)
-    projection = np.column_stack([found.projection, np.eye(x.shape[1])[0]])
-    said = rows[votes.choice[rows] != "tie"]
-    won = x[said] @ projection * np.where(votes.choice[said] == "a", 1.0, -1.0)[:, None]
-    covariance = block_diag(found.prior.covariance, SLOPE_SPREAD**2)
-    priors = [Gaussian(np.append(np.zeros(found.rank), slope), covariance) for slope in SLOPES]
-    best = max(priors, key=lambda prior: np.log(predict(won, prior, found.noise)).mean())
-    return _Basis(projection, best, found.noise)
+    factors = factorise(votes.user[rows], x[rows], votes.choice[rows], rank)
+    projection = np.column_stack([factors.projection, np.eye(x.shape[1])[0]])
+    sided = rows[votes.choice[rows] != "tie"]
+    won = x[sided] @ projection * np.where(votes.choice[sided] == "a", 1.0, -1.0)[:, None]
+    covariance = block_diag(factors.prior.covariance, SLOPE_SPREAD**2)
+    priors = [Gaussian(np.append(np.zeros(factors.rank), slope), covariance) for slope in SLOPES]
+    best = max(priors, key=lambda prior: np.log(predict(won, prior, factors.noise)).mean())
+    return _Basis(projection, best, factors.noise)
 
 
 def _record(votes: Votes, z: Float[NDArray[np.float64], "N d"], rows: Integer[NDArray[np.int64], "n"]) -> Record:
@@ -190,14 +199,14 @@ def _choose_gate(
     for held in range(NUM_GATE_FOLDS):
         basis = _factorise(votes, x, rows[fold != held], rank)
         z = x @ basis.projection
-        for own in _by_user(votes.user, rows[fold == held]).values():
-            told = prequential(_record(votes, z, own), basis.prior, basis.noise, prompt=votes.prompt[own])
-            scores.append(told.sum(axis=0))
+        for indices in _by_user(votes.user, rows[fold == held]).values():
+            forecast = prequential(_record(votes, z, indices), basis.prior, basis.noise, prompt=votes.prompt[indices])
+            scores.append(forecast.sum(axis=0))
     return choose_gate(np.array(scores))
 
 
 class _Person(NamedTuple):
-    own: Record
+    answers: Record
     prompt: Integer[NDArray[np.int64], "o"]
     test: Float[NDArray[np.float64], "t d"]
 
@@ -207,8 +216,8 @@ class _Judge:
     votes: Votes
     rows: Integer[NDArray[np.int64], "t"]
 
-    def of(self, probability: NDArray[np.float64], kept: Bool[NDArray[np.bool_], "t"] | None = None) -> Judged:
-        which = slice(None) if kept is None else kept
+    def judge(self, probability: NDArray[np.float64], is_used: Bool[NDArray[np.bool_], "t"] | None = None) -> Judged:
+        which = slice(None) if is_used is None else is_used
         rows = self.rows[which]
         left = probability[which]
         return Judged(self.votes.user[rows], np.where(self.votes.choice[rows] == "a", left, 1 - left))
@@ -223,11 +232,11 @@ class _Posts:
 
     def predicted(self, num_answers: int, kappa: float | None = None) -> NDArray[np.float64]:
         """Predict everyone's tests by the first of their own answers, through the gate or at a κ."""
-        first = [Record(p.own.v[:num_answers], p.own.choice[:num_answers]) for p in self.people]
+        first = [Record(p.answers.v[:num_answers], p.answers.choice[:num_answers]) for p in self.people]
         posts = [fitted.weights for fitted in fit_block(first, self.prior, self.noise)]
         gates = [self.gate if kappa is None else Gate(kappa, 0.5)] * len(posts)
         gains = [
-            (self._gain(p, num_answers), min(num_answers, len(p.own.choice))) if kappa is None else (0.0, 0)
+            (self._gain(p, num_answers), min(num_answers, len(p.answers.choice))) if kappa is None else (0.0, 0)
             for p in self.people
         ]
         shrunk = [shrink(gate, post, self.prior, *gain) for gate, post, gain in zip(gates, posts, gains, strict=True)]
@@ -237,9 +246,9 @@ class _Posts:
 
     def _gain(self, person: _Person, num_answers: int) -> float:
         """What a person's gate asks, once they have enough answers."""
-        if min(num_answers, len(person.own.choice)) < FROM or not self.gate.kappa:
+        if min(num_answers, len(person.answers.choice)) < FROM or not self.gate.kappa:
             return 0.0
-        first = Record(person.own.v[:num_answers], person.own.choice[:num_answers])
+        first = Record(person.answers.v[:num_answers], person.answers.choice[:num_answers])
         return gain_of(first, self.prior, self.gate.kappa, self.noise, person.prompt[:num_answers])
 
 
@@ -252,15 +261,13 @@ def _by_user(
     return {int(name): part[:most] for name, part in zip(names, parts, strict=True)}
 
 
-def _together(rounds: Sequence[Gated]) -> Gated:
+def _joined(rounds: Sequence[Gated]) -> Gated:
     return Gated(
-        personal=together([r.personal for r in rounds]),
-        prior=together([r.prior for r in rounds]),
-        population=together([r.population for r in rounds]),
-        by_kappa={kappa: together([r.by_kappa[kappa] for r in rounds]) for kappa in TRIED},
-        after={
-            n: (together([r.after[n][0] for r in rounds]), together([r.after[n][1] for r in rounds])) for n in ANSWERS
-        },
+        personal=joined([r.personal for r in rounds]),
+        prior=joined([r.prior for r in rounds]),
+        population=joined([r.population for r in rounds]),
+        by_kappa={kappa: joined([r.by_kappa[kappa] for r in rounds]) for kappa in TRIED},
+        after={n: (joined([r.after[n][0] for r in rounds]), joined([r.after[n][1] for r in rounds])) for n in ANSWERS},
         kappas=[kappa for r in rounds for kappa in r.kappas],
         shares=[share for r in rounds for share in r.shares],
     )

@@ -121,7 +121,7 @@ def split(ratings: Ratings, seed: int, rank: int) -> Split:
     items = fit_items(normal_scores(seen), rank)
     shared = np.column_stack([items.mean, items.loading])
     pairs = [_once_each(rated, rng) for rated in seen]
-    liked = [rated[of[:, 0]] > rated[of[:, 1]] for rated, of in zip(seen, pairs, strict=True)]
+    liked = [rated[pair[:, 0]] > rated[pair[:, 1]] for rated, pair in zip(seen, pairs, strict=True)]
     new = [_rater(int(i), ratings[i], rng) for i in order[:num_new]]
     return Split(
         items,
@@ -133,129 +133,131 @@ def split(ratings: Ratings, seed: int, rank: int) -> Split:
     )
 
 
-def fit_apart(of: Split, strength: float) -> Judged:
+def fit_apart(split: Split, strength: float) -> Judged:
     """One model for all people, fitted apart from any prior; ``strength`` is scikit-learn's C."""
     model = LogisticRegression(C=strength, fit_intercept=False, max_iter=500)
-    model.fit(of.differences(of.pair), of.choice == "a")
-    return _judged(of, [model.predict_proba(of.differences(rater.tested))[:, 1] for rater in of.new])
+    model.fit(split.differences(split.pair), split.choice == "a")
+    return _judged(split, [model.predict_proba(split.differences(rater.tested))[:, 1] for rater in split.new])
 
 
-def ask_everyone(of: Split, rule: str, counts: Sequence[int], seed: int = 0) -> dict[int, Judged]:
+def ask_everyone(split: Split, rule: str, counts: Sequence[int], seed: int = 0) -> dict[int, Judged]:
     """Ask each new person questions chosen by ``rule``, none twice; judge the forecasts after each of ``counts``."""
-    people = [_Asked.nothing(rater, of) for rater in of.new]
+    people = [_Asked.nothing(rater, split) for rater in split.new]
     judged = {}
     for n in range(max(counts) + 1):
-        posts = _fit(people, of)
+        posts = _fit(people, split)
         if n in counts:
-            judged[n] = _judge(of, posts)
+            judged[n] = _judge(split, posts)
         for i, (person, post) in enumerate(zip(people, posts, strict=True)):
             if n < max(counts):
-                person.ask(post, of, rule, seed + len(people) * n + i)
+                person.ask(post, split, rule, seed + len(people) * n + i)
     return judged
 
 
-def know_everything(of: Split, seed: int) -> Judged:
+def know_everything(split: Split, seed: int) -> Judged:
     """What could be known: as many of a person's answers as a fit takes, about as many jokes as have axes."""
     rng = np.random.default_rng(seed)
-    people = [_Asked.nothing(rater, of) for rater in of.new]
+    people = [_Asked.nothing(rater, split) for rater in split.new]
     for person in people:
-        places = rng.permutation(len(person.of.jokes))[:OWN]
-        rows = np.flatnonzero(np.isin(person.of.pairs, places).all(axis=1))
+        places = rng.permutation(len(person.rater.jokes))[:OWN]
+        rows = np.flatnonzero(np.isin(person.rater.pairs, places).all(axis=1))
         for row in rng.permutation(rows)[:MAX_ANSWERS]:
             person.take(int(row))
-    return _judge(of, _fit(people, of))
+    return _judge(split, _fit(people, split))
 
 
-def know_ratings(of: Split, num: int, seed: int) -> Judged:
+def know_ratings(split: Split, num: int, seed: int) -> Judged:
     """What ``num`` of a person's ratings themselves would tell, of jokes at random."""
     rng = np.random.default_rng(seed)
-    prior = _on_shared(of.prior, of)
+    prior = _on_shared(split.prior, split)
     precision = np.diag(1 / np.diag(prior.covariance))
     posts = []
-    for rater in of.new:
+    for rater in split.new:
         places = rng.permutation(len(rater.jokes))[:num]
-        x = of.shared[rater.jokes[places]]
-        covariance = np.asarray(np.linalg.inv(precision + x.T @ x / of.items.oddity), dtype=np.float64)
-        rest = rater.scores[places] - x @ prior.mean
-        posts.append(Gaussian(prior.mean + covariance @ (x.T @ rest) / of.items.oddity, covariance))
-    return _judge(of, posts)
+        x = split.shared[rater.jokes[places]]
+        covariance = np.asarray(np.linalg.inv(precision + x.T @ x / split.items.oddity), dtype=np.float64)
+        residual = rater.scores[places] - x @ prior.mean
+        posts.append(Gaussian(prior.mean + covariance @ (x.T @ residual) / split.items.oddity, covariance))
+    return _judge(split, posts)
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """A new person, the questions they were asked so far, and the jokes they know on this person's axes."""
 
-    of: Rater
+    rater: Rater
     items: NDArray[np.float64]  # (J, d), the own axes filled as jokes are asked about
-    own: NDArray[np.float64]  # (J,) variance of what is odd about jokes without an axis yet
+    odd_variance: NDArray[np.float64]  # (J,) variance of what is odd about jokes without an axis yet
     num_shared: int
     asked: list[int]
     shown: list[int]  # jokes with an axis of their own, in its order
 
     @classmethod
-    def nothing(cls, rater: Rater, of: Split) -> _Asked:
+    def nothing(cls, rater: Rater, split: Split) -> _Asked:
         """Before the first question."""
-        shared = of.unit * of.shared[rater.jokes]
-        own = np.full(len(shared), of.unit**2 * (1 - SLIP) * of.items.oddity)
-        return cls(rater, np.hstack([shared, np.zeros((len(shared), OWN))]), own, of.num_shared, [], [])
+        shared = split.unit * split.shared[rater.jokes]
+        odd_variance = np.full(len(shared), split.unit**2 * (1 - SLIP) * split.items.oddity)
+        return cls(rater, np.hstack([shared, np.zeros((len(shared), OWN))]), odd_variance, split.num_shared, [], [])
 
     @property
     def record(self) -> Record:
         """What was asked and answered."""
-        left, right = self.of.pairs[self.asked].T
-        return Record(self.items[left] - self.items[right], np.where(self.of.says[self.asked], "a", "b").tolist())
+        left, right = self.rater.pairs[self.asked].T
+        return Record(self.items[left] - self.items[right], np.where(self.rater.says[self.asked], "a", "b").tolist())
 
-    def ask(self, post: Gaussian, of: Split, rule: str, seed: int) -> None:
+    def ask(self, post: Gaussian, split: Split, rule: str, seed: int) -> None:
         """Ask one more, if any is left."""
-        allowed = np.ones(len(self.of.pairs), dtype=bool)
+        allowed = np.ones(len(self.rater.pairs), dtype=bool)
         allowed[self.asked] = False
         if rule == RULE:
-            score = settled(post, self.items, self.of.pairs, self.own, of.differences(self.of.reference))
+            score = settled(
+                post, self.items, self.rater.pairs, self.odd_variance, split.differences(self.rater.reference)
+            )
         else:  # these would ask about what is odd
-            is_fresh = allowed & ~np.isin(self.of.pairs, self.shown).any(axis=1)
+            is_fresh = allowed & ~np.isin(self.rater.pairs, self.shown).any(axis=1)
             allowed = is_fresh if is_fresh.any() else allowed
-            score = SCORES[rule](*pair_moments(post, self.items, self.of.pairs, self.own), ANSWER, seed)
+            score = SCORES[rule](*pair_moments(post, self.items, self.rater.pairs, self.odd_variance), ANSWER, seed)
         if allowed.any():
             self.take(int(np.argmax(np.where(allowed, score, -np.inf))))
 
     def take(self, row: int) -> None:
         """Put a question, and give its jokes their axes."""
         self.asked.append(row)
-        for joke in self.of.pairs[row].tolist():
+        for joke in self.rater.pairs[row].tolist():
             if joke not in self.shown:
-                self.items[joke, self.num_shared + len(self.shown)] = np.sqrt(self.own[joke])
-                self.own[joke] = 0.0
+                self.items[joke, self.num_shared + len(self.shown)] = np.sqrt(self.odd_variance[joke])
+                self.odd_variance[joke] = 0.0
                 self.shown.append(joke)
 
 
-def _fit(people: Sequence[_Asked], of: Split) -> list[Gaussian]:
+def _fit(people: Sequence[_Asked], split: Split) -> list[Gaussian]:
     """Everyone's weights."""
-    return [post.weights for post in fit_block([person.record for person in people], of.prior, ANSWER)]
+    return [post.weights for post in fit_block([person.record for person in people], split.prior, ANSWER)]
 
 
-def _judge(of: Split, posts: Sequence[Gaussian]) -> Judged:
+def _judge(split: Split, posts: Sequence[Gaussian]) -> Judged:
     left = [
-        predict(of.test_unit * of.differences(rater.tested), _on_shared(post, of), of.test_noise)
-        for rater, post in zip(of.new, posts, strict=True)
+        predict(split.test_unit * split.differences(rater.tested), _on_shared(post, split), split.test_noise)
+        for rater, post in zip(split.new, posts, strict=True)
     ]
-    return _judged(of, left)
+    return _judged(split, left)
 
 
-def _judged(of: Split, left: Sequence[NDArray[np.float64]]) -> Judged:
-    chances = [np.where(rater.prefers, p, 1 - p) for rater, p in zip(of.new, left, strict=True)]
-    return Judged(np.repeat([rater.who for rater in of.new], [len(p) for p in chances]), np.concatenate(chances))
+def _judged(split: Split, left: Sequence[NDArray[np.float64]]) -> Judged:
+    chances = [np.where(rater.prefers, p, 1 - p) for rater, p in zip(split.new, left, strict=True)]
+    return Judged(np.repeat([rater.who for rater in split.new], [len(p) for p in chances]), np.concatenate(chances))
 
 
-def _on_shared(weights: Gaussian, of: Split) -> Gaussian:
-    c = of.num_shared
+def _on_shared(weights: Gaussian, split: Split) -> Gaussian:
+    c = split.num_shared
     return Gaussian(weights.mean[:c], weights.covariance[:c, :c])
 
 
 def _rater(who: int, rated: NDArray[np.float64], rng: np.random.Generator) -> Rater:
-    own = rng.permutation(np.flatnonzero(~np.isnan(rated)))
-    jokes, others = own[: len(own) // 2], own[len(own) // 2 :]
+    judged = rng.permutation(np.flatnonzero(~np.isnan(rated)))
+    jokes, others = judged[: len(judged) // 2], judged[len(judged) // 2 :]
     pairs, tested = _pairs(rated[jokes], 0.0, rng), others[_pairs(rated[others], GAP, rng)]
-    says, prefers = (rated[of[:, 0]] > rated[of[:, 1]] for of in (jokes[pairs], tested))
+    says, prefers = (rated[pair[:, 0]] > rated[pair[:, 1]] for pair in (jokes[pairs], tested))
     reference = rng.choice(np.setdiff1d(np.arange(len(rated)), jokes), size=(NUM_REFERENCE, 2))
     return Rater(who, jokes, normal_scores(rated[None, jokes])[0], pairs, reference, says, tested, prefers)
 
@@ -267,14 +269,14 @@ def _once_each(rated: NDArray[np.float64], rng: np.random.Generator) -> NDArray[
     about how this person rated it.
     """
     left = np.flatnonzero(~np.isnan(rated))
-    found = []
+    parts = []
     for _ in range(MATCHES):
         left = rng.permutation(left)
         pairs = left[: len(left) // 2 * 2].reshape(-1, 2)
         is_far = np.abs(rated[pairs[:, 0]] - rated[pairs[:, 1]]) > GAP
-        found.append(pairs[is_far])
+        parts.append(pairs[is_far])
         left = np.concatenate([pairs[~is_far].ravel(), left[2 * len(pairs) :]])
-    return np.concatenate(found)
+    return np.concatenate(parts)
 
 
 def _pairs(rated: NDArray[np.float64], gap: float, rng: np.random.Generator) -> NDArray[np.int64]:

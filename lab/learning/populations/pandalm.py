@@ -31,12 +31,12 @@ def load(data: Path) -> Votes:
     rng = np.random.default_rng(0)
     order = np.concatenate([rng.permutation(len(pairs)) for _ in range(NUM_ANNOTATORS)])
     annotator = np.repeat(np.arange(NUM_ANNOTATORS), len(pairs))
-    said = np.array([[pair[f"annotator{k + 1}"] for k in range(NUM_ANNOTATORS)] for pair in pairs])
+    verdicts = np.array([[pair[f"annotator{k + 1}"] for k in range(NUM_ANNOTATORS)] for pair in pairs])
     num_sittings = -(-len(pairs) // SITTING)
     return Votes(
         annotator * num_sittings + np.tile(np.arange(len(pairs)) // SITTING, NUM_ANNOTATORS),
         annotator,
         numbered(prompts)[order],
         (phi[: len(pairs)] - phi[len(pairs) :])[order],
-        CHOICES[said[order, annotator]],
+        CHOICES[verdicts[order, annotator]],
     )

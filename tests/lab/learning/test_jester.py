@@ -68,11 +68,11 @@ def test_each_joke_comes_once_among_a_persons_answers() -> None:
 def test_a_joke_asked_about_again_tells_less_of_tastes(split: jester.Split) -> None:
     """Each joke shown has an axis of its own, so that its oddity counts once; without them the fit is too sure."""
     person = jester._Asked.nothing(split.new[0], split)
-    with_first = np.flatnonzero((person.of.pairs == 0).any(axis=1))[:8]
+    with_first = np.flatnonzero((person.rater.pairs == 0).any(axis=1))[:8]
     for row in with_first:
         person.take(int(row))
     assert len(person.shown) == len(with_first) + 1
-    assert np.count_nonzero(person.own) == len(person.own) - len(person.shown)
+    assert np.count_nonzero(person.odd_variance) == len(person.odd_variance) - len(person.shown)
     shared = slice(1, split.num_shared)
     sure = [
         np.trace(fit_block([record], split.prior, jester.ANSWER)[0].weights.covariance[shared, shared])

@@ -14,7 +14,7 @@ import pytest
 from lab.bootstrap import mean
 from lab.harness import Bar, Between
 from lab.learning import learn
-from lab.learning.judged import Judged, together
+from lab.learning.judged import Judged, joined
 from lab.learning.learn import BARS, run_learn
 from lab.learning.plot import STYLES, plot_learn
 from lab.learning.populations import gated, pandalm, prism, ukp
@@ -146,7 +146,7 @@ def test_differences_are_paired_by_person() -> None:
     found = good.better_than(bad)
     assert 0.1 < found.low < found.value < found.high < 0.3
     assert good.better_than(good) == (0, 0, 0)
-    assert len(together([good, bad])) == 2000
+    assert len(joined([good, bad])) == 2000
     with pytest.raises(AssertionError, match="same answers"):
         good.better_than(Judged(person[:5], good.chance[:5]))
 
@@ -168,8 +168,8 @@ def test_sets_are_split_by_people_and_prompts(load: Any, data: Path) -> None:
     assert np.isfinite(votes.v).all()
     for rows in gated.splits(votes, 4):
         assert not {*votes.group[rows.test]} & {*votes.group[rows.basis]}
-        assert {*votes.group[rows.own]} <= {*votes.group} - {*votes.group[rows.basis]}
-        seen = np.concatenate([rows.basis, rows.own])
+        assert {*votes.group[rows.answers]} <= {*votes.group} - {*votes.group[rows.basis]}
+        seen = np.concatenate([rows.basis, rows.answers])
         assert not {*votes.prompt[rows.test]} & {*votes.prompt[seen]}
         assert "tie" not in votes.choice[rows.test]
 

@@ -248,10 +248,10 @@ def test_gains_are_read_off_between_settings() -> None:
     """By hand, in any order: straight between the settings around a divergence, as at the ends beyond them."""
     bootstrap = Bootstrap.draw(3, 2)
     outcomes = [outcome(5, 1.6), outcome(0, 0.0), outcome(1, 0.4)]
-    curve = Curve.through(bootstrap, outcomes, [o.gain for o in outcomes])
+    curve = Curve.interpolated(bootstrap, outcomes, [o.gain for o in outcomes])
     for kl, gain, is_reached in ((0.0, 0, True), (0.05, 0.5, True), (0.1, 1, True), (0.25, 3, True), (0.5, 5, False)):
         nats = np.full(len(bootstrap.people), kl)
-        assert interval_of(curve.at(nats)) == pytest.approx((gain,) * 3)
+        assert interval_of(curve.means_at(nats)) == pytest.approx((gain,) * 3)
         assert curve.reaches(nats).all() == is_reached
 
 
@@ -260,9 +260,9 @@ def test_every_resample_has_its_own_divergence() -> None:
     bootstrap = Bootstrap.draw(2, 2)
     moved = np.array([[0.0, 0.0], [1.0, 1.0]])
     ends = [Outcome(Arm("successor"), x * moved, moved, x * moved, np.ones((2, 2)), 3, 0, 0, 1) for x in (0, 1)]
-    curve = Curve.through(bootstrap, ends, [end.gain for end in ends])
+    curve = Curve.interpolated(bootstrap, ends, [end.gain for end in ends])
     assert len(set(curve.kl[:, 1])) > 2
-    assert curve.at(curve.kl[:, 1]) == pytest.approx(bootstrap.means(ends[1].gain))
+    assert curve.means_at(curve.kl[:, 1]) == pytest.approx(bootstrap.means(ends[1].gain))
 
 
 def test_wins_count_ties_half() -> None:

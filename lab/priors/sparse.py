@@ -170,9 +170,9 @@ def _settle(
         axes, places = unpack(theta)
         z, coordinates = log.v @ axes, places[log.person]
         u = log.common + (z * coordinates[:, :-1]).sum(axis=1) + log.noise.side * coordinates[:, -1]
-        log_prob, slope = log_likelihood(u, log.outcome, log.noise)
+        likelihood, slope = log_likelihood(u, log.outcome, log.noise)
         log_prob, pull = density(places[:, :-1])
-        value = (places[:, -1] ** 2).sum() / 2 - log_prob.sum() - log_prob.sum()
+        value = (places[:, -1] ** 2).sum() / 2 - likelihood.sum() - log_prob.sum()
         slopes = np.column_stack([-pull, places[:, -1]])
         np.subtract.at(slopes, log.person, slope[:, None] * np.column_stack([z, np.full(len(z), log.noise.side)]))
         if not fit_axes:

@@ -1,7 +1,7 @@
 """Onboarding: which question a person is asked next, how it is shown, and the profile fitted to their answers.
 
-Feedback is an answer that nobody asked for, and is fitted with the others. It puts store and learning in sequence,
-and needs no model.
+Feedback is an answer that nobody asked for, and is fitted with the others. This module puts store and learning in
+sequence, and needs no model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Mes
 DAY_S = 86_400.0
 SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 MIRRORED = {"a": "b", "b": "a"}
-AT_RANDOM = "questions were drawn at random, because this basis doesn't foresee answers well enough to choose them"
+AT_RANDOM = "questions were drawn at random, because this basis doesn't predict answers well enough to choose them"
 PATIENCE = 3  # times as many questions are shown as are to be answered; one passed over says nothing
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
 
@@ -50,13 +50,13 @@ class Onboarding:
     def ask(self, user: str, consent: str | None = None) -> Question | None:
         """The open question, or the next one; None when enough is known."""
         person = self._store.add_user(user, consent)
-        shown = self._store.open_presentation(user, self._basis.id)
-        if shown is None:
+        presentation = self._store.open_presentation(user, self._basis.id)
+        if presentation is None:
             index, _ = self._choose(user)
             if index is None:
                 return None
-            shown = self._present(person, index)
-        return Question(shown.id, shown.prompt, shown.a, shown.b)
+            presentation = self._present(person, index)
+        return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
@@ -74,16 +74,16 @@ class Onboarding:
     def reask(self, user: str) -> Question | None:
         """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
         person = self._store.person(user)
-        shown = self._store.open_presentation(user, self._basis.id)
-        if shown is None:
+        presentation = self._store.open_presentation(user, self._basis.id)
+        if presentation is None:
             answers = self._store.answers(user, self._basis.id)
             sided = [answer for answer in answers if answer.kind == "question" and answer.choice in MIRRORED]
             if not sided or any(answer.kind == "check" for answer in answers):
                 return None
             first = self._store.presentation(user, sided[0].presentation_id)
             turned = Shown(first.question_id, first.prompt, first.b, first.a, not first.swapped, -first.v, kind="check")
-            shown = self._show(person, turned)
-        return Question(shown.id, shown.prompt, shown.a, shown.b)
+            presentation = self._show(person, turned)
+        return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
 
     def agreed(self, user: str) -> bool | None:
         """Whether the person preferred the same reply when a question was asked again; None where it wasn't."""
@@ -106,10 +106,10 @@ class Onboarding:
         pair = json.dumps([feedback.kind, *feedback.prompt, first, second])
         name = f"{feedback.kind}:{hashlib.sha256(pair.encode()).hexdigest()}"
         v = self._compare(feedback.prompt, first, second)
-        shown = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
-        choice = "a" if shown.a == feedback.chosen else "b"
+        sides = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
+        choice = "a" if sides.a == feedback.chosen else "b"
         return self._named(
-            self._store.commit_feedback(user, self._basis.id, shown, choice, self._fit, self._judge, person)
+            self._store.commit_feedback(user, self._basis.id, sides, choice, self._fit, self._judge, person)
         )
 
     def drift(self, user: str) -> Drift:

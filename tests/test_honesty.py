@@ -52,7 +52,7 @@ def onboard(p: Personalign, user: str, most: int = 100) -> None:
 
 
 def guidance(p: Personalign, user: str) -> Guidance:
-    found = p._replies.request(user, HELLO, Options()).guidance
+    found = p._replies.request(user, tuple(HELLO), Options()).guidance
     assert found is not None
     return found
 

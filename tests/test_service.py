@@ -20,6 +20,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode import load_causal
 from personalign.errors import (
@@ -383,6 +384,26 @@ def test_a_reward_model_steers_everyone(tmp_path: Path, reward: Path) -> None:
         (moved,) = p.shift("stranger", [HELLO], rule="args")
         assert (moved.guided, moved.text) == (True, asked.text)
         assert fmean(position.is_top_changed for position in moved.positions) == pytest.approx(asked.changed)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_classifier_of_as_many_labels_is_no_judge_of_the_axes(tmp_path: Path, reward: Path) -> None:
+    """It is refused by its labels; where these are the names of the axes, in any order, they are put in order."""
+    names = [axis.name for axis in Basis.load(TINY / "basis").axes]
+    config = AutoConfig.from_pretrained(reward)
+    config.num_labels = len(names)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "classifier")
+    AutoTokenizer.from_pretrained(reward).save_pretrained(tmp_path / "classifier")
+    options = {"store": f"sqlite:///{tmp_path / 'p.db'}", "reward": str(tmp_path / "classifier")}
+    with Personalign.open(**options) as p, pytest.raises(ModelError, match="personalign basis fit LOG --backbone"):
+        p.chat("ada", HELLO, rule="args")
+    saved = json.loads((tmp_path / "classifier" / "config.json").read_text())
+    labels = {"id2label": dict(enumerate(names[::-1])), "label2id": {name: i for i, name in enumerate(names[::-1])}}
+    (tmp_path / "classifier" / "config.json").write_text(json.dumps(saved | labels))
+    with Personalign.open(**options) as p:
+        p.chat("ada", HELLO, rule="args", max_tokens=2)
+        assert p.models.reward_model is not None
+        assert p.models.reward_model.axes == tuple(names)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -21,6 +21,7 @@ from personalign.decode.worker import Ticket
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, PersonalignError, StoreError
 from personalign.service import Personalign
 from personalign.store import Store
+from personalign.store.connections import Connections
 from personalign.types import Guidance, Message, Profile
 from tests.decode.gate import PATIENCE_S, Gate, until
 
@@ -343,8 +344,8 @@ def test_opening_leaks_no_store(open_store: Callable[..., Personalign], monkeypa
 def test_opening_writes_nothing_twice(open_store: Callable[..., Personalign], monkeypatch: pytest.MonkeyPatch) -> None:
     """A known basis in a store that is up to date is opened without the writers' lock; a new one takes it (control)."""
     locked: list[int] = []
-    write = Store._write
-    monkeypatch.setattr(Store, "_write", lambda store: (locked.append(1), write(store))[1])
+    write = Connections.write
+    monkeypatch.setattr(Connections, "write", lambda store: (locked.append(1), write(store))[1])
     open_store()
     assert locked
     locked.clear()

@@ -212,7 +212,7 @@ class Onboarding:
         return self._show(person, shown)
 
     def _show(self, person: Person, shown: Shown) -> Presentation:
-        return self._store.present(person.user, self._basis.id, **vars(shown), since=person)
+        return self._store.present(person.user, self._basis.id, **vars(shown), person=person)
 
     def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
         """Put each reply on a side; ``v`` are the features, first minus second."""
@@ -251,9 +251,9 @@ class Onboarding:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
         weight = fade(days, weigh(kinds, choices), self._half_life_days, _watch(answers).changed_at)
-        kept = select(choices, kinds)
+        fitted = select(choices, kinds)
         v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
-        return fit(v[kept], [choices[i] for i in kept], self._basis.prior, self._basis.noise, weight[kept])
+        return fit(v[fitted], [choices[i] for i in fitted], self._basis.prior, self._basis.noise, weight[fitted])
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)

@@ -50,11 +50,11 @@ class Lacking:
 
 def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
     """List the people with an answer under another basis that this one lacks, or whose record a gate hasn't judged."""
-    own = aliased(PresentationRow)
+    other = aliased(PresentationRow)
     is_known = exists().where(
-        own.user_id == PresentationRow.user_id,
-        own.basis_id == basis_id,
-        func.coalesce(own.origin, own.id) == func.coalesce(PresentationRow.origin, PresentationRow.id),
+        other.user_id == PresentationRow.user_id,
+        other.basis_id == basis_id,
+        func.coalesce(other.origin, other.id) == func.coalesce(PresentationRow.origin, PresentationRow.id),
     )
     is_lacking = exists().where(
         AnswerRow.user_id == UserRow.id,
@@ -72,11 +72,11 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
 
 def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:
     """Find the answers to copy, oldest first; where several bases hold one, the newest basis says how it stands."""
-    here = session.scalars(
+    presented = session.scalars(
         select(PresentationRow).where(PresentationRow.user_id == user, PresentationRow.basis_id == basis_id)
     ).all()
-    known = {_root(shown) for shown in here}
-    pairs = {shown.question_id for shown in here if shown.kind in FEEDBACK}  # given here again meanwhile
+    known = {_root(shown) for shown in presented}
+    pairs = {shown.question_id for shown in presented if shown.kind in FEEDBACK}  # given here again meanwhile
     latest: dict[str, Found] = {_root(shown): (shown, given) for shown, given in _elsewhere(session, user, basis_id)}
     originals = [
         (root, records.to_presentation(shown), records.to_answer(given, shown))

@@ -61,13 +61,13 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
     state = records.read_state(session, user, shown.basis_id)
     if shown.state == "answered":
         return _repeated(session, state, presentation_id, choice)
-    at = now()
+    moment = now()
     given = Answer(
         presentation_id=presentation_id,
         choice=cast("Choice", choice),
         v=records.to_presentation(shown).v,
-        seconds=max(0.0, (at - shown.shown_at).total_seconds()),
-        answered_at=at,
+        seconds=max(0.0, (moment - shown.shown_at).total_seconds()),
+        answered_at=moment,
         kind=shown.kind,
         question_id=shown.question_id,
     )

@@ -136,18 +136,18 @@ class Store:
         swapped: bool,
         v: Float[NDArray[np.float64], "d"],
         kind: str = "question",
-        since: Person | None = None,
+        person: Person | None = None,
     ) -> Presentation:
         """Record what is shown, ``a`` left and ``b`` right; while another question is open, return that one.
 
         ``v`` are the features, left minus right; ``kind`` is "question", or "check" where it is asked again.
 
         Raises:
-            InputError: the person isn't known, or was erased ``since``.
+            InputError: the person isn't known, or was erased since ``person`` was read.
         """
         shown = Shown(question_id, tuple(prompt), a, b, swapped, v, kind)
         with self._write() as session:
-            self._check_alive(session, since)
+            self._check_alive(session, person)
             return records.to_presentation(answering.show(session, user, basis_id, shown))
 
     def open_presentation(self, user: str, basis_id: str) -> Presentation | None:
@@ -170,14 +170,14 @@ class Store:
     def asked(self, user: str, basis_id: str) -> frozenset[str]:
         """Return the questions that are answered or open; one that was withdrawn may be asked again."""
         with self._read() as session:
-            found = session.scalars(
+            question_ids = session.scalars(
                 select(PresentationRow.question_id).where(
                     PresentationRow.user_id == user,
                     PresentationRow.basis_id == basis_id,
                     PresentationRow.state != "withdrawn",
                 )
             )
-            return frozenset(found)
+            return frozenset(question_ids)
 
     def state(self, user: str, basis_id: str) -> State:
         """Return a person's profile and the answers that stand: all those to questions, of feedback the newest."""
@@ -214,15 +214,15 @@ class Store:
         choice: str,
         fit: Fit,
         judge: Judge = leave_unjudged,
-        since: Person | None = None,
+        person: Person | None = None,
     ) -> Profile:
         """Store which of two replies feedback chose, and the profile fitted with it, both or neither.
 
         The same again changes nothing; the other choice on the same pair takes its place. Someone who wasn't known
-        ``since`` is added. The oldest goes where there is more than a person's share.
+        when ``person`` was read is added. The oldest goes where there is more than a person's share.
 
         Raises:
-            InputError: the person isn't known, or was erased ``since``.
+            InputError: the person isn't known, or was erased since ``person`` was read.
             ProfileError: features or fit aren't finite.
             Conflict: others changed the same profile again and again.
         """
@@ -231,11 +231,11 @@ class Store:
 
         def draft() -> Change | Profile:
             with self._read() as session:
-                if since is None:
+                if person is None:
                     records.check_known(session, user)
                 return answering.observe(session, user, basis_id, shown, choice)
 
-        return _present(self._commit(draft, fit, judge, since))
+        return _present(self._commit(draft, fit, judge, person))
 
     def undo_answer(self, user: str, basis_id: str, fit: Fit, judge: Judge = leave_unjudged) -> Profile | None:
         """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.
@@ -300,7 +300,7 @@ class Store:
         return self._connections.version()
 
     def _commit(
-        self, draft: Callable[[], Change | Profile | None], fit: Fit, judge: Judge, since: Person | None = None
+        self, draft: Callable[[], Change | Profile | None], fit: Fit, judge: Judge, person: Person | None = None
     ) -> Profile | None:
         """Draft, fit and write a change; once more where others changed the same in between."""
         for _ in range(ATTEMPTS):
@@ -312,19 +312,19 @@ class Store:
                 return None
             fitted = fit(answers)
             with self._write() as session:
-                self._check_alive(session, since)
+                self._check_alive(session, person)
                 if records.is_unchanged(session, change.state) and change.is_current(session):
                     return answering.write(session, change, answers, fitted)
         raise Conflict("other processes changed the same profile again and again; try again")
 
-    def _check_alive(self, session: Session, since: Person | None) -> None:
+    def _check_alive(self, session: Session, person: Person | None) -> None:
         """Refuse a call that began before its person was erased."""
-        if since is None:
+        if person is None:
             return
-        if since.created_at is None:
-            is_alive = not erased_after(self._connections, session, [since.user], since.erasures)[0]
+        if person.created_at is None:
+            is_alive = not erased_after(self._connections, session, [person.user], person.erasures)[0]
         else:
-            is_alive = _person(session, since.user).created_at == since.created_at
+            is_alive = _person(session, person.user).created_at == person.created_at
         if not is_alive:
             raise InputError(
                 "this person was erased meanwhile, and nothing is stored of them; call again to start anew"

@@ -114,13 +114,13 @@ def test_a_call_that_began_before_an_erasure_brings_nobody_back(store: Store, sh
         if after:
             store.add_user("ada")
         with pytest.raises(InputError, match="erased meanwhile"):
-            store.commit_feedback("ada", "basis", pair(), "a", fit, since=began)
+            store.commit_feedback("ada", "basis", pair(), "a", fit, person=began)
         with pytest.raises(InputError, match="erased meanwhile"):
-            store.present("ada", "basis", "q", (), "a", "b", swapped=False, v=np.ones(3), since=began)
+            store.present("ada", "basis", "q", (), "a", "b", swapped=False, v=np.ones(3), person=began)
         assert is_known(store, "ada") == after
         assert not store.export("ada")["tables"]["presentations"]
     store.forget("ada")
-    assert store.commit_feedback("ada", "basis", pair(), "a", fit, since=store.person("ada")).revision == 1
+    assert store.commit_feedback("ada", "basis", pair(), "a", fit, person=store.person("ada")).revision == 1
 
 
 def test_anothers_erasure_stops_no_newcomer(store: Store, fit) -> None:
@@ -128,7 +128,7 @@ def test_anothers_erasure_stops_no_newcomer(store: Store, fit) -> None:
     began = store.person("newcomer")
     store.forget("ada")
     for name in ("one", "another"):
-        store.commit_feedback("newcomer", "basis", pair(name), "a", fit, since=began)
+        store.commit_feedback("newcomer", "basis", pair(name), "a", fit, person=began)
     assert len(store.answers("newcomer", "basis")) == 2
 
 

@@ -19,7 +19,7 @@ PAIR = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind
 
 
 def ask(store: Store, user: str) -> str:
-    return store.present(user, "basis", "q9", (), "a", "b", swapped=False, v=np.ones(3), since=store.person(user)).id
+    return store.present(user, "basis", "q9", (), "a", "b", swapped=False, v=np.ones(3), person=store.person(user)).id
 
 
 VERBS: dict[str, Callable[[Store, Any], object]] = {
@@ -27,7 +27,7 @@ VERBS: dict[str, Callable[[Store, Any], object]] = {
     "choose": lambda store, _: (store.exposures("basis"), store.asked("ada", "basis"), store.state("ada", "basis")),
     "ask": lambda store, _: (ask(store, "ada"), store.open_presentation("ada", "basis")),
     "answer": lambda store, fit: store.commit_answer("ada", ask(store, "ada"), "a", fit),
-    "feedback": lambda store, fit: store.commit_feedback("ada", "basis", PAIR, "a", fit, since=store.person("ada")),
+    "feedback": lambda store, fit: store.commit_feedback("ada", "basis", PAIR, "a", fit, person=store.person("ada")),
     "undo": lambda store, fit: store.undo_answer("ada", "basis", fit),
     "profile": lambda store, _: store.profile("ada", "basis"),
     "behind": lambda store, _: (store.behind("second"), store.behind("second", is_gated=True)),

@@ -36,16 +36,16 @@ class Likeness:
     num_prompts: int
 
     @property
-    def median(self) -> float:
-        """The distance on the median axis."""
-        return float(np.median([*self.distances.values()] or [0.0]))
+    def distance(self) -> float:
+        """The root mean square over the axes: a few axes that are far apart count."""
+        return float(np.sqrt(np.mean(np.square([*self.distances.values()] or [0.0]))))
 
     def describe(self) -> str:
         """A line for whoever waits."""
         widest = sorted(self.distances.items(), key=lambda item: -item[1])[:3]
         return (
-            f"the log's replies and the model's own differ by {self.median:.1f} standard deviations on the median axis "
-            f"(most on {', '.join(f'{axis}: {distance:.1f}' for axis, distance in widest)})"
+            f"the log's replies and the model's own differ by {self.distance:.1f} standard deviations, the root mean "
+            f"square over the axes (most on {', '.join(f'{axis}: {distance:.1f}' for axis, distance in widest)})"
         )
 
     def obstacle(self) -> str | None:
@@ -54,8 +54,8 @@ class Likeness:
             return "the model's own replies differ on none of the axes"
         if not self.num_askable:
             return f"none of {self.num_prompts} prompts got two readable replies of the model's that differ"
-        if self.median > FAR:
-            return f"the log's replies are {self.median:.1f} standard deviations from the model's own"
+        if self.distance > FAR:
+            return f"the log's replies are {self.distance:.1f} standard deviations from the model's own"
         return None
 
 

@@ -111,7 +111,7 @@ def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Pa
     assert "## People" in card
     assert "No human data" not in card
     assert "**The questions are about prompts that the log's people wrote**" in card
-    assert "standard deviations on the median axis" in card
+    assert "standard deviations, the root mean" in card
     assert str(model.parent) not in card
     assert str(log.parent) not in card
     everything = "".join(path.read_text("utf-8", errors="ignore") for path in fitted.folder.iterdir())
@@ -275,9 +275,9 @@ def test_replies_unlike_the_models_own_end_early_with_what_is_known_of_people(
     out = tmp_path / "basis"
     made = fit_quickly(far, str(model), out)
     assert made.made is None
-    assert made.likeness.median > 2
+    assert made.likeness.distance > 2
     err = capsys.readouterr().err
-    assert "standard deviations on the median axis" in err
+    assert "standard deviations, the root mean square" in err
     assert "collect answers about this model's own replies" in err
     assert "doesn't steer" in (out / "README.md").read_text("utf-8")
     assert json.loads((out / "report.json").read_text("utf-8"))["obstacle"] == made.obstacle

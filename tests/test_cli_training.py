@@ -47,6 +47,7 @@ def test_a_basis_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert row["questions"] >= 10
     assert {"id", "axes", "prompts", "replies", "tokens", "r2", "r2_forced", "steering", "utility", "kl"} <= set(row)
     use = ("--model", SMALL, "--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
+    assert run(capfd, "db", "upgrade", "--store", use[5])[0] == 0
     assert line_of(run(capfd, "profile", "ada", *use))["basis"] == row["id"]
     assert line_of(run(capfd, "chat", "ada", "Hello.", *use))["reason"] == "no_answers"
     code, _, err = run(capfd, *words)
@@ -87,6 +88,7 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     assert row["axes"][-1] == "learnt_1"
     assert {"noise", "kappa", "share", "active", "accuracy", "calibration_error", "after", "left_out"} <= set(row)
     use = ("--model", SMALL, "--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
+    assert run(capfd, "db", "upgrade", "--store", use[5])[0] == 0
     assert line_of(run(capfd, "profile", "ada", *use))["basis"] == row["id"]
     words = ("basis", "fit", str(log), "--backbone", "--model", SMALL, "--out", str(tmp_path / "reward"))
     assert line_of(run(capfd, *words, "--basis", str(out), "--json"))["axes"] == row["axes"]

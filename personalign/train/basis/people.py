@@ -9,8 +9,7 @@ Read ``bootstrap.py`` next, which makes the rest of the basis from what is found
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +25,12 @@ from personalign.errors import InputError
 from personalign.learn.axes import AXES, measure_many
 from personalign.learn.factors import factorise
 from personalign.learn.features import Embed
+from personalign.train.basis.answers import Answers, number_answers
 from personalign.train.basis.build import NUM_REFERENCE, UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.kept import Arrays, identity, keep
 from personalign.train.log import AnswerLog
-from personalign.types import INFORMATIVE, MAX_AXES, Array, Fingerprints, Gaussian, Message, Noise
+from personalign.types import MAX_AXES, Array, Fingerprints, Gaussian, Noise
 from personalign.words import Axis
 
 HELD_OUT = 0.25  # of the people
@@ -102,23 +102,6 @@ class Findings:
 
 
 @dataclass(frozen=True, eq=False)
-class _Answers:
-    """Informative answers, and the different replies that they are about."""
-
-    person: Int[NDArray[np.int64], "N"]  # counted from 0
-    a: Int[NDArray[np.int64], "N"]  # the reply on the left
-    b: Int[NDArray[np.int64], "N"]
-    choice: NDArray[np.object_]
-    prompts: Sequence[Sequence[Message]]  # of every reply
-    texts: Sequence[str]
-    where: Sequence[str]  # a reply stands first
-
-    @property
-    def num_people(self) -> int:
-        return int(self.person.max(initial=-1)) + 1
-
-
-@dataclass(frozen=True, eq=False)
 class _Space:
     """Axes, and the standardised features of every reply on them."""
 
@@ -163,7 +146,7 @@ def fit_basis(
     Raises:
         InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
     """
-    answers = _answers(log)
+    answers = number_answers(log)
     _check_people(answers, log)
     is_held = _draw_held_out(answers, np.random.default_rng([seed, 4]))
     known = np.flatnonzero(~is_held[answers.person])
@@ -194,28 +177,7 @@ def fit_basis(
     )
 
 
-def _answers(log: AnswerLog) -> _Answers:
-    kept = [i for i, choice in enumerate(log.choice) if choice in INFORMATIVE]
-    places: dict[str, int] = {}
-    prompts: list[Sequence[Message]] = []
-    texts: list[str] = []
-    where: list[str] = []
-    sides: dict[str, list[int]] = {"a": [], "b": []}
-    for i in kept:
-        for side, reply in (("a", log.a[i]), ("b", log.b[i])):
-            key = json.dumps([list(log.prompt[i]), reply])
-            if key not in places:
-                places[key] = len(texts)
-                prompts.append(log.prompt[i])
-                texts.append(reply)
-                where.append(f"{side} of answer {i + 1}")
-            sides[side].append(places[key])
-    person = np.unique([log.user[i] for i in kept], return_inverse=True)[1].astype(np.int64).ravel()
-    choice = np.array([log.choice[i] for i in kept], dtype=object)
-    return _Answers(person, np.array(sides["a"]), np.array(sides["b"]), choice, prompts, texts, where)
-
-
-def _check_people(answers: _Answers, log: AnswerLog) -> None:
+def _check_people(answers: Answers, log: AnswerLog) -> None:
     if answers.num_people < MIN_PEOPLE:
         raise InputError(
             f"the log has informative answers (a, b or tie) of {answers.num_people} of {len(set(log.user))} people, "
@@ -233,12 +195,12 @@ def _check_rank(rank: int | str, named: _Space) -> None:
         )
 
 
-def _draw_held_out(answers: _Answers, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _draw_held_out(answers: Answers, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Mark the people who judge."""
     return np.asarray(rng.permutation(answers.num_people) < round(HELD_OUT * answers.num_people))
 
 
-def _named_space(answers: _Answers) -> _Space:
+def _named_space(answers: Answers) -> _Space:
     """The named axes on which the log's replies differ."""
     raw = measure_many(answers.prompts, answers.texts, AXES)
     varies = raw.std(axis=0) >= MIN_DEVIATION
@@ -248,7 +210,7 @@ def _named_space(answers: _Answers) -> _Space:
 
 
 def _with_learnt(
-    answers: _Answers,
+    answers: Answers,
     named: _Space,
     embed: Embed,
     rank: int | str,
@@ -306,7 +268,7 @@ def _beside(
     )
 
 
-def _finite(embedded: Float[NDArray[np.float64], "R F"], answers: _Answers) -> Float[NDArray[np.float64], "R F"]:
+def _finite(embedded: Float[NDArray[np.float64], "R F"], answers: Answers) -> Float[NDArray[np.float64], "R F"]:
     wrong = np.flatnonzero(~np.isfinite(embedded).all(axis=1))
     if len(wrong):
         raise InputError(
@@ -327,7 +289,7 @@ def _learnt_axis(number: int) -> Axis:
 
 
 def _factorise(
-    answers: _Answers,
+    answers: Answers,
     known: Int[NDArray[np.int64], "K"],
     seed: int,
     work: Path | None,
@@ -360,7 +322,7 @@ def _prior(model: _Model) -> Gaussian:
     return Gaussian(p @ factors.mean, (covariance + covariance.T) / 2 + even * np.eye(len(covariance)))
 
 
-def _person(answers: _Answers, features: Float[NDArray[np.float64], "R d"], person: int) -> Person:
+def _person(answers: Answers, features: Float[NDArray[np.float64], "R d"], person: int) -> Person:
     rows = np.flatnonzero(answers.person == person)
     texts = np.column_stack([answers.a[rows], answers.b[rows]])
     v = features[texts[:, 0]] - features[texts[:, 1]]

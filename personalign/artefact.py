@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from safetensors import SafetensorError, safe_open
 
 from personalign.errors import InputError
-from personalign.types import MAX_TEXT
+from personalign.types import MAX_TEXT, Array
 
 MAX_BYTES = 1 << 32  # of a file
 MAX_NUMBER = 1e9  # in an array: sums of products of such numbers stay finite
@@ -99,7 +99,7 @@ class Door:
             raise self.refusal(f"{place} holds {np.abs(array).max():.3g}, expected numbers up to {MAX_NUMBER:g}")
 
 
-def is_covariance(matrix: NDArray[np.float64]) -> bool:
+def is_covariance(matrix: Array) -> bool:
     """Whether a square matrix of finite numbers is symmetric and safely positive definite."""
     if not (np.abs(matrix - matrix.T) <= 1e-8 * np.abs(matrix).max(initial=0.0)).all():
         return False

@@ -57,7 +57,7 @@ class Learnt:
     ``embedder`` is what embeds: "hidden", the base model's own states, "reward:PATH" or "encoder:NAME".
     """
 
-    projection: Float[NDArray[np.float64], "F r"]
+    projection: Float[Array, "F r"]
     embedder: str
 
 
@@ -80,11 +80,11 @@ class Basis:
     model: str  # the name or path it was made for, for messages only
     fingerprints: Fingerprints
     axes: tuple[Axis, ...]
-    center: Float[NDArray[np.float64], "d"]
-    scale: Float[NDArray[np.float64], "d"]
+    center: Float[Array, "d"]
+    scale: Float[Array, "d"]
     prior: Gaussian
     noise: Noise
-    reference: Float[NDArray[np.float64], "m d"]  # pairs that stand for what people will compare
+    reference: Float[Array, "m d"]  # pairs that stand for what people will compare
     steering: Steering
     accuracy: float | None = None  # on held-out people; None where no human data went in
     bank: tuple[BankQuestion, ...] = ()
@@ -112,20 +112,20 @@ class Basis:
         return digest.hexdigest()
 
     @cached_property
-    def pool(self) -> Float[NDArray[np.float64], "m d"]:
+    def pool(self) -> Float[Array, "m d"]:
         """First minus second of every bank question."""
         return np.array([q.first_features - q.second_features for q in self.bank]).reshape(-1, self.num_axes)
 
     @cached_property
-    def sums(self) -> Float[NDArray[np.float64], "m d"]:
+    def sums(self) -> Float[Array, "m d"]:
         """First plus second of every bank question."""
         return np.array([q.first_features + q.second_features for q in self.bank]).reshape(-1, self.num_axes)
 
-    def standardise(self, raw: Float[NDArray[np.float64], "*n d"]) -> Float[NDArray[np.float64], "*n d"]:
+    def standardise(self, raw: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """Raw axis values as φ: mean 0 and standard deviation 1 over the model's own replies."""
         return (raw - self.center) / self.scale
 
-    def confidence(self, covariance: Float[NDArray[np.float64], "d d"]) -> float:
+    def confidence(self, covariance: Float[Array, "d d"]) -> float:
         """ρ = 1 − mean(vᵀΣ_n v) / mean(vᵀΣ₀v) on the reference pairs: 0 where nothing has been learnt, → 1."""
         before = _mean_variance(self.reference, self.prior.covariance)
         return 1 - _mean_variance(self.reference, covariance) / before if before > 0 else 0.0

@@ -19,11 +19,11 @@ import numpy as np
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import QUESTION_RULES, StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
-from personalign.learn.evidence import select, weigh
-from personalign.learn.features import Embed, features
 from personalign.learn.fit import fit
 from personalign.learn.likeness import Likeness
+from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.messages import Feedback, shown
 from personalign.options import check_choice, check_number

@@ -23,7 +23,7 @@ from personalign.decode.seq import Outbox, Seq
 from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Ticket, Worker
 from personalign.errors import EngineError, check_process
-from personalign.learn.features import Embed
+from personalign.learn.axes import Embed
 from personalign.learn.served import Serving
 from personalign.messages import Conversation
 from personalign.options import Capacity, Options

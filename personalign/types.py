@@ -23,6 +23,8 @@ from personalign.errors import InputError, ProfileError
 from personalign.words import FAINT, IMPERSONAL, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Choice = Literal["a", "b", "tie", "neither", "skip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows

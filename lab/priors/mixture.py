@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from personalign.errors import InputError
-from personalign.learn.ahead import Draws, mirrored
+from personalign.learn.ask import Draws, mirrored
 from personalign.learn.fit import Fitted, Record, fit_block
 from personalign.learn.likelihood import TIE, B, information, log_likelihood, turned
 from personalign.learn.rows import encode, says_something

@@ -14,10 +14,9 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from personalign.errors import InputError
-from personalign.types import Choice, Message
+from personalign.types import Array, Choice, Message
 
 FLIPPED = 0.15  # share of answers that contradict the person's own taste
 MAIN_TRAITS = ("brevity", "fullness")  # people differ first of all in how much they want to be told
@@ -108,9 +107,9 @@ class SimulatedPerson:
     Utilities are in standard deviations of the replies the person was made with; their mean is 0.
     """
 
-    weights: Float[NDArray[np.float64], "traits"]
-    center: Float[NDArray[np.float64], "traits"]
-    scale: Float[NDArray[np.float64], "traits"]
+    weights: Float[Array, "traits"]
+    center: Float[Array, "traits"]
+    scale: Float[Array, "traits"]
     mix_mean: float
     mean: float
     spread: float
@@ -154,7 +153,7 @@ def opposite_pair(
     return person, person.opposite()
 
 
-def _traits(text: str) -> Float[NDArray[np.float64], "traits"]:
+def _traits(text: str) -> Float[Array, "traits"]:
     return np.array([trait(text) for trait in TRAITS.values()], dtype=np.float64)
 
 

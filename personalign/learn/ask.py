@@ -1,9 +1,8 @@
 """Which question to ask next, and when to stop.
 
 The rules in ``SCORES`` score a pair by the mean and variance of its utility difference under what is known so far.
-EUBO also needs what both replies are worth, and ``AHEAD`` looks one answer ahead (``ahead``), for what the answer would
-do to the predictions of all other pairs. The caller keeps the history: which pairs are still allowed, how often
-others saw them, which side they go on.
+EUBO also needs what both replies are worth. ``AHEAD`` weighs what the answer would do to all other predictions. The
+caller keeps the history: which pairs are still allowed, how often others saw them, which side they go on.
 """
 
 from __future__ import annotations
@@ -12,31 +11,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from scipy.special import entr, ndtr
 
 from personalign.errors import InputError
-from personalign.learn.ahead import Draws, accuracy_after, draw
 from personalign.learn.fit import utility
-from personalign.learn.likelihood import information, probabilities
-from personalign.options import check_number, check_whole
-from personalign.types import Gaussian, Noise
+from personalign.learn.likelihood import information, probabilities, sides
+from personalign.options import check_choice, check_number, check_whole
+from personalign.types import Array, Bools, Gaussian, Noise
 
-Score = Callable[[NDArray[np.float64], NDArray[np.float64], Noise, int], NDArray[np.float64]]
+Score = Callable[[Array, Array, Noise, int], Array]
 
 QuestionRule = Literal["d_optimal", "bald", "eubo", "gap", "pref", "random", "accuracy"]
 QUESTION_RULES: tuple[QuestionRule, ...] = get_args(QuestionRule)
 AHEAD, EUBO = "accuracy", "eubo"  # the rules that need more than the moments of a difference
-CANDIDATES, REFERENCES = 300, 300  # pairs that it looks at: the best by D-optimality, and what they are good for
-DRAWS = 1024  # of the posterior, that stand for it
+CANDIDATES, REFERENCES = 300, 300  # pairs that ``AHEAD`` looks at: the best by D-optimality, and those to predict
+DRAWS = 1024  # of the posterior, which stand for it
 QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-_TELLING = _WEIGHTS > 1e-10  # the nodes beyond, a third of them, weigh nothing
-_NODES, _WEIGHTS = _NODES[_TELLING], _WEIGHTS[_TELLING]
+_NODES, _WEIGHTS = _NODES[_WEIGHTS > 1e-10], _WEIGHTS[_WEIGHTS > 1e-10]  # the others, a third, weigh nothing
 _PER_UNIT, _PLACES = 50, 2001
 _GRID = np.arange(_PLACES) / _PER_UNIT  # |u|; beyond it an answer is certain
 _DEFAULT_NOISE = Noise()
@@ -59,38 +55,43 @@ class StopRule:
 _DEFAULT_RULE = StopRule()
 
 
+class Draws(NamedTuple):
+    """Weights that stand for a posterior, and the chance of each."""
+
+    weights: Float[Array, "S d"]
+    chance: Float[Array, "S"]
+
+
 def acquire(
     post: Gaussian,
-    pool: Float[NDArray[np.float64], "m d"],
+    pool: Float[Array, "m d"],
     rule: str = "d_optimal",
     noise: Noise = _DEFAULT_NOISE,
-    allowed: Bool[NDArray[np.bool_], "m"] | None = None,
+    allowed: Bool[Bools, "m"] | None = None,
     seed: int = 0,
     draws: Draws | None = None,
-    sums: Float[NDArray[np.float64], "m2 d2"] | None = None,
+    sums: Float[Array, "m2 d2"] | None = None,
 ) -> int:
     """Return the index of the pair to ask about: the best by ``rule`` among those ``allowed``.
 
     Give the pool through ``clip_pairs``, or the pairs with the most extreme features win every time. The rule
-    "accuracy" looks ahead, and takes the pool to be like what will be compared later; it needs some fifty milliseconds.
-    It weighs ``draws`` of the posterior, which by default come from the Gaussian. The rule "eubo" shows the pair whose
-    better reply is expected to please most, E max (Lin et al. 2022): it needs ``sums``, the features of both replies
-    added. Differences alone allow its other half, "gap", which prefers replies that lie far apart, good or bad.
+    "accuracy" takes the pool to be like what will be compared later, and needs some fifty milliseconds. It weighs
+    ``draws`` of the posterior, by default of the Gaussian. The rule "eubo" shows the pair whose better reply is
+    expected to please most, E max (Lin et al. 2022). It needs ``sums``, the features of both replies added. Differences
+    alone allow its other half, "gap", which prefers replies that are far apart, good or bad.
 
     Raises:
         InputError: an unknown rule, a pool or sums of another shape, "eubo" without sums, or nothing allowed.
     """
-    check_rule(rule)
+    check_choice("rule", rule, QUESTION_RULES)
     if allowed is not None and allowed.shape != (len(pool),):
         raise InputError(f"allowed has shape {allowed.shape}, expected ({len(pool)},): one flag per pair")
     can_ask = np.ones(len(pool), dtype=bool) if allowed is None else allowed
     if not can_ask.any():
         raise InputError("no pair of the pool is allowed, expected at least one; stop asking or add questions")
-    mean, variance = utility(pool, post)
+    score = SCORES[rule](*utility(pool, post), noise, seed)
     if rule == EUBO:
-        score = _gap(mean, variance, noise, seed) + _mean_utility(post, pool, sums)
-    else:
-        score = SCORES["d_optimal" if rule == AHEAD else rule](mean, variance, noise, seed)
+        score = score + _mean_utility(post, pool, sums)
     score = np.where(can_ask, score, -np.inf)
     if rule != AHEAD:
         return int(np.argmax(score))
@@ -100,14 +101,7 @@ def acquire(
     return int(candidates[np.argmax(accuracy_after(draws, pool[candidates], reference, noise))])
 
 
-def check_rule(rule: str) -> None:
-    """Refuse a name that isn't one of ``QUESTION_RULES``."""
-    if rule not in QUESTION_RULES:
-        raise InputError(f"found the rule {rule!r}, expected one of {', '.join(QUESTION_RULES)}")
-
-
-def _mean_utility(post: Gaussian, pool: NDArray[np.float64], sums: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """What the two replies of each pair are worth on average."""
+def _mean_utility(post: Gaussian, pool: Array, sums: Array | None) -> Array:
     if sums is None or sums.shape != pool.shape:
         given = "no sums" if sums is None else f"sums of shape {sums.shape}"
         raise InputError(
@@ -117,13 +111,11 @@ def _mean_utility(post: Gaussian, pool: NDArray[np.float64], sums: NDArray[np.fl
     return np.asarray(utility(sums, post)[0] / 2)
 
 
-def clip_pairs(
-    pool: Float[NDArray[np.float64], "m d"], prior: Gaussian, quantile: float = QUANTILE
-) -> Float[NDArray[np.float64], "m d"]:
+def clip_pairs(pool: Float[Array, "m d"], prior: Gaussian, quantile: float = QUANTILE) -> Float[Array, "m d"]:
     """Shorten the longest pairs in the prior's metric √(vᵀΣ₀v) to the pool's given quantile.
 
-    The likelihood is linear in v without end, people aren't: a pair ten times as different isn't answered ten times as
-    surely. Shortened pairs keep their direction; they serve to choose a question, and answers are fitted to the pair.
+    Utility is linear in v without end, but people don't answer a pair ten times as different ten times as surely.
+    Shortened pairs keep their direction. They serve to choose a question; answers are fitted to the pair itself.
     """
     if not len(pool):
         return pool
@@ -132,14 +124,12 @@ def clip_pairs(
     return np.asarray(pool * np.minimum(1, limit / np.maximum(lengths, 1e-12))[:, None])
 
 
-def expected_information(
-    post: Gaussian, pool: Float[NDArray[np.float64], "m d"], noise: Noise = _DEFAULT_NOISE
-) -> Float[NDArray[np.float64], "m"]:
-    """Nats that each pair's answer is expected to tell about the weights, ½ log(1 + s·vᵀΣv)."""
+def expected_information(post: Gaussian, pool: Float[Array, "m d"], noise: Noise = _DEFAULT_NOISE) -> Float[Array, "m"]:
+    """Nats that each pair's answer is expected to add about the weights, ½ log(1 + s·vᵀΣv)."""
     return _d_optimal(*utility(pool, post), noise, 0)
 
 
-def latent_accuracy(post: Gaussian, reference: Float[NDArray[np.float64], "m d"]) -> float:
+def latent_accuracy(post: Gaussian, reference: Float[Array, "m d"]) -> float:
     """Expected share of the reference pairs whose sign of ⟨w, v⟩ the posterior mean gets right.
 
     Raises:
@@ -153,8 +143,8 @@ def latent_accuracy(post: Gaussian, reference: Float[NDArray[np.float64], "m d"]
 
 def why_stop(
     post: Gaussian,
-    reference: Float[NDArray[np.float64], "r d"],
-    pool: Float[NDArray[np.float64], "m d"],
+    reference: Float[Array, "r d"],
+    pool: Float[Array, "m d"],
     asked: int,
     rule: StopRule = _DEFAULT_RULE,
     noise: Noise = _DEFAULT_NOISE,
@@ -170,15 +160,13 @@ def why_stop(
     return None
 
 
-def _d_optimal(
-    mean: NDArray[np.float64], variance: NDArray[np.float64], noise: Noise, _seed: int
-) -> NDArray[np.float64]:
+def _d_optimal(mean: Array, variance: Array, noise: Noise, _seed: int) -> Array:
     curve = _information_curve(noise)
     slope = np.diff(curve, append=curve[-1])
     center, spread = mean * _PER_UNIT, np.sqrt(variance) * _PER_UNIT
     expected, place = np.zeros_like(mean), np.empty_like(mean)
     for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
-        # straight between the grid's places, which are even: a search as in ``np.interp`` takes four times as long
+        # linear between the even places of the grid; the search in ``np.interp`` takes four times as long
         np.multiply(spread, node, out=place)
         place += center
         np.abs(place, out=place)
@@ -192,15 +180,15 @@ def _d_optimal(
     return np.asarray(np.log1p(expected * variance) / 2)
 
 
-def _bald(mean: NDArray[np.float64], variance: NDArray[np.float64], noise: Noise, _seed: int) -> NDArray[np.float64]:
-    """Information between answer and weights (Houlsby et al. 2011): entropy of the mean minus mean entropy."""
+def _bald(mean: Array, variance: Array, noise: Noise, _seed: int) -> Array:
+    """The answer's information about the weights (Houlsby et al. 2011): entropy of the mean minus mean entropy."""
     shares = _WEIGHTS / _WEIGHTS.sum()
     prob = probabilities(mean + _NODES[:, None] * np.sqrt(variance), noise)  # (3, nodes, m)
     mixed = (prob * shares[:, None]).sum(axis=1)
     return np.asarray(entr(mixed).sum(axis=0) - (entr(prob).sum(axis=0) * shares[:, None]).sum(axis=0))
 
 
-def _gap(mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise, _seed: int) -> NDArray[np.float64]:
+def _gap(mean: Array, variance: Array, _noise: Noise, _seed: int) -> Array:
     """By how much the better reply is expected to exceed the pair's mean utility, E|u|/2."""
     spread = np.sqrt(np.maximum(variance, 1e-300))
     z = mean / spread
@@ -208,21 +196,53 @@ def _gap(mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise
     return np.asarray(mean * (2 * ndtr(z) - 1) / 2 + spread * density)
 
 
-def _pref(_mean: NDArray[np.float64], variance: NDArray[np.float64], _noise: Noise, _seed: int) -> NDArray[np.float64]:
+def _pref(_mean: Array, variance: Array, _noise: Noise, _seed: int) -> Array:
     """PReF's rule (arXiv 2503.06358): the most uncertain difference, vᵀΣv."""
     return variance
 
 
-def _random(mean: NDArray[np.float64], _variance: NDArray[np.float64], _noise: Noise, seed: int) -> NDArray[np.float64]:
+def _random(mean: Array, _variance: Array, _noise: Noise, seed: int) -> Array:
     return np.random.default_rng(seed).random(len(mean))
 
 
 SCORES: Mapping[str, Score] = MappingProxyType(
     {"d_optimal": _d_optimal, "bald": _bald, "gap": _gap, "pref": _pref, "random": _random}
+    | {AHEAD: _d_optimal, EUBO: _gap}  # which ``acquire`` adds to
 )
 
 
 @cache
-def _information_curve(noise: Noise) -> NDArray[np.float64]:
+def _information_curve(noise: Noise) -> Array:
     """Fisher information on the grid of |u|, which it depends on alone."""
     return information(_GRID, noise)
+
+
+# ---------------------------------------------------------------- one answer ahead
+
+
+def draw(post: Gaussian, num: int) -> Draws:
+    """Draw weights from a posterior, the same ones each time."""
+    return Draws(mirrored(post, num, np.random.default_rng(0)), np.full(num, 1 / num))
+
+
+def mirrored(post: Gaussian, num: int, rng: np.random.Generator) -> Float[Array, "S d"]:
+    """Draw in pairs that mirror each other at the mean, so that the draws' mean is the Gaussian's."""
+    values, vectors = np.linalg.eigh(post.covariance)
+    half = rng.standard_normal(((num + 1) // 2, len(values)))
+    plain = np.concatenate([half, -half])[:num]
+    return np.asarray(post.mean + (plain * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+
+
+def accuracy_after(
+    known: Draws, pairs: Float[Array, "m d"], reference: Float[Array, "r d"], noise: Noise
+) -> Float[Array, "m"]:
+    """Expected share of reference pairs that are predicted right once a pair is answered; one number for each pair.
+
+    The person is one of the draws ``known``. Each answer that a pair may get weighs them by its likelihood, and their
+    vote predicts. That is the knowledge gradient (Frazier et al. 2008) of accuracy. Ties aren't counted.
+    """
+    left, right = sides(known.weights @ reference.T, noise)
+    lean = known.chance[:, None] * (left / (left + right) - 0.5)  # (S, r)
+    a, b = sides(pairs @ known.weights.T, noise)  # (m, S)
+    correct = 0.5 + np.abs(a @ lean).mean(axis=1) + np.abs(b @ lean).mean(axis=1)
+    return np.asarray(correct + np.abs((1 - a - b) @ lean).mean(axis=1) if noise.tie > 0 else correct)

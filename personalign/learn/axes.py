@@ -1,8 +1,7 @@
-"""Named reward axes: deterministic measures of a reply's text, each explained in words.
+"""φ: replies on a basis's axes. The named ones are measured in the text, the learnt ones projected from embeddings.
 
-A measure saturates: it counts different things rather than occurrences and grows like log1p up to a cap,
-so that no axis can be pumped without end ("Sure! Sure!!!!!!!!" is one warm word and one exclamation).
-Values are raw; ``Basis.standardise`` turns them into φ. Learnt axes come from elsewhere.
+A measure saturates: it counts different things, not occurrences, and grows like log1p up to a cap. So no axis can be
+pumped without end: "Sure! Sure!!!!!!!!" is one warm word and one exclamation.
 """
 
 from __future__ import annotations
@@ -14,12 +13,14 @@ from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
+from personalign.basis import Basis
 from personalign.errors import BasisError
-from personalign.types import Message
+from personalign.types import Array, Message
 from personalign.words import Axis
 
+# prompts and replies to embeddings (n, F)
+Embed = Callable[[Sequence[Sequence[Message]], Sequence[str]], Array]
 AXES: tuple[Axis, ...] = (
     Axis("length", "how long the reply is", "shorter replies", "longer replies"),
     Axis("questions", "questions back", "statements without questions", "being asked back"),
@@ -90,11 +91,36 @@ class Text:
     reply: str
     words: tuple[str, ...]  # lower case, apostrophes straight
     sentences: tuple[str, ...]
-    asked: frozenset[str]  # content words of what the user wrote
+    asked: frozenset[str]  # content words of the user's messages
 
 
-def measure(prompt: Sequence[Message], reply: str, axes: Sequence[Axis] = AXES) -> Float[NDArray[np.float64], "d"]:
-    """Measure a reply on every axis, raw.
+def features(
+    basis: Basis, prompts: Sequence[Sequence[Message]], replies: Sequence[str], embed: Embed | None = None
+) -> Float[Array, "n d"]:
+    """Measure replies to their prompts on all axes, standardised; one row each.
+
+    Raises:
+        BasisError: this version can't measure an axis, or the learnt axes lack embeddings of their width.
+    """
+    raw = measure_many(prompts, replies, basis.named)
+    if basis.learnt is None:
+        return basis.standardise(raw)
+    projection = basis.learnt.projection
+    if embed is None:
+        raise BasisError(
+            f"the basis has {projection.shape[1]} learnt axes, which are measured in embeddings; pass what embeds"
+        )
+    embedded = embed(prompts, replies)
+    if embedded.shape[1] != len(projection):
+        raise BasisError(
+            f"the embeddings have {embedded.shape[1]} dimensions, the basis projects {len(projection)}; embed "
+            f"with what the basis was made with ({basis.learnt.embedder})"
+        )
+    return basis.standardise(np.hstack([raw, embedded @ projection]))
+
+
+def measure(prompt: Sequence[Message], reply: str, axes: Sequence[Axis] = AXES) -> Float[Array, "d"]:
+    """Measure a reply on named axes, raw.
 
     Raises:
         BasisError: an axis has no measure of its name.
@@ -105,7 +131,7 @@ def measure(prompt: Sequence[Message], reply: str, axes: Sequence[Axis] = AXES) 
 
 def measure_many(
     prompts: Sequence[Sequence[Message]], replies: Sequence[str], axes: Sequence[Axis] = AXES
-) -> Float[NDArray[np.float64], "n d"]:
+) -> Float[Array, "n d"]:
     """Measure replies to their prompts, one row each."""
     rows = [measure(prompt, reply, axes) for prompt, reply in zip(prompts, replies, strict=True)]
     return np.array(rows, dtype=np.float64).reshape(len(rows), len(axes))
@@ -135,7 +161,7 @@ def _saturate(count: float, cap: int) -> float:
 
 
 def _num_words(text: Text) -> int:
-    """Words, but a pair of words that comes again counts once, so that stuttering adds nothing."""
+    """Words, but a repeated pair of words counts once, so that stuttering adds nothing."""
     return len(set(zip(text.words, text.words[1:], strict=False))) + bool(text.words)
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from personalign.learn.fit import predict
 from personalign.types import WEIGHTS, Array, Gaussian, Noise
@@ -49,9 +48,7 @@ class Drift:
         return "The answers are as the profile predicted, or there are too few to tell."
 
 
-def log_loss(
-    v: Float[NDArray[np.float64], "d"], choice: str, post: Gaussian, noise: Noise, kind: str = "question"
-) -> float | None:
+def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, kind: str = "question") -> float | None:
     """−log of the probability that a profile gave to an answer before it came; None where it takes no side.
 
     Feedback goes by the taste less often than answers do: its probability is drawn towards ½ by √weight, which is the

@@ -20,7 +20,7 @@ from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.population import Log, Model, fit_population, group_rows
 from personalign.learn.rows import encode
-from personalign.types import INFORMATIVE, MAX_AXES, Gaussian, Noise
+from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Ints, Noise
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
 COUNTS = (0, 5, 10, 20)  # answers of a held-out person that the report knows
@@ -50,7 +50,7 @@ class Factors:
     and ``skip``), and the people who always took the same side, who are kept: their side bias accounts for them.
     """
 
-    projection: Float[NDArray[np.float64], "F rank"]
+    projection: Float[Array, "F rank"]
     prior: Gaussian
     noise: Noise
     people: int
@@ -66,7 +66,7 @@ class Factors:
 
 
 class _Axes(NamedTuple):
-    projection: NDArray[np.float64]
+    projection: Array
     prior: Gaussian
     noise: Noise
 
@@ -75,11 +75,11 @@ class _Axes(NamedTuple):
 class _Answers:
     """Informative answers: person (N,) counts from 0 in the order of ids."""
 
-    person: Int[NDArray[np.int64], "N"]
-    v: Float[NDArray[np.float64], "N F"]
+    person: Int[Ints, "N"]
+    v: Float[Array, "N F"]
     choice: NDArray[Any]
 
-    def select(self, people: NDArray[np.int64]) -> _Answers:
+    def select(self, people: Ints) -> _Answers:
         """The answers of some people, who are numbered anew."""
         new = np.full(int(self.person.max()) + 1, -1)
         new[people] = np.arange(len(people))
@@ -93,7 +93,7 @@ class _Answers:
 
 def factorise(
     user: Sequence[Any] | NDArray[Any],
-    v: Float[NDArray[np.float64], "N F"],
+    v: Float[Array, "N F"],
     choice: Sequence[str] | NDArray[Any],
     rank: int | str = "auto",
     *,
@@ -131,7 +131,7 @@ def factorise(
     )
 
 
-def _check(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -> None:
+def _check(users: NDArray[Any], v: Array, choices: NDArray[Any]) -> None:
     n = len(choices) if choices.ndim == 1 else -1
     if users.shape != (n,) or v.ndim != 2 or len(v) != n:
         raise InputError(
@@ -147,7 +147,7 @@ def _check(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -
     encode(choices.tolist())
 
 
-def _informative(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[Any]) -> _Answers:
+def _informative(users: NDArray[Any], v: Array, choices: NDArray[Any]) -> _Answers:
     is_informative = np.isin(choices.astype(str), sorted(INFORMATIVE))
     names, person = np.unique(users[is_informative], return_inverse=True)
     if len(names) < 2:
@@ -158,7 +158,7 @@ def _informative(users: NDArray[Any], v: NDArray[np.float64], choices: NDArray[A
     return _Answers(person.astype(np.int64), v[is_informative], choices[is_informative])
 
 
-def _directions(v: NDArray[np.float64]) -> NDArray[np.float64]:
+def _directions(v: Array) -> Array:
     """The orthogonal directions (F, K) in which features vary, largest first."""
     values, vectors = np.linalg.eigh(v.T @ v / len(v))
     varying = np.flatnonzero(values > FLAT * values[-1])[::-1]
@@ -167,7 +167,7 @@ def _directions(v: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(vectors[:, varying])
 
 
-def _ranks(rank: int | str, answers: _Answers, turn: NDArray[np.float64]) -> list[int]:
+def _ranks(rank: int | str, answers: _Answers, turn: Array) -> list[int]:
     most = min(MAX_AXES, turn.shape[1])
     if rank == "auto":
         return [r for r in RANKS if r <= min(most, max(1, answers.num_people // 2))]
@@ -186,7 +186,7 @@ def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answ
     return answers.select(np.sort(order[num_held:])), answers.select(np.sort(order[:num_held]))
 
 
-def _log(answers: _Answers, turn: NDArray[np.float64]) -> Log:
+def _log(answers: _Answers, turn: Array) -> Log:
     """Turn each answer so that its left side won or tied, and the features into their directions."""
     is_tie = answers.choice == "tie"
     first = answers.v[np.arange(len(answers.v)), (answers.v != 0).argmax(axis=1)]
@@ -203,7 +203,7 @@ def _num_constant(answers: _Answers) -> int:
     return int(((counts.max(axis=1) == total) & (total > 1)).sum())
 
 
-def _axes(model: Model, answers: _Answers, turn: NDArray[np.float64], rank: int) -> _Axes:
+def _axes(model: Model, answers: _Answers, turn: Array, rank: int) -> _Axes:
     """The best ``rank`` directions of the population's weights, as standardised axes and a prior on them.
 
     Utility is ⟨m + La, x⟩. In the metric of the pairs' features the second moment of a person's weights is
@@ -221,7 +221,7 @@ def _axes(model: Model, answers: _Answers, turn: NDArray[np.float64], rank: int)
     return _Axes(turn @ (directions / spread[:, None]), prior, model.noise)
 
 
-def _certain(mean: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
+def _certain(mean: Array, error: Array) -> Array:
     """Draw the mean over few people towards 0, by Stein's rule on each axis: their difference isn't everyone's."""
     return np.asarray(mean * np.maximum(0.0, 1 - error / np.maximum(mean**2, 1e-300)))
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.kernel import FittedMany, posteriors
 from personalign.learn.likelihood import win_probability
 from personalign.learn.rows import SKIP, canonical, check_answers, encode, says_something
-from personalign.types import Array, Gaussian, Noise
+from personalign.types import Array, Gaussian, Ints, Noise
 
 BLOCK = 1 << 16  # numbers of v that go through the kernel at once: with what is made of them, about a core's cache
 
@@ -43,11 +42,11 @@ class Record:
 
 
 def fit(
-    v: Float[NDArray[np.float64], "n d"],
+    v: Float[Array, "n d"],
     choice: Sequence[str],
     prior: Gaussian,
     noise: Noise = _DEFAULT_NOISE,
-    weight: Float[NDArray[np.float64], "n"] | None = None,
+    weight: Float[Array, "n"] | None = None,
 ) -> Gaussian:
     """Fit one person's weights to their answers; without an informative one return ``prior`` itself.
 
@@ -75,11 +74,11 @@ def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAUL
 
 
 def fit_many(
-    v: Float[NDArray[np.float64], "U n d"],
-    outcome: Int[NDArray[np.int64], "U n"],
+    v: Float[Array, "U n d"],
+    outcome: Int[Ints, "U n"],
     prior: Gaussian,
     noise: Noise = _DEFAULT_NOISE,
-    weight: Float[NDArray[np.float64], "U n"] | None = None,
+    weight: Float[Array, "U n"] | None = None,
     covariance: bool = False,
 ) -> FittedMany:
     """Fit people in bulk, arrays in and arrays out; each gets the bytes that a fit of their own would give.
@@ -96,9 +95,7 @@ def fit_many(
     return _fit_checked(v, outcome, np.ones(outcome.shape) if weight is None else weight, prior, noise, covariance)
 
 
-def predict(
-    v: Float[NDArray[np.float64], "m d"], post: Gaussian, noise: Noise = _DEFAULT_NOISE
-) -> Float[NDArray[np.float64], "m"]:
+def predict(v: Float[Array, "m d"], post: Gaussian, noise: Noise = _DEFAULT_NOISE) -> Float[Array, "m"]:
     """P(left preferred | not a tie) for an unbiased person, (m,).
 
     The weights' uncertainty draws it towards ½ by MacKay's (1992) factor 1/√(1 + πs²/8), s² = vᵀΣv.
@@ -107,9 +104,7 @@ def predict(
     return win_probability(mean / np.sqrt(1 + np.pi * variance / 8), noise)
 
 
-def utility(
-    v: Float[NDArray[np.float64], "m d"], post: Gaussian
-) -> tuple[Float[NDArray[np.float64], "m"], Float[NDArray[np.float64], "m"]]:
+def utility(v: Float[Array, "m d"], post: Gaussian) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
     """Mean and variance of ⟨w, v⟩ for every row of ``v``.
 
     Raises:
@@ -139,12 +134,12 @@ def check_prior(prior: Gaussian) -> None:
         )
 
 
-def _is_symmetric(matrix: NDArray[np.float64]) -> bool:
+def _is_symmetric(matrix: Array) -> bool:
     """As ``np.allclose(matrix, matrix.T)``, at a tenth of its time."""
     return bool((np.abs(matrix - matrix.T) <= 1e-8 + 1e-5 * np.abs(matrix)).all())
 
 
-def _is_positive(matrix: NDArray[np.float64]) -> bool:
+def _is_positive(matrix: Array) -> bool:
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
@@ -152,9 +147,7 @@ def _is_positive(matrix: NDArray[np.float64]) -> bool:
     return True
 
 
-def _stack(
-    records: Sequence[Record], num_axes: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+def _stack(records: Sequence[Record], num_axes: int) -> tuple[Array, Ints, Array]:
     """Check records and lay them side by side, filled up with answers that say nothing; v, outcomes and weights."""
     outcomes = [encode(record.choice) for record in records]
     shape = (len(records), max((len(row) for row in outcomes), default=0))
@@ -167,12 +160,7 @@ def _stack(
 
 
 def _fit_checked(
-    v: NDArray[np.float64],
-    outcome: NDArray[np.int64],
-    weight: NDArray[np.float64],
-    prior: Gaussian,
-    noise: Noise,
-    with_covariance: bool,
+    v: Array, outcome: Ints, weight: Array, prior: Gaussian, noise: Noise, with_covariance: bool
 ) -> FittedMany:
     num_people, _, d = v.shape
     covariance = np.empty((num_people, d, d)) if with_covariance else None
@@ -185,7 +173,7 @@ def _fit_checked(
     return fitted
 
 
-def _blocks(counts: NDArray[np.int64], d: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+def _blocks(counts: Ints, d: int) -> Iterator[tuple[Ints, int]]:
     """People with as many informative answers each, in blocks; and how many."""
     for size in np.unique(counts[counts > 0]).tolist():
         people = np.flatnonzero(counts == size)

@@ -20,14 +20,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
-from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block
 from personalign.learn.likelihood import TIE, A, B, log_likelihood
-from personalign.types import INFORMATIVE, Gaussian, Noise
+from personalign.types import INFORMATIVE, Array, Gaussian, Ints, Noise
 
 FROM = 10  # answers; with fewer, a person's own record says nothing yet
 LEAST = 0.1  # a person's own record never takes more than nine tenths of their weights
@@ -53,7 +52,7 @@ def shrink(gate: Gate, post: Gaussian, prior: Gaussian, gain: float, num_answers
     return Gaussian(prior.mean + share * (post.mean - prior.mean), post.covariance)
 
 
-def choose_gate(scores: Float[NDArray[np.float64], "people grid"]) -> Gate:
+def choose_gate(scores: Float[Array, "people grid"]) -> Gate:
     """Choose κ and π by everyone's log-probability for each κ of ``GRID``, from several bases of one log perhaps.
 
     Raises:
@@ -73,7 +72,7 @@ def gain_of(
     prior: Gaussian,
     kappa: float,
     noise: Noise = _DEFAULT_NOISE,
-    prompt: Integer[NDArray[np.int64], "n"] | None = None,
+    prompt: Integer[Ints, "n"] | None = None,
 ) -> float:
     """Nats by which μ + κ(w − μ) predicted a person's answers, oldest first, better than μ did."""
     at_mu, shifted = prequential(record, prior, noise, np.array([0.0, kappa]), prompt).sum(axis=0)
@@ -81,12 +80,7 @@ def gain_of(
 
 
 def gain_by(
-    v: Float[NDArray[np.float64], "d"],
-    choice: str,
-    before: Gaussian,
-    prior: Gaussian,
-    kappa: float,
-    noise: Noise = _DEFAULT_NOISE,
+    v: Float[Array, "d"], choice: str, before: Gaussian, prior: Gaussian, kappa: float, noise: Noise = _DEFAULT_NOISE
 ) -> float | None:
     """What one answer adds to the gain, given the posterior ``before`` it; None where it says nothing."""
     if choice not in INFORMATIVE:
@@ -99,9 +93,9 @@ def prequential(
     record: Record,
     prior: Gaussian,
     noise: Noise,
-    kappas: Float[NDArray[np.float64], "k"] = GRID,
-    prompt: Integer[NDArray[np.int64], "n"] | None = None,
-) -> Float[NDArray[np.float64], "t k"]:
+    kappas: Float[Array, "k"] = GRID,
+    prompt: Integer[Ints, "n"] | None = None,
+) -> Float[Array, "t k"]:
     """Log-probability of each informative answer given those before it, times its weight, for every κ.
 
     Answers to one prompt compare the same texts: where ``prompt`` tells them, they aren't predicted from each other.
@@ -117,13 +111,13 @@ def prequential(
 
 
 def _log_probabilities(
-    v: Float[NDArray[np.float64], "t d"],
+    v: Float[Array, "t d"],
     choices: Sequence[str],
     posts: Sequence[Gaussian],
     prior: Gaussian,
     noise: Noise,
-    kappas: Float[NDArray[np.float64], "k"],
-) -> Float[NDArray[np.float64], "t k"]:
+    kappas: Float[Array, "k"],
+) -> Float[Array, "t k"]:
     """Log-probability of each answer by the posterior before it, drawn back by each κ."""
     shift = np.array([row @ (post.mean - prior.mean) for row, post in zip(v, posts, strict=True)])
     variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
@@ -133,7 +127,7 @@ def _log_probabilities(
     return log_likelihood(u, np.repeat(outcome[:, None], len(kappas), axis=1), noise)[0]
 
 
-def _share(gain: Float[NDArray[np.float64], "people"]) -> float:
+def _share(gain: Float[Array, "people"]) -> float:
     """The most likely π, by expectation and maximisation; one person more on either side is the Beta(2, 2)."""
     share = 0.5
     for _ in range(_STEPS):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from personalign.learn.likelihood import information, turned
 from personalign.learn.rows import Rows
-from personalign.types import Gaussian, Noise
+from personalign.types import Array, Bools, Gaussian, Noise
 
 MAX_STEPS = 100
 MAX_HALVINGS = 30
@@ -28,9 +28,9 @@ ROUNDING = 1e-14  # of a log-posterior: a smaller fall is none
 class FittedMany(NamedTuple):
     """Of U people: the weights' means and covariances, these where asked for, and the side biases' modes."""
 
-    mean: NDArray[np.float64]  # (U, d)
-    covariance: NDArray[np.float64] | None  # (U, d, d)
-    bias: NDArray[np.float64]  # (U,)
+    mean: Array  # (U, d)
+    covariance: Array | None  # (U, d, d)
+    bias: Array  # (U,)
 
     def put(self, people: NDArray[np.generic], fitted: FittedMany) -> None:
         """Fill in the posteriors of some people."""
@@ -57,23 +57,23 @@ def posteriors(rows: Rows, prior: Gaussian, noise: Noise, with_covariance: bool)
 class _Hill:
     """The log-posteriors of U people over u = Vμ + Ka, that is w = μ + ΣVᵀa."""
 
-    start: NDArray[np.float64]  # (U, n) Vμ
-    kernel: NDArray[np.float64]  # (U, n, n) K
-    is_tie: NDArray[np.bool_]  # (U, n)
-    weight: NDArray[np.float64]  # (U, n)
+    start: Array  # (U, n) Vμ
+    kernel: Array  # (U, n, n) K
+    is_tie: Bools  # (U, n)
+    weight: Array  # (U, n)
     noise: Noise
 
     def select(self, people: NDArray[np.generic]) -> _Hill:
         """The hills of some people."""
         return _Hill(self.start[people], self.kernel[people], self.is_tie[people], self.weight[people], self.noise)
 
-    def point(self, dual: NDArray[np.float64], u: NDArray[np.float64]) -> _Point:
+    def point(self, dual: Array, u: Array) -> _Point:
         """Measure the hill at a and its u."""
         answer = turned(u, self.is_tie, self.noise)
         height = (self.weight * answer.log_prob - dual * (u - self.start) / 2).sum(axis=1)
         return _Point(dual, u, height, self.weight * answer.score, self.weight * answer.curvature)
 
-    def information(self, u: NDArray[np.float64]) -> NDArray[np.float64]:
+    def information(self, u: Array) -> Array:
         """Fisher's information about u, the expected curvature."""
         return self.weight * information(u, self.noise)
 
@@ -81,11 +81,11 @@ class _Hill:
 class _Point(NamedTuple):
     """Where U people stand on their hills."""
 
-    dual: NDArray[np.float64]  # (U, n) a
-    u: NDArray[np.float64]  # (U, n)
-    height: NDArray[np.float64]  # (U,)
-    score: NDArray[np.float64]  # (U, n) the log-likelihood's derivative by u
-    curvature: NDArray[np.float64]  # (U, n) its negative second derivative
+    dual: Array  # (U, n) a
+    u: Array  # (U, n)
+    height: Array  # (U,)
+    score: Array  # (U, n) the log-likelihood's derivative by u
+    curvature: Array  # (U, n) its negative second derivative
 
     def select(self, people: NDArray[np.generic]) -> _Point:
         """Where some people stand."""
@@ -130,7 +130,7 @@ def _climb(hill: _Hill, point: _Point) -> _Point:
     return moved
 
 
-def _direction(hill: _Hill, point: _Point) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _direction(hill: _Hill, point: _Point) -> tuple[Array, Array]:
     """Newton's step of a and what it does to u, or Fisher's where Newton's doesn't climb."""
     pull = point.score - point.dual
     step = _solve(hill.kernel, point.curvature, pull)
@@ -143,9 +143,7 @@ def _direction(hill: _Hill, point: _Point) -> tuple[NDArray[np.float64], NDArray
     return step, shift
 
 
-def _solve(
-    kernel: NDArray[np.float64], curvature: NDArray[np.float64], pull: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _solve(kernel: Array, curvature: Array, pull: Array) -> Array:
     """Solve (I + WK) Δa = pull; 0 for those for whom it can't be."""
     system = curvature[:, :, None] * kernel
     n = system.shape[1]
@@ -159,14 +157,12 @@ def _solve(
         return np.concatenate(each)
 
 
-def _apply(kernel: NDArray[np.float64], dual: NDArray[np.float64]) -> NDArray[np.float64]:
+def _apply(kernel: Array, dual: Array) -> Array:
     """Ka."""
     return np.asarray((kernel @ dual[:, :, None])[:, :, 0])
 
 
-def _covariance(
-    kernel: NDArray[np.float64], information: NDArray[np.float64], spread: NDArray[np.float64], prior: Gaussian
-) -> NDArray[np.float64]:
+def _covariance(kernel: Array, information: Array, spread: Array, prior: Gaussian) -> Array:
     """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised; (U, d, d)."""
     root = np.sqrt(information)
     factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])

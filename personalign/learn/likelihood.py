@@ -22,10 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
-from personalign.types import Noise
+from personalign.types import Array, Bools, Ints, Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
 NODES = 7  # of the Gauss–Hermite sums in ``expected``
@@ -41,28 +40,28 @@ _SLOPES = _SHARE * _PLACES
 class Outcomes(NamedTuple):
     """Of each outcome, (3, *u): log P, its derivative by u, and P."""
 
-    log_prob: NDArray[np.float64]
-    score: NDArray[np.float64]
-    prob: NDArray[np.float64]
+    log_prob: Array
+    score: Array
+    prob: Array
 
 
 class Turned(NamedTuple):
     """Of answers turned so that the left side won or tied: log P, and its first and negative second derivative by u."""
 
-    log_prob: NDArray[np.float64]
-    score: NDArray[np.float64]
-    curvature: NDArray[np.float64]
+    log_prob: Array
+    score: Array
+    curvature: Array
 
 
 class Expected(NamedTuple):
     """Of each row: E[log P], its derivative by the mean, and the negative of the second one."""
 
-    value: NDArray[np.float64]
-    slope: NDArray[np.float64]
-    curvature: NDArray[np.float64]
+    value: Array
+    slope: Array
+    curvature: Array
 
 
-def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
+def outcomes(u: Float[Array, "*s"], noise: Noise) -> Outcomes:
     """Compute log-probabilities, scores d log P/du and probabilities of a, b and tie."""
     log_plain, score_plain = _rao_kupper(u, noise.tie)
     if noise.lapse == 0:
@@ -74,26 +73,26 @@ def outcomes(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Outcomes:
     return Outcomes(log_prob, score, np.exp(log_prob))
 
 
-def probabilities(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "3 *s"]:
+def probabilities(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "3 *s"]:
     """P(a), P(b) and P(tie)."""
     return outcomes(u, noise).prob
 
 
-def information(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
+def information(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "*s"]:
     """Fisher information about u in one answer, Σ_c p′_c²/p_c."""
     each = outcomes(u, noise)
     return np.asarray((each.prob * each.score**2).sum(axis=0))
 
 
 def log_likelihood(
-    u: Float[NDArray[np.float64], "*s"], outcome: Integer[NDArray[np.int64], "*s"], noise: Noise
-) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
+    u: Float[Array, "*s"], outcome: Integer[Ints, "*s"], noise: Noise
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """Return log P(outcome | u) and its derivative by u."""
     each, pick = outcomes(u, noise), outcome[np.newaxis]
     return np.take_along_axis(each.log_prob, pick, 0)[0], np.take_along_axis(each.score, pick, 0)[0]
 
 
-def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], "*s"], noise: Noise) -> Turned:
+def turned(u: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Turned:
     """Tell of the one outcome that happened, by one exponential: fits spend their time here."""
     near = np.clip(u, -_FAR, _FAR)
     odds, theta = np.exp(-near), exp(noise.tie)
@@ -118,19 +117,14 @@ def turned(u: Float[NDArray[np.float64], "*s"], is_tie: Bool[NDArray[np.bool_], 
     return mixed
 
 
-def sides(
-    u: Float[NDArray[np.float64], "*s"], noise: Noise
-) -> tuple[Float[NDArray[np.float64], "*s"], Float[NDArray[np.float64], "*s"]]:
+def sides(u: Float[Array, "*s"], noise: Noise) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """P(a) and P(b) alone, by one exponential each: looking ahead spends its time here."""
     meant, floor = 1 - noise.lapse, _floor(noise)
     return meant * expit(u - noise.tie) + floor, meant * expit(-u - noise.tie) + floor
 
 
 def expected(
-    mean: Float[NDArray[np.float64], "*s"],
-    variance: Float[NDArray[np.float64], "*s"],
-    is_tie: Bool[NDArray[np.bool_], "*s"],
-    noise: Noise,
+    mean: Float[Array, "*s"], variance: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise
 ) -> Expected:
     """Average log P of what was said over u ~ N(mean, variance), for rows turned so that the left won or tied.
 
@@ -145,13 +139,13 @@ def expected(
     return Expected(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 
-def win_probability(u: Float[NDArray[np.float64], "*s"], noise: Noise) -> Float[NDArray[np.float64], "*s"]:
+def win_probability(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "*s"]:
     """P(a | not a tie)."""
     prob = probabilities(u, noise)
     return np.asarray(prob[A] / (prob[A] + prob[B]))
 
 
-def _rao_kupper(u: NDArray[np.float64], tie: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _rao_kupper(u: Array, tie: float) -> tuple[Array, Array]:
     """Log-probabilities and scores without lapses."""
     low, high = u - tie, u + tie
     log_ties = log(-np.expm1(-2 * tie)) if tie > 0 else _NEVER
@@ -170,7 +164,7 @@ def _floor(noise: Noise) -> float:
     return noise.lapse / _num_offered(noise)
 
 
-def _won(u: NDArray[np.float64], noise: Noise) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _won(u: Array, noise: Noise) -> tuple[Array, Array]:
     x = u - noise.tie
     small = np.exp(-np.abs(x))
     total = 1 + small
@@ -183,7 +177,7 @@ def _won(u: NDArray[np.float64], noise: Noise) -> tuple[NDArray[np.float64], NDA
     return np.log(prob), score * (won / prob)
 
 
-def _tied(u: NDArray[np.float64], noise: Noise) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _tied(u: Array, noise: Noise) -> tuple[Array, Array]:
     low, high = u - noise.tie, u + noise.tie
     log_plain = log(-np.expm1(-2 * noise.tie)) - np.logaddexp(0, low) - np.logaddexp(0, -high)
     score = 1 / (1 + np.exp(np.minimum(high, 700.0))) - 1 / (1 + np.exp(np.minimum(-low, 700.0)))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 
 from personalign.basis import BankQuestion, Basis
+from personalign.types import Array, Bools, Ints
 
 PARALLEL = 0.98  # the cosine of two differences from which on they ask about the same, as the prior measures them
 
@@ -20,9 +20,9 @@ PARALLEL = 0.98  # the cosine of two differences from which on they ask about th
 class Likeness:
     """What makes questions of a bank alike: their prompt, the words of their replies, the direction they differ in."""
 
-    prompt: Int[NDArray[np.int64], "m"]  # the same number for the same prompt
-    words: Int[NDArray[np.int64], "m"]  # the same number for replies that are equal but for case and punctuation
-    direction: Float[NDArray[np.float64], "m d"]  # of length 1, or 0, in the prior's metric
+    prompt: Int[Ints, "m"]  # the same number for the same prompt
+    words: Int[Ints, "m"]  # the same number for replies that are equal but for case and punctuation
+    direction: Float[Array, "m d"]  # of length 1, or 0, in the prior's metric
 
     @classmethod
     def measure(cls, basis: Basis) -> Likeness:
@@ -35,7 +35,7 @@ class Likeness:
             differences / np.maximum(length, 1e-12),
         )
 
-    def repeats(self, asked: Bool[NDArray[np.bool_], "m"]) -> Bool[NDArray[np.bool_], "m"]:
+    def repeats(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
         """Which questions are asked already, or nearly so.
 
         Nearly: both replies have the same words, or the prompt is the same and what the replies differ in, too.
@@ -45,7 +45,7 @@ class Likeness:
         return np.asarray(asked | is_same.any(axis=1) | np.isin(self.words, self.words[asked]))
 
 
-def _numbered(keys: Sequence[Hashable]) -> Int[NDArray[np.int64], "m"]:
+def _numbered(keys: Sequence[Hashable]) -> Int[Ints, "m"]:
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from personalign.learn.likelihood import expected
-from personalign.types import Noise
+from personalign.types import Array, Bools, Ints, Noise
 
 ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
 CLIMBS = 20  # steps of L-BFGS in a round
@@ -31,18 +30,18 @@ _CURVATURE = 0.2  # of a typical answer, in information about its utility; only 
 class Group(NamedTuple):
     """People with about as many answers: rows (people, n) of the log; the padding points behind its end."""
 
-    people: Int[NDArray[np.int64], "p"]
-    rows: Int[NDArray[np.int64], "p n"]
+    people: Int[Ints, "p"]
+    rows: Int[Ints, "p n"]
 
 
 @dataclass(frozen=True, eq=False)
 class Log:
     """Informative answers of many people, turned so that the left side won or tied; ``side`` −1 where turned."""
 
-    x: Float[NDArray[np.float64], "N F"]
-    is_tie: Bool[NDArray[np.bool_], "N"]
-    side: Float[NDArray[np.float64], "N"]
-    person: Int[NDArray[np.int64], "N"]
+    x: Float[Array, "N F"]
+    is_tie: Bool[Bools, "N"]
+    side: Float[Array, "N"]
+    person: Int[Ints, "N"]
     groups: Sequence[Group]
 
     @property
@@ -55,30 +54,30 @@ class Log:
 class Model:
     """Weights are mean + loading @ a; the shrinkage is the precision of the mean's and each column's entries."""
 
-    mean: Float[NDArray[np.float64], "F"]
-    loading: Float[NDArray[np.float64], "F r"]
+    mean: Float[Array, "F"]
+    loading: Float[Array, "F r"]
     noise: Noise
     mean_shrinkage: float
-    shrinkage: Float[NDArray[np.float64], "r"]
+    shrinkage: Float[Array, "r"]
 
 
 @dataclass(frozen=True, eq=False)
 class Beliefs:
     """Everyone's normal distribution over (a, b/σ_b)."""
 
-    mean: Float[NDArray[np.float64], "p s"]
-    covariance: Float[NDArray[np.float64], "p s s"]
+    mean: Float[Array, "p s"]
+    covariance: Float[Array, "p s s"]
 
 
 class Bound(NamedTuple):
     """The bound, and its derivatives by each row's fixed utility and by each row's factors."""
 
     value: float
-    slope: Float[NDArray[np.float64], "N"]
-    pull: Float[NDArray[np.float64], "N s"]
+    slope: Float[Array, "N"]
+    pull: Float[Array, "N s"]
 
 
-def group_rows(person: Int[NDArray[np.int64], "N"]) -> list[Group]:
+def group_rows(person: Int[Ints, "N"]) -> list[Group]:
     """Group people numbered from 0 by the power of two that their answers fit in."""
     order = np.argsort(person, kind="stable")
     people, starts, counts = np.unique(person[order], return_index=True, return_counts=True)
@@ -116,15 +115,13 @@ def _nothing_known(log: Log, rank: int) -> Beliefs:
     return Beliefs(np.zeros((log.num_people, rank + 1)), np.tile(np.eye(rank + 1), (log.num_people, 1, 1)))
 
 
-def _factors(model: Model, log: Log) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _factors(model: Model, log: Log) -> tuple[Array, Array]:
     """Each row's utility at a = 0, and its factors of (a, b/σ_b)."""
     both = log.x @ np.column_stack([model.mean, model.loading])
     return both[:, 0], np.column_stack([both[:, 1:], model.noise.side * log.side])
 
 
-def believe(
-    fixed: NDArray[np.float64], z: NDArray[np.float64], log: Log, noise: Noise, start: Beliefs, steps: int
-) -> tuple[Beliefs, Bound]:
+def believe(fixed: Array, z: Array, log: Log, noise: Noise, start: Beliefs, steps: int) -> tuple[Beliefs, Bound]:
     """Improve everyone's beliefs by Newton steps, and bound the log marginal likelihood with them."""
     mean, covariance = start.mean.copy(), start.covariance.copy()
     value, slope, pull = 0.0, np.zeros(len(z)), np.zeros_like(z)
@@ -145,15 +142,13 @@ def believe(
 class _Some:
     """People of one group: (p, n) rows each, of which some don't exist."""
 
-    fixed: NDArray[np.float64]
-    z: NDArray[np.float64]  # (p, n, s)
-    is_tie: NDArray[np.bool_]
-    exists: NDArray[np.float64]
+    fixed: Array
+    z: Array  # (p, n, s)
+    is_tie: Bools
+    exists: Array
     noise: Noise
 
-    def expect(
-        self, mean: NDArray[np.float64], covariance: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def expect(self, mean: Array, covariance: Array) -> tuple[Array, Array, Array, Array]:
         spread = self.z @ covariance
         variance = (spread * self.z).sum(-1)
         likelihood = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
@@ -164,9 +159,7 @@ class _Some:
             spread,
         )
 
-    def settle(
-        self, mean: NDArray[np.float64], covariance: NDArray[np.float64], steps: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def settle(self, mean: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
         for _ in range(steps):
             _, slope, curvature, _ = self.expect(mean, covariance)
             across = self.z.transpose(0, 2, 1)
@@ -175,9 +168,7 @@ class _Some:
             mean = mean + step[:, :, 0]
         return mean, covariance
 
-    def bound(
-        self, mean: NDArray[np.float64], covariance: NDArray[np.float64]
-    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    def bound(self, mean: Array, covariance: Array) -> tuple[float, Array, Array]:
         value, slope, curvature, spread = self.expect(mean, covariance)
         trace = np.trace(covariance, axis1=1, axis2=2).sum()
         divergence = (trace + (mean**2).sum() - np.linalg.slogdet(covariance)[1].sum() - mean.size) / 2
@@ -187,7 +178,7 @@ class _Some:
 # ---------------------------------------------------------------- the population
 
 
-def _start(log: Log, rank: int, noise: Noise, spread: NDArray[np.float64]) -> Model:
+def _start(log: Log, rank: int, noise: Noise, spread: Array) -> Model:
     """Everyone's model, and the directions in which people's pulls on it agree with themselves.
 
     A person's score at everyone's model is, on average, their own difference from it seen through their answers; its
@@ -216,12 +207,12 @@ def _narrow(model: Model, rank: int) -> Model:
     return replace(model, loading=(u * s)[:, :rank], shrinkage=model.shrinkage[:rank])
 
 
-def _everyone(log: Log, noise: Noise, spread: NDArray[np.float64]) -> NDArray[np.float64]:
+def _everyone(log: Log, noise: Noise, spread: Array) -> Array:
     """One weight vector for all people, by maximum likelihood with a weak pull to 0."""
     scale = 1 / np.sqrt(len(log.x) * _CURVATURE * spread + 1)
     nothing = np.zeros(len(log.x))
 
-    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def loss(theta: Array) -> tuple[float, Array]:
         weights = theta * scale
         likelihood = expected(log.x @ weights, nothing, log.is_tie, noise)
         value = (weights**2).sum() / 2 - likelihood.value.sum()
@@ -231,7 +222,7 @@ def _everyone(log: Log, noise: Noise, spread: NDArray[np.float64]) -> NDArray[np
     return np.asarray(climbed.x * scale)
 
 
-def _climb(model: Model, log: Log, strength: NDArray[np.float64]) -> tuple[Model, Beliefs]:
+def _climb(model: Model, log: Log, strength: Array) -> tuple[Model, Beliefs]:
     """Climb over mean, loading and the side bias's scale."""
     rank = model.loading.shape[1]
     scales = 1 / np.sqrt(
@@ -242,12 +233,12 @@ def _climb(model: Model, log: Log, strength: NDArray[np.float64]) -> tuple[Model
     nothing = _nothing_known(log, rank)
     known = [believe(*_factors(model, log), log, model.noise, nothing, 2 * SETTLE)[0]]
 
-    def unpack(theta: NDArray[np.float64]) -> Model:
+    def unpack(theta: Array) -> Model:
         entries = theta[:-1].reshape(-1, rank + 1) * scales
         noise = replace(model.noise, side=float(abs(theta[-1]) * side_scale))
         return replace(model, mean=entries[:, 0], loading=entries[:, 1:], noise=noise)
 
-    def loss(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def loss(theta: Array) -> tuple[float, Array]:
         now = unpack(theta)
         entries = np.column_stack([now.mean, now.loading])
         known[0], bound = believe(*_factors(now, log), log, now.noise, known[0], SETTLE)
@@ -269,11 +260,11 @@ def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
     variance = np.einsum("ns,nst,nt->n", z, beliefs.covariance[log.person], z)
     has_ties = bool(log.is_tie.any())
 
-    def noise_of(theta: NDArray[np.float64]) -> Noise:
+    def noise_of(theta: Array) -> Noise:
         tie = float(np.exp(np.clip(theta[0], -6, 2))) if has_ties else 0.0  # δ = 0 means that ties don't occur
         return replace(model.noise, tie=tie, lapse=float(np.exp(np.clip(theta[1], -9, -0.7))))
 
-    def loss(theta: NDArray[np.float64]) -> float:
+    def loss(theta: Array) -> float:
         noise = noise_of(theta)
         belief = RANDOM * np.log(noise.lapse) + MEANT * np.log1p(-noise.lapse)
         return -float(belief + expected(mean, variance, log.is_tie, noise).value.sum())
@@ -283,7 +274,7 @@ def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
     return replace(model, noise=noise_of(climbed.x))
 
 
-def _shrink(model: Model, beliefs: Beliefs, strength: NDArray[np.float64]) -> Model:
+def _shrink(model: Model, beliefs: Beliefs, strength: Array) -> Model:
     """Choose the precisions by the evidence: each column is as large as its well-determined entries say.
 
     The columns are turned to be orthogonal first, which changes nothing else: a is as likely in every direction. What
@@ -298,7 +289,7 @@ def _shrink(model: Model, beliefs: Beliefs, strength: NDArray[np.float64]) -> Mo
     return replace(model, loading=loading, mean_shrinkage=mean_shrinkage, shrinkage=shrinkage)
 
 
-def _precision(entries: NDArray[np.float64], strength: NDArray[np.float64], now: float) -> float:
+def _precision(entries: Array, strength: Array, now: float) -> float:
     size = max(float(entries @ entries), 1e-12)
     for _ in range(20):
         now = float((strength / (strength + now)).sum()) / size

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.likelihood import win_probability
-from personalign.types import Gaussian, Noise
+from personalign.types import Array, Gaussian, Noise
 
 SELF_AGREEMENT = 0.75  # people answer as their own weights say in three cases of four
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 
 
-def prior_scale(
-    reference: Float[NDArray[np.float64], "m d"], noise: Noise, shape: Float[NDArray[np.float64], "d d"] | None = None
-) -> float:
+def prior_scale(reference: Float[Array, "m d"], noise: Noise, shape: Float[Array, "d d"] | None = None) -> float:
     """Return σ such that people drawn from N(0, σ²·shape) agree with themselves in three cases of four.
 
     Agreement is P(the answer is the side that ⟨w, v⟩ says | not a tie), over people and reference pairs;
@@ -42,16 +39,14 @@ def prior_scale(
     return (low + high) / 2
 
 
-def make_prior(
-    reference: Float[NDArray[np.float64], "m d"], noise: Noise, shape: Float[NDArray[np.float64], "d d"] | None = None
-) -> Gaussian:
+def make_prior(reference: Float[Array, "m d"], noise: Noise, shape: Float[Array, "d d"] | None = None) -> Gaussian:
     """Make the prior N(0, σ²·shape) with σ from ``prior_scale``."""
     d = reference.shape[1]
     metric = np.eye(d) if shape is None else shape
     return Gaussian(np.zeros(d), prior_scale(reference, noise, metric) ** 2 * metric)
 
 
-def _agreement(deviation: NDArray[np.float64], noise: Noise) -> float:
+def _agreement(deviation: Array, noise: Noise) -> float:
     """Mean of P(answer = sign u | not a tie) over u ~ N(0, deviation²)."""
     u = np.abs(_NODES[:, None] * deviation)
     return float((win_probability(u, noise) * _WEIGHTS[:, None]).sum() / (_WEIGHTS.sum() * len(deviation)))

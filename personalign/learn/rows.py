@@ -1,4 +1,7 @@
-"""Answers in a canonical order and orientation, so that a fit doesn't depend on how they were presented."""
+"""Answers as rows of a fit: which of them it takes, and in which order and orientation.
+
+The order is canonical, so that a fit doesn't depend on how answers were presented.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.likelihood import TIE, B
-from personalign.types import CHOICES, MAX_AXES
+from personalign.types import CHOICES, FEEDBACK, INFORMATIVE, MAX_AXES, WEIGHTS, Array, Bools, Ints
 
 MAX_ANSWERS = 100
 LONGEST = 1e100  # difference of features: its square is finite
@@ -22,19 +26,35 @@ _CODES: dict[str, int] = {choice: code for code, choice in enumerate(CHOICES)}
 class Rows:
     """The informative answers of U people who gave n each, turned so that the left side won or tied.
 
-    ``side`` is the turned row's factor of the person's bias, ±1, up to the factor ``turn`` that all of a person's
-    rows share: two records that mirror each other have the same rows and opposite turns.
+    ``side`` is the turned row's factor of the person's bias, ±1, up to a factor ``turn`` that a person's rows share:
+    two records that mirror each other have the same rows and opposite turns.
     """
 
-    v: NDArray[np.float64]  # (U, n, d)
-    is_tie: NDArray[np.bool_]  # (U, n)
-    side: NDArray[np.float64]  # (U, n)
-    weight: NDArray[np.float64]  # (U, n)
-    turn: NDArray[np.float64]  # (U,) 1, −1, or 0 where the record is its own mirror image, so that the bias is 0
+    v: Array  # (U, n, d)
+    is_tie: Bools  # (U, n)
+    side: Array  # (U, n)
+    weight: Array  # (U, n)
+    turn: Array  # (U,) 1, −1, or 0 where the record is its own mirror image, so that the bias is 0
 
 
-def encode(choice: Sequence[str]) -> NDArray[np.int64]:
-    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; the others say nothing.
+def select(choices: Sequence[str], kinds: Sequence[str], most: int = MAX_ANSWERS) -> Integer[Ints, "k"]:
+    """Choose what is fitted, as indices in order: answers to questions before feedback, and the newest of each.
+
+    What says nothing, or only checks an answer, takes no place. ``choices`` and ``kinds`` are the oldest first.
+    """
+    telling = [i for i, choice in enumerate(choices) if choice in INFORMATIVE and WEIGHTS[kinds[i]] > 0]
+    ranked = sorted(telling, key=lambda i: (kinds[i] in FEEDBACK, -i))
+    return np.array(sorted(ranked[:most]), dtype=np.int64)
+
+
+def weigh(kinds: Sequence[str], choices: Sequence[str]) -> Float[Array, "n"]:
+    """How much each counts in a fit, by what it came from; 0 for what says nothing."""
+    pairs = zip(kinds, choices, strict=True)
+    return np.array([WEIGHTS[kind] if choice in INFORMATIVE else 0.0 for kind, choice in pairs], dtype=np.float64)
+
+
+def encode(choice: Sequence[str]) -> Ints:
+    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; 3 and 4 say nothing.
 
     Raises:
         QuestionError: a choice that isn't one of ``CHOICES``.
@@ -47,10 +67,8 @@ def encode(choice: Sequence[str]) -> NDArray[np.int64]:
         raise QuestionError(message) from None
 
 
-def check_answers(
-    v: NDArray[np.float64], outcome: NDArray[np.int64], weight: NDArray[np.float64] | None, num_axes: int
-) -> None:
-    """Refuse what can't be fitted; ``outcome`` (…, n) holds ``encode``'s numbers, of one person or of many.
+def check_answers(v: Array, outcome: Ints, weight: Array | None, num_axes: int) -> None:
+    """Refuse what can't be fitted, of one person or of many; ``outcome`` (…, n) holds ``encode``'s numbers.
 
     Raises:
         InputError: wrong shapes, too many answers or axes, NaN, Inf or negative weights.
@@ -72,25 +90,23 @@ def check_answers(
         raise QuestionError(f"found choices from {outcome.min()} to {outcome.max()}, expected 0 to {len(CHOICES) - 1}")
 
 
-def says_something(outcome: NDArray[np.int64], weight: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell the answers that a fit learns from."""
+def says_something(outcome: Ints, weight: Array) -> Bools:
+    """Whether a fit learns from each answer."""
     return (outcome <= TIE) & (weight > 0)
 
 
-def canonical(
-    v: NDArray[np.float64], outcome: NDArray[np.int64], weight: NDArray[np.float64], size: int, has_side: bool
-) -> Rows:
-    """Take the ``size`` informative answers that each of the people gave, turn them and sort them by their bytes.
+def canonical(v: Array, outcome: Ints, weight: Array, size: int, has_side: bool) -> Rows:
+    """Take the ``size`` informative answers that each person gave, turn them, and sort them by their bytes.
 
-    Where people have no side bias, the side an answer fell on is forgotten.
+    Without ``has_side`` people have no side bias, and the side that an answer fell on is left out.
     """
     sign = np.where(says_something(outcome, weight), _signs(v, outcome), 0.0)
-    keys = np.empty((*outcome.shape, v.shape[2] + 3))  # a row says all of an answer but its side
+    keys = np.empty((*outcome.shape, v.shape[2] + 3))  # a key holds all of an answer but its side
     keys[..., 0] = sign == 0  # what says nothing goes last, and is cut off
     keys[..., 1] = outcome == TIE
     keys[..., 2] = weight
     np.multiply(sign[..., None], v, out=keys[..., 3:])
-    keys[..., 3:] += 0.0  # makes −0.0 plain
+    keys[..., 3:] += 0.0  # turns −0.0 into 0.0
     people, order = np.arange(len(keys))[:, None], np.argsort(_as_bytes(keys), axis=1)[:, :size]
     keys, side = keys[people, order], (sign * has_side)[people, order]
     is_tie = keys[..., 1] > 0
@@ -98,8 +114,8 @@ def canonical(
     return Rows(keys[..., 3:], is_tie, side, keys[..., 2].copy(), turn)
 
 
-def _signs(v: NDArray[np.float64], outcome: NDArray[np.int64]) -> NDArray[np.float64]:
-    """−1 for answers to be turned: where b won, and ties whose first difference is negative."""
+def _signs(v: Array, outcome: Ints) -> Array:
+    """−1 for answers to turn: those that b won, and ties whose first difference is negative."""
     signs = np.where(outcome == B, -1.0, 1.0)
     ties = v[outcome == TIE]
     first = ties[np.arange(len(ties)), (ties != 0).argmax(axis=1)]
@@ -107,17 +123,15 @@ def _signs(v: NDArray[np.float64], outcome: NDArray[np.int64]) -> NDArray[np.flo
     return signs
 
 
-def _as_bytes(keys: NDArray[np.float64]) -> NDArray[np.generic]:
+def _as_bytes(keys: Array) -> NDArray[np.generic]:
     """Each row as one value that sorts by its bytes."""
     return keys.view(np.dtype((np.void, keys.shape[-1] * keys.itemsize)))[..., 0]
 
 
-def _turn(
-    side: NDArray[np.float64], keys: NDArray[np.generic], is_symmetric: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn records so that the first of their rows that has more of one side has it on −1; sides and turns.
+def _turn(side: Array, keys: NDArray[np.generic], is_symmetric: Bools) -> tuple[Array, Array]:
+    """Turn records so that the first row with more of one side has it on −1; return sides and turns.
 
-    Equal rows count together, and a tie of equals has no side to tell.
+    Equal rows count together, and a tie of equal replies has no side.
     """
     is_edge = np.ones((len(keys), keys.shape[1] + 1), dtype=bool)  # of a run of equal rows
     is_edge[:, 1:-1] = keys[:, 1:] != keys[:, :-1]

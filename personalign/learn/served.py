@@ -13,13 +13,12 @@ from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from personalign.basis import Basis
 from personalign.errors import InputError
 from personalign.learn.gate import gain_by, openness, shrink
-from personalign.types import MAX_UTILITY, WEIGHTS, Gaussian, Guidance, Profile
+from personalign.types import MAX_UTILITY, WEIGHTS, Array, Gaussian, Guidance, Profile
 
 REACH = 0.999  # of the people whom the prior describes are within the bound
 _NO_PINS: Mapping[str, float] = MappingProxyType({})
@@ -44,7 +43,7 @@ class Serving:
         self.pinned: Mapping[str, float] = MappingProxyType(dict(pinned))
         self.is_shadow = is_shadow
 
-    def weights(self, profile: Profile) -> Float[NDArray[np.float64], "d"]:
+    def weights(self, profile: Profile) -> Float[Array, "d"]:
         """The weights that guide a person's replies; the profile's own array where nothing is to be changed."""
         post, prior = profile.posterior, self._basis.prior
         if self._gate is not None:
@@ -80,24 +79,20 @@ class Serving:
         basis, share = self._basis, self.openness(profile)
         return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=share)
 
-    def gain(
-        self, v: Float[NDArray[np.float64], "d"], choice: str, before: Gaussian, kind: str = "question"
-    ) -> float | None:
+    def gain(self, v: Float[Array, "d"], choice: str, before: Gaussian, kind: str = "question") -> float | None:
         """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate to tell."""
         if self._gate is None or WEIGHTS[kind] == 0:
             return None
         gain = gain_by(v, choice, before, self._basis.prior, self._gate.kappa, self._basis.noise)
         return None if gain is None else WEIGHTS[kind] * gain
 
-    def _pin(self, weights: Float[NDArray[np.float64], "d"]) -> Float[NDArray[np.float64], "d"]:
+    def _pin(self, weights: Float[Array, "d"]) -> Float[Array, "d"]:
         if not self.pinned:
             return weights
         return np.array([self.pinned.get(a.name, w) for a, w in zip(self._basis.axes, weights.tolist(), strict=True)])
 
 
-def bounded(
-    weights: Float[NDArray[np.float64], "d"], prior: Gaussian, reach: float = REACH
-) -> Float[NDArray[np.float64], "d"]:
+def bounded(weights: Float[Array, "d"], prior: Gaussian, reach: float = REACH) -> Float[Array, "d"]:
     """Draw weights in towards μ to where a share ``reach`` of the prior's people are; within it nothing is changed.
 
     The distance is the prior's own, √((w − μ)ᵀ Σ₀⁻¹ (w − μ)), whose square is χ² with d degrees of freedom for people

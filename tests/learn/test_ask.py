@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from personalign.errors import InputError
 from personalign.learn import ask
-from personalign.learn.ahead import Draws, accuracy_after
 from personalign.learn.ask import (
     AHEAD,
     QUESTION_RULES,
     SCORES,
+    Draws,
     StopRule,
+    accuracy_after,
     acquire,
     clip_pairs,
     expected_information,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from personalign.learn.evidence import select, weigh
 from personalign.learn.fit import fit, predict
 from personalign.learn.prior import SELF_AGREEMENT
+from personalign.learn.rows import select, weigh
 from personalign.types import FEEDBACK, WEIGHTS
 from tests.learn.people import UNBIASED, answers, prior_of
 

@@ -20,8 +20,7 @@ from personalign.decode.load import CausalModel
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import AXES
-from personalign.learn.features import features
+from personalign.learn.axes import AXES, features
 from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank
 from personalign.train.basis.calibrate import Calibration, Outcome, Trials, simulate_profile

@@ -24,7 +24,7 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
-from personalign.learn.features import Embed, features
+from personalign.learn.axes import Embed, features
 from personalign.learn.served import Serving
 from personalign.options import Options
 from personalign.train.basis.rollouts import expert_identity

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from personalign.learn.features import Embed
+from personalign.learn.axes import Embed
 from personalign.train.kept import identity, keep
 from personalign.train.progress import track
 from personalign.types import Message

@@ -22,9 +22,8 @@ from sklearn.decomposition import PCA
 
 from personalign.basis import Basis, Learnt
 from personalign.errors import InputError
-from personalign.learn.axes import AXES, measure_many
+from personalign.learn.axes import AXES, Embed, measure_many
 from personalign.learn.factors import factorise
-from personalign.learn.features import Embed
 from personalign.train.basis.answers import Answers, number_answers
 from personalign.train.basis.build import NUM_REFERENCE, UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge

@@ -23,7 +23,7 @@ from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, MessageError
-from personalign.learn.features import Embed, features
+from personalign.learn.axes import Embed, features
 from personalign.train.expert.train import lora_rate
 from personalign.train.files import made_in, public_name
 from personalign.train.log import AnswerLog, LogCounts

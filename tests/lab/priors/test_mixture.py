@@ -10,7 +10,7 @@ import pytest
 
 from lab.priors.mixture import Mixture, believe
 from personalign.errors import InputError
-from personalign.learn.ahead import draw
+from personalign.learn.ask import draw
 from personalign.learn.fit import Record, fit
 from personalign.learn.likelihood import probabilities
 from personalign.types import CHOICES, Gaussian, Noise

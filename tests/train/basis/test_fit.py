@@ -14,8 +14,7 @@ from personalign import Basis, Personalign
 from personalign.decode import load_causal
 from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.errors import BasisError, InputError
-from personalign.learn.axes import AXES, measure_many
-from personalign.learn.features import features
+from personalign.learn.axes import AXES, features, measure_many
 from personalign.train.basis import fit as make_fitted
 from personalign.train.basis.build import Budget
 from personalign.train.basis.calibrate import GRID, Calibration, Trials

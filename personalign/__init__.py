@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personalign.basis import Basis
-    from personalign.messages import Feedback
+    from personalign.messages import Feedback, Message
     from personalign.options import Options
     from personalign.service import Personalign
-    from personalign.types import Gaussian, Message, Noise, Profile, Question, Reply
+    from personalign.types import Gaussian, Noise, Profile, Question, Reply
 
 _HOMES = {
     "Basis": "basis",
     "Feedback": "messages",
     "Gaussian": "types",
-    "Message": "types",
+    "Message": "messages",
     "Noise": "types",
     "Options": "options",
     "Personalign": "service",

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from safetensors import SafetensorError, safe_open
 
 from personalign.errors import InputError
-from personalign.types import MAX_TEXT, Array
+from personalign.messages import MAX_TEXT
+from personalign.types import Array
 
 MAX_BYTES = 1 << 32  # of a file
 MAX_NUMBER = 1e9  # in an array: sums of products of such numbers stay finite

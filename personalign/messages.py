@@ -7,16 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from typing import Literal, TypedDict, get_args
 from unicodedata import category
 
 from personalign.errors import InputError, MessageError
-from personalign.types import FEEDBACK, MAX_TEXT, ROLES, Message
 
-Conversation = tuple[Message, ...]
+ROLES = ("system", "user", "assistant")
+FeedbackKind = Literal["edit", "thumbs", "regenerate"]
+FEEDBACK: tuple[FeedbackKind, ...] = get_args(FeedbackKind)  # the kinds of answers that come without a question
+MAX_TEXT = 100_000  # characters of a text that is kept
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
 MAX_USER = 128  # characters of a person's id
 UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and paragraph separators
+
+
+class Message(TypedDict):
+    """One chat message; ``role`` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+Conversation = tuple[Message, ...]
 
 
 def read_messages(messages: object, *, is_answered: bool = False) -> Conversation:

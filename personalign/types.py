@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypedDict, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, ProfileError
+from personalign.messages import Message as Message  # noqa: PLC0414 - what questions and requests are made of
 from personalign.words import FAINT, IMPERSONAL, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
@@ -37,19 +38,9 @@ INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that s
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
 )
-FEEDBACK: tuple[str, ...] = ("edit", "thumbs", "regenerate")  # the kinds that come without a question
 LEARNT = "learnt_"  # how the names of learnt axes begin, which have no words yet
 MAX_AXES = 64  # reward axes of a basis
-MAX_TEXT = 100_000  # characters of a text that is kept
-ROLES = ("system", "user", "assistant")
 FinishReason = Literal["stop", "length"]
-
-
-class Message(TypedDict):
-    """One chat message; ``role`` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from personalign.errors import InputError, MessageError
-from personalign.messages import MAX_CONVERSATION, Feedback, check_user, read_messages
-from personalign.types import MAX_TEXT
+from personalign.messages import MAX_CONVERSATION, MAX_TEXT, Feedback, check_user, read_messages
 
 HELLO = {"role": "user", "content": "Hello"}
 HI = {"role": "assistant", "content": "Hi!"}

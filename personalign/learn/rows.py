@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.likelihood import TIE, B
-from personalign.types import CHOICES, FEEDBACK, INFORMATIVE, MAX_AXES, WEIGHTS, Array, Bools, Ints
+from personalign.messages import FEEDBACK
+from personalign.types import CHOICES, INFORMATIVE, MAX_AXES, WEIGHTS, Array, Bools, Ints
 
 MAX_ANSWERS = 100
 LONGEST = 1e100  # difference of features: its square is finite

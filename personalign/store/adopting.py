@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from personalign.messages import FEEDBACK
 from personalign.store import records
 from personalign.store.answering import Change, newest
 from personalign.store.tables import AnswerRow, BasisRow, PresentationRow, ProfileRow, UserRow
 from personalign.store.values import Answer, Measure, Presentation, Shown, State
-from personalign.types import FEEDBACK, Array
+from personalign.types import Array
 
 Found = tuple[PresentationRow, AnswerRow | None]  # the answer that stands, if there is one
 

@@ -16,11 +16,12 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from personalign.errors import AlreadyAnswered, BasisError, QuestionError
+from personalign.messages import FEEDBACK
 from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
 from personalign.store.tables import AnswerRow, BasisRow, ExposureRow, PresentationRow, UserRow
 from personalign.store.values import Answer, Shown, State
-from personalign.types import FEEDBACK, Choice, Gaussian, Profile
+from personalign.types import Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
 

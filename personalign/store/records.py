@@ -13,10 +13,11 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, defer
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
+from personalign.messages import FEEDBACK
 from personalign.store import blobs
 from personalign.store.tables import SCATTERED, TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
 from personalign.store.values import Answer, Presentation, Shown, State
-from personalign.types import CHOICES, FEEDBACK, INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile
+from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile
 
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
 Sealed = PresentationRow | AnswerRow | ProfileRow

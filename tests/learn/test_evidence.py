@@ -8,7 +8,8 @@ import pytest
 from personalign.learn.fit import fit, predict
 from personalign.learn.prior import SELF_AGREEMENT
 from personalign.learn.rows import select, weigh
-from personalign.types import FEEDBACK, WEIGHTS
+from personalign.messages import FEEDBACK
+from personalign.types import WEIGHTS
 from tests.learn.people import UNBIASED, answers, prior_of
 
 ASSUMED = {"edit": 0.70, "thumbs": 0.65, "regenerate": 0.60}

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from personalign.errors import InputError, MissingExtra
 from personalign.learn.factors import factorise
+from personalign.messages import MAX_TEXT
 from personalign.train.log import COLUMNS as LOG_COLUMNS
 from personalign.train.log import AnswerLog, BadRows, read_log
-from personalign.types import CHOICES, MAX_TEXT
+from personalign.types import CHOICES
 
 Row = dict[str, Any]
 COLUMNS = LOG_COLUMNS.required

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from lab.bootstrap import quantile
 from lab.speed.interleave import WARM_UP, interleave, ratios
 
 

@@ -2,8 +2,8 @@
 
 The mode of (w, b) is found by Newton's method with a line search, in the dual form whose systems are n × n
 (Rasmussen and Williams 2006, algorithm 3.1). The mixture with lapses isn't log-concave: where Newton's direction
-falls, Fisher's information takes the curvature's place, as it does in the covariance. Fisher scoring alone takes
-three to nine times as many steps. People who have arrived leave the block. No one's bytes depend on the others: each
+falls, Fisher's information replaces the curvature, as it does in the covariance. Fisher scoring alone takes three to
+nine times as many steps. People at their mode leave the block. A person's bytes don't depend on the others: each
 operation is elementwise, a sum along one person's row, or BLAS or LAPACK on one person's matrix at a time.
 """
 
@@ -22,11 +22,11 @@ from personalign.types import Array, Bools, Gaussian, Noise
 MAX_STEPS = 100
 MAX_HALVINGS = 30
 TOLERANCE = 1e-9  # of a utility difference: a smaller step changes nothing a person could see
-ROUNDING = 1e-14  # of a log-posterior: a smaller fall is none
+ROUNDING = 1e-14  # of a log-posterior: a smaller fall doesn't count
 
 
 class FittedMany(NamedTuple):
-    """Of U people: the weights' means and covariances, these where asked for, and the side biases' modes."""
+    """Of U people: the weights' means, their covariances where asked for, and the side biases' modes."""
 
     mean: Array  # (U, d)
     covariance: Array | None  # (U, d, d)
@@ -64,11 +64,9 @@ class _Hill:
     noise: Noise
 
     def select(self, people: NDArray[np.generic]) -> _Hill:
-        """The hills of some people."""
         return _Hill(self.start[people], self.kernel[people], self.is_tie[people], self.weight[people], self.noise)
 
     def point(self, dual: Array, u: Array) -> _Point:
-        """Measure the hill at a and its u."""
         answer = turned(u, self.is_tie, self.noise)
         height = (self.weight * answer.log_prob - dual * (u - self.start) / 2).sum(axis=1)
         return _Point(dual, u, height, self.weight * answer.score, self.weight * answer.curvature)
@@ -88,17 +86,14 @@ class _Point(NamedTuple):
     curvature: Array  # (U, n) its negative second derivative
 
     def select(self, people: NDArray[np.generic]) -> _Point:
-        """Where some people stand."""
         return _Point(*(part[people] for part in self))
 
     def put(self, people: NDArray[np.generic], other: _Point) -> None:
-        """Move some people."""
         for part, new in zip(self, other, strict=True):
             part[people] = new
 
 
 def _to_mode(hill: _Hill) -> _Point:
-    """Climb until everybody stands still."""
     point = hill.point(np.zeros_like(hill.start), hill.start)
     arrived, people = _Point(*(np.empty_like(part) for part in point)), np.arange(len(hill.start))
     for _ in range(MAX_STEPS):
@@ -115,7 +110,7 @@ def _to_mode(hill: _Hill) -> _Point:
 
 
 def _climb(hill: _Hill, point: _Point) -> _Point:
-    """Take the largest step 1, ½, ¼, … uphill that lowers no one's log-posterior; 0 if none."""
+    """Take each person's largest step of 1, ½, ¼, … that doesn't lower their log-posterior, or none."""
     step, shift = _direction(hill, point)
     moved = hill.point(point.dual + step, point.u + shift)
     floor = point.height - ROUNDING * (1 + np.abs(point.height))
@@ -137,20 +132,20 @@ def _direction(hill: _Hill, point: _Point) -> tuple[Array, Array]:
     shift = _apply(hill.kernel, step)
     falls = np.flatnonzero((pull * shift).sum(axis=1) <= 0)
     if len(falls):
-        some = hill.select(falls)
-        step[falls] = _solve(some.kernel, some.information(point.u[falls]), pull[falls])
-        shift[falls] = _apply(some.kernel, step[falls])
+        part = hill.select(falls)
+        step[falls] = _solve(part.kernel, part.information(point.u[falls]), pull[falls])
+        shift[falls] = _apply(part.kernel, step[falls])
     return step, shift
 
 
 def _solve(kernel: Array, curvature: Array, pull: Array) -> Array:
-    """Solve (I + WK) Δa = pull; 0 for those for whom it can't be."""
+    """Solve (I + WK) Δa = pull; 0 for people whose system is singular."""
     system = curvature[:, :, None] * kernel
     n = system.shape[1]
     system.reshape(-1, n * n)[:, :: n + 1] += 1
     try:
         return np.asarray(np.linalg.solve(system, pull[:, :, None])[:, :, 0])
-    except np.linalg.LinAlgError:  # somebody's negative curvature cancels the prior's exactly
+    except np.linalg.LinAlgError:  # a person's negative curvature cancels the prior's exactly
         if len(pull) == 1:
             return np.zeros_like(pull)
         each = [_solve(kernel[i : i + 1], curvature[i : i + 1], pull[i : i + 1]) for i in range(len(pull))]
@@ -158,7 +153,6 @@ def _solve(kernel: Array, curvature: Array, pull: Array) -> Array:
 
 
 def _apply(kernel: Array, dual: Array) -> Array:
-    """Ka."""
     return np.asarray((kernel @ dual[:, :, None])[:, :, 0])
 
 
@@ -169,4 +163,4 @@ def _covariance(kernel: Array, information: Array, spread: Array, prior: Gaussia
     explained = np.linalg.solve(factor, root[:, :, None] * spread)
     gain = explained.transpose(0, 2, 1) @ explained
     np.subtract(prior.covariance, gain, out=gain)  # fresh memory would cost more than the difference
-    return np.asarray(gain)
+    return gain

@@ -1,17 +1,17 @@
 """How likely an answer is, given the utility difference u of the reply on the left over the one on the right.
 
 Rao and Kupper (1967): P(a) = σ(u − δ), P(b) = σ(−u − δ), and a tie takes the rest. A lapse ε is spread evenly over
-the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K: K is 3, or 2 where δ = 0, which says that ties aren't
-offered. Said all the same, a tie then weighs as the limit of a narrow one does: u is near 0. Everything is computed
-from log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
+the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K. K is 3, or 2 where δ = 0, which says that ties aren't
+offered. A tie that is given all the same counts as the limit of a narrow one: u is near 0. Everything is computed from
+log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
 
-The same likelihood is written four times, each as fast as its user needs; tests join them.
+The same likelihood is written four times, each as fast as its user needs. Tests compare them.
 
     form        gives                                      used by
     outcomes    log P, score and P of a, b and tie         ``ask``, ``gate``, ``prior``, ``predict``
-    turned      log P, score and curvature of what was     ``kernel``, in every fit
-                said, turned so that the left won or tied
-    sides       P(a) and P(b)                              ``ahead``
+    turned      log P, score and curvature of the answer,  ``kernel``, in every fit
+                turned so that the left won or tied
+    sides       P(a) and P(b)                              ``ask``, to look ahead
     expected    as turned, averaged over u ~ N(m, s²)      ``population``
 """
 
@@ -28,10 +28,10 @@ from personalign.types import Array, Bools, Ints, Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
 NODES = 7  # of the Gauss–Hermite sums in ``expected``
-_NEVER = -1e3  # stands for log 0: its exponential is 0, yet sums with it still tell differences of the rest
-_FAR = 600.0  # |u| beyond which exponentials are taken as there: e^(600 + MAX_UTILITY) is still finite
-_TINY = 1e-300  # probabilities below it aren't divided by
-_NARROW = 1e-8  # of a standard deviation: below it the expected curvature would divide rounding errors
+_NEVER = -1e3  # stands for log 0: its exponential is 0, but sums with it keep the differences of the rest
+_FAR = 600.0  # the largest |u| that is exponentiated: e^(600 + MAX_UTILITY) is still finite
+_TINY = 1e-300  # the smallest probability that is divided by
+_NARROW = 1e-8  # the smallest standard deviation: below it the expected curvature divides rounding errors
 _PLACES, _SHARE = np.polynomial.hermite_e.hermegauss(NODES)
 _SHARE = _SHARE / _SHARE.sum()
 _SLOPES = _SHARE * _PLACES
@@ -46,18 +46,10 @@ class Outcomes(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """Of answers turned so that the left side won or tied: log P, and its first and negative second derivative by u."""
+    """Of answers turned so that the left won or tied: log P, or its mean; its first and negative second derivative."""
 
     log_prob: Array
     score: Array
-    curvature: Array
-
-
-class Expected(NamedTuple):
-    """Of each row: E[log P], its derivative by the mean, and the negative of the second one."""
-
-    value: Array
-    slope: Array
     curvature: Array
 
 
@@ -66,7 +58,7 @@ def outcomes(u: Float[Array, "*s"], noise: Noise) -> Outcomes:
     log_plain, score_plain = _rao_kupper(u, noise.tie)
     if noise.lapse == 0:
         return Outcomes(log_plain, score_plain, np.exp(log_plain))
-    num, log_prob, score = _num_offered(noise), log_plain.copy(), score_plain.copy()
+    num, log_prob, score = 3 if noise.tie > 0 else 2, log_plain.copy(), score_plain.copy()
     log_kept = log1p(-noise.lapse) + log_plain[:num]
     log_prob[:num] = np.logaddexp(log_kept, log(noise.lapse) - log(num))
     score[:num] *= np.exp(log_kept - log_prob[:num])
@@ -93,7 +85,7 @@ def log_likelihood(
 
 
 def turned(u: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Turned:
-    """Tell of the one outcome that happened, by one exponential: fits spend their time here."""
+    """The likelihood of the answers given, by one exponential: fits spend their time here."""
     near = np.clip(u, -_FAR, _FAR)
     odds, theta = np.exp(-near), exp(noise.tie)
     low, high = odds * theta, odds + theta
@@ -109,7 +101,7 @@ def turned(u: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Tu
         return Turned(log_prob + (u - near) * score, score, curvature)
     plain = meant * np.where(is_tie, -expm1(-2 * noise.tie) * not_a * not_b, a)
     prob = plain + floor
-    share = plain / prob  # of these answers that are no lapse
+    share = plain / prob  # of such answers that aren't lapses
     mixed = Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
     if np.any(is_unoffered):
         whole = turned(u, is_tie, Noise(0.0, 0.0))
@@ -118,25 +110,23 @@ def turned(u: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Tu
 
 
 def sides(u: Float[Array, "*s"], noise: Noise) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    """P(a) and P(b) alone, by one exponential each: looking ahead spends its time here."""
+    """P(a) and P(b), by one exponential each: looking ahead spends its time here."""
     meant, floor = 1 - noise.lapse, _floor(noise)
     return meant * expit(u - noise.tie) + floor, meant * expit(-u - noise.tie) + floor
 
 
-def expected(
-    mean: Float[Array, "*s"], variance: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise
-) -> Expected:
-    """Average log P of what was said over u ~ N(mean, variance), for rows turned so that the left won or tied.
+def expected(mean: Float[Array, "*s"], variance: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Turned:
+    """Average log P of the answers given over u ~ N(mean, variance), with derivatives by the mean.
 
-    Slope and curvature −∂²/∂mean² come from the score by Gauss–Hermite sums (Stein's identity), so that they are the
-    derivatives of the very sum that is the value. Ties need δ > 0.
+    They come from the score by Gauss–Hermite sums (Stein's identity), so that they are the derivatives of the very sum
+    that is the value. Ties need δ > 0.
     """
     spread = np.sqrt(np.maximum(variance, _NARROW**2))
     u = mean[..., None] + spread[..., None] * _PLACES
     log_prob, score = _won(u, noise)
     if is_tie.any():
         log_prob[is_tie], score[is_tie] = _tied(u[is_tie], noise)
-    return Expected(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
+    return Turned(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 
 def win_probability(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "*s"]:
@@ -155,13 +145,9 @@ def _rao_kupper(u: Array, tie: float) -> tuple[Array, Array]:
     return log_prob, np.stack([not_a, -not_b, not_a - not_b])
 
 
-def _num_offered(noise: Noise) -> int:
-    return 3 if noise.tie > 0 else 2
-
-
 def _floor(noise: Noise) -> float:
-    """What lapses give each outcome that is offered."""
-    return noise.lapse / _num_offered(noise)
+    """What lapses add to each outcome that is offered."""
+    return noise.lapse / (3 if noise.tie > 0 else 2)
 
 
 def _won(u: Array, noise: Noise) -> tuple[Array, Array]:

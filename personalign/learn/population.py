@@ -1,10 +1,9 @@
 """The low-rank model of many people's answers: everyone's weights over the features are m + L·a, a ~ N(0, I).
 
-Found by maximising a lower bound on the marginal likelihood of (m, L, σ_b): everyone's a and side bias get the
-best normal distribution there is (Opper and Archambeau 2009), whose fixed point is a Newton step, batched over
-people; L-BFGS climbs over (m, L, σ_b), in coordinates in which the problem is nearly round. L's columns are
-shrunk each by a precision of its own, chosen by MacKay's evidence (1992), and tie and lapse are re-estimated in
-between. What goes in and comes out is ``factorise``'s affair.
+The fit maximises a lower bound on the marginal likelihood of (m, L, σ_b). Each person's a and side bias get the best
+normal distribution there is (Opper and Archambeau 2009), whose fixed point is a Newton step, batched over people.
+L-BFGS climbs over (m, L, σ_b), in coordinates in which the problem is nearly round. Each column of L is shrunk by a
+precision that MacKay's evidence (1992) chooses; tie and lapse are estimated in between. ``factors`` makes axes of it.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 
-from personalign.learn.likelihood import expected
+from personalign.learn.likelihood import Turned, expected
 from personalign.types import Array, Bools, Ints, Noise
 
 ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
 CLIMBS = 20  # steps of L-BFGS in a round
-SETTLE = 4  # Newton steps of people's beliefs for each of the climber's looks; they start from the last ones
-RANDOM, MEANT = 2.0, 38.0  # answers that are believed before any is seen: lapses, and others; a Beta prior of mode 0.05
+SETTLE = 4  # Newton steps of people's beliefs at each point of the climb; they start from the last beliefs
+RANDOM, MEANT = 2.0, 38.0  # pseudo-counts of lapses and other answers: a Beta prior of mode 0.05
 _CURVATURE = 0.2  # of a typical answer, in information about its utility; only scales the climber's coordinates
 
 
@@ -73,8 +72,8 @@ class Bound(NamedTuple):
     """The bound, and its derivatives by each row's fixed utility and by each row's factors."""
 
     value: float
-    slope: Float[Array, "N"]
-    pull: Float[Array, "N s"]
+    slope: Array  # a number for each row
+    pull: Array  # s numbers for each row
 
 
 def group_rows(person: Int[Ints, "N"]) -> list[Group]:
@@ -94,10 +93,10 @@ def group_rows(person: Int[Ints, "N"]) -> list[Group]:
 
 
 def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None) -> Model:
-    """Fit the model of the given rank, from a start by moments, or from a model of other people, in a single round."""
+    """Fit a model of the given rank: from moments, or in a single round from a model of other people."""
     spread = (log.x**2).mean(0)
     strength = len(log.x) * _CURVATURE * spread  # information about each feature's weight
-    tie = (start and start.noise.tie) or noise.tie if log.is_tie.any() else 0.0  # 0: none is offered, nor lapsed into
+    tie = (start and start.noise.tie) or noise.tie if log.is_tie.any() else 0.0  # 0: ties aren't offered
     model = _start(log, rank, replace(noise, tie=tie), spread) if start is None else _narrow(start, rank)
     model = replace(model, noise=replace(model.noise, tie=tie))
     for _ in range(ROUNDS if start is None else 1):
@@ -128,19 +127,17 @@ def believe(fixed: Array, z: Array, log: Log, noise: Noise, start: Beliefs, step
     fixed, z = np.append(fixed, 0.0), np.vstack([z, np.zeros(z.shape[1])])
     is_tie, exists = np.append(log.is_tie, False), np.append(np.ones(len(log.x)), 0.0)
     for people, rows in log.groups:
-        some = _Some(fixed[rows], z[rows], is_tie[rows], exists[rows], noise)
-        belief, spread = some.settle(mean[people], covariance[people], steps)
-        height, slopes, pulls = some.bound(belief, spread)
-        real = rows < len(log.x)
-        mean[people], covariance[people] = belief, spread
-        slope[rows[real]], pull[rows[real]] = slopes[real], pulls[real]
-        value += height
+        block = _Block(fixed[rows], z[rows], is_tie[rows], exists[rows], noise)
+        mean[people], covariance[people] = block.settle(mean[people], covariance[people], steps)
+        bound, is_row = block.bound(mean[people], covariance[people]), rows < len(log.x)
+        slope[rows[is_row]], pull[rows[is_row]] = bound.slope[is_row], bound.pull[is_row]
+        value += bound.value
     return Beliefs(mean, covariance), Bound(value, slope, pull)
 
 
 @dataclass(frozen=True, eq=False)
-class _Some:
-    """People of one group: (p, n) rows each, of which some don't exist."""
+class _Block:
+    """People of one group: (p, n) rows, of which some are padding."""
 
     fixed: Array
     z: Array  # (p, n, s)
@@ -148,51 +145,48 @@ class _Some:
     exists: Array
     noise: Noise
 
-    def expect(self, mean: Array, covariance: Array) -> tuple[Array, Array, Array, Array]:
+    def expect(self, mean: Array, covariance: Array) -> tuple[Turned, Array]:
+        """The likelihood of each answer under the beliefs, 0 for padding; and z @ covariance."""
         spread = self.z @ covariance
-        variance = (spread * self.z).sum(-1)
-        likelihood = expected(self.fixed + (self.z @ mean[:, :, None])[:, :, 0], variance, self.is_tie, self.noise)
-        return (
-            likelihood.value * self.exists,
-            likelihood.slope * self.exists,
-            likelihood.curvature * self.exists,
-            spread,
-        )
+        u = self.fixed + (self.z @ mean[:, :, None])[:, :, 0]
+        likelihood = expected(u, (spread * self.z).sum(-1), self.is_tie, self.noise)
+        return Turned(*(part * self.exists for part in likelihood)), spread
 
     def settle(self, mean: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
+        across = self.z.transpose(0, 2, 1)
         for _ in range(steps):
-            _, slope, curvature, _ = self.expect(mean, covariance)
-            across = self.z.transpose(0, 2, 1)
+            _, score, curvature = self.expect(mean, covariance)[0]
             covariance = np.asarray(np.linalg.inv(np.eye(self.z.shape[2]) + (across * curvature[:, None, :]) @ self.z))
-            step = covariance @ (across @ slope[:, :, None] - mean[:, :, None])
+            step = covariance @ (across @ score[:, :, None] - mean[:, :, None])
             mean = mean + step[:, :, 0]
         return mean, covariance
 
-    def bound(self, mean: Array, covariance: Array) -> tuple[float, Array, Array]:
-        value, slope, curvature, spread = self.expect(mean, covariance)
+    def bound(self, mean: Array, covariance: Array) -> Bound:
+        (log_prob, score, curvature), spread = self.expect(mean, covariance)
         trace = np.trace(covariance, axis1=1, axis2=2).sum()
         divergence = (trace + (mean**2).sum() - np.linalg.slogdet(covariance)[1].sum() - mean.size) / 2
-        return float(value.sum() - divergence), slope, slope[..., None] * mean[:, None] - curvature[..., None] * spread
+        pull = score[..., None] * mean[:, None] - curvature[..., None] * spread
+        return Bound(float(log_prob.sum() - divergence), score, pull)
 
 
 # ---------------------------------------------------------------- the population
 
 
 def _start(log: Log, rank: int, noise: Noise, spread: Array) -> Model:
-    """Everyone's model, and the directions in which people's pulls on it agree with themselves.
+    """One model for all people, and the directions in which each person's scores at it agree.
 
-    A person's score at everyone's model is, on average, their own difference from it seen through their answers; its
-    second moment, less what single answers bring to it, is the covariance of tastes up to a known factor.
+    A person's mean score is their difference from that model, as their answers show it. Its second moment, less what
+    single answers add to it, is the covariance of tastes up to a known factor.
     """
     mean = _everyone(log, noise, spread)
     likelihood = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
     whiten = 1 / np.sqrt(spread + 1 / (len(log.x) * _CURVATURE))
     x = log.x * whiten
     scores = np.zeros((log.num_people, x.shape[1]))
-    np.add.at(scores, log.person, likelihood.slope[:, None] * x)
+    np.add.at(scores, log.person, likelihood.score[:, None] * x)
     counts = np.bincount(log.person, minlength=log.num_people)
     pairs = max(float((counts * (counts - 1.0)).sum()), 1.0)
-    moment = (scores.T @ scores - (x * likelihood.slope[:, None] ** 2).T @ x) / (
+    moment = (scores.T @ scores - (x * likelihood.score[:, None] ** 2).T @ x) / (
         pairs * likelihood.curvature.mean() ** 2
     )
     values, vectors = np.linalg.eigh((moment + moment.T) / 2)
@@ -210,13 +204,13 @@ def _narrow(model: Model, rank: int) -> Model:
 def _everyone(log: Log, noise: Noise, spread: Array) -> Array:
     """One weight vector for all people, by maximum likelihood with a weak pull to 0."""
     scale = 1 / np.sqrt(len(log.x) * _CURVATURE * spread + 1)
-    nothing = np.zeros(len(log.x))
+    certain = np.zeros(len(log.x))
 
     def loss(theta: Array) -> tuple[float, Array]:
         weights = theta * scale
-        likelihood = expected(log.x @ weights, nothing, log.is_tie, noise)
-        value = (weights**2).sum() / 2 - likelihood.value.sum()
-        return float(value), scale * (weights - log.x.T @ likelihood.slope)
+        likelihood = expected(log.x @ weights, certain, log.is_tie, noise)
+        value = (weights**2).sum() / 2 - likelihood.log_prob.sum()
+        return float(value), scale * (weights - log.x.T @ likelihood.score)
 
     climbed = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B", options={"maxiter": 50})
     return np.asarray(climbed.x * scale)
@@ -230,8 +224,7 @@ def _climb(model: Model, log: Log, strength: Array) -> tuple[Model, Beliefs]:
     )  # (F, 1 + r)
     side_scale = 1 / np.sqrt(len(log.x) * _CURVATURE)
     shrinkage = np.append(model.mean_shrinkage, model.shrinkage)
-    nothing = _nothing_known(log, rank)
-    known = [believe(*_factors(model, log), log, model.noise, nothing, 2 * SETTLE)[0]]
+    known = [believe(*_factors(model, log), log, model.noise, _nothing_known(log, rank), 2 * SETTLE)[0]]
 
     def unpack(theta: Array) -> Model:
         entries = theta[:-1].reshape(-1, rank + 1) * scales
@@ -261,13 +254,13 @@ def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
     has_ties = bool(log.is_tie.any())
 
     def noise_of(theta: Array) -> Noise:
-        tie = float(np.exp(np.clip(theta[0], -6, 2))) if has_ties else 0.0  # δ = 0 means that ties don't occur
+        tie = float(np.exp(np.clip(theta[0], -6, 2))) if has_ties else 0.0
         return replace(model.noise, tie=tie, lapse=float(np.exp(np.clip(theta[1], -9, -0.7))))
 
     def loss(theta: Array) -> float:
         noise = noise_of(theta)
         belief = RANDOM * np.log(noise.lapse) + MEANT * np.log1p(-noise.lapse)
-        return -float(belief + expected(mean, variance, log.is_tie, noise).value.sum())
+        return -float(belief + expected(mean, variance, log.is_tie, noise).log_prob.sum())
 
     start = np.log([max(model.noise.tie, 0.05), max(model.noise.lapse, 1e-3)])
     climbed = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 40, "xatol": 0.02, "fatol": 0.1})
@@ -277,8 +270,8 @@ def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
 def _shrink(model: Model, beliefs: Beliefs, strength: Array) -> Model:
     """Choose the precisions by the evidence: each column is as large as its well-determined entries say.
 
-    The columns are turned to be orthogonal first, which changes nothing else: a is as likely in every direction. What
-    the log tells of a column is the less the less it tells of people's place on it.
+    The columns are turned to be orthogonal first. That changes nothing else: a is as likely in every direction. The
+    log says less of a column the less it says of people's places on it.
     """
     u, s, turn = np.linalg.svd(model.loading, full_matrices=False)
     loading = u * s

@@ -18,8 +18,8 @@ def test_without_uncertainty_it_is_the_likelihood(noise: Noise, outcome: int) ->
     """Value and slope are log P and its score, won or tied, with lapses or without."""
     found = expected(U, np.zeros(len(U)), np.full(len(U), outcome == TIE), noise)
     log_prob, score = log_likelihood(U, np.full(len(U), outcome), noise)
-    np.testing.assert_allclose(found.value, log_prob, atol=1e-6)
-    np.testing.assert_allclose(found.slope, score, atol=1e-6)
+    np.testing.assert_allclose(found.log_prob, log_prob, atol=1e-6)
+    np.testing.assert_allclose(found.score, score, atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -29,9 +29,9 @@ def test_slope_is_the_values_derivative(noise: Noise, variance: float) -> None:
     is_tie = np.arange(len(U)) % 2 == 0
 
     def value(mean: np.ndarray, of: float) -> np.ndarray:
-        return expected(mean, np.full(len(U), of), is_tie, noise).value
+        return expected(mean, np.full(len(U), of), is_tie, noise).log_prob
 
-    slope = expected(U, np.full(len(U), variance), is_tie, noise).slope
+    slope = expected(U, np.full(len(U), variance), is_tie, noise).score
     step = 1e-5
     np.testing.assert_allclose(slope, (value(U + step, variance) - value(U - step, variance)) / (2 * step), atol=1e-6)
     other = (value(U + step, 4 * variance) - value(U - step, 4 * variance)) / (2 * step)
@@ -43,7 +43,7 @@ def test_curvature_says_how_the_value_bends_with_variance() -> None:
     noise, is_tie = NOISES[0], np.zeros(len(U), dtype=bool)
     few = expected(U, np.full(len(U), 0.5), is_tie, noise)
     more = expected(U, np.full(len(U), 0.51), is_tie, noise)
-    np.testing.assert_allclose((few.value - more.value) / 0.01, (few.curvature + more.curvature) / 4, atol=2e-3)
+    np.testing.assert_allclose((few.log_prob - more.log_prob) / 0.01, (few.curvature + more.curvature) / 4, atol=2e-3)
 
 
 def test_far_out_nothing_overflows() -> None:

@@ -18,11 +18,10 @@ import numpy as np
 
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import QUESTION_RULES, StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.fit import fit
-from personalign.learn.likeness import Likeness
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.messages import Feedback, shown

@@ -7,27 +7,31 @@ caller keeps the history: which pairs are still allowed, how often others saw th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import entr, ndtr
 
+from personalign.basis import BankQuestion, Basis
 from personalign.errors import InputError
 from personalign.learn.fit import utility
 from personalign.learn.likelihood import information, probabilities, sides
 from personalign.options import check_choice, check_number, check_whole
-from personalign.types import Array, Bools, Gaussian, Noise
+from personalign.types import Array, Bools, Gaussian, Ints, Noise
 
 Score = Callable[[Array, Array, Noise, int], Array]
 
 QuestionRule = Literal["d_optimal", "bald", "eubo", "gap", "pref", "random", "accuracy"]
 QUESTION_RULES: tuple[QuestionRule, ...] = get_args(QuestionRule)
 AHEAD, EUBO = "accuracy", "eubo"  # the rules that need more than the moments of a difference
+PARALLEL = 0.98  # the cosine, in the prior's metric, from which on two differences ask about the same
 CANDIDATES, REFERENCES = 300, 300  # pairs that ``AHEAD`` looks at: the best by D-optimality, and those to predict
 DRAWS = 1024  # of the posterior, which stand for it
 QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
@@ -246,3 +250,43 @@ def accuracy_after(
     a, b = sides(pairs @ known.weights.T, noise)  # (m, S)
     correct = 0.5 + np.abs(a @ lean).mean(axis=1) + np.abs(b @ lean).mean(axis=1)
     return np.asarray(correct + np.abs((1 - a - b) @ lean).mean(axis=1) if noise.tie > 0 else correct)
+
+
+# ---------------------------------------------------------------- questions that are nearly the same
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """What makes questions of a bank alike: a person who was asked one of them isn't asked the other."""
+
+    prompt: Int[Ints, "m"]  # the same number for the same prompt
+    words: Int[Ints, "m"]  # the same number for replies that are equal but for case and punctuation
+    direction: Float[Array, "m d"]  # of length 1, or 0, in the prior's metric
+
+    @classmethod
+    def measure(cls, basis: Basis) -> Likeness:
+        """Compare the bank of a basis."""
+        differences = basis.pool @ np.linalg.cholesky(basis.prior.covariance)
+        length = np.linalg.norm(differences, axis=1, keepdims=True)
+        return cls(
+            _numbered([json.dumps(question.prompt) for question in basis.bank]),
+            _numbered([_words(question) for question in basis.bank]),
+            differences / np.maximum(length, 1e-12),
+        )
+
+    def repeats(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
+        """Which questions were asked, have the same words, or the same prompt and a parallel difference of replies."""
+        parallel = np.abs(self.direction @ self.direction[asked].T) >= PARALLEL
+        is_same = parallel & (self.prompt[:, None] == self.prompt[asked])
+        return np.asarray(asked | is_same.any(axis=1) | np.isin(self.words, self.words[asked]))
+
+
+def _numbered(keys: Sequence[Hashable]) -> Int[Ints, "m"]:
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _words(question: BankQuestion) -> frozenset[str]:
+    """Both replies without case, punctuation and order; a reply without words, such as an emoji, stays as it is."""
+    replies = (question.first, question.second)
+    return frozenset(" ".join(re.findall(r"\w+", reply.casefold())) or reply for reply in replies)

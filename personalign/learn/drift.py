@@ -1,10 +1,10 @@
 """Whether a person's taste still is what their profile says: an alarm on how well answers were predicted.
 
-Each answer is predicted by the profile before it (prequentially, Dawid 1984), and its log-loss compared with a coin's,
-log 2: the excess is the log-likelihood ratio of "anything goes" over "as the profile says". Their CUSUM (Page 1954)
-raises the alarm. While the profile is right, exp(sum of excesses) is a martingale from wherever the sum starts, so
-by Ville's inequality an alarm within n answers has a chance of at most n·exp(−THRESHOLD); the true rate is far lower,
-because losses are below a coin's on average: ``tests/learn/test_drift.py`` simulates it.
+The profile predicts each answer before it is fitted (prequentially, Dawid 1984). The excess of the answer's log-loss
+over a coin's, log 2, is the log-likelihood ratio of "anything goes" over "as the profile says". The CUSUM of the
+excesses (Page 1954) raises the alarm. While the profile is right, exp(sum of excesses) is a martingale from wherever
+the sum starts. So by Ville's inequality an alarm within n answers has a chance of at most n·exp(−THRESHOLD). The true
+rate is far lower, because losses are below a coin's on average: ``tests/learn/test_drift.py`` simulates it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,21 @@ COIN = float(np.log(2))
 class Drift:
     """What the answers so far say about a change of taste.
 
-    ``excess`` is the CUSUM, in nats, since the last alarm; ``alarms`` how many there were; ``changed_at`` and
-    ``restart`` are the indices of the first answer of the newer taste, as it is estimated, and of the first one after
-    the last alarm, both 0 while there was none; ``asked`` counts the questions answered from there on.
+    Both indices are 0 while there was no alarm.
     """
 
-    excess: float
+    excess: float  # nats; the CUSUM since the last alarm
     alarms: int
-    changed_at: int
-    restart: int
-    asked: int
+    changed_at: int  # index of the newer taste's first answer, by estimate
+    restart: int  # index of the first answer after the last alarm
+    asked: int  # questions answered from there on
 
     def explain(self) -> str:
-        """The finding in words."""
+        """The same in words."""
         if self.alarms:
             return (
-                "The profile predicted some answers worse than a coin would: the taste seems to have changed. What was "
-                f"said before counts a quarter; questions answered since: {self.asked}."
+                "The profile predicted some answers worse than a coin would: the taste seems to have changed. Answers "
+                f"from before count a quarter; questions answered since: {self.asked}."
             )
         return "The answers are as the profile predicted, or there are too few to tell."
 
@@ -51,8 +49,8 @@ class Drift:
 def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, kind: str = "question") -> float | None:
     """−log of the probability that a profile gave to an answer before it came; None where it takes no side.
 
-    Feedback goes by the taste less often than answers do: its probability is drawn towards ½ by √weight, which is the
-    share of ``types.WEIGHTS`` turned back.
+    Feedback follows the taste less often than answers do: √weight draws its probability towards ½, which inverts the
+    formula of ``types.WEIGHTS``.
     """
     if choice not in {"a", "b"}:
         return None
@@ -62,24 +60,24 @@ def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, ki
 
 
 def watch(losses: Sequence[float | None], is_asked: Sequence[bool]) -> Drift:
-    """Follow the answers, oldest first; ``losses`` as ``log_loss`` gave them, None where there was none."""
-    excess, alarms, changed_at, restart, began = 0.0, 0, 0, 0, 0
+    """Follow the answers, oldest first, by what ``log_loss`` gave for each."""
+    excess, alarms, changed_at, restart, start = 0.0, 0, 0, 0, 0
     for i, loss in enumerate(losses):
         if loss is None:
             continue
         excess = max(0.0, excess + loss - COIN)
         if excess == 0:
-            began = i + 1
+            start = i + 1
         elif excess >= THRESHOLD:
-            excess, alarms, changed_at, restart, began = 0.0, alarms + 1, began, i + 1, i + 1
+            excess, alarms, changed_at, restart, start = 0.0, alarms + 1, start, i + 1, i + 1
     return Drift(excess, alarms, changed_at, restart, sum(is_asked[restart:]))
 
 
 def fade(days: Array, weight: Array, half_life_days: float | None, changed_at: int = 0) -> Array:
     """Discount what each answer counts, (n,), for its age and for a change of taste since.
 
-    ``days`` are times, oldest first. Age is counted from a clock that answers move, not from today: nobody is forgotten
-    for being away, and the same answers give the same profile whenever they are fitted. None forgets nothing.
+    ``days`` are times, oldest first. Age is counted from a clock that answers move, not from today: a person's absence
+    changes nothing, and the same answers give the same profile whenever they are fitted. None forgets nothing.
     """
     faded = weight.copy()
     if half_life_days is not None:
@@ -89,7 +87,7 @@ def fade(days: Array, weight: Array, half_life_days: float | None, changed_at: i
 
 
 def _clock(days: Array, weight: Array) -> float:
-    """Each answer moves the clock towards its own time by what it counts: a skip, which tells nothing, doesn't."""
+    """Each answer moves the clock towards its own time by what it counts; a skip doesn't."""
     clock: float | None = None
     for day, share in zip(days.tolist(), weight.tolist(), strict=True):
         if share > 0:

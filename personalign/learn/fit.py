@@ -1,8 +1,7 @@
 """Answers to a profile: the posterior over a person's reward weights, by Laplace's approximation.
 
-One person or a hundred thousand take the same path, and get the same bytes on one machine: their answers are put
-in a canonical order (``rows``), and people with as many answers go through the block kernel side by side
-(``kernel``). Who chooses the questions is ``ask``.
+One person or a hundred thousand take the same path, and get the same bytes on one machine. ``rows`` puts their answers
+in a canonical order; ``kernel`` fits people with as many answers side by side. ``ask`` chooses the questions.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from personalign.learn.likelihood import win_probability
 from personalign.learn.rows import SKIP, canonical, check_answers, encode, says_something
 from personalign.types import Array, Gaussian, Ints, Noise
 
-BLOCK = 1 << 16  # numbers of v that go through the kernel at once: with what is made of them, about a core's cache
-
+BLOCK = 1 << 16  # numbers of v that are fitted at once: with what is made of them they fill about a core's cache
 _DEFAULT_NOISE = Noise()
 
 
@@ -48,9 +46,9 @@ def fit(
     noise: Noise = _DEFAULT_NOISE,
     weight: Float[Array, "n"] | None = None,
 ) -> Gaussian:
-    """Fit one person's weights to their answers; without an informative one return ``prior`` itself.
+    """Fit one person's weights to their answers; without an informative answer return ``prior`` itself.
 
-    ``v`` is φ(left) − φ(right); ``weight`` discounts answers (by age, or because they were implicit).
+    ``v`` is φ(left) − φ(right); ``weight`` discounts answers, by age or because they were feedback.
 
     Raises:
         InputError: wrong shapes, NaN or Inf, more than 100 answers or 64 axes, a prior that isn't a distribution.
@@ -60,7 +58,7 @@ def fit(
 
 
 def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAULT_NOISE) -> list[Fitted]:
-    """Fit some people at once; each gets the bytes that a fit of their own would give."""
+    """Fit people at once; each gets the bytes that a fit of their own would give."""
     check_prior(prior)
     v, outcome, weight = _stack(records, len(prior.mean))
     fitted = _fit_checked(v, outcome, weight, prior, noise, with_covariance=True)
@@ -81,14 +79,10 @@ def fit_many(
     weight: Float[Array, "U n"] | None = None,
     covariance: bool = False,
 ) -> FittedMany:
-    """Fit people in bulk, arrays in and arrays out; each gets the bytes that a fit of their own would give.
+    """Fit people in bulk, arrays in and arrays out; the bytes and errors are those of ``fit``.
 
-    ``outcome`` numbers the choices in the order of ``types.CHOICES``: 0 is a, 1 b, 2 a tie; 3 and 4 say nothing, and
-    fill up the rows of those who answered less. Who said nothing gets the prior's mean and covariance.
-
-    Raises:
-        InputError: as ``fit``.
-        QuestionError: a number that stands for no choice.
+    ``outcome`` numbers the choices in the order of ``types.CHOICES``: 0 is a, 1 b, 2 a tie. 3 and 4 say nothing, and
+    fill up the rows of people who answered less. People who said nothing get the prior.
     """
     check_prior(prior)
     check_answers(v, outcome, weight, len(prior.mean))
@@ -98,7 +92,7 @@ def fit_many(
 def predict(v: Float[Array, "m d"], post: Gaussian, noise: Noise = _DEFAULT_NOISE) -> Float[Array, "m"]:
     """P(left preferred | not a tie) for an unbiased person, (m,).
 
-    The weights' uncertainty draws it towards ½ by MacKay's (1992) factor 1/√(1 + πs²/8), s² = vᵀΣv.
+    Uncertainty about the weights draws it towards ½ by MacKay's (1992) factor 1/√(1 + πs²/8), s² = vᵀΣv.
     """
     mean, variance = utility(v, post)
     return win_probability(mean / np.sqrt(1 + np.pi * variance / 8), noise)
@@ -128,27 +122,23 @@ def check_prior(prior: Gaussian) -> None:
         )
     if not (np.isfinite(prior.mean).all() and np.isfinite(prior.covariance).all()):
         raise InputError("the prior holds NaN or Inf, expected finite numbers")
-    if not (_is_symmetric(prior.covariance) and _is_positive(prior.covariance)):
+    if not _is_covariance(prior.covariance):
         raise InputError(
             "the prior's covariance isn't symmetric and positive definite; use for example σ² times identity"
         )
 
 
-def _is_symmetric(matrix: Array) -> bool:
-    """As ``np.allclose(matrix, matrix.T)``, at a tenth of its time."""
-    return bool((np.abs(matrix - matrix.T) <= 1e-8 + 1e-5 * np.abs(matrix)).all())
-
-
-def _is_positive(matrix: Array) -> bool:
+def _is_covariance(matrix: Array) -> bool:
     try:
         np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         return False
-    return True
+    # as ``np.allclose(matrix, matrix.T)``, in a tenth of its time
+    return bool((np.abs(matrix - matrix.T) <= 1e-8 + 1e-5 * np.abs(matrix)).all())
 
 
 def _stack(records: Sequence[Record], num_axes: int) -> tuple[Array, Ints, Array]:
-    """Check records and lay them side by side, filled up with answers that say nothing; v, outcomes and weights."""
+    """Check records and stack their v, outcomes and weights, filled up with answers that say nothing."""
     outcomes = [encode(record.choice) for record in records]
     shape = (len(records), max((len(row) for row in outcomes), default=0))
     v, outcome, weight = np.zeros((*shape, num_axes)), np.full(shape, SKIP), np.ones(shape)
@@ -174,7 +164,7 @@ def _fit_checked(
 
 
 def _blocks(counts: Ints, d: int) -> Iterator[tuple[Ints, int]]:
-    """People with as many informative answers each, in blocks; and how many."""
+    """Blocks of people with as many informative answers each, and how many answers these are."""
     for size in np.unique(counts[counts > 0]).tolist():
         people = np.flatnonzero(counts == size)
         width = max(1, BLOCK // (size * d))

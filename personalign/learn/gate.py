@@ -1,17 +1,16 @@
 """The gate: a profile leaves the population as far as it has shown that it predicts better.
 
-Of some people nothing can be learnt that others' answers don't tell, and a basis may hold nothing personal at all.
-So weights w are drawn back to w′ = μ + κ(w − μ). What an answer's prediction gains by w over μ is counted before the
-answer is used (prequentially: Dawid 1984), both with the variance of the posterior before it, so that only the
-shift is judged:
+Some people's answers teach nothing that others' don't, and a basis may hold nothing personal at all. So weights w are
+drawn back to w′ = μ + κ(w − μ). The gain of predicting an answer by w over μ is counted before the answer is used
+(prequentially: Dawid 1984). Both take the variance of the posterior before it, so that only the shift is judged:
 
     G(κ) = Σ_t log P(c_t | μ + κ(w_{t−1} − μ), Σ_{t−1}) − log P(c_t | μ, Σ_{t−1})
 
-κ is one number per basis: the best of a grid for held-out people, or 0 where their mean gain isn't above nothing by
-1.64 standard errors (95 %, one-sided). π, the share of people whom the shift describes, is the population's prior on
-the gain: the maximum of Σ log(π·exp G + 1 − π) with a Beta(2, 2) prior. From ten answers on a person's κ is multiplied
-by what Bayes' rule makes of π, π·exp G / (π·exp G + 1 − π). Forecasts mixed so lose at most −log(1 − π) nats to the
-population's over any answers whatever; we mix the means instead, because a person is served one weight vector.
+κ is one number per basis: the best of a grid for held-out people, or 0 where their mean gain isn't above 0 by 1.64
+standard errors (95 %, one-sided). π, the share of people whom the shift describes, is the population's prior on the
+gain: the maximum of Σ log(π·exp G + 1 − π) with a Beta(2, 2) prior. From ten answers on, Bayes' rule multiplies a
+person's κ by π·exp G / (π·exp G + 1 − π). Predictions mixed so lose at most −log(1 − π) nats to the population's over
+any answers. We mix the means instead, because a person is served one weight vector.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ from personalign.learn.likelihood import TIE, A, B, log_likelihood
 from personalign.types import INFORMATIVE, Array, Gaussian, Ints, Noise
 
 FROM = 10  # answers; with fewer, a person's own record says nothing yet
-LEAST = 0.1  # a person's own record never takes more than nine tenths of their weights
-SURE = 1.64  # standard errors that the mean gain has to be above nothing
+LEAST = 0.1  # a person's own record takes at most nine tenths of their weights
+SURE = 1.64  # standard errors that the mean gain has to be above 0
 GRID = np.linspace(0, 1, 21)
 _OUTCOMES = {"a": A, "b": B, "tie": TIE}
 _DEFAULT_NOISE = Noise()
@@ -45,7 +44,7 @@ def openness(gate: Gate, gain: float, num_answers: int) -> float:
 
 
 def shrink(gate: Gate, post: Gaussian, prior: Gaussian, gain: float, num_answers: int) -> Gaussian:
-    """Draw a posterior's mean back to the prior's; its covariance stays, for nothing more is known."""
+    """Draw a posterior's mean back to the prior's; its covariance stays."""
     share = openness(gate, gain, num_answers)
     if share == 1.0 or post is prior:
         return post
@@ -53,7 +52,7 @@ def shrink(gate: Gate, post: Gaussian, prior: Gaussian, gain: float, num_answers
 
 
 def choose_gate(scores: Float[Array, "people grid"]) -> Gate:
-    """Choose κ and π by everyone's log-probability for each κ of ``GRID``, from several bases of one log perhaps.
+    """Choose κ and π by each person's log-probability for each κ of ``GRID``.
 
     Raises:
         InputError: fewer than two people.
@@ -98,13 +97,13 @@ def prequential(
 ) -> Float[Array, "t k"]:
     """Log-probability of each informative answer given those before it, times its weight, for every κ.
 
-    Answers to one prompt compare the same texts: where ``prompt`` tells them, they aren't predicted from each other.
+    Answers to one prompt compare the same texts: with ``prompt``, they aren't predicted from each other.
     """
-    telling = np.array([i for i, choice in enumerate(record.choice) if choice in INFORMATIVE], dtype=np.int64)
-    v, choices = record.v[telling], [record.choice[i] for i in telling]
-    weight = np.ones(len(telling)) if record.weight is None else record.weight[telling]
-    asked = np.arange(len(telling)) if prompt is None else prompt[telling]
-    befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(telling))]
+    informative = np.array([i for i, choice in enumerate(record.choice) if choice in INFORMATIVE], dtype=np.int64)
+    v, choices = record.v[informative], [record.choice[i] for i in informative]
+    weight = np.ones(len(informative)) if record.weight is None else record.weight[informative]
+    asked = np.arange(len(informative)) if prompt is None else prompt[informative]
+    befores = [np.flatnonzero(asked[:t] != asked[t]) for t in range(len(informative))]
     records = [Record(v[before], [choices[i] for i in before], weight[before]) for before in befores]
     posts = [fitted.weights for fitted in fit_block(records, prior, noise)]
     return _log_probabilities(v, choices, posts, prior, noise, kappas) * weight[:, None]
@@ -128,7 +127,7 @@ def _log_probabilities(
 
 
 def _share(gain: Float[Array, "people"]) -> float:
-    """The most likely π, by expectation and maximisation; one person more on either side is the Beta(2, 2)."""
+    """The most likely π, by expectation and maximisation; one more person on either side is the Beta(2, 2)."""
     share = 0.5
     for _ in range(_STEPS):
         share = float((expit(logit(share) + gain).sum() + 1) / (len(gain) + 2))

@@ -9,15 +9,15 @@ from personalign.errors import InputError
 from personalign.learn.likelihood import win_probability
 from personalign.types import Array, Gaussian, Noise
 
-SELF_AGREEMENT = 0.75  # people answer as their own weights say in three cases of four
+SELF_AGREEMENT = 0.75  # the share of answers that are as the person's own weights say
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 
 
 def prior_scale(reference: Float[Array, "m d"], noise: Noise, shape: Float[Array, "d d"] | None = None) -> float:
     """Return σ such that people drawn from N(0, σ²·shape) agree with themselves in three cases of four.
 
-    Agreement is P(the answer is the side that ⟨w, v⟩ says | not a tie), over people and reference pairs;
-    ``shape`` is the identity where None.
+    Agreement is P(the answer is the side that ⟨w, v⟩ prefers | not a tie), over people and reference pairs; None as
+    ``shape`` is the identity.
 
     Raises:
         InputError: no reference pairs or axes, NaN or Inf in them, or so many lapses that no one can agree that often.
@@ -32,7 +32,7 @@ def prior_scale(reference: Float[Array, "m d"], noise: Noise, shape: Float[Array
         raise InputError("the reference pairs hold no difference, expected pairs of different replies; make them again")
     low, high = 0.0, 1e4
     if _agreement(high * lengths, noise) < SELF_AGREEMENT:
-        raise InputError(f"with {noise} no one agrees with themselves in three cases of four; lower the lapse rate")
+        raise InputError(f"with {noise} no one agrees with themselves in three cases of four; lower its lapse")
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _agreement(middle * lengths, noise) < SELF_AGREEMENT else (low, middle)

@@ -1,7 +1,7 @@
-"""The weights that serve a person: as much of their profile as is trusted, and what the operator decided.
+"""The weights that guide a person's replies: as much of their profile as is trusted, and the operator's pins.
 
-In this order: the population's gate (``gate.py``), where the basis has one, w′ = μ + κ_u(w − μ); a bound on how far w′
-is from everybody's; the operator's pins. The profile that is stored and shown stays the posterior itself.
+In this order: the gate, where the basis has one, w′ = μ + κ_u(w − μ) (``gate.py``); a bound on how far w′ is from μ;
+the pins. The profile that is stored and shown remains the posterior itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from personalign.errors import InputError
 from personalign.learn.gate import gain_by, openness, shrink
 from personalign.types import MAX_UTILITY, WEIGHTS, Array, Gaussian, Guidance, Profile
 
-REACH = 0.999  # of the people whom the prior describes are within the bound
+REACH = 0.999  # the share of the prior's people who are within the bound
 _NO_PINS: Mapping[str, float] = MappingProxyType({})
 
 
 class Serving:
-    """How profiles of one basis are served, to everybody alike.
+    """How profiles of one basis guide replies, the same for all people.
 
-    ``pinned`` are axes by name, each with the weight that everyone who is guided has on it, whatever they answered:
-    utility for each standard deviation of the axis, 0 for an axis that no one is steered along. While
-    ``is_shadow`` holds, replies are the model's own, and their account tells what guidance would have done to each
-    token; it may be set at any time, and holds from the next reply on.
+    ``pinned`` gives axes by name the weight that everyone has on them, whatever they answered: utility for each
+    standard deviation of the axis, 0 to steer no one along it. While ``is_shadow`` is set, replies are the model's own,
+    and their account says what guidance would have done to each token. It may be set at any time for later replies.
 
     Raises:
         InputError: a pinned axis that the basis doesn't have, or a weight that isn't a number from −100 to 100.
@@ -44,17 +43,17 @@ class Serving:
         self.is_shadow = is_shadow
 
     def weights(self, profile: Profile) -> Float[Array, "d"]:
-        """The weights that guide a person's replies; the profile's own array where nothing is to be changed."""
+        """The weights that guide a person's replies; the profile's own array where nothing changes."""
         post, prior = profile.posterior, self._basis.prior
         if self._gate is not None:
             post = shrink(self._gate, post, prior, profile.gain, profile.informative)
         return self._pin(bounded(post.mean, prior))
 
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
-        """What a request carries of a person: nothing of someone without an informative answer.
+        """What a request carries of a person; None for someone without an informative answer.
 
-        Where the gate is shut (κ = 0) everybody would get the same weights: they steer nothing, and the reason is told.
-        ``is_everyones`` says that the reward is the same for all people, so that nothing has to be known of one.
+        Where the gate is shut (κ = 0) all people have the same weights: they steer nothing, and the reply says why.
+        ``is_everyones`` says that the reward is the same for all people, so that it guides strangers, too.
         """
         if not profile.informative:
             return Guidance(profile.mean, 1.0, strength, is_shadow=self.is_shadow) if is_everyones else None
@@ -65,22 +64,22 @@ class Serving:
             strength=strength,
             revision=profile.revision,
             user=profile.user,
-            generation=crc32(profile.mean.tobytes()),  # differs if the person was erased and came back
+            generation=crc32(profile.mean.tobytes()),  # another one if the person was erased and came back
             is_shadow=self.is_shadow,
             is_personal=is_personal,
         )
 
     def openness(self, profile: Profile) -> float:
-        """How much of what sets a person apart from everybody is served."""
+        """How much of what sets a person apart from μ is served."""
         return 1.0 if self._gate is None else openness(self._gate, profile.gain, profile.informative)
 
     def described(self, profile: Profile) -> Profile:
-        """The profile with what it takes to explain what of it is served."""
+        """The profile with all that explaining it takes."""
         basis, share = self._basis, self.openness(profile)
         return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=share)
 
     def gain(self, v: Float[Array, "d"], choice: str, before: Gaussian, kind: str = "question") -> float | None:
-        """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate to tell."""
+        """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate."""
         if self._gate is None or WEIGHTS[kind] == 0:
             return None
         gain = gain_by(v, choice, before, self._basis.prior, self._gate.kappa, self._basis.noise)
@@ -93,10 +92,9 @@ class Serving:
 
 
 def bounded(weights: Float[Array, "d"], prior: Gaussian, reach: float = REACH) -> Float[Array, "d"]:
-    """Draw weights in towards μ to where a share ``reach`` of the prior's people are; within it nothing is changed.
+    """Draw weights towards μ until a share ``reach`` of the prior's people are as far from it; change none within.
 
-    The distance is the prior's own, √((w − μ)ᵀ Σ₀⁻¹ (w − μ)), whose square is χ² with d degrees of freedom for people
-    drawn from the prior.
+    The distance is √((w − μ)ᵀ Σ₀⁻¹ (w − μ)), whose square is χ² with d degrees of freedom over the prior's people.
     """
     shift = weights - prior.mean
     distance = np.sqrt(shift @ np.linalg.solve(prior.covariance, shift))

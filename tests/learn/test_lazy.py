@@ -11,7 +11,7 @@ from personalign import learn
 
 LIST_LOADED = """
 import sys
-import personalign.learn, personalign.learn.served, personalign.learn.likeness, personalign.basis
+import personalign.learn, personalign.learn.served, personalign.learn.ask, personalign.basis
 heavy = ("scipy.optimize", "sklearn", "torch", "pydantic")
 print([name for name in heavy if name in sys.modules])
 personalign.learn.factorise

@@ -9,7 +9,7 @@ import numpy as np
 
 from personalign.basis import BankQuestion, Basis
 from personalign.bundled import TINY
-from personalign.learn.likeness import Likeness
+from personalign.learn.ask import Likeness
 from personalign.types import Message
 
 BASIS = Basis.load(TINY / "basis")

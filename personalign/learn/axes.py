@@ -52,7 +52,7 @@ AXES: tuple[Axis, ...] = (
 
 WORD = re.compile(r"[^\W_]+(?:['’.:][^\W_]+)*")
 SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+")
-LISTED = re.compile(r"(?:, | and |\n- )(\w+)")
+LISTED = re.compile(r"(?:, | and |\n- )(\w+)")  # words that follow a comma, “and” or a bullet
 
 
 def _words_of(text: str) -> frozenset[str]:
@@ -165,21 +165,14 @@ def _num_words(text: Text) -> int:
     return len(set(zip(text.words, text.words[1:], strict=False))) + bool(text.words)
 
 
-def _length(text: Text) -> float:
-    return _saturate(_num_words(text), 80)
-
-
-def _questions(text: Text) -> float:
-    return _saturate(len(_ending_in(text, "?")), 2)
-
-
-def _enthusiasm(text: Text) -> float:
-    """Different exclamations and eager words."""
-    return _saturate(len(_ending_in(text, "!")) + len(EAGER.intersection(text.words)), 3)
-
-
 def _ending_in(text: Text, mark: str) -> set[str]:
     return {s.rstrip(".!?").lower() for s in text.sentences if s.endswith(mark)}
+
+
+def _names(text: Text) -> set[str]:
+    """Capitalised words that don't begin a sentence and aren't “I”."""
+    capitals = (w for s in text.sentences for w in WORD.findall(s)[1:] if w[0].isupper() and w.lower() not in FIRST)
+    return set(capitals)
 
 
 def _vocabulary(words: frozenset[str], cap: int) -> Callable[[Text], float]:
@@ -187,54 +180,23 @@ def _vocabulary(words: frozenset[str], cap: int) -> Callable[[Text], float]:
     return lambda text: _saturate(len(words.intersection(text.words)), cap)
 
 
-def _figures(text: Text) -> float:
-    return _saturate(len({w for w in text.words if w[0].isdigit()}), 6)
-
-
-def _names(text: Text) -> float:
-    """Different capitalised words that don't begin a sentence and aren't “I”."""
-    capitals = (w for s in text.sentences for w in WORD.findall(s)[1:] if w[0].isupper() and w.lower() not in FIRST)
-    return _saturate(len(set(capitals)), 8)
-
-
-def _echo(text: Text) -> float:
-    return _saturate(len(text.asked.intersection(text.words)), 6)
-
-
-def _contractions(text: Text) -> float:
-    return _saturate(len({w for w in text.words if "'" in w}), 3)
-
-
-def _sentence_length(text: Text) -> float:
-    return _saturate(_num_words(text) / max(len(set(text.sentences)), 1), 40)
-
-
-def _lists(text: Text) -> float:
-    """Different words that follow a comma, “and” or a bullet."""
-    return _saturate(len(set(LISTED.findall(text.reply.lower()))), 5)
-
-
-def _opening(text: Text) -> float:
-    return float(bool(text.words) and text.words[0] in OPENINGS)
-
-
 MEASURES: Mapping[str, Callable[[Text], float]] = MappingProxyType(
     {
-        "length": _length,
-        "questions": _questions,
+        "length": lambda text: _saturate(_num_words(text), 80),
+        "questions": lambda text: _saturate(len(_ending_in(text, "?")), 2),
         "warmth": _vocabulary(WARM, 4),
-        "enthusiasm": _enthusiasm,
-        "figures": _figures,
-        "names": _names,
+        "enthusiasm": lambda text: _saturate(len(_ending_in(text, "!")) + len(EAGER.intersection(text.words)), 3),
+        "figures": lambda text: _saturate(len({w for w in text.words if w[0].isdigit()}), 6),
+        "names": lambda text: _saturate(len(_names(text)), 8),
         "choices": _vocabulary(CHOICE, 3),
         "confirmation": _vocabulary(CONFIRM, 3),
-        "echo": _echo,
+        "echo": lambda text: _saturate(len(text.asked.intersection(text.words)), 6),
         "first_person": _vocabulary(FIRST, 2),
         "second_person": _vocabulary(SECOND, 3),
-        "contractions": _contractions,
+        "contractions": lambda text: _saturate(len({w for w in text.words if "'" in w}), 3),
         "hedging": _vocabulary(HEDGE, 3),
-        "sentence_length": _sentence_length,
-        "lists": _lists,
-        "opening": _opening,
+        "sentence_length": lambda text: _saturate(_num_words(text) / max(len(set(text.sentences)), 1), 40),
+        "lists": lambda text: _saturate(len(set(LISTED.findall(text.reply.lower()))), 5),
+        "opening": lambda text: float(bool(text.words) and text.words[0] in OPENINGS),
     }
 )

@@ -1,9 +1,8 @@
 """Many people's answers to a few reward axes, the prior over people on them, and how people answer.
 
-The features of a reply may be hundreds; what people differ in is a few directions of them. ``population`` finds
-those, and here they become axes: standardised (over the log's replies each varies with standard deviation 1),
-uncorrelated over replies and over people, those that people differ in most first. What the axes are worth is
-measured on people who had no part in finding them.
+A reply may have hundreds of features, and people differ in a few directions of them. ``population`` finds those. Here
+they become axes: of standard deviation 1 over the log's replies, uncorrelated over replies and over people, the axes
+that people differ in most first. People who had no part in finding the axes judge them.
 """
 
 from __future__ import annotations
@@ -23,19 +22,18 @@ from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Ints, Noise
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
-COUNTS = (0, 5, 10, 20)  # answers of a held-out person that the report knows
-SCALES = (1.0, 0.7, 0.5, 1.4)  # of the prior's covariance, tried on held-out people; the first wins a draw
+COUNTS = (0, 5, 10, 20)  # answers of a held-out person that are known when others are predicted
+SCALES = (1.0, 0.7, 0.5, 1.4)  # of the prior's covariance, tried on held-out people; the first of equals wins
 HELD_OUT = 0.2  # of the people
 MAX_TESTS = 200  # of a held-out person's answers
 FLAT = 1e-9  # of the largest variance: a direction of features below it doesn't vary
-FLOOR = 1e-4  # of the largest variance over people: a prior that is surer would never learn
-
+FLOOR = 1e-4  # of the largest variance over people: a surer prior would never learn
 _START = Noise(tie=0.2, lapse=0.02, side=0.2)
 
 
 @dataclass(frozen=True)
 class Held:
-    """How well held-out people are predicted when ``answers`` of theirs are known; none is the population's model."""
+    """How well held-out people are predicted when ``answers`` of theirs are known; 0 is the population's model."""
 
     answers: int
     accuracy: float
@@ -46,8 +44,7 @@ class Held:
 class Factors:
     """Axes, the prior over people's weights on them, how people answer, and what was found in the log.
 
-    φ(reply) @ projection are the axes. Counted are people and answers, the answers that say nothing (``neither``
-    and ``skip``), and the people who always took the same side, who are kept: their side bias accounts for them.
+    φ(reply) @ projection are the axes.
     """
 
     projection: Float[Array, "F rank"]
@@ -55,13 +52,13 @@ class Factors:
     noise: Noise
     people: int
     answers: int
-    uninformative: int
-    constant_people: int
+    uninformative: int  # answers that say nothing: "neither" and "skip"
+    constant_people: int  # who always took the same side; they are kept, and their side bias accounts for it
     held_out: tuple[Held, ...]
 
     @property
     def rank(self) -> int:
-        """How many axes."""
+        """The number of axes."""
         return len(self.prior.mean)
 
 
@@ -80,11 +77,11 @@ class _Answers:
     choice: NDArray[Any]
 
     def select(self, people: Ints) -> _Answers:
-        """The answers of some people, who are numbered anew."""
+        """The answers of these people, who are numbered anew."""
         new = np.full(int(self.person.max()) + 1, -1)
         new[people] = np.arange(len(people))
-        is_theirs = new[self.person] >= 0
-        return _Answers(new[self.person[is_theirs]], self.v[is_theirs], self.choice[is_theirs])
+        person = new[self.person]
+        return _Answers(person[person >= 0], self.v[person >= 0], self.choice[person >= 0])
 
     @property
     def num_people(self) -> int:
@@ -101,8 +98,8 @@ def factorise(
 ) -> Factors:
     """Find the axes that people differ in from a log of answers: v is φ(left) − φ(right), one row an answer.
 
-    "auto" takes the rank that predicts held-out people's answers best, and so does the scale of the prior: directions
-    that were fitted to people seem wider on them than they are on others. The seed draws the held-out people.
+    "auto" takes the rank that predicts held-out people's answers best. They choose the scale of the prior, too:
+    directions seem wider on the people whom they were fitted to. The seed draws the held-out people.
 
     Raises:
         InputError: wrong shapes, NaN or Inf, a rank that can't be, or informative answers of fewer than two people.
@@ -152,8 +149,8 @@ def _informative(users: NDArray[Any], v: Array, choices: NDArray[Any]) -> _Answe
     names, person = np.unique(users[is_informative], return_inverse=True)
     if len(names) < 2:
         raise InputError(
-            f"found informative answers (a, b or tie) of {len(names)} of {len(np.unique(users))} people; expected two "
-            "people at least: axes are what people differ in. Collect more answers, or use fit for a single person"
+            f"found informative answers (a, b or tie) of {len(names)} of {len(np.unique(users))} people, expected two "
+            "people at least, for axes are what people differ in; collect more answers, or use fit for a single person"
         )
     return _Answers(person.astype(np.int64), v[is_informative], choices[is_informative])
 
@@ -180,14 +177,14 @@ def _ranks(rank: int | str, answers: _Answers, turn: Array) -> list[int]:
 
 
 def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answers]:
-    """Those who are fitted, and those who judge."""
+    """The people who are fitted, and the people who judge."""
     order = rng.permutation(answers.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
     return answers.select(np.sort(order[num_held:])), answers.select(np.sort(order[:num_held]))
 
 
 def _log(answers: _Answers, turn: Array) -> Log:
-    """Turn each answer so that its left side won or tied, and the features into their directions."""
+    """Turn each answer so that its left side won or tied, and project the features on their directions."""
     is_tie = answers.choice == "tie"
     first = answers.v[np.arange(len(answers.v)), (answers.v != 0).argmax(axis=1)]
     side = np.where((answers.choice == "b") | (is_tie & (first < 0)), -1.0, 1.0)
@@ -215,14 +212,15 @@ def _axes(model: Model, answers: _Answers, turn: Array, rank: int) -> _Axes:
     small = directions.T @ loading
     values, vectors = np.linalg.eigh(small @ small.T)
     directions = directions @ vectors[:, ::-1]
-    directions = directions * np.where(directions[np.abs(directions).argmax(axis=0), np.arange(rank)] < 0, -1.0, 1.0)
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(rank)]
+    directions = directions * np.where(largest < 0, -1.0, 1.0)
     variance = np.maximum(values[::-1], FLOOR * max(values[-1], FLOOR))
     prior = Gaussian(_certain(directions.T @ mean, variance / answers.num_people), np.diag(variance))
     return _Axes(turn @ (directions / spread[:, None]), prior, model.noise)
 
 
 def _certain(mean: Array, error: Array) -> Array:
-    """Draw the mean over few people towards 0, by Stein's rule on each axis: their difference isn't everyone's."""
+    """Draw the mean over few people towards 0, by Stein's rule on each axis: it isn't all people's."""
     return np.asarray(mean * np.maximum(0.0, 1 - error / np.maximum(mean**2, 1e-300)))
 
 
@@ -231,12 +229,12 @@ def _scaled(axes: _Axes, scale: float) -> _Axes:
 
 
 def _loss(report: tuple[Held, ...]) -> float:
-    """Mean log-loss after the first answers; whatever has too few answers to tell draws."""
+    """Mean log-loss after the first answers; 0 where there are too few answers to judge by."""
     return float(np.mean([after.log_loss for after in report[1:]] or [0.0]))
 
 
 def _report(axes: _Axes, held: _Answers, seed: int) -> tuple[Held, ...]:
-    """Predict held-out people's answers from so many others of theirs; ties are not predicted."""
+    """Predict held-out people's answers from some of their others; ties aren't predicted."""
     rng = np.random.default_rng(seed)
     z = held.v @ axes.projection
     rows = [rng.permutation(np.flatnonzero(held.person == i)) for i in range(held.num_people)]

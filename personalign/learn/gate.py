@@ -24,14 +24,14 @@ from scipy.special import expit, logit
 from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block
-from personalign.learn.likelihood import TIE, A, B, log_likelihood
+from personalign.learn.likelihood import log_likelihood
+from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, Array, Gaussian, Ints, Noise
 
 FROM = 10  # answers; with fewer, a person's own record says nothing yet
 LEAST = 0.1  # a person's own record takes at most nine tenths of their weights
 SURE = 1.64  # standard errors that the mean gain has to be above 0
 GRID = np.linspace(0, 1, 21)
-_OUTCOMES = {"a": A, "b": B, "tie": TIE}
 _DEFAULT_NOISE = Noise()
 _STEPS = 200  # of the share's fixed point
 
@@ -122,8 +122,7 @@ def _log_probabilities(
     variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
     u = (v @ prior.mean)[:, None] + shift[:, None] * kappas
     u = u / np.sqrt(1 + np.pi * np.maximum(variance, 0.0) / 8)[:, None]  # as in ``predict``
-    outcome = np.array([_OUTCOMES[choice] for choice in choices], dtype=np.int64)
-    return log_likelihood(u, np.repeat(outcome[:, None], len(kappas), axis=1), noise)[0]
+    return log_likelihood(u, np.repeat(encode(choices)[:, None], len(kappas), axis=1), noise)[0]
 
 
 def _share(gain: Float[Array, "people"]) -> float:

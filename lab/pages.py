@@ -1,18 +1,22 @@
-"""What is made in README and docs, and not written: ``python -m lab.pages`` renews it from ``lab/results``.
+"""What is made in README and docs, and not written: ``python -m lab.pages`` renews it from ``lab/results`` and code.
 
 A page marks where a table belongs; a test compares what is committed with what is made.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from personalign.decode.seq import LIFE, Event
+from personalign.store.erase import STEPS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "architecture.md")
 SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
@@ -77,7 +81,7 @@ LEARNT = {
 def fill(text: str) -> str:
     """A page with everything between its marks ``<!-- made: NAME -->`` and ``<!-- end -->`` made anew."""
     return re.sub(
-        r"(<!-- made: (\w+) -->\n).*?(?=\n<!-- end -->)", lambda m: m[1] + TABLES[m[2]](), text, flags=re.DOTALL
+        r"(<!-- made: (\w+) -->\n).*?(?=<!-- end -->)", lambda m: f"{m[1]}{TABLES[m[2]]()}\n", text, flags=re.DOTALL
     )
 
 
@@ -171,6 +175,18 @@ def _gaussian() -> str:
     return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.3f}" for row in rows)] for arm, what in arms.items()])
 
 
+def _life() -> str:
+    """The states of a reply, and where each event leads from there."""
+    events = get_args(Event)
+    return _table(["state", *events], [[s, *(moves.get(event, "") for event in events)] for s, moves in LIFE.items()])
+
+
+def _erasure() -> str:
+    """The steps of an erasure, by their docstrings."""
+    paragraphs = [(inspect.getdoc(step) or "").replace("\n", " ").split("  ") for step in STEPS]
+    return _table(["", "holds after it", "killed right then"], [[str(i), *row] for i, row in enumerate(paragraphs, 1)])
+
+
 def _summary(figures: Mapping[str, float], key: str) -> str:
     if key not in figures:
         return ""
@@ -217,6 +233,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "alpha": _alpha,
     "learning": _learning,
     "gaussian": _gaussian,
+    "life": _life,
+    "erasure": _erasure,
 }
 
 if __name__ == "__main__":

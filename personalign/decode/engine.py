@@ -121,6 +121,7 @@ class Engine:
     def _withdraw(self) -> None:
         """Let go of cancelled replies, waiting and running; close the gaps between the rest."""
         for slot in self._scheduler.withdraw():
+            self._scheduler.running[slot].enter("cancel")
             self._release(slot)
         for source, target in self._scheduler.moves():
             self._slots.move(source, target)
@@ -153,9 +154,10 @@ class Engine:
                 num_read += num
                 if num_read >= budget:
                     return num_read
-        self._scheduler.begin(slot)
+        seq = self._scheduler.running[slot]
+        seq.enter("begin")
         self._active[slot] = True
-        self._number[slot] = self._scheduler.running[slot].number
+        self._number[slot] = seq.number
         return num_read
 
     def _forward(self, slots: Sequence[int]) -> tuple[Float[Tensor, "b V"], Step]:

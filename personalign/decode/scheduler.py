@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 
-from personalign.decode.seq import Seq
+from personalign.decode.seq import Seq, State
 from personalign.errors import Overloaded
 
 DEFAULT_BUCKETS = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 48, 64, 96, 128)
@@ -81,9 +81,10 @@ class Queue:
         """Drop the replies that were cancelled."""
         with self._lock:
             for owner, seqs in list(self._owners.items()):
-                if any(seq.is_cancelled for seq in seqs):
-                    self._owners[owner] = deque(seq for seq in seqs if not seq.is_cancelled)
-                if not self._owners[owner]:
+                for seq in [seq for seq in seqs if seq.is_cancelled]:
+                    seqs.remove(seq)
+                    seq.enter("cancel")
+                if not seqs:
                     del self._owners[owner]
 
     def clear(self) -> list[Seq]:
@@ -104,8 +105,7 @@ class Scheduler:
         self._num_slots = num_slots
         self._buckets = [*sorted(b for b in buckets if b < num_slots), num_slots]
         self.queue = Queue(max_waiting, num_slots)
-        self.running: dict[int, Seq] = {}  # by slot
-        self._reading: list[int] = []  # slots whose prompts aren't read to the end, in order of admission
+        self.running: dict[int, Seq] = {}  # by slot, in order of admission
 
     @property
     def is_idle(self) -> bool:
@@ -115,17 +115,20 @@ class Scheduler:
     @property
     def reading(self) -> list[int]:
         """Slots whose prompts aren't read to the end, in order of admission."""
-        return list(self._reading)
+        return self._slots("reading")
 
     @property
     def writing(self) -> list[int]:
         """Slots whose replies get a token with the next step."""
-        return [slot for slot in self.running if slot not in self._reading]
+        return self._slots("writing")
 
     @property
     def ended(self) -> list[int]:
         """Slots whose replies have had their last token."""
-        return [slot for slot, seq in self.running.items() if seq.finish_reason is not None]
+        return self._slots("ended")
+
+    def _slots(self, state: State) -> list[int]:
+        return [slot for slot, seq in self.running.items() if seq.state == state]
 
     @property
     def num_rows(self) -> int:
@@ -140,12 +143,8 @@ class Scheduler:
                 return
             slot = self._lowest_free()
             self.running[slot] = seq
-            self._reading.append(slot)
+            seq.enter("seat")
             yield slot, seq
-
-    def begin(self, slot: int) -> None:
-        """Note that the slot's prompt is read and its reply may be written."""
-        self._reading.remove(slot)
 
     def withdraw(self) -> list[int]:
         """Drop the cancelled replies that wait; name the slots of those that run."""
@@ -155,15 +154,12 @@ class Scheduler:
     def release(self, slot: int) -> None:
         """Free a slot."""
         del self.running[slot]
-        if slot in self._reading:
-            self._reading.remove(slot)
 
     def moves(self) -> Iterator[tuple[int, int]]:
         """Move the reply in the highest slot to the lowest free one while that makes the step smaller."""
         while self.running and self._bucket(len(self.running)) < self.num_rows:
             source, target = max(self.running), self._lowest_free()
-            self.running[target] = self.running.pop(source)
-            self._reading = [target if slot == source else slot for slot in self._reading]
+            self.running = {target if slot == source else slot: seq for slot, seq in self.running.items()}
             yield source, target
 
     def _lowest_free(self) -> int:

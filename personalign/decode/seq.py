@@ -1,10 +1,11 @@
-"""One request on its way through the engine: where it sits, what it has written, and who is told."""
+"""One request on its way through the engine: its life as a table, what it has written, and where that is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from personalign.decode.account import Account
 from personalign.decode.constrain import Matcher
@@ -17,6 +18,19 @@ from personalign.errors import EngineError, PersonalignError
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
 Outbox = Callable[[Piece | Reply | Exception], None]
+State = Literal["waiting", "reading", "writing", "ended", "finished", "failed", "cancelled"]
+Event = Literal["seat", "begin", "end", "finish", "fail", "cancel"]
+
+# seat: it gets a slot; begin: its prompt is read; end: its last token is drawn; finish: the reply is sent
+LIFE: Mapping[State, Mapping[Event, State]] = {
+    "waiting": {"seat": "reading", "fail": "failed", "cancel": "cancelled"},
+    "reading": {"begin": "writing", "fail": "failed", "cancel": "cancelled"},
+    "writing": {"end": "ended", "fail": "failed", "cancel": "cancelled"},
+    "ended": {"finish": "finished", "fail": "failed"},
+    "finished": {},
+    "failed": {},
+    "cancelled": {},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +51,7 @@ class RewardPrompt:
 
 
 class Seq:
-    """A reply being written. The engine alone changes it."""
+    """A reply being written. The engine alone changes it, but for the wish to cancel it."""
 
     def __init__(
         self,
@@ -55,8 +69,8 @@ class Seq:
         self.number, self.request, self.prompt = number, request, prompt
         self.stack, self.reward_prompt, self.matcher = stack, reward_prompt, matcher
         self.guidance = request.guidance  # None once the person is erased
-        self.is_cancelled = False
-        self.finish_reason: FinishReason | None = None
+        self.state: State = "waiting"
+        self.is_cancelled = False  # any thread may ask for that; the engine's next step lets it happen
         self._outbox, self._ends = outbox, base.ends
         self._needs_text = is_streamed or bool(request.options.stop)  # token by token
         self._ids: list[int] = []
@@ -81,26 +95,33 @@ class Seq:
         prompts = [self.prompt, *(part.prompt for part in (self.stack, self.reward_prompt) if part is not None)]
         return max(map(len, prompts)) + self.request.options.max_tokens
 
+    def enter(self, event: Event) -> None:
+        """Let an event move the reply to its next state."""
+        assert event in LIFE[self.state], f"no {event} where a reply is {self.state}"
+        self.state = LIFE[self.state][event]
+
     def take(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
         """Add the token just drawn, and find out whether it ends the reply."""
         self._num_drawn += 1
         if logprobs is not None:
             self._logprobs.append(logprobs)
         if token in self._ends:
-            self.finish_reason, self._end = "stop", token
-            return
-        self._ids.append(token)
-        if self._needs_text:
-            self._outbox(Piece((token,), self._text.push([token])))
-        if self._text.is_stopped:
-            self.finish_reason = "stop"
-        elif self._num_drawn == self.request.options.max_tokens:
-            self.finish_reason = "length"
+            self._end = token
+        else:
+            self._ids.append(token)
+            if self._needs_text:
+                self._outbox(Piece((token,), self._text.push([token])))
+        if self._is_stopped or self._num_drawn == self.request.options.max_tokens:
+            self.enter("end")
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._end is not None or self._text.is_stopped
 
     def finish(self, account: Account, steering: Steering) -> None:
         """Send the rest of the text, then the reply."""
-        assert self.finish_reason is not None, "the reply has ended"
         request, ids = self.request, tuple(self._ids)
+        finish_reason: FinishReason = "stop" if self._is_stopped else "length"
         ending = self._text.finish(() if self._needs_text else ids)
         if ending and self._needs_text:
             self._outbox(Piece((), ending))
@@ -116,7 +137,7 @@ class Seq:
                 else reason(request.guidance, strength, is_sound=account.is_sound, is_shadow=is_shadow),
                 revision=request.guidance.revision if request.guidance else 0,
                 kl=account.kl / self._num_drawn,
-                finish_reason=self.finish_reason,
+                finish_reason=finish_reason,
                 usage=Usage(len(self.prompt), len(ids)),
                 changed=account.changed / self._num_drawn,
                 gained=account.gained / self._num_drawn,
@@ -127,6 +148,7 @@ class Seq:
                 end=self._end,
             )
         )
+        self.enter("finish")
 
     def forget(self) -> None:
         """Go without the person's weights: they were erased while the reply waited for its turn."""
@@ -135,7 +157,8 @@ class Seq:
             self.reward_prompt = None
 
     def fail(self, error: Exception) -> None:
-        """End without a reply; where it is the outbox that fails, there is nobody to tell."""
+        """End without a reply; an outbox that fails can't be told."""
+        self.enter("fail")
         with suppress(Exception):
             self._outbox(error)
 

@@ -1,17 +1,13 @@
 """Erasure that lasts: tombstones beside the database, and no bytes left in its write-ahead log.
 
-An erasure goes through these states, and whoever opens the database takes over where it was stopped:
-
-1. The tombstone is on the disk, beside the database: from here on the person can't come back.
-2. The rows are gone, and the tombstone is noted in the database: other processes notice by its number.
-3. The write-ahead log is folded in and empty: no byte is left.
-4. The database notes how many tombstones are heeded. An old backup notes fewer, so opening it erases again.
+An erasure takes the ``STEPS`` in order, and opening the database takes over where one was stopped. The docstring of
+each step says what holds after it, and what becomes of the rest if the process is killed right then.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, func, select
@@ -32,16 +28,12 @@ def erase(connections: Connections, user: str) -> bool:
     tombstones = Tombstones(connections.database)
     with connections.write() as session:
         row = session.get(UserRow, user)
-        is_known = row is not None
         if row is not None:
             check_tombstones(connections, session)
-            at = max(datetime.now(UTC), row.created_at + timedelta(microseconds=1))
-            (digest,) = _own_key(tombstones, session).digests([user])
-            number = tombstones.append(digest, at)
-            _delete_person(session, user)
-            session.merge(TombstoneRow(digest=digest, at=at, number=number))
+            tombstone = _write_tombstone(_own_key(tombstones, session), row)
+            _delete_rows(session, [user], [tombstone])
     _finish(connections)
-    return is_known
+    return row is not None
 
 
 def erase_again(connections: Connections) -> None:
@@ -87,12 +79,10 @@ def _heed(session: Session, tombstones: Tombstones, missing: list[Tombstone]) ->
     if not newest:
         return
     people = session.execute(select(UserRow.id, UserRow.created_at)).all()
-    for (user, created_at), digest in zip(people, tombstones.digests(user for user, _ in people), strict=True):
-        # a person who came later under the same id stays
-        if digest in newest and created_at < newest[digest].at:
-            _delete_person(session, user)
-    for tombstone in newest.values():
-        session.merge(TombstoneRow(digest=tombstone.digest, at=tombstone.at, number=tombstone.number))
+    hashed = zip(people, tombstones.digests(user for user, _ in people), strict=True)
+    # a person who came later under the same id stays
+    users = [user for (user, created_at), digest in hashed if digest in newest and created_at < newest[digest].at]
+    _delete_rows(session, users, newest.values())
 
 
 def _finish(connections: Connections, number: int = 0) -> None:
@@ -106,14 +96,40 @@ def _finish(connections: Connections, number: int = 0) -> None:
             if noted == expected:  # one that was refused after its tombstone was written leaves a gap
                 number = max(number, noted)
     connections.forget_values()
-    _truncate_log(connections)
+    _empty_log(connections)
     if number > heeded:
-        with connections.write() as session:
-            _note(session, HEEDED, str(max(number, _heeded(session))))
+        _note_heeded(connections, number)
 
 
-def _truncate_log(connections: Connections) -> None:
-    """Fold the write-ahead log into the file and empty it; ErasurePending while a reader or the disk prevents it."""
+def _write_tombstone(tombstones: Tombstones, row: UserRow) -> Tombstone:
+    """A tombstone is on the disk, beside the database: a hash of the id, and the time.
+
+    The next opening deletes the rows; until then other processes still serve the person.
+    """
+    (digest,) = tombstones.digests([row.id])
+    at = max(datetime.now(UTC), row.created_at + timedelta(microseconds=1))
+    return Tombstone(digest, at, tombstones.append(digest, at))
+
+
+def _delete_rows(session: Session, users: Iterable[str], tombstones: Iterable[Tombstone]) -> None:
+    """The rows are gone and the tombstone is noted in the database, in one transaction; other processes notice.
+
+    The person is gone for every process. The next opening or erasure empties the log.
+    """
+    for user in users:
+        for table in reversed(Table.metadata.sorted_tables):  # children first
+            if USER_KEY in table.columns:
+                session.execute(delete(table).where(table.columns[USER_KEY] == user))
+        session.execute(delete(UserRow).where(UserRow.id == user))
+    for tombstone in tombstones:
+        session.merge(TombstoneRow(digest=tombstone.digest, at=tombstone.at, number=tombstone.number))
+
+
+def _empty_log(connections: Connections) -> None:
+    """The write-ahead log is folded into the database and empty, so that no byte is left.
+
+    Nothing of the person is left. The next opening repeats this step.
+    """
     database = connections.database
     if database.journal_mode != "wal":
         return
@@ -136,12 +152,16 @@ def _truncate_log(connections: Connections) -> None:
             writer.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
-def _delete_person(session: Session, user: str) -> None:
-    """Delete every row with this user's key, children first."""
-    for table in reversed(Table.metadata.sorted_tables):
-        if USER_KEY in table.columns:
-            session.execute(delete(table).where(table.columns[USER_KEY] == user))
-    session.execute(delete(UserRow).where(UserRow.id == user))
+def _note_heeded(connections: Connections, number: int) -> None:
+    """The database notes how many tombstones it has heeded.
+
+    The erasure is complete. An old backup notes fewer, so opening it erases again.
+    """
+    with connections.write() as session:
+        _note(session, HEEDED, str(max(number, _heeded(session))))
+
+
+STEPS = (_write_tombstone, _delete_rows, _empty_log, _note_heeded)
 
 
 def _own_key(tombstones: Tombstones, session: Session) -> Tombstones:

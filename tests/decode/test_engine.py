@@ -190,7 +190,6 @@ def _num_changed_by_moves(kit: Kit, trials: int, monkeypatch: pytest.MonkeyPatch
         while scheduler.running and max(scheduler.running) >= len(scheduler.running):
             source, target = max(scheduler.running), scheduler._lowest_free()
             scheduler.running[target] = scheduler.running.pop(source)
-            scheduler._reading = [target if slot == source else slot for slot in scheduler._reading]
             moves.append((source, target))
             yield source, target
 

@@ -31,8 +31,8 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
 def admitted(scheduler: Scheduler) -> list[Seq]:
     """Seat whoever may be seated, with nothing to read."""
     seated = list(scheduler.admit())
-    for slot, _ in seated:
-        scheduler.begin(slot)
+    for _, seq in seated:
+        seq.enter("begin")
     return [r for _, r in seated]
 
 
@@ -175,7 +175,7 @@ def _served(ask: Ask, names: list[str], num_rounds: int = 1000) -> Counter[int]:
     scheduler.queue.add([ask(name, i) for i, name in enumerate(names)])
     for _ in range(num_rounds):
         for slot, reply in scheduler.admit():
-            scheduler.begin(slot)
+            reply.enter("begin")
             left[slot] = 10
             served[reply.number] += 1
         for slot in list(left):
@@ -242,7 +242,7 @@ def test_a_prompt_that_is_being_read_is_no_row_yet(ask: Ask) -> None:
         scheduler.queue.add([ask("ada", k)])
     assert [slot for slot, _ in scheduler.admit()] == [0, 1, 2]
     assert (scheduler.reading, scheduler.writing) == ([0, 1, 2], [])
-    scheduler.begin(0)
+    scheduler.running[0].enter("begin")
     assert (scheduler.reading, scheduler.writing) == ([1, 2], [0])
     scheduler.release(1)
     assert list(scheduler.moves()) == [(2, 1)]

@@ -74,7 +74,7 @@ def test_each_half_of_erasure_is_needed(url: str, path: Path, live, monkeypatch,
     live(CANARY)
     store.close()
     if trap == "no checkpoint":
-        monkeypatch.setattr(erase, "_truncate_log", lambda *_: None)
+        monkeypatch.setattr(erase, "_empty_log", lambda *_: None)
     else:
         monkeypatch.setitem(engine.COMMON, "secure_delete", 0)
     with Store.open(url) as unsound:
@@ -259,15 +259,23 @@ def test_a_damaged_record_is_told_when_it_is_heeded(store: Store, url: str, path
         assert not is_known(opened, "ada")
 
 
-def test_opening_again_finishes_an_erasure(url: str, path: Path, live, store: Store, monkeypatch) -> None:
-    """Stopped between the commit and the truncation, traces are left, and the next to open the store removes them."""
+@pytest.mark.parametrize("after", range(len(erase.STEPS) - 1), ids=[step.__name__ for step in erase.STEPS[:-1]])
+def test_opening_again_finishes_an_erasure(url: str, path: Path, live, store: Store, monkeypatch, after: int) -> None:
+    """Stopped after any step, traces are left where no step has removed them; opening the store removes them."""
+
+    def stop(*_: object) -> None:
+        raise InterruptedError
+
     live(CANARY)
     with monkeypatch.context() as stopped:
-        stopped.setattr(erase, "_finish", lambda *_: None)
-        store.forget(CANARY)
-    if store._connections.database.journal_mode == "wal":
-        assert _bytes_left(path) > 0
-    with Store.open(url):
+        stopped.setattr(erase, erase.STEPS[after + 1].__name__, stop)
+        with pytest.raises(InterruptedError):
+            store.forget(CANARY)
+    has_log = store._connections.database.journal_mode == "wal"
+    assert is_known(store, CANARY) == (after == 0)
+    assert (_bytes_left(path) > 0) == (after == 0 or (after == 1 and has_log))
+    with Store.open(url) as opened:
+        assert not is_known(opened, CANARY)
         assert _bytes_left(path) == 0
 
 

@@ -1,8 +1,8 @@
-"""The Basis: what is shared by everyone whose profiles are written in the same reward axes.
+"""The Basis: what people share whose profiles are written in the same reward axes.
 
-One directory: ``config.json``, ``model.safetensors``, ``questions.jsonl`` and a card, ``README.md``.
-Its id covers what a profile's numbers depend on, so a new card, bank or successor head leaves every profile valid.
-It doesn't know torch: the head is a mapping of arrays until ``decode.successor`` makes a module of it.
+It is a folder of ``config.json``, ``model.safetensors``, ``questions.jsonl`` and a card, ``README.md``. Its id covers
+what a profile's numbers depend on, so a new card, bank or successor head leaves every profile valid. Nothing here needs
+torch: the head is a mapping of arrays until ``decode.successor`` makes a module of it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from personalign.errors import BasisError, InputError, ProfileError
-from personalign.messages import read_messages
-from personalign.options import check_place
+from personalign.messages import check_place, read_messages
 from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 
 if TYPE_CHECKING:
-    from personalign.basis_schema import Config, QuestionRow
+    from personalign.artefact import Config, QuestionRow
 
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
 FORMAT = 1
@@ -36,7 +35,7 @@ HEAD_PREFIX = "head."
 
 @dataclass(frozen=True)
 class Gate:
-    """How far profiles may leave the prior's mean, κ, and the share π of people whom that describes (``learn.gate``).
+    """How far profiles may leave the prior's mean, κ, and the share π of people who do (``learn.gate``).
 
     Raises:
         InputError: a κ outside 0 … 1, or a share that isn't between them.
@@ -52,13 +51,10 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """The last r axes, which are projected from embeddings.
-
-    ``embedder`` is what embeds: "hidden", the base model's own states, "reward:PATH" or "encoder:NAME".
-    """
+    """The last r axes, which are projected from embeddings."""
 
     projection: Float[Array, "F r"]
-    embedder: str
+    embedder: str  # "hidden", for the base model's own states, "reward:PATH" or "encoder:NAME"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +80,14 @@ class Basis:
     scale: Float[Array, "d"]
     prior: Gaussian
     noise: Noise
-    reference: Float[Array, "m d"]  # pairs that stand for what people will compare
+    reference: Float[Array, "m d"]  # pairs like those that people will compare
     steering: Steering
     accuracy: float | None = None  # on held-out people; None where no human data went in
     bank: tuple[BankQuestion, ...] = ()
     head: Mapping[str, NDArray[np.floating]] | None = None  # float32 or float16
     learnt: Learnt | None = None
     gate: Gate | None = None  # None where no human data went in
-    active: bool = True  # whether the axes predict people well enough for questions to be chosen by them
+    active: bool = True  # whether the axes predict people well enough to choose questions by them
 
     @property
     def num_axes(self) -> int:
@@ -126,7 +122,7 @@ class Basis:
         return (raw - self.center) / self.scale
 
     def confidence(self, covariance: Float[Array, "d d"]) -> float:
-        """ρ = 1 − mean(vᵀΣ_n v) / mean(vᵀΣ₀v) on the reference pairs: 0 where nothing has been learnt, → 1."""
+        """ρ = 1 − mean(vᵀΣ_n v) / mean(vᵀΣ₀v) on the reference pairs: 0 where nothing is known, rising to 1."""
         before = _mean_variance(self.reference, self.prior.covariance)
         return 1 - _mean_variance(self.reference, covariance) / before if before > 0 else 0.0
 
@@ -163,11 +159,11 @@ class Basis:
             )
 
     def save(self, folder: str | Path) -> None:
-        """Write the three files, the config last: where it is, all are. Whatever made the basis writes the card."""
+        """Write the files but the card, the config last: a folder with a config is complete."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         head = {HEAD_PREFIX + name: value for name, value in (self.head or {}).items()}
-        # safetensors writes memory as it is laid out: a transposed view would come back as other numbers
+        # safetensors writes memory as it is laid out: a transposed view would return as other numbers
         in_rows = {name: np.asarray(value, order="C") for name, value in (self.arrays | head).items()}
         save_file(in_rows, folder / "model.safetensors")
         with (folder / "questions.jsonl").open("w", encoding="utf-8") as lines:
@@ -190,28 +186,27 @@ class Basis:
         """Read and check a basis directory.
 
         Raises:
-            BasisError: a file is missing, malformed or of another format; a text or number is out of its bounds; or
-                the content doesn't hash to the id it states.
+            BasisError: a file is missing, malformed, of another format or out of bounds, or was changed by hand.
         """
-        from personalign.basis_schema import DOOR, Config, QuestionRow, Version, check_arrays, check_questions
+        from personalign.artefact import BASIS, Config, QuestionRow, Version, check_arrays, check_questions
 
         folder = check_place("the basis", folder)
         config_path, arrays_path, questions_path = (Path(folder) / name for name in FILES)
         for path in (config_path, arrays_path, questions_path):
             if not path.is_file():
                 raise BasisError(f"{folder} lacks {path.name}; expected a basis directory")
-        text = DOOR.read(config_path)
-        if (version := DOOR.parse(Version, text, str(config_path)).format) != FORMAT:
+        text = BASIS.read(config_path)
+        if (version := BASIS.parse(Version, text, str(config_path)).format) != FORMAT:
             raise BasisError(
                 f"{folder} has format {version}, this version reads {FORMAT}; install the version that made it, or "
                 "make it again with: personalign basis bootstrap"
             )
-        config = DOOR.parse(Config, text, str(config_path))
+        config = BASIS.parse(Config, text, str(config_path))
         # not splitlines, which also splits at U+2028 and other marks that a reply may hold
-        lines = enumerate(DOOR.read(questions_path).split(b"\n"), start=1)
-        rows = [DOOR.parse(QuestionRow, line, f"{questions_path}, line {number}") for number, line in lines if line]
+        lines = enumerate(BASIS.read(questions_path).split(b"\n"), start=1)
+        rows = [BASIS.parse(QuestionRow, line, f"{questions_path}, line {number}") for number, line in lines if line]
         check_questions(rows, len(config.axes), str(folder))
-        arrays = DOOR.arrays(arrays_path)
+        arrays = BASIS.arrays(arrays_path)
         head = {
             name.removeprefix(HEAD_PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(HEAD_PREFIX)
         }
@@ -233,7 +228,7 @@ class Basis:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is stored as tensors, without the head."""
+        """The tensors to store, without the head's."""
         return {
             "center": self.center,
             "scale": self.scale,
@@ -241,10 +236,6 @@ class Basis:
             "prior.covariance": self.prior.covariance,
             "reference": self.reference,
         } | ({} if self.learnt is None else {"projection": self.learnt.projection})
-
-    def with_steering(self, steering: Steering) -> Basis:
-        """The same basis, calibrated anew; its id stays."""
-        return replace(self, steering=steering)
 
 
 def _assembled(

@@ -1,4 +1,4 @@
-"""The folder of the bundled model, and what a model's name stands for. ``zoo`` says how the bundled one was made."""
+"""The folder of the bundled model, and what a model's name stands for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TINY = Path(__file__).parent / "zoo" / "tiny"
 
 @dataclass(frozen=True)
 class Source:
-    """What a model's name stands for: what to load, the basis that fits it, and the experts that come with it."""
+    """What a model's name stands for: what to load, its basis, and the experts that come with it."""
 
     model: str  # a path or a hub id
     basis: Path

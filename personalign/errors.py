@@ -4,7 +4,7 @@
     ├── InputError            bad input: exit code 2
     │   ├── ModelError        a model that can't be loaded or used
     │   ├── BasisError        a basis that is missing, broken or made for another model
-    │   ├── ProfileError      a profile or head that can't be used (NaN, another basis, wrong shape)
+    │   ├── ProfileError      a profile or weights that can't be used (NaN, another basis, wrong shape)
     │   ├── QuestionError     an unknown question or choice
     │   │   └── AlreadyAnswered
     │   ├── MessageError      messages that are empty, too long or malformed
@@ -44,7 +44,7 @@ class BasisError(InputError):
 
 
 class ProfileError(InputError):
-    """The profile or head can't be used with this basis."""
+    """The profile or weights can't be used with this basis."""
 
 
 class QuestionError(InputError):
@@ -86,7 +86,7 @@ class EngineError(PersonalignError):
 
 
 def check_process(pid: int) -> None:
-    """Refuse to go on in a forked child: it has neither the engine's thread nor the threads of the arithmetic.
+    """Refuse to go on in a forked child, which lacks the threads of the engine and of the arithmetic.
 
     Raises:
         EngineError: this isn't the process of that number.

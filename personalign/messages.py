@@ -1,4 +1,4 @@
-"""Texts that come from outside: conversations, what a person preferred in one, and people's ids.
+"""Texts that come from outside: conversations, what a person preferred in one, people's ids, and places.
 
 Whatever takes a conversation takes it through ``read_messages``: requests, feedback, logs and prompts alike.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Literal, TypedDict, get_args
 from unicodedata import category
 
@@ -19,6 +20,7 @@ MAX_TEXT = 100_000  # characters of a text that is kept
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
 MAX_USER = 128  # characters of a person's id
+MAX_PLACE = 4096  # characters of a path
 UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and paragraph separators
 
 
@@ -143,6 +145,17 @@ def check_user(user: object) -> str:
             "the id as text"
         )
     return user
+
+
+def check_place(name: str, value: object) -> str:
+    """Refuse what can't name a file, a folder, a model or a device.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not isinstance(value, str | Path) or not 1 <= len(str(value)) <= MAX_PLACE or not str(value).isprintable():
+        raise InputError(f"{name} is {shown(value)}, expected a name or a path as text; pass one")
+    return str(value)
 
 
 def check_consent(consent: object) -> str | None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
@@ -19,7 +18,6 @@ MAX_STOPS = 16
 MAX_STOP = 256  # characters: all of it may have to be held back from a stream
 MAX_LOGPROBS = 20
 MAX_CONSTRAINT = 100_000  # characters of a schema or a regex
-MAX_PLACE = 4096  # characters of a path
 LARGEST = 2**31 - 1
 T = TypeVar("T")
 
@@ -183,17 +181,6 @@ def check_whole(name: str, value: object, low: int, high: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {shown(value)}, expected a whole number from {low} to {high}; pass one")
-
-
-def check_place(name: str, value: object) -> str:
-    """Refuse what can't name a file, a folder, a model or a device.
-
-    Raises:
-        InputError: naming it.
-    """
-    if not isinstance(value, str | Path) or not 1 <= len(str(value)) <= MAX_PLACE or not str(value).isprintable():
-        raise InputError(f"{name} is {shown(value)}, expected a name or a path as text; pass one")
-    return str(value)
 
 
 def check_list(name: str, values: Sequence[T]) -> Sequence[T]:

@@ -21,9 +21,9 @@ from personalign.errors import EngineError, InputError, check_process
 from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
-from personalign.messages import Feedback, check_consent, check_user, read_messages
+from personalign.messages import Feedback, check_consent, check_place, check_user, read_messages
 from personalign.onboarding import Onboarding
-from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_place, check_switch
+from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
 from personalign.store import Store
 from personalign.types import Array, Choice, Message, Profile, Question, Reply
 

@@ -1,4 +1,4 @@
-"""Settings from the environment; nothing else in the package reads it."""
+"""Settings from the environment, which no other module reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PREFIX = "PERSONALIGN_"
 
 
 class Settings(BaseSettings):
-    """Defaults of the command line: each is a variable with PERSONALIGN_ in front.
+    """Defaults of the command line; each is a variable that begins with PERSONALIGN_.
 
     Raises:
-        InputError: a variable holds something else than what is expected, naming both.
+        InputError: a variable holds something unexpected, naming it.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             raise InputError(f"{PREFIX}{name.upper()} holds {first['input']!r}: {first['msg'].lower()}") from error
-        except SettingsError as error:  # of a mapping alone
+        except SettingsError as error:  # only a mapping raises it
             raise InputError(
                 f'{PREFIX}PINNED isn\'t JSON; expected axes and weights, such as {{"length": 0}}'
             ) from error

@@ -1,7 +1,5 @@
 """Frozen values that travel between the parts, and the letters of their shapes.
 
-Letters, used in annotations and comments everywhere:
-
     B  rows of a batch        T  tokens            V  vocabulary      K  short list of next tokens
     H  hidden size            d  reward axes       R  rank of the successor head
     n  answers of one person  m  pairs of a pool   N  answers of many people
@@ -30,15 +28,14 @@ Choice = Literal["a", "b", "tie", "neither", "skip"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
 INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that say something about a person's weights
-# How much an answer counts in a fit, by what it came from: an asked one fully, one read off a person's use less. With p
-# the share that goes by their own taste it is ((2p − 1) / (2·¾ − 1))², the Fisher information it has near indifference
-# over that of an asked one, of which ¾ do. Assumed, not measured: an edit (p = .70) shows what was wanted, but may mend
-# a fact; a thumb (.65) judges the content too; who regenerates (.60) wanted another reply, and may like it no better.
-# A question asked again as a check tells nothing new, so it only is compared.
+# How much an answer counts in a fit: fully if it was asked, less if a person's use shows it. With p the share of such
+# answers that follow their taste, it is ((2p − 1) / (2·¾ − 1))²: the Fisher information near indifference over that of
+# an asked answer, of which ¾ do. p is assumed, not measured. An edit (.70) shows what was wanted, but may correct a
+# fact; a thumb (.65) judges the content, too; a regenerated reply (.60) may be no better liked. A check counts nothing.
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
 )
-LEARNT = "learnt_"  # how the names of learnt axes begin, which have no words yet
+LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
 FinishReason = Literal["stop", "length"]
 
@@ -53,19 +50,15 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Noise:
-    """How people answer, the same for everyone of a population.
-
-    ``tie`` is Rao and Kupper's δ, the utility difference under which a tie is likelier than either side; 0 says that
-    ties aren't offered. ``lapse`` is ε, the share of answers given at random over what is offered; ``side`` is σ_b, the
-    standard deviation of a person's bias towards the left. Both scales are utility differences.
+    """How people answer, the same for all of a population; tie and side are utility differences.
 
     Raises:
         InputError: NaN, Inf, a negative value, a lapse of 1 and more, or a scale beyond ``MAX_UTILITY``.
     """
 
-    tie: float = 0.2
-    lapse: float = 0.05
-    side: float = 0.2
+    tie: float = 0.2  # Rao and Kupper's δ, under which a tie is likelier than either side; 0: ties aren't offered
+    lapse: float = 0.05  # ε, the share of answers given at random over what is offered
+    side: float = 0.2  # σ_b, the standard deviation of a person's bias towards the left
 
     def __post_init__(self) -> None:
         if not (0 <= self.tie <= MAX_UTILITY and 0 <= self.lapse < 1 and 0 <= self.side <= MAX_UTILITY):
@@ -74,7 +67,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Question:
-    """Two replies to one prompt, as shown: ``a`` on the left, ``b`` on the right. The id is the presentation's."""
+    """Two replies to one prompt, as shown: ``a`` on the left, ``b`` on the right; the id is the presentation's."""
 
     id: str
     prompt: tuple[Message, ...]
@@ -86,8 +79,8 @@ class Question:
 class Profile:
     """What is known of one person: the posterior over their reward weights, and what it came from.
 
-    Feedback counts as informative by its weight, rounded down: three thumbs, or seven regenerated replies, are worth
-    one answer, and with less than that and no answer a person is served plain decoding.
+    Feedback is informative by its weight, rounded down: three thumbs, or seven regenerated replies, are worth one
+    answer. A person with less than that and no answer gets plain decoding.
     """
 
     user: str
@@ -97,11 +90,11 @@ class Profile:
     covariance: Array  # (d, d)
     answers: int  # to questions, informative or not
     informative: int  # those that say something about the weights; 0 means plain decoding
-    axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's, for `explain`
-    gain: float = 0.0  # nats by which their answers were predicted better than by the prior's mean; 0 without a gate
+    axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's
+    gain: float = 0.0  # nats by which the profile predicted answers better than the prior's mean; 0 without a gate
     pinned: Mapping[str, float] = field(default_factory=dict)  # axes whose weight the operator sets
     common: Array | None = None  # (d,) the prior's mean, which isn't a taste of their own; None: 0
-    openness: float = 1.0  # of what sets them apart from it, how much is served
+    openness: float = 1.0  # the share that is served of the difference from ``common``
 
     @property
     def posterior(self) -> Gaussian:
@@ -121,7 +114,7 @@ class Profile:
         return bars(title, zip(self.axes, self.mean.tolist(), self._deviations().tolist(), strict=True))
 
     def explain(self, top: int = 5) -> str:
-        """The tastes that stand out, in words, surest first, then the axes that are pinned; one line each."""
+        """The tastes that stand out, in words, surest first, then the pinned axes; one line each."""
         if not (self.informative and self.openness):
             return IMPERSONAL if self.informative else UNKNOWN
         tastes = [f"{axis.verdict(surety)} ({axis.about})" for axis, surety in self._tastes(top)]
@@ -133,9 +126,9 @@ class Profile:
         return "\n".join([*(tastes or ["No taste stands out yet."]), *pins])
 
     def as_system_prompt(self, top: int = 5) -> str:
-        """Tell a language model of the tastes that stand out, one sentence each; "" where none does.
+        """Describe the tastes that stand out to a language model, one sentence each; "" where none does.
 
-        It is what a profile comes to without steering, as a system message: a baseline, or one more thing to stack.
+        As a system message it is a baseline without steering, or goes with steering.
         """
         if not (self.informative and self.openness):
             return ""
@@ -145,7 +138,7 @@ class Profile:
         return "\n".join(["Write every reply the way this person likes replies to be.", *wishes]) if wishes else ""
 
     def changes(self, previous: Profile, top: int = 3) -> str:
-        """What became of an earlier profile, in words, the largest change first; one line each.
+        """The changes since an earlier profile, in words, the largest first; one line each.
 
         Raises:
             ProfileError: the two belong to different bases.
@@ -164,17 +157,17 @@ class Profile:
         return np.asarray(np.sqrt(np.diag(self.covariance)))
 
     def _tastes(self, top: int) -> list[tuple[Axis, float]]:
-        """The axes that stand out by what is served, surest first; none that is pinned, or only everybody's."""
+        """The axes that stand out as they are served, surest first, without the pinned ones and those of all people."""
         departure = self.mean if self.common is None else self.mean - self.common
         surety = (self.mean - (1 - self.openness) * departure) / self._deviations()
-        is_told = (np.abs(surety) >= FAINT) & (np.abs(departure) >= FAINT * self._deviations())
-        ranked = [(self.axes[j], float(surety[j])) for j in np.argsort(-np.abs(surety)) if self.axes and is_told[j]]
+        is_clear = (np.abs(surety) >= FAINT) & (np.abs(departure) >= FAINT * self._deviations())
+        ranked = [(self.axes[j], float(surety[j])) for j in np.argsort(-np.abs(surety)) if self.axes and is_clear[j]]
         return [(axis, towards) for axis, towards in ranked if axis.name not in self.pinned][:top]
 
 
 @dataclass(frozen=True)
 class Steering:
-    """How strongly a profile acts, calibrated on dev prompts: β, the clip c of δ in nats, and the short list K."""
+    """How strongly a profile acts: β, the clip c of δ in nats, and the short list K, calibrated on dev prompts."""
 
     beta: float
     clip: float
@@ -191,29 +184,27 @@ class Fingerprints:
 
 @dataclass(frozen=True)
 class ArgsSteering:
-    """How a reward model steers: k, how many tokens it is asked about, and w, what its reward is multiplied by."""
+    """How a reward model steers; both numbers are those of ARGS' release."""
 
-    num_candidates: int = 10  # both as in the paper's release
-    weight: float = 1.5
+    num_candidates: int = 10  # k, the tokens that it scores
+    weight: float = 1.5  # w, which multiplies its reward
 
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
     """A person's reward as a request carries it.
 
-    ``confidence`` is ρ of the basis, from 0 (nothing learnt) towards 1; ``strength`` multiplies the calibrated β.
-    Requests that name the same user, generation and revision share a row of the weight bank; ``generation`` tells a
-    person from one who was erased under the same id. In shadow nothing is steered, but the account tells what would be.
+    Requests of the same user, generation and revision share a row of the weight bank.
     """
 
     weights: Array  # (d,)
-    confidence: float
-    strength: float = 1.0
+    confidence: float  # ρ of the basis, from 0 (nothing learnt) towards 1
+    strength: float = 1.0  # multiplies the calibrated β
     revision: int = 0
     user: str = ""
-    generation: int = 0
-    is_shadow: bool = False
-    is_personal: bool = True  # False where the basis knows nothing that sets one person apart: nothing is steered
+    generation: int = 0  # distinguishes a person from one who was erased under the same id
+    is_shadow: bool = False  # nothing is steered, but the account says what would be
+    is_personal: bool = True  # False where the basis finds nothing that sets one person apart: nothing is steered
 
 
 @dataclass(frozen=True)
@@ -222,7 +213,7 @@ class TokenLogprobs:
 
     id: int
     logprob: float
-    top: tuple[tuple[int, float], ...]  # the likeliest tokens, best first; those that can't be drawn are left out
+    top: tuple[tuple[int, float], ...]  # the likeliest tokens that can be drawn, best first
 
 
 @dataclass(frozen=True)
@@ -237,19 +228,16 @@ class Usage:
 class Reply:
     """A reply and the account of how it was steered.
 
-    ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) over the whole vocabulary, in
-    nats at temperature 1. ``tilt_kl`` is its part within the short list, under the successor rule at most clip²/8; the
-    rest is −log of the short list's share, the price of leaving out all other tokens, which has no bound. ``changed``
-    is the share of positions whose likeliest token guidance changed; ``gained`` the expected reward it added, the mean
+    ``kl`` is the mean over the tokens drawn, the end included, of KL(steered ‖ unsteered) over the vocabulary, in nats
+    at temperature 1. ``tilt_kl`` is its part within the short list, at most clip²/8 under the successor rule. The rest
+    is −log of the short list's share, which has no bound: the price of leaving out all other tokens. ``changed`` is the
+    share of positions whose likeliest token guidance changed. ``gained`` is the expected reward that it added, the mean
     over tokens of Σ q Q − Σ p Q within the short list.
 
     ``reason`` says why a reply was not guided, and is None for a guided one: "no_answers" (nothing is known of the
-    person), "nothing_personal" (the basis found nothing that sets one person apart), "strength_zero" (β or strength is
-    0), "non_finite_reward" (from the first such token on it was written without guidance), "forgotten" (the person was
-    erased while it was written), or "shadow". In shadow the numbers tell what guidance would have done to each token.
-
-    ``seed`` repeats the draw, for the same messages; None where nothing is drawn, at temperature 0. ``ids`` are the
-    tokens of the text, ``end`` is the token that ended it: None where the limit or a stop string did.
+    person), "nothing_personal" (the basis finds nothing that sets one person apart), "strength_zero" (β or strength is
+    0), "non_finite_reward" (guidance ended at the first such token), "forgotten" (the person was erased meanwhile), or
+    "shadow". In shadow the numbers say what guidance would have done to each token.
     """
 
     text: str
@@ -262,7 +250,7 @@ class Reply:
     changed: float = 0.0
     gained: float = 0.0
     tilt_kl: float = 0.0
-    seed: int | None = field(default=None, compare=False)
+    seed: int | None = field(default=None, compare=False)  # repeats the draw; None at temperature 0
     logprobs: tuple[TokenLogprobs, ...] = ()
-    ids: tuple[int, ...] = field(default=(), repr=False)
-    end: int | None = field(default=None, repr=False)
+    ids: tuple[int, ...] = field(default=(), repr=False)  # tokens of the text
+    end: int | None = field(default=None, repr=False)  # the token that ended it; None: the limit or a stop string did

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
-FAINT, CLEAR, STRONG = 0.5, 1.0, 2.0  # standard deviations from which on a taste is told, and told more firmly
+FAINT, CLEAR, STRONG = 0.5, 1.0, 2.0  # standard deviations from which on a taste is named, more and more firmly
 UNKNOWN = "Nothing is known yet: replies are the model's own."
 IMPERSONAL = (
-    "Nothing personal is served: on this basis one person's answers predict nothing that everybody's don't. Replies "
-    "are the model's own."
+    "Nothing personal is served: on this basis one person's answers predict no more than all people's do. Replies are "
+    "the model's own."
 )
 
 
@@ -24,11 +24,11 @@ class Axis:
     more: str
 
     def direction(self, towards: float) -> str:
-        """The end that a positive or negative number is on."""
+        """The end that a number's sign points to."""
         return self.more if towards > 0 else self.less
 
     def verdict(self, surety: float) -> str:
-        """What a person thinks of it."""
+        """What a person prefers."""
         if abs(surety) < FAINT:
             return "undecided"
         verb = "clearly prefers" if abs(surety) >= STRONG else "prefers" if abs(surety) >= CLEAR else "may prefer"
@@ -40,10 +40,10 @@ class Axis:
         return f"{verb} {self.direction(towards)}."
 
     def change(self, before: float, after: float) -> str:
-        """How a verdict moved."""
-        was, now = self.verdict(before), self.verdict(after)
+        """How a verdict changed."""
+        earlier, later = self.verdict(before), self.verdict(after)
         line = f"towards {self.direction(after - before)} ({self.about})"
-        return line if was == now else f"{line}: {was} → {now}"
+        return line if earlier == later else f"{line}: {earlier} → {later}"
 
 
 def bars(title: str, rows: Iterable[tuple[Axis, float, float]]) -> str:

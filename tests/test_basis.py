@@ -174,7 +174,7 @@ COVERED: dict[str, Callable[[Basis], Basis]] = {
 LEFT_OUT: dict[str, Callable[[Basis], Basis]] = {
     "bank": lambda b: replace(b, bank=b.bank[:1]),
     "head": lambda b: replace(b, head=None),
-    "steering": lambda b: b.with_steering(Steering(9.0, 1.0, 5)),
+    "steering": lambda b: replace(b, steering=Steering(9.0, 1.0, 5)),
     "accuracy": lambda b: replace(b, accuracy=0.7),
     "model's name": lambda b: replace(b, model="elsewhere"),
 }

@@ -25,9 +25,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from personalign.artefact import Door, Name, Schema
+from personalign.artefact import Door, FingerprintsRow, Name, Schema
 from personalign.basis import Basis
-from personalign.basis_schema import FingerprintsRow
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
 from personalign.decode.load import CausalModel, cache_argument, context, load_causal

@@ -281,7 +281,7 @@ def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> N
     """Nobody = no answers = strength 0 = β 0 = nothing learnt ⇒ plain generate's tokens and scores, bit for bit."""
     kit = make_kit(family)
     if off == "beta 0":
-        kit = Kit(kit.causal, kit.basis.with_steering(replace(STEERING, beta=0.0)))
+        kit = Kit(kit.causal, replace(kit.basis, steering=replace(STEERING, beta=0.0)))
     profile = {"nobody": None, "no answers": kit.person(informative=0), "confidence 0": kit.person(confidence=0.0)}
     people, strength = [profile.get(off, kit.person())] * 2, 0.0 if off == "strength 0" else 1.0
     inputs = kit.inputs(HELLO, CAT)

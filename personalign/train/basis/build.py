@@ -221,7 +221,7 @@ class Making:
             for alpha in plan.alphas
         }
         report = Report(len(replies.both.text), len(replies.both.token), r2, r2_forced, grid, by_alpha)
-        return basis.with_steering(best.steering), report
+        return replace(basis, steering=best.steering), report
 
     @property
     def _embeddings(self) -> Float[Tensor, "V H"]:

@@ -46,7 +46,7 @@ def rows(card: str) -> list[list[str]]:
 
 def test_a_basis_card_tells_every_axis_setting_and_stack(tmp_path: Path, basis: Basis) -> None:
     """Each axis with its own R², each calibrated setting, each α with and without the reward, and the chosen one."""
-    chosen = basis.with_steering(Steering(24.0, 5.0, 30))
+    chosen = replace(basis, steering=Steering(24.0, 5.0, 30))
     write_basis_card(tmp_path, chosen, report(basis), ORIGIN, PLANS)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     axes = rows(card)[2 : 2 + basis.num_axes]
@@ -99,7 +99,7 @@ def test_a_basis_card_says_how_it_is_used(tmp_path: Path, basis: Basis) -> None:
 def test_a_basis_that_steers_nothing_says_so(tmp_path: Path, basis: Basis) -> None:
     """Where the calibration allowed nothing, that is the first thing said of its strength; not otherwise (control)."""
     for beta in (0.0, 8.0):
-        write_basis_card(tmp_path, basis.with_steering(Steering(beta, 3.0, 10)), report(basis), ORIGIN, PLANS)
+        write_basis_card(tmp_path, replace(basis, steering=Steering(beta, 3.0, 10)), report(basis), ORIGIN, PLANS)
         assert ("doesn't steer" in (tmp_path / "README.md").read_text(encoding="utf-8")) == (beta == 0)
 
 

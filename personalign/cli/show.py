@@ -1,4 +1,4 @@
-"""What the command line shows to people: tables, panels and bars. Texts of users and models are never markup."""
+"""What the command line shows: tables, panels and bars. Texts of users and models are never markup."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("white", "cyan", "magenta", "yellow")
 BAR = 14  # characters to either side of zero
 PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214), ColorTriplet(230, 145, 56)
-UNSHADED = 0.02  # a change of probability too small to be shown
+UNSHADED = 0.02  # changes of probability below it aren't shown
 
 
 def show_question(console: Console, question: Question, title: str) -> None:
@@ -43,7 +43,7 @@ def show_answer(console: Console, effect: str) -> None:
 
 
 def show_onboarded(console: Console, profile: Profile, reason: str | None, agreed: bool | None) -> None:
-    """How the questions ended, and what they told."""
+    """Why the questions ended, the profile, and the check."""
     console.rule(reason or "stopped; go on whenever you like")
     console.print(Text(profile.explain()))
     if agreed is not None:
@@ -93,7 +93,7 @@ def _guidance(reply: Reply) -> str:
 
 
 def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence[ShiftedReply]) -> None:
-    """The tokens moved most as a table, and every reply coloured by what was done to its tokens."""
+    """A table of the tokens that moved most, and each reply with its tokens shaded."""
     table = Table("token", "count", "mean change", "likeliest changed", title="tokens moved most")
     for token in tokens:
         table.add_row(
@@ -110,7 +110,7 @@ def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence
 
 
 def coloured(reply: ShiftedReply) -> Text:
-    """A reply guide tokens are shaded by how much likelier guidance and expert made them; notebooks show it as HTML."""
+    """A reply whose tokens are shaded by how much likelier guidance and expert made them; notebooks show it as HTML."""
     *written, last = reply.positions
     shades = [_shaded(position.added, position.change) for position in written]
     return Text.assemble(*shades, _shaded(last.added or last.token, last.change))  # the end has a name, but no text
@@ -123,7 +123,7 @@ def legend() -> Text:
 
 
 def _shaded(text: str, change: float) -> Text:
-    """Black on blue for what became likelier, on orange for what became less likely; as it is where little changed."""
+    """Black on blue where it became likelier, on orange where less likely; plain where little changed."""
     if abs(change) < UNSHADED:
         return Text(text)
     full = RAISED if change > 0 else LOWERED
@@ -141,7 +141,7 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
 
 
 def show_demo(console: Console, demo: Demo) -> None:
-    """Two people in words, their replies side by side, and what was measured."""
+    """Two people in words, their replies side by side, and the measurements."""
     for person, onboarding in zip(demo.people, demo.onboardings, strict=True):
         title = f"{person.id}: {person.questions} questions, {person.stopped_because}"
         console.print(Panel(Text(onboarding.profile.explain()), title=title))
@@ -161,7 +161,7 @@ def show_demo(console: Console, demo: Demo) -> None:
 
 
 def show_people(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Simulated people: how well the profile agrees with the hidden taste, and how they like their replies."""
+    """How well simulated people's profiles agree with their hidden tastes, and how they like their replies."""
     table = Table("person", "questions", "agreement", "utility of base", "of the personal replies", "KL")
     for row in rows:
         table.add_row(

@@ -1,8 +1,8 @@
-"""Simulated people on the real path: onboarded by the service, judged by their hidden utility.
+"""Simulated people, whom the service onboards and their hidden utility judges.
 
-A person answers at most ten questions, 15 % of them against their taste. Then two things are measured: on how many of
-200 held-out pairs the profile agrees with the hidden utility, and how much better the person likes steered replies to
-20 prompts, written greedily, than the model's own.
+A person answers at most ten questions, 15 % of them against their taste. Two things are measured: on how many of 200
+held-out pairs the profile agrees with the hidden utility; and how much better the person likes steered replies to 20
+prompts, written greedily, than the model's own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from personalign.basis import BankQuestion
 from personalign.bundled import TINY
 from personalign.demo.simulate import SimulatedPerson, opposite_pair
 from personalign.service import Personalign
@@ -34,8 +33,8 @@ class Onboarding:
 
     profiles: tuple[Profile, ...]  # before any answer, after one, after two …
     stopped_because: str
-    last_answer_s: float  # from the last answer to its fitted and stored profile
-    asked: frozenset[str]  # the replies that were shown, to keep them out of the held-out pairs
+    last_answer_s: float  # from the last answer to its stored profile
+    asked: frozenset[str]  # the replies that were shown, which are left out of the held-out pairs
 
     @property
     def profile(self) -> Profile:
@@ -113,18 +112,19 @@ def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> On
 def agreement(p: Personalign, met: Met) -> float:
     """Share of 200 pairs, none of them asked, on which the profile and the hidden utility prefer the same reply.
 
-    Pairs that the person can't tell apart have no right answer and are left out.
+    Pairs of equal utility have no right answer and are left out.
     """
-    person, profile, asked = met.person, met.onboarding.profile, met.onboarding.asked
-    fresh = [q for q in p.basis.bank if q.first not in asked and q.second not in asked and _differ(person, q)]
-    order = np.random.default_rng(met.seed).permutation(len(fresh))[:NUM_HELD_OUT_PAIRS]
-    pairs = [fresh[i] for i in order]
-    predicted = [(q.first_features - q.second_features) @ profile.mean > 0 for q in pairs]
-    return float(np.mean([guess == _prefers_first(person, q) for guess, q in zip(predicted, pairs, strict=True)]))
+    utility, mean, asked = met.person.utility, met.onboarding.profile.mean, met.onboarding.asked
+    fresh = [q for q in p.basis.bank if asked.isdisjoint((q.first, q.second))]
+    gaps = [utility(q.prompt, q.first) - utility(q.prompt, q.second) for q in fresh]
+    predicted = [(q.first_features - q.second_features) @ mean > 0 for q in fresh]
+    agrees = [guess == (gap > 0) for guess, gap in zip(predicted, gaps, strict=True) if gap]
+    order = np.random.default_rng(met.seed).permutation(len(agrees))[:NUM_HELD_OUT_PAIRS]
+    return float(np.mean([agrees[i] for i in order]))
 
 
 def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Message]]) -> list[PersonResult]:
-    """Write greedy replies for a stranger and for each person in one batch, and ask the hidden utilities."""
+    """Write greedy replies for a stranger and each person in one batch, and judge them by the hidden utilities."""
     users = ["nobody", *(met.name for met in people)]
     replies = p.chat_many([user for user in users for _ in prompts], [*prompts] * len(users))
     base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
@@ -134,7 +134,7 @@ def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Mess
             questions=met.onboarding.profile.answers,
             stopped_because=met.onboarding.stopped_because,
             agreement=agreement(p, met),
-            utility_base=0.0,  # the origin of the scale, by definition
+            utility_base=0.0,  # by definition
             utility_personal=gain(met.person, prompts, [r.text for r in base], [r.text for r in written]),
             kl=float(np.mean([r.kl for r in written])),
         )
@@ -151,11 +151,3 @@ def gain(
         for texts in (base, personal)
     )
     return float((after.mean() - before.mean()) / before.std())
-
-
-def _prefers_first(person: SimulatedPerson, question: BankQuestion) -> bool:
-    return person.utility(question.prompt, question.first) > person.utility(question.prompt, question.second)
-
-
-def _differ(person: SimulatedPerson, question: BankQuestion) -> bool:
-    return person.utility(question.prompt, question.first) != person.utility(question.prompt, question.second)

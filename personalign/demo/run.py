@@ -1,6 +1,6 @@
 """The main job from end to end: two opposite people are onboarded, and the same prompts answered for each.
 
-Everything runs on the real path, the service over a fresh SQLite file; nothing is kept from an earlier run.
+The service runs over a fresh SQLite file, so nothing is left from an earlier run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Demo:
-    """What came of the demo."""
+    """The people, their replies, and what was measured."""
 
     people: list[PersonResult]
     onboardings: list[Onboarding]
@@ -61,17 +61,20 @@ class Demo:
 
 
 def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: None) -> Demo:
-    """Run the main job in a folder that is removed afterwards; ``progress`` is told what begins."""
+    """Run the main job in a folder that is removed afterwards; each step's name goes to ``progress``."""
     with fresh_service(device) as p:
         progress("loading the model")
         p.chat("nobody", _conversation("Hello."), max_tokens=4, expert=EXPERT)
         progress("asking two people")
         pair = meet_pair(p, SEED)
-        first_token_s = pair[-1].onboarding.last_answer_s + _first_piece_s(p, pair[-1].name)
+        started = time.perf_counter()
+        next(iter(p.stream(pair[-1].name, _conversation(PROMPTS[0]))))
+        first_token_s = pair[-1].onboarding.last_answer_s + time.perf_counter() - started
         progress("answering")
         started = time.perf_counter()
         columns = _columns(p)
-        tokens_per_s = _tokens(columns) / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        num_tokens = sum(reply.usage.completion_tokens for replies in columns.values() for reply in replies)
         progress("asking their hidden tastes")
         people = judge(p, pair, load_prompts()[:NUM_PROMPTS])
         return Demo(
@@ -82,36 +85,20 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
                 for i, prompt in enumerate(PROMPTS)
             ],
             kl={name: sum(r.kl for r in replies) / len(replies) for name, replies in columns.items()},
-            tokens_per_s=tokens_per_s,
+            tokens_per_s=num_tokens / seconds,
             ms_to_first_steered_token=first_token_s * 1e3,
-            seconds=time.time() - _process_started(),
+            seconds=time.time() - psutil.Process().create_time(),
         )
-
-
-def _process_started() -> float:
-    """When this process began, before any import, in seconds since the epoch."""
-    return float(psutil.Process().create_time())
 
 
 def _columns(p: Personalign) -> dict[str, list[Reply]]:
     """The replies of every column, in one batch for those without the expert and one for those with it."""
     conversations = [_conversation(prompt) for prompt in PROMPTS]
-    users = ("nobody", *NAMES)
-    plain = p.chat_many([user for user in users for _ in PROMPTS], conversations * len(users))
-    expert = p.chat_many([NAMES[0]] * len(PROMPTS), conversations, expert=EXPERT)
-    names = ("base", *NAMES)
-    columns = {name: plain[i * len(PROMPTS) : (i + 1) * len(PROMPTS)] for i, name in enumerate(names)}
+    users, n = {"base": "nobody", **dict(zip(NAMES, NAMES, strict=True))}, len(PROMPTS)
+    plain = p.chat_many([user for user in users.values() for _ in PROMPTS], conversations * len(users))
+    expert = p.chat_many([NAMES[0]] * n, conversations, expert=EXPERT)
+    columns = {name: plain[i * n : (i + 1) * n] for i, name in enumerate(users)}
     return columns | {f"{NAMES[0]}+{EXPERT}": expert}
-
-
-def _first_piece_s(p: Personalign, user: str) -> float:
-    started = time.perf_counter()
-    next(iter(p.stream(user, _conversation(PROMPTS[0]))))
-    return time.perf_counter() - started
-
-
-def _tokens(columns: dict[str, list[Reply]]) -> int:
-    return sum(reply.usage.completion_tokens for replies in columns.values() for reply in replies)
 
 
 def _conversation(text: str) -> list[Message]:

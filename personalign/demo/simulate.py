@@ -1,7 +1,7 @@
 """Simulated people: hidden tastes that are nonlinear functions of a reply's text.
 
-They stand in for people in the demo and in measurements, so nothing here looks at the axes that profiles are
-written in: a person likes a few traits of their own, and the fit has to make do with what the axes show of it.
+They replace people in the demo and in measurements. A person likes a few traits, and profiles can learn only what the
+axes show of them, because nothing here looks at the axes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from personalign.errors import InputError
 from personalign.types import Array, Choice, Message
 
 FLIPPED = 0.15  # share of answers that contradict the person's own taste
-MAIN_TRAITS = ("brevity", "fullness")  # people differ first of all in how much they want to be told
+MAIN_TRAITS = ("brevity", "fullness")  # people differ most in how long they like replies to be
 MINOR = 0.4  # weight of the one other trait that a person has
 POWER = 4  # strong feelings grow faster than their cause
 
-Trait = Callable[[str], float]
-
-_WORD = re.compile(r"\w+(?:['’:.,-]\w+)*")
+_words = re.compile(r"\w+(?:['’:.,-]\w+)*").findall
 _SENTENCE = re.compile(r"[^.?!]+(?:[.?!]+|$)")
 _FRIENDLY = re.compile(
     r"\b(?:thank|glad|happy|great|enjoy|nice|wonderful|pleas|welcom|love|perfect|good)\w*", re.IGNORECASE
@@ -35,26 +33,8 @@ _GREETING = re.compile(
 )
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
-
-
 def _sentences(text: str) -> list[str]:
     return [s for s in _SENTENCE.findall(text) if s.strip()] or [text]
-
-
-def _brevity(text: str) -> float:
-    """Best at six words, falling off on either side."""
-    return -abs(math.log((len(_words(text)) + 1) / 7))
-
-
-def _fullness(text: str) -> float:
-    """Words up to thirty, then nothing more."""
-    return float(min(len(_words(text)), 30) ** 0.7)
-
-
-def _friendliness(text: str) -> float:
-    return 1 - math.exp(-1.5 * len(_FRIENDLY.findall(text)) / len(_sentences(text)))
 
 
 def _curiosity(text: str) -> float:
@@ -63,19 +43,19 @@ def _curiosity(text: str) -> float:
 
 
 def _precision(text: str) -> float:
-    """Share of words with a digit, saturating."""
+    """The share of words with a digit."""
     words = _words(text)
     return math.tanh(6 * sum(any(c.isdigit() for c in w) for w in words) / max(len(words), 1))
 
 
 def _naming(text: str) -> float:
-    """Capitals inside sentences, saturating."""
+    """The share of capitalised words inside sentences."""
     inner = [w for sentence in _sentences(text) for w in _words(sentence)[1:]]
     return math.tanh(5 * sum(w[0].isupper() and w != "I" for w in inner) / max(len(inner), 1))
 
 
 def _cheer(text: str) -> float:
-    """A greeting or an exclamation, and more than both apart."""
+    """A greeting or an exclamation; both count more than their sum."""
     greets, exclaims = _GREETING.match(text) is not None, "!" in text
     return greets + exclaims + float(greets and exclaims)
 
@@ -86,11 +66,11 @@ def _plain_words(text: str) -> float:
     return -float(np.mean(lengths)) - 0.3 * float(np.std(lengths))
 
 
-TRAITS: Mapping[str, Trait] = MappingProxyType(
+TRAITS: Mapping[str, Callable[[str], float]] = MappingProxyType(
     {
-        "brevity": _brevity,
-        "fullness": _fullness,
-        "friendliness": _friendliness,
+        "brevity": lambda text: -abs(math.log((len(_words(text)) + 1) / 7)),  # best at six words
+        "fullness": lambda text: float(min(len(_words(text)), 30) ** 0.7),
+        "friendliness": lambda text: 1 - math.exp(-1.5 * len(_FRIENDLY.findall(text)) / len(_sentences(text))),
         "curiosity": _curiosity,
         "precision": _precision,
         "naming": _naming,
@@ -102,7 +82,7 @@ TRAITS: Mapping[str, Trait] = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class SimulatedPerson:
-    """Someone with a hidden taste: a main trait and a minor one, felt the more strongly the further they go.
+    """Someone with a hidden taste for a main trait and a minor one.
 
     Utilities are in standard deviations of the replies the person was made with; their mean is 0.
     """
@@ -120,12 +100,12 @@ class SimulatedPerson:
         return (_feeling(mix) - self.mean) / self.spread
 
     def choose(self, prompt: Sequence[Message], left: str, right: str, rng: np.random.Generator) -> Choice:
-        """Prefer the reply of higher utility, but in 15 % of cases say the other."""
+        """Prefer the reply of higher utility, but name the other in 15 % of cases."""
         prefers_left = self.utility(prompt, left) > self.utility(prompt, right)
         return "a" if prefers_left != (rng.random() < FLIPPED) else "b"
 
     def opposite(self) -> SimulatedPerson:
-        """Someone whose every utility is the negative of this one's."""
+        """The person whose utilities are the negatives of these."""
         return SimulatedPerson(-self.weights, self.center, self.scale, -self.mix_mean, -self.mean, self.spread)
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.likelihood import TIE
 from personalign.learn.population import Log, Model, fit_population, group_rows
-from personalign.learn.rows import encode
+from personalign.learn.rows import encode, signs
 from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Ints, Noise
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
@@ -185,10 +186,9 @@ def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answ
 
 def _log(answers: _Answers, turn: Array) -> Log:
     """Turn each answer so that its left side won or tied, and project the features on their directions."""
-    is_tie = answers.choice == "tie"
-    first = answers.v[np.arange(len(answers.v)), (answers.v != 0).argmax(axis=1)]
-    side = np.where((answers.choice == "b") | (is_tie & (first < 0)), -1.0, 1.0)
-    return Log((side[:, None] * answers.v) @ turn, is_tie, side, answers.person, group_rows(answers.person))
+    outcome = encode(answers.choice.tolist())
+    side = signs(answers.v, outcome)
+    return Log((side[:, None] * answers.v) @ turn, outcome == TIE, side, answers.person, group_rows(answers.person))
 
 
 def _num_constant(answers: _Answers) -> int:
@@ -215,13 +215,11 @@ def _axes(model: Model, answers: _Answers, turn: Array, rank: int) -> _Axes:
     largest = directions[np.abs(directions).argmax(axis=0), np.arange(rank)]
     directions = directions * np.where(largest < 0, -1.0, 1.0)
     variance = np.maximum(values[::-1], FLOOR * max(values[-1], FLOOR))
-    prior = Gaussian(_certain(directions.T @ mean, variance / answers.num_people), np.diag(variance))
+    center, error = directions.T @ mean, variance / answers.num_people
+    # Stein's rule draws the mean over few people towards 0
+    center = center * np.maximum(0.0, 1 - error / np.maximum(center**2, 1e-300))
+    prior = Gaussian(center, np.diag(variance))
     return _Axes(turn @ (directions / spread[:, None]), prior, model.noise)
-
-
-def _certain(mean: Array, error: Array) -> Array:
-    """Draw the mean over few people towards 0, by Stein's rule on each axis: it isn't all people's."""
-    return np.asarray(mean * np.maximum(0.0, 1 - error / np.maximum(mean**2, 1e-300)))
 
 
 def _scaled(axes: _Axes, scale: float) -> _Axes:

@@ -43,8 +43,8 @@ def select(choices: Sequence[str], kinds: Sequence[str], most: int = MAX_ANSWERS
 
     What says nothing, or only checks an answer, takes no place. ``choices`` and ``kinds`` are the oldest first.
     """
-    telling = [i for i, choice in enumerate(choices) if choice in INFORMATIVE and WEIGHTS[kinds[i]] > 0]
-    ranked = sorted(telling, key=lambda i: (kinds[i] in FEEDBACK, -i))
+    informative = [i for i, choice in enumerate(choices) if choice in INFORMATIVE and WEIGHTS[kinds[i]] > 0]
+    ranked = sorted(informative, key=lambda i: (kinds[i] in FEEDBACK, -i))
     return np.array(sorted(ranked[:most]), dtype=np.int64)
 
 
@@ -101,7 +101,7 @@ def canonical(v: Array, outcome: Ints, weight: Array, size: int, has_side: bool)
 
     Without ``has_side`` people have no side bias, and the side that an answer fell on is left out.
     """
-    sign = np.where(says_something(outcome, weight), _signs(v, outcome), 0.0)
+    sign = np.where(says_something(outcome, weight), signs(v, outcome), 0.0)
     keys = np.empty((*outcome.shape, v.shape[2] + 3))  # a key holds all of an answer but its side
     keys[..., 0] = sign == 0  # what says nothing goes last, and is cut off
     keys[..., 1] = outcome == TIE
@@ -115,7 +115,7 @@ def canonical(v: Array, outcome: Ints, weight: Array, size: int, has_side: bool)
     return Rows(keys[..., 3:], is_tie, side, keys[..., 2].copy(), turn)
 
 
-def _signs(v: Array, outcome: Ints) -> Array:
+def signs(v: Array, outcome: Ints) -> Array:
     """−1 for answers to turn: those that b won, and ties whose first difference is negative."""
     signs = np.where(outcome == B, -1.0, 1.0)
     ties = v[outcome == TIE]

@@ -97,7 +97,7 @@ class Replies:
         return seq
 
     def write(self, request: Request) -> Reply:
-        """Write one reply beside everybody else's; a caller who gives it up ends it."""
+        """Write one reply; giving up the wait ends it."""
         (ticket,) = self._submit([request])
         try:
             return ticket.result()
@@ -111,14 +111,14 @@ class Replies:
         return texts
 
     def write_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Have requests written, so many at a time that others may hand over theirs, too."""
+        """Write replies to requests, few enough at a time that other callers find room."""
         written: list[Reply] = []
         num_together = -(-self._capacity.waiting // 2)  # one person's share of an empty queue
         for start in range(0, len(requests), num_together):
             tickets = self._submit(requests[start : start + num_together])
             try:
                 written += [ticket.result() for ticket in tickets]
-            finally:  # nobody waits for the rest where one failed
+            finally:  # where one failed, no caller waits for the others
                 _cancel(tickets)
         return written
 
@@ -145,13 +145,13 @@ class Replies:
         return tickets
 
     def _forget_erased(self, requests: Sequence[Request]) -> None:
-        """Leave no weights of a person behind who was erased since their profile was read."""
+        """Remove the weights of people who were erased after their profile was read."""
         for user in {request.guidance.user for request in requests if request.guidance}:
             if user and not self._recent.get(user).informative:
                 self._forget_weights(user)
 
     def forget(self, user: str) -> None:
-        """Let nothing of a person stay in memory; replies that are being written go on without their weights."""
+        """Remove a person from memory; replies that are being written go on without their weights."""
         if os.getpid() != self._pid:
             return  # a child writes no replies
         self._recent.forget(user)
@@ -159,7 +159,7 @@ class Replies:
 
     def _forget_weights(self, user: str) -> None:
         if (worker := self._worker) is not None:
-            with suppress(EngineError):  # an engine that is closed or has failed serves nobody
+            with suppress(EngineError):  # an engine that is closed or has failed serves no one
                 worker.forget(user)
 
     def close(self) -> None:

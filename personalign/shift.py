@@ -18,7 +18,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
@@ -95,7 +95,7 @@ def shift(
 
     Args:
         models: the models.
-        requests: what is asked.
+        requests: one for each reply.
         write: writes the replies; None means ``generate``.
         perform: runs the second reading, on the thread that owns the device where there is one.
 
@@ -130,7 +130,7 @@ def _is_moved(models: Models, request: Request, reply: Reply) -> bool:
 
 
 class Reading:
-    """The steer that prescribes every token, and keeps its log-probability and the likeliest token's."""
+    """The steer that prescribes every token; it keeps the log-probability of that token and of the likeliest."""
 
     def __init__(self, tokens: Sequence[Sequence[int]], device: torch.device) -> None:
         rows = [torch.tensor(row, device=device) for row in tokens]

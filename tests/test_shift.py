@@ -14,7 +14,7 @@ from rich.console import Console
 
 from personalign.cli.show import coloured, legend
 from personalign.decode import Request, reference, render
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.errors import InputError
 from personalign.options import Options
 from personalign.shift import Likely, Position, ShiftedReply, by_token, shift

@@ -21,8 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedMo
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
+from personalign.decode.checkpoint import use_onednn
 from personalign.decode.experts import Expert, load_expert
-from personalign.decode.linear import use_onednn
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel

@@ -1,8 +1,7 @@
 """Decoding: a frozen model, the steers that bend its next token, and the engine. Read ``reference.py`` first."""
 
-from personalign.decode.engine import Engine
+from personalign.decode.engine import Engine, generate
 from personalign.decode.experts import Expert, load_expert, load_experts
-from personalign.decode.generation import generate
 from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request

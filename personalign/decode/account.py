@@ -68,11 +68,11 @@ class SteeredRows:
         self._steers[slot] = not guidance.is_shadow
 
     def weights(self, slots: slice) -> Float[Tensor, "b d"]:
-        """Weights of some slots: 0 where there is no guidance, or no longer."""
+        """Weights of some slots: 0 without guidance, or once the person is erased."""
         return self._bank.weights[self._row[slots]]
 
     def gain(self, slots: slice) -> Float[Tensor, "b"]:
-        """Strength times ρ of some slots: 0 where there is no guidance, or no longer."""
+        """Strength times ρ of some slots: 0 without guidance, or once the person is erased."""
         return self._strength[slots] * self._bank.confidence[self._row[slots]]
 
     def record(
@@ -85,13 +85,13 @@ class SteeredRows:
         cut_kl: Float[Tensor, "b"],
         gained: Float[Tensor, "b"],
     ) -> Bool[Tensor, "b"]:
-        """Take a step into the account; give the rows to be steered: a reward that isn't finite ends that.
+        """Add a step to the account; return which rows to steer. A reward that isn't finite ends a row's steering.
 
-        Rows in shadow are accounted for like any other, and not steered. ``scores`` are the short list's, the model's
+        Rows in shadow are counted like others, but not steered. ``scores`` are the short list's, the model's
         own likeliest token first; ``kl`` is within it, and ``cut_kl`` what the whole vocabulary adds.
         """
         b = len(gain)
-        judged = (gain > 0).logical_and_(step.active)  # what is computed for anybody else may be anything
+        judged = (gain > 0).logical_and_(step.active)  # the values of other rows mean nothing
         sound = self._sound[:b].logical_and_(finite.logical_or(~judged))
         guided = (gain > 0).logical_and_(sound)
         effect = torch.stack([kl + cut_kl, kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)

@@ -77,7 +77,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return self._max_length, 0
 
     def get_seq_length(self) -> int:
-        """Rows have lengths of their own, and positions are given: there is no one answer, and 0 is harmless."""
+        """Return 0, which is harmless: each row has its own length, and positions are always passed in."""
         return 0
 
     def get_max_length(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,7 +29,6 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import cached_file
 
-from personalign.decode.linear import use_onednn
 from personalign.errors import ModelError
 
 AutoModel = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
@@ -176,3 +176,30 @@ def _progress_on_terminals() -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error says, without the rest of what another library adds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+class OneDnnLinear(nn.Linear):
+    """A linear layer that oneDNN multiplies instead of MKL, which is slow for few rows and on some processors.
+
+    On two cores of an AMD EPYC the layers of a 110 M model take 10 ms instead of 19 for one row, 15 instead of 28 for
+    ten and 190 instead of 417 for 512, to the same float32 precision. The weights and their names stay as they are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Multiply; oneDNN's operator has no gradient and is asked for float32 on a CPU alone."""
+        is_plain = input.is_cpu and input.dtype == self.weight.dtype == torch.float32
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not is_plain:
+            return super().forward(input)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - torch gives it no other name
+            input, self.weight, self.bias, "none", [], ""
+        )
+        return product
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let a model's linear layers be multiplied by oneDNN, in place; where torch has none, all stays as it is."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = OneDnnLinear

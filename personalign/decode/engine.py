@@ -9,25 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from personalign.decode.admit import admit
 from personalign.decode.chain import Chain
 from personalign.decode.lane import CHUNK, Lane
 from personalign.decode.models import Models
+from personalign.decode.request import Piece, Request
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
 from personalign.decode.seq import Seq, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, ModelError, PersonalignError
+from personalign.types import Reply
 
 DEFAULT_SLOTS = 32
 DEFAULT_LENGTH = 2048
 DEFAULT_WAITING = 256
 IDLE_CHUNKS = 4  # of prompts that a step reads where no reply is being written
+MAX_ROWS = 128  # of one call's engine; more requests wait their turn
 
 
 class Engine:
@@ -98,7 +104,7 @@ class Engine:
             seq.forget()
 
     def abort(self, error: PersonalignError) -> None:
-        """Tell everybody, waiting and running, that their reply failed; then empty every slot."""
+        """End every reply, waiting or running, with an error; then empty every slot."""
         running = dict(self._scheduler.running)
         for slot in running:
             self._scheduler.release(slot)
@@ -167,7 +173,7 @@ class Engine:
         return logits, Step(hidden, index, self._number[:b], self._active[:b], slots, has_first)
 
     def _deliver(self, logits: Float[Tensor, "b V"], step: Step) -> None:
-        """Draw a token for every row, tell all that keep count of it, and hand it to its reply."""
+        """Draw a token for every row, let its readers and its reply take it, and send what has ended."""
         tokens = self._sampler.draw(logits)
         self._broken[: len(logits)] |= step.active & ~logits.amax(-1).isfinite()
         self._sampler.note(tokens, step.active)
@@ -218,3 +224,37 @@ class Engine:
             for slot in set(touched) & self._scheduler.running.keys():
                 self._scheduler.running[slot].fail(engine_error(error))
                 self._release(slot)
+
+
+def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer] = ()) -> list[Reply]:
+    """Write a reply to every request, in one batch as far as they fit; ``steers`` run last, right before the draw.
+
+    Raises:
+        InputError: an unknown expert, or a setting out of its range.
+        MessageError: messages that are empty, malformed or too long for the model beside ``max_tokens``.
+        ProfileError: weights of another basis or with NaN.
+        ModelError: the model's own logits aren't finite.
+        EngineError: anything else failed while a reply was written.
+    """
+    outcomes: dict[int, Reply | Exception | Piece] = {}
+    seqs = [
+        admit(
+            models, replace(request, user=""), i, partial(outcomes.__setitem__, i)
+        )  # requests of one caller take no turns
+        for i, request in enumerate(requests)
+    ]
+    if not seqs:
+        return []
+    longest = max(seq.num_tokens for seq in seqs)
+    engine = Engine(models, min(len(seqs), MAX_ROWS), longest, max_waiting=len(seqs), steers=steers)
+    engine.submit(seqs)
+    while not engine.is_idle:
+        engine.step()
+    return [_reply(outcomes[i]) for i in range(len(seqs))]
+
+
+def _reply(outcome: Reply | Exception | Piece) -> Reply:
+    if isinstance(outcome, Exception):
+        raise outcome
+    assert isinstance(outcome, Reply), "the last that comes of a request is its reply or an error"
+    return outcome

@@ -188,7 +188,7 @@ class HasTokenizer(Protocol):
 
 
 def check_tokens(base: HasTokenizer, other: HasTokenizer) -> None:
-    """Refuse two models of which one can't read what the other writes.
+    """Refuse two models whose tokens differ.
 
     Raises:
         ModelError: naming the first token that differs.

@@ -100,8 +100,8 @@ class Models:
         num_axes, guidance = self.reward_model.num_axes, request.guidance
         if num_axes == 1:
             strength = guidance.strength if guidance else 1.0
-            nobody = guidance or Guidance(np.ones(1), 1.0)
-            guidance = replace(nobody, weights=np.ones(1), confidence=1.0, strength=strength, user="")
+            given = guidance or Guidance(np.ones(1), 1.0)
+            guidance = replace(given, weights=np.ones(1), confidence=1.0, strength=strength, user="")
         return guidance if guidance is not None and guidance.strength > 0 and guidance.confidence > 0 else None
 
     def _check_head(self, head: SuccessorHead) -> None:

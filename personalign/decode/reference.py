@@ -50,7 +50,7 @@ def generate(models: Models, request: Request) -> Reply:
     prompt = render(base.tokenizer, request.messages)
     for u in uniforms(request.options.seed, prompt, request.options.max_tokens).tolist():
         logits, done = steered(models, request, ids)
-        if done is None:  # no guidance from here on; the reason is told below
+        if done is None:  # no guidance from here on; the reason is given below
             options = replace(request.options, rule="successor")
             request, is_sound = replace(request, options=options, guidance=None), False
         effects.append(done or Effect())
@@ -223,9 +223,9 @@ def effect(logits: Tensor, best: Tensor, scores: Tensor, rewards: Tensor) -> Eff
     log_p, log_q = logits[best].log_softmax(-1), scores.log_softmax(-1)
     q = log_q.exp()
     tilt_kl = float((q * (log_q - log_p)).nansum())
-    rest = float(logits.logsumexp(-1) - logits[best].logsumexp(-1))  # −log of the short list's share
+    outside = float(logits.logsumexp(-1) - logits[best].logsumexp(-1))  # −log of the short list's share
     is_changed = float(scores.argmax() != logits[best].argmax())
-    return Effect(tilt_kl + rest, tilt_kl, is_changed, float(((q - log_p.exp()) * rewards).sum()))
+    return Effect(tilt_kl + outside, tilt_kl, is_changed, float(((q - log_p.exp()) * rewards).sum()))
 
 
 def drawn(logits: Tensor, options: Options, u: float) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from personalign.errors import ProfileError
 from personalign.options import Options, check_number
-from personalign.types import Guidance, Message
+from personalign.types import Guidance, Message, Steering
 
 MAX_SEED = 2**53  # of those drawn for a request: a number that JSON carries exactly
 
@@ -22,7 +22,7 @@ class Request:
     messages: Sequence[Message]
     options: Options = field(default_factory=Options)
     guidance: Guidance | None = None
-    user: str = ""  # whose turn it takes up; "" is somebody of their own
+    user: str = ""  # whose turn it takes up; "" takes turns on its own
 
     def __post_init__(self) -> None:
         if self.options.seed is None:
@@ -40,6 +40,12 @@ class Piece:
 
     ids: tuple[int, ...]
     text: str
+
+
+def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor") -> float:
+    """β·ρ·strength, what a person's reward is multiplied by, or ρ·strength by "args"; 0 means plain decoding."""
+    beta = steering.beta if rule == "successor" else 1.0
+    return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 
 def reason(guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False) -> str:

@@ -176,7 +176,7 @@ def load_reward(path: str | Path, device: str = "auto", base: str | Path | None 
     return reward
 
 
-def measures_of(basis: Basis) -> tuple[str, ...]:
+def axis_measures(basis: Basis) -> tuple[str, ...]:
     """Hash what each axis of a basis measures: its name, its standardisation, and how a learnt one is projected."""
     hashes = []
     for j, axis in enumerate(basis.axes):
@@ -197,7 +197,7 @@ def matched(reward: RewardModel, basis: Basis) -> RewardModel:
     if reward.num_axes == 1 and reward.measures is None:
         return reward
     names = tuple(axis.name for axis in basis.axes)
-    expected, held = (names, reward.axes) if reward.measures is None else (measures_of(basis), reward.measures)
+    expected, held = (names, reward.axes) if reward.measures is None else (axis_measures(basis), reward.measures)
     if reward.measures is None and basis.learnt is not None:
         raise ModelError(
             f"{reward.name} doesn't say which basis it was trained for; expected it to: names of learnt axes mean "
@@ -242,10 +242,10 @@ def _load_classifier(name: str, device: str) -> RewardModel:
         )
     labels: Mapping[Any, str] = model.config.id2label or {}
     axes = tuple(str(labels.get(j, f"LABEL_{j}")) for j in range(head.out_features))
-    return RewardModel(decoder_of(model, name), head.float(), tokenizer, name, axes)
+    return RewardModel(inner_decoder(model, name), head.float(), tokenizer, name, axes)
 
 
-def decoder_of(model: PreTrainedModel, name: str) -> PreTrainedModel:
+def inner_decoder(model: PreTrainedModel, name: str) -> PreTrainedModel:
     """The part of a model that gives the last hidden state.
 
     Raises:
@@ -254,7 +254,7 @@ def decoder_of(model: PreTrainedModel, name: str) -> PreTrainedModel:
     decoder = model.base_model
     if decoder is model or not isinstance(decoder, PreTrainedModel):
         raise ModelError(
-            f"{name} is a {type(model).__name__}, whose layers can't be told from its head; expected a causal family "
+            f"{name} is a {type(model).__name__}, whose layers can't be separated from its head; expected a causal family "
             "of transformers, such as Llama, Qwen2 or GPT-2"
         )
     return decoder
@@ -284,7 +284,7 @@ def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardMod
             "unchanged; pass that one as base="
         )
     head = _head(folder, manifest.axes, causal.hidden_size).to(causal.device)
-    decoder = decoder_of(causal.model, causal.name)
+    decoder = inner_decoder(causal.model, causal.name)
     lora = read_lora(folder, decoder)
     try:
         adapted = with_lora(decoder, lora.config)

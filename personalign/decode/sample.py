@@ -1,7 +1,7 @@
 """Drawing the next token: temperature, top-k, top-p, min-p, then the draw; each row by its own seed.
 
-A draw inverts the distribution in the order of the token ids, at a random number that request and token have of their
-own: it comes from the request's seed and its prompt.
+A draw inverts the distribution in the order of the token ids, at a random number for this request and token. The number
+comes from the request's seed and its prompt.
 Probabilities are whole numbers of 2⁻⁵², whose sums float64 holds exactly: adding them in another order, as other
 devices do, makes no difference.
 """
@@ -108,7 +108,7 @@ def pick(share: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor
     total = reached[:, -1]
     target = torch.minimum((uniform * total).floor(), total - 1)
     place = torch.searchsorted(reached, target[:, None], right=True).squeeze(-1)
-    return place.clamp_max(reached.shape[-1] - 1)  # a row of NaN is somebody's error, but not its neighbours'
+    return place.clamp_max(reached.shape[-1] - 1)  # a row of NaN must not disturb its neighbours
 
 
 def draw(

@@ -1,7 +1,7 @@
-"""Who waits, who runs, and in which slot. There are no tensors here.
+"""Which replies wait, which run, and in which slot. There are no tensors here.
 
-Owners take turns: of all who wait, the one served longest ago comes next, with their oldest request. Each owner's
-share of the queue and of the slots depends on what is free, so that there is room for the next one to come. Slots
+Owners take turns: of those who wait, the one served longest ago is next, with their oldest request. Each owner's
+share of the queue and of the slots depends on what is free, so that the next owner finds room. Slots
 are filled from the lowest, and replies are moved down when others end, so that a step is over few rows.
 """
 
@@ -44,7 +44,7 @@ class Queue:
         """Let all of these replies wait for their turns, or none.
 
         Raises:
-            Overloaded: too many wait already, of everybody's or of one owner's.
+            Overloaded: too many wait already, in all or of one owner.
         """
         with self._lock:
             num_waiting = Counter({owner: len(waiting) for owner, waiting in self._owners.items()})
@@ -65,7 +65,7 @@ class Queue:
         )
 
     def pop(self, num_running: Mapping[str | int, int], num_free: int) -> Seq | None:
-        """Take the reply whose turn it is; None if nobody waits whose share of the slots allows another one."""
+        """Take the reply whose turn it is; None if no waiting owner may take another slot."""
         with self._lock:
             for owner, seqs in self._owners.items():
                 if num_running.get(owner, 0) < SLOT_SHARE * num_free:

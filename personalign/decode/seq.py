@@ -11,9 +11,8 @@ from personalign.decode.account import Account
 from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel
-from personalign.decode.request import Piece, Request, reason
+from personalign.decode.request import Piece, Request, gain, reason
 from personalign.decode.text import TextStream
-from personalign.decode.tilt import gain
 from personalign.errors import EngineError, PersonalignError
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
@@ -81,7 +80,7 @@ class Seq:
 
     @property
     def owner(self) -> str | int:
-        """The person whose turn it takes up; a request that names nobody is a person of its own."""
+        """The person whose turn it takes up; a request without a user takes turns on its own."""
         return self.request.user or self.number
 
     @property

@@ -21,7 +21,7 @@ class Part(Protocol):
 
 
 def _ignore(_: object) -> None:
-    """What becomes of most values when their slot is released."""
+    """Drop a value whose slot is released."""
 
 
 class Slots:

@@ -73,7 +73,7 @@ class SuccessorHead(nn.Module):
             BasisError: a name, a shape or a type is wrong, or a value isn't finite.
         """
         with torch.device("meta"):  # sizes may say anything until they agree
-            head = cls._of_shapes(arrays)
+            head = cls._blank(arrays)
         expected = head.state_dict()
         if set(arrays) != set(expected):
             raise BasisError(f"the head has the arrays {sorted(arrays)}, expected {sorted(expected)}; train it again")
@@ -90,7 +90,7 @@ class SuccessorHead(nn.Module):
         return head.eval().requires_grad_(requires_grad=False)
 
     @classmethod
-    def _of_shapes(cls, arrays: Mapping[str, NDArray[Any]]) -> SuccessorHead:
+    def _blank(cls, arrays: Mapping[str, NDArray[Any]]) -> SuccessorHead:
         try:
             hidden, H = arrays["body.weight"].shape
             d, R = len(arrays["constant.bias"]), len(arrays["projection.weight"])

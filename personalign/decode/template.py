@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from personalign.decode.checkpoint import first_line
 from personalign.errors import MessageError, ModelError
-from personalign.types import Message
+from personalign.messages import Message
 
 STEPS, STEPS_PER_MESSAGE = 100_000, 20_000  # of a rendering: loops, calls and filters, by the size of what they take
 LONGEST = 10_000_000  # characters of a text; an element of a list counts as CHARACTERS

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from personalign.decode.account import SteeredRows
+from personalign.decode.request import gain
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step, cut_kl, not_empty, short_list
 from personalign.decode.successor import SuccessorHead, reward
@@ -43,12 +44,6 @@ def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Floa
     # log q − log p = δ − log Σ p e^δ, whose last term is exactly 0 where no δ is anything else
     kl = ((q * delta).sum(-1) - (p * delta.expm1()).sum(-1).log1p()).clamp_min(0.0)
     return Tilt(delta, kl, rewards.isfinite().all(-1), (q * centred).sum(-1))
-
-
-def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor") -> float:
-    """β·ρ·strength, what a person's reward is multiplied by, or ρ·strength by "args"; 0 means plain decoding."""
-    beta = steering.beta if rule == "successor" else 1.0
-    return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 
 class SuccessorTilt:

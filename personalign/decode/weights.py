@@ -1,7 +1,7 @@
 """The weight bank: everyone's reward weights as rows of one buffer on the device.
 
 A person's weights are d floats, so switching people is switching a row number. A re-fit is a new row: a reply that is
-being written keeps the weights it began with. Row 0 is neutral and nobody's.
+being written keeps the weights it began with. Row 0 is neutral and belongs to no one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEFAULT_ROWS = 10_000
 
 @dataclass(frozen=True)
 class WeightKey:
-    """Whose weights they are, and which: ``generation`` tells a person from one who was erased under the same id."""
+    """Whose weights they are, and which: ``generation`` differs once an erased id starts anew."""
 
     user: str
     generation: int
@@ -29,7 +29,7 @@ class WeightKey:
 
 
 class WeightBank:
-    """Rows of weights and ρ, found by key; the row used longest ago is given away when there is no empty one."""
+    """Rows of weights and ρ, found by key; where none is empty, the row used longest ago is reused."""
 
     def __init__(self, num_axes: int, device: torch.device, num_rows: int = DEFAULT_ROWS) -> None:
         self.weights = torch.zeros(num_rows + 1, num_axes, dtype=torch.float32, device=device)
@@ -67,7 +67,7 @@ class WeightBank:
         return row
 
     def release(self, row: int) -> None:
-        """Unpin a row; it stays for the next time unless nobody could find it again."""
+        """Unpin a row; it stays for the next time, unless no key leads to it."""
         self._pins[row] -= 1
         if self._pins[row] == 0:
             del self._pins[row]

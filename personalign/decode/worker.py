@@ -1,4 +1,4 @@
-"""The one thread that owns the engine, and with it the device. All other threads hand it requests and read replies."""
+"""The one thread that owns the engine, and with it the device. All other threads hand it requests and read the replies."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Worker:
         self._errands: deque[Errand] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._end: EngineError | None = None  # why nothing is taken on any more
+        self._end: EngineError | None = None  # why new work is refused
         self._thread = threading.Thread(target=self._run, name="personalign-engine", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -173,7 +173,7 @@ class Worker:
                 self._run_errands()
                 self._step()
             self._run_errands()  # a thread may wait for what was handed over during the last step
-        except BaseException as error:  # noqa: BLE001 - nobody may wait for a thread that is gone
+        except BaseException as error:  # noqa: BLE001 - no caller may wait for a thread that has ended
             end = EngineError(f"the engine stopped: {engine_error(error)}")
         finally:
             self._stop(end)
@@ -181,19 +181,19 @@ class Worker:
     def _step(self) -> None:
         try:
             self._engine.step()
-        except Exception as error:  # noqa: BLE001 - those who wait have to hear of it, whatever it is
+        except Exception as error:  # noqa: BLE001 - callers that wait get the error, whatever it is
             self._engine.abort(engine_error(error))
         if not self._engine.is_sound:
             raise EngineError("a slot couldn't be emptied after a failure; send the request again")
 
     def _stop(self, end: EngineError) -> None:
-        """Take nothing on any more, and tell everybody who waits."""
+        """Refuse all new work, and give the error to every caller that waits."""
         with self._changed:
             self._end = end
         for errand in self._errands:
             errand.fail(end)
         self._errands.clear()
-        with suppress(Exception):  # everybody is told before the slots are emptied, which may fail
+        with suppress(Exception):  # callers get the error first: emptying the slots may fail
             self._engine.abort(end)
         atexit.unregister(self.close)  # so that nothing keeps the buffers of an engine that failed
 

@@ -23,10 +23,10 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from personalign.basis import Basis
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
-from personalign.decode.request import reason
+from personalign.decode.request import gain, reason
 from personalign.decode.steer import cut_kl, not_empty
 from personalign.decode.successor import SuccessorHead, reward
-from personalign.decode.tilt import gain, tilt
+from personalign.decode.tilt import tilt
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving

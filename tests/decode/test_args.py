@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from personalign.decode import Models, Request, RewardModel, load_causal, load_reward, reference
 from personalign.decode import args as args_module
 from personalign.decode.args import SiblingLane
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.decode.steer import Step
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
 from personalign.options import Options

@@ -6,8 +6,8 @@ import torch
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
+from personalign.decode.engine import generate
 from personalign.decode.experts import load_experts
-from personalign.decode.generation import generate
 from personalign.decode.load import load_causal, render
 from personalign.decode.models import Models
 from personalign.decode.request import Request

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from personalign.decode import reference
+from personalign.decode.engine import generate
 from personalign.decode.experts import load_experts
-from personalign.decode.generation import generate
 from personalign.decode.load import load_causal
 from personalign.decode.models import Models
 from personalign.decode.request import Request

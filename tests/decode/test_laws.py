@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from personalign.decode import lane, reference, tilt
+from personalign.decode.engine import generate
 from personalign.decode.experts import Expert
-from personalign.decode.generation import generate
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal, render
 from personalign.decode.models import Models

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from personalign.decode.linear import OneDnnLinear, use_onednn
+from personalign.decode.checkpoint import OneDnnLinear, use_onednn
 from tests.decode.tiny_models import Kit
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")

@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from personalign.decode import load as module
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.decode.load import CausalModel, load_causal, model_sha256, render, tokenizer_sha256
 from personalign.decode.models import Models
 from personalign.decode.request import Request

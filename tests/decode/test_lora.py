@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from personalign.decode import lora as module
+from personalign.decode.engine import generate
 from personalign.decode.experts import Expert, load_expert, load_experts
-from personalign.decode.generation import generate
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.request import Request
 from personalign.errors import ModelError

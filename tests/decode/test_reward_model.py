@@ -29,10 +29,10 @@ from personalign.decode.reward_model import (
     HEAD,
     MANIFEST,
     RewardModel,
+    axis_measures,
     load_reward,
     load_reward_beside,
     matched,
-    measures_of,
 )
 from personalign.errors import ModelError
 from personalign.train.reward.pairs import Pair
@@ -282,7 +282,7 @@ def basis(*names: str, learnt: np.ndarray | None = None, scale: float = 1.0) -> 
 
 def of_basis(reward: RewardModel, made_for: Basis) -> RewardModel:
     """The same reward model, trained on the axes of a basis."""
-    return replace(reward, axes=tuple(axis.name for axis in made_for.axes), measures=measures_of(made_for))
+    return replace(reward, axes=tuple(axis.name for axis in made_for.axes), measures=axis_measures(made_for))
 
 
 def test_rewards_come_in_the_order_of_the_basis(reward: RewardModel) -> None:
@@ -293,7 +293,7 @@ def test_rewards_come_in_the_order_of_the_basis(reward: RewardModel) -> None:
     turned = replace(own, axes=own.axes[::-1], center=own.center[::-1], scale=own.scale[::-1])
     found = matched(trained, turned)
     assert found.axes == ("lists", "length", "warmth")
-    assert found.measures == measures_of(turned)
+    assert found.measures == axis_measures(turned)
     torch.testing.assert_close(everywhere(found, IDS), everywhere(reward, IDS).flip(-1), atol=1e-5, rtol=0)
     by_name = matched(replace(reward, axes=("lists", "length", "warmth")), own)  # a classifier, by its labels
     torch.testing.assert_close(everywhere(by_name, IDS), everywhere(reward, IDS).flip(-1), atol=1e-5, rtol=0)
@@ -315,7 +315,7 @@ def test_a_reward_model_of_another_basis_is_refused(reward: RewardModel, case: s
     """Equal names and widths aren't enough: learnt_1 means something else in every basis."""
     made_for, other = OTHERS[case]
     trained = of_basis(reward, made_for)
-    assert matched(trained, made_for).measures == measures_of(made_for)
+    assert matched(trained, made_for).measures == axis_measures(made_for)
     with pytest.raises(ModelError, match="personalign basis fit LOG --backbone --basis"):
         matched(trained, other)
 
@@ -344,10 +344,10 @@ def test_a_folder_says_which_basis_it_was_trained_for(kit: Kit, tmp_path: Path) 
     manifest = json.loads((tmp_path / "reward" / MANIFEST).read_text())
     assert manifest["basis"] == {
         "id": own.id,
-        "measures": dict(zip(("warmth", "length"), measures_of(own), strict=True)),
+        "measures": dict(zip(("warmth", "length"), axis_measures(own), strict=True)),
     }
     loaded = load_reward_beside(str(tmp_path / "reward"), str(kit.folder / "base"), "cpu", own)
-    assert loaded.measures == measures_of(own)
+    assert loaded.measures == axis_measures(own)
     with pytest.raises(ModelError, match="which this basis doesn't have, or measures in another way"):
         load_reward_beside(
             str(tmp_path / "reward"), str(kit.folder / "base"), "cpu", basis("warmth", "length", scale=2.0)

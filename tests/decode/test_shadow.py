@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from personalign.decode import Request, reference
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.errors import InputError
 from personalign.options import Options
 from personalign.types import Guidance

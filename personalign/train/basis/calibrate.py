@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.basis import Basis
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.learn import acquire, fit

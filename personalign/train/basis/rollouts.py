@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step

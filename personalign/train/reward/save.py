@@ -13,7 +13,7 @@ from torch import Tensor
 
 from personalign.basis import Basis
 from personalign.decode.lora import WEIGHTS
-from personalign.decode.reward_model import HEAD, MANIFEST, measures_of
+from personalign.decode.reward_model import HEAD, MANIFEST, axis_measures
 from personalign.train.basis.card import table
 from personalign.train.files import public_name
 from personalign.train.reward.train import TrainedReward
@@ -39,7 +39,7 @@ def save_reward(
         "fingerprints": asdict(trained.base.fingerprints),
     }
     if basis is not None:
-        measures = dict(zip((axis.name for axis in basis.axes), measures_of(basis), strict=True))
+        measures = dict(zip((axis.name for axis in basis.axes), axis_measures(basis), strict=True))
         manifest["basis"] = {"id": basis.id, "measures": measures}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence, note), encoding="utf-8")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from personalign.decode.load import CausalModel
 from personalign.decode.lora import merged, with_lora
-from personalign.decode.reward_model import RewardModel, decoder_of, last_hidden
+from personalign.decode.reward_model import RewardModel, inner_decoder, last_hidden
 from personalign.errors import InputError, MessageError
 from personalign.train.checkpoint import EVERY_S, Checkpoint
 from personalign.train.kept import Arrays, identity, keep
@@ -203,7 +203,7 @@ def _fresh_lora(base: CausalModel, rank: int) -> tuple[PeftModel, LoraConfig]:
 
     Dropout stays off: the two replies of a pair are to be judged by one network.
     """
-    decoder = deepcopy(decoder_of(base.model, base.name))
+    decoder = deepcopy(inner_decoder(base.model, base.name))
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
     return with_lora(decoder, config).eval(), config
 

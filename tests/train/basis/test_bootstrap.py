@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from personalign import Basis, Personalign
 from personalign.decode import Request, load_causal
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
 from personalign.options import Options

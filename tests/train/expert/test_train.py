@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from personalign.decode import Models, Request, load_causal, load_expert
-from personalign.decode.generation import generate
+from personalign.decode.engine import generate
 from personalign.errors import InputError, ModelError
 from personalign.options import Options
 from personalign.train.basis.build import UNCALIBRATED

@@ -238,9 +238,8 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
     """
     outcomes: dict[int, Reply | Exception | Piece] = {}
     seqs = [
-        admit(
-            models, replace(request, user=""), i, partial(outcomes.__setitem__, i)
-        )  # requests of one caller take no turns
+        # without a user: the requests of one call take no turns
+        admit(models, replace(request, user=""), i, partial(outcomes.__setitem__, i))
         for i, request in enumerate(requests)
     ]
     if not seqs:

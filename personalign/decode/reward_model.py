@@ -254,8 +254,8 @@ def inner_decoder(model: PreTrainedModel, name: str) -> PreTrainedModel:
     decoder = model.base_model
     if decoder is model or not isinstance(decoder, PreTrainedModel):
         raise ModelError(
-            f"{name} is a {type(model).__name__}, whose layers can't be separated from its head; expected a causal family "
-            "of transformers, such as Llama, Qwen2 or GPT-2"
+            f"{name} is a {type(model).__name__}, whose layers can't be separated from its head; expected a causal "
+            "family of transformers, such as Llama, Qwen2 or GPT-2"
         )
     return decoder
 

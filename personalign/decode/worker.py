@@ -1,4 +1,4 @@
-"""The one thread that owns the engine, and with it the device. All other threads hand it requests and read the replies."""
+"""The one thread that owns the engine, and with it the device. All others hand it requests and read the replies."""
 
 from __future__ import annotations
 

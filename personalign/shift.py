@@ -93,11 +93,8 @@ def shift(
 ) -> list[ShiftedReply]:
     """Write a reply to every request, and find out what guidance and expert did to each of its tokens.
 
-    Args:
-        models: the models.
-        requests: one for each reply.
-        write: writes the replies; None means ``generate``.
-        perform: runs the second reading, on the thread that owns the device where there is one.
+    ``write`` writes the replies; None means ``generate``. ``perform`` runs the second reading, on the thread that owns
+    the device where there is one.
 
     Raises:
         InputError: nothing moves any of the replies, or there are none; or as ``generate``.

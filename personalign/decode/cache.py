@@ -174,10 +174,10 @@ def _num_layers(config: PreTrainedConfig) -> int:
 def check_cache(
     model: PreTrainedModel, cache_argument: str, follows: Callable[[Any], Tensor], name: str, context: int | None
 ) -> None:
-    """Refuse a model that doesn't go by the cache, positions and masks it is given: its replies would be nonsense.
+    """Refuse a model that ignores the cache, positions or masks it is given: its replies would be nonsense.
 
-    One row reads four tokens, then a fifth beside the first one of another row: what ``follows`` (rows first) has to be
-    what follows without a cache.
+    One row reads four tokens, then a fifth beside the first one of another row. What ``follows`` (rows first) must be
+    the same as without a cache.
 
     Raises:
         ModelError: it isn't, or the model can't be called so at all.

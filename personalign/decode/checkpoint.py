@@ -116,7 +116,7 @@ def _read_from(
 
 
 def _check_size(auto: AutoModel, name: str, where: Mapping[str, bool]) -> None:
-    """Refuse a config that speaks of far more than the files hold, before anything of that size is built."""
+    """Refuse a config that describes far more than the files hold, before anything of that size is built."""
     outline, _ = PreTrainedConfig.get_config_dict(name, **where)
     files = _weight_files(name, local_files_only=where["local_files_only"])
     num_tensors = 0
@@ -174,7 +174,7 @@ def _progress_on_terminals() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the rest of what another library adds."""
+    """The first line of an error's text; other libraries add many more."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 

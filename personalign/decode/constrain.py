@@ -30,12 +30,9 @@ EXAMPLE = '{"type": "object", "properties": {"city": {"type": "string"}}}'
 
 
 class Constrainer:
-    """What compiles schemas and regexes for the tokens of one model; made once, which takes up to a second.
+    """Compiles schemas and regexes for the tokens of one model; made once, which takes up to a second.
 
-    Args:
-        tokenizer: a fast tokenizer, byte-level or with byte fallback.
-        num_ids: as many as the model has logits or the tokenizer has ids, if these are more.
-        ends: the tokens that end a reply.
+    ``num_ids`` is the number of the model's logits, or of the tokenizer's ids if there are more.
 
     Raises:
         MissingExtra: llguidance isn't installed.
@@ -99,7 +96,7 @@ class Matcher:
 
     @property
     def error(self) -> str | None:
-        """Why nothing may follow although the reply isn't whole; None where that isn't so."""
+        """Why no token may follow although the reply isn't complete; None where one may."""
         return _reason(self._grammar.get_error()) if self._grammar.is_error() else None
 
     def allowed(self, out: NDArray[np.int32]) -> None:
@@ -169,7 +166,7 @@ def num_words(num_ids: int) -> int:
 
 
 def unpacked(words: Int[Tensor, "b W"], shifts: Int[Tensor, "32"]) -> Tensor:
-    """Tell every bit apart: (b, 32·W) booleans, lowest bit first."""
+    """Unpack the bits: (b, 32·W) booleans, lowest bit first."""
     return ((words[:, :, None] >> shifts) & 1).bool().flatten(1)
 
 

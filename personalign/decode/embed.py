@@ -33,11 +33,8 @@ def load_embedder(name: str, causal: CausalModel, *, is_trusted: bool = False) -
     "hidden" is the base model's own states, a reward model's are those of its backbone, and a sentence encoder reads
     the last message and the reply, and cuts off what is too long for it.
 
-    Args:
-        name: one of the three.
-        causal: the base model.
-        is_trusted: whether the operator gave the name. One that stands in a basis may not name a folder of this
-            machine as a sentence encoder: what is in it might be run.
+    ``is_trusted`` says that the operator gave the name. A name from a basis may not be a folder of this machine: code
+    in it might be run.
 
     Raises:
         ModelError: the name is none of these, or there is no such model.

@@ -39,12 +39,8 @@ MAX_ROWS = 128  # of one call's engine; more requests wait their turn
 class Engine:
     """Slots of fixed-shape buffers over models.
 
-    Args:
-        models: what replies are written with.
-        num_slots: replies that are written at once.
-        max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
-        max_waiting: requests that may wait for a slot.
-        steers: run last, right before the draw.
+    ``max_length`` counts the tokens of prompt and reply together; None means the model's context, 2048 at most.
+    ``steers`` run last, right before the draw.
     """
 
     def __init__(
@@ -227,7 +223,7 @@ class Engine:
 
 
 def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer] = ()) -> list[Reply]:
-    """Write a reply to every request, in one batch as far as they fit; ``steers`` run last, right before the draw.
+    """Write a reply to every request, in one batch as far as they fit.
 
     Raises:
         InputError: an unknown expert, or a setting out of its range.

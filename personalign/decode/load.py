@@ -203,7 +203,7 @@ def check_tokens(base: HasTokenizer, other: HasTokenizer) -> None:
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash what a tokenizer means: its tokens and their ids, its special tokens, its chat template."""
+    """Hash a tokenizer: its tokens and their ids, its special tokens, its chat template."""
     content = {
         "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]),
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
@@ -259,7 +259,7 @@ def render(
 
 
 def _check_length(messages: Sequence[Message], max_tokens: int) -> None:
-    """Refuse by its characters what can't fit: to count the tokens of megabytes takes seconds."""
+    """Refuse by its length a text that can't fit: counting the tokens of megabytes takes seconds."""
     num_characters = sum(len(message["content"]) for message in messages)
     if num_characters > (most := max(1, max_tokens) * CHARACTERS_PER_TOKEN):
         raise MessageError(

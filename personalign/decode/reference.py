@@ -213,13 +213,13 @@ def by_reward_model(
 
 
 def possible(logits: Tensor, most: int) -> Tensor:
-    """The likeliest tokens that can be drawn at all, best first."""
+    """The likeliest tokens that can be drawn, best first."""
     best = logits.topk(min(most, len(logits))).indices
     return best[logits[best].isfinite()]
 
 
 def effect(logits: Tensor, best: Tensor, scores: Tensor, rewards: Tensor) -> Effect:
-    """What it did to draw from the scores of the best instead of from the logits of all."""
+    """What changes when the token is drawn from the scores of the best, and not from all logits."""
     log_p, log_q = logits[best].log_softmax(-1), scores.log_softmax(-1)
     q = log_q.exp()
     tilt_kl = float((q * (log_q - log_p)).nansum())

@@ -1,7 +1,7 @@
 """The successor head: one set of features serves everyone's reward, at no extra forward pass of the model.
 
 Because a reward is linear in the features of the finished reply, their expectation given the prefix and the next
-token turns into anyone's value of that token by one inner product. Read ``tilt.py`` next: how it steers.
+token becomes a person's value of that token by one inner product. Read ``tilt.py`` next: how it steers.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class SuccessorHead(nn.Module):
             hidden, H = arrays["body.weight"].shape
             d, R = len(arrays["constant.bias"]), len(arrays["projection.weight"])
             if not min(H, d, R, hidden):
-                raise ValueError("one of its sizes is 0")  # noqa: TRY301 - said as the others are
+                raise ValueError("one of its sizes is 0")  # noqa: TRY301 - reported as the others are
             return cls(H, d, R, hidden)
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise BasisError(
@@ -112,8 +112,8 @@ def reward(
 ) -> Float[Tensor, "B K"]:
     """Q(v) − Σ w c(h) = Σ w U(h)·(P e_v) of each row's candidates under the row's own weights, merged with the head.
 
-    What c adds is the same for all candidates, and steering centres it away: so it isn't computed. Multiply-and-sum on
-    purpose: einsum and bmm change bits with the batch size.
+    c adds the same to all candidates, and steering centres rewards, so it isn't computed. Multiply-and-sum is used
+    because einsum and bmm change bits with the batch size.
     """
     personal = (merged[..., :-1] * head.inner(hidden)[:, None, :]).sum(-1) + merged[..., -1]
     return (personal[:, None, :] * table[candidates]).sum(-1)

@@ -49,12 +49,12 @@ class _Budget:
             raise _Endless("it doesn't come to an end, or makes too much")
 
 
-class _Refusal(TemplateError):  # noqa: N818 - likewise
-    """What a template says of messages that it wasn't made for."""
+class _Refusal(TemplateError):  # noqa: N818 - reads as what it is
+    """A template refuses messages that it wasn't made for."""
 
 
 class _Endless(Exception):  # noqa: N818 - reads as what it is
-    """A template that goes on and on, or makes too much."""
+    """A template doesn't end, or makes too much."""
 
 
 def rendered(
@@ -64,7 +64,7 @@ def rendered(
 
     Raises:
         MessageError: the template refuses them.
-        ModelError: there is no template, it can't be read, or it fails, loops for ever or makes too much of them.
+        ModelError: there is no template, it can't be read, or it fails, doesn't end, or makes too much of them.
     """
     if not tokenizer.chat_template:
         raise ModelError(
@@ -135,7 +135,7 @@ class _Counted(NodeTransformer):
         return node
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Filter:  # noqa: N802
-        """Weigh what it makes; where it ends a block there is nothing to hand on."""
+        """Weigh what it makes, but for a filter that ends a block."""
         self.generic_visit(node)
         return node if _is_of_block(node) else _filtered(node, "weighed")
 
@@ -201,7 +201,7 @@ def _counted(context: Context, values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _modest(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is asked for no more than a prompt needs."""
+    """A filter that refuses to make more than a prompt needs."""
 
     @wraps(function)  # which carries over whether jinja hands it the context
     def ask(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any filter's
@@ -213,7 +213,7 @@ def _modest(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_modest(name: str, *values: object) -> None:
-    """Refuse what would make far more than it takes, before it does."""
+    """Refuse a call that would make far more than it takes, before it runs."""
     numbers = [abs(value) for value in values if isinstance(value, int)]
     texts = [value for value in values if isinstance(value, str)]
     size = sum(map(_size, values))

@@ -15,8 +15,8 @@ RESYNC = 4  # characters of a window's text that may differ because the window b
 class Detokenizer:
     """Decodes ids without special tokens.
 
-    A tokenizer with byte tokens (Llama 2, Mistral, Gemma) turns a whole run of them into replacement characters if its
-    end isn't a whole character. So each run is made valid here, and complete characters in it stay.
+    A tokenizer with byte tokens (Llama 2, Mistral, Gemma) replaces a whole run of them if it ends inside a character.
+    So each run is made valid here first, and its complete characters stay.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -46,7 +46,7 @@ class Detokenizer:
 
 
 def _byte_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of the 256 byte tokens; none if the tokenizer hasn't got them all, or doesn't read them as bytes."""
+    """The ids of the 256 byte tokens; none if the tokenizer lacks some, or doesn't read them as bytes."""
     ids = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in range(256)])
     assert isinstance(ids, list), "a list of tokens is a list of ids"
     is_complete = None not in ids and len(set(ids)) == len(ids)

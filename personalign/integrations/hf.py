@@ -130,7 +130,7 @@ class GenerateSteer(LogitsProcessor):
         """
         layer = self._steered.causal.output_layer
         self._hook = layer.register_forward_pre_hook(self._passes)
-        # counted after joining, so that of two threads entering at once none goes on unseen
+        # counted after joining, so that two threads that enter at once see each other
         if sum(isinstance(hook, _Passes) for hook in layer._forward_pre_hooks.values()) > 1:  # noqa: SLF001
             self._hook.remove()
             raise InputError(

@@ -1,6 +1,6 @@
 """Which row held a sequence at which step: rows of one prompt, such as beams, change places, fork and stop.
 
-It knows nothing of steering; the steer of ``hf.py`` keeps one.
+It knows nothing of steering. The steer of ``hf.py`` keeps one.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from personalign.decode.admit import admit
 from personalign.decode.request import Request
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Queue, Scheduler
-from personalign.decode.seq import Seq
+from personalign.decode.seq import LIFE, Event, Seq, State
 from personalign.errors import Overloaded
 from tests.decode.tiny_models import make_kit, talk
 
@@ -282,3 +283,17 @@ def test_the_lowest_slots_are_filled_first(ask: Ask) -> None:
         free = set(range(8)) - scheduler.running.keys()
         scheduler.queue.add([ask(f"user{k}", k)])
         assert [slot for slot, _ in scheduler.admit()][:1] == sorted(free)[:1]
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_a_reply_moves_by_the_table_alone(ask: Ask, state: State) -> None:
+    """An event that the table has leads where it says; any other one is refused, and changes nothing (the control)."""
+    for event in get_args(Event):
+        seq = ask("ada", 0)
+        seq.state = state
+        if event in LIFE[state]:
+            seq.enter(event)
+        else:
+            with pytest.raises(AssertionError, match=f"no {event}"):
+                seq.enter(event)
+        assert seq.state == LIFE[state].get(event, state)

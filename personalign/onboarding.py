@@ -1,6 +1,6 @@
 """Onboarding: which question a person is asked next, how it is shown, and the profile fitted to their answers.
 
-Feedback is an answer that nobody asked for, and is fitted with the others. This module puts store and learning in
+Feedback is an answer without a question, and is fitted with the others. This module puts store and learning in
 sequence, and needs no model.
 """
 
@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from personalign.basis import Basis
 from personalign.errors import InputError, QuestionError
@@ -26,7 +26,7 @@ from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.messages import Feedback, shown
 from personalign.options import check_choice, check_number
-from personalign.store import Answer, Person, Presentation, Shown, Store
+from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
@@ -38,7 +38,7 @@ EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than th
 
 
 class Onboarding:
-    """The questions of one basis, and everybody's answers to them."""
+    """The questions of one basis, and people's answers to them."""
 
     def __init__(self, store: Store, basis: Basis, embed: Embed, serving: Serving) -> None:
         self._store, self._basis, self._embed, self._serving = store, basis, embed, serving
@@ -54,8 +54,10 @@ class Onboarding:
             index, _ = self._choose(user)
             if index is None:
                 return None
-            presentation = self._present(person, index)
-        return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
+            question, v = self._basis.bank[index], self._basis.pool[index]
+            sides = self._lay_out(user, question.id, question.prompt, question.first, question.second, v)
+            presentation = self._store.present(user, self._basis.id, sides, person)
+        return _question(presentation)
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
@@ -81,15 +83,15 @@ class Onboarding:
                 return None
             first = self._store.presentation(user, sided[0].presentation_id)
             turned = Shown(first.question_id, first.prompt, first.b, first.a, not first.swapped, -first.v, kind="check")
-            presentation = self._show(person, turned)
-        return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
+            presentation = self._store.present(user, self._basis.id, turned, person)
+        return _question(presentation)
 
     def agreed(self, user: str) -> bool | None:
         """Whether the person preferred the same reply when a question was asked again; None where it wasn't."""
         answers = self._store.answers(user, self._basis.id)
         given = {answer.question_id: answer.choice for answer in answers if answer.kind == "question"}
-        again = [answer for answer in answers if answer.kind == "check" and answer.choice != "skip"]
-        return MIRRORED.get(again[0].choice) == given.get(again[0].question_id) if again else None
+        check = next((answer for answer in answers if answer.kind == "check" and answer.choice != "skip"), None)
+        return None if check is None else MIRRORED.get(check.choice) == given.get(check.question_id)
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
@@ -153,13 +155,11 @@ class Onboarding:
 
     def refit(self, user: str) -> Profile | None:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
-        profile = self._store.adopt(
-            user,
-            self._basis.id,
-            lambda shown: self._compare(shown.prompt, shown.a, shown.b),
-            self._fit,
-            self._judge,
-        )
+
+        def measure(shown: Presentation) -> Array:
+            return self._compare(shown.prompt, shown.a, shown.b)
+
+        profile = self._store.adopt(user, self._basis.id, measure, self._fit, self._judge)
         return None if profile is None else self._named(profile)
 
     def profile(self, user: str) -> Profile:
@@ -169,32 +169,24 @@ class Onboarding:
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""
-        state, noise = self._store.state(user, self._basis.id), self._basis.noise
-        post = self._named(state.profile or self._basis.first_profile(user)).posterior
-        asked = self._store.asked(user, self._basis.id)
-        allowed = self._allowed(asked)
-        reason = self._why_tired(state.answers) or why_stop(
-            post, self._basis.reference, self._pool[allowed], _watch(state.answers).asked, self._stop_rule, noise
-        )
+        basis, rule, stop = self._basis, self._question_rule, self._stop_rule
+        state, asked = self._store.state(user, basis.id), self._store.asked(user, basis.id)
+        post = self._named(state.profile or basis.first_profile(user)).posterior
+        allowed, drift = self._allowed(asked), _watch(state.answers)
+        num_shown = sum(answer.kind == "question" for answer in state.answers[drift.restart :])
+        reason = why_stop(post, basis.reference, self._pool[allowed], drift.asked, stop, basis.noise)
+        if num_shown >= PATIENCE * stop.max_questions:
+            reason = f"showed {num_shown} questions, most of which were passed over"
         if reason is not None:
-            is_drawn = self._question_rule == "random" and not self._basis.active
-            return None, f"{reason}; {AT_RANDOM}" if is_drawn else reason
+            return None, f"{reason}; {AT_RANDOM}" if rule == "random" and not basis.active else reason
         seed = crc32(f"{user}\0{len(asked)}".encode())  # of the rule "random": the same question until it is asked
-        rule = self._question_rule
-        return acquire(post, self._pool, rule, noise, allowed, seed, sums=self._basis.sums), None
+        return acquire(post, self._pool, rule, basis.noise, allowed, seed, sums=basis.sums), None
 
-    def _why_tired(self, answers: Sequence[Answer]) -> str | None:
-        """Say why no more is shown to somebody who passes over most questions."""
-        shown = sum(answer.kind == "question" for answer in answers[_watch(answers).restart :])
-        is_tired = shown >= PATIENCE * self._stop_rule.max_questions
-        return f"showed {shown} questions, most of which were passed over" if is_tired else None
-
-    def _allowed(self, asked: frozenset[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        shown = self._store.exposures(self._basis.id)
-        most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(shown.values()))
-        bank = self._basis.bank
-        is_asked = np.array([q.id in asked for q in bank], dtype=bool)
-        is_rested = np.array([shown.get(q.id, 0) < most for q in bank], dtype=bool)
+    def _allowed(self, asked: frozenset[str]) -> NDArray[np.bool_]:
+        exposures, bank = self._store.exposures(self._basis.id), self._basis.bank
+        most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(exposures.values()))
+        is_asked = np.array([question.id in asked for question in bank], dtype=bool)
+        is_rested = np.array([exposures.get(question.id, 0) < most for question in bank], dtype=bool)
         return np.asarray(is_rested & ~self._likeness.repeats(is_asked))
 
     @cached_property
@@ -202,16 +194,8 @@ class Onboarding:
         return Likeness.measure(self._basis)
 
     @cached_property
-    def _pool(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _pool(self) -> Array:
         return clip_pairs(self._basis.pool, self._basis.prior)
-
-    def _present(self, person: Person, index: int) -> Presentation:
-        question, v = self._basis.bank[index], self._basis.pool[index]
-        shown = self._lay_out(person.user, question.id, question.prompt, question.first, question.second, v)
-        return self._show(person, shown)
-
-    def _show(self, person: Person, shown: Shown) -> Presentation:
-        return self._store.present(person.user, self._basis.id, **vars(shown), person=person)
 
     def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
         """Put each reply on a side; ``v`` are the features, first minus second."""
@@ -226,7 +210,7 @@ class Onboarding:
         return np.asarray(of_first - of_second)
 
     def _judge(self, before: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-        """Tell how well each answer was predicted by those before it, where that is still to be told."""
+        """Note how well each answer was predicted by those before it, where that is missing."""
         if all(self._is_judged(answer) for answer in answers):
             return answers
         if all(self._is_judged(answer) for answer in answers[:-1]):
@@ -257,6 +241,10 @@ class Onboarding:
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
         return self._serving.described(profile)
+
+
+def _question(presentation: Presentation) -> Question:
+    return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
 
 
 def _watch(answers: Sequence[Answer]) -> Drift:

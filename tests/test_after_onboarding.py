@@ -177,7 +177,7 @@ def test_what_says_nothing_ages_nothing(p: Personalign, monkeypatch) -> None:
 @pytest.mark.parametrize("days", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_half_life_that_is_none_is_refused(p: Personalign, days: float) -> None:
     """It has to be a number above 0."""
-    with pytest.raises(InputError, match="half-life"):
+    with pytest.raises(InputError, match="half_life_days"):
         p.half_life_days = days
 
 

@@ -18,7 +18,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # feedback can't be told from questions without it, and would be counted fully
+    # without it feedback looks like questions, and would be counted fully
     op.execute("DELETE FROM answers WHERE presentation_id IN (SELECT id FROM presentations WHERE kind <> 'question')")
     op.execute("DELETE FROM presentations WHERE kind <> 'question'")
     op.drop_column("presentations", "kind")

@@ -1,4 +1,4 @@
-"""How well each answer was foreseen, from now on."""
+"""How well each answer was predicted, from now on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much better each answer was foreseen by the person's profile than by everybody's, and each profile's sum."""
+"""How much better a person's profile predicted each answer than everybody's did, and each profile's sum."""
 
 from __future__ import annotations
 

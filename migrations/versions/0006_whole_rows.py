@@ -1,6 +1,6 @@
 """Checksums over whole rows, an order that no clock can turn, one profile a person, and counts instead of scans.
 
-What was copied from another basis kept the loss it had there: it is cleared, and told anew with the next fit.
+What was copied from another basis had the loss of that basis: it is cleared, and measured anew with the next fit.
 """
 
 from __future__ import annotations

@@ -16,10 +16,8 @@ from personalign.messages import FEEDBACK
 from personalign.store import records
 from personalign.store.answering import Change, newest
 from personalign.store.tables import AnswerRow, BasisRow, PresentationRow, ProfileRow, UserRow
-from personalign.store.values import Answer, Measure, Presentation, Shown, State
+from personalign.store.values import Answer, Measure, Presentation, State
 from personalign.types import Array
-
-Found = tuple[PresentationRow, AnswerRow | None]  # the answer that stands, if there is one
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,24 +27,34 @@ class Lacking:
     state: State
     originals: tuple[tuple[str, Presentation, Answer], ...]
 
+    @property
+    def names(self) -> list[tuple[str, int]]:
+        """Which answers these are."""
+        return [(root, given.number) for root, _, given in self.originals]
+
     def measured(self, measure: Measure) -> Change:
         """Draft their copies, with features under the new basis."""
-        copies = [
-            (root, shown, _copy(root, given, self.state.basis_id, measure(shown)))
-            for root, shown, given in self.originals
-        ]
+        user, basis_id = self.state.user, self.state.basis_id
+        copies = [(root, shown, _copy(root, given, basis_id, measure(shown))) for root, shown, given in self.originals]
         answers = (*self.state.answers, *(given for _, _, given in copies))
 
         def write(session: Session, judged: tuple[Answer, ...]) -> None:
             newest_of = {answer.presentation_id: answer for answer in judged}
             for root, shown, given in copies:
-                _write_copy(session, self.state, root, shown, newest_of.get(given.presentation_id, given))
-
-        def is_current(session: Session) -> bool:
-            return _names(find_lacking(session, self.state.user, self.state.basis_id)) == _names(self)
+                copied, name = replace(shown, v=given.v), given.presentation_id
+                session.add(records.new_presentation(user, basis_id, copied, "answered", name, origin=root))
+                session.flush()
+                session.add(records.new_answer(session, user, newest_of.get(name, given)))
 
         in_order = tuple(sorted(answers, key=lambda answer: answer.number))
-        return Change(self.state, newest(in_order), write, bool(copies), is_current, is_complete=True)
+        return Change(
+            state=self.state,
+            answers=newest(in_order),
+            write=write,
+            is_needed=bool(copies),
+            is_current=lambda session: find_lacking(session, user, basis_id).names == self.names,
+            is_complete=True,
+        )
 
 
 def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
@@ -64,7 +72,7 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
         PresentationRow.basis_id != basis_id,
         ~is_known,
     )
-    # two ranges, which the index serves; "differs" would read everybody
+    # two ranges, which the index serves; "differs" would read every row
     lacking = select(UserRow.id).where(or_(UserRow.home < basis_id, UserRow.home > basis_id), is_lacking)
     unjudged = select(ProfileRow.user_id).where(ProfileRow.basis_id == basis_id, ProfileRow.gain.is_(None))
     people = set(session.scalars(lacking))
@@ -73,12 +81,10 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
 
 def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:
     """Find the answers to copy, oldest first; where several bases hold one, the newest basis says how it stands."""
-    presented = session.scalars(
-        select(PresentationRow).where(PresentationRow.user_id == user, PresentationRow.basis_id == basis_id)
-    ).all()
+    presented = session.scalars(select(PresentationRow).where(*records.shown_to(user, basis_id))).all()
     known = {_root(shown) for shown in presented}
-    pairs = {shown.question_id for shown in presented if shown.kind in FEEDBACK}  # given here again meanwhile
-    latest: dict[str, Found] = {_root(shown): (shown, given) for shown, given in _elsewhere(session, user, basis_id)}
+    pairs = {shown.question_id for shown in presented if shown.kind in FEEDBACK}  # given anew on this basis
+    latest = {_root(shown): (shown, given) for shown, given in _elsewhere(session, user, basis_id)}
     originals = [
         (root, records.to_presentation(shown), records.to_answer(given, shown))
         for root, (shown, given) in latest.items()
@@ -87,8 +93,8 @@ def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:
     return Lacking(records.read_state(session, user, basis_id), tuple(originals))
 
 
-def _elsewhere(session: Session, user: str, basis_id: str) -> list[Found]:
-    """What a person was shown under other bases, the oldest basis first."""
+def _elsewhere(session: Session, user: str, basis_id: str) -> list[tuple[PresentationRow, AnswerRow | None]]:
+    """What a person was shown under other bases, the oldest basis first, each with the answer that stands."""
     rows = session.execute(
         select(PresentationRow, AnswerRow)
         .join(BasisRow, PresentationRow.basis_id == BasisRow.id)
@@ -103,20 +109,6 @@ def _root(shown: PresentationRow) -> str:
     return shown.origin or shown.id
 
 
-def _names(lacking: Lacking) -> list[tuple[str, int]]:
-    return [(root, given.number) for root, _, given in lacking.originals]
-
-
 def _copy(root: str, given: Answer, basis_id: str, v: Array) -> Answer:
     copy_id = hashlib.sha256(f"{root}\0{basis_id}".encode()).hexdigest()[:32]
     return replace(given, presentation_id=copy_id, v=v, loss=None, gain=None)
-
-
-def _write_copy(session: Session, state: State, root: str, shown: Presentation, given: Answer) -> None:
-    copied = Shown(shown.question_id, shown.prompt, shown.a, shown.b, shown.swapped, given.v, shown.kind)
-    row = records.new_presentation(state.user, state.basis_id, copied, "answered", given.presentation_id)
-    row.origin, row.shown_at = root, shown.shown_at
-    records.seal(row)
-    session.add(row)
-    session.flush()
-    session.add(records.new_answer(session, state.user, given))

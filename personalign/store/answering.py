@@ -1,6 +1,6 @@
 """A question's life: open, then answered, or withdrawn by an undo; feedback is answered from the start.
 
-A change of somebody's answers is drafted in one transaction, fitted in none, and written in another, if the person
+A change of a person's answers is drafted in one transaction, fitted in none, and written in another, if the person
 is still as the draft found them.
 """
 
@@ -19,8 +19,8 @@ from personalign.errors import AlreadyAnswered, BasisError, QuestionError
 from personalign.messages import FEEDBACK
 from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
-from personalign.store.tables import AnswerRow, BasisRow, ExposureRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Shown, State
+from personalign.store.tables import SCATTERED, AnswerRow, BasisRow, ExposureRow, PresentationRow, UserRow
+from personalign.store.values import Answer, Presentation, Shown, State
 from personalign.types import Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
@@ -34,23 +34,23 @@ class Change:
     answers: tuple[Answer, ...]  # that stand after it, oldest first; a new one has no number yet
     write: Callable[[Session, tuple[Answer, ...]], None]  # its rows; of the answers stored before, none
     is_needed: bool = True  # False where only losses and gains may be missing
-    is_current: Callable[[Session], bool] = lambda _: True  # beyond the state: whether what it read elsewhere is so
+    is_current: Callable[[Session], bool] = lambda _: True  # whether what it read beyond the state is unchanged
     is_complete: bool = False  # whether the basis has all of the person's answers afterwards
 
 
-def show(session: Session, user: str, basis_id: str, shown: Shown) -> PresentationRow:
+def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentation:
     """Open a question, or find the one that is open."""
     records.check_known(session, user)
     _check_saved(session, basis_id)
-    if (waiting := records.find_open(session, user, basis_id)) is not None:
-        return waiting
-    if shown.kind == "question":
-        once_more = {"shown": ExposureRow.shown + 1}
-        first = insert(ExposureRow).values(basis_id=basis_id, question_id=shown.question_id, shown=1)
-        session.execute(first.on_conflict_do_update(index_elements=["basis_id", "question_id"], set_=once_more))
-    row = records.new_presentation(user, basis_id, shown, "open")
-    session.add(row)
-    return row
+    row = records.find_open(session, user, basis_id)
+    if row is None:
+        row = records.new_presentation(user, basis_id, shown, "open")
+        session.add(row)
+        if shown.kind == "question":
+            once_more = {"shown": ExposureRow.shown + 1}
+            first = insert(ExposureRow).values(basis_id=basis_id, question_id=shown.question_id, shown=1)
+            session.execute(first.on_conflict_do_update(index_elements=["basis_id", "question_id"], set_=once_more))
+    return records.to_presentation(row)
 
 
 def answer(session: Session, user: str, presentation_id: str, choice: str) -> Change | Profile:
@@ -62,16 +62,8 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
     state = records.read_state(session, user, shown.basis_id)
     if shown.state == "answered":
         return _repeated(session, state, presentation_id, choice)
-    moment = now()
-    given = Answer(
-        presentation_id=presentation_id,
-        choice=cast("Choice", choice),
-        v=records.to_presentation(shown).v,
-        seconds=max(0.0, (moment - shown.shown_at).total_seconds()),
-        answered_at=moment,
-        kind=shown.kind,
-        question_id=shown.question_id,
-    )
+    seconds = max(0.0, (now() - shown.shown_at).total_seconds())
+    given = _given(presentation_id, choice, records.to_presentation(shown), seconds)
 
     def write(session: Session, answers: tuple[Answer, ...]) -> None:
         _set_state(records.find_presentation(session, user, presentation_id), "answered")
@@ -90,7 +82,6 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
     if before is not None and before.choice == choice:
         return _known(state)
     is_new, presentation_id = row is None, secrets.token_hex(16) if row is None else row.id
-    given = Answer(presentation_id, cast("Choice", choice), shown.v, 0.0, now(), shown.kind, shown.question_id)
     others = tuple(other for other in state.answers if other.presentation_id != presentation_id)
 
     def write(session: Session, answers: tuple[Answer, ...]) -> None:
@@ -105,7 +96,7 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
         session.add(records.new_answer(session, user, answers[-1]))
         _drop_oldest(session, user, basis_id)
 
-    return Change(state, newest((*others, given)), write)
+    return Change(state, newest((*others, _given(presentation_id, choice, shown))), write)
 
 
 def undo(session: Session, user: str, basis_id: str) -> Change | None:
@@ -137,14 +128,20 @@ def newest(answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
 
 def write(session: Session, change: Change, answers: tuple[Answer, ...], fitted: Gaussian) -> Profile:
     """Write a change with the profile that follows from it; ``answers`` are the change's, judged."""
+    state = change.state
     change.write(session, answers)
     for before, judged in zip(change.answers, answers, strict=True):
         if judged is not before and before.number and (row := records.find_answer(session, before.presentation_id)):
             row.loss, row.gain = judged.loss, judged.gain
             records.seal(row)
-    records.note_home(session, change.state, change.is_complete)
+    person = session.get_one(UserRow, state.user)
+    person.home = state.basis_id if change.is_complete or person.home in {None, state.basis_id} else SCATTERED
     session.flush()
-    return records.write_profile(session, change.state, answers, fitted)
+    return records.write_profile(session, state, answers, fitted)
+
+
+def _given(presentation_id: str, choice: str, shown: Shown, seconds: float = 0.0) -> Answer:
+    return Answer(presentation_id, cast("Choice", choice), shown.v, seconds, now(), shown.kind, shown.question_id)
 
 
 def _repeated(session: Session, state: State, presentation_id: str, choice: str) -> Profile:
@@ -178,18 +175,14 @@ def _undo(session: Session, presentation_id: str) -> None:
 
 
 def _drop_oldest(session: Session, user: str, basis_id: str) -> None:
-    kept_from = (
+    oldest = (
         select(AnswerRow.presentation_id)
         .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
-        .where(
-            AnswerRow.user_id == user,
-            AnswerRow.undone_at.is_(None),
-            PresentationRow.basis_id == basis_id,
-            PresentationRow.kind.in_(FEEDBACK),
-        )
+        .where(AnswerRow.user_id == user, AnswerRow.undone_at.is_(None))
+        .where(PresentationRow.basis_id == basis_id, PresentationRow.kind.in_(FEEDBACK))
         .order_by(AnswerRow.number.desc())
         .offset(KEPT_FEEDBACK)
     )
     session.flush()
-    if old := session.scalars(kept_from).all():
+    if old := session.scalars(oldest).all():
         session.execute(delete(PresentationRow).where(PresentationRow.id.in_(old)))

@@ -39,7 +39,7 @@ def check_finite(what: str, *arrays: Array | float) -> None:
     """Refuse NaN and Inf."""
     if not all(np.isfinite(array).all() for array in arrays):
         raise ProfileError(
-            f"{what} holds NaN or Inf, expected finite numbers; undo the last answer or forget the person"
+            f"{what} holds NaN or Inf, expected finite numbers; undo the last answer, or forget the person"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from threading import Lock
 
 from sqlalchemy import Engine, Pool, PoolProxiedConnection, QueuePool, event
@@ -26,12 +26,12 @@ class Connections:
         self._identity, self._changed_at = _status(database)
         self._gate = Gate(self._close_idle, self._start_anew)
         self._counter = Counter(self.engines.reader)
-        self._writing: DriverConnection | None = None  # the writer's newest connection
+        self._writing: DriverConnection = None  # the writer's newest connection
         self._abandoned: list[Pool] = []  # what a parent process used
         self._is_closed = False
         event.listen(self.engines.writer, "connect", self._note_writer)
         try:
-            with self.inside(), self._turns.turn():
+            with self.enter(), self._turns.turn():
                 check_log(database)
         except BaseException:
             self.close()
@@ -40,7 +40,7 @@ class Connections:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Read in one transaction, which sees one state of the file."""
-        with self.inside(), Session(self.engines.reader, expire_on_commit=False) as session, session.begin():
+        with self.enter(), Session(self.engines.reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -49,22 +49,17 @@ class Connections:
         with self._turn(), Session(self._writer(), expire_on_commit=False) as session, session.begin():
             yield session
 
-    def version(self) -> int:
-        """Return a number that differs after any commit, by this process or another."""
-        with self.inside():
-            self._check_file()
-            return self._counter.read()
-
     @contextmanager
     def bare_writer(self) -> Iterator[DriverConnection]:
         """Lend the writer's connection outside of a transaction."""
-        with self._turn():
-            connection = self._writer().raw_connection()
-            try:
-                assert isinstance(connection.driver_connection, DriverConnection), "it is connected"
-                yield connection.driver_connection
-            finally:
-                connection.close()
+        with self._turn(), closing(self._writer().raw_connection()) as connection:
+            yield connection.driver_connection
+
+    def version(self) -> int:
+        """Return a number that differs after any commit, by this process or another."""
+        with self.enter():
+            self._check_file()
+            return self._counter.read()
 
     def forget_values(self) -> None:
         """Drop the compiled statements: each keeps the values that it was first used with."""
@@ -79,16 +74,16 @@ class Connections:
         self._turns.close()
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def enter(self) -> Iterator[None]:
         """Keep forks out, and turn what the database raises into errors of the tree."""
-        with self._gate.inside(), typed_errors(self.database):
+        with self._gate.enter(), typed_errors(self.database):
             if self._is_closed:
                 raise StoreError(f"{self.database.path} is closed; open it again")
             yield
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with self.inside(), self._turns.turn():
+        with self.enter(), self._turns.turn():
             if self._check_file() != self._changed_at:
                 check_log(self.database)  # a checkpoint, or another file's content
             yield
@@ -107,7 +102,7 @@ class Connections:
         writer = self.engines.writer
         assert isinstance(writer.pool, QueuePool), "the writer's pool has room for one"
         if writer.pool.checkedout():
-            # it is our turn, so nobody uses it: an interrupt lost it, perhaps in the middle of a transaction
+            # it is our turn, so no call uses it: an interrupt lost it, perhaps in the middle of a transaction
             if self._writing is not None:
                 with suppress(self.database.driver.Error):
                     self._writing.close()
@@ -120,8 +115,7 @@ class Connections:
     def _close_idle(self) -> None:
         # a child would inherit SQLite's idea of which locks it holds, but not the locks
         self._counter.close()
-        self.engines.reader.dispose()
-        self.engines.writer.dispose()
+        self.engines.close()
 
     def _start_anew(self) -> None:
         # what other threads of the parent were using all the same is neither used nor closed in the child
@@ -142,7 +136,7 @@ class Counter:
         self.renew()
 
     def renew(self) -> None:
-        """Take a lock that nobody holds: what a forked child does."""
+        """Take a lock of its own: what a forked child does, where the old one may be held for ever."""
         self._lock = Lock()
 
     def read(self) -> int:
@@ -152,9 +146,8 @@ class Counter:
                 self._connection = self._reader.raw_connection()
                 self._num_connections += 1
             try:
-                cursor = self._connection.cursor()
-                commits = int(cursor.execute("PRAGMA data_version").fetchone()[0])
-                cursor.close()
+                with closing(self._connection.cursor()) as cursor:
+                    commits = int(cursor.execute("PRAGMA data_version").fetchone()[0])
             except Exception:
                 self._connection.invalidate()
                 self._connection = None

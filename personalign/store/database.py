@@ -4,8 +4,8 @@ Two copies of SQLite in one process break each other's locks. ``pysqlite3`` carr
 corruption bug (3.7.0 to 3.51.2: two connections that write and checkpoint at once). Where it has no wheel, the
 standard library's driver runs.
 
-SQLite applies whatever log has the right name: a backup that is copied over a database whose log is still there becomes
-a mixture of both, without an error. So every commit leaves a random name and its predecessor's in the database; a log
+SQLite applies whatever log has the right name. A backup copied over a database whose log is still there becomes a
+mixture of both, without an error. So every commit leaves a random name and its predecessor's in the database. A log
 goes with a file whose newest commit is in the log, or comes right before it.
 """
 
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 from urllib.parse import quote
 
 from sqlalchemy import make_url
@@ -25,32 +26,17 @@ from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
 
+DriverConnection = Any  # each driver has a class of its own
 JournalMode = Literal["wal", "truncate"]
 FIRST_SAFE_WAL = (3, 51, 3)
 BUSY_TIMEOUT_MS = 15_000
+EXAMPLE = "expected a file, such as sqlite:///profiles.db"
 COMMIT = re.compile(rb"commit ([0-9a-f]{16}) after ([0-9a-f]{16})")
 WAL_HEADER_BYTES, FRAME_HEADER_BYTES = 32, 24
 ORIGIN = b"0" * 16  # before the first commit that has a name
-
-
-@runtime_checkable
-class DriverConnection(Protocol):
-    """A connection of either driver."""
-
-    text_factory: Callable[[bytes], str]
-    total_changes: int
-
-    def cursor(self) -> Any:  # noqa: ANN401 - each driver has a class of its own
-        """Make a cursor."""
-
-    def execute(self, statement: str, values: tuple[object, ...] = (), /) -> Any:  # noqa: ANN401
-        """Run one statement."""
-
-    def backup(self, target: Any, /) -> None:  # noqa: ANN401
-        """Copy everything to another connection."""
-
-    def close(self) -> None:
-        """Close it, and roll back what it had begun."""
+LOGS = ("-wal", "-shm", "-journal")  # SQLite's own files beside a database
+ERASURES = (".key", ".tombstones")  # a copy needs them beside it, too
+TURNS = ".lock"
 
 
 def sqlite_driver() -> ModuleType:
@@ -70,7 +56,7 @@ def journal_mode(version: tuple[int, ...]) -> JournalMode:
 
 @dataclass(frozen=True)
 class Database:
-    """Where a store is, whatever folder the process goes to later, and how it is spoken to."""
+    """Where a store is, whatever folder the process changes to, and its driver."""
 
     path: Path  # absolute, and not a link
     driver: ModuleType = field(default_factory=sqlite_driver)
@@ -80,21 +66,25 @@ class Database:
         """The mode that is safe with this driver's SQLite."""
         return journal_mode(self.driver.sqlite_version_info)
 
-    def beside(self, suffix: str) -> Path:
-        """A file kept next to the database."""
+    def neighbour(self, suffix: str) -> Path:
+        """Name a file that is kept next to the database."""
         return self.path.with_name(self.path.name + suffix)
+
+    def connect(self, options: str) -> DriverConnection:
+        """Open a bare connection, without any of the store's settings."""
+        return self.driver.connect(f"file:{quote(str(self.path))}?{options}", uri=True)
 
 
 def locate(url: str) -> Database:
-    """Read a store URL; StoreError for one that isn't a SQLite file's."""
+    """Read a store URL; StoreError where it doesn't name a SQLite file."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise StoreError("the store's URL can't be read; expected sqlite:///profiles.db") from error
+        raise StoreError(f"the store's URL can't be read; {EXAMPLE}") from error
     if parsed.drivername != "sqlite":
-        raise StoreError(f"the store's URL is of kind {parsed.drivername}, expected sqlite:///profiles.db")
+        raise StoreError(f"the store's URL is of kind {parsed.drivername}; {EXAMPLE}")
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:") or parsed.query:
-        raise StoreError("the store needs a file that several connections can share, such as sqlite:///profiles.db")
+        raise StoreError(f"the store's URL names no file that several connections can share; {EXAMPLE}")
     try:
         return Database(Path(str(parsed.database)).resolve())
     except (OSError, RuntimeError) as error:
@@ -120,9 +110,9 @@ def name_commit(connection: DriverConnection) -> tuple[bytes, bytes]:
 
 
 def check_log(database: Database) -> None:
-    """Refuse a log that wasn't written for this database; nobody may write meanwhile."""
+    """Refuse a log that was written for another database; the caller keeps writers out."""
     for suffix, read in (("-wal", _read_wal), ("-journal", _read_journal)):
-        path = database.beside(suffix)
+        path = database.neighbour(suffix)
         try:
             names = set(read(path.read_bytes())) if path.exists() else set()
         except OSError as error:
@@ -136,14 +126,12 @@ def check_log(database: Database) -> None:
 
 def _goes_with(database: Database, suffix: str, names: set[bytes]) -> bool:
     """Tell whether the file without its log is at one of these commits."""
-    connection = database.driver.connect(f"file:{quote(str(database.path))}?immutable=1", uri=True)
     try:
-        newest, before = name_commit(connection)
+        with closing(database.connect("immutable=1")) as connection:
+            newest, before = name_commit(connection)
     except database.driver.Error as error:
         # from before commits were named; or damaged, which SQLite will say
         return ORIGIN in names or "no such table" not in str(error)
-    finally:
-        connection.close()
     # a rollback journal has pages from before its commit, which may or may not be in the file already
     return newest in names or (suffix == "-journal" and before in names)
 
@@ -160,5 +148,4 @@ def _read_wal(content: bytes) -> Iterator[bytes]:
 
 def _read_journal(content: bytes) -> Iterator[bytes]:
     """Name the commit whose pages a rollback journal keeps."""
-    for match in COMMIT.finditer(content):
-        yield match[1]
+    return (match[1] for match in COMMIT.finditer(content))

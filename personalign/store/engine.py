@@ -1,15 +1,14 @@
 """Engines for a SQLite file: one writer that begins IMMEDIATE, a pool of readers that cannot write.
 
 SQLAlchemy's defaults lose updates silently between processes; a deferred BEGIN that turns into a write fails
-with "database is locked" instead of waiting. Every setting is read back, because SQLite ignores what it
-doesn't know.
+with "database is locked" instead of waiting. Every setting is read back, because SQLite ignores unknown ones.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
@@ -32,15 +31,16 @@ COMMON: dict[str, int | str] = {
     "journal_size_limit": 64 << 20,
 }
 
+DAMAGED = "the file is damaged; restore a backup with: personalign db restore"
 ADVICE = {
     "locked": "another process kept it locked for too long; try again",
     "full": "free some space on the disk and try again, no row was changed",
-    "malformed": "the file is damaged; restore a backup with: personalign db restore",
+    "malformed": DAMAGED,
+    "decode": DAMAGED,
     "not a database": "this isn't a SQLite file; pass another path",
     "readonly": "the file or its folder can't be written; check their permissions",
     "unable to open": "the file or its folder can't be opened; check the path and its permissions",
     "disk I/O": "the disk failed or is full; check it and try again",
-    "decode": "the file is damaged; restore a backup with: personalign db restore",
 }
 
 
@@ -52,7 +52,7 @@ class Engines:
     reader: Engine
 
     def close(self) -> None:
-        """Close every idle connection; the last writer out truncates the write-ahead log."""
+        """Close every idle connection; closing the last writer truncates the write-ahead log."""
         self.reader.dispose()
         self.writer.dispose()
 
@@ -62,7 +62,7 @@ def open_engines(database: Database) -> Engines:
     pragmas = COMMON | {"journal_mode": database.journal_mode}
     return Engines(
         writer=_engine(database, "BEGIN IMMEDIATE", pragmas, pool_size=1, max_overflow=0),
-        # without a limit, or what interrupts took would be missing one day; threads bound it
+        # without a limit: interrupts may lose connections for good, and threads bound the rest
         reader=_engine(database, "BEGIN", pragmas | {"query_only": 1}, pool_size=4, max_overflow=-1),
     )
 
@@ -79,12 +79,23 @@ def typed_errors(database: Database) -> Iterator[None]:
     try:
         yield
     except UnicodeEncodeError as error:
-        raise InputError("the text holds half a surrogate pair, which is no character; send proper Unicode") from error
+        raise InputError("the text holds half a surrogate pair, expected characters; send proper Unicode") from error
     except (SQLAlchemyError, database.driver.Error) as error:
         cause, quotes, _ = str(getattr(error, "orig", None) or error).partition(" with text")
         advice = next((advice for sign, advice in ADVICE.items() if sign in cause), "see: personalign doctor")
         # the traceback of what quotes a text would print it
         raise StoreError(f"{database.path}: {cause}; {advice}") from (None if quotes else error)
+
+
+def refuse_foreign(connection: DriverConnection, database: Database) -> None:
+    """Refuse another program's file; an empty one may become ours."""
+    # In this order: another process may make the store between the two looks, id and tables in one commit.
+    has_tables = _first(connection, "SELECT count(*) FROM sqlite_master")
+    application = _first(connection, "PRAGMA application_id")
+    if application != APPLICATION_ID and (application or has_tables):
+        raise StoreError(
+            f"{database.path} belongs to another program (its application_id isn't ours); pass another path"
+        )
 
 
 def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: object) -> Engine:
@@ -107,37 +118,24 @@ def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
-        connection.info["changes"] = _driver_connection(connection).total_changes
+        connection.info["changes"] = _total_changes(connection)
 
     @event.listens_for(engine, "commit")
     def sign(connection: Connection) -> None:
-        driver_connection = _driver_connection(connection)
-        if driver_connection.total_changes != connection.info["changes"]:
-            sign_commit(driver_connection)
+        if _total_changes(connection) != connection.info["changes"]:
+            sign_commit(connection.connection.driver_connection)
 
     return engine
 
 
-def _driver_connection(connection: Connection) -> DriverConnection:
-    driver_connection = connection.connection.driver_connection
-    assert isinstance(driver_connection, DriverConnection), "it is connected"
-    return driver_connection
+def _total_changes(connection: Connection) -> int:
+    driver_connection: DriverConnection = connection.connection.driver_connection
+    return int(driver_connection.total_changes)
 
 
 def _read_text(content: bytes) -> str:
-    # the driver's own error would quote a damaged text; so read, it is told by its row's checksum
+    # the driver's own error would quote a damaged text; read so, its row's checksum shows the damage
     return content.decode("utf-8", "surrogateescape")
-
-
-def refuse_foreign(connection: DriverConnection, database: Database) -> None:
-    """Refuse another program's file; an empty one may become ours."""
-    # In this order: another process may make the store between the two looks, id and tables in one commit.
-    has_tables = _first(connection, "SELECT count(*) FROM sqlite_master")
-    application = _first(connection, "PRAGMA application_id")
-    if application != APPLICATION_ID and (application or has_tables):
-        raise StoreError(
-            f"{database.path} belongs to another program (its application_id isn't ours); pass another path"
-        )
 
 
 def _set_pragma(connection: DriverConnection, name: str, value: int | str) -> None:
@@ -167,10 +165,6 @@ def _switch(connection: DriverConnection, statement: str) -> None:
 
 
 def _first(connection: DriverConnection, statement: str) -> int | str | None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute(statement)
-        row = cursor.fetchone()
-    finally:
-        cursor.close()
+    with closing(connection.cursor()) as cursor:
+        row = cursor.execute(statement).fetchone()
     return None if row is None else row[0]

@@ -20,7 +20,7 @@ from personalign.store.tables import USER_KEY, FactRow, Table, TombstoneRow, Use
 from personalign.store.tombstones import Tombstone, Tombstones
 
 TRUNCATE_DEADLINE_S = 5.0
-KEY, HEEDED = "key", "heeded"
+KEY, APPLIED = "key", "applied"
 
 
 def erase(connections: Connections, user: str) -> bool:
@@ -30,21 +30,21 @@ def erase(connections: Connections, user: str) -> bool:
         row = session.get(UserRow, user)
         if row is not None:
             check_tombstones(connections, session)
-            tombstone = _write_tombstone(_own_key(tombstones, session), row)
-            _delete_rows(session, [user], [tombstone])
+            _note(session, KEY, tombstones.key_digest())
+            _delete_rows(session, [user], [_write_tombstone(tombstones, row)])
     _finish(connections)
     return row is not None
 
 
 def erase_again(connections: Connections) -> None:
-    """Heed the tombstones that the database hasn't: it is older than they are, or an erasure was stopped half-way."""
+    """Apply the tombstones that are newer than the database, or whose erasure was stopped half-way."""
     tombstones = Tombstones(connections.database)
     with connections.read() as session:
         check_tombstones(connections, session)
-        missing = tombstones.after(_heeded(session))
+        missing = tombstones.after(_applied(session))
     if missing:
         with connections.write() as session:
-            _heed(session, tombstones, missing)
+            _apply(session, tombstones, missing)
         _finish(connections, missing[-1].number)
 
 
@@ -52,7 +52,7 @@ def erased_after(
     connections: Connections, session: Session, users: Sequence[str], number: int
 ) -> tuple[list[str], int]:
     """Tell who of these people was erased after the erasure of this number, and the number of the newest."""
-    newest = session.scalar(select(func.max(TombstoneRow.number))) or 0
+    newest = count_erasures(session)
     if newest <= number or not users:
         return [], max(newest, number)
     digests = set(session.scalars(select(TombstoneRow.digest).where(TombstoneRow.number > number)))
@@ -61,14 +61,24 @@ def erased_after(
     return [user for user, digest in hashed if digest in digests], newest
 
 
+def count_erasures(session: Session) -> int:
+    """Return the number of the newest erasure that the database notes; 0 where there is none."""
+    return session.scalar(select(func.max(TombstoneRow.number))) or 0
+
+
 def check_tombstones(connections: Connections, session: Session) -> None:
-    """Refuse a key or tombstones that aren't this database's."""
-    newest = session.scalar(select(func.max(TombstoneRow.number))) or 0
-    Tombstones(connections.database).check(_fact(session, KEY), max(newest, _heeded(session)))
+    """Refuse a key or tombstones of another database."""
+    least = max(count_erasures(session), _applied(session))
+    Tombstones(connections.database).check(noted_key(session), least)
 
 
-def _heed(session: Session, tombstones: Tombstones, missing: list[Tombstone]) -> None:
-    _own_key(tombstones, session)
+def noted_key(session: Session) -> str | None:
+    """Return the digest of the key that the database's tombstones are made with."""
+    return _fact(session, KEY)
+
+
+def _apply(session: Session, tombstones: Tombstones, missing: list[Tombstone]) -> None:
+    _note(session, KEY, tombstones.key_digest())
     newest = {tombstone.digest: tombstone for tombstone in missing}
     noted = session.execute(
         select(TombstoneRow.digest, TombstoneRow.number).where(TombstoneRow.number >= missing[0].number)
@@ -81,24 +91,26 @@ def _heed(session: Session, tombstones: Tombstones, missing: list[Tombstone]) ->
     people = session.execute(select(UserRow.id, UserRow.created_at)).all()
     hashed = zip(people, tombstones.digests(user for user, _ in people), strict=True)
     # a person who came later under the same id stays
-    users = [user for (user, created_at), digest in hashed if digest in newest and created_at < newest[digest].at]
+    users = [
+        user for (user, created_at), digest in hashed if digest in newest and created_at < newest[digest].erased_at
+    ]
     _delete_rows(session, users, newest.values())
 
 
 def _finish(connections: Connections, number: int = 0) -> None:
-    """Leave no byte of the erasures that are noted, and note that they are heeded."""
+    """Leave no byte of the erasures that are noted, and note that they were applied."""
     with connections.read() as session:
-        heeded = _heeded(session)
+        applied = _applied(session)
         later = session.scalars(
-            select(TombstoneRow.number).where(TombstoneRow.number > heeded).order_by(TombstoneRow.number)
+            select(TombstoneRow.number).where(TombstoneRow.number > applied).order_by(TombstoneRow.number)
         )
-        for expected, noted in enumerate(later, start=heeded + 1):
+        for expected, noted in enumerate(later, start=applied + 1):
             if noted == expected:  # one that was refused after its tombstone was written leaves a gap
                 number = max(number, noted)
     connections.forget_values()
     _empty_log(connections)
-    if number > heeded:
-        _note_heeded(connections, number)
+    if number > applied:
+        _note_applied(connections, number)
 
 
 def _write_tombstone(tombstones: Tombstones, row: UserRow) -> Tombstone:
@@ -107,8 +119,8 @@ def _write_tombstone(tombstones: Tombstones, row: UserRow) -> Tombstone:
     The next opening deletes the rows; until then other processes still serve the person.
     """
     (digest,) = tombstones.digests([row.id])
-    at = max(datetime.now(UTC), row.created_at + timedelta(microseconds=1))
-    return Tombstone(digest, at, tombstones.append(digest, at))
+    erased_at = max(datetime.now(UTC), row.created_at + timedelta(microseconds=1))
+    return Tombstone(digest, erased_at, tombstones.append(digest, erased_at))
 
 
 def _delete_rows(session: Session, users: Iterable[str], tombstones: Iterable[Tombstone]) -> None:
@@ -122,7 +134,7 @@ def _delete_rows(session: Session, users: Iterable[str], tombstones: Iterable[To
                 session.execute(delete(table).where(table.columns[USER_KEY] == user))
         session.execute(delete(UserRow).where(UserRow.id == user))
     for tombstone in tombstones:
-        session.merge(TombstoneRow(digest=tombstone.digest, at=tombstone.at, number=tombstone.number))
+        session.merge(TombstoneRow(**vars(tombstone)))
 
 
 def _empty_log(connections: Connections) -> None:
@@ -152,26 +164,20 @@ def _empty_log(connections: Connections) -> None:
             writer.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
-def _note_heeded(connections: Connections, number: int) -> None:
-    """The database notes how many tombstones it has heeded.
+def _note_applied(connections: Connections, number: int) -> None:
+    """The database notes how many tombstones it has applied.
 
     The erasure is complete. An old backup notes fewer, so opening it erases again.
     """
     with connections.write() as session:
-        _note(session, HEEDED, str(max(number, _heeded(session))))
+        _note(session, APPLIED, str(max(number, _applied(session))))
 
 
-STEPS = (_write_tombstone, _delete_rows, _empty_log, _note_heeded)
+STEPS = (_write_tombstone, _delete_rows, _empty_log, _note_applied)
 
 
-def _own_key(tombstones: Tombstones, session: Session) -> Tombstones:
-    """Note in the database whose key its tombstones are made with."""
-    _note(session, KEY, tombstones.key_digest())
-    return tombstones
-
-
-def _heeded(session: Session) -> int:
-    return int(_fact(session, HEEDED) or 0)
+def _applied(session: Session) -> int:
+    return int(_fact(session, APPLIED) or 0)
 
 
 def _fact(session: Session, name: str) -> str | None:

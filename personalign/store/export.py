@@ -1,4 +1,4 @@
-"""Everything that is kept of one person, table by table, as plain JSON values."""
+"""Everything that is stored of one person, table by table, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from personalign.store.tables import USER_KEY, Json, Table, UserRow, UtcDateTime
 def export_person(session: Session, user: str) -> dict[str, Any]:
     """Read every row with this user's key; a table that is added later is exported without a change here.
 
-    What can't be read is told as it is stored.
+    What can't be read is exported as it is stored.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for table in Table.metadata.sorted_tables:

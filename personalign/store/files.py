@@ -12,16 +12,15 @@ from pathlib import Path
 from personalign.errors import StoreError
 
 
-def make_file(path: Path) -> bool:
-    """Make an empty file only its owner can read, with missing folders; tell whether it is new."""
+def make_file(path: Path) -> None:
+    """Make an empty file only its owner can read, with missing folders; one that is there is left as it is."""
     try:
         _make_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        return False
+        return
     except OSError as error:
         raise StoreError(f"{path} can't be made ({error.strerror}); pass a path in a folder you can write") from error
-    return True
 
 
 def require_file(path: Path) -> None:
@@ -55,11 +54,8 @@ def make_whole(path: Path, content: bytes) -> None:
 def open_to_write(path: Path) -> Iterator[int]:
     """Open a file that is there; a StoreError for whatever goes wrong with it."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with _opened(path, os.O_RDWR | os.O_CLOEXEC) as file:
             yield file
-        finally:
-            os.close(file)
     except OSError as error:
         raise StoreError(f"{path} can't be written ({error.strerror}); nothing was erased, try again") from error
 
@@ -72,27 +68,34 @@ def write_durably(file: int, content: bytes) -> None:
 
 
 def read_bytes(path: Path, start: int = 0, length: int = -1) -> bytes:
-    """Read a file kept beside the database, or a part of it."""
+    """Read a file kept beside the database, or a part of it; one that isn't there has no bytes."""
     try:
         with path.open("rb") as file:
             file.seek(start)
             return file.read(length)
+    except FileNotFoundError:
+        return b""
     except OSError as error:
         raise StoreError(f"{path} can't be read ({error.strerror}); check the disk and its permissions") from error
 
 
 def sync_folder(folder: Path) -> None:
     """Put a folder's names on the disk."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
+    with _opened(folder, os.O_RDONLY) as file:
         os.fsync(file)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    file = os.open(path, flags)
+    try:
+        yield file
     finally:
         os.close(file)
 
 
 def _make_folder(folder: Path) -> None:
     # not mkdir(parents=True), which would leave the folders in between open to all
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)

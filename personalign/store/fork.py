@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PATIENCE_S = 60.0  # then the process forks all the same
-LONGEST_SLEEP_S = 0.1  # of a fork that waits; it is woken before
+LONGEST_SLEEP_S = 0.1  # of a thread that waits for others; it is woken before
 
 
 class Call:
-    """A call inside a gate; when an interrupt ends it anywhere, it dies with its frames."""
+    """A thread's call that is inside, or waits; when an interrupt ends it anywhere, it dies with its frames."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
@@ -32,14 +32,14 @@ class Gate:
         _GATES.add(self)
 
     def renew(self) -> None:
-        """Start with nobody inside and with locks of its own: what a child does, having one thread."""
+        """Start empty and with locks of its own: what a child does, having one thread."""
         self._lock = threading.RLock()  # entered by itself: a Condition's own __exit__ may be interrupted
         self._changed = threading.Condition(self._lock)
         self._calls: weakref.WeakSet[Call] = weakref.WeakSet()
         self._is_shut = False
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def enter(self) -> Iterator[None]:
         """Wait while the process forks, then hold off the next fork; a thread that is inside may enter again."""
         call = Call()
         with self._lock:
@@ -55,7 +55,7 @@ class Gate:
                     self._changed.notify_all()
 
     def shut(self) -> None:
-        """Let nobody in, wait until only this thread is inside, and keep the lock."""
+        """Admit no further call, wait until only this thread is inside, and keep the lock."""
         deadline, me = time.monotonic() + PATIENCE_S, threading.get_ident()
         self._lock.acquire()
         self._is_shut = True
@@ -64,7 +64,7 @@ class Gate:
         self.before()
 
     def open(self) -> None:
-        """Let everybody in again."""
+        """Admit calls again."""
         self._is_shut = False
         self._changed.notify_all()
         self._lock.release()

@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class RecentProfiles:
-    """The profiles asked for last, each read anew after a commit by anyone, this process or another.
+    """The profiles asked for last, each read anew after any commit, by this process or another.
 
     A poll of the database's counter costs microseconds, a profile's read a millisecond. The counter is read before
     the profile: what is stored here may be newer than it says, never older. When one of these people is erased, here
-    or elsewhere, ``forget`` is called with them once, before anybody's next profile is given out.
+    or elsewhere, ``forget`` is called with them once, before the next profile is given out.
     """
 
     def __init__(

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from math import fsum
-from types import MappingProxyType
-from typing import cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, defer
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
 from personalign.store import blobs
-from personalign.store.tables import SCATTERED, TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
+from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
 from personalign.store.values import Answer, Presentation, Shown, State
-from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile
+from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile
 
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
+DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a backup, or forget the person"
+# columns that a value has under the same name
+SHOWN = ("question_id", "a", "b", "swapped", "kind")
+GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
 Sealed = PresentationRow | AnswerRow | ProfileRow
-UNSEALED: Mapping[type, frozenset[str]] = MappingProxyType(
-    {
-        PresentationRow: frozenset({"checksum", *TEXTS}),
-        AnswerRow: frozenset({"checksum", "id"}),
-        ProfileRow: frozenset({"checksum"}),
-    }
-)
+Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
+UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
 
 
 def now() -> datetime:
@@ -40,7 +38,6 @@ def now() -> datetime:
 
 def read_state(session: Session, user: str, basis_id: str) -> State:
     """Read what is known of a person on a basis, all of it checked."""
-    created_at = session.scalar(select(UserRow.created_at).where(UserRow.id == user))
     row = find_profile(session, user, basis_id)
     asked = _standing(user, basis_id).where(PresentationRow.kind.not_in(FEEDBACK))
     feedback = _standing(user, basis_id).where(PresentationRow.kind.in_(FEEDBACK))
@@ -49,114 +46,79 @@ def read_state(session: Session, user: str, basis_id: str) -> State:
     if len(answers) != (0 if row is None else row.standing):
         raise StoreError("answers of this person are missing: the file was damaged; restore it from a backup")
     profile = None if row is None else to_profile(row)
-    return State(user, basis_id, created_at, profile, tuple(sorted(answers, key=lambda answer: answer.number)))
+    in_order = tuple(sorted(answers, key=lambda answer: answer.number))
+    return State(user, basis_id, created_at(session, user), profile, in_order)
+
+
+def created_at(session: Session, user: str) -> datetime | None:
+    """Tell since when a person is known; None for someone who isn't."""
+    return session.scalar(select(UserRow.created_at).where(UserRow.id == user))
 
 
 def is_unchanged(session: Session, state: State) -> bool:
     """Tell whether a person is as they were read."""
-    created_at = session.scalar(select(UserRow.created_at).where(UserRow.id == state.user))
     revision = session.scalar(
         select(ProfileRow.revision).where(ProfileRow.user_id == state.user, ProfileRow.basis_id == state.basis_id)
     )
-    return (created_at, revision) == (state.created_at, state.profile and state.profile.revision)
+    before = state.created_at, state.profile and state.profile.revision
+    return (created_at(session, state.user), revision) == before
 
 
 def find_presentation(session: Session, user: str, presentation_id: str) -> PresentationRow:
     """Find a person's presentation; another person's and an absent one get the same QuestionError."""
-    row = session.get(PresentationRow, presentation_id)
-    if row is None or row.user_id != user:
+    row = _find(session, PresentationRow, PresentationRow.id == presentation_id, PresentationRow.user_id == user)
+    if row is None:
         raise QuestionError("there is no such question for this person; ask for a new one")
-    check_row(row)
     return row
 
 
 def find_open(session: Session, user: str, basis_id: str) -> PresentationRow | None:
     """Find the question that waits for this person's answer."""
-    row = session.scalar(
-        select(PresentationRow).where(
-            PresentationRow.user_id == user, PresentationRow.basis_id == basis_id, PresentationRow.state == "open"
-        )
-    )
-    if row is not None:
-        check_row(row)
-    return row
+    return _find(session, PresentationRow, *shown_to(user, basis_id), PresentationRow.state == "open")
 
 
 def find_feedback(session: Session, user: str, basis_id: str, question_id: str) -> PresentationRow | None:
     """Find the pair that a person gave feedback on before; its kind is part of the id."""
-    row = session.scalar(
-        select(PresentationRow).where(
-            PresentationRow.user_id == user,
-            PresentationRow.basis_id == basis_id,
-            PresentationRow.question_id == question_id,
-            PresentationRow.kind.in_(FEEDBACK),
-        )
-    )
-    if row is not None:
-        check_row(row)
-    return row
+    pair = PresentationRow.question_id == question_id, PresentationRow.kind.in_(FEEDBACK)
+    return _find(session, PresentationRow, *shown_to(user, basis_id), *pair)
 
 
 def find_answer(session: Session, presentation_id: str) -> AnswerRow | None:
     """Find the answer to a presentation that stands."""
-    row = session.scalar(
-        select(AnswerRow).where(AnswerRow.presentation_id == presentation_id, AnswerRow.undone_at.is_(None))
-    )
-    if row is not None:
-        check_row(row)
-    return row
+    return _find(session, AnswerRow, AnswerRow.presentation_id == presentation_id, AnswerRow.undone_at.is_(None))
 
 
 def find_profile(session: Session, user: str, basis_id: str) -> ProfileRow | None:
     """Find a person's profile; StoreError where it is damaged, or missing although they answered."""
-    row = session.get(ProfileRow, (user, basis_id))
-    if row is not None:
-        check_row(row)
-        return row
-    closed = select(PresentationRow.id).where(
-        PresentationRow.user_id == user, PresentationRow.basis_id == basis_id, PresentationRow.state != "open"
-    )
-    if session.scalar(closed.limit(1)) is not None:
-        raise StoreError("a profile is missing, though there are answers: the file was damaged; restore a backup")
-    return None
+    row = _find(session, ProfileRow, ProfileRow.user_id == user, ProfileRow.basis_id == basis_id)
+    if row is None:
+        closed = select(PresentationRow.id).where(*shown_to(user, basis_id), PresentationRow.state != "open")
+        if session.scalar(closed.limit(1)) is not None:
+            raise StoreError("a profile is missing, though there are answers: the file was damaged; restore a backup")
+    return row
+
+
+def shown_to(user: str, basis_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Select what a person was shown on a basis."""
+    return PresentationRow.user_id == user, PresentationRow.basis_id == basis_id
 
 
 def to_presentation(row: PresentationRow) -> Presentation:
     """Make the value, its texts and features checked."""
     check_row(row)
     if row.digest != _digest(row):
-        raise StoreError(f"the texts of presentation {row.id!a} {_DAMAGED}")
-    return Presentation(
-        id=row.id,
-        user=row.user_id,
-        basis_id=row.basis_id,
-        question_id=row.question_id,
-        prompt=tuple(cast("list[Message]", row.prompt)),
-        a=row.a,
-        b=row.b,
-        swapped=row.swapped,
-        v=_features(row),
-        shown_at=row.shown_at,
-        kind=row.kind,
-    )
+        raise StoreError(f"the texts of presentation {row.id!a} {DAMAGED}")
+    prompt = tuple(cast("list[Message]", row.prompt))
+    columns = _same(row, (*SHOWN, "id", "basis_id", "shown_at"))
+    return Presentation(**columns, user=row.user_id, prompt=prompt, v=_features(row))
 
 
 def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
     """Make the value, both rows checked; the texts stay where they are."""
     check_row(given)
     check_row(shown)
-    return Answer(
-        presentation_id=shown.id,
-        choice=cast("Choice", given.choice),
-        v=_features(shown),
-        seconds=given.seconds,
-        answered_at=given.answered_at,
-        kind=shown.kind,
-        question_id=shown.question_id,
-        loss=given.loss,
-        gain=given.gain,
-        number=given.number,
-    )
+    columns = _same(given, (*GIVEN, "number")) | _same(shown, ("kind", "question_id"))
+    return Answer(**columns, v=_features(shown))
 
 
 def to_profile(row: ProfileRow) -> Profile:
@@ -174,32 +136,27 @@ def check_row(row: Sealed) -> None:
     """Refuse a row that changed since it was written, by its number and never by its content."""
     if row.checksum != _checksum(row):
         name = "a profile" if isinstance(row, ProfileRow) else f"{row.__tablename__[:-1]} {row.id!a}"
-        raise StoreError(f"{name} {_DAMAGED}")
+        raise StoreError(f"{name} {DAMAGED}")
 
 
 # Writing
 
 
 def new_presentation(
-    user: str, basis_id: str, shown: Shown, state: str, presentation_id: str | None = None
+    user: str, basis_id: str, shown: Shown, state: str, presentation_id: str | None = None, origin: str | None = None
 ) -> PresentationRow:
     """Make the row of what is shown."""
-    blobs.check_finite("what is shown", shown.v)
     row = PresentationRow(
+        **_same(shown, SHOWN),
         id=presentation_id or secrets.token_hex(16),
+        origin=origin,
+        shown_at=shown.shown_at if isinstance(shown, Presentation) else now(),
         user_id=user,
         basis_id=basis_id,
-        question_id=shown.question_id,
+        state=state,
         prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
-        a=shown.a,
-        b=shown.b,
-        swapped=shown.swapped,
         num_axes=len(shown.v),
         v=blobs.encode(shown.v),
-        state=state,
-        shown_at=now(),
-        kind=shown.kind,
-        origin=None,
     )
     row.digest = _digest(row)
     seal(row)
@@ -209,17 +166,7 @@ def new_presentation(
 def new_answer(session: Session, user: str, answer: Answer) -> AnswerRow:
     """Make the row of an answer, the next of this person's where it has no number yet."""
     newest = session.scalar(select(func.max(AnswerRow.number)).where(AnswerRow.user_id == user)) or 0
-    row = AnswerRow(
-        number=answer.number or newest + 1,
-        user_id=user,
-        presentation_id=answer.presentation_id,
-        choice=answer.choice,
-        seconds=answer.seconds,
-        answered_at=answer.answered_at,
-        undone_at=None,
-        loss=answer.loss,
-        gain=answer.gain,
-    )
+    row = AnswerRow(**_same(answer, GIVEN), number=answer.number or newest + 1, user_id=user, undone_at=None)
     seal(row)
     return row
 
@@ -249,13 +196,6 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
     return to_profile(session.merge(row))
 
 
-def note_home(session: Session, state: State, is_complete: bool) -> None:
-    """Note which basis has all of a person's answers now."""
-    person = session.get(UserRow, state.user)
-    assert person is not None, "a change is written only for a person who is known"
-    person.home = state.basis_id if is_complete or person.home in {None, state.basis_id} else SCATTERED
-
-
 def check_choice(choice: str) -> None:
     """Refuse what is none of the five."""
     if choice not in CHOICES:
@@ -264,16 +204,20 @@ def check_choice(choice: str) -> None:
 
 def check_known(session: Session, user: str) -> None:
     """Refuse a person who isn't known."""
-    if session.get(UserRow, user) is None:
+    if created_at(session, user) is None:
         raise InputError("this person isn't known; add them first")
 
 
 def seal(row: Sealed) -> None:
-    """Set a row's checksum; whoever changes a row that was stored has checked it."""
+    """Set a row's checksum; a stored row was checked before it was changed."""
     row.checksum = _checksum(row)
 
 
-_DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a backup, or forget the person"
+def _find(session: Session, table: type[Row], *conditions: ColumnElement[bool]) -> Row | None:
+    row = session.scalar(select(table).where(*conditions))
+    if row is not None:
+        check_row(row)
+    return row
 
 
 def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
@@ -296,10 +240,14 @@ def _features(row: PresentationRow) -> Array:
     return v
 
 
+def _same(source: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
+
+
 def _digest(row: PresentationRow) -> str:
-    return blobs.checksum({name: getattr(row, name) for name in TEXTS})
+    return blobs.checksum(_same(row, TEXTS))
 
 
 def _checksum(row: Sealed) -> str:
-    names = set(row.__table__.columns.keys()) - UNSEALED[type(row)]
-    return blobs.checksum({name: getattr(row, name) for name in names})
+    unsealed = UNSEALED | {"id"} if isinstance(row, AnswerRow) else UNSEALED  # which SQLite gives an answer later
+    return blobs.checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))

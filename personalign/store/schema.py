@@ -86,8 +86,8 @@ def known_revisions() -> tuple[str, ...]:
 
 def migrations_folder() -> Path:
     """Find the migrations: inside the package in a wheel, beside it in a checkout or an editable install."""
-    here = Path(__file__).resolve()
-    candidates = (here.parent / "migrations", here.parents[2] / "migrations")
+    folders = Path(__file__).resolve().parents
+    candidates = (folders[0] / "migrations", folders[2] / "migrations")
     for folder in candidates:
         if (folder / "env.py").is_file():
             return folder

@@ -6,32 +6,31 @@ so no update is lost between threads or processes.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
-from sqlalchemy import Integer, cast, func, select
+from sqlalchemy import Integer, cast, select
 from sqlalchemy.orm import Session
 
 from personalign.errors import Conflict, InputError
-from personalign.store import adopting, answering, backup, blobs, records
+from personalign.messages import check_user
+from personalign.store import adopting, answering, backup, records
 from personalign.store.answering import Change
 from personalign.store.connections import Connections
 from personalign.store.database import locate
-from personalign.store.erase import erase, erase_again, erased_after
+from personalign.store.erase import count_erasures, erase, erase_again, erased_after
 from personalign.store.export import export_person
 from personalign.store.files import make_file, require_file
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
-from personalign.store.tables import MAX_USER, BasisRow, ExposureRow, PresentationRow, TombstoneRow, UserRow
+from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
 from personalign.store.values import Answer, Fit, Judge, Measure, Person, Presentation, Shown, State, leave_unjudged
-from personalign.types import Message, Profile
+from personalign.types import Profile
 
 ATTEMPTS = 100  # to write what a fit was made for, before another changes the same profile
+Keys = ParamSpec("Keys")
+Value = TypeVar("Value")
 
 
 class Store:
@@ -46,7 +45,7 @@ class Store:
         """Open a store; where there is none yet, make it with the current schema, unless ``create`` is False.
 
         Raises:
-            StoreError: the file can't be used, or belongs to another program, or its tombstones aren't its own.
+            StoreError: the file can't be used, or belongs to another program, or has another store's tombstones.
             SchemaError: its schema is older or newer than this code.
         """
         database = locate(url)
@@ -69,21 +68,13 @@ class Store:
         self._connections.close()
 
     def backup(self, path: str | Path) -> None:
-        """Copy the store to a new file, which is a store itself, while this one is in use.
-
-        Raises:
-            StoreError: there is a file at this path, or it can't be written.
-        """
-        with self._connections.inside():
+        """Copy the store to a new file, which is a store itself, while this one is in use."""
+        with self._connections.enter():
             backup.back_up(self._connections.database, Path(path))
 
     @staticmethod
     def restore(url: str, path: str | Path) -> None:
-        """Put a backup in a store's place; everybody erased since stays erased. Close what uses the store first.
-
-        Raises:
-            StoreError: the backup isn't a whole one of this store, or the store was written to meanwhile.
-        """
+        """Put a backup in a store's place; everyone erased since stays erased. Close what uses the store first."""
         backup.restore(url, Path(path))
 
     def __enter__(self) -> Store:  # noqa: PYI034 - beartype can't check Self on a method
@@ -103,16 +94,11 @@ class Store:
 
     def person(self, user: str) -> Person:
         """Tell how a person is now, so that a verb that takes its time can refuse to bring them back."""
-        with self._read() as session:
-            return _person(session, user)
+        return self._look(_person, user)
 
     def add_user(self, user: str, consent: str | None = None) -> Person:
-        """Add a person, or record their new consent; otherwise a known one stays as they are.
-
-        Raises:
-            InputError: the id isn't 1 to 128 characters without control characters.
-        """
-        _check_user(user)
+        """Add a person, or record their new consent; otherwise a known one stays as they are."""
+        check_user(user)
         with self._read() as session:
             row = session.get(UserRow, user)
             if row is not None and consent in {None, row.consent}:
@@ -125,30 +111,15 @@ class Store:
             session.flush()
             return _person(session, user)
 
-    def present(
-        self,
-        user: str,
-        basis_id: str,
-        question_id: str,
-        prompt: Sequence[Message],
-        a: str,
-        b: str,
-        swapped: bool,
-        v: Float[NDArray[np.float64], "d"],
-        kind: str = "question",
-        person: Person | None = None,
-    ) -> Presentation:
-        """Record what is shown, ``a`` left and ``b`` right; while another question is open, return that one.
-
-        ``v`` are the features, left minus right; ``kind`` is "question", or "check" where it is asked again.
+    def present(self, user: str, basis_id: str, shown: Shown, person: Person | None = None) -> Presentation:
+        """Record what is shown; while another question is open, return that one.
 
         Raises:
             InputError: the person isn't known, or was erased since ``person`` was read.
         """
-        shown = Shown(question_id, tuple(prompt), a, b, swapped, v, kind)
         with self._write() as session:
             self._check_alive(session, person)
-            return records.to_presentation(answering.show(session, user, basis_id, shown))
+            return answering.show(session, user, basis_id, shown)
 
     def open_presentation(self, user: str, basis_id: str) -> Presentation | None:
         """Return the question that waits for an answer, if there is one."""
@@ -169,20 +140,13 @@ class Store:
 
     def asked(self, user: str, basis_id: str) -> frozenset[str]:
         """Return the questions that are answered or open; one that was withdrawn may be asked again."""
+        question_ids = select(PresentationRow.question_id).where(*records.shown_to(user, basis_id))
         with self._read() as session:
-            question_ids = session.scalars(
-                select(PresentationRow.question_id).where(
-                    PresentationRow.user_id == user,
-                    PresentationRow.basis_id == basis_id,
-                    PresentationRow.state != "withdrawn",
-                )
-            )
-            return frozenset(question_ids)
+            return frozenset(session.scalars(question_ids.where(PresentationRow.state != "withdrawn")))
 
     def state(self, user: str, basis_id: str) -> State:
         """Return a person's profile and the answers that stand: all those to questions, of feedback the newest."""
-        with self._read() as session:
-            return records.read_state(session, user, basis_id)
+        return self._look(records.read_state, user, basis_id)
 
     def answers(self, user: str, basis_id: str) -> tuple[Answer, ...]:
         """Return the answers that stand, oldest first."""
@@ -196,15 +160,10 @@ class Store:
         Raises:
             QuestionError: the presentation isn't this person's, or was withdrawn, or the choice is unknown.
             AlreadyAnswered: it has another answer.
-            ProfileError: the fit isn't finite.
-            Conflict: others changed the same profile again and again.
+            ProfileError: the fit isn't finite; likewise of the verbs below.
+            Conflict: others changed the same profile again and again; likewise.
         """
-
-        def draft() -> Change | Profile:
-            with self._read() as session:
-                return answering.answer(session, user, presentation_id, choice)
-
-        return _present(self._commit(draft, fit, judge))
+        return _present(self._commit(lambda: self._look(answering.answer, user, presentation_id, choice), fit, judge))
 
     def commit_feedback(
         self,
@@ -223,36 +182,24 @@ class Store:
 
         Raises:
             InputError: the person isn't known, or was erased since ``person`` was read.
-            ProfileError: features or fit aren't finite.
-            Conflict: others changed the same profile again and again.
         """
-        blobs.check_finite("the feedback's features", shown.v)
-        _check_user(user)
-
-        def draft() -> Change | Profile:
-            with self._read() as session:
-                if person is None:
-                    records.check_known(session, user)
-                return answering.observe(session, user, basis_id, shown, choice)
-
-        return _present(self._commit(draft, fit, judge, person))
+        check_user(user)
+        if person is None:
+            self._look(records.check_known, user)
+        return _present(
+            self._commit(lambda: self._look(answering.observe, user, basis_id, shown, choice), fit, judge, person)
+        )
 
     def undo_answer(self, user: str, basis_id: str, fit: Fit, judge: Judge = leave_unjudged) -> Profile | None:
-        """Withdraw the newest answer, which is kept and marked, and open its question again; None without answers.
+        """Withdraw the newest answer, which stays, marked, and open its question again; None without answers.
 
         A question that was open is withdrawn, so that never two are open.
         """
-
-        def draft() -> Change | None:
-            with self._read() as session:
-                return answering.undo(session, user, basis_id)
-
-        return self._commit(draft, fit, judge)
+        return self._commit(lambda: self._look(answering.undo, user, basis_id), fit, judge)
 
     def behind(self, basis_id: str, is_gated: bool = False) -> list[str]:
         """List the people with an answer under another basis that this one lacks, or that a gate hasn't judged."""
-        with self._read() as session:
-            return adopting.behind(session, basis_id, is_gated)
+        return self._look(adopting.behind, basis_id, is_gated)
 
     def adopt(
         self, user: str, basis_id: str, measure: Measure, fit: Fit, judge: Judge = leave_unjudged
@@ -261,13 +208,7 @@ class Store:
 
         What they have under the other bases stays. None where nothing is lacking, or the person isn't known.
         """
-
-        def draft() -> Change:
-            with self._read() as session:
-                lacking = adopting.find_lacking(session, user, basis_id)
-            return lacking.measured(measure)
-
-        return self._commit(draft, fit, judge)
+        return self._commit(lambda: self._look(adopting.find_lacking, user, basis_id).measured(measure), fit, judge)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""
@@ -276,9 +217,8 @@ class Store:
             return None if row is None else records.to_profile(row)
 
     def export(self, user: str) -> dict[str, Any]:
-        """Return everything that is kept of a person, as JSON values."""
-        with self._read() as session:
-            return export_person(session, user)
+        """Return everything that is stored of a person, as JSON values."""
+        return self._look(export_person, user)
 
     def forget(self, user: str) -> bool:
         """Erase a person to the last byte, and tell whether they were known; afterwards the id may start anew.
@@ -298,6 +238,11 @@ class Store:
     def data_version(self) -> int:
         """Return a number that differs after any commit, by this process or another."""
         return self._connections.version()
+
+    def _look(self, read: Callable[Concatenate[Session, Keys], Value], *keys: Keys.args, **named: Keys.kwargs) -> Value:
+        """Read in a transaction of its own."""
+        with self._read() as session:
+            return read(session, *keys, **named)
 
     def _commit(
         self, draft: Callable[[], Change | Profile | None], fit: Fit, judge: Judge, person: Person | None = None
@@ -324,7 +269,7 @@ class Store:
         if person.created_at is None:
             is_alive = not erased_after(self._connections, session, [person.user], person.erasures)[0]
         else:
-            is_alive = _person(session, person.user).created_at == person.created_at
+            is_alive = records.created_at(session, person.user) == person.created_at
         if not is_alive:
             raise InputError(
                 "this person was erased meanwhile, and nothing is stored of them; call again to start anew"
@@ -332,17 +277,9 @@ class Store:
 
 
 def _person(session: Session, user: str) -> Person:
-    created_at = session.scalar(select(UserRow.created_at).where(UserRow.id == user))
-    return Person(user, created_at, session.scalar(select(func.max(TombstoneRow.number))) or 0)
+    return Person(user, records.created_at(session, user), count_erasures(session))
 
 
 def _present(profile: Profile | None) -> Profile:
     assert profile is not None, "an answer is stored together with its profile"
     return profile
-
-
-def _check_user(user: str) -> None:
-    if not 1 <= len(user) <= MAX_USER:
-        raise InputError(f"a user id has {len(user)} characters, expected 1 to {MAX_USER}")
-    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in user):
-        raise InputError("a user id holds control characters; expected printable text")

@@ -10,33 +10,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import (
-    JSON,
-    CheckConstraint,
-    DateTime,
-    Dialect,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-    TypeDecorator,
-    text,
-)
+from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Float, ForeignKey, Index, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
 
+from personalign.messages import MAX_USER
 from personalign.types import CHOICES
 
-MAX_USER = 128
 USER_KEY = "user_id"
 SCATTERED = ""
 TEXTS = ("prompt", "a", "b")  # of a presentation; a fit does without them
 UNREADABLE_TIME = datetime.min.replace(tzinfo=UTC)
 Read = Callable[[Any], Any]
-
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -52,16 +37,14 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Refuse naive times: they would be read as UTC, whatever they were."""
-        if value is None:
-            return None
-        assert value.tzinfo is not None, "a stored time must carry its time zone"
-        return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value
+        assert value is None or value.tzinfo is not None, "a stored time must carry its time zone"
+        return value and value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Give back an aware time."""
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        return value and value.replace(tzinfo=UTC)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Read:
         """Read a damaged time as ``UNREADABLE_TIME``."""
@@ -97,14 +80,28 @@ class Table(DeclarativeBase):
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: Text,
+        float: Float,
         datetime: UtcDateTime,
         dict[str, Any]: Json,
         list[dict[str, str]]: Json,
     }
 
 
-def _user_key() -> Mapped[str]:
-    return mapped_column(String(MAX_USER), ForeignKey("users.id", ondelete="CASCADE"))
+def _string(length: int, **options: Any) -> Any:  # noqa: ANN401 - as SQLAlchemy's own
+    return mapped_column(String(length), **options)
+
+
+def _user_key(primary_key: bool = False) -> Mapped[str]:
+    return mapped_column(String(MAX_USER), ForeignKey("users.id", ondelete="CASCADE"), primary_key=primary_key)
+
+
+def _basis_key(primary_key: bool = False) -> Mapped[str]:
+    return mapped_column(String(64), ForeignKey("bases.id"), primary_key=primary_key)
+
+
+def _index_where(name: str, condition: str, *columns: str, unique: bool = True) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=text(condition))
 
 
 class UserRow(Table):
@@ -112,12 +109,12 @@ class UserRow(Table):
 
     __tablename__ = "users"
 
-    id: Mapped[str] = mapped_column(String(MAX_USER), primary_key=True)
+    id: Mapped[str] = _string(MAX_USER, primary_key=True)
     created_at: Mapped[datetime]
-    consent: Mapped[str | None] = mapped_column(Text)
+    consent: Mapped[str | None]
     consent_at: Mapped[datetime | None]
     # the basis that has all of their answers, SCATTERED where none has; NULL before the first answer
-    home: Mapped[str | None] = mapped_column(String(64), index=True)
+    home: Mapped[str | None] = _string(64, index=True)
 
 
 class BasisRow(Table):
@@ -125,8 +122,8 @@ class BasisRow(Table):
 
     __tablename__ = "bases"
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    model: Mapped[str] = mapped_column(Text)
+    id: Mapped[str] = _string(64, primary_key=True)
+    model: Mapped[str]
     config: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
 
@@ -141,38 +138,31 @@ class PresentationRow(Table):
     __tablename__ = "presentations"
     __table_args__ = (
         CheckConstraint("state IN ('open', 'answered', 'withdrawn')", name="state"),
-        # at most one open question per person and basis, whoever races
-        Index(
-            "uq_presentations_open",
-            "user_id",
-            "basis_id",
-            unique=True,
-            sqlite_where=text("state = 'open'"),
-            postgresql_where=text("state = 'open'"),
-        ),
+        # at most one open question per person and basis, even in a race
+        _index_where("uq_presentations_open", "state = 'open'", "user_id", "basis_id"),
         Index(None, "user_id", "basis_id", "question_id"),
     )
 
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    id: Mapped[str] = _string(32, primary_key=True)
     user_id: Mapped[str] = _user_key()
-    basis_id: Mapped[str] = mapped_column(String(64), ForeignKey("bases.id"))
-    question_id: Mapped[str] = mapped_column(Text)
+    basis_id: Mapped[str] = _basis_key()
+    question_id: Mapped[str]
     prompt: Mapped[list[dict[str, str]]]
-    a: Mapped[str] = mapped_column(Text)
-    b: Mapped[str] = mapped_column(Text)
+    a: Mapped[str]
+    b: Mapped[str]
     swapped: Mapped[bool]
     num_axes: Mapped[int]
-    v: Mapped[bytes] = mapped_column(LargeBinary)
-    digest: Mapped[str] = mapped_column(String(64))
-    checksum: Mapped[str] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(16))
+    v: Mapped[bytes]
+    digest: Mapped[str] = _string(64)
+    checksum: Mapped[str] = _string(64)
+    state: Mapped[str] = _string(16)
     shown_at: Mapped[datetime]
-    kind: Mapped[str] = mapped_column(String(16), server_default="question")
-    origin: Mapped[str | None] = mapped_column(String(32))  # the first of its kind, of a copy for another basis
+    kind: Mapped[str] = _string(16, server_default="question")
+    origin: Mapped[str | None] = _string(32)  # the first of its kind, of a copy for another basis
 
 
 class AnswerRow(Table):
-    """One answer; an undone one is kept and marked.
+    """One answer; an undone one stays, marked.
 
     ``number`` grows with each answer of a person, and a copy for another basis keeps it: clocks may go back.
     ``loss`` is its log-loss under the profile before it, ``gain`` how much better that predicted it than everybody's.
@@ -181,56 +171,42 @@ class AnswerRow(Table):
     __tablename__ = "answers"
     __table_args__ = (
         CheckConstraint(f"choice IN ({', '.join(repr(choice) for choice in CHOICES)})", name="choice"),
-        Index(
-            "uq_answers_live",
-            "presentation_id",
-            unique=True,
-            sqlite_where=text("undone_at IS NULL"),
-            postgresql_where=text("undone_at IS NULL"),
-        ),
+        _index_where("uq_answers_live", "undone_at IS NULL", "presentation_id"),
         Index(None, "user_id", "number"),
         Index(None, "presentation_id"),  # the partial one can't serve the foreign key
     )
 
-    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int]
     user_id: Mapped[str] = _user_key()
     presentation_id: Mapped[str] = mapped_column(String(32), ForeignKey("presentations.id", ondelete="CASCADE"))
-    choice: Mapped[str] = mapped_column(String(16))
-    seconds: Mapped[float] = mapped_column(Float)
+    choice: Mapped[str] = _string(16)
+    seconds: Mapped[float]
     answered_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
-    loss: Mapped[float | None] = mapped_column(Float)
-    gain: Mapped[float | None] = mapped_column(Float)  # nats; none without a gate
-    checksum: Mapped[str] = mapped_column(String(64))
+    loss: Mapped[float | None]
+    gain: Mapped[float | None]  # nats; none without a gate
+    checksum: Mapped[str] = _string(64)
 
 
 class ProfileRow(Table):
     """A person's profile on one basis, as the last change left it."""
 
     __tablename__ = "profiles"
-    __table_args__ = (
-        # those whose record a gate has still to judge
-        Index(
-            "ix_profiles_unjudged",
-            "basis_id",
-            "user_id",
-            sqlite_where=text("gain IS NULL"),
-            postgresql_where=text("gain IS NULL"),
-        ),
-    )
+    # those whose record a gate has still to judge
+    __table_args__ = (_index_where("ix_profiles_unjudged", "gain IS NULL", "basis_id", "user_id", unique=False),)
 
-    user_id: Mapped[str] = mapped_column(String(MAX_USER), ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
-    basis_id: Mapped[str] = mapped_column(String(64), ForeignKey("bases.id"), primary_key=True)
+    user_id: Mapped[str] = _user_key(primary_key=True)
+    basis_id: Mapped[str] = _basis_key(primary_key=True)
     revision: Mapped[int]  # grows by one with each change
     standing: Mapped[int]  # rows that it was fitted from: none may be missing
     answers: Mapped[int]
     informative: Mapped[int]
-    gain: Mapped[float | None] = mapped_column(Float)  # of the answers that stand; none where one of them has none
+    gain: Mapped[float | None]  # of the answers that stand; none where one of them has none
     num_axes: Mapped[int]
-    mean: Mapped[bytes] = mapped_column(LargeBinary)
-    covariance: Mapped[bytes] = mapped_column(LargeBinary)
-    checksum: Mapped[str] = mapped_column(String(64))
+    mean: Mapped[bytes]
+    covariance: Mapped[bytes]
+    checksum: Mapped[str] = _string(64)
     created_at: Mapped[datetime]
 
 
@@ -239,8 +215,8 @@ class ExposureRow(Table):
 
     __tablename__ = "exposures"
 
-    basis_id: Mapped[str] = mapped_column(String(64), ForeignKey("bases.id"), primary_key=True)
-    question_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    basis_id: Mapped[str] = _basis_key(primary_key=True)
+    question_id: Mapped[str] = mapped_column(primary_key=True)
     shown: Mapped[int]
 
 
@@ -249,15 +225,15 @@ class TombstoneRow(Table):
 
     __tablename__ = "tombstones"
 
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    at: Mapped[datetime]
-    number: Mapped[int] = mapped_column(Integer, index=True)  # what is newest goes by it: clocks may go back
+    digest: Mapped[str] = _string(64, primary_key=True)
+    erased_at: Mapped[datetime] = mapped_column("at")
+    number: Mapped[int] = mapped_column(index=True)  # what is newest goes by it: clocks may go back
 
 
 class FactRow(Table):
-    """What is known of the file itself: which key its tombstones have, and how many of them it heeded."""
+    """What is known of the file itself: which key its tombstones have, and how many of them it applied."""
 
     __tablename__ = "facts"
 
-    name: Mapped[str] = mapped_column(String(16), primary_key=True)
-    value: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = _string(16, primary_key=True)
+    value: Mapped[str]

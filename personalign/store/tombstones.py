@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ RECORD = re.compile(rb"([0-9a-f]{64}) (\d{20}) ([0-9a-f]{8})\n")
 HEADER_BYTES, RECORD_BYTES = 112, 95
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEY_BYTES = 32
+RESTORE = "restore the file from a backup, or run: personalign db restore"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Tombstone:
     """An erasure: the keyed hash of an id, when it was, and its place in the file, from 1."""
 
     digest: str
-    at: datetime
+    erased_at: datetime
     number: int
 
 
@@ -43,26 +44,24 @@ class Tombstones:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._path = database.beside(".tombstones")
-        self._key_path = database.beside(".key")
+        self._path = database.neighbour(".tombstones")
+        self._key_path = database.neighbour(".key")
 
     def check(self, key_digest: str | None, least: int) -> None:
-        """Refuse files that aren't the database's: it knows the digest of its key, and of so many erasures at least."""
+        """Refuse files of another database: this one knows its key's digest, and of so many erasures at least."""
         header = self._header()
         if header is None and least:
-            raise StoreError(
-                f"{self._path} is lost, and {self._database.path.name} knows of {least} erasures; "
-                "restore the file from a backup, or run: personalign db restore"
-            )
-        count = 0 if header is None else self._count()
-        if header is not None and count < max(header[1], least):
-            raise StoreError(
-                f"{self._path} was cut short: it has {count} records, expected at least {max(header[1], least)}; "
-                "restore the file from a backup, or run: personalign db restore"
-            )
-        for expected in {key_digest, header and header[0]} - {None}:
-            if hashlib.sha256(self._key()).hexdigest() != expected:
-                raise StoreError(f"{self._key_path} isn't the key of this database's tombstones; restore the right one")
+            name = self._database.path.name
+            raise StoreError(f"{self._path} is lost, and {name} knows of {least} erasures; {RESTORE}")
+        key_digests = {key_digest} - {None}
+        if header is not None:
+            key_digests.add(header[0])
+            if (count := self._count()) < (expected := max(header[1], least)):
+                raise StoreError(
+                    f"{self._path} was cut short: it has {count} records, expected at least {expected}; {RESTORE}"
+                )
+        if key_digests and key_digests != {hashlib.sha256(self._key()).hexdigest()}:
+            raise StoreError(f"{self._key_path} isn't the key of this database's tombstones; restore the right one")
 
     def key_digest(self) -> str:
         """Return the digest of the key, which is made where there is none yet."""
@@ -75,7 +74,7 @@ class Tombstones:
         key = self._key()
         return [hmac.new(key, user.encode(), hashlib.sha256).hexdigest() for user in users]
 
-    def append(self, digest: str, at: datetime) -> int:
+    def append(self, digest: str, erased_at: datetime) -> int:
         """Write a record and return its number when it is on the disk; one writer at a time."""
         key_digest = self.key_digest()
         if not self._path.exists():
@@ -84,35 +83,29 @@ class Tombstones:
         with open_to_write(self._path) as file:
             os.ftruncate(file, HEADER_BYTES + (number - 1) * RECORD_BYTES)  # a piece of one may be left
             os.lseek(file, 0, os.SEEK_END)
-            write_durably(file, _line(Tombstone(digest, at, number)))
+            write_durably(file, _line(Tombstone(digest, erased_at, number)))
             # a count that is behind does no harm
             os.pwrite(file, _first_line(key_digest, number), 0)
         return number
 
     def after(self, number: int) -> list[Tombstone]:
         """Read the records after the one with this number, or all of them after 0."""
-        if not self._path.exists():
-            return []
-        content = read_bytes(self._path, HEADER_BYTES + number * RECORD_BYTES)
-        starts = range(0, len(content) - RECORD_BYTES + 1, RECORD_BYTES)
-        return [
-            self._record(content[start : start + RECORD_BYTES], number + 1 + start // RECORD_BYTES) for start in starts
-        ]
+        lines = _split(read_bytes(self._path, HEADER_BYTES + number * RECORD_BYTES))
+        return [self._record(line, place) for place, line in enumerate(lines, number + 1)]
 
     def readable(self, other: Database) -> dict[int, Tombstone]:
         """Read the sound records by number; StoreError where they weren't made with this other database's key."""
-        content = read_bytes(self._path) if self._path.exists() else b""
+        content = read_bytes(self._path)
         if match := HEADER.match(content):
             Tombstones(other).check(match[1].decode(), 0)
-        starts = range(HEADER_BYTES, len(content) - RECORD_BYTES + 1, RECORD_BYTES)
         records = {}
-        for number, start in enumerate(starts, 1):
+        for number, line in enumerate(_split(content[HEADER_BYTES:]), 1):
             with suppress(StoreError):
-                records[number] = self._record(content[start : start + RECORD_BYTES], number)
+                records[number] = self._record(line, number)
         return records
 
     def write_all(self, records: Mapping[int, Tombstone]) -> None:
-        """Make the file of these records, each in its place; one that is lost leaves a place that means nobody."""
+        """Make the file of these records, each in its place; a lost one leaves a place that stands for no person."""
         count = max(records)
         lines = [_line(records.get(number, Tombstone("0" * 64, EPOCH, number))) for number in range(1, count + 1)]
         make_whole(self._path, b"".join([_first_line(self.key_digest(), count), *lines]))
@@ -120,10 +113,7 @@ class Tombstones:
     def _record(self, line: bytes, number: int) -> Tombstone:
         match = RECORD.fullmatch(line)
         if match is None or line != _with_sum(f"{match[1].decode()} {match[2].decode()}"):
-            raise StoreError(
-                f"{self._path} is damaged at record {number}; restore the file from a backup, or run: "
-                "personalign db restore"
-            )
+            raise StoreError(f"{self._path} is damaged at record {number}; {RESTORE}")
         return Tombstone(match[1].decode(), EPOCH + timedelta(microseconds=int(match[2])), number)
 
     def _header(self) -> tuple[str, int] | None:
@@ -132,10 +122,7 @@ class Tombstones:
         line = read_bytes(self._path, 0, HEADER_BYTES)
         match = HEADER.fullmatch(line)
         if match is None or line != _first_line(match[1].decode(), int(match[2])):
-            raise StoreError(
-                f"{self._path} doesn't begin as a file of tombstones; restore it from a backup, or run: "
-                "personalign db restore"
-            )
+            raise StoreError(f"{self._path} doesn't begin as a file of tombstones; {RESTORE}")
         return match[1].decode(), int(match[2])
 
     def _count(self) -> int:
@@ -143,13 +130,17 @@ class Tombstones:
 
     def _key(self) -> bytes:
         if not self._key_path.exists():
-            raise StoreError(
-                f"{self._key_path} is lost, and the tombstones beside it mean nobody without it; restore the key"
-            )
+            raise StoreError(f"{self._key_path} is lost, and no tombstone can be read without it; restore the key")
         key = read_bytes(self._key_path)
         if len(key) != KEY_BYTES:
             raise StoreError(f"{self._key_path} has {len(key)} bytes, expected {KEY_BYTES}; restore the key")
         return key
+
+
+def _split(content: bytes) -> Iterator[bytes]:
+    """Cut whole records; a piece of one at the end is left out."""
+    for start in range(0, len(content) - RECORD_BYTES + 1, RECORD_BYTES):
+        yield content[start : start + RECORD_BYTES]
 
 
 def _first_line(key_digest: str, count: int) -> bytes:
@@ -157,7 +148,7 @@ def _first_line(key_digest: str, count: int) -> bytes:
 
 
 def _line(record: Tombstone) -> bytes:
-    return _with_sum(f"{record.digest} {(record.at - EPOCH) // timedelta(microseconds=1):020d}")
+    return _with_sum(f"{record.digest} {(record.erased_at - EPOCH) // timedelta(microseconds=1):020d}")
 
 
 def _with_sum(line: str) -> bytes:

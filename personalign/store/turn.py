@@ -2,8 +2,8 @@
 
 SQLite's own wait sleeps longer and longer, so that newcomers overtake, and after 15 seconds it gives up. Here each
 writer draws a number from a file beside the database, locks the byte of that number, and waits until no byte before it
-is locked. The kernel frees the bytes of a process that dies. This is for fairness alone: whoever gives up waiting, or
-has no room for the file, still waits for SQLite's lock.
+is locked. The kernel frees the bytes of a process that dies. This is for fairness alone: a writer that gives up
+waiting, or has no room for the file, still waits for SQLite's lock.
 """
 
 from __future__ import annotations
@@ -17,32 +17,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from personalign.errors import StoreError
-from personalign.store.database import BUSY_TIMEOUT_MS, Database
+from personalign.store.database import BUSY_TIMEOUT_MS, TURNS, Database
 from personalign.store.files import make_file
+from personalign.store.fork import LONGEST_SLEEP_S, Call
 
 COUNTER_BYTES = 8
 LONGEST_NAP_S = 0.004
-LONGEST_SLEEP_S = 0.1  # of a thread that waits for another; it is woken before
-
-
-class Call:
-    """A call that waits or has the turn; when an interrupt ends it anywhere, it dies with its frames."""
 
 
 class Turns:
     """The turns at one database."""
 
     def __init__(self, database: Database) -> None:
-        self._path = database.beside(".lock")
+        self._path = database.neighbour(TURNS)
         self._file: int | None = None
         self.renew()
 
     def renew(self) -> None:
-        """Forget who waits in this process: what a forked child does; byte locks stay with the parent."""
+        """Forget the calls of this process: what a forked child does; byte locks stay with the parent."""
         self._lock = threading.RLock()  # entered by itself: a Condition's own __exit__ may be interrupted
         self._changed = threading.Condition(self._lock)
         self._waiting: list[weakref.ref[Call]] = []
-        self._turn: tuple[int, weakref.ref[Call]] | None = None  # the thread that has it, and which of its calls
+        self._turn: weakref.ref[Call] | None = None  # the call that has it
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -67,28 +63,28 @@ class Turns:
             os.close(file)
 
     def _enter(self, call: Call) -> None:
-        deadline, me = time.monotonic() + 2 * BUSY_TIMEOUT_MS / 1000, threading.get_ident()
-        own = weakref.ref(call)
+        deadline, place = time.monotonic() + 2 * BUSY_TIMEOUT_MS / 1000, weakref.ref(call)
         with self._lock:
-            self._waiting.append(own)
+            self._waiting.append(place)
             try:
-                while not self._is_next(own, me):
+                while not self._is_next(call):
                     if time.monotonic() > deadline:
                         raise StoreError("the other threads of this process wrote for too long; try again")
                     self._changed.wait(LONGEST_SLEEP_S)
-                self._turn = me, weakref.ref(call, lambda _: self._free_bytes())
+                self._turn = weakref.ref(call, lambda _: self._free_bytes())
             finally:
-                self._waiting.remove(own)
+                self._waiting.remove(place)
 
-    def _is_next(self, own: weakref.ref[Call], me: int) -> bool:
-        while self._waiting[0]() is None:
+    def _is_next(self, call: Call) -> bool:
+        while (first := self._waiting[0]()) is None:
             del self._waiting[0]
+        holder = None if self._turn is None else self._turn()
         # a thread that asks again was interrupted before it could let go
-        return self._waiting[0] is own and (self._turn is None or self._turn[0] == me or self._turn[1]() is None)
+        return first is call and (holder is None or holder.thread == call.thread)
 
     def _leave(self, call: Call) -> None:
         with self._lock:
-            if self._turn is not None and self._turn[1]() is call:
+            if self._turn is not None and self._turn() is call:
                 self._free_bytes()
                 self._turn = None
                 self._changed.notify_all()
@@ -111,7 +107,7 @@ class Turns:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
-        _lock_soon(file, 1, number - 1)  # until nobody before this number is left
+        _lock_soon(file, 1, number - 1)  # until no number before this one is left
 
 
 def _lock_soon(file: int, start: int, length: int) -> None:

@@ -6,37 +6,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from personalign.store.blobs import check_finite
 from personalign.types import Array, Choice, Gaussian, Message, Profile
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Two replies side by side, ``a`` left, ``b`` right; ``v`` (d,) are their features, left minus right."""
+    """Two replies side by side, ``a`` left, ``b`` right; ``swapped`` if the bank's first reply is on the right."""
 
-    question_id: str
-    prompt: tuple[Message, ...]
-    a: str
-    b: str
-    swapped: bool
-    v: Array
-    kind: str = "question"  # or "check", or feedback's, as in ``types.WEIGHTS``
-
-
-@dataclass(frozen=True, eq=False)
-class Presentation:
-    """A question as it was shown: ``a`` left, ``b`` right; ``swapped`` if the bank's first reply is on the right."""
-
-    id: str
-    user: str
-    basis_id: str
     question_id: str
     prompt: tuple[Message, ...]
     a: str
     b: str
     swapped: bool
     v: Array  # (d,) features, left minus right
+    kind: str = "question"  # or "check", or feedback's, as in ``types.WEIGHTS``
+
+    def __post_init__(self) -> None:
+        check_finite("what is shown", self.v)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Presentation(Shown):
+    """What one person was shown, as it is stored."""
+
+    id: str
+    user: str
+    basis_id: str
     shown_at: datetime
-    kind: str = "question"  # as in ``Shown``
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +58,7 @@ class Person:
 
     user: str
     created_at: datetime | None  # None while they aren't known
-    erasures: int  # of anybody, until then
+    erasures: int  # of all people, until then
 
 
 @dataclass(frozen=True, eq=False)

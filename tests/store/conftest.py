@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personalign.store import Answer, Presentation, Store, engine
+from personalign.store import Answer, Presentation, Shown, Store, engine
 from personalign.store.database import locate
 from personalign.types import Gaussian
 
@@ -53,8 +53,9 @@ def show(store: Store) -> Callable[..., Presentation]:
     def present(
         question: str, user: str = "ada", v: Any = (1.0, 2.0, 3.0), a: str = "left", b: str = "right"
     ) -> Presentation:
-        prompt = [{"role": "user", "content": "a taxi, please"}]
-        return store.present(user, "basis", question, prompt, a, b, swapped=False, v=np.array(v, dtype=np.float64))
+        prompt = ({"role": "user", "content": "a taxi, please"},)
+        shown = Shown(question, prompt, a, b, swapped=False, v=np.array(v, dtype=np.float64))
+        return store.present(user, "basis", shown)
 
     return present
 

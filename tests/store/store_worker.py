@@ -24,7 +24,7 @@ import numpy as np
 from sqlalchemy import Connection, Engine, event, text
 
 from personalign.errors import StoreError
-from personalign.store import Answer, Store, engine, schema
+from personalign.store import Answer, Shown, Store, engine, schema
 from personalign.store.database import Database, locate, sqlite_driver
 from personalign.store.fork import Gate
 from personalign.store.schema import known_revisions, migrate
@@ -39,6 +39,11 @@ def count(answers: tuple[Answer, ...]) -> Gaussian:
     return Gaussian(np.array([float(len(answers)), sum(answer.v[0] for answer in answers)]), np.eye(2))
 
 
+def pair(question: str, text: str = "text", size: float = 1.0) -> Shown:
+    """Two replies of the same text, and by how much they differ."""
+    return Shown(question, (), text, text, swapped=False, v=np.full(2, size))
+
+
 def answer_rounds(url: str, seed: int, rounds: int, users: int) -> int:
     """Answer this many questions of people chosen at random; return how often the store refused."""
     draw = random.Random(seed)
@@ -47,7 +52,7 @@ def answer_rounds(url: str, seed: int, rounds: int, users: int) -> int:
         for step in range(rounds):
             user = f"user-{draw.randrange(users)}"
             try:
-                shown = store.present(user, BASIS, f"{seed}-{step}", (), "left", "right", swapped=False, v=np.ones(2))
+                shown = store.present(user, BASIS, pair(f"{seed}-{step}"))
                 store.commit_answer(user, shown.id, "a", count)
             except StoreError:
                 refused += 1
@@ -135,36 +140,44 @@ def opens(url: str, processes: int = 8, rounds: int = 3) -> dict[str, object]:
     return {"failed": failed}
 
 
-def kill_writes(url: str, kills: int = 60, seed: int = 0, sweep: int = 1) -> dict[str, object]:
+def kill_writes(url: str, kills: int = 0, seed: int = 0) -> dict[str, object]:
     """Kill a writer at each statement, or at random times; every acknowledged revision stays, and nothing half does."""
     users = kills // 10 + 1
     prepare(url, users)
     draw = random.Random(seed)
     log = Path(url.removeprefix("sqlite:///")).with_name("acknowledged")
-    lost = promised = 0
-    for turn in range(kills):
-        user = f"user-{turn // 10}"
+    lost = promised = turn = 0
+    is_killed = True
+    while is_killed:
+        user = f"user-{turn // 10 % users}"
         log.write_text("0\n")
 
         def job(turn: int = turn, user: str = user) -> None:
             with Store.open(url) as store, log.open("a") as acknowledged:
-                for step in range(1 if sweep else 1000):
-                    question = f"{turn}-{step}"
-                    shown = store.present(user, BASIS, question, (), "l", "r", swapped=False, v=np.ones(2))
+                for step in range(1000 if kills else 1):
+                    shown = store.present(user, BASIS, pair(f"{turn}-{step}"))
                     profile = store.commit_answer(user, shown.id, "a", count)
                     acknowledged.write(f"{profile.revision}\n")
                     acknowledged.flush()
 
-        if sweep:
-            kill_child_at(job, statement=turn + 1)
-        else:
+        turn += 1
+        if kills:
             kill_child_after(job, draw.uniform(0.0, 0.2))
+            is_killed = turn < kills
+        else:
+            is_killed = kill_child_at(job, statement=turn)
         newest = int(log.read_text().splitlines()[-1])
         promised += len(log.read_text().splitlines()) - 1
         with Store.open(url) as store:
-            found = store.profile(user, BASIS)
-        lost += (found.revision if found else 0) < newest
-    return {"lost": lost, "wrong": wrong_profiles(url, users), "problems": integrity(url), "promised": promised}
+            profile = store.profile(user, BASIS)
+        lost += (profile.revision if profile else 0) < newest
+    return {
+        "lost": lost,
+        "wrong": wrong_profiles(url, users),
+        "problems": integrity(url),
+        "promised": promised,
+        "kills": turn - (not kills),
+    }
 
 
 def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, broken: int = 0) -> dict[str, object]:
@@ -189,20 +202,24 @@ def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, br
 
 
 def kill_refits(url: str, stride: int = 1, users: int = 2, broken: int = 0) -> dict[str, object]:
-    """Kill a refit of everybody at every statement; the next one must end where one in peace does."""
+    """Kill a refit of everybody at every statement; the next one must end where one in peace does.
+
+    What is broken is left at the first wrong end.
+    """
+    assert at_once([lambda: _give_answers(url, users)]) == [0]
     if broken:
         _commit_each_statement()
     path = Path(url.removeprefix("sqlite:///"))
+    answered = path.read_bytes()
     killed = wrong = 0
-    for turn in range(1000):
+    is_killed = True
+    while is_killed and not (broken and wrong):
         for file in path.parent.glob(path.name + "*"):
             file.unlink()
-        assert at_once([lambda: _give_answers(url, users)]) == [0]
-        is_killed = kill_child_at(lambda: _refit_all(url), statement=1 + turn * stride)
+        path.write_bytes(answered)
+        is_killed = kill_child_at(lambda: _refit_all(url), statement=1 + killed * stride)
         killed += is_killed
         wrong += at_once([lambda: _refit_all(url) or _wrong_refits(url, users)]) != [0]
-        if not is_killed:
-            break
     return {"killed": killed, "wrong": wrong}
 
 
@@ -210,7 +227,7 @@ def _give_answers(url: str, users: int) -> int:
     prepare(url, users)
     with Store.open(url) as store:
         for user, step in [(f"user-{number}", step) for number in range(users) for step in range(3)]:
-            shown = store.present(user, BASIS, f"q{step}", (), "l", "r", swapped=False, v=np.ones(2) * step)
+            shown = store.present(user, BASIS, pair(f"q{step}", size=step))
             store.commit_answer(user, shown.id, "a", count)
     return 0
 
@@ -229,9 +246,9 @@ def _wrong_refits(url: str, users: int) -> int:
     with Store.open(url) as store:
         for user in (f"user-{number}" for number in range(users)):
             old, new = store.profile(user, BASIS), store.profile(user, "new")
-            found = [(of.revision, of.answers, of.mean.tolist()) for of in (old, new) if of is not None]
+            profiles = [(profile.revision, profile.answers, profile.mean.tolist()) for profile in (old, new) if profile]
             choices = [answer.choice for answer in store.answers(user, "new")]
-            wrong += found != [(3, 3, [3.0, 3.0]), (1, 3, [3.0, 6.0])] or choices != ["a"] * 3
+            wrong += profiles != [(3, 3, [3.0, 3.0]), (1, 3, [3.0, 6.0])] or choices != ["a"] * 3
     return wrong
 
 
@@ -240,10 +257,10 @@ def fork(url: str) -> dict[str, object]:
     prepare(url, 1)
     with Store.open(url) as store:
         store.data_version()
-        shown = store.present("user-0", BASIS, "q", (), "l", "r", swapped=False, v=np.ones(2))
+        shown = store.present("user-0", BASIS, pair("q"))
         child = at_once([lambda: store.commit_answer("user-0", shown.id, "a", count).revision])
         before = store.data_version()
-        again = store.present("user-0", BASIS, "q2", (), "l", "r", swapped=False, v=np.ones(2))
+        again = store.present("user-0", BASIS, pair("q2"))
         parent = store.commit_answer("user-0", again.id, "b", count).revision
         changed = store.data_version() != before
     return {
@@ -328,15 +345,13 @@ def full_disk(url: str) -> dict[str, object]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest + spare, most))
             try:
                 for step in range(1000):
-                    shown = store.present(
-                        "user-0", BASIS, f"{spare}-{step}", (), "l" * 5000, "r", swapped=False, v=np.ones(2)
-                    )
+                    shown = store.present("user-0", BASIS, pair(f"{spare}-{step}", "l" * 5000))
                     store.commit_answer("user-0", shown.id, "a", count)
             except StoreError as error:
                 print(error, file=sys.stderr)
                 refused += 1
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-            shown = store.present("user-0", BASIS, f"{spare}-more", (), "l", "r", swapped=False, v=np.ones(2))
+            shown = store.present("user-0", BASIS, pair(f"{spare}-more"))
             recovered += store.commit_answer("user-0", shown.id, "a", count).revision > 0
     return {"refused": refused, "recovered": recovered, "wrong": wrong_profiles(url, 1), "problems": integrity(url)}
 
@@ -358,7 +373,7 @@ def erased(url: str) -> dict[str, object]:
             for user in ("canary", *(f"user-{number}" for number in range(8))):
                 store.add_user(user)
                 words = f"{user} " * 200
-                shown = store.present(user, BASIS, f"q{step}", (), words, words, swapped=False, v=np.ones(2))
+                shown = store.present(user, BASIS, pair(f"q{step}", words))
                 store.commit_answer(user, shown.id, "a", count)
         before = traces()
         store.forget("canary")

@@ -66,7 +66,7 @@ def test_what_followed_once_is_not_lacking(store: Store, show, fit) -> None:
     assert store.behind("second") == []
     assert store.adopt("ada", "second", twice, fit) is None
     assert store.profile("ada", "second").revision == 1
-    here = store.present("ada", "second", "q2", [], "a", "b", swapped=False, v=np.ones(3))
+    here = store.present("ada", "second", Shown("q2", (), "a", "b", swapped=False, v=np.ones(3)))
     store.commit_answer("ada", here.id, "b", fit)
     store.commit_answer("ada", show("q3").id, "tie", fit)
     assert store.behind("second") == ["ada"]

@@ -116,7 +116,7 @@ def test_a_call_that_began_before_an_erasure_brings_nobody_back(store: Store, sh
         with pytest.raises(InputError, match="erased meanwhile"):
             store.commit_feedback("ada", "basis", pair(), "a", fit, person=began)
         with pytest.raises(InputError, match="erased meanwhile"):
-            store.present("ada", "basis", "q", (), "a", "b", swapped=False, v=np.ones(3), person=began)
+            store.present("ada", "basis", Shown("q", (), "a", "b", swapped=False, v=np.ones(3)), person=began)
         assert is_known(store, "ada") == after
         assert not store.export("ada")["tables"]["presentations"]
     store.forget("ada")

@@ -97,7 +97,7 @@ def test_tombstones_that_were_cut_short_are_gathered_again(saved: Store, url: st
         saved.add_user(user)
         saved.forget(user)
     saved.close()
-    tombstones = locate(url).beside(".tombstones")
+    tombstones = locate(url).neighbour(".tombstones")
     tombstones.write_bytes(tombstones.read_bytes()[:-200])
     with pytest.raises(StoreError, match="cut short"):
         Store.open(url)
@@ -181,16 +181,18 @@ def test_a_restore_killed_half_way_leaves_one_store(saved: Store, url: str, copy
     _kill(url, "eve")  # leaves a log
     if not (child := os.fork()):
         moves = 0
-        replace = Path.replace
+        replace, unlink = Path.replace, Path.unlink
 
         def move(source: Path, target: Path) -> Path:
             nonlocal moves
             moves += 1
             return replace(source, target) if moves <= step else os._exit(0)
 
-        Path.replace = move  # type: ignore[method-assign]
-        backup._remove = lambda path: os._exit(0) if path.suffix == ".db-wal" else None
-        backup._remove_all = lambda _: None
+        def remove(file: Path, missing_ok: bool = False) -> None:
+            return os._exit(0) if file.suffix == ".db-wal" else unlink(file, missing_ok)
+
+        Path.replace, Path.unlink = move, remove  # type: ignore[method-assign]
+        backup._remove = lambda _: None
         Store.restore(url, copy)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -217,12 +219,12 @@ def test_a_log_of_another_file_is_refused(store: Store, url: str, path: Path, tm
         opened.add_user("bob")
     shutil.copy(path, tmp_path / "sound")
     _kill(url, "eve")
-    log = locate(url).beside("-wal").read_bytes()
+    log = locate(url).neighbour("-wal").read_bytes()
     assert log
     shutil.copy(tmp_path / "backup", path)
     with pytest.raises(StoreError, match="another database"):
         Store.open(url)
-    assert locate(url).beside("-wal").read_bytes() == log
+    assert locate(url).neighbour("-wal").read_bytes() == log
     shutil.copy(tmp_path / "sound", path)
     assert _people(url) == {"ada", "bob", "eve"}
 
@@ -261,7 +263,7 @@ def test_a_journal_of_another_file_is_refused(store: Store, url: str, path: Path
             connection.exec_driver_sql("UPDATE users SET consent = hex(randomblob(20000))").close()
             os.kill(os.getpid(), 9)
     os.wait()
-    assert locate(url).beside("-journal").stat().st_size
+    assert locate(url).neighbour("-journal").stat().st_size
     shutil.copy(path, tmp_path / "sound")
     shutil.copy(tmp_path / "backup", path)
     with pytest.raises(StoreError, match="another database"):
@@ -322,7 +324,7 @@ def test_a_file_that_everyone_can_read_is_a_problem(saved: Store, url: str) -> N
 
 def test_the_doctor_finds_damaged_tombstones(saved: Store, url: str) -> None:
     """A record whose sum is wrong is a problem."""
-    tombstones = locate(url).beside(".tombstones")
+    tombstones = locate(url).neighbour(".tombstones")
     content = bytearray(tombstones.read_bytes())
     content[120] ^= 1
     tombstones.write_bytes(content)

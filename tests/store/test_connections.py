@@ -235,7 +235,7 @@ def test_a_stopped_process_keeps_its_turn_only_for_a_while(store: Store, monkeyp
     holding, ready = os.pipe()
     child = os.fork()
     if not child:
-        file = os.open(store._connections.database.beside(".lock"), os.O_RDWR)
+        file = os.open(store._connections.database.neighbour(".lock"), os.O_RDWR)
         fcntl.lockf(file, fcntl.LOCK_EX, 0, 1)
         os.write(ready, b"!")
         time.sleep(60)

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from personalign.errors import ErasurePending, StoreError
-from personalign.store import Answer, Store, database, engine, schema
+from personalign.store import Answer, Shown, Store, database, engine, schema
 from personalign.store.database import locate
 from personalign.types import Gaussian
 from tests.store.store_worker import is_known
@@ -39,7 +39,7 @@ def fit(answers: tuple[Answer, ...]) -> Gaussian:
 
 
 def ask(store: Store, user: str, question: str) -> str:
-    return store.present(user, "basis", question, (), LONG, "right", swapped=False, v=np.ones(NUM_AXES)).id
+    return store.present(user, "basis", Shown(question, (), LONG, "right", swapped=False, v=np.ones(NUM_AXES))).id
 
 
 WRITES: dict[str, Callable[[Store], object]] = {
@@ -153,7 +153,7 @@ def test_a_write_is_refused_as_a_whole(filled: Store, url: str, verb: str) -> No
 
 
 def test_half_a_write_would_be_seen(filled: Store, url: str) -> None:
-    """The control: a writer that commits statement by statement leaves a person without the event of their coming."""
+    """The control: a writer that commits statement by statement leaves a person without a name for the commit."""
 
     @event.listens_for(filled._connections.engines.writer, "after_cursor_execute")
     def commit(connection: Connection, *_: object) -> None:
@@ -177,7 +177,7 @@ def test_a_person_is_not_kept_by_a_full_disk(filled: Store, url: str) -> None:
 def test_a_log_that_cannot_be_folded_in_makes_erasure_pending(filled: Store, url: str) -> None:
     """Where the disk fails after the rows are gone, forget says so, not that it is done; called again it finishes."""
     assert sweep(lambda: filled.forget("ada"), url).pending > 0
-    assert not locate(url).beside("-wal").stat().st_size
+    assert not locate(url).neighbour("-wal").stat().st_size
 
 
 def test_reading_needs_no_room(filled: Store) -> None:
@@ -248,7 +248,7 @@ def test_a_file_beside_the_database_that_cannot_be_read_is_told(filled: Store, u
     filled.forget("eve")
     filled.close()
     Store.open(url).close()
-    path = locate(url).beside(suffix)
+    path = locate(url).neighbour(suffix)
     path.unlink()
     path.mkdir()
     with pytest.raises(StoreError, match="can't be"), Store.open(url) as opened:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from personalign.errors import ErasurePending, QuestionError, StoreError
-from personalign.store import Store, engine, erase
+from personalign.store import Shown, Store, engine, erase
 from personalign.store.database import locate
 from personalign.store.tables import USER_KEY, Table
 from personalign.store.tombstones import HEADER_BYTES, RECORD_BYTES, Tombstones
@@ -43,8 +43,8 @@ def live(store: Store) -> Callable[[str], None]:
             for name in (user, *neighbours):
                 text = f"{name} " * (400 if step % 2 else 4)
                 v = HEAD if name == user else np.array([float(step), 1.0, 2.0])
-                prompt = [{"role": "user", "content": text}]
-                shown = store.present(name, "basis", f"q{step}", prompt, text, text, swapped=False, v=v)
+                prompt = ({"role": "user", "content": text},)
+                shown = store.present(name, "basis", Shown(f"q{step}", prompt, text, text, swapped=False, v=v))
                 store.commit_answer(name, shown.id, "a", lambda answers: Gaussian(answers[-1].v, np.eye(3)))
         store.undo_answer(user, "basis", lambda _: Gaussian(HEAD, np.eye(3)))
 

@@ -19,7 +19,9 @@ PAIR = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind
 
 
 def ask(store: Store, user: str) -> str:
-    return store.present(user, "basis", "q9", (), "a", "b", swapped=False, v=np.ones(3), person=store.person(user)).id
+    return store.present(
+        user, "basis", Shown("q9", (), "a", "b", swapped=False, v=np.ones(3)), person=store.person(user)
+    ).id
 
 
 VERBS: dict[str, Callable[[Store, Any], object]] = {

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalign.errors import AlreadyAnswered, BasisError, InputError, ProfileError, QuestionError
-from personalign.store import Store
+from personalign.store import Shown, Store
 from personalign.types import CHOICES, Gaussian
 from tests.store.store_worker import is_known
 
@@ -106,7 +106,7 @@ def test_a_stranger_and_an_unknown_basis_are_refused(store: Store, show) -> None
     with pytest.raises(InputError, match="isn't known"):
         show("q", user="bob")
     with pytest.raises(BasisError, match="save it first"):
-        store.present("ada", "unknown", "q", [], "a", "b", swapped=False, v=np.zeros(3))
+        store.present("ada", "unknown", Shown("q", (), "a", "b", swapped=False, v=np.zeros(3)))
     with pytest.raises(ProfileError, match="NaN"):
         show("q", v=(0.0, np.nan, 0.0))
     assert store.open_presentation("ada", "basis") is None
@@ -247,7 +247,7 @@ def test_bases_do_not_mix(store: Store, show, fit) -> None:
     store.commit_answer("ada", show("q1").id, "a", fit)
     assert store.profile("ada", "second") is None
     assert store.answers("ada", "second") == ()
-    other = store.present("ada", "second", "q1", [], "a", "b", swapped=True, v=np.ones(5))
+    other = store.present("ada", "second", Shown("q1", (), "a", "b", swapped=True, v=np.ones(5)))
     assert other.swapped
     assert store.asked("ada", "second") == {"q1"}
 

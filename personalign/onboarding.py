@@ -61,9 +61,7 @@ class Onboarding:
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
-        if self._store.open_presentation(user, self._basis.id):
-            return None
-        return self._choose(user)[1]
+        return None if self._store.open_presentation(user, self._basis.id) else self._choose(user)[1]
 
     def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
         """Store an answer and the profile fitted to all of them."""
@@ -164,8 +162,7 @@ class Onboarding:
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
-        stored = self._store.profile(user, self._basis.id)
-        return self._named(stored or self._basis.first_profile(user))
+        return self._named(self._store.profile(user, self._basis.id) or self._basis.first_profile(user))
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""

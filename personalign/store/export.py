@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
 from personalign.errors import StoreError
-from personalign.store import blobs
+from personalign.store.records import decode
 from personalign.store.tables import USER_KEY, Json, Table, UserRow, UtcDateTime
 
 
@@ -41,7 +41,7 @@ def _plain(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - whateve
 
 def _read(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewise
     if isinstance(value, bytes):
-        return blobs.decode(value, (len(value) // 8,)).tolist()
+        return decode(value, (len(value) // 8,)).tolist()
     if isinstance(column.type, UtcDateTime) and value is not None:
         return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
     if isinstance(column.type, Json):

@@ -1,21 +1,23 @@
-"""Rows into values and back. No row is believed whose checksum doesn't fit."""
+"""Rows into values and back: arrays as bytes, a checksum over each row. No row is believed that doesn't fit its own."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import fsum
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, defer
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
-from personalign.store import blobs
 from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
-from personalign.store.values import Answer, Presentation, Shown, State
+from personalign.store.values import Answer, Presentation, Shown, State, check_finite
 from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile
 
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
@@ -124,9 +126,9 @@ def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
 def to_profile(row: ProfileRow) -> Profile:
     """Make the value; StoreError where the row changed, ProfileError where its numbers aren't finite."""
     check_row(row)
-    mean = blobs.decode(row.mean, (row.num_axes,))
-    covariance = blobs.decode(row.covariance, (row.num_axes, row.num_axes))
-    blobs.check_finite("a stored profile", mean, covariance)
+    mean = decode(row.mean, (row.num_axes,))
+    covariance = decode(row.covariance, (row.num_axes, row.num_axes))
+    check_finite("a stored profile", mean, covariance)
     return Profile(
         row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative, gain=row.gain or 0.0
     )
@@ -156,7 +158,7 @@ def new_presentation(
         state=state,
         prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
         num_axes=len(shown.v),
-        v=blobs.encode(shown.v),
+        v=encode(shown.v),
     )
     row.digest = _digest(row)
     seal(row)
@@ -178,7 +180,7 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
         raise ProfileError(
             f"the fit has shapes {fitted.mean.shape} and {fitted.covariance.shape}, expected (d,) and (d, d)"
         )
-    blobs.check_finite("the fitted profile", fitted.mean, fitted.covariance)
+    check_finite("the fitted profile", fitted.mean, fitted.covariance)
     row = ProfileRow(
         user_id=state.user,
         basis_id=state.basis_id,
@@ -188,8 +190,8 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
         informative=int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE)),
         gain=_gain(answers),
         num_axes=d,
-        mean=blobs.encode(fitted.mean),
-        covariance=blobs.encode(fitted.covariance),
+        mean=encode(fitted.mean),
+        covariance=encode(fitted.covariance),
         created_at=now(),
     )
     seal(row)
@@ -235,8 +237,8 @@ def _gain(answers: tuple[Answer, ...]) -> float | None:
 
 
 def _features(row: PresentationRow) -> Array:
-    v = blobs.decode(row.v, (row.num_axes,))
-    blobs.check_finite("a stored answer", v)
+    v = decode(row.v, (row.num_axes,))
+    check_finite("a stored answer", v)
     return v
 
 
@@ -245,9 +247,46 @@ def _same(source: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _digest(row: PresentationRow) -> str:
-    return blobs.checksum(_same(row, TEXTS))
+    return checksum(_same(row, TEXTS))
 
 
 def _checksum(row: Sealed) -> str:
     unsealed = UNSEALED | {"id"} if isinstance(row, AnswerRow) else UNSEALED  # which SQLite gives an answer later
-    return blobs.checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))
+    return checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))
+
+
+# Bytes and checksums
+
+
+def encode(array: Array) -> bytes:
+    """Write the array's content as little-endian float64, row by row."""
+    return np.ascontiguousarray(array, dtype="<f8").tobytes()
+
+
+def decode(blob: bytes, shape: tuple[int, ...]) -> Array:
+    """Read an array of this shape; StoreError where the length doesn't fit it."""
+    expected = 8 * int(np.prod(shape))
+    if len(blob) != expected:
+        raise StoreError(f"a stored array has {len(blob)} bytes, expected {expected}; restore the store from a backup")
+    return np.frombuffer(blob, dtype="<f8").reshape(shape).astype(np.float64)
+
+
+def checksum(values: Mapping[str, object]) -> str:
+    """SHA-256 over columns by name; whatever a damaged column holds has one, too."""
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        content = _content(values[name])
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _content(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return b"b" + value
+    if isinstance(value, str):
+        return b"s" + value.encode("utf-8", "surrogateescape")  # as the driver reads text that isn't UTF-8
+    if isinstance(value, datetime):
+        return b"t" + value.isoformat().encode()
+    if isinstance(value, float):
+        return b"f" + repr(value + 0.0).encode()  # SQLite keeps no sign of 0
+    return b"j" + json.dumps(value, sort_keys=True).encode()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import Conflict, InputError
 from personalign.messages import check_user
-from personalign.store import adopting, answering, backup, records
+from personalign.store import answering, backup, records
 from personalign.store.answering import Change
 from personalign.store.connections import Connections
 from personalign.store.database import locate
@@ -199,7 +199,7 @@ class Store:
 
     def behind(self, basis_id: str, is_gated: bool = False) -> list[str]:
         """List the people with an answer under another basis that this one lacks, or that a gate hasn't judged."""
-        return self._look(adopting.behind, basis_id, is_gated)
+        return self._look(answering.behind, basis_id, is_gated)
 
     def adopt(
         self, user: str, basis_id: str, measure: Measure, fit: Fit, judge: Judge = leave_unjudged
@@ -208,7 +208,7 @@ class Store:
 
         What they have under the other bases stays. None where nothing is lacking, or the person isn't known.
         """
-        return self._commit(lambda: self._look(adopting.find_lacking, user, basis_id).measured(measure), fit, judge)
+        return self._commit(lambda: self._look(answering.find_lacking, user, basis_id).measured(measure), fit, judge)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""

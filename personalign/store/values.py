@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from personalign.store.blobs import check_finite
+import numpy as np
+
+from personalign.errors import ProfileError
 from personalign.types import Array, Choice, Gaussian, Message, Profile
 
 
@@ -88,3 +90,11 @@ Measure = Callable[[Presentation], Array]
 def leave_unjudged(_: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
     """Judge nothing."""
     return answers
+
+
+def check_finite(what: str, *arrays: Array | float) -> None:
+    """Refuse NaN and Inf."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ProfileError(
+            f"{what} holds NaN or Inf, expected finite numbers; undo the last answer, or forget the person"
+        )

@@ -16,7 +16,7 @@ from personalign.store import RecentProfiles, Store, recent
 from personalign.store.store import Fit
 from personalign.types import Profile
 
-NUM_COMMITS = 60
+NUM_COMMITS = 25
 
 
 class Stale(RecentProfiles):

@@ -34,8 +34,7 @@ from personalign.errors import (
 )
 from personalign.service import Personalign
 from personalign.train.reward.pairs import Pair
-from personalign.train.reward.save import save_reward
-from personalign.train.reward.train import RewardRecipe, train_reward
+from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
 from personalign.types import Message
 from tests.decode.gate import Gate, until
 

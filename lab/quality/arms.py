@@ -23,12 +23,12 @@ from personalign.decode import Models, Request, RewardModel, Step, generate
 from personalign.learn.axes import measure_many
 from personalign.options import Options
 from personalign.train.basis.calibrate import repetition
-from personalign.train.reward.train import Over
+from personalign.train.reward.pairs import Units
 from personalign.types import ArgsSteering, Message, Profile, Reply
 
 Decoding = Literal["sampled", "greedy"]
 Method = Literal["short_list", "successor", "args_replies", "args_prefixes", "in_context", "best_of"]
-JUDGES: Mapping[Method, Over] = {"args_replies": "replies", "args_prefixes": "prefixes"}
+JUDGES: Mapping[Method, Units] = {"args_replies": "replies", "args_prefixes": "prefixes"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Trial:
     """The models, the people who judge, the prompts, and what base itself writes to these."""
 
     models: Models
-    rewards: Callable[[Over], RewardModel]  # made when the first arm asks for one
+    rewards: Callable[[Units], RewardModel]  # made when the first arm asks for one
     members: Sequence[Member]
     prompts: Sequence[Sequence[Message]]
     draws: Sequence[Sequence[Reply]]  # base's sampled replies to each prompt
@@ -86,7 +86,7 @@ class Trial:
         cls,
         basis: Basis,
         models: Models,
-        rewards: Callable[[Over], RewardModel],
+        rewards: Callable[[Units], RewardModel],
         members: Sequence[Member],
         prompts: Sequence[Sequence[Message]],
         num_draws: int,

@@ -32,7 +32,7 @@ from lab.zoo.dialogues import load_corpus
 from personalign.decode import Models, RewardModel
 from personalign.errors import InputError
 from personalign.service import Personalign
-from personalign.train.reward.train import Over
+from personalign.train.reward.pairs import Units
 from personalign.types import ArgsSteering, Message, Steering
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
@@ -115,7 +115,7 @@ def _rows(p: Personalign, plan: Plan, data: Path, work: Path, only: str, report:
         return
 
     @cache
-    def rewards(span: Over) -> RewardModel:
+    def rewards(span: Units) -> RewardModel:
         return reward_model(p.basis, models, span, plan.training, work)
 
     prompts = load_prompts("others")[: plan.num_prompts]

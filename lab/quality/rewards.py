@@ -19,8 +19,7 @@ from personalign.decode.reward_model import RewardModel, load_reward, matched
 from personalign.learn.axes import measure_many
 from personalign.options import Options
 from personalign.train.reward.pairs import Pair, soft_choices
-from personalign.train.reward.save import save_reward
-from personalign.train.reward.train import Over, RewardRecipe, train_reward
+from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,19 @@ class Training:
     epochs: int = 2
     learning_rate: float = 2e-3
 
-    def recipe(self, over: Over) -> RewardRecipe:
+    def recipe(self, units: Units) -> RewardRecipe:
         """How to train over whole replies, or over prefixes."""
-        return RewardRecipe(over=over, epochs=self.epochs, learning_rate=self.learning_rate)
+        return RewardRecipe(units=units, epochs=self.epochs, learning_rate=self.learning_rate)
 
 
-def reward_model(basis: Basis, models: Models, over: Over, training: Training, work: Path) -> RewardModel:
+def reward_model(basis: Basis, models: Models, units: Units, training: Training, work: Path) -> RewardModel:
     """Load the reward model from ``work``, or train it."""
-    recipe, axes = training.recipe(over), tuple(axis.name for axis in basis.axes)
+    recipe, axes = training.recipe(units), tuple(axis.name for axis in basis.axes)
     content = [basis.id, asdict(models.base.fingerprints), asdict(training), asdict(recipe)]
     name = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    folder = work / f"{over}-{name}"
+    folder = work / f"{units}-{name}"
     if not (folder / "README.md").exists():  # the last file to be written
-        Console(stderr=True).print(f"training the reward model over {over}")
+        Console(stderr=True).print(f"training the reward model over {units}")
         trained = train_reward(models.base, own_pairs(basis, models, training), recipe, axes)
         save_reward(
             trained, folder, "Replies of the base model, compared by the basis's axes.", "CC BY-SA 4.0", basis=basis

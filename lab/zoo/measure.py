@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerFast
 
 from lab.zoo.dialogues import Dialogue, render
-from personalign.train.expert.measure import MAX_TOKENS, CausalModel, bits_of
+from personalign.train.expert.tune import MAX_TOKENS, Causal, bits_of
 
 
-def bits_per_character(model: CausalModel, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:
+def bits_per_character(model: Causal, tokenizer: PreTrainedTokenizerFast, dialogues: Sequence[Dialogue]) -> float:
     """Negative log-likelihood of all tokens but the first, in bits, over characters without special tokens.
 
     Of every dialogue, rendered by the chat template, the first 480 tokens count.

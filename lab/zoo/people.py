@@ -17,7 +17,7 @@ from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.demo.simulate import FLIPPED, POWER, TRAITS
 from personalign.errors import BasisError
-from personalign.train.basis.card import table
+from personalign.train.card import table
 
 RESULTS = Path(__file__).parents[1] / "results"
 DEMO_SEED, AGREEMENT, UTILITY = 0, 0.75, 0.5  # what the demo's pair is meant to reach

@@ -12,10 +12,9 @@ from lab.zoo.dialogues import Dialogue, load_corpus
 from lab.zoo.workshop import Workshop
 from personalign.bundled import TINY
 from personalign.decode import Models, load_causal, load_expert
-from personalign.train.basis.bootstrap import write_basis
-from personalign.train.basis.build import BANK_TEMPERATURE, UNCALIBRATED, Making, Plans
-from personalign.train.basis.card import Origin
-from personalign.train.basis.rollouts import Plan
+from personalign.train.basis.build import Making, write_basis
+from personalign.train.basis.plans import BANK_TEMPERATURE, UNCALIBRATED, Plan, Plans
+from personalign.train.card import Origin
 from personalign.train.prompts import Prompts
 from personalign.types import Message
 

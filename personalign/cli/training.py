@@ -15,7 +15,7 @@ from personalign.errors import InputError
 from personalign.settings import Settings
 
 if TYPE_CHECKING:
-    from personalign.train.basis.build import Budget
+    from personalign.train.basis.plans import Budget
     from personalign.train.log import AnswerLog
 
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
@@ -75,7 +75,7 @@ def basis_fit(
     ] = "hidden",
     prompts: Annotated[Path | None, typer.Option(help="what the model answers, as for bootstrap")] = None,
     ask_log_prompts: Annotated[
-        bool, typer.Option(help="ask about the log's prompts: everybody who is asked reads what its people wrote")
+        bool, typer.Option(help="ask about the log's prompts: everyone who is asked reads what its people wrote")
     ] = False,
     replies: Replies = 11_000,
     max_tokens: MaxTokens = 64,
@@ -141,15 +141,14 @@ def basis_fit(
     )
     row = {"basis": str(folder)} | fitted.row()
     if not row["kappa"]:
-        err.print("nothing personal was found: held-out people are predicted no better than by everybody's mean")
+        err.print("nothing personal was found: held-out people are predicted no better than by everyone's mean")
     if fitted.made is not None:
         _say_if_still(fitted.basis, folder)
     print_json(row) if as_json else show_report(out, row)
 
 
 def _budget(replies: int, max_tokens: int, seed: int, *, quick: bool) -> Budget:
-    from personalign.train.basis.build import Budget
-    from personalign.train.basis.calibrate import QUICK, Calibration
+    from personalign.train.basis.plans import QUICK, Budget, Calibration
 
     return Budget(replies, max_tokens, seed, calibration=QUICK if quick else Calibration())
 
@@ -170,7 +169,7 @@ def _fit_backbone(
             "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens and --quick say how a basis is "
             "made; leave them out with --backbone"
         )
-    from personalign.train.basis.fit import backbone_from_log
+    from personalign.train.reward.from_log import backbone_from_log
 
     made = backbone_from_log(log, model, folder, axes_of, device, seed)
     if not made.helps:

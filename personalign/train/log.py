@@ -8,16 +8,21 @@ is never chosen by what it says. Read ``basis/people.py`` or ``reward/from_log.p
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
 from personalign.errors import InputError, MessageError
 from personalign.messages import Conversation, check_text
 from personalign.train.prompts import looks_like_messages, read_prompt
 from personalign.train.rows import BadRowError, Columns, Row, read_rows
-from personalign.types import CHOICES, INFORMATIVE
+from personalign.types import CHOICES, INFORMATIVE, Message
 
 COLUMNS = Columns(
     required=("user", "prompt", "a", "b", "choice"),
@@ -97,14 +102,11 @@ def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) ->
     Rows that can't be used are left out and counted. Texts are kept as they are, to the character. Two rows are one
     answer only where an id or a time says so: the same person, pair, id and time.
 
-    Args:
-        path: the file.
-        bad_rows: which share of its lines may be of rows that can't be used.
-        strict: refuse the first such row.
+    The share ``bad_rows`` is of the file's lines; ``strict`` refuses the first row that can't be used.
 
     Raises:
-        InputError: the file isn't such, lacks a column, or has too many rows that can't be used, naming the first one
-            of each kind with line (of Parquet the row) and column; or the answers are all one person's.
+        InputError: the file isn't such, lacks a column, or has too many rows that can't be used, naming the first of
+            each kind with line and column; or the answers are all one person's.
         MissingExtra: it is Parquet, and pyarrow isn't installed.
     """
     answers: list[_Answer] = []
@@ -218,3 +220,43 @@ def _prompt(row: Row) -> Conversation:
         return read_prompt(cell)
     except MessageError as error:
         raise row.bad("prompt", "a prompt that can't be used", f"can't be used: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Informative answers, and the different replies that they are about."""
+
+    person: Int[NDArray[np.int64], "N"]  # counted from 0
+    a: Int[NDArray[np.int64], "N"]  # the reply on the left
+    b: Int[NDArray[np.int64], "N"]
+    choice: NDArray[np.object_]
+    prompts: Sequence[Sequence[Message]]  # of every reply
+    texts: Sequence[str]
+    origins: Sequence[str]  # the answer of the log in which a reply comes first
+
+    @property
+    def num_people(self) -> int:
+        """How many people answered."""
+        return int(self.person.max(initial=-1)) + 1
+
+
+def number_answers(log: AnswerLog) -> Answers:
+    """Number people and different replies in the order of names and of appearance."""
+    informative = [i for i, choice in enumerate(log.choice) if choice in INFORMATIVE]
+    places: dict[str, int] = {}
+    prompts: list[Sequence[Message]] = []
+    texts: list[str] = []
+    origins: list[str] = []
+    sides: dict[str, list[int]] = {"a": [], "b": []}
+    for i in informative:
+        for side, reply in (("a", log.a[i]), ("b", log.b[i])):
+            key = json.dumps([list(log.prompt[i]), reply])
+            if key not in places:
+                places[key] = len(texts)
+                prompts.append(log.prompt[i])
+                texts.append(reply)
+                origins.append(f"{side} of answer {i + 1}")
+            sides[side].append(places[key])
+    person = np.unique([log.user[i] for i in informative], return_inverse=True)[1].astype(np.int64).ravel()
+    choice = np.array([log.choice[i] for i in informative], dtype=object)
+    return Answers(person, np.array(sides["a"]), np.array(sides["b"]), choice, prompts, texts, origins)

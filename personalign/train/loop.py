@@ -1,7 +1,7 @@
-"""Train a causal language model, or the LoRA on one: the loop behind base, small, the experts and their control.
+"""Train a causal language model, or the LoRA on one, and the checkpoints that every training goes on from.
 
-A run can be killed at any time: the same call continues from its last checkpoint, with the same rows in
-the same order.
+A run can be killed at any time: the same call continues from its last checkpoint, with the same rows in the same
+order. A checkpoint holds parameters and optimizers as safetensors, never as pickles.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from personalign.train.checkpoint import EVERY_S, Checkpoint, load_parameters, parameters, save_tensors
+from personalign.train.work import bar, write_whole
 
+EVERY_S = 120.0  # between two checkpoints
+RATES = ("lr", "betas")  # what a schedule changes of an optimizer
 LOG_EVERY = 50
 
 
@@ -44,6 +48,12 @@ class Recipe:
         return self.learning_rate * min((step + 1) / self.warmup_steps, 1 - step / self.num_steps)
 
 
+def lora_rate(model: nn.Module) -> float:
+    """A LoRA's learning rate by its model's size: 2e-3 for ten million parameters, down to 2e-4 for a billion."""
+    rate: float = 2e-3 * (1e7 / sum(p.numel() for p in model.parameters())) ** 0.5
+    return min(max(rate, 2e-4), 2e-3)
+
+
 @dataclass(frozen=True)
 class DevCheck:
     """Every ``every`` steps ``loss()`` is taken, and the weights with the lowest one are kept in the end."""
@@ -61,16 +71,10 @@ def train(
     dev: DevCheck | None = None,
     checkpoint_every_s: float = EVERY_S,
 ) -> None:
-    """Train ``model``'s parameters that require gradients, in place.
+    """Train a causal model's parameters that require gradients, in place; ``work`` holds checkpoint and log.
 
-    Args:
-        model: a causal model of transformers or peft.
-        rows_at: token ids [B, T] of a step; it must give the same rows again when a run is resumed.
-        recipe: how long and how fast.
-        work: folder of the checkpoint and of ``log.jsonl``.
-        name: what the progress bar says.
-        dev: how to choose the best weights; the last ones if None.
-        checkpoint_every_s: how often a checkpoint is written.
+    ``rows_at`` gives the token ids [B, T] of a step, the same ones again when a run is resumed. Without ``dev`` the
+    last weights are kept.
     """
     work.mkdir(parents=True, exist_ok=True)
     best = work / "best.safetensors"
@@ -131,3 +135,77 @@ def _keep_best(path: Path, model: nn.Module, loss: float, step: int) -> None:
             if float(file.metadata()["loss"]) <= loss:
                 return
     save_tensors(path, parameters(model), {"loss": str(loss), "step": str(step)})
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A training's state, saved now and then; the parameters that require gradients count."""
+
+    path: Path | None  # its folder belongs to this training alone; None saves nothing
+    model: nn.Module
+    optimizers: Sequence[Optimizer]
+    schedule: LRScheduler | None = None
+    every_s: float = EVERY_S
+
+    def steps(self, total: int, name: str) -> Iterator[int]:
+        """Give the steps that are left, and save after some of them and after the last."""
+        start, saved = self._restore(), time.monotonic()
+        with bar(name, total, start) as advance:
+            for step in range(start, total):
+                yield step
+                advance()
+                if step + 1 == total or time.monotonic() - saved > self.every_s:
+                    self._save(step + 1)
+                    saved = time.monotonic()
+
+    def _save(self, step: int) -> None:
+        if self.path is None:
+            return
+        tensors = parameters(self.model)
+        for i, optimizer in enumerate(self.optimizers):
+            for j, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items()}
+        rates = [[{key: g[key] for key in RATES if key in g} for g in o.param_groups] for o in self.optimizers]
+        save_tensors(self.path, tensors, {"step": str(step), "rates": json.dumps(rates)})
+
+    def _restore(self) -> int:
+        if self.path is None or not self.path.exists():
+            return 0
+        with safe_open(self.path, "pt") as file:
+            metadata = file.metadata()
+        step, tensors = int(metadata["step"]), load_file(self.path)
+        load_parameters(self.model, tensors)
+        for i, (optimizer, rates) in enumerate(zip(self.optimizers, json.loads(metadata["rates"]), strict=True)):
+            _load_optimizer(optimizer, tensors, f"optimizer.{i}.")
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group |= {key: tuple(value) if isinstance(value, list) else value for key, value in rate.items()}
+        if self.schedule is not None:
+            self.schedule.load_state_dict({"last_epoch": step, "_step_count": step + 1})
+        return step
+
+
+def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
+    packed = optimizer.state_dict()
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            j, field = key.removeprefix(prefix).split(".", 1)
+            packed["state"].setdefault(int(j), {})[field] = value
+    optimizer.load_state_dict(packed)
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained."""
+    return {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def load_parameters(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy saved values into the parameters that are trained."""
+    with torch.no_grad():
+        for name, parameter in parameters(model).items():
+            parameter.copy_(tensors[name])
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors; a killed run leaves no half of the file."""
+    copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    write_whole(path, lambda partial: save_file(copies, partial, metadata=metadata))

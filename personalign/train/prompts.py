@@ -6,15 +6,19 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from personalign.decode.load import CausalModel, render
 from personalign.errors import InputError, MessageError
 from personalign.messages import Conversation, read_messages
-from personalign.train.files import Line, read_lines
-from personalign.train.split import cut
+from personalign.train.rows import Line, read_lines
 
 EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}]} or {"prompt": "Hello"}'
+Item = TypeVar("Item")
 MIN_PROMPTS = 16  # ten to ask about, and some to test and to calibrate on
 
 # what begins so was meant as messages: Python's and numpy's way to print them, other keys, a whole record
@@ -66,7 +70,7 @@ def _spelt_out(text: str) -> list[object] | None:
 
 
 def looks_like_messages(text: str) -> bool:
-    """Whether a text begins like messages that somebody printed: nobody writes so to a model."""
+    """Whether a text begins like messages that were printed: people don't write to a model like this."""
     begin = text.lstrip()[:2000]
     if match := _LIST.match(begin):
         return match[1] in ("role", "from") or re.search(r"\b(role|from)\b", begin) is not None
@@ -127,8 +131,9 @@ def take_prompts(
     """
     different = _different(prompts)
     usable = [prompt for prompt in different if _has_room(causal, prompt, max_tokens)]
-    found = f"{source} holds {len(different)} different prompts, {len(usable)} of which the model can answer"
-    _check_number(len(usable), found)
+    _check_number(
+        len(usable), f"{source} holds {len(different)} different prompts; the model can answer {len(usable)} of them"
+    )
     return usable, len(different) - len(usable)
 
 
@@ -149,11 +154,11 @@ def _check_room(causal: CausalModel, prompt: Conversation, max_tokens: int) -> N
     render(causal.tokenizer, prompt, max_prompt_tokens=room)
 
 
-def _check_number(number: int, found: str) -> None:
+def _check_number(number: int, description: str) -> None:
     if number < MIN_PROMPTS:
         raise InputError(
-            f"{found}, expected at least {MIN_PROMPTS}, ideally a few hundred: a question is asked about each, and the "
-            "head learns from the replies to them; pass more with --prompts"
+            f"{description}, expected at least {MIN_PROMPTS}, ideally a few hundred: a question is asked about each, "
+            "and the head learns from the replies to them; pass more with --prompts"
         )
 
 
@@ -163,3 +168,10 @@ def split_prompts(prompts: Sequence[Conversation], seed: int) -> Prompts:
     num_dev = min(max(len(prompts) // 10, 4), 32)
     held_out, dev, train = cut(prompts, [num_held_out, num_dev], seed)
     return Prompts(train, held_out, dev)
+
+
+def cut(items: Sequence[Item], sizes: Sequence[int], seed: int) -> list[list[Item]]:
+    """Shuffle the items and cut off parts of these sizes; the rest is the last part."""
+    shuffled = [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
+    borders = [0, *np.cumsum(sizes).tolist(), len(items)]
+    return [shuffled[begin:end] for begin, end in pairwise(borders)]

@@ -36,8 +36,7 @@ from personalign.decode.reward_model import (
 )
 from personalign.errors import ModelError
 from personalign.train.reward.pairs import Pair
-from personalign.train.reward.save import save_reward
-from personalign.train.reward.train import RewardRecipe, train_reward
+from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
 from personalign.types import Axis, Fingerprints, Gaussian, Noise, Steering
 from tests.decode.tiny_models import H, Kit, V, bits, network, save_adapter, saved, talk, tokenizer
 

@@ -11,10 +11,9 @@ import torch
 
 from personalign.basis import Basis
 from personalign.decode import Models, SuccessorHead, load_causal
-from personalign.train.basis.build import UNCALIBRATED, Making, Plans, Report
-from personalign.train.basis.calibrate import GRID, Calibration
-from personalign.train.basis.head import HeadRecipe
-from personalign.train.basis.rollouts import Plan
+from personalign.train.basis.build import Making
+from personalign.train.basis.plans import GRID, UNCALIBRATED, Calibration, HeadRecipe, Plan, Plans
+from personalign.train.card import Report
 from personalign.train.prompts import Prompts
 from tests.decode.tiny_models import Kit, make_kit
 from tests.train.talker import SUBJECTS, prompt, teach

@@ -34,8 +34,8 @@ def make_bank(
     """
     rng = np.random.default_rng(seed)
     usable = _usable(rollouts)
-    felt = features @ np.linalg.cholesky(shape)  # distances in it are those of the prior's metric
-    spread = np.median(np.linalg.norm(np.diff(felt[rng.integers(len(felt), size=(2000, 2))], axis=1), axis=2))
+    whitened = features @ np.linalg.cholesky(shape)  # distances in it are those of the prior's metric
+    spread = np.median(np.linalg.norm(np.diff(whitened[rng.integers(len(whitened), size=(2000, 2))], axis=1), axis=2))
     bank = []
     for i, prompt in enumerate(prompts):
         pairs = [
@@ -43,10 +43,12 @@ def make_bank(
             for j, k in combinations(usable.get(i, ()), 2)
             if is_distinct(rollouts.text[j], rollouts.text[k])
         ]
-        distance = [float(np.linalg.norm(felt[j] - felt[k])) for j, k in pairs]
+        distance = [float(np.linalg.norm(whitened[j] - whitened[k])) for j, k in pairs]
         if pairs and max(distance) >= MIN_DISTANCE * spread:
             j, k = pairs[int(np.argmax(distance))]
-            bank.append(_question(prompt, rollouts.text[j], rollouts.text[k], features[j], features[k]))
+            first, second = rollouts.text[j], rollouts.text[k]
+            name = _question_id(prompt, first, second)
+            bank.append(BankQuestion(name, tuple(prompt), first, second, features[j], features[k]))
     return tuple(bank)
 
 
@@ -65,7 +67,7 @@ def is_readable(text: str) -> bool:
 
 
 def is_distinct(first: str, second: str) -> bool:
-    """Whether two replies share few enough words to be told apart."""
+    """Whether two replies share few enough words to be seen as different."""
     a, b = (set(re.findall(r"[\w']+", text.lower())) for text in (first, second))
     return len(a & b) <= MAX_SHARED_WORDS * len(a | b)
 
@@ -82,19 +84,6 @@ def _usable(rollouts: Rollouts) -> dict[int, list[int]]:
     return usable
 
 
-def _question(
-    prompt: Sequence[Message],
-    first: str,
-    second: str,
-    first_features: NDArray[np.float64],
-    second_features: NDArray[np.float64],
-) -> BankQuestion:
+def _question_id(prompt: Sequence[Message], first: str, second: str) -> str:
     text = "\n".join([*(m["content"] for m in prompt), first, second])
-    return BankQuestion(
-        id=hashlib.sha256(text.encode()).hexdigest()[:16],
-        prompt=tuple(prompt),
-        first=first,
-        second=second,
-        first_features=first_features,
-        second_features=second_features,
-    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

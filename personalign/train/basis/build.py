@@ -6,9 +6,11 @@ file says how. ``bootstrap.py`` and ``fit.py`` are the entrances.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,79 +18,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.basis import Basis
-from personalign.decode.load import CausalModel
+from personalign.bundled import locate
+from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import AXES, features
 from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank
-from personalign.train.basis.calibrate import Calibration, Outcome, Trials, simulate_profile
-from personalign.train.basis.embedded import KeptEmbedder
-from personalign.train.basis.head import HeadRecipe, explained_variance, train_head
-from personalign.train.basis.rollouts import Plan, Rollouts, roll_out
-from personalign.train.kept import identity
+from personalign.train.basis.calibrate import Trials, simulate_profile
+from personalign.train.basis.head import explained_variance, train_head
+from personalign.train.basis.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Plans
+from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
+from personalign.train.card import Origin, Report, mean_r2, write_basis_card
 from personalign.train.prompts import Prompts
-from personalign.types import Gaussian, Message, Noise, Steering
+from personalign.train.work import identity
+from personalign.types import Gaussian, Message, Noise
 
-NUM_REFERENCE = 256
-NUM_ASKED = 3_400  # replies that the questions are picked from
-MIN_QUESTIONS = 10  # what is asked of a person, simulated or not
 MIN_DEVIATION = 1e-3  # of an axis over the model's own replies
-BANK_TEMPERATURE = 0.8  # a little under 1: people compare replies that read well
-UNCALIBRATED = Steering(beta=1.0, clip=3.0, num_candidates=20)
 Features = Float[NDArray[np.float64], "N d"]
 
 
 class NothingToSteerError(InputError):
     """The model's own replies are too much alike, or too few can be read, to ask people about them."""
-
-
-@dataclass(frozen=True)
-class Plans:
-    """Which replies are rolled out, how the head is trained on them, and which settings are tried."""
-
-    learn: Plan  # for the head to learn from and be tested on
-    ask: Plan  # for the questions to be picked from; natural ones only
-    head: HeadRecipe = field(default_factory=HeadRecipe)
-    calibration: Calibration = field(default_factory=Calibration)
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much work goes into a basis, however many prompts there are.
-
-    ``replies`` are those that the head learns from, 4 to 64 for each prompt; about 3,400 more are written to ask about.
-    ``max_tokens`` are a reply's; one that is cut off is not asked about.
-    """
-
-    replies: int = 11_000
-    max_tokens: int = 64
-    seed: int = 0
-    num_asked: int = NUM_ASKED
-    head: HeadRecipe = field(default_factory=HeadRecipe)
-    calibration: Calibration = field(default_factory=Calibration)
-
-    def plans(self, num_prompts: int) -> Plans:
-        """The plans for so many prompts to learn from; with few prompts there are fewer replies."""
-        learn = Plan(
-            replies_per_prompt=min(max(self.replies // num_prompts, 4), 64),
-            max_tokens=self.max_tokens,
-            num_candidates=20,
-            seed=self.seed,
-            num_prompts=max(self.replies // 4, MIN_QUESTIONS),
-            latest_forced=max(self.max_tokens // 4, 1),
-        )
-        ask = Plan(
-            replies_per_prompt=min(max(self.num_asked // num_prompts, 8), 16),
-            max_tokens=self.max_tokens,
-            num_candidates=20,
-            forced_share=0.0,
-            temperature=BANK_TEMPERATURE,
-            seed=self.seed + 1,
-            num_prompts=max(self.num_asked // 8, MIN_QUESTIONS),
-        )
-        return Plans(learn, ask, self.head, self.calibration)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,18 +59,6 @@ class Replies:
     def natural(self) -> Int[NDArray[np.int64], "n"]:
         """Which of those to learn from the model wrote by itself; they come first in ``both``, too."""
         return np.flatnonzero(self.learnt.natural)
-
-
-@dataclass(frozen=True, eq=False)
-class Report:
-    """What was measured on the way, for the card."""
-
-    num_replies: int
-    num_tokens: int
-    r2: Float[NDArray[np.float64], "d"]  # on held-out prompts; NaN where nothing varied
-    r2_forced: Float[NDArray[np.float64], "d"]  # of these, on uniformly drawn tokens
-    grid: list[Outcome]  # the unsteered model first
-    by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,14 +106,14 @@ class Making:
             raise InputError(
                 "the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them"
             )
-        own = measured[replies.natural]
-        varying = np.flatnonzero(own.std(0) >= MIN_DEVIATION)
+        natural = measured[replies.natural]
+        varying = np.flatnonzero(natural.std(0) >= MIN_DEVIATION)
         if not len(varying):
             raise NothingToSteerError(
                 "the model's replies differ on none of the axes, expected one at least; raise the temperature or pass "
                 "other prompts"
             )
-        center, scale = own[:, varying].mean(0), own[:, varying].std(0)
+        center, scale = natural[:, varying].mean(0), natural[:, varying].std(0)
         return _standardised(draft, varying, center, scale), (measured[:, varying] - center) / scale
 
     def question(self, basis: Basis, replies: Replies, phi: Features) -> Basis:
@@ -295,3 +235,57 @@ def _standardised(
         reference=draft.reference[:, axes],
         learnt=projected,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A basis, and what was measured on the way."""
+
+    basis: Basis
+    report: Report
+    prompts: Prompts
+    num_repeated: int  # prompts left out because they came before
+
+    def row(self) -> dict[str, Any]:
+        """What was made, as JSON values; R² is None where no axis varied."""
+        basis, report, prompts = self.basis, self.report, self.prompts
+        plain, steered = report.by_alpha[0.0]
+        return {
+            "id": basis.id,
+            "model": basis.model,
+            "axes": [axis.name for axis in basis.axes],
+            "questions": len(basis.bank),
+            "prompts": {
+                "train": len(prompts.train),
+                "held_out": len(prompts.held_out),
+                "dev": len(prompts.dev),
+                "repeated": self.num_repeated,
+            },
+            "replies": report.num_replies,
+            "tokens": report.num_tokens,
+            "r2": _known(mean_r2(report.r2)),
+            "r2_forced": _known(mean_r2(report.r2_forced)),
+            "steering": asdict(basis.steering),
+            "utility": round(steered.utility, 4),
+            "utility_unsteered": round(plain.utility, 4),
+            "kl": round(steered.kl, 4),
+        }
+
+
+def open_models(model: str, basis: Path, device: str) -> Models:
+    """The model that a basis is to be made for, without a head."""
+    return Models(load_causal(locate(model, basis=basis).model, device), head=None, steering=UNCALIBRATED, experts={})
+
+
+def write_basis(folder: Path, making: Making, origin: Origin, about_people: str | None = None) -> tuple[Basis, Report]:
+    """Make a basis and write its folder."""
+    basis, report = making.basis()
+    basis = replace(basis, model=origin.model)  # not the path it was loaded from
+    folder.mkdir(parents=True, exist_ok=True)
+    write_basis_card(folder, basis, report, origin, making.plans, about_people)
+    basis.save(folder)  # last, so that a run that was killed isn't passed over
+    return basis, report
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else round(number, 4)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,50 +26,11 @@ from personalign.learn.ask import clip_pairs
 from personalign.learn.axes import Embed, features
 from personalign.learn.served import Serving
 from personalign.options import Options
+from personalign.train.basis.plans import Calibration
 from personalign.train.basis.rollouts import expert_identity
-from personalign.train.kept import identity, keep
-from personalign.train.progress import track
+from personalign.train.card import Outcome
+from personalign.train.work import identity, keep, track
 from personalign.types import Gaussian, Guidance, Message, Steering
-
-GRID = tuple(Steering(*setting) for setting in product((16.0, 32.0, 64.0), (3.0, 4.0, 5.0), (10, 20)))
-FAULTS = ("repetition", "empty", "truncated")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Which settings are tried on how many simulated people, and which of them are allowed."""
-
-    grid: tuple[Steering, ...] = GRID
-    num_people: int = 8
-    max_kl: float = 0.4  # nats a token
-    enough: float = 0.9  # of the largest utility
-    tolerance: float = 0.01  # of each fault: one reply in a hundred
-
-
-QUICK = Calibration(GRID[::8], num_people=2)  # for a first look
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a setting does, averaged over people and prompts; utility in standard deviations of the model's replies.
-
-    ``kl`` is ``Reply.tilt_kl``: what the tilt adds within the short list.
-    """
-
-    steering: Steering
-    utility: float
-    kl: float
-    repetition: float
-    empty: float
-    truncated: float
-
-    def breaks_less_than(self, other: Outcome, tolerance: float) -> bool:
-        """Whether it shows no more faults than ``other``."""
-        return all(getattr(self, fault) <= getattr(other, fault) + tolerance for fault in FAULTS)
-
-    def row(self) -> dict[str, float]:
-        """A flat row for the card."""
-        return asdict(self.steering) | {k: round(v, 4) for k, v in asdict(self).items() if k != "steering"}
 
 
 @dataclass(frozen=True, eq=False)

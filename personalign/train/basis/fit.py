@@ -7,28 +7,29 @@ can't be steered for these people, what the log says of them is kept: a basis fo
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from personalign.basis import Basis
-from personalign.bundled import locate
 from personalign.decode.embed import HIDDEN, load_embedder
-from personalign.decode.load import load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.train.basis.bootstrap import LICENCE, Made, open_models, write_basis
-from personalign.train.basis.build import Budget, Making, NothingToSteerError
-from personalign.train.basis.card import Origin, table, write_people_card
-from personalign.train.basis.embedded import KeptEmbedder
-from personalign.train.basis.likeness import Likeness, compare
+from personalign.learn.axes import AXES, measure_many
+from personalign.train.basis.bank import is_distinct, is_readable
+from personalign.train.basis.build import Made, Making, NothingToSteerError, open_models, write_basis
 from personalign.train.basis.people import Findings, fit_basis
-from personalign.train.files import made_in, public_name
+from personalign.train.basis.plans import Budget, Plan
+from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
+from personalign.train.card import Origin, local_origin, public_name, table, write_people_card
 from personalign.train.log import AnswerLog, LogCounts
-from personalign.train.progress import say
-from personalign.train.prompts import check_prompts, read_prompts, split_prompts, take_prompts
-from personalign.train.reward.from_log import MadeBackbone, make_backbone
+from personalign.train.prompts import Prompts, check_prompts, read_prompts, split_prompts, take_prompts
+from personalign.train.work import made_in, say
 from personalign.types import Steering
 
 REPORT = "report.json"
@@ -36,6 +37,50 @@ ADVICE = (
     "collect answers about this model's own replies to steer it (personalign basis bootstrap, then ask); what the log "
     'says of people is kept, for rule="args", choose and words'
 )
+PROMPTS, REPLIES = 16, 4  # prompts that are answered, and replies to each
+MAX_LOG = 2_000  # answers of the log that are compared
+STILL = 1e-3  # a standard deviation below it: the axis doesn't vary
+FAR = 2.0  # standard deviations: less than a third of two such normal distributions overlaps
+LOG_PROMPTS = """
+**The questions are about prompts that the log's people wrote**, word for word. Everyone who is asked reads them, they
+are passed on with this folder, and `forget` doesn't reach them.
+"""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike a log's replies and the model's are: a first look, before hours are spent.
+
+    What people prefer among replies that the model never writes says little about those that it does.
+    """
+
+    distances: Mapping[str, float]  # between the means in common standard deviations, by named axis that varies
+    num_axes: int  # on which the model's own replies vary
+    num_askable: int  # prompts with two readable own replies that differ
+    num_prompts: int
+
+    @property
+    def distance(self) -> float:
+        """The root mean square over the axes: a few axes that are far apart count."""
+        return float(np.sqrt(np.mean(np.square([*self.distances.values()] or [0.0]))))
+
+    def describe(self) -> str:
+        """The distance in words."""
+        widest = sorted(self.distances.items(), key=lambda item: -item[1])[:3]
+        return (
+            f"the log's replies and the model's own differ by {self.distance:.1f} standard deviations, the root mean "
+            f"square over the axes (most on {', '.join(f'{axis}: {distance:.1f}' for axis, distance in widest)})"
+        )
+
+    def obstacle(self) -> str | None:
+        """Why no head that is trained on the model's replies could serve these people; None where one may."""
+        if not self.num_axes:
+            return "the model's own replies differ on none of the axes"
+        if not self.num_askable:
+            return f"none of {self.num_prompts} prompts got two readable replies of the model's that differ"
+        if self.distance > FAR:
+            return f"the log's replies are {self.distance:.1f} standard deviations from the model's own"
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +136,7 @@ def fit_from_log(
         prompts: what the model is to answer, as for ``make_basis``.
         device: "auto", or a torch device.
         budget: how much work goes into it; its seed also draws the people who judge.
-        ask_log_prompts: let the log's prompts become questions. Everybody who is asked reads them, they are shipped
+        ask_log_prompts: let the log's prompts become questions. Everyone who is asked reads them, they are shipped
             with the basis, and ``forget`` doesn't reach them.
 
     Raises:
@@ -102,7 +147,7 @@ def fit_from_log(
     if (prompts is None) != ask_log_prompts:
         raise InputError(
             f"found {'no prompts' if prompts is None else 'two sources of prompts'} to ask about; expected --prompts "
-            "FILE, or --ask-log-prompts, which shows what the log's people wrote to everybody who is asked"
+            "FILE, or --ask-log-prompts, which shows what the log's people wrote to everyone who is asked"
         )
     budget = budget or Budget()
     lines = None if prompts is None else read_prompts(prompts)
@@ -147,25 +192,31 @@ def _without_steering(draft: Basis, models: Models, origin: Origin) -> Basis:
     return replace(draft, model=origin.model, head=nothing, steering=Steering(0.0, 3.0, 20))
 
 
-def backbone_from_log(
-    log: AnswerLog, model: str, out: Path, basis: Path | None = None, device: str = "auto", seed: int = 0
-) -> MadeBackbone:
-    """Train a reward model on people's answers: one reward for each axis of a basis, or everyone's without one.
+def compare(log: AnswerLog, models: Models, prompts: Prompts, max_tokens: int, seed: int, work: Path) -> Likeness:
+    """Let the model write a few replies and compare the log's with them."""
+    plan = Plan(REPLIES, max_tokens, 20, forced_share=0.0, temperature=1.0, seed=seed + 2, num_prompts=PROMPTS)
+    replies = roll_out(models, prompts.train, plan, work)
+    rows = np.random.default_rng(seed).permutation(len(log.user))[:MAX_LOG].tolist()
+    asked = [log.prompt[i] for i in rows] * 2
+    log_features = measure_many(asked, [log.a[i] for i in rows] + [log.b[i] for i in rows], AXES)
+    model_features = measure_many([prompts.train[i] for i in replies.prompt], list(replies.text), AXES)
+    spread = np.sqrt((log_features.var(axis=0) + model_features.var(axis=0)) / 2)
+    distance = np.abs(log_features.mean(axis=0) - model_features.mean(axis=0))
+    return Likeness(
+        {axis.name: float(distance[j] / spread[j]) for j, axis in enumerate(AXES) if spread[j] >= STILL},
+        int((model_features.std(axis=0) >= STILL).sum()),
+        _num_askable(replies),
+        len(np.unique(replies.prompt)),
+    )
 
-    Raises:
-        InputError: as ``make_backbone``.
-        BasisError: the basis can't be read, or its learnt axes are measured by another model.
-    """
-    if basis is None:
-        return make_backbone(model, log, out, device, seed=seed)
-    axes = Basis.load(basis)
-    embed = None
-    if axes.learnt is not None:
-        causal = load_causal(locate(model, basis).model, device)
-        if axes.learnt.embedder == HIDDEN:
-            axes.check_model(causal.fingerprints)
-        embed = load_embedder(axes.learnt.embedder, causal)
-    return make_backbone(model, log, out, device, axes, embed, seed=seed)
+
+def _num_askable(replies: Rollouts) -> int:
+    """Prompts about which a question could be asked."""
+    texts: dict[int, list[str]] = {}
+    for prompt, text, complete in zip(replies.prompt.tolist(), replies.text, replies.complete, strict=True):
+        if complete and is_readable(text):
+            texts.setdefault(prompt, []).append(text)
+    return sum(any(is_distinct(*pair) for pair in combinations(replies_of, 2)) for replies_of in texts.values())
 
 
 def about_people(findings: Findings, counts: LogCounts, likeness: Likeness, *, ask_log_prompts: bool) -> str:
@@ -184,6 +235,7 @@ def about_people(findings: Findings, counts: LogCounts, likeness: Likeness, *, a
         }
         for step in judgement.after
     ]
+    left_out = f"Left out because they can't be used: {counts.describe_bad()}.\n" if counts.bad else ""
     chosen = "chosen by what they tell" if judgement.active else "drawn at random"
     significant = "more" if judgement.active else "no more"
     numbers = {name.replace("_", " "): number for name, number in asdict(counts).items() if isinstance(number, int)}
@@ -205,33 +257,21 @@ How people answer, estimated with the prior by marginal likelihood: a tie's widt
 without ties has δ = 0: none was offered, and lapses are spread over two answers.
 
 All of this is in `{REPORT}`, too. In the log: {", ".join(f"{name} {number:,}" for name, number in numbers.items())}.
-{_left_out(counts)}At the start, {likeness.describe()}.
+{left_out}At the start, {likeness.describe()}.
 {LOG_PROMPTS if ask_log_prompts else ""}
 """
-
-
-LOG_PROMPTS = """
-**The questions are about prompts that the log's people wrote**, word for word: everybody who is asked reads them, they
-are passed on with this folder, and `forget` doesn't reach them.
-"""
-
-
-def _left_out(counts: LogCounts) -> str:
-    return f"Left out because they can't be used: {counts.describe_bad()}.\n" if counts.bad else ""
 
 
 def _origin(
     log: AnswerLog, model: str, out: Path, rank: int | str, embedder: str, prompts: Path | None, num_prompts: int
 ) -> Origin:
-    name, title = public_name(model), out.resolve().name
+    name = public_name(model)
     options = " --ask-log-prompts" if prompts is None else f" --prompts {prompts.name}"
     kind, colon, path = embedder.partition(":")
     embedder = kind + colon + (public_name(path) if path else "")
-    return Origin(
-        title=title,
-        model=name,
-        command=f"personalign basis fit {log.name} --model {name} --rank {rank} --embedder {embedder}{options}",
-        prompts=f"{num_prompts:,} prompts of `{log.name if prompts is None else prompts.name}`",
-        opened=f'model="{name}", basis="{title}"',
-        licence=LICENCE,
+    return local_origin(
+        out,
+        name,
+        f"personalign basis fit {log.name} --model {name} --rank {rank} --embedder {embedder}{options}",
+        f"{num_prompts:,} prompts of `{log.name if prompts is None else prompts.name}`",
     )

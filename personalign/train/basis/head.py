@@ -7,7 +7,6 @@ features (Barreto et al., 2017) without discount, since φ is given once, for th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.decode.successor import SuccessorHead
+from personalign.train.basis.plans import HeadRecipe
 from personalign.train.basis.rollouts import Rollouts
-from personalign.train.checkpoint import EVERY_S, Checkpoint
+from personalign.train.loop import Checkpoint
 
 BATCH = 2048
 MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
-
-
-@dataclass(frozen=True)
-class HeadRecipe:
-    """Size and training of a head."""
-
-    rank: int = 64
-    hidden: int = 256
-    epochs: int | None = None  # by default as many as it takes to see tokens_seen, from 6 to 60
-    tokens_seen: int = 1_600_000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    seed: int = 0
-    checkpoint_every_s: float = EVERY_S
-
-    def num_epochs(self, num_tokens: int) -> int:
-        """How often each of so many tokens is learnt from."""
-        return self.epochs or min(max(round(self.tokens_seen / num_tokens), 6), 60)
 
 
 def train_head(
@@ -50,15 +32,9 @@ def train_head(
     recipe: HeadRecipe,
     checkpoint: Path | None = None,
 ) -> SuccessorHead:
-    """Fit a head on the replies marked ``train``.
+    """Fit a head on the replies marked ``train``, on the embeddings' device; ``features`` are standardised.
 
-    Args:
-        rollouts: N replies.
-        features: φ of each whole reply, standardised.
-        embeddings: the model's output embeddings, on the device to train on.
-        train: which replies to learn from.
-        recipe: size and training.
-        checkpoint: the file that a killed training goes on from; None keeps nothing.
+    A killed training goes on from the file ``checkpoint``; None keeps nothing.
     """
     torch.manual_seed(recipe.seed)
     head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden).to(embeddings.device)

@@ -1,7 +1,7 @@
 """What a basis is worth to people who had no part in finding it.
 
 Their answers are predicted from so many others of theirs, and from none: the population's forecast of the same answers.
-An answer is never predicted from one that shares a text with it, because what is odd about one text is no taste. The
+An answer is never predicted from one that shares a text with it, because what is odd about one text isn't a taste. The
 gate (``learn/gate.py``) is fitted to the same people, in the order in which they answered; what is predicted here is
 what a person would be served by it, before their own record counts.
 """
@@ -51,7 +51,7 @@ class After:
     """How well people are predicted after so many answers, and how the population's mean predicts the same answers.
 
     Accuracy is the mean over people, log-loss (nats) over answers; ``margin`` is how much accuracy people gain, less
-    1.64 standard errors: above 0 it is no accident.
+    1.64 standard errors: above 0 it isn't chance.
     """
 
     answers: int
@@ -82,7 +82,7 @@ class Judgement:
         """Whether questions may be chosen by this basis.
 
         Only where profiles are let off the population's mean at all (κ > 0), and are more accurate than it after ten
-        answers by more than chance (95 %, one-sided, over people): else the axes foresee too little to choose by.
+        answers by more than chance (95 %, one-sided, over people): else the axes predict too little to choose by.
         """
         return self.gate.kappa > 0 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
 
@@ -90,14 +90,8 @@ class Judgement:
 def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
     """Fit the gate to held-out people, and predict their answers with it.
 
-    Args:
-        people: each with an informative answer at least.
-        prior: over weights (d,), the population's.
-        noise: how people answer.
-        seed: of which of their answers are known and which predicted.
-
     Raises:
-        InputError: fewer than two people, or nobody preferred anything.
+        InputError: no one preferred anything.
     """
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
     scores = [prequential(Record(p.v, p.choice), prior, noise, prompt=p.groups).sum(axis=0) for p in people]
@@ -108,7 +102,7 @@ def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) ->
             f"{len(people)} held-out people preferred no reply, expected answers a or b; collect more answers"
         )
     chances = np.concatenate([forecast.served for forecast in forecasts])
-    return Judgement(gate, tuple(forecast.told() for forecast in forecasts), calibration_error(chances))
+    return Judgement(gate, tuple(forecast.summary() for forecast in forecasts), calibration_error(chances))
 
 
 def calibration_error(chance: Float[NDArray[np.float64], "N"]) -> float:
@@ -127,7 +121,7 @@ class _Forecast:
     served: Float[NDArray[np.float64], "N"]
     population: Float[NDArray[np.float64], "N"]
 
-    def told(self) -> After:
+    def summary(self) -> After:
         served, population = (_by_person(self.person, _right(c)) for c in (self.served, self.population))
         gain = served - population
         error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
@@ -146,19 +140,19 @@ class _Forecast:
 def _forecast(
     people: Sequence[Person], num_answers: int, prior: Gaussian, noise: Noise, gate: Gate, seed: int
 ) -> _Forecast | None:
-    """Predict everyone who has answers left after so many; None where nobody has."""
+    """Predict everyone who has answers left after so many; None where no one has."""
     parts = [_split(person, num_answers, np.random.default_rng([seed, i])) for i, person in enumerate(people)]
-    kept = [i for i, (_, tests) in enumerate(parts) if len(tests)]
-    if not kept:
+    tested = [i for i, (_, tests) in enumerate(parts) if len(tests)]
+    if not tested:
         return None
-    posts = fit_block([_record(people[i], parts[i][0]) for i in kept], prior, noise)
+    posts = fit_block([_record(people[i], parts[i][0]) for i in tested], prior, noise)
     served, population = [], []
-    for i, post in zip(kept, posts, strict=True):
+    for i, post in zip(tested, posts, strict=True):
         tests = _record(people[i], parts[i][1])
         shrunk = Gaussian(prior.mean + gate.kappa * (post.weights.mean - prior.mean), post.weights.covariance)
         served.append(_chance(tests, shrunk, noise))
         population.append(_chance(tests, prior, noise))
-    person = np.repeat(np.arange(len(kept)), [len(chance) for chance in served])
+    person = np.repeat(np.arange(len(tested)), [len(chance) for chance in served])
     return _Forecast(num_answers, person, np.concatenate(served), np.concatenate(population))
 
 
@@ -168,9 +162,9 @@ def _split(
     """The answers that are known, and those to predict: about other texts, and no ties; none if there are too few."""
     groups = person.groups
     order = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
-    known, rest = order[:num_answers], order[num_answers:]
-    is_test = ~np.isin(groups[rest], groups[known]) & (np.array(person.choice)[rest] != "tie")
-    return known, rest[is_test]
+    known, left = order[:num_answers], order[num_answers:]
+    is_test = ~np.isin(groups[left], groups[known]) & (np.array(person.choice)[left] != "tie")
+    return known, left[is_test]
 
 
 def _record(person: Person, rows: Int[NDArray[np.int64], "n"]) -> Record:

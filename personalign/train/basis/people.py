@@ -1,10 +1,9 @@
 """From a log of many people's answers to reward axes, the prior over people on them, and how people answer.
 
-The named axes and the replies' embeddings stand side by side in one factorisation (``learn/factors.py``), which finds
-what people differ in; the part of it that lies in the embeddings becomes the learnt axes, and its prior one over
-weights on all axes. A second factorisation, of the named axes alone, says whether learnt ones are worth it. A quarter
-of the people take part in neither, and judge (``held_out.py``). Replies come embedded: nothing here knows of models.
-Read ``bootstrap.py`` next, which makes the rest of the basis from what is found.
+One factorisation (``learn/factors.py``) over the named axes and the replies' embeddings finds what people differ in.
+Its part in the embeddings becomes the learnt axes, and its prior one over weights on all axes. A second one, over the
+named axes alone, says whether learnt ones are worth it. A quarter of the people take part in neither, and judge
+(``judge.py``). Read ``build.py`` next, which makes the rest of the basis from what is found.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from personalign.basis import Basis, Learnt
 from personalign.errors import InputError
 from personalign.learn.axes import AXES, Embed, measure_many
 from personalign.learn.factors import factorise
-from personalign.train.basis.answers import Answers, number_answers
-from personalign.train.basis.build import NUM_REFERENCE, UNCALIBRATED
 from personalign.train.basis.judge import Judgement, Person, judge
-from personalign.train.kept import Arrays, identity, keep
-from personalign.train.log import AnswerLog
+from personalign.train.basis.plans import NUM_REFERENCE, UNCALIBRATED
+from personalign.train.log import AnswerLog, Answers, number_answers
+from personalign.train.work import Arrays, identity, keep
 from personalign.types import MAX_AXES, Array, Fingerprints, Gaussian, Noise
 from personalign.words import Axis
 
@@ -38,7 +36,7 @@ MAX_DIMENSIONS = 384  # of embeddings, their main directions
 MIN_DEVIATION = 1e-3  # of a named axis over the log's replies
 FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
 SLIGHT = 0.2  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
-EVEN = 0.01  # of the prior's variance is spread evenly, so that whoever likes something else can be learnt, too
+EVEN = 0.01  # of the prior's variance is spread evenly, so that other tastes can be learnt, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,21 +132,17 @@ def fit_basis(
 ) -> Findings:
     """Find axes, prior and noise in a log, and judge them by people who had no part in that.
 
-    Args:
-        log: many people's answers.
-        embed: prompts and replies to embeddings (n, F).
-        rank: how many axes to learn; "auto" takes as many as predict people best, or none. These people are held out
-            once more, from those who don't judge.
-        seed: of who is held out.
-        work: folder that a killed run goes on from; None keeps nothing.
+    With the rank "auto" as many axes are learnt as predict best, or none; people are held out for that once more, from
+    those who don't judge. A killed run goes on from the folder ``work``; None keeps nothing.
 
     Raises:
         InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
     """
     answers = number_answers(log)
     _check_people(answers, log)
-    is_held = _draw_held_out(answers, np.random.default_rng([seed, 4]))
-    known = np.flatnonzero(~is_held[answers.person])
+    order = np.random.default_rng([seed, 4]).permutation(answers.num_people)
+    is_judge = order < round(HELD_OUT * answers.num_people)
+    known = np.flatnonzero(~is_judge[answers.person])
     named = _named_space(answers)
     _check_rank(rank, named)
     factors = partial(_factorise, answers, known, seed, work)
@@ -159,7 +153,7 @@ def fit_basis(
     best = min(models, key=lambda model: model.factors.loss)
     space, noise, prior = best.space, best.factors.noise, _prior(best)
     some = np.random.default_rng([seed, 5]).permutation(len(answers.person))[:NUM_REFERENCE]
-    people = [_person(answers, space.features, i) for i in np.flatnonzero(is_held).tolist()]
+    people = [_person(answers, space.features, i) for i in np.flatnonzero(is_judge).tolist()]
     return Findings(
         axes=space.axes,
         projection=space.projection,
@@ -169,7 +163,7 @@ def fit_basis(
         noise=noise,
         judgement=judge(people, prior, noise, seed),
         people=answers.num_people,
-        held_out=int(is_held.sum()),
+        held_out=int(is_judge.sum()),
         answers=len(answers.person),
         replies=len(answers.texts),
         reference=space.features[answers.a[some]] - space.features[answers.b[some]],
@@ -194,17 +188,12 @@ def _check_rank(rank: int | str, named: _Space) -> None:
         )
 
 
-def _draw_held_out(answers: Answers, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mark the people who judge."""
-    return np.asarray(rng.permutation(answers.num_people) < round(HELD_OUT * answers.num_people))
-
-
 def _named_space(answers: Answers) -> _Space:
     """The named axes on which the log's replies differ."""
     raw = measure_many(answers.prompts, answers.texts, AXES)
     varies = raw.std(axis=0) >= MIN_DEVIATION
     center, scale = raw.mean(axis=0)[varies], raw.std(axis=0)[varies]
-    axes = tuple(axis for axis, kept in zip(AXES, varies, strict=True) if kept)
+    axes = tuple(axis for axis, is_varying in zip(AXES, varies, strict=True) if is_varying)
     return _Space(axes, None, center, scale, (raw[:, varies] - center) / scale)
 
 
@@ -215,7 +204,7 @@ def _with_learnt(
     rank: int | str,
     factorise_over: Callable[[Array, int | str], _Factors],
 ) -> _Model:
-    """Factorise over the named axes and the embeddings side by side; what lies in the embeddings becomes learnt axes.
+    """Factorise over the named axes and the embeddings side by side; the part in the embeddings becomes learnt axes.
 
     Named axes and embeddings each vary as much in all, so that shrinkage takes no side. Of the factors' weights on the
     embeddings the main directions are kept, in the metric of the replies: axes that are uncorrelated and vary with
@@ -237,25 +226,25 @@ def _with_learnt(
     factors = factorise_over(both, rank)
     weights = unit * spread[:, None] * factors.projection[num_named:]  # (k, rank), of directions that vary by 1
     chosen = _main(weights, factors.prior, SLIGHT if rank == "auto" else FLAT)
-    space = _beside(named, embedded, directions @ (chosen / spread[:, None]))
+    space = _extended(named, embedded, directions @ (chosen / spread[:, None]))
     return _Model(space, factors, np.vstack([factors.projection[:num_named], chosen.T @ weights]))
 
 
 def _main(
     weights: Float[NDArray[np.float64], "k rank"], prior: Gaussian, slight: float
 ) -> Float[NDArray[np.float64], "k r"]:
-    """The orthogonal directions that the weights of people differ in, or of everybody lie in, the strongest first."""
-    felt = weights @ np.column_stack([np.linalg.cholesky(prior.covariance), prior.mean])
-    directions, strength, _ = np.linalg.svd(felt, full_matrices=False)
+    """The orthogonal directions in which people's weights differ or their mean points, the strongest first."""
+    feelings = weights @ np.column_stack([np.linalg.cholesky(prior.covariance), prior.mean])
+    directions, strength, _ = np.linalg.svd(feelings, full_matrices=False)
     directions = directions[:, : len(prior.mean)][:, strength[: len(prior.mean)] > slight * strength[0]]
     highest = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
     return np.asarray(directions * np.where(highest < 0, -1.0, 1.0))  # as the sign is free, it is the same each time
 
 
-def _beside(
+def _extended(
     named: _Space, embedded: Float[NDArray[np.float64], "R F"], projection: Float[NDArray[np.float64], "F r"]
 ) -> _Space:
-    """The named axes, and learnt ones beside them."""
+    """The named axes, then learnt ones."""
     raw = embedded @ projection
     center, scale = raw.mean(axis=0), raw.std(axis=0)
     return _Space(
@@ -271,14 +260,14 @@ def _finite(embedded: Float[NDArray[np.float64], "R F"], answers: Answers) -> Fl
     wrong = np.flatnonzero(~np.isfinite(embedded).all(axis=1))
     if len(wrong):
         raise InputError(
-            f"the embeddings of {len(wrong)} replies hold NaN or Inf, the first is {answers.where[wrong[0]]} of the "
+            f"the embeddings of {len(wrong)} replies hold NaN or Inf, the first is {answers.origins[wrong[0]]} of the "
             "log; expected finite numbers; leave those answers out or pass another --embedder"
         )
     return embedded
 
 
 def _learnt_axis(number: int) -> Axis:
-    """Nobody has put a learnt axis into words: it has a number."""
+    """A learnt axis has a number, because its meaning isn't in words."""
     return Axis(
         f"learnt_{number}",
         f"a difference that many people's answers turn on, no. {number}",
@@ -300,17 +289,19 @@ def _factorise(
     v = features[answers.a[known]] - features[answers.b[known]]
 
     def arrays() -> Arrays:
-        found = factorise(person, v, choice, rank, seed=seed)
-        loss = np.mean([held.log_loss for held in found.held_out[1:] or found.held_out])
-        return {"projection": found.projection, "mean": found.prior.mean, "covariance": found.prior.covariance} | {
-            "noise": np.array(astuple(found.noise)),
-            "loss": np.asarray(loss),
+        factors = factorise(person, v, choice, rank, seed=seed)
+        return {
+            "projection": factors.projection,
+            "mean": factors.prior.mean,
+            "covariance": factors.prior.covariance,
+            "noise": np.array(astuple(factors.noise)),
+            "loss": np.asarray(np.mean([judged.log_loss for judged in factors.held_out[1:] or factors.held_out])),
         }
 
     name = identity(person, v, choice.tolist(), rank, seed)
-    kept = arrays() if work is None else keep(work / f"{name}.safetensors", arrays)
-    prior = Gaussian(kept["mean"], kept["covariance"])
-    return _Factors(kept["projection"], prior, Noise(*kept["noise"].tolist()), float(kept["loss"]))
+    values = arrays() if work is None else keep(work / f"{name}.safetensors", arrays)
+    prior = Gaussian(values["mean"], values["covariance"])
+    return _Factors(values["projection"], prior, Noise(*values["noise"].tolist()), float(values["loss"]))
 
 
 def _prior(model: _Model) -> Gaussian:

@@ -23,27 +23,11 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.errors import ModelError
+from personalign.learn.axes import Embed
 from personalign.options import Options
-from personalign.train.kept import Arrays, identity, keep
-from personalign.train.progress import track
+from personalign.train.basis.plans import Plan
+from personalign.train.work import Arrays, identity, keep, track
 from personalign.types import Message, Reply
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many replies of which kind; ``alphas`` are cycled over the replies of a prompt."""
-
-    replies_per_prompt: int
-    max_tokens: int
-    num_candidates: int
-    expert: str | None = None
-    alphas: tuple[float, ...] = (0.0,)
-    forced_share: float = 0.5
-    temperature: float = 1.0
-    seed: int = 0
-    num_prompts: int | None = None  # answer only the first so many
-    latest_forced: int = 16  # forced positions are uniform below: about the length of a reply
-    rows: int = 96  # written at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +122,7 @@ def _write_shard(
     ]
     device = models.base.device
     forced_from = torch.from_numpy(forced_at).to(device)
-    # the last row takes what is computed for nobody
+    # the last row takes what belongs to no request
     hidden = torch.zeros(len(shard) + 1, plan.max_tokens, models.base.hidden_size, dtype=torch.half, device=device)
 
     def record(logits: Tensor, step: Step) -> Tensor:
@@ -191,3 +175,35 @@ def _joined(shards: Sequence[Arrays]) -> Rollouts:
         token=joined["token"],
         hidden=joined["hidden"],
     )
+
+
+@dataclass(frozen=True)
+class KeptEmbedder:
+    """Embeds by ``embed`` and keeps the embeddings in files; ``name`` says which model and embedder they are of."""
+
+    embed: Embed
+    folder: Path
+    name: str
+    rows: int = 512  # of a file
+
+    def __call__(
+        self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+    ) -> Float[NDArray[np.float64], "n F"]:
+        """Embed replies to their prompts, one row each."""
+        keys = [json.dumps([list(prompt), reply]) for prompt, reply in zip(prompts, replies, strict=True)]
+        first = {key: i for i, key in reversed([*enumerate(keys)])}
+        distinct = sorted(first)
+        blocks = [distinct[i : i + self.rows] for i in range(0, len(distinct), self.rows)]
+        embedded = []
+        for block in track(blocks, "embeddings"):
+            rows = [first[key] for key in block]
+            path = self.folder / f"{identity(self.name, block)}.safetensors"
+            embedded.append(keep(path, lambda: self._embedded(rows, prompts, replies))["embedded"])  # noqa: B023
+        row = {key: i for i, key in enumerate(distinct)}
+        return np.vstack(embedded)[[row[key] for key in keys]]
+
+    def _embedded(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[Message]], replies: Sequence[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        embedded = self.embed([prompts[i] for i in rows], [replies[i] for i in rows])
+        return {"embedded": np.asarray(embedded, dtype=np.float64)}

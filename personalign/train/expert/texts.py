@@ -13,8 +13,8 @@ from torch import Tensor
 
 from personalign.decode.load import CausalModel, render
 from personalign.errors import InputError, MessageError
-from personalign.train.files import Line, read_lines
-from personalign.train.split import cut
+from personalign.train.prompts import cut
+from personalign.train.rows import Line, read_lines
 
 EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}, …]}, {"turns": ["Hello", …]} or {"text": "…"}'
 MIN_TEXTS = 10  # one to choose by, one to test on, the rest to learn from
@@ -41,12 +41,12 @@ def read_texts(path: Path, causal: CausalModel, seed: int) -> Texts:
         ModelError: there are dialogues, and the model has no chat template.
     """
     lines = list(read_lines(path))
-    found = list({tuple(ids): ids for ids in (_ids(line, causal) for line in lines)}.values())
-    if len(found) < MIN_TEXTS:
-        raise InputError(f"{path} holds {len(found)} different texts, expected at least {MIN_TEXTS}, better thousands")
-    num = min(max(len(found) // 10, 1), 200)
-    dev, held_out, train = cut(found, [num, num], seed)
-    return Texts(train, dev, held_out, len(lines) - len(found))
+    texts = list({tuple(ids): ids for ids in (_ids(line, causal) for line in lines)}.values())
+    if len(texts) < MIN_TEXTS:
+        raise InputError(f"{path} holds {len(texts)} different texts, expected at least {MIN_TEXTS}, better thousands")
+    num = min(max(len(texts) // 10, 1), 200)
+    dev, held_out, train = cut(texts, [num, num], seed)
+    return Texts(train, dev, held_out, len(lines) - len(texts))
 
 
 def _ids(line: Line, causal: CausalModel) -> Ids:
@@ -57,16 +57,20 @@ def _ids(line: Line, causal: CausalModel) -> Ids:
     try:
         return render(causal.tokenizer, _messages(row), add_generation_prompt=False)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{line} has {', '.join(row) or 'nothing in it'}; expected {EXPECTED}") from error
+        names = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
+        raise InputError(f"{line} has {names or 'nothing in it'}; expected {EXPECTED}") from error
     except MessageError as error:
-        raise MessageError(f"{line} is no dialogue to learn from: {error}") from error
+        raise MessageError(f"{line} isn't a dialogue to learn from: {error}") from error
 
 
 def _messages(row: dict[str, Any]) -> list[Any]:
     """The dialogue's messages; KeyError or TypeError where it has none."""
-    if "turns" in row:
-        return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(row["turns"])]
-    return [{"role": message["role"], "content": message["content"]} for message in row["messages"]]
+    name = "turns" if "turns" in row else "messages"
+    if not isinstance(turns := row[name], list):
+        raise TypeError  # a text would be read as a turn a character, an object as its keys
+    if name == "messages":
+        return [{"role": message["role"], "content": message["content"]} for message in turns]
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
 def rows_at(

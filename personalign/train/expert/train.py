@@ -20,14 +20,11 @@ from personalign.bundled import TINY
 from personalign.decode.experts import check_vocabulary
 from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, ModelError
-from personalign.train.basis.card import table
-from personalign.train.expert.measure import MAX_TOKENS, bits_of
+from personalign.train.card import public_name, table
 from personalign.train.expert.texts import Ids, Texts, read_texts, rows_at
-from personalign.train.expert.tune import Stack, save_expert, train_expert
-from personalign.train.files import made_in, public_name
-from personalign.train.kept import identity, keep
-from personalign.train.loop import Recipe
-from personalign.train.progress import track
+from personalign.train.expert.tune import MAX_TOKENS, Stack, bits_of, save_expert, train_expert
+from personalign.train.loop import Recipe, lora_rate
+from personalign.train.work import identity, keep, made_in, track
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 TOKENS_PER_STEP, ROW_LENGTH = 4096, 256
@@ -80,16 +77,8 @@ def tune_expert(
 ) -> Tuned:
     """Tune a LoRA on a small model and choose its α; a killed run goes on when called again.
 
-    Args:
-        small: what is tuned: "tiny" (the bundled small model), a path or a hub id.
-        data: a JSONL file of dialogues or texts, or a text file with a text a line.
-        name: of the expert and its folder.
-        out: where that folder goes.
-        big: the model that the expert will be stacked on: then it learns what that one lacks.
-        device: "auto", or a torch device.
-        num_steps: of 4,096 tokens; by default three times the texts, from 60 to 2,000.
-        learning_rate: by default 2e-3 for ten million parameters and fewer, down to 2e-4 for a billion.
-        seed: of the split, the rows and the LoRA.
+    The LoRA learns what ``big`` lacks, the model that it will be stacked on. By default it sees the texts three times,
+    in 60 to 2,000 steps of 4,096 tokens.
 
     Raises:
         InputError: data that can't be used, naming file and line; a bad name; or a folder that holds something else.
@@ -121,15 +110,8 @@ def _check_pair(big: CausalModel, small: CausalModel) -> None:
 def _recipe(small: CausalModel, texts: Texts, num_steps: int | None, learning_rate: float | None, seed: int) -> Recipe:
     num_tokens = sum(map(len, texts.train))
     steps = num_steps or min(max(PASSES * num_tokens // TOKENS_PER_STEP, MIN_STEPS), MAX_STEPS)
-    rate = learning_rate or lora_rate(small)
+    rate = learning_rate or lora_rate(small.model)
     return Recipe(steps, rate, "adamw", warmup_steps=max(steps // 20, 1), seed=seed)
-
-
-def lora_rate(causal: CausalModel) -> float:
-    """A LoRA's learning rate by its model's size: 2e-3 for ten million parameters, down to 2e-4 for a billion."""
-    size = sum(p.numel() for p in causal.model.parameters())
-    rate: float = 2e-3 * (1e7 / size) ** 0.5
-    return min(max(rate, 2e-4), 2e-3)
 
 
 def _tune(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Recipe, work: Path, folder: Path) -> Tuned:
@@ -156,15 +138,15 @@ def _tune(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Rec
     base = untuned if big is None else big.model
     stacks = {alpha: base if not alpha else Stack(base, expert, untuned, alpha) for alpha in (0.0, *ALPHAS)}
 
-    def kept_bits(name: str, model: nn.Module, part: Sequence[Ids]) -> float:
+    def bits_once(name: str, model: nn.Module, part: Sequence[Ids]) -> float:
         figure = keep(work / f"bits-{name}.safetensors", lambda: {"bits": np.asarray(bits(model, part))})
         return float(figure["bits"])
 
-    sweep = {alpha: kept_bits(f"dev-{alpha:g}", stacks[alpha], texts.dev) for alpha in track([*stacks], "choosing α")}
+    sweep = {alpha: bits_once(f"dev-{alpha:g}", stacks[alpha], texts.dev) for alpha in track([*stacks], "choosing α")}
     best = min(ALPHAS, key=lambda alpha: sweep[alpha])
     measured = {"small": untuned, "expert": expert} | ({} if big is None else {"big": base})
     measured["stack"] = stacks[best]
-    figures = {name: kept_bits(name, measured[name], texts.held_out) for name in track([*measured], "held-out texts")}
+    figures = {name: bits_once(name, measured[name], texts.held_out) for name in track([*measured], "held-out texts")}
     folder.mkdir(parents=True, exist_ok=True)
     save_expert(expert, folder, best)
     num_texts = {"train": len(texts.train), "dev": len(texts.dev), "held_out": len(texts.held_out)}
@@ -172,7 +154,7 @@ def _tune(small: CausalModel, big: CausalModel | None, texts: Texts, recipe: Rec
 
 
 def _write_card(tuned: Tuned, data: str, small: str, big: str | None) -> None:
-    """The card: how it was made, and the figures before and after, which stand in ``figures.json``, too."""
+    """Write how it was made, and the figures before and after, which are in ``figures.json``, too."""
     base, num, recipe, name = big or small, tuned.num_texts, tuned.recipe, tuned.folder.name
     command = f"personalign expert train --base {small} --data {data} --name {name}" + (f" --big {big}" if big else "")
     labels = {
@@ -183,6 +165,11 @@ def _write_card(tuned: Tuned, data: str, small: str, big: str | None) -> None:
     }
     rows = [{"held-out texts": labels[part], "bits per character": bits} for part, bits in tuned.bits.items()]
     sweep = [{"α": f"{alpha:g}", "bits per character, dev": bits} for alpha, bits in tuned.sweep.items()]
+    loss = (
+        f"that of the whole stack on `{big}` at α = 1, so that\nit learnt what that one lacks."
+        if big
+        else "the expert's own."
+    )
     verdict = "" if tuned.helps else "\n**It doesn't help**: the held-out texts are read no better with it.\n"
     (tuned.folder / "README.md").write_text(
         f"""# {name}
@@ -191,7 +178,7 @@ A LoRA of rank {RANK} on `{small}`, tuned on {num["train"]:,} texts of `{data}`.
 logits = base + α (expert − small); its own α, {tuned.alpha:g}, stands in `expert.json`: the best over `{base}` on dev.
 {verdict}
 Made by `{command}`: {recipe.num_steps:,} steps of {TOKENS_PER_STEP:,} tokens, learning rate {recipe.learning_rate:.2g},
-seed {recipe.seed}; the checkpoint that was best on dev. {_loss(big)}
+seed {recipe.seed}; the checkpoint that was best on dev. The loss was {loss}
 
 {table(rows)}
 
@@ -204,14 +191,8 @@ Of {num["dev"]:,} dev texts; α = 0 is the base alone.
 
 ## Licence
 
-It was made from `{data}` and fits `{small}` alone: whoever passes it on has to mind the terms of both.
+It was made from `{data}` and fits `{small}` alone: mind the terms of both when you pass it on.
 """,
         encoding="utf-8",
     )
     (tuned.folder / "figures.json").write_text(json.dumps(tuned.row(), indent=2) + "\n", encoding="utf-8")
-
-
-def _loss(big: str | None) -> str:
-    if big is None:
-        return "The loss was the expert's own."
-    return f"The loss was that of the whole stack on `{big}` at α = 1, so that\nit learnt what that one lacks."

@@ -8,20 +8,26 @@ not what the small model lacks, and cancels what the two think differently for n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
 from personalign.decode.lora import with_lora
-from personalign.train.files import public_name
+from personalign.train.card import public_name
 from personalign.train.loop import DevCheck, Recipe, train
 
+MAX_TOKENS = 480  # of a text whose bits are counted; what comes after does not count
+ROWS = 16
+CPU = torch.device("cpu")
+Causal = Callable[..., Any]  # input_ids [B, T] -> an output whose logits are [B, T, V]
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -90,3 +96,24 @@ def save_expert(expert: PeftModel, folder: Path, alpha: float) -> None:
             config.base_model_name_or_path = public_name(small)
     expert.half().save_pretrained(str(folder), save_embedding_layers=False)  # the LoRA alone
     (folder / "expert.json").write_text(json.dumps({"alpha": alpha}, indent=2) + "\n")
+
+
+@torch.inference_mode()
+def bits_of(
+    model: Causal, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], device: torch.device = CPU
+) -> float:
+    """Negative log-likelihood of all tokens but the first, in bits, over characters without special tokens."""
+    by_length = sorted(rows, key=len)
+    nats = sum(_nats(model, by_length[i : i + ROWS], device) for i in range(0, len(rows), ROWS))
+    characters = sum(len(text) for text in tokenizer.batch_decode(by_length, skip_special_tokens=True))
+    return nats / characters / math.log(2)
+
+
+def _nats(model: Causal, rows: Sequence[list[int]], device: torch.device) -> float:
+    # padding stands on the right, where causal attention can't see it; the padded targets don't count
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long, device=device)
+    target = torch.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = target[i, : len(row)] = torch.tensor(row, device=device)
+    scores = model(input_ids=ids).logits[:, :-1].float()
+    return float(nn.functional.cross_entropy(scores.flatten(0, 1), target[:, 1:].flatten(), reduction="sum"))

@@ -1,9 +1,8 @@
 """Make a reward model from a log of answers: what ``personalign basis fit --backbone`` does.
 
-By itself it has one reward, everyone's: Bradley and Terry's model of all answers, for ARGS on behalf of whoever asks.
-With a basis it has the basis's axes: it learns to predict them in every prefix, so that ARGS weighs them by each
-person's own weights. Either way a fifth of the people have no part in the training, and their answers are what it is
-measured on. ``reward.py`` does the work.
+By itself it has one reward, everyone's: Bradley and Terry's model of all answers. With a basis it learns to predict
+the basis's axes in every prefix, so that ARGS weighs them by each person's own weights. Either way it is measured on
+the answers of a fifth of the people, who have no part in the training. ``train.py`` does the work.
 """
 
 from __future__ import annotations
@@ -20,18 +19,25 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.basis import Basis
-from personalign.bundled import TINY
+from personalign.bundled import TINY, locate
+from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, MessageError
 from personalign.learn.axes import Embed, features
-from personalign.train.expert.train import lora_rate
-from personalign.train.files import made_in, public_name
+from personalign.train.card import public_name
 from personalign.train.log import AnswerLog, LogCounts
-from personalign.train.progress import track
-from personalign.train.reward.pairs import Pair, comparison, soft_choices
-from personalign.train.reward.save import save_reward
-from personalign.train.reward.train import Dev, Measured, RewardRecipe, TrainedReward, measure_reward, train_reward
-from personalign.train.split import hold_out
+from personalign.train.loop import lora_rate
+from personalign.train.reward.pairs import Pair, comparison, hold_out, soft_choices
+from personalign.train.reward.train import (
+    Dev,
+    Measured,
+    RewardRecipe,
+    TrainedReward,
+    measure_reward,
+    save_reward,
+    train_reward,
+)
+from personalign.train.work import made_in, track
 from personalign.types import INFORMATIVE
 
 HELD_OUT = 0.2  # of the people
@@ -98,16 +104,7 @@ def make_backbone(
 
     A killed run goes on when called again with the same folder, and ends in the same weights.
 
-    Args:
-        model: what the LoRA is trained on, best the model that will be served: "tiny", a path or a hub id.
-        log: many people's answers.
-        folder: of the reward model: a new or an empty one, or what a killed run has left.
-        device: "auto", or a torch device.
-        basis: gives one reward for each of its axes; without it there is one, everyone's.
-        embed: what the basis's learnt axes are measured in; not needed where it has none.
-        epochs: how often each pair is trained on.
-        learning_rate: by default 2e-3 for ten million parameters and fewer, down to 2e-4 for a billion.
-        seed: of who is held out, the weights and the order.
+    ``basis`` gives one reward for each of its axes; ``embed`` measures its learnt ones.
 
     Raises:
         InputError: too few people, answers that say nothing or can't be read, a diverged training, or a folder that
@@ -117,24 +114,24 @@ def make_backbone(
     """
     with made_in(folder) as work:
         causal = load_causal(TINY / "base" if model == "tiny" else model, device)
-        asked = _readable(causal, log)
-        pairs = _pairs(log, asked.rows) if basis is None else _measured_pairs(log, asked.rows, basis, embed)
-        people = [log.user[i] for i in asked.rows]
-        held = hold_out(people, HELD_OUT, seed)
-        dev = Dev(tuple(i for i, user in enumerate(people) if user in held), unseen="people")
-        recipe = RewardRecipe(epochs=epochs, learning_rate=learning_rate or lora_rate(causal), seed=seed)
+        rows, num_unreadable = _readable(causal, log)
+        pairs = _pairs(log, rows, basis, embed)
+        people = [log.user[i] for i in rows]
+        judges = hold_out(people, HELD_OUT, seed)
+        dev = Dev(tuple(i for i, user in enumerate(people) if user in judges), unseen="people")
+        recipe = RewardRecipe(epochs=epochs, learning_rate=learning_rate or lora_rate(causal.model), seed=seed)
         axes = ("reward",) if basis is None else tuple(axis.name for axis in basis.axes)
         trained = train_reward(causal, pairs, recipe, axes, dev, work)
-        rows = _about_new_prompts(pairs, dev)
-        new = measure_reward(trained.model, causal, [pairs[i] for i in rows]) if rows else None
+        about_new = _about_new_prompts(pairs, dev)
+        new = measure_reward(trained.model, causal, about_new) if about_new else None
         made = MadeBackbone(
             folder,
             trained,
             log.counts,
-            num_people=len(set(people)) - len(held),
-            num_held_out=len(held),
-            num_unreadable=asked.num_unreadable,
-            num_new=len(rows),
+            num_people=len(set(people)) - len(judges),
+            num_held_out=len(judges),
+            num_unreadable=num_unreadable,
+            num_new=len(about_new),
             new=new,
         )
         save_reward(trained, folder, _data(made, log.name, basis), _licence(log.name, causal), _note(made), basis)
@@ -142,13 +139,29 @@ def make_backbone(
     return made
 
 
-@dataclass(frozen=True)
-class _Readable:
-    rows: list[int]  # of the log: informative, and the model can read them
-    num_unreadable: int
+def backbone_from_log(
+    log: AnswerLog, model: str, out: Path, basis: Path | None = None, device: str = "auto", seed: int = 0
+) -> MadeBackbone:
+    """Train a reward model on people's answers: one reward for each axis of a basis, or everyone's without one.
+
+    Raises:
+        InputError: as ``make_backbone``.
+        BasisError: the basis can't be read, or its learnt axes are measured by another model.
+    """
+    if basis is None:
+        return make_backbone(model, log, out, device, seed=seed)
+    axes = Basis.load(basis)
+    embed = None
+    if axes.learnt is not None:
+        causal = load_causal(locate(model, basis).model, device)
+        if axes.learnt.embedder == HIDDEN:
+            axes.check_model(causal.fingerprints)
+        embed = load_embedder(axes.learnt.embedder, causal)
+    return make_backbone(model, log, out, device, axes, embed, seed=seed)
 
 
-def _readable(causal: CausalModel, log: AnswerLog) -> _Readable:
+def _readable(causal: CausalModel, log: AnswerLog) -> tuple[list[int], int]:
+    """The informative answers that the model can read, and the number of those that it can't."""
     informative = [i for i, choice in enumerate(log.choice) if choice in INFORMATIVE]
     asked = track(informative, "pairs")
     rows = [i for i in asked if _can_read(causal, Pair(log.prompt[i], log.a[i], log.b[i]))]
@@ -158,7 +171,7 @@ def _readable(causal: CausalModel, log: AnswerLog) -> _Readable:
             f"{len(people)} people; expected those of at least 2; the others are too long for it, or hold a token that "
             "marks turns"
         )
-    return _Readable(rows, len(informative) - len(rows))
+    return rows, len(informative) - len(rows)
 
 
 def _can_read(causal: CausalModel, pair: Pair) -> bool:
@@ -169,25 +182,22 @@ def _can_read(causal: CausalModel, pair: Pair) -> bool:
     return True
 
 
-def _pairs(log: AnswerLog, rows: Sequence[int]) -> list[Pair]:
-    return [Pair(log.prompt[i], log.a[i], log.b[i], (PREFERRED[log.choice[i]],)) for i in rows]
-
-
-def _measured_pairs(log: AnswerLog, rows: Sequence[int], basis: Basis, embed: Embed | None) -> list[Pair]:
-    """The same pairs, compared by the basis's axes and not by the people."""
-    prompts = [log.prompt[i] for i in rows]
-
-    def measured(replies: Sequence[str]) -> Float[NDArray[np.float64], "n d"]:
-        return features(basis, prompts, [replies[i] for i in rows], embed)
-
-    targets = soft_choices(measured(log.a), measured(log.b)).tolist()
+def _pairs(log: AnswerLog, rows: Sequence[int], basis: Basis | None, embed: Embed | None) -> list[Pair]:
+    """The pairs as the people chose, or compared by the basis's axes."""
+    if basis is None:
+        targets = [[PREFERRED[log.choice[i]]] for i in rows]
+    else:
+        prompts = [log.prompt[i] for i in rows]
+        a, b = (features(basis, prompts, [replies[i] for i in rows], embed) for replies in (log.a, log.b))
+        targets = soft_choices(a, b).tolist()
     return [Pair(log.prompt[i], log.a[i], log.b[i], tuple(t)) for i, t in zip(rows, targets, strict=True)]
 
 
-def _about_new_prompts(pairs: Sequence[Pair], dev: Dev) -> list[int]:
-    held = set(dev.rows)
-    known = {json.dumps(pair.prompt) for i, pair in enumerate(pairs) if i not in held}
-    return [i for i in dev.rows if json.dumps(pairs[i].prompt) not in known]
+def _about_new_prompts(pairs: Sequence[Pair], dev: Dev) -> list[Pair]:
+    """The dev pairs about prompts that aren't trained on."""
+    rows = set(dev.rows)
+    known = {json.dumps(pair.prompt) for i, pair in enumerate(pairs) if i not in rows}
+    return [pairs[i] for i in dev.rows if json.dumps(pairs[i].prompt) not in known]
 
 
 def _mean(values: Float[NDArray[np.float64], "d"]) -> float | None:
@@ -227,4 +237,4 @@ def _note(made: MadeBackbone) -> str:
 
 def _licence(source: str, causal: CausalModel) -> str:
     base = public_name(causal.name)
-    return f"It was made from `{source}` and fits `{base}` alone: whoever passes it on has to mind the terms of both."
+    return f"It was made from `{source}` and fits `{base}` alone: mind the terms of both when you pass it on."

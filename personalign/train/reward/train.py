@@ -7,41 +7,52 @@ up to a constant of the prompt. Read ``decode/reward_model.py`` next, which load
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from personalign.basis import Basis
 from personalign.decode.load import CausalModel
-from personalign.decode.lora import merged, with_lora
-from personalign.decode.reward_model import RewardModel, inner_decoder, last_hidden
+from personalign.decode.lora import WEIGHTS, merged, with_lora
+from personalign.decode.reward_model import HEAD, MANIFEST, RewardModel, axis_measures, inner_decoder
 from personalign.errors import InputError, MessageError
-from personalign.train.checkpoint import EVERY_S, Checkpoint
-from personalign.train.kept import Arrays, identity, keep
-from personalign.train.reward.pairs import Comparison, Pair, comparison, split
-
-Over = Literal["replies", "prefixes"]
-EVALUATION_BATCH = 32
+from personalign.train.card import public_name, table
+from personalign.train.loop import EVERY_S, Checkpoint
+from personalign.train.reward.pairs import (
+    Comparison,
+    Measured,
+    Pair,
+    Units,
+    comparison,
+    differences,
+    measure,
+    pair_loss,
+    split,
+)
+from personalign.train.work import Arrays, identity, keep
 
 
 @dataclass(frozen=True)
 class RewardRecipe:
     """What to compare, and how to train.
 
-    ``over`` "replies" compares whole replies, as ARGS's reward models are trained: what they say of a prefix can then
+    ``units`` "replies" compares whole replies, as ARGS's reward models are trained: what they say of a prefix can then
     be anything (Rashid et al., arXiv 2406.07780). "prefixes" compares all prefixes of a pair that differ, position by
     position, with the whole replies' target; what is left of the longer reply is compared with all of the shorter.
     """
 
-    over: Over = "prefixes"
+    units: Units = "prefixes"
     rank: int = 16  # of the LoRA, on every matrix of the decoder
     epochs: int = 3
     batch_size: int = 16
@@ -51,20 +62,6 @@ class RewardRecipe:
     dev_share: float = 0.1  # of the prompts
     seed: int = 0
     checkpoint_every_s: float = EVERY_S
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """How well the reward's differences foretell preferences, by axis; NaN where there are none.
-
-    ``replies`` and ``prefixes`` are the share whose sign is right; ``prefixes`` counts every position of a pair that
-    ``Comparison`` names, each pair the same. ``log_loss`` is −log P of what was preferred between whole replies, in
-    nats; there a tie is half of each, and a coin has log 2 of whatever is known.
-    """
-
-    replies: Float[NDArray[np.float64], "d"]
-    prefixes: Float[NDArray[np.float64], "d"]
-    log_loss: Float[NDArray[np.float64], "d"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Dev:
 
 @dataclass(frozen=True, eq=False)
 class RewardReport:
-    """How well the dev pairs are foretold before and after training, and what of theirs training never saw."""
+    """How well the dev pairs are predicted before and after training, and what of theirs training never saw."""
 
     num_train: int
     num_dev: int
@@ -108,13 +105,8 @@ def train_reward(
 ) -> TrainedReward:
     """Train a LoRA on a copy of ``base``, and a head of one reward an axis.
 
-    Args:
-        base: what the LoRA is trained on; it stays as it is.
-        pairs: their targets have one number an axis.
-        recipe: what to compare, and how to train.
-        axes: names of the rewards.
-        dev: what to measure on; by default the pairs of ``recipe.dev_share`` of the prompts.
-        work: folder that a killed training goes on from; None keeps nothing.
+    It is measured on ``dev``, by default on the pairs of ``recipe.dev_share`` of the prompts. A killed training goes on
+    from the folder ``work``; None keeps nothing.
 
     Raises:
         InputError: a target isn't a probability for each axis, nothing is known of an axis, there are too few
@@ -129,38 +121,27 @@ def train_reward(
     torch.manual_seed(recipe.seed)
     lora, config = _fresh_lora(base, recipe.rank)
     head = nn.Linear(base.hidden_size, len(axes), device=base.device)
-    folder = work and work / _identity(base, comparisons, target, recipe, rows)
-    before = _kept(folder and folder / "before.safetensors", lora, head, comparisons, target, rows)
+    tokens = [[c.first, c.second, c.places] for c in comparisons]
+    origin = (asdict(base.fingerprints), asdict(recipe), tokens, target.cpu().numpy(), rows)
+    folder = work and work / identity(*origin)
+    before = _measured(folder and folder / "before.safetensors", lora, head, comparisons, target, rows)
     _fit(lora, head, comparisons, target, train, recipe, folder and folder / "checkpoint.safetensors")
     adapter = get_peft_model_state_dict(lora)
     _check_finite([*adapter.values(), *head.parameters()])
     head.eval().requires_grad_(requires_grad=False)
     model = RewardModel(merged(lora), head, base.tokenizer, f"a reward model on {base.name}", tuple(axes))
-    after = _kept(folder and folder / "after.safetensors", model.backbone, head, comparisons, target, rows)
+    after = _measured(folder and folder / "after.safetensors", model.backbone, head, comparisons, target, rows)
     report = RewardReport(len(train), len(rows), before, after, unseen)
     return TrainedReward(model, base, config, adapter, recipe, report)
 
 
-def _identity(
-    base: CausalModel, comparisons: Sequence[Comparison], target: Tensor, recipe: RewardRecipe, dev: NDArray[np.int64]
-) -> str:
-    """Name everything that the training follows from."""
-    tokens = [[c.first, c.second, c.at] for c in comparisons]
-    return identity(asdict(base.fingerprints), asdict(recipe), tokens, target.cpu().numpy(), dev)
-
-
 def measure_reward(model: RewardModel, base: CausalModel, pairs: Sequence[Pair]) -> Measured:
-    """Measure a reward model trained on ``base`` on other pairs.
-
-    Raises:
-        InputError: a target isn't a probability for each axis, or there are no pairs.
-        MessageError: a reply is blank, too long, or the same as the other.
-    """
+    """Measure a reward model trained on ``base`` on other pairs; raises as ``train_reward`` does."""
     if not pairs:
         raise InputError("found no pairs to measure on; expected one at least")
     target = _targets(pairs, model.axes).to(model.device)
     comparisons = [_numbered(base, pair, number) for number, pair in enumerate(pairs)]
-    return _measured(model.backbone, model.head, comparisons, target, np.arange(len(pairs)))
+    return measure(model.backbone, model.head, comparisons, target, np.arange(len(pairs)))
 
 
 def _parts(
@@ -229,8 +210,8 @@ def _fit(
     training = Checkpoint(checkpoint, nn.ModuleList([lora, head]), [optimizer], schedule, recipe.checkpoint_every_s)
     for step in training.steps(len(batches), "reward model"):
         batch = batches[step]
-        difference, pair = _differences(lora, head, [comparisons[i] for i in batch], recipe.over)
-        loss: Any = _loss(difference, target[batch], pair)
+        difference, pair = differences(lora, head, [comparisons[i] for i in batch], recipe.units)
+        loss: Any = pair_loss(difference, target[batch], pair)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -238,32 +219,7 @@ def _fit(
         schedule.step()
 
 
-def _differences(
-    decoder: nn.Module, head: nn.Linear, batch: Sequence[Comparison], over: Over
-) -> tuple[Float[Tensor, "M d"], Int[Tensor, "M"]]:
-    """r(first) − r(second) at the M places where the batch's pairs are compared, and whose places they are."""
-    ids, mask = _right_padded([c.first for c in batch] + [c.second for c in batch], head.weight.device)
-    rewards = head(last_hidden(decoder, ids, mask).float())
-    places = [(i, *at) for i, c in enumerate(batch) for at in (c.at if over == "prefixes" else c.at[-1:])]
-    pair, at_first, at_second = torch.tensor(places, device=rewards.device).T
-    return rewards[pair, at_first] - rewards[len(batch) + pair, at_second], pair
-
-
-def _right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    tensors = [torch.tensor(row, device=device) for row in rows]
-    ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True)
-    return ids, mask
-
-
-def _loss(difference: Float[Tensor, "M d"], target: Float[Tensor, "B d"], pair: Int[Tensor, "M"]) -> Float[Tensor, ""]:
-    """Cross-entropy of σ(difference), averaged over each pair's places, then over what is known of the pairs."""
-    wanted = target[pair]
-    weight = wanted.isfinite() / pair.bincount()[pair][:, None]
-    return (weight * _entropy(difference, wanted)).sum() / weight.sum().clamp_min(1)
-
-
-def _kept(
+def _measured(
     path: Path | None,
     decoder: nn.Module,
     head: nn.Linear,
@@ -274,45 +230,80 @@ def _kept(
     """Measure, or read what a killed run measured."""
 
     def figures() -> Arrays:
-        return vars(_measured(decoder, head, comparisons, target, rows))
+        return vars(measure(decoder, head, comparisons, target, rows))
 
     return Measured(**(figures() if path is None else keep(path, figures)))
-
-
-@torch.no_grad()
-def _measured(
-    decoder: nn.Module,
-    head: nn.Linear,
-    comparisons: Sequence[Comparison],
-    target: Float[Tensor, "N d"],
-    rows: Int[NDArray[np.int64], "m"],
-) -> Measured:
-    right, right_prefixes, decided, entropy, known = torch.zeros(5, target.shape[1], device=target.device)
-    for batch in np.array_split(rows, -(-len(rows) // EVALUATION_BATCH)):
-        difference, pair = _differences(decoder, head, [comparisons[i] for i in batch], "prefixes")
-        wanted, places = target[batch], pair.bincount()
-        whole = difference[places.cumsum(0) - 1]  # the last place of a pair compares the whole replies
-        preferred = (wanted - 0.5).nan_to_num().sign()  # 1 the first, -1 the second, 0 neither
-        right += _right(whole, preferred).sum(0)
-        right_prefixes += (_right(difference, preferred[pair]) / places[pair][:, None]).sum(0)
-        decided += preferred.abs().sum(0)
-        entropy += _entropy(whole, wanted).sum(0)
-        known += wanted.isfinite().sum(0)
-    shares = (right / decided, right_prefixes / decided, entropy / known)
-    return Measured(*(share.double().cpu().numpy() for share in shares))
-
-
-def _right(difference: Float[Tensor, "M d"], preferred: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
-    """1 where the preferred one has the higher reward, ½ where both have the same, 0 where none is preferred, too."""
-    return preferred.abs() * (1 + preferred * difference.sign()) / 2
-
-
-def _entropy(difference: Float[Tensor, "M d"], wanted: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
-    """Cross-entropy of σ(difference) in nats; 0 where nothing is known."""
-    entropy = nn.functional.binary_cross_entropy_with_logits(difference, wanted.nan_to_num(), reduction="none")
-    return entropy * wanted.isfinite()
 
 
 def _check_finite(tensors: Sequence[Tensor]) -> None:
     if not all(value.isfinite().all() for value in tensors):
         raise InputError("the training diverged: a weight isn't finite; lower the recipe's learning_rate")
+
+
+def save_reward(
+    trained: TrainedReward, folder: Path, data: str, licence: str, note: str = "", basis: Basis | None = None
+) -> None:
+    """Write the folder that ``load_reward`` reads: adapter, head, manifest and a card.
+
+    The card says what the pairs are (``data``), the terms of use (``licence``) and what else the figures mean.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
+    _lora_as_saved(trained.lora, base).save_pretrained(str(folder))
+    save_file(_on_cpu(trained.adapter), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(_on_cpu(trained.model.head.state_dict()), folder / HEAD)
+    manifest = {
+        "base": f"../{base}" if is_local else base,
+        "axes": trained.model.axes,
+        "trained_on": trained.recipe.units,
+        "fingerprints": asdict(trained.base.fingerprints),
+    }
+    if basis is not None:
+        measures = dict(zip((axis.name for axis in basis.axes), axis_measures(basis), strict=True))
+        manifest["basis"] = {"id": basis.id, "measures": measures}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
+
+
+def _lora_as_saved(lora: LoraConfig, base: str) -> LoraConfig:
+    saved = deepcopy(lora)
+    saved.base_model_name_or_path, saved.inference_mode = base, True
+    saved.target_modules = sorted(lora.target_modules or ())  # peft keeps a set, whose order changes with every run
+    return saved
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _card(trained: TrainedReward, name: str, base: str, data: str, licence: str, note: str) -> str:
+    report, recipe, axes = trained.report, trained.recipe, trained.model.axes
+    stages = {"before": report.before, "after": report.after}
+    rows = [
+        {"axis": axis}
+        | {f"replies, {when}": stage.replies[j].item() for when, stage in stages.items()}
+        | {f"prefixes, {when}": stage.prefixes[j].item() for when, stage in stages.items()}
+        | {f"log-loss, {when}": stage.log_loss[j].item() for when, stage in stages.items()}
+        for j, axis in enumerate(axes)
+    ]
+    return f"""# {name}
+
+A reward model for guided decoding: a LoRA of rank {recipe.rank} on `{base}` and a linear head, {len(axes)} wide,
+trained by Bradley and Terry's likelihood over {recipe.units}: {recipe.epochs} epochs of {report.num_train:,} pairs,
+{recipe.batch_size} a batch, learning rate {recipe.learning_rate:g}, seed {recipe.seed}.
+
+## Data
+
+{data}
+
+## How many preferences it orders right
+
+Of {report.num_dev:,} dev pairs, whose {report.unseen} it was not trained on, before training and after; log-loss in
+nats, of which a coin has .693.
+
+{table(rows)}
+{note}
+## Licence
+
+{licence}
+"""

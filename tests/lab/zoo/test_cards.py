@@ -11,7 +11,7 @@ from torch import nn
 from lab.zoo.cards import closed, write_expert_card, write_model_card
 from lab.zoo.corpus import TOKENS_PER_STEP
 from personalign.train.loop import Recipe
-from tests.train.basis.test_card import rows
+from tests.train.test_card import rows
 
 BASE, DIRECT = {"hotels": 1.0, "others": 0.5}, {"hotels": 0.6, "others": 0.7}
 SWEEP = {0.5: {"hotels": 0.9, "others": 0.51}, 1.0: {"hotels": 0.7, "others": 0.533}}

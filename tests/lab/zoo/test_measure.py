@@ -13,8 +13,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from lab.zoo.dialogues import Corpus, Dialogue, load_corpus
 from lab.zoo.measure import bits_per_character
 from personalign.bundled import TINY
-from personalign.train.expert import measure
-from personalign.train.expert.measure import MAX_TOKENS
+from personalign.train.expert import tune
+from personalign.train.expert.tune import MAX_TOKENS
 from tests.decode.tiny_models import V, network, tokenizer
 from tests.lab.zoo.conftest import REAL, TWIN, needs_real_data
 
@@ -74,7 +74,7 @@ def test_batches_and_padding_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         return CausalLMOutput(logits=model(input_ids=input_ids).logits * input_ids.shape[1] / 10)
 
     spoilt = bits_per_character(sees_width, WORDS, DIALOGUES)
-    monkeypatch.setattr(measure, "ROWS", 1)
+    monkeypatch.setattr(tune, "ROWS", 1)
     assert bits_per_character(model, WORDS, DIALOGUES) == pytest.approx(together, rel=1e-5)
     assert bits_per_character(sees_width, WORDS, DIALOGUES) != pytest.approx(spoilt, rel=1e-2)  # control
 

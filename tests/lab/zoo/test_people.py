@@ -16,9 +16,9 @@ from lab.zoo.workshop import Workshop
 from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.errors import BasisError
-from personalign.train.basis.build import Plans
-from personalign.train.basis.card import write_basis_card
-from tests.train.basis.test_card import report, rows
+from personalign.train.basis.plans import Plans
+from personalign.train.card import write_basis_card
+from tests.train.test_card import report, rows
 
 WORKSHOP = Workshop(Path("nowhere"), Path("nowhere"), compile_step=False)
 

@@ -18,11 +18,12 @@ from personalign.decode.engine import generate
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
 from personalign.options import Options
-from personalign.train.basis.bootstrap import Made, make_basis
-from personalign.train.basis.build import Budget
-from personalign.train.basis.calibrate import GRID, Calibration, Trials
-from personalign.train.files import WORK
+from personalign.train.basis.bootstrap import make_basis
+from personalign.train.basis.build import Made
+from personalign.train.basis.calibrate import Trials
+from personalign.train.basis.plans import GRID, Budget, Calibration
 from personalign.train.prompts import check_prompts, read_prompts, split_prompts
+from personalign.train.work import WORK
 from personalign.types import Guidance
 from tests.decode.tiny_models import network, saved, tokenizer
 from tests.lab.zoo.conftest import REAL
@@ -50,7 +51,7 @@ class Case:
     max_tokens: int
 
 
-@pytest.fixture(scope="module", params=["gpt2", "stories"])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "stories")])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "gpt2":
@@ -181,7 +182,7 @@ BAD_LINES = {
         "line 2 can't be answered: the last message is the assistant's",
     ),
     "a special token": ('{"prompt": "a<|end|>b"}', "line 2 can't be answered: .*<|end|>"),
-    "a novel": (json.dumps({"prompt": "so on " * 200_000}), "line 2 can't be answered: .*tokens"),
+    "a novel": (json.dumps({"prompt": "so on " * 16_000}), "line 2 can't be answered: .*tokens"),
     "half a surrogate": ('{"prompt": "\\ud83d"}', "line 2 can't be answered: .*surrogate"),
 }
 

@@ -16,12 +16,12 @@ from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import AXES, features, measure_many
 from personalign.train.basis import fit as make_fitted
-from personalign.train.basis.build import Budget
-from personalign.train.basis.calibrate import GRID, Calibration, Trials
-from personalign.train.basis.fit import MadeFromLog, backbone_from_log, fit_from_log
-from personalign.train.basis.head import HeadRecipe
-from personalign.train.files import WORK
+from personalign.train.basis.calibrate import Trials
+from personalign.train.basis.fit import MadeFromLog, fit_from_log
+from personalign.train.basis.plans import GRID, Budget, Calibration, HeadRecipe
 from personalign.train.log import read_log
+from personalign.train.reward.from_log import backbone_from_log
+from personalign.train.work import WORK
 from personalign.types import Gaussian
 from tests.train.crowd import LENGTH, Row, answers_of, replies_to
 from tests.train.talker import SUBJECTS, teach
@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             fit_quickly(log, str(model), out)
     assert (out / WORK).is_dir()
-    monkeypatch.setattr("personalign.train.basis.embedded.KeptEmbedder._embedded", interrupted)
+    monkeypatch.setattr("personalign.train.basis.rollouts.KeptEmbedder._embedded", interrupted)
     monkeypatch.setattr("personalign.train.basis.rollouts._write_shard", interrupted)
     fit_quickly(log, str(model), out)
     for path in fitted.folder.iterdir():
@@ -224,9 +224,7 @@ def test_prompts_the_model_cannot_read_are_counted(model: Path, rows: list[Row],
     with pytest.raises(KeyboardInterrupt):
         fit_quickly(written(tmp_path / "a.jsonl", [*rows, *novel]), str(model), tmp_path / "a")
     few = [row for row in rows if row[1] in ASKED[:15]]
-    with pytest.raises(
-        InputError, match=r"b.jsonl holds 16 different prompts, 15 of which the model can answer.*--pro"
-    ):
+    with pytest.raises(InputError, match=r"b.jsonl holds 16 different prompts; the model can answer 15 of them.*--pro"):
         fit_quickly(written(tmp_path / "b.jsonl", [*few, *novel]), str(model), tmp_path / "b")
     assert not (tmp_path / "b").exists()
 

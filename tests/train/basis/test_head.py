@@ -11,7 +11,8 @@ import torch
 
 from personalign.decode import SuccessorHead
 from personalign.train.basis import head as module
-from personalign.train.basis.head import HeadRecipe, explained_variance, train_head
+from personalign.train.basis.head import explained_variance, train_head
+from personalign.train.basis.plans import HeadRecipe
 from personalign.train.basis.rollouts import Rollouts
 
 N, LENGTH, HIDDEN, VOCABULARY, AXES = 1200, 4, 8, 12, 3

@@ -12,8 +12,10 @@ import torch
 
 from personalign.decode import Models, load_causal, load_expert
 from personalign.decode.load import render
-from personalign.train.basis.rollouts import Plan, Rollouts, roll_out
+from personalign.train.basis.plans import Plan
+from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from tests.decode.tiny_models import Kit, network, save_adapter, saved, talk, tokenizer
+from tests.train.crowd import embed
 
 PROMPTS = [
     *talk("the cat sat", "on the mat", "and the hat"),
@@ -187,3 +189,50 @@ def test_two_sets_of_roll_outs_add_up(written: Rollouts) -> None:
     for i in (0, n - 1):
         assert np.array_equal(both.token[both.reply == n + i], written.token[written.reply == i])
     assert np.array_equal(both.is_forced, np.tile(written.is_forced, 2))
+
+
+ASKED = [({"role": "user", "content": text},) for text in ("one", "two", "one", "one")]
+REPLIES = ["a", "a", "b", "a"]
+
+
+class Counting:
+    """An embedder that counts what it reads, and may be stopped."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.read, self.most = 0, most
+
+    def __call__(self, prompts, replies) -> np.ndarray:
+        if self.read + len(replies) > self.most:
+            raise KeyboardInterrupt
+        self.read += len(replies)
+        return embed(prompts, replies)
+
+
+def test_a_reply_is_embedded_once(tmp_path: Path) -> None:
+    """To one prompt; the second call reads nothing, and both give what the embedder alone gives."""
+    counting = Counting()
+    kept = KeptEmbedder(counting, tmp_path, "model")
+    first, second = (kept(ASKED, REPLIES) for _ in range(2))
+    assert counting.read == 3
+    assert np.array_equal(first, embed(ASKED, REPLIES))
+    assert np.array_equal(second, first)
+
+
+def test_another_model_reads_anew(tmp_path: Path) -> None:
+    """What is kept is kept for one model and embedder."""
+    for model, read in (("model", 3), ("other", 3), ("model", 0)):
+        counting = Counting()
+        KeptEmbedder(counting, tmp_path, model)(ASKED, REPLIES)
+        assert counting.read == read
+
+
+def test_a_killed_embedder_goes_on(tmp_path: Path) -> None:
+    """With the block that it hadn't finished."""
+    with pytest.raises(KeyboardInterrupt):
+        KeptEmbedder(Counting(most=2), tmp_path, "model", rows=2)(ASKED, REPLIES)
+    counting = Counting()
+    assert np.array_equal(
+        KeptEmbedder(counting, tmp_path, "model", rows=2)(ASKED, REPLIES),
+        embed(ASKED, REPLIES),
+    )
+    assert counting.read == 1

@@ -50,14 +50,18 @@ def test_a_text_file_has_a_text_a_line(causal: CausalModel, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("hello", "line 2 is no JSON"),
-        ('{"label": 1}', "line 2 has label; expected"),
-        ('{"text": " "}', "line 2 has text; expected"),
-        ('{"turns": 7}', "line 2 has turns; expected"),
-        ('{"turns": ["hat?", ""]}', "line 2 is no dialogue to learn from: message 1 .assistant. is blank"),
-        ('{"messages": []}', "line 2 is no dialogue to learn from: no messages"),
-        ('{"messages": [{"role": "user"}]}', "line 2 has messages; expected"),
-        ('{"turns": ["a<|end|>b"]}', "line 2 is no dialogue to learn from: .*<|end|>"),
+        ("hello", "line 2 isn't JSON"),
+        ('{"label": 1}', r"line 2 has label .int.; expected"),
+        ('{"text": " "}', r"line 2 has text .str.; expected"),
+        ('{"turns": 7}', "line 2 has turns .int.; expected"),
+        ('{"turns": "text"}', "line 2 has turns .str.; expected"),
+        ('{"turns": {"a": "hat?"}}', "line 2 has turns .dict.; expected"),
+        ('{"messages": "text"}', "line 2 has messages .str.; expected"),
+        ('{"messages": {"role": "user", "content": "hat?"}}', "line 2 has messages .dict.; expected"),
+        ('{"turns": ["hat?", ""]}', "line 2 isn't a dialogue to learn from: message 1 .assistant. is blank"),
+        ('{"messages": []}', "line 2 isn't a dialogue to learn from: no messages"),
+        ('{"messages": [{"role": "user"}]}', "line 2 has messages .list.; expected"),
+        ('{"turns": ["a<|end|>b"]}', "line 2 isn't a dialogue to learn from: .*<|end|>"),
     ],
 )
 def test_a_bad_line_is_named(causal: CausalModel, tmp_path: Path, line: str, said: str) -> None:

@@ -16,11 +16,11 @@ from personalign import Basis, Personalign
 from personalign.bundled import TINY
 from personalign.decode import load_reward
 from personalign.errors import InputError
-from personalign.train.files import WORK
 from personalign.train.log import AnswerLog, read_log
 from personalign.train.reward import from_log as backbones
 from personalign.train.reward import train as training
 from personalign.train.reward.from_log import MadeBackbone, make_backbone
+from personalign.train.work import WORK
 from tests.decode.tiny_models import Kit, bits
 from tests.train.talker import SUBJECTS
 
@@ -120,7 +120,7 @@ def test_a_run_that_was_killed_after_training_trains_no_more(
             make(log, tmp_path / "again")
     assert (tmp_path / "again" / WORK).is_dir()
     with monkeypatch.context() as patch:
-        patch.setattr("personalign.train.reward.train._differences", only_new_prompts)
+        patch.setattr("personalign.train.reward.train.differences", only_new_prompts)
         again = make(log, tmp_path / "again")
     assert torch.equal(bits(rewards(again.trained.model)), bits(rewards(made.trained.model)))
     assert again.row() | {"reward": None} == made.row() | {"reward": None}
@@ -130,7 +130,7 @@ def test_a_run_that_was_killed_after_training_trains_no_more(
         make(log, tmp_path / "again")
 
 
-differences = training._differences
+differences = training.differences
 
 
 def only_new_prompts(decoder, head, batch, over):

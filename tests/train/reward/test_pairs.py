@@ -27,8 +27,8 @@ def test_prefixes_are_compared_position_by_position_from_where_they_differ(kit: 
     start, ends = len(render(kit.base.tokenizer, pair.prompt)), (len(found.first) - 1, len(found.second) - 1)
     same = [a == b for a, b in zip(found.first, found.second, strict=False)].index(False)
     assert same > start  # control: the replies begin alike
-    assert found.at == [(min(i, ends[0]), i) for i in range(same, ends[1] + 1)]
-    assert found.at[-1] == ends
+    assert found.places == [(min(i, ends[0]), i) for i in range(same, ends[1] + 1)]
+    assert found.places[-1] == ends
 
 
 def test_a_soft_choice_is_bradley_and_terrys() -> None:

@@ -19,13 +19,12 @@ from personalign.decode.reward_model import RewardModel, load_reward
 from personalign.errors import InputError, MessageError
 from personalign.train.reward import train as module
 from personalign.train.reward.pairs import Pair, comparison, soft_choices
-from personalign.train.reward.save import save_reward
-from personalign.train.reward.train import Dev, RewardRecipe, TrainedReward, measure_reward, train_reward
+from personalign.train.reward.train import Dev, RewardRecipe, TrainedReward, measure_reward, save_reward, train_reward
 from tests.decode.tiny_models import Kit, bits, make_kit
 from tests.train.talker import SUBJECTS, prompt
 
 WORDS = ("the", "hat", "mat", "on", "sat", "and")
-RECIPE = RewardRecipe(over="replies", epochs=6, learning_rate=1e-2, dev_share=0.25)
+RECIPE = RewardRecipe(units="replies", epochs=6, learning_rate=1e-2, dev_share=0.25)
 SHORT = replace(RECIPE, epochs=1)
 IDS = torch.arange(5, 25)[None]
 
@@ -69,7 +68,7 @@ def test_a_planted_preference_is_learnt(kit: Kit, trained: TrainedReward) -> Non
 
 def test_training_on_prefixes_orders_prefixes(kit: Kit, trained: TrainedReward) -> None:
     """The first token decides here: a reward trained on prefixes says so at once, one of whole replies in the end."""
-    prefixes = train_reward(kit.base, planted(), replace(RECIPE, over="prefixes")).report.after
+    prefixes = train_reward(kit.base, planted(), replace(RECIPE, units="prefixes")).report.after
     assert prefixes.replies[0] >= 0.9
     assert prefixes.prefixes[0] >= 0.95
     assert trained.report.after.prefixes[0] <= 0.9  # control: it orders whole replies as well
@@ -116,10 +115,10 @@ def test_the_loss_is_the_likelihood_of_what_is_known() -> None:
         return -(p * np.log(q) + (1 - p) * np.log(1 - q))
 
     places = [(entropy(0.5, 1) + entropy(-1, 1)) / 2, (entropy(1, 0.8) + entropy(2, 0.8)) / 2, entropy(0.3, 0.2)]
-    assert float(module._loss(difference, target, pair)) == pytest.approx(np.mean(places), rel=1e-5)
-    swapped = module._loss(-difference, 1 - target, pair)
+    assert float(module.pair_loss(difference, target, pair)) == pytest.approx(np.mean(places), rel=1e-5)
+    swapped = module.pair_loss(-difference, 1 - target, pair)
     assert float(swapped) == pytest.approx(np.mean(places), rel=1e-5)
-    assert float(module._loss(-difference, target, pair)) != pytest.approx(np.mean(places), rel=1e-2)  # control
+    assert float(module.pair_loss(-difference, target, pair)) != pytest.approx(np.mean(places), rel=1e-2)  # control
 
 
 def test_the_base_comes_out_unharmed(kit: Kit, trained: TrainedReward, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,24 +269,24 @@ class Steps:
         return differences(*batch)
 
 
-differences = module._differences
+differences = module.differences
 
 
 def test_a_killed_training_goes_on_where_it_was(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after three steps it takes the others alone, and ends in the same bits and figures."""
     recipe = replace(RECIPE, epochs=1, checkpoint_every_s=-1.0)
     train = partial(train_reward, kit.base, planted(), recipe)
-    monkeypatch.setattr(module, "_differences", whole_steps := Steps())
+    monkeypatch.setattr(module, "differences", whole_steps := Steps())
     whole = train(work=tmp_path / "whole")
-    monkeypatch.setattr(module, "_differences", Steps(most=3))
+    monkeypatch.setattr(module, "differences", Steps(most=3))
     with pytest.raises(KeyboardInterrupt):
         train(work=tmp_path / "killed")
-    monkeypatch.setattr(module, "_differences", rest := Steps())
+    monkeypatch.setattr(module, "differences", rest := Steps())
     resumed = train(work=tmp_path / "killed")
     assert rest.taken == whole_steps.taken - 3 > 0
     assert all(torch.equal(bits(resumed.adapter[name]), bits(value)) for name, value in whole.adapter.items())
     assert np.array_equal(resumed.report.before.log_loss, whole.report.before.log_loss)
     assert np.array_equal(resumed.report.after.log_loss, whole.report.after.log_loss)
-    monkeypatch.setattr(module, "_differences", other := Steps())
+    monkeypatch.setattr(module, "differences", other := Steps())
     train_reward(kit.base, planted(), replace(recipe, seed=1), work=tmp_path / "killed")
     assert other.taken == whole_steps.taken  # control: another seed's training begins at the beginning

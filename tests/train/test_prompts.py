@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from personalign.train.split import cut, hold_out
+from personalign.train.prompts import cut
+from personalign.train.reward.pairs import hold_out
 
 
 @pytest.mark.parametrize("number", [2, 3, 10, 57])

@@ -1,4 +1,4 @@
-"""What a killed run leaves: whole files, each under the name of all that it follows from."""
+"""What a killed run leaves: whole files, each under the name of all that it follows from; and how far work is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.train.kept import identity, keep
+from personalign.train.work import identity, keep, track
 
 
 def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
@@ -44,3 +44,21 @@ def test_names_tell_everything_apart() -> None:
     ]  # fmt: skip
     assert len({identity(*part) for part in parts}) == len(parts)
     assert identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1})
+
+
+def test_a_line_comes_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    """By a clock that ticks ten seconds a look: every third piece says a line, and nothing is on stdout."""
+    now = iter(range(0, 1000, 10))
+    assert list(track(range(7), "roll-outs", lambda: float(next(now)))) == list(range(7))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "roll-outs: 3 of 7 after 0.5 minutes",
+        "roll-outs: 6 of 7 after 1.0 minutes",
+    ]
+
+
+def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """The control: where no time passes, no line comes."""
+    assert list(track(range(100), "roll-outs", lambda: 0.0)) == list(range(100))
+    assert capsys.readouterr() == ("", "")

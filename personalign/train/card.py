@@ -1,18 +1,62 @@
-"""The card of a basis: what it is, how it was made and is used, and what was measured on the way."""
+"""The card of a basis, with all that was measured on the way, and what every card is written with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.basis import Basis
-from personalign.train.basis.build import Plans, Report
+from personalign.train.basis.plans import Plans
+from personalign.types import Steering
+
+FAULTS = ("repetition", "empty", "truncated")
+LICENCE = """\
+## Licence
+
+The questions are the model's replies to the prompts: the terms of both apply to everyone who passes this folder on.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a setting does, averaged over people and prompts; utility in standard deviations of the model's replies.
+
+    ``kl`` is ``Reply.tilt_kl``: what the tilt adds within the short list.
+    """
+
+    steering: Steering
+    utility: float
+    kl: float
+    repetition: float
+    empty: float
+    truncated: float
+
+    def breaks_less_than(self, other: Outcome, tolerance: float) -> bool:
+        """Whether it shows no more faults than ``other``."""
+        return all(getattr(self, fault) <= getattr(other, fault) + tolerance for fault in FAULTS)
+
+    def row(self) -> dict[str, float]:
+        """A flat row for the card."""
+        return asdict(self.steering) | {k: round(v, 4) for k, v in asdict(self).items() if k != "steering"}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What was measured on the way, for the card."""
+
+    num_replies: int
+    num_tokens: int
+    r2: Float[NDArray[np.float64], "d"]  # on held-out prompts; NaN where nothing varied
+    r2_forced: Float[NDArray[np.float64], "d"]  # of these, on uniformly drawn tokens
+    grid: list[Outcome]  # the unsteered model first
+    by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
 
 @dataclass(frozen=True)
@@ -27,13 +71,16 @@ class Origin:
     licence: str  # a section
 
 
+def local_origin(folder: Path, model: str, command: str, prompts: str) -> Origin:
+    """Where the basis of a user's own model comes from."""
+    title = folder.resolve().name
+    return Origin(title, model, command, prompts, f'model="{model}", basis="{title}"', LICENCE)
+
+
 def write_basis_card(
     folder: Path, basis: Basis, report: Report, origin: Origin, plans: Plans, about_people: str | None = None
 ) -> None:
-    """The card of the basis: axes with the head's R², the calibration grid, and what steering does at each α.
-
-    ``about_people`` is a section on the people whose answers went in, if any did.
-    """
+    """Write axes with the head's R², the calibration grid, what steering does at each α, and a section on people."""
     axes = [
         {"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}", "R²": r2, "R², forced": forced}
         for a, r2, forced in zip(basis.axes, report.r2.tolist(), report.r2_forced.tolist(), strict=True)
@@ -42,7 +89,7 @@ def write_basis_card(
         {"α": alpha, "utility, unsteered": plain.utility, "utility": steered.utility, "KL": steered.kl}
         for alpha, (plain, steered) in report.by_alpha.items()
     ]
-    r2, r2_forced = (_cell(mean_r2(found)) for found in (report.r2, report.r2_forced))
+    r2, r2_forced = (_cell(mean_r2(values)) for values in (report.r2, report.r2_forced))
     (folder / "README.md").write_text(
         f"""# {origin.title}
 
@@ -91,7 +138,7 @@ greedy, half sampled.
 
 
 def write_people_card(folder: Path, basis: Basis, origin: Origin, about_people: str, obstacle: str) -> None:
-    """The card of a basis that holds what a log says of people, and steers nothing."""
+    """Write the card of a basis that holds what a log says of people, and steers nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     axes = [{"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}"} for a in basis.axes]
     (folder / "README.md").write_text(
@@ -168,3 +215,8 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.3f}"
     return str(value)
+
+
+def public_name(model: str) -> str:
+    """A model's hub id, or the name of its folder without the path on this machine."""
+    return Path(model).resolve().name if Path(model).exists() else model

@@ -10,10 +10,8 @@ import pytest
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.train.basis.build import Plans, Report
-from personalign.train.basis.calibrate import Outcome
-from personalign.train.basis.card import Origin, table, write_basis_card
-from personalign.train.basis.rollouts import Plan
+from personalign.train.basis.plans import Plan, Plans
+from personalign.train.card import Origin, Outcome, Report, table, write_basis_card
 from personalign.types import Steering
 
 ORIGIN = Origin("mine", "my-model", "made so", "three prompts", 'model="my-model"', "## Licence\n\nMine.\n")

@@ -18,7 +18,7 @@ from personalign.decode import Models, Request, generate
 from personalign.decode.reward_model import RewardModel, load_reward, matched
 from personalign.learn.axes import measure_many
 from personalign.options import Options
-from personalign.train.reward.pairs import Pair, soft_choices
+from personalign.train.reward.pairs import Pair, Units, soft_choices
 from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
 
 

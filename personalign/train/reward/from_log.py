@@ -27,16 +27,8 @@ from personalign.learn.axes import Embed, features
 from personalign.train.card import public_name
 from personalign.train.log import AnswerLog, LogCounts
 from personalign.train.loop import lora_rate
-from personalign.train.reward.pairs import Pair, comparison, hold_out, soft_choices
-from personalign.train.reward.train import (
-    Dev,
-    Measured,
-    RewardRecipe,
-    TrainedReward,
-    measure_reward,
-    save_reward,
-    train_reward,
-)
+from personalign.train.reward.pairs import Measured, Pair, comparison, hold_out, soft_choices
+from personalign.train.reward.train import Dev, RewardRecipe, TrainedReward, measure_reward, save_reward, train_reward
 from personalign.train.work import made_in, track
 from personalign.types import INFORMATIVE
 

@@ -59,7 +59,7 @@ def test_a_text_file_has_a_text_a_line(causal: CausalModel, tmp_path: Path) -> N
         ('{"messages": "text"}', "line 2 has messages .str.; expected"),
         ('{"messages": {"role": "user", "content": "hat?"}}', "line 2 has messages .dict.; expected"),
         ('{"turns": ["hat?", ""]}', "line 2 isn't a dialogue to learn from: message 1 .assistant. is blank"),
-        ('{"messages": []}', "line 2 isn't a dialogue to learn from: no messages"),
+        ('{"messages": []}', "line 2 isn't a dialogue to learn from: found no messages"),
         ('{"messages": [{"role": "user"}]}', "line 2 has messages .list.; expected"),
         ('{"turns": ["a<|end|>b"]}', "line 2 isn't a dialogue to learn from: .*<|end|>"),
     ],

@@ -143,6 +143,7 @@ def test_odd_people_are_no_obstacle(few: list[Row]) -> None:
     assert np.linalg.eigvalsh(findings.prior.covariance).min() > 0
 
 
+@pytest.mark.slow
 def test_how_people_answer_is_estimated(rows: list[Row], findings: Findings) -> None:
     """Ties where the log has some, else as without data; and a lean to the left that everyone's answers show."""
     rng = np.random.default_rng(0)

@@ -54,6 +54,7 @@ def tuned(models: Path, data: Path, out: Path, small: str = "llama", big: str | 
     return tune_expert(str(models / small), data, "talk", out, path, "cpu", num_steps=steps, learning_rate=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("small", "big"), [("llama", None), ("gpt2", None), ("llama", "big"), ("llama", "padded")])
 def test_an_expert_knows_its_texts(models: Path, data: Path, tmp_path: Path, small: str, big: str | None) -> None:
     """Held-out texts cost fewer bits with it, α is the best on dev, and all figures stand in its card."""
@@ -71,6 +72,7 @@ def test_an_expert_knows_its_texts(models: Path, data: Path, tmp_path: Path, sma
     assert not (tmp_path / "talk" / WORK).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("small", ["llama", "gpt2"])
 def test_it_comes_back_under_any_model_of_that_vocabulary(models: Path, data: Path, tmp_path: Path, small: str) -> None:
     """By its name, with its α; replies are written with it, and differ from those without."""
@@ -85,6 +87,7 @@ def test_it_comes_back_under_any_model_of_that_vocabulary(models: Path, data: Pa
     assert without.ids != with_it.ids
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after the training, it is not trained again and comes to the same figures."""
     once = tuned(models, data, tmp_path / "once")

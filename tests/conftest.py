@@ -1,9 +1,30 @@
-"""Shapes in annotations are checked while the tests run; an int may stand where a float is asked for.
+"""One thread, checked shapes, drawn cases that repeat, and the bundled model with a store of its own.
 
-The door, from ``service.py`` to ``options.py``, is left out: there callers' mistakes are refused by the code itself.
+Shapes in annotations are checked while the tests run; an int may stand where a float is asked for. The door, from
+``service.py`` to ``options.py``, is left out: there callers' mistakes are refused by the code itself.
 """
 
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from personalign import Personalign
+    from tests.decode.gate import Gate
+
+# Before torch is loaded, here and in processes that tests start: a product of matrices that is split over threads puts
+# rows of one batch into blocks of different shapes, and their bits differ.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 INSIDE = ("basis", "decode", "demo", "integrations", "learn", "replies", "shift", "store", "train", "types")
 
@@ -11,3 +32,34 @@ install_import_hook(
     [*(f"personalign.{part}" for part in INSIDE), "lab"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 ).__enter__()
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Callable[..., Personalign]]:
+    """Open the bundled model over one file, again and again; all are closed in the end."""
+    from personalign import Personalign
+
+    opened: list[Personalign] = []
+
+    def open_one(**keywords: Any) -> Personalign:
+        opened.append(Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", **keywords))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def p(open_store: Callable[..., Personalign]) -> Personalign:
+    return open_store()
+
+
+@pytest.fixture
+def gate(p: Personalign) -> Iterator[Gate]:
+    """Loads the model; its engine's steps wait for the test."""
+    from tests.decode.gate import Gate
+
+    gate = Gate(p._replies.worker._engine)
+    yield gate
+    gate.open()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,23 +14,7 @@ from personalign.bundled import TINY
 from personalign.errors import InputError, ProfileError
 from personalign.service import Personalign
 from personalign.types import Message
-
-HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
-
-
-@pytest.fixture
-def p(tmp_path: Path) -> Iterator[Personalign]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks about tied embeddings
-        with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}") as opened:
-            yield opened
-
-
-def onboard(p: Personalign, user: str, most: int = 100, longer: bool = True) -> None:
-    """Answer questions with the longer reply, or the shorter one."""
-    while most > 0 and (question := p.ask(user)):
-        p.answer(user, question.id, "a" if (len(question.a) > len(question.b)) == longer else "b")
-        most -= 1
+from tests.onboarded import HELLO, onboard
 
 
 def edit(p: Personalign, user: str, times: int, longer: bool) -> None:

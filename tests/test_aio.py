@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,27 +15,13 @@ from personalign import replies
 from personalign.decode import Engine
 from personalign.errors import EngineError, InputError, Overloaded
 from personalign.service import Personalign
-from personalign.types import Message
 from tests.decode.gate import PATIENCE_S, Gate, until
-
-HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
-ENDLESS = {2: -100.0}  # the bias of a reply that doesn't end by itself
+from tests.onboarded import ENDLESS, HELLO
 
 
 @pytest.fixture
-def p(tmp_path: Path) -> Iterator[Personalign]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks about tied embeddings
-        with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", slots=8, waiting=16) as opened:
-            yield opened
-
-
-@pytest.fixture
-def gate(p: Personalign) -> Iterator[Gate]:
-    """Loads the model; its engine's steps wait for the test."""
-    gate = Gate(p._replies.worker._engine)
-    yield gate
-    gate.open()
+def p(open_store: Callable[..., Personalign]) -> Personalign:
+    return open_store(slots=8, waiting=16)
 
 
 class Ticks:

@@ -96,7 +96,6 @@ def start(folder: Path, *words: str, text: str = "", **environment: str) -> Ran:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
         cwd=folder,
         env=os.environ | environment,
     )
@@ -407,7 +406,6 @@ def test_failing_output_ends_a_process_in_order(tmp_path: Path, make: Callable[[
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=120,
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )

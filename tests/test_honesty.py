@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,15 +19,7 @@ from personalign.options import Options
 from personalign.service import Personalign
 from personalign.types import Gaussian, Guidance, Message
 from personalign.words import IMPERSONAL
-
-HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks about tied embeddings
-        yield
+from tests.onboarded import HELLO, onboard
 
 
 @pytest.fixture
@@ -42,13 +33,6 @@ def gated(url: str, folder: Path, kappa: float) -> Iterator[Personalign]:
     replace(Basis.load(TINY / "basis"), gate=Gate(kappa, 0.6)).save(folder)
     with Personalign.open(url, basis=folder) as p:
         yield p
-
-
-def onboard(p: Personalign, user: str, most: int = 100) -> None:
-    """Answer questions with the longer reply."""
-    while most > 0 and (question := p.ask(user)):
-        p.answer(user, question.id, "a" if len(question.a) > len(question.b) else "b")
-        most -= 1
 
 
 def guidance(p: Personalign, user: str) -> Guidance:

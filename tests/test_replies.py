@@ -7,9 +7,8 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -22,49 +21,9 @@ from personalign.errors import EngineError, InputError, MessageError, Overloaded
 from personalign.service import Personalign
 from personalign.store import Store
 from personalign.store.connections import Connections
-from personalign.types import Guidance, Message, Profile
+from personalign.types import Guidance, Profile
 from tests.decode.gate import PATIENCE_S, Gate, until
-
-HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
-ENDLESS = {2: -100.0}  # the bias of a reply that doesn't end by itself
-
-
-@pytest.fixture
-def open_store(tmp_path: Path) -> Iterator[Callable[..., Personalign]]:
-    """Open the bundled model over one file; all are closed in the end."""
-    opened: list[Personalign] = []
-
-    def open_one(**keywords: object) -> Personalign:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft speaks about tied embeddings
-            opened.append(Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", **keywords))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
-
-
-@pytest.fixture
-def p(open_store: Callable[..., Personalign]) -> Personalign:
-    return open_store()
-
-
-@pytest.fixture
-def gate(p: Personalign) -> Iterator[Gate]:
-    """Loads the model; its engine's steps wait for the test."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gate = Gate(p._replies.worker._engine)
-    yield gate
-    gate.open()
-
-
-def onboard(p: Personalign, user: str, most: int = 2) -> None:
-    while most > 0 and (question := p.ask(user)):
-        p.answer(user, question.id, "a")
-        most -= 1
-
+from tests.onboarded import ENDLESS, HELLO, onboard
 
 # Callers who leave
 
@@ -110,7 +69,7 @@ def test_a_store_that_fails_after_the_request_frees_its_slot(
 ) -> None:
     """Where an erasure can't be looked for, the caller gets the error and no reply goes on for nobody."""
     gate.open()
-    onboard(p, "ada")
+    onboard(p, "ada", most=2)
     p.chat("ada", HELLO, max_tokens=2)
     gate.close()
 
@@ -241,7 +200,7 @@ def traces(user: str) -> list[str]:
 
 def test_nothing_of_an_erased_person_stays_in_memory(p: Personalign) -> None:
     """Without anybody's next request; before that there is something (the control)."""
-    onboard(p, "ada")
+    onboard(p, "ada", most=2)
     p.chat("ada", HELLO, max_tokens=2)
     assert "Profile" in traces("ada")
     p.forget("ada")
@@ -252,7 +211,7 @@ def test_nothing_of_an_erased_person_stays_in_memory(p: Personalign) -> None:
 
 def test_an_erasure_that_is_pending_is_forgotten_in_memory_too(p: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the store raises, nobody is steered by the person's weights any more."""
-    onboard(p, "ada")
+    onboard(p, "ada", most=2)
     p.chat("ada", HELLO, max_tokens=2)
 
     def fail(_user: str) -> None:
@@ -268,7 +227,7 @@ def test_an_erasure_that_is_pending_is_forgotten_in_memory_too(p: Personalign, m
 
 def test_known_people_are_served_while_the_store_is_away(p: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they are known; others get the error; afterwards everybody is served by what is new."""
-    onboard(p, "ada")
+    onboard(p, "ada", most=2)
     before = p.chat("ada", HELLO, max_tokens=4)
 
     def fail() -> int:
@@ -281,7 +240,7 @@ def test_known_people_are_served_while_the_store_is_away(p: Personalign, monkeyp
         assert p._replies._recent.is_stale
         with pytest.raises(StoreError, match="disk"):
             p.chat("ben", HELLO)
-    onboard(p, "ada", 1)
+    onboard(p, "ada", most=1)
     assert p.chat("ada", HELLO, max_tokens=4).revision == before.revision + 1
     assert not p._replies._recent.is_stale
 
@@ -311,7 +270,7 @@ VERBS: dict[str, Callable[[Personalign], object]] = {
 @pytest.mark.parametrize("is_loaded", [False, True])
 def test_every_verb_is_refused_after_close(p: Personalign, *, is_loaded: bool) -> None:
     """With an error of ours that says so; the model isn't loaded for it; closing again does no harm."""
-    onboard(p, "ada", 1)
+    onboard(p, "ada", most=1)
     if is_loaded:
         p.chat("ada", HELLO, max_tokens=2)
     p.close()

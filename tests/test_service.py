@@ -8,8 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -35,34 +34,8 @@ from personalign.errors import (
 from personalign.service import Personalign
 from personalign.train.reward.pairs import Pair
 from personalign.train.reward.train import RewardRecipe, save_reward, train_reward
-from personalign.types import Message
-from tests.decode.gate import Gate, until
-
-HELLO: list[Message] = [{"role": "user", "content": "I'd like to rent a car please."}]
-ENDLESS = {2: -100.0}  # the bias of a reply that doesn't end by itself
-
-
-@pytest.fixture
-def p(tmp_path: Path) -> Iterator[Personalign]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks about tied embeddings
-        with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}") as opened:
-            yield opened
-
-
-@pytest.fixture
-def gate(p: Personalign) -> Iterator[Gate]:
-    """Loads the model; its engine's steps wait for the test."""
-    gate = Gate(p._replies.worker._engine)
-    yield gate
-    gate.open()
-
-
-def onboard(p: Personalign, user: str, most: int = 100) -> None:
-    """Answer questions with the longer reply."""
-    while most > 0 and (question := p.ask(user)):
-        p.answer(user, question.id, "a" if len(question.a) > len(question.b) else "b")
-        most -= 1
+from tests.decode.gate import PATIENCE_S, Gate, until
+from tests.onboarded import ENDLESS, HELLO, onboard
 
 
 def heads(p: Personalign) -> int:
@@ -242,7 +215,7 @@ def test_a_process_ends_without_close(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "leaving\n"
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert "Error" not in said
     assert "Traceback" not in said
@@ -326,7 +299,7 @@ def test_another_processes_answers_steer_the_next_reply(p: Personalign, tmp_path
     assert p.chat("ada", HELLO).reason == "no_answers"
     for verb, lines, found in (("onboard", "a\n" * 10, (True, 10)), ("forget", "", (False, 0))):
         command = [sys.executable, "-m", "personalign.cli", verb, "ada", "--store", f"sqlite:///{tmp_path / 'p.db'}"]
-        subprocess.run(command, input=lines, text=True, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, input=lines, text=True, check=True, capture_output=True, timeout=PATIENCE_S)
         reply = p.chat("ada", HELLO)
         assert (reply.guided, reply.revision) == found
 

@@ -252,7 +252,7 @@ def test_a_prompt_that_is_being_read_is_no_row_yet(ask: Ask) -> None:
     assert (scheduler.reading, scheduler.num_rows) == ([], 1)
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(1, 40), st.data())
 def test_gaps_are_closed_only_where_that_pays(ask: Ask, num_slots: int, data: st.DataObject) -> None:
     """A step is over the smallest bucket that holds all, nobody is lost or doubled, and no move is idle."""

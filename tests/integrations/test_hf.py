@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,15 +46,6 @@ TOLERANCE = 1e-4
 W = np.array([1.0, -2.0, 0.5])
 HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 30)
 MANY = 16  # tokens
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A matrix product split over threads gives rows other bits in another batch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def network(family: str, seed: int = 0) -> PreTrainedModel:
@@ -804,7 +795,6 @@ def test_two_models_in_two_threads_do_not_interfere() -> None:
 
     def work(k: int) -> None:
         try:
-            torch.set_num_threads(1)
             for _ in range(5):
                 assert_same_bits(kits[k].steer(inputs[k], people[k])[0], alone[k], slice(None))
         except BaseException as error:  # noqa: BLE001 - told to the test's own thread

@@ -48,7 +48,7 @@ def flat(d: int, variance: float = 1.0) -> Gaussian:
 
 
 @each_rule
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.booleans(), min_size=12, max_size=12).filter(any), st.integers(0, 2**32 - 1))
 def test_only_allowed_pairs_are_asked(rule: str, allowed: list[bool], seed: int) -> None:
     """Whatever the rule likes best, it asks about a pair that is allowed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from personalign.errors import BasisError
@@ -78,7 +78,6 @@ def test_stuttering_adds_nothing() -> None:
     assert of("enthusiasm", "Sure! Great!") > of("enthusiasm", "Sure! Sure!")  # the control: something new counts
 
 
-@settings(deadline=None)
 @given(texts)
 def test_saying_it_again_and_again_adds_nothing(reply: str) -> None:
     """Any reply repeated thirty times measures as three times over does."""
@@ -113,7 +112,6 @@ def test_sentences_end() -> None:
     assert at[0] < at[1] == at[2]
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_any_text_is_measured(asked: str, reply: str) -> None:
     """Every text gives finite values between 0 and the largest cap, the same ones each time."""

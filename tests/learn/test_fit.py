@@ -32,7 +32,7 @@ from tests.learn.people import (
 
 OUTCOME = {"a": 0, "b": 1, "tie": 2}
 Sketch = tuple[int, int, int, bool, bool]
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=30)
 
 
 def fitted(record: Record, prior: Gaussian, noise: Noise = NOISE) -> Gaussian:
@@ -123,7 +123,7 @@ def test_order_matters_to_plain_sums() -> None:
     assert record.v.T.copy().sum(axis=1).tobytes() != record.v[order].T.copy().sum(axis=1).tobytes()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 99), st.booleans()), min_size=2, max_size=5), st.data())
 def test_bulk_is_single(people: list[tuple[int, int, bool]], data: st.DataObject) -> None:
     """People fitted together get the bytes of a fit of their own, whoever else is in the block."""
@@ -153,7 +153,7 @@ def test_fitting_leaves_its_arguments_alone() -> None:
 # ---------------------------------------------------------------- how far one answer goes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 30),
     st.integers(1, 6),

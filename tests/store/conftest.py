@@ -86,7 +86,6 @@ def worker(url: str) -> Callable[..., dict[str, Any]]:
             [sys.executable, "-W", "error", str(WORKER), verb, url, *words],
             capture_output=True,
             text=True,
-            timeout=600,
             check=False,
             env={"PYTHONPATH": root},
         )

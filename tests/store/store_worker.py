@@ -108,10 +108,12 @@ def kill_child_at(job: Callable[[], object], statement: int) -> bool:
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 
-def kill_child_after(job: Callable[[], object], seconds: float) -> None:
-    """Fork, and kill -9 after so long."""
+def kill_child_after(job: Callable[[], object], seconds: float, holds: Callable[[], bool] = lambda: True) -> None:
+    """Fork, and kill -9 so long after this holds."""
     if not (child := os.fork()):
         _exit_with(lambda: (job(), 0)[1])
+    while not holds():
+        time.sleep(0.001)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -162,7 +164,8 @@ def kill_writes(url: str, kills: int = 0, seed: int = 0) -> dict[str, object]:
 
         turn += 1
         if kills:
-            kill_child_after(job, draw.uniform(0.0, 0.2))
+            lines = draw.randrange(20)
+            kill_child_after(job, draw.uniform(0.0, 0.02), lambda: log.read_text().count("\n") > lines)  # noqa: B023
             is_killed = turn < kills
         else:
             is_killed = kill_child_at(job, statement=turn)
@@ -272,7 +275,9 @@ def fork(url: str) -> dict[str, object]:
     }
 
 
-def fork_storm(url: str, forks: int = 40, threads: int = 4, broken: int = 0) -> dict[str, object]:
+def fork_storm(
+    url: str, forks: int = 40, threads: int = 4, patience_s: int = 600, broken: int = 0
+) -> dict[str, object]:
     """Fork again and again while threads use the store without a pause; each child uses it, too."""
     prepare(url, threads)
     if broken:
@@ -294,7 +299,7 @@ def fork_storm(url: str, forks: int = 40, threads: int = 4, broken: int = 0) -> 
             thread.start()
         for turn in range(forks):
             if not (child := os.fork()):
-                signal.alarm(20)  # what hangs is killed
+                signal.alarm(patience_s)  # what hangs is killed
                 _exit_with(lambda turn=turn: (store.add_user(f"child-{turn}"), store.data_version(), 0)[2])
             stuck += os.waitpid(child, 0)[1] != 0
         is_over.set()
@@ -311,18 +316,30 @@ def turns(url: str, processes: int = 6, rounds: int = 8, broken: int = 0) -> dic
     if broken:
         Turns._queue = lambda _: None  # type: ignore[method-assign]
 
-    def note(word: str) -> None:
-        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, f"{word}\n".encode())
-        os.close(file)
+    coming = log.with_name("coming")
+
+    def note(file: Path, number: int) -> None:
+        with file.open("a") as lines:
+            lines.write(f"{number}\n")
+
+    def wait_for_others(number: int) -> None:
+        """Keep the turn until everybody else who has turns left waits for the next one."""
+        had = log.read_text().split()
+        others = sum(had.count(str(other)) < rounds for other in range(processes) if other != number)
+        for _ in range(20 if broken else 50_000):
+            if len(coming.read_text().split()) >= len(had) + others:
+                break
+            time.sleep(0.001)
+        time.sleep(0.02)  # from a line in the file to the queue
 
     def write(number: int) -> int:
         with Store.open(url) as store:
             for step in range(rounds):
+                note(coming, number)
                 with store._connections.write() as session:
-                    note(str(number))
+                    note(log, number)
                     session.execute(text("UPDATE users SET consent = :word"), {"word": f"{number}-{step}"})
-                    time.sleep(0.01)  # long enough for the others to come
+                    wait_for_others(number)
         return 0
 
     codes = at_once([lambda number=number: write(number) for number in range(processes)])  # type: ignore[misc]

@@ -59,7 +59,7 @@ def test_half_a_surrogate_pair_is_refused_everywhere(store: Store, show, fit) ->
             call()
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(max_examples=30)
 @given(user=st.text(min_size=1, max_size=128))
 def test_any_id_is_kept_as_it_is_or_refused(tmp_path_factory, user: str) -> None:
     """An accepted id is found again under exactly its own characters."""

@@ -1,13 +1,11 @@
-"""One thread, so that a training's bits repeat, and the tiny models that are trained."""
+"""The tiny models that are trained, and the basis of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from personalign.basis import Basis
 from personalign.decode import Models, SuccessorHead, load_causal
@@ -27,14 +25,6 @@ PROMPTS = Prompts(
 )
 SMALL_HEAD = HeadRecipe(rank=8, hidden=64, learning_rate=1e-2)  # for a few thousand tokens
 PLANS = Plans(PLAN, BANK_PLAN, SMALL_HEAD, Calibration(GRID[::8], num_people=2))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

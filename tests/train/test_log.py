@@ -103,7 +103,7 @@ def as_messages(rows: Sequence[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=rows_of_logs)
 def test_texts_come_back_to_the_character(name: str, tmp_path: Path, rows: list[Row]) -> None:
     """Commas, quotes, line breaks of every kind, right-to-left text and emoji; prompts as texts and as messages."""

@@ -32,7 +32,7 @@ def tokenizer(request: pytest.FixtureRequest, twin: Corpus) -> PreTrainedTokeniz
     return BUNDLED if request.param == "bundled" else train_tokenizer(t for d in twin.task for t in d.turns)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(anything)
 def test_any_text_comes_back(text: str) -> None:
     """Bytes the training never saw, spaces, line breaks and emoji included."""
@@ -50,7 +50,7 @@ def test_text_is_short_in_tokens(twin: Corpus) -> None:
     assert unlearnt.decode(unlearnt(text)["input_ids"]) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(conversations)
 def test_every_turn_of_any_conversation_ends_with_the_end(messages: list[dict[str, str]]) -> None:
     """Whatever roles follow one another and whoever speaks last: a start, and an end after each turn."""

@@ -1,4 +1,4 @@
-# The only commands: make demo | test | test-all | check | format | docs | bench | zoo
+# The only commands: make demo | test | test-slow | test-all | check | format | docs | bench | zoo
 PYTHON ?= python3
 TORCH_INDEX ?=
 DATA ?= ../shared/data
@@ -6,17 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow | test-all | check | format | docs bench zoo clean
+.PHONY: demo test test-slow test-all check format docs bench zoo clean
 
 demo: $(READY)
 	$(BIN)/personalign demo
 
 # one process a core, one thread each: small tensors gain nothing by a second thread
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 test-all: test test-slow
 

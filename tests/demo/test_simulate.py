@@ -54,6 +54,7 @@ def test_tastes_know_nothing_of_the_axes() -> None:
     assert "personalign.errors" in imported  # control: imports are seen
 
 
+@pytest.mark.slow
 def test_a_third_of_every_taste_lies_outside_the_axes() -> None:
     """Nothing linear in the axes explains more than two thirds of a hidden utility's variance."""
     assert max(explained(utilities(person(seed))) for seed in SEEDS) <= 2 / 3

@@ -67,6 +67,7 @@ def test_a_kill_at_each_statement_of_a_migration_wedges_nothing(worker) -> None:
     assert worker("kill_migrations")["wedged"] == 0
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_statement_of_a_refit_loses_nobody(worker) -> None:
     """Kill -9 before each statement of a refit on a new basis: run again, it ends as it would have in peace."""
     found = worker("kill_refits", stride=2)
@@ -74,6 +75,7 @@ def test_a_kill_at_any_statement_of_a_refit_loses_nobody(worker) -> None:
     assert found["wrong"] == 0
 
 
+@pytest.mark.slow
 def test_a_refit_without_its_transactions_would_be_seen(worker) -> None:
     """The control: committed statement by statement, the same kills leave answers without their profile."""
     assert worker("kill_refits", broken=1)["wrong"] > 0

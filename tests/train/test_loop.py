@@ -52,6 +52,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_pattern_is_learnt(tmp_path: Path) -> None:
     """The loss of a toy task falls by two thirds, and doesn't where the rate is zero."""
     learner, idler = network("llama", 0), network("llama", 0)

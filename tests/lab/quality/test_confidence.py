@@ -12,6 +12,7 @@ from lab.quality.confidence import NUM_ANSWERS, Row, run_confidence
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 def test_both_arms_differ_in_confidence_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The constant is the mean ρ in the end; where less is known it pushes harder than ρ does."""
     monkeypatch.setattr(confidence, "NUM_PROMPTS", 3)

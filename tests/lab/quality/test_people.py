@@ -52,6 +52,7 @@ def test_what_one_gains_the_opposite_loses(pair: list[Met]) -> None:
     assert gain(ada, prompts, base, own) == pytest.approx(-gain(ben, prompts, base, own))
 
 
+@pytest.mark.slow
 def test_seeds_begin_where_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pair is the same whichever range it is in, and its neighbours are others (the control)."""
     monkeypatch.setattr(people, "NUM_PROMPTS", 3)

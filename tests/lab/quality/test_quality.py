@@ -72,6 +72,7 @@ def someone(basis: Basis, seed: int = 0) -> Member:
     return Member(person, profile, Guidance(mean, 1.0, revision=1, user="ada"))
 
 
+@pytest.mark.slow
 def test_every_method_is_measured(run: Run) -> None:
     """The promised fields; each figure is its row's number, finite and inside its interval; all arms are there."""
     found, _, _ = run
@@ -97,6 +98,7 @@ def test_every_method_is_measured(run: Run) -> None:
     assert "gain_over_best_of.sampled.args_prefixes.k5.w32" in found["figures"]
 
 
+@pytest.mark.slow
 def test_what_changes_nothing_gains_nothing(run: Run) -> None:
     """The best of one reply is base itself: no gain, half of the comparisons won, no divergence; α = 0 likewise."""
     found, _, _ = run
@@ -108,12 +110,14 @@ def test_what_changes_nothing_gains_nothing(run: Run) -> None:
     assert rows["gain.sampled.best_of.n2"]["kl"] > 0  # control
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept(run: Run) -> None:
     """The file holds the result, and is there before the end."""
     found, out, _ = run
     assert json.loads(out.read_text(encoding="utf-8")) == found
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured before isn't measured again; in the end nothing of it is left, and a new run measures anew."""
     found, _, _ = run
@@ -273,6 +277,7 @@ def test_wins_count_ties_half() -> None:
     assert origin.gain(np.array([[3.0]])).tolist() == [[1.0]]
 
 
+@pytest.mark.slow
 def test_pictures_are_small(run: Run, tmp_path: Path) -> None:
     """Two PNG files of less than 150 kB."""
     _, out, _ = run

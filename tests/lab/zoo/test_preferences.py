@@ -100,6 +100,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_the_stage_leaves_a_basis_its_card_and_prompts(tiny: Path, workshop: Workshop) -> None:
     """Of the bundled base, with a card that names its axes; called again it does nothing."""
     make_basis(workshop, SMALL)

@@ -80,6 +80,7 @@ def found(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, M
     return out, make_basis(str(case.model), case.prompts, out, "cpu", replace(BUDGET, max_tokens=case.max_tokens))
 
 
+@pytest.mark.slow
 def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, Made]) -> None:
     """Its folder holds the four files and nothing else; its name says what it is of, not where that lies."""
     out, made = found
@@ -94,6 +95,7 @@ def test_the_basis_is_of_that_model(case: Case, found: tuple[Path, Made]) -> Non
     json.dumps(made.row(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_model_is_personal_with_it(case: Case, found: tuple[Path, Made], tmp_path: Path) -> None:
     """A person answers its questions, and is answered under their own reward; a stranger gets the model's own words."""
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(case.model), found[0], device="cpu") as p:
@@ -106,6 +108,7 @@ def test_the_model_is_personal_with_it(case: Case, found: tuple[Path, Made], tmp
         assert stranger.reason == "no_answers"
 
 
+@pytest.mark.slow
 def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, Made], tmp_path: Path) -> None:
     """Who cares about length alone gets longer replies than the model's own, or shorter ones."""
     out, made = found
@@ -125,6 +128,7 @@ def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, Made], 
         assert down < plain < up
 
 
+@pytest.mark.slow
 def test_no_prompt_is_on_two_sides(found: tuple[Path, Made], case: Case) -> None:
     """Those to learn from, to test on and to calibrate on are all different, and one that came twice is counted."""
     made = found[1]
@@ -138,6 +142,7 @@ def test_no_prompt_is_on_two_sides(found: tuple[Path, Made], case: Case) -> None
     assert made.num_repeated == (case.prompts.suffix == ".jsonl")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(case: Case, found: tuple[Path, Made], tmp_path: Path) -> None:
     """Killed in the calibration, it writes no roll-out twice and ends in the same basis."""
     out, made = tmp_path / "basis", found[1]

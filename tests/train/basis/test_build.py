@@ -24,6 +24,8 @@ from tests.decode.tiny_models import Kit
 from tests.train.conftest import BANK_PLAN, PLAN, PLANS, PROMPTS, Made
 from tests.train.talker import SUBJECTS, prompt
 
+pytestmark = pytest.mark.slow  # a basis is made; tests/test_cli_training.py makes a small one
+
 
 @pytest.fixture(scope="module")
 def loaded(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Basis:

@@ -56,6 +56,7 @@ def trials(made: Made) -> Trials:
     return Trials(made.guided, made.basis, PROMPTS.dev, made.work / "trials")
 
 
+@pytest.mark.slow
 def test_a_setting_beyond_the_cap_is_never_chosen(trials: Trials) -> None:
     """However much utility it has; without the cap it would be the choice."""
     best, grid = trials.calibrate(ANYTHING)
@@ -70,6 +71,7 @@ def test_a_setting_beyond_the_cap_is_never_chosen(trials: Trials) -> None:
     assert best.kl <= capped.max_kl
 
 
+@pytest.mark.slow
 def test_the_plain_model_is_the_choice_where_nothing_is_allowed(trials: Trials) -> None:
     """No steering at all rather than one that is out of bounds."""
     strong = replace(ANYTHING, grid=(STRONG,))
@@ -80,6 +82,7 @@ def test_the_plain_model_is_the_choice_where_nothing_is_allowed(trials: Trials) 
     assert trials.calibrate(strong)[0].steering == STRONG  # control
 
 
+@pytest.mark.slow
 def test_a_setting_that_breaks_replies_is_never_chosen(trials: Trials) -> None:
     """Faults rule out what KL allows."""
     best, _ = trials.calibrate(replace(ANYTHING, grid=(STRONG,), tolerance=-2.0))
@@ -98,6 +101,7 @@ class Counting(Trials):
         return super()._figures(*setting)
 
 
+@pytest.mark.slow
 def test_a_killed_calibration_goes_on_with_the_setting_it_was_at(made: Made, trials: Trials, tmp_path: Path) -> None:
     """What was measured isn't measured again, and the figures are the same to the bit."""
     killed = Counting(made.guided, made.basis, PROMPTS.dev, tmp_path)
@@ -112,6 +116,7 @@ def test_a_killed_calibration_goes_on_with_the_setting_it_was_at(made: Made, tri
     assert Counting.measured == 6  # control: another head's outcomes are others
 
 
+@pytest.mark.slow
 def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     """By hand for one person: true weights of length 1 on the standardised axes, the mean KL, the shares of faults."""
     basis, prompts = made.basis, PROMPTS.dev
@@ -132,6 +137,7 @@ def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     assert plain.utility != measured.utility  # control: steering is felt
 
 
+@pytest.mark.slow
 def test_a_simulated_person_is_the_same_each_time(made: Made) -> None:
     """Seed for seed the same weights and the same fit; another seed is another person."""
     one, again, other = (simulate_profile(made.basis, seed) for seed in (3, 3, 4))
@@ -141,6 +147,7 @@ def test_a_simulated_person_is_the_same_each_time(made: Made) -> None:
     assert not np.allclose(one.weights, other.weights)
 
 
+@pytest.mark.slow
 def test_ten_answers_tell_something_of_a_person(made: Made) -> None:
     """Fits point towards the true weights on average, towards another person's they don't; and doubt shrinks."""
     people = [simulate_profile(made.basis, seed) for seed in range(30)]

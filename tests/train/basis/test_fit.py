@@ -92,6 +92,7 @@ def fitted(model: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return Fitted(folder, fit_quickly(log, str(model), folder))
 
 
+@pytest.mark.slow
 def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Path) -> None:
     """With learnt axes, the gate and what measures them; nothing of the run is left, nor whose answers they were."""
     assert {path.name for path in fitted.folder.iterdir()} == {
@@ -117,6 +118,7 @@ def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Pa
     assert "person 1" not in everything
 
 
+@pytest.mark.slow
 def test_the_report_counts_the_log_and_judges(fitted: Fitted) -> None:
     """What was in the log, and that held-out people are foretold better than by the population's mean."""
     report = json.loads((fitted.folder / "report.json").read_text("utf-8"))
@@ -133,6 +135,7 @@ def test_the_report_counts_the_log_and_judges(fitted: Fitted) -> None:
     assert ten["margin"] > 0
 
 
+@pytest.mark.slow
 def test_weights_mean_the_same_over_the_models_own_replies(fitted: Fitted, model: Path) -> None:
     """The standardisation moves from the log's replies to the model's own; what people feel about a pair stays."""
     findings, basis = fitted.made.findings, fitted.made.basis
@@ -148,6 +151,7 @@ def test_weights_mean_the_same_over_the_models_own_replies(fitted: Fitted, model
     assert np.allclose(before[:, kept] @ spread @ before[:, kept].T, after @ basis.prior.covariance @ after.T)
 
 
+@pytest.mark.slow
 def test_it_serves(fitted: Fitted, model: Path, tmp_path: Path) -> None:
     """Someone is asked, answers, and gets a guided reply; feedback about other texts moves the learnt axes, too."""
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(model), fitted.folder, device="cpu") as p:
@@ -161,6 +165,7 @@ def test_it_serves(fitted: Fitted, model: Path, tmp_path: Path) -> None:
         assert not np.allclose(after.mean[len(p.basis.named) :], before.mean[len(p.basis.named) :])
 
 
+@pytest.mark.slow
 def test_answers_follow_to_it(fitted: Fitted, model: Path, tmp_path: Path) -> None:
     """Who answered under another basis of the model is refitted on this one, their texts embedded."""
     other = tmp_path / "other"
@@ -195,6 +200,7 @@ def without_learnt(basis: Basis) -> Basis:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(
     fitted: Fitted, model: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +222,7 @@ def interrupted(*_args, **_options):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_prompts_the_model_cannot_read_are_counted(model: Path, rows: list[Row], tmp_path: Path, monkeypatch) -> None:
     """They stay in the log, but nothing is rolled out from them; too few others are refused with what to do."""
     long = ({"role": "user", "content": "so on " * 200},)
@@ -240,6 +247,7 @@ def test_nobodys_prompts_are_shown_to_others_by_accident(log: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_with_prompts_of_ones_own_no_one_elses_are_asked_about(
     model: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +272,7 @@ def far(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("far") / "far.jsonl", longer)
 
 
+@pytest.mark.slow
 def test_replies_unlike_the_models_own_end_early_with_what_is_known_of_people(
     model: Path, far: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,6 +298,7 @@ def test_replies_unlike_the_models_own_end_early_with_what_is_known_of_people(
         assert p.chat("ada", [*ASKED[0]], max_tokens=8).text == p.chat("ben", [*ASKED[0]], max_tokens=8).text
 
 
+@pytest.mark.slow
 def test_an_obstacle_on_the_way_costs_nothing_that_is_known(
     model: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +309,7 @@ def test_an_obstacle_on_the_way_costs_nothing_that_is_known(
     assert Basis.load(tmp_path / "basis").steering.beta == 0
 
 
+@pytest.mark.slow
 def test_a_reward_model_has_the_axes_of_a_basis(fitted: Fitted, model: Path, log: Path, tmp_path: Path) -> None:
     """One reward for each, learnt ones embedded; the basis of another model is refused."""
     made = backbone_from_log(read_log(log), str(model), tmp_path / "reward", fitted.folder, "cpu")

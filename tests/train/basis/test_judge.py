@@ -23,6 +23,7 @@ def people(number: int, answers: int, strength: float, seed: int = 0) -> list[Pe
     return found
 
 
+@pytest.mark.slow
 def test_people_of_the_prior_are_foretold() -> None:
     """More with every answer, about as surely as it is right, so that questions may be chosen."""
     found = judge(people(50, 24, 1.0), PRIOR, NOISE, 0)
@@ -34,6 +35,7 @@ def test_people_of_the_prior_are_foretold() -> None:
     assert found.calibration_error < 0.05
 
 
+@pytest.mark.slow
 def test_people_without_taste_stay_with_the_population() -> None:
     """Nothing is gained by leaving it, so nobody does, and questions aren't chosen."""
     found = judge(people(50, 24, 0.0), PRIOR, NOISE, 0)
@@ -42,6 +44,7 @@ def test_people_without_taste_stay_with_the_population() -> None:
     assert {after.accuracy for after in found.after} == {0.5}
 
 
+@pytest.mark.slow
 def test_with_few_answers_each_nobody_can_tell() -> None:
     """People who gave nine answers are judged after five, but don't show that questions may be chosen."""
     found = judge(people(80, 9, 1.0), PRIOR, NOISE, 0)

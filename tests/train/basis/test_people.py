@@ -39,6 +39,7 @@ def few() -> list[Row]:
     return answers_of(MIN_PEOPLE, 8, SOME, length_and_hidden)
 
 
+@pytest.mark.slow
 def test_held_out_people_are_foretold(findings: Findings) -> None:
     """The more of their answers are known the better, and more accurately than by the population's mean."""
     after = {step.answers: step for step in findings.judgement.after}
@@ -53,6 +54,7 @@ def test_held_out_people_are_foretold(findings: Findings) -> None:
     assert findings.held_out == findings.people / 4 == 25
 
 
+@pytest.mark.slow
 def test_a_learnt_axis_is_what_people_differ_in(findings: Findings) -> None:
     """It is the entry of the embedding that they feel about, and the prior knows both of their tastes."""
     assert findings.projection is not None
@@ -64,6 +66,7 @@ def test_a_learnt_axis_is_what_people_differ_in(findings: Findings) -> None:
     assert deviation[names.index("length")] > 0.5
 
 
+@pytest.mark.slow
 def test_its_axes_are_standardised_over_the_log(rows: list[Row], findings: Findings) -> None:
     """Every axis has mean 0 and standard deviation 1 over the different replies of the log."""
     replies = {(row[1][0]["content"], text): row[1] for row in rows for text in row[2:4]}
@@ -75,6 +78,7 @@ def test_its_axes_are_standardised_over_the_log(rows: list[Row], findings: Findi
     assert np.allclose(basis.standardise(raw).std(axis=0), 1)
 
 
+@pytest.mark.slow
 def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
     """Where every answer is given to somebody at random, nobody leaves the population, and questions are at random."""
     users = np.random.default_rng(0).permutation([row[0] for row in rows])
@@ -84,6 +88,7 @@ def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
     assert all(step.accuracy == step.population_accuracy for step in mixed.judgement.after)
 
 
+@pytest.mark.slow
 def test_where_named_axes_say_it_all_none_is_learnt() -> None:
     """People who care about length alone; with a rank that is asked for there are learnt axes all the same."""
     alike = answers_of(60, 20, TEXTS, lambda prompt, reply: measure_many([prompt], [reply])[0, [LENGTH]])
@@ -94,6 +99,7 @@ def test_where_named_axes_say_it_all_none_is_learnt() -> None:
     assert [axis.name for axis in asked.axes][-2:] == ["learnt_1", "learnt_2"]
 
 
+@pytest.mark.slow
 def test_seeded(few: list[Row]) -> None:
     """The same seed gives the same bytes, another one another split."""
     one, again, other = (fit_basis(log_of(few), embed, seed=seed) for seed in (3, 3, 4))

@@ -112,6 +112,7 @@ CHANGES: dict[str, Callable[[Kit, Models], Run]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.slow
 def test_what_another_plan_left_is_not_used(kit: Kit, models: Models, tmp_path: Path, change: str) -> None:
     """After a change of plan, prompts or models all is written anew, as in an empty folder; changed back, none is."""
     before = roll_out(models, PROMPTS, PLAN, tmp_path / "used")

@@ -74,6 +74,7 @@ def test_an_expert_knows_its_texts(models: Path, data: Path, tmp_path: Path, sma
 
 @pytest.mark.slow
 @pytest.mark.parametrize("small", ["llama", "gpt2"])
+@pytest.mark.slow
 def test_it_comes_back_under_any_model_of_that_vocabulary(models: Path, data: Path, tmp_path: Path, small: str) -> None:
     """By its name, with its α; replies are written with it, and differ from those without."""
     made = tuned(models, data, tmp_path, small)

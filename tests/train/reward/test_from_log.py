@@ -109,6 +109,7 @@ def test_its_folder_comes_back_and_tells_its_story(kit: Kit, made: MadeBackbone)
     assert str(kit.folder) not in card
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_training_trains_no_more(
     make, made: MadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +183,7 @@ def bank_log(path: Path, basis: Basis) -> AnswerLog:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_with_a_basis_everyone_is_served_by_their_own_weights(tmp_path: Path) -> None:
     """On the bundled model: one reward an axis; who wants the opposite gets another reply by ``args``."""
     basis = Basis.load(TINY / "basis")
@@ -202,6 +204,7 @@ def test_with_a_basis_everyone_is_served_by_their_own_weights(tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_without_a_basis_it_steers_everyone(tmp_path: Path) -> None:
     """On the bundled model: a stranger, too, is guided by what the log's people preferred."""
     made = make_backbone("tiny", bank_log(tmp_path, Basis.load(TINY / "basis")), tmp_path / "short", "cpu")

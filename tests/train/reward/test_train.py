@@ -66,6 +66,7 @@ def test_a_planted_preference_is_learnt(kit: Kit, trained: TrainedReward) -> Non
     assert abs(nothing.report.after.replies[0] - 0.5) < 0.25  # control
 
 
+@pytest.mark.slow
 def test_training_on_prefixes_orders_prefixes(kit: Kit, trained: TrainedReward) -> None:
     """The first token decides here: a reward trained on prefixes says so at once, one of whole replies in the end."""
     prefixes = train_reward(kit.base, planted(), replace(RECIPE, units="prefixes")).report.after
@@ -91,6 +92,7 @@ def counted(number: int = 200) -> tuple[list[Pair], np.ndarray]:
     return pairs, np.array(differences)
 
 
+@pytest.mark.slow
 def test_axes_are_learnt_each_by_itself(kit: Kit) -> None:
     """Two features, one mostly unknown, come out as two rewards that differ between replies as the features do."""
     pairs, wanted = counted()

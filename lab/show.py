@@ -13,10 +13,9 @@ def show_decode(console: Console, result: dict[str, Any]) -> None:
     """Speeds beside what they have to reach, with their intervals."""
     table = Table("figure", "median", "95 %", "bar", "samples")
     for row in result["rows"]:
-        reached = row.get("is_reached")
         table.add_row(
             row["figure"],
-            Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red"),
+            _value(row),
             f"{row['low']:g} … {row['high']:g}",
             row.get("bar", ""),
             str(len(row["samples"])),
@@ -31,10 +30,9 @@ def show_learn(console: Console, result: dict[str, Any]) -> None:
     """Figures beside their bars and what can be reached at best, then the curves."""
     table = Table("figure", "value", "95 %", "bar", "ceiling")
     for row in result["rows"]:
-        reached = row.get("is_reached")
         table.add_row(
             row["figure"],
-            Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red"),
+            _value(row),
             f"{row['low']:g} … {row['high']:g}" if "high" in row else "",
             row.get("bar", ""),
             f"{row['ceiling']:g}" if "ceiling" in row else "",
@@ -52,8 +50,7 @@ def show_learn(console: Console, result: dict[str, Any]) -> None:
             f"{curve['gain']:+.1%} ({curve['low']:+.1%} … {curve['high']:+.1%})",
         )
     console.print(curves)
-    for reason in result["skipped"]:
-        console.print(Text(f"skipped {reason}"))
+    _show_skipped(console, result)
 
 
 def show_quality(console: Console, result: dict[str, Any]) -> None:
@@ -63,5 +60,15 @@ def show_quality(console: Console, result: dict[str, Any]) -> None:
         interval = f"{row['low']:+.2f} … {row['high']:+.2f}" if "low" in row else ""
         table.add_row(row["figure"], f"{row['value']:+.3f}", interval, f"{row['kl']:.3f}" if "kl" in row else "")
     console.print(table)
+    _show_skipped(console, result)
+
+
+def _value(row: dict[str, Any]) -> Text:
+    """Green if its bar is reached, red if it isn't."""
+    reached = row.get("is_reached")
+    return Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red")
+
+
+def _show_skipped(console: Console, result: dict[str, Any]) -> None:
     for reason in result["skipped"]:
         console.print(Text(f"skipped {reason}"))

@@ -13,7 +13,8 @@ from unicodedata import category
 
 from personalign.errors import InputError, MessageError
 
-ROLES = ("system", "user", "assistant")
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
 FeedbackKind = Literal["edit", "thumbs", "regenerate"]
 FEEDBACK: tuple[FeedbackKind, ...] = get_args(FeedbackKind)  # the kinds of answers that come without a question
 MAX_TEXT = 100_000  # characters of a text that is kept
@@ -25,9 +26,9 @@ UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and para
 
 
 class Message(TypedDict):
-    """One chat message; ``role`` is "system", "user" or "assistant"."""
+    """One chat message."""
 
-    role: str
+    role: Role
     content: str
 
 
@@ -74,7 +75,8 @@ def _message(place: str, message: object) -> Message:
             f"{place} has the role {shown(role)}, expected one of {', '.join(ROLES)}; rename the role, or leave the "
             "message out"
         )
-    return {"role": str(role), "content": check_text(f"{place} ({role})", _content(place, message["content"]))}
+    role = next(known for known in ROLES if known == role)  # a plain text, whatever kind of text was passed
+    return {"role": role, "content": check_text(f"{place} ({role})", _content(place, message["content"]))}
 
 
 def _advice(message: object) -> str:
@@ -103,11 +105,7 @@ def _part(place: str, part: object) -> str:
 
 
 def check_text(name: str, text: object) -> str:
-    """Refuse what isn't text, is blank or too long, or holds half a surrogate pair.
-
-    Raises:
-        MessageError: naming what it is.
-    """
+    """Refuse what isn't text, is blank or too long, or holds half a surrogate pair."""
     if not isinstance(text, str):
         raise MessageError(f"{name} is {shown(text)}, expected text; pass a string, or leave it out")
     if not text.strip():
@@ -119,11 +117,7 @@ def check_text(name: str, text: object) -> str:
 
 
 def check_unicode(name: str, text: str) -> None:
-    """Refuse half a surrogate pair.
-
-    Raises:
-        MessageError: naming the place.
-    """
+    """Refuse half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -134,11 +128,7 @@ def check_unicode(name: str, text: str) -> None:
 
 
 def check_user(user: object) -> str:
-    """Refuse ids that can't be stored and read again as they are.
-
-    Raises:
-        InputError: it isn't text, is blank, has more than 128 characters, or some that can't be printed.
-    """
+    """Refuse ids that can't be stored and read again as they are."""
     if not isinstance(user, str) or not user.strip() or len(user) > MAX_USER or UNWRITTEN & set(map(category, user)):
         raise InputError(
             f"found {shown(user)} as a person's id, expected 1 to {MAX_USER} printable characters, such as 'ada'; pass "
@@ -159,11 +149,7 @@ def check_place(name: str, value: object) -> str:
 
 
 def check_consent(consent: object) -> str | None:
-    """Refuse a consent that isn't words; None is none given.
-
-    Raises:
-        MessageError: it is blank, too long, or not text.
-    """
+    """Refuse a consent that isn't words; None says that none was given."""
     return None if consent is None else check_text("the consent", consent)
 
 
@@ -178,18 +164,14 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Feedback:
-    """A preference that showed in use: of two replies to one prompt, the one a person ``chosen`` over the other.
+    """A preference that showed in use: of two replies to one prompt, a person has ``chosen`` one over the other.
 
     "edit": their own text over the reply they edited; "regenerate": the second reply over the first; "thumbs": the
-    reply with its thumb up over the other, or the other over the one with its thumb down (the other is what stood
-    beside it, or the model's own: ``chat(…, strength=0)``).
-
-    Raises:
-        InputError: another kind, or twice the same text, which says nothing.
-        MessageError: a conversation that can't be answered, or a reply that is blank or too long.
+    reply with its thumb up over the other, or the other over the one with its thumb down. The other is what stood
+    beside it, or the model's own: ``chat(…, strength=0)``.
     """
 
-    kind: str
+    kind: FeedbackKind
     prompt: Conversation
     chosen: str
     rejected: str

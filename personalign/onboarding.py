@@ -17,20 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalign.basis import Basis
-from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
+from personalign.errors import QuestionError
+from personalign.learn.ask import Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.fit import fit
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.messages import Feedback, shown
-from personalign.options import check_choice, check_number
 from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question
 
 DAY_S = 86_400.0
-SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 MIRRORED = {"a": "b", "b": "a"}
 AT_RANDOM = "questions were drawn at random, because this basis doesn't predict answers well enough to choose them"
 PATIENCE = 3  # times as many questions are shown as are to be answered; one passed over says nothing
@@ -42,9 +40,9 @@ class Onboarding:
 
     def __init__(self, store: Store, basis: Basis, embed: Embed, serving: Serving) -> None:
         self._store, self._basis, self._embed, self._serving = store, basis, embed, serving
-        self._stop_rule = StopRule()
-        self._question_rule = "d_optimal" if basis.active else "random"
-        self._half_life_days: float | None = None
+        self.stop_rule = StopRule()  # this and the next two are set by the service, which checks them
+        self.question_rule = "d_optimal" if basis.active else "random"
+        self.half_life_days: float | None = None
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
         """The open question, or the next one; None when enough is known."""
@@ -115,38 +113,6 @@ class Onboarding:
         """What a person's answers so far say about a change of taste."""
         return _watch(self._store.answers(user, self._basis.id))
 
-    @property
-    def question_rule(self) -> str:
-        """How the next question is chosen."""
-        return self._question_rule
-
-    @question_rule.setter
-    def question_rule(self, rule: str) -> None:
-        check_choice("question_rule", rule, QUESTION_RULES)
-        self._question_rule = rule
-
-    @property
-    def stop_rule(self) -> StopRule:
-        """When enough is known."""
-        return self._stop_rule
-
-    @stop_rule.setter
-    def stop_rule(self, rule: StopRule) -> None:
-        if not isinstance(rule, StopRule):
-            raise InputError(f"stop_rule is {shown(rule)}, expected a StopRule, such as StopRule(max_questions=15)")
-        self._stop_rule = rule
-
-    @property
-    def half_life_days(self) -> float | None:
-        """After how many days an answer counts half; None, the default, means never."""
-        return self._half_life_days
-
-    @half_life_days.setter
-    def half_life_days(self, days: float | None) -> None:
-        if days is not None:
-            check_number("half_life_days", days, SHORTEST_DAYS, LONGEST_DAYS)
-        self._half_life_days = days
-
     def behind(self) -> list[str]:
         """The people with answers under another basis that this one lacks."""
         return self._store.behind(self._basis.id, is_gated=self._basis.gate is not None)
@@ -166,7 +132,7 @@ class Onboarding:
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""
-        basis, rule, stop = self._basis, self._question_rule, self._stop_rule
+        basis, rule, stop = self._basis, self.question_rule, self.stop_rule
         state, asked = self._store.state(user, basis.id), self._store.asked(user, basis.id)
         post = self._named(state.profile or basis.first_profile(user)).posterior
         allowed, drift = self._allowed(asked), _watch(state.answers)
@@ -230,7 +196,7 @@ class Onboarding:
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
-        weight = fade(days, weigh(kinds, choices), self._half_life_days, _watch(answers).changed_at)
+        weight = fade(days, weigh(kinds, choices), self.half_life_days, _watch(answers).changed_at)
         fitted = select(choices, kinds)
         v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
         return fit(v[fitted], [choices[i] for i in fitted], self._basis.prior, self._basis.noise, weight[fitted])

@@ -1,4 +1,7 @@
-"""What may be asked of a reply: one frozen value from the door to the engine, checked when it is made."""
+"""What may be asked of a reply: one frozen value from the door to the engine, checked when it is made.
+
+Every check here raises an ``InputError`` that names the argument, what it is and what was expected.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Options:
         max_tokens: of the reply.
         temperature: divides the logits of a draw.
         top_p: draws from the likeliest tokens that make up so much probability.
-        seed: makes a draw repeatable; None draws a fresh one, which the reply tells.
+        seed: makes a draw repeatable; None draws a fresh one, which ``reply.seed`` gives.
         top_k: draws from the k likeliest tokens; 0 is off.
         min_p: draws from tokens at least that fraction as likely as the best.
         repetition_penalty: divides a token's logit, or multiplies a negative one, once it stands in prompt or reply
@@ -48,7 +51,7 @@ class Options:
         regex: a pattern that the whole reply matches.
 
     Raises:
-        InputError: a value has another type or is out of its range, naming both; ConstraintError for the last two.
+        InputError: a value has another type or is out of its range; ConstraintError for the last two.
     """
 
     max_tokens: int = 64
@@ -96,11 +99,7 @@ class Options:
 
     @classmethod
     def from_keywords(cls, keywords: Mapping[str, Any]) -> Options:
-        """Make them of a caller's keywords.
-
-        Raises:
-            InputError: a keyword is unknown, naming the nearest one; or as the class.
-        """
+        """Make them of a caller's keywords; an unknown one is answered with the nearest."""
         names = [option.name for option in fields(cls)]
         for keyword in keywords:
             if keyword not in names:
@@ -110,24 +109,14 @@ class Options:
         return cls(**keywords)
 
     def check_vocabulary(self, num_tokens: int) -> None:
-        """Refuse a bias on a token that a vocabulary doesn't have.
-
-        Raises:
-            InputError: naming the token.
-        """
+        """Refuse a bias on a token that a vocabulary doesn't have."""
         for token in self.logit_bias:
             check_whole("a token id in logit_bias", token, 0, num_tokens - 1)
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """How much is written at once: ``slots`` replies, and as many as ``waiting`` wait for one.
-
-    ``max_length`` is what prompt and reply may come to, in tokens; None means the model's context, 2048 at most.
-
-    Raises:
-        InputError: one of them isn't a whole number from 1.
-    """
+    """How much is written at once, as ``Personalign.open`` says."""
 
     slots: int = 32
     waiting: int = 256
@@ -164,65 +153,42 @@ class OptionsDict(TypedDict, total=False):
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
-    """Refuse what isn't a number, or isn't between two.
-
-    Raises:
-        InputError: naming it and the range.
-    """
+    """Refuse what isn't a number in a range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InputError(f"{name} is {shown(value)}, expected a number from {low:g} to {high:g}; pass one")
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """Refuse what isn't a whole number, or isn't between two.
-
-    Raises:
-        InputError: naming it and the range.
-    """
+    """Refuse what isn't a whole number in a range."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {shown(value)}, expected a whole number from {low} to {high}; pass one")
 
 
 def check_list(name: str, values: Sequence[T]) -> Sequence[T]:
-    """Refuse what isn't a list, a text above all.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse what isn't a list, a text above all."""
     if not isinstance(values, list | tuple):
         raise InputError(f"{name} is {shown(values)}, expected a list; put it into brackets")
     return values
 
 
 def check_mapping(name: str, value: Mapping[str, float]) -> Mapping[str, float]:
-    """Refuse what isn't a mapping from names to numbers.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse what isn't a mapping from names to numbers."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise InputError(f"{name} is {shown(value)}, expected a mapping from names to numbers, such as {{'length': 0}}")
     return value
 
 
 def check_switch(name: str, value: object) -> None:
-    """Refuse what is neither True nor False.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse what is neither True nor False."""
     if not isinstance(value, bool):
         raise InputError(f"{name} is {shown(value)}, expected True or False; pass one of them")
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse what isn't one of a few words.
-
-    Raises:
-        InputError: naming it and them.
-    """
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Refuse what isn't one of a few words."""
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} is {shown(value)}, expected one of {', '.join(choices)}; pass one of them")
+    return value
 
 
 def _own_bias(bias: object) -> Mapping[int, float]:

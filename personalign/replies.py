@@ -37,14 +37,14 @@ class Replies:
 
     def __init__(
         self,
-        models: Models,
+        source: Source,
         basis: Basis,
         store: Store,
         profile: Callable[[str], Profile],
         serving: Serving,
         capacity: Capacity,
     ) -> None:
-        self.models = models
+        self.models, self._source = _load_models(source, basis), source
         self._basis, self._serving, self._capacity = basis, serving, capacity
         self._recent = RecentProfiles(store, profile, self._forget_weights)
         self._pid = os.getpid()
@@ -130,8 +130,9 @@ class Replies:
         """Embeddings (n, F) of replies, for the learnt axes of the basis."""
         with self._starting:
             if self._embedder is None:
-                learnt = self._basis.learnt
-                self._embedder = load_embedder(learnt.embedder if learnt else HIDDEN, self.models.base)
+                named = self._basis.learnt.embedder if self._basis.learnt else HIDDEN
+                chosen = self._source.embedder
+                self._embedder = load_embedder(chosen or named, self.models.base, is_trusted=chosen is not None)
         embedder = self._embedder
         return self.worker.perform(lambda: embedder(prompts, replies))
 
@@ -183,21 +184,21 @@ def _texts(ticket: Ticket) -> Iterator[str]:
         ticket.cancel()
 
 
-def load_models(source: Source, basis: Basis, device: str, reward: str | None) -> Models:
+def _load_models(source: Source, basis: Basis) -> Models:
     """Load a model with the head of its basis, its experts, and a reward model if one is named.
 
     Raises:
         ModelError: and its kinds, for what can't be used.
         BasisError: the basis was made for another model.
     """
-    causal = load_causal(source.model, device)
+    causal = load_causal(source.model, source.device)
     basis.check_model(causal.fingerprints)
     head = SuccessorHead.from_arrays(basis.head) if basis.head is not None else None
     experts: dict[str, Expert] = {}
     if source.experts:
-        small = load_causal(source.small or source.model, device)
+        small = load_causal(source.small or source.model, source.device)
         for name, path in source.experts.items():
             attached = next((expert for expert in experts.values() if expert.peft is not None), None)
             experts[name] = load_expert(path, small, attached)
-    judge = None if reward is None else load_reward_beside(reward, source.model, device, basis)
+    judge = None if source.reward is None else load_reward_beside(source.reward, source.model, source.device, basis)
     return Models(causal, head, basis.steering, experts, judge)

@@ -1,31 +1,39 @@
-"""Personalign: the verbs an application calls. ``onboarding.py`` and ``replies.py`` do what they say.
+"""Personalign: the verbs an application calls. ``docs/people.md`` and ``docs/replies.md`` show them at work.
 
-torch is imported on the first ``chat``; asking, answering and reading profiles run without it.
+``onboarding.py`` and ``replies.py`` do what the verbs say. torch is imported on the first ``chat``; asking, answering
+and reading profiles run without it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
+from asyncio import to_thread
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from personalign import aio
 from personalign.basis import Basis
-from personalign.bundled import Source, locate
+from personalign.bundled import Place, Source, locate
 from personalign.errors import EngineError, InputError, check_process
-from personalign.learn.ask import StopRule
+from personalign.learn.ask import QUESTION_RULES, StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
-from personalign.messages import Feedback, check_consent, check_place, check_user, read_messages
+from personalign.messages import Feedback, FeedbackKind, Message, check_consent, check_user, read_messages, shown
 from personalign.onboarding import Onboarding
-from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
+from personalign.options import (
+    Capacity,
+    Options,
+    OptionsDict,
+    check_choice,
+    check_list,
+    check_mapping,
+    check_number,
+    check_switch,
+)
 from personalign.store import Store
-from personalign.types import Array, Choice, Message, Profile, Question, Reply
+from personalign.types import Array, Choice, Profile, Question, Reply
 
 if TYPE_CHECKING:
     from personalign.decode.models import Models
@@ -34,21 +42,15 @@ if TYPE_CHECKING:
     from personalign.replies import Replies
     from personalign.shift import ShiftedReply
 
+Messages = Sequence[Message]
+SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
+
 
 class Personalign:
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
-    def __init__(
-        self,
-        store: Store,
-        basis: Basis,
-        source: Source,
-        device: str,
-        reward: str | None,
-        serving: Serving,
-        capacity: Capacity,
-    ) -> None:
-        self._store, self._source, self._device, self._reward, self._capacity = store, source, device, reward, capacity
+    def __init__(self, store: Store, basis: Basis, source: Source, serving: Serving, capacity: Capacity) -> None:
+        self._store, self._source, self._capacity = store, source, capacity
         self._onboarding = Onboarding(store, basis, self._embed, serving)
         self._is_closed = False
         self._loading: dict[int, threading.Lock] = {}  # by process: the first caller loads the model, once
@@ -59,10 +61,10 @@ class Personalign:
     def open(
         cls,
         store: str = "sqlite:///profiles.db",
-        model: str | Path = "tiny",
-        basis: str | Path | None = None,
-        experts: Mapping[str, str | Path] | Sequence[str | Path] = (),
-        reward: str | Path | None = None,
+        model: Place = "tiny",
+        basis: Place | None = None,
+        experts: Mapping[str, Place] | Sequence[Place] = (),
+        reward: Place | None = None,
         device: str = "auto",
         pinned: Mapping[str, float] | None = None,
         shadow: bool = False,
@@ -73,47 +75,45 @@ class Personalign:
         waiting: int = 256,
         max_length: int | None = None,
         create: bool = True,
+        embedder: str | None = None,
     ) -> Personalign:
-        """Open the store, creating a new SQLite file, and load the basis; the model waits for the first ``chat``.
+        """Open the store and load the basis; the model waits for the first ``chat``.
 
         Args:
             store: a database URL.
             model: "tiny" (bundled), a path, or a hub id.
-            basis: a basis directory; None means the bundled one, and is an error for any other model.
+            basis: a basis directory; only a bundled model has one by default.
             experts: adapter folders beside the bundled ones, by name, or named by their last path component.
             reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward``.
             device: "auto", or a torch device.
-            pinned: axes by name with the weight that everyone who is guided has on them; 0 turns an axis off.
-            shadow: write the model's own replies, and tell in their account what guidance would have done; as
-                ``serving.is_shadow`` it may be changed at any time.
-            question_rule: how questions are chosen, as the property says; so do the next two.
+            pinned: the weights that an operator sets, by axis, for everyone who is guided; 0 turns an axis off.
+            shadow: write the model's own replies, and account for what guidance would have done.
+            question_rule: how questions are chosen; the default depends on the basis.
             stop_rule: when enough is known.
-            half_life_days: after how many days an answer counts half.
+            half_life_days: after how many days an answer counts half; None means never.
             slots: replies that are written at once.
             waiting: requests that may wait for a slot; further ones raise ``Overloaded``.
             max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
-            create: make the SQLite file where there is none; False refuses that.
+            create: whether a SQLite file is made where there is none.
+            embedder: what measures learnt axes, in place of the one that the basis names, such as "encoder:PATH".
 
         Raises:
-            BasisError: no basis was named, or it can't be read.
-            InputError: another argument has the wrong type or is out of its range.
+            InputError: an argument can't be used; BasisError where it is the basis.
             StoreError: the database can't be opened; SchemaError if its schema is older or newer.
         """
-        capacity, device = Capacity(slots, waiting, max_length), check_place("device", device)
+        capacity, source = Capacity(slots, waiting, max_length), locate(model, basis, experts, reward, embedder, device)
         check_switch("shadow", shadow)
         pinned = {} if pinned is None else check_mapping("pinned", pinned)
-        source = locate(check_place("model", model), basis if basis is None else check_place("basis", basis))
-        source = replace(source, experts=source.experts | _experts(experts))
-        reward = reward if reward is None else check_place("reward", reward)
         loaded = Basis.load(source.basis)
+        _check_embedder(source.embedder, loaded)
         serving = Serving(loaded, pinned, is_shadow=shadow)
         opened = Store.open(check_place("store", store), create)
         try:
             opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
-            service = cls(opened, loaded, source, device, reward, serving, capacity)
+            service = cls(opened, loaded, source, serving, capacity)
             service.half_life_days = half_life_days
             service.question_rule = service.question_rule if question_rule is None else question_rule
-            service.stop_rule = service.stop_rule if stop_rule is None else stop_rule
+            service.stop_rule = StopRule() if stop_rule is None else stop_rule
         except BaseException:
             opened.close()
             raise
@@ -122,10 +122,7 @@ class Personalign:
     # Onboarding
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
-        """The next question for a person, who is created by the first one; None when enough is known.
-
-        The same question comes back until it is answered.
-        """
+        """The open question of a person, or their next one; None when enough is known. The first one creates them."""
         return self._onboarding.ask(check_user(user), check_consent(consent))
 
     def why_stopped(self, user: str) -> str | None:
@@ -133,62 +130,51 @@ class Personalign:
         return self._onboarding.why_stopped(check_user(user))
 
     def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
-        """Store an answer and the profile fitted to all of them.
-
-        Raises:
-            QuestionError: the question isn't this person's, or the choice is none of the five.
-            AlreadyAnswered: it has another answer.
-        """
+        """Store an answer and the profile fitted to all of them; another answer than before: ``AlreadyAnswered``."""
         return self._onboarding.answer(check_user(user), question_id, choice)
 
     async def aask(self, user: str, consent: str | None = None) -> Question | None:
         """``ask`` for a task on an event loop, which it never blocks."""
-        return await asyncio.to_thread(self.ask, user, consent)
+        return await to_thread(self.ask, user, consent)
 
     async def aanswer(self, user: str, question_id: str, choice: Choice) -> Profile:
         """``answer`` for a task on an event loop; cancelling the task doesn't take the answer back."""
-        return await asyncio.to_thread(self.answer, user, question_id, choice)
+        return await to_thread(self.answer, user, question_id, choice)
 
     def reask(self, user: str) -> Question | None:
-        """Ask the first question again, its sides changed, to see whether the person agrees with themselves.
-
-        It comes until it is answered, by ``answer``; one question of a person is asked again, and tells the profile
-        nothing. None without an answer to ask about. While another question is open, it is that one.
-        """
+        """Ask the first question again, once, its sides changed; None without one. Its answer changes no profile."""
         return self._onboarding.reask(check_user(user))
 
     def agreed(self, user: str) -> bool | None:
-        """Whether the person preferred the same reply when asked again; None where they weren't, or skipped it."""
+        """Whether the person preferred the same reply when asked again; None if they weren't, or skipped it."""
         return self._onboarding.agreed(check_user(user))
 
     def undo(self, user: str) -> Profile:
-        """Take the last answer back; its question is open again.
-
-        Raises:
-            QuestionError: there is no answer to take back.
-        """
+        """Take the last answer back; its question is open again. ``QuestionError`` where there is none."""
         return self._onboarding.undo(check_user(user))
 
-    def feedback(self, user: str, messages: Sequence[Message], chosen: str, rejected: str, kind: str) -> Profile:
-        """Store what a person preferred in use, and the profile fitted with it; they are created by the first.
+    def feedback(self, user: str, messages: Messages, chosen: str, rejected: str, kind: FeedbackKind) -> Profile:
+        """Store what a person preferred in use, and the profile fitted with it, as ``Feedback`` says.
 
         The same feedback again changes nothing; turned round, it takes the place of the first.
-
-        Args:
-            user: the person.
-            messages: the conversation up to the reply.
-            chosen: the reply they preferred: their edited text, the second one, the one with its thumb up.
-            rejected: the reply beside it: the one they edited, the first one, the one with its thumb down.
-            kind: "edit", "regenerate" or "thumbs"; each counts less than an answer (``types.WEIGHTS``).
-
-        Raises:
-            InputError: and its kinds, as ``Feedback`` says.
         """
         return self._onboarding.feedback(check_user(user), Feedback(kind, read_messages(messages), chosen, rejected))
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
         return self._onboarding.profile(check_user(user))
+
+    def drift(self, user: str) -> Drift:
+        """What a person's answers say about a change of taste: after an alarm older ones count a quarter."""
+        return self._onboarding.drift(check_user(user))
+
+    def behind(self) -> list[str]:
+        """The people whose answers were given under another basis, and aren't fitted on this one yet."""
+        return self._onboarding.behind()
+
+    def refit(self, user: str) -> Profile | None:
+        """Fit a person's answers from other bases on this one; None where none is lacking. The old ones stay."""
+        return self._onboarding.refit(check_user(user))
 
     @property
     def stop_rule(self) -> StopRule:
@@ -197,35 +183,18 @@ class Personalign:
 
     @stop_rule.setter
     def stop_rule(self, rule: StopRule) -> None:
+        if not isinstance(rule, StopRule):
+            raise InputError(f"stop_rule is {shown(rule)}, expected a StopRule, such as StopRule(max_questions=15)")
         self._onboarding.stop_rule = rule
 
     @property
     def question_rule(self) -> str:
-        """How questions are chosen, from the next one on: by one of the rules of ``learn/ask.py``.
-
-        The default is "d_optimal", or "random" where the basis predicts people too badly (``basis.active``). "eubo"
-        shows pairs whose better reply is expected to please most. "accuracy" looks ahead.
-        """
+        """How the next question is chosen: by one of the rules of ``learn/ask.py``."""
         return self._onboarding.question_rule
 
     @question_rule.setter
     def question_rule(self, rule: str) -> None:
-        self._onboarding.question_rule = rule
-
-    def behind(self) -> list[str]:
-        """The people whose answers were given under another basis, and aren't fitted on this one yet."""
-        return self._onboarding.behind()
-
-    def refit(self, user: str) -> Profile | None:
-        """Fit a person's answers from other bases on this one, in one transaction; None where none is lacking.
-
-        The texts they saw are measured anew. Their answers and profiles under the other bases stay.
-        """
-        return self._onboarding.refit(check_user(user))
-
-    def drift(self, user: str) -> Drift:
-        """What a person's answers say about a change of taste: after an alarm older ones count a quarter."""
-        return self._onboarding.drift(check_user(user))
+        self._onboarding.question_rule = check_choice("question_rule", rule, QUESTION_RULES)
 
     @property
     def half_life_days(self) -> float | None:
@@ -234,17 +203,14 @@ class Personalign:
 
     @half_life_days.setter
     def half_life_days(self, days: float | None) -> None:
+        if days is not None:
+            check_number("half_life_days", days, SHORTEST_DAYS, LONGEST_DAYS)
         self._onboarding.half_life_days = days
 
     # Replies
 
-    def chat(self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]) -> Reply:
-        """Answer messages under a person's reward; someone unknown gets the model's own reply.
-
-        Args:
-            user: the person.
-            messages: the conversation, ending with the user.
-            options: how the reply is steered, drawn and ended, as ``Options`` says.
+    def chat(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Reply:
+        """Answer a conversation under a person's reward, as ``Options`` says; someone unknown gets the model's own.
 
         Raises:
             InputError: and its kinds, for what can't be used.
@@ -254,39 +220,28 @@ class Personalign:
         request = self._request(user, messages, options)
         return self._replies.write(request)
 
-    def stream(self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]) -> Iterator[str]:
-        """``chat`` piece by piece; the pieces joined are the reply's text. Dropping the iterator ends the reply.
-
-        Raises:
-            InputError, Overloaded: at the call, as ``chat``.
-            EngineError: at the piece that can't be written.
-        """
+    def stream(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Iterator[str]:
+        """``chat`` piece by piece; dropping the iterator ends the reply. Only ``EngineError`` comes after the call."""
         request = self._request(user, messages, options)
         return self._replies.stream(request)
 
-    async def achat(self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]) -> Reply:
+    async def achat(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Reply:
         """``chat`` for a task on an event loop, which it never blocks; cancelling the task ends the reply."""
         return await aio.result(partial(self._begin, user, messages, options))
 
-    def astream(
-        self, user: str, messages: Sequence[Message], **options: Unpack[OptionsDict]
-    ) -> AsyncGenerator[str, None]:
+    def astream(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> AsyncGenerator[str, None]:
         """``stream`` for a task on an event loop; its errors come at a piece, and closing it ends the reply."""
         return aio.texts(partial(self._begin, user, messages, options, is_streamed=True))
 
     def _begin(
-        self, user: str, messages: Sequence[Message], options: OptionsDict, outbox: Outbox, *, is_streamed: bool = False
+        self, user: str, messages: Messages, options: OptionsDict, outbox: Outbox, *, is_streamed: bool = False
     ) -> Seq:
         return self._replies.begin(self._request(user, messages, options), outbox, is_streamed=is_streamed)
 
     def chat_many(
-        self, users: Sequence[str], conversations: Sequence[Sequence[Message]], **options: Unpack[OptionsDict]
+        self, users: Sequence[str], conversations: Sequence[Messages], **options: Unpack[OptionsDict]
     ) -> list[Reply]:
-        """``chat`` for several people at once, however many, each under their own reward.
-
-        Raises:
-            InputError: there aren't as many conversations as people; or as ``chat``.
-        """
+        """``chat`` for several people at once, however many, each under their own reward."""
         if len(check_list("users", users)) != len(check_list("conversations", conversations)):
             raise InputError(
                 f"found {len(users)} people and {len(conversations)} conversations, expected as many; pass one for each"
@@ -294,18 +249,12 @@ class Personalign:
         pairs = zip(users, conversations, strict=True)
         return self._replies.write_all([self._request(user, messages, options) for user, messages in pairs])
 
-    def shift(
-        self, user: str, conversations: Sequence[Sequence[Message]], **options: Unpack[OptionsDict]
-    ) -> list[ShiftedReply]:
-        """Write the person's replies, and find out how their reward and the expert moved each token's probability.
-
-        Raises:
-            InputError: nothing moves the replies; or as ``chat``.
-        """
+    def shift(self, user: str, conversations: Sequence[Messages], **options: Unpack[OptionsDict]) -> list[ShiftedReply]:
+        """Write replies as ``chat`` does, with what the reward and the expert did to each token's probability."""
         conversations = check_list("conversations", conversations)
         return self._replies.shift([self._request(user, messages, options) for messages in conversations])
 
-    def _request(self, user: str, messages: Sequence[Message], options: OptionsDict) -> Request:
+    def _request(self, user: str, messages: Messages, options: OptionsDict) -> Request:
         """Check all that is asked for before the model is loaded."""
         user, conversation, chosen = check_user(user), read_messages(messages), Options.from_keywords(options)
         return self._replies.request(user, conversation, chosen)
@@ -322,10 +271,11 @@ class Personalign:
             check_process(pid)
         with self._loading.setdefault(os.getpid(), threading.Lock()):
             if self._loaded is None:
-                from personalign.replies import Replies, load_models
+                from personalign.replies import Replies
 
-                models = load_models(self._source, self.basis, self._device, self._reward)
-                self._loaded = Replies(models, self.basis, self._store, self.profile, self.serving, self._capacity)
+                self._loaded = Replies(
+                    self._source, self.basis, self._store, self.profile, self.serving, self._capacity
+                )
             self._check_open()  # it may have been closed meanwhile
             return self._loaded
 
@@ -333,7 +283,7 @@ class Personalign:
         if self._is_closed:
             raise EngineError("personalign is closed; open it again")
 
-    def _embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
+    def _embed(self, prompts: Sequence[Messages], replies: Sequence[str]) -> Array:
         """What the learnt axes of the basis project; loads the model on first use."""
         return self._replies.embed(prompts, replies)
 
@@ -344,7 +294,7 @@ class Personalign:
         return self._store.person(check_user(user)).created_at is not None
 
     def forget(self, user: str) -> bool:
-        """Erase everything about a person, and tell whether they were known; the id may start anew."""
+        """Erase everything about a person, and say whether they were known; the id may start anew."""
         try:
             return self._store.forget(check_user(user))
         finally:
@@ -369,8 +319,11 @@ class Personalign:
         self.close()
 
 
-def _experts(folders: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, Path]:
-    """Adapter folders by the experts' names."""
-    if not isinstance(folders, Mapping):
-        folders = {Path(check_place("experts", folder)).name: folder for folder in check_list("experts", folders)}
-    return {check_place("experts", name): Path(check_place("experts", folder)) for name, folder in folders.items()}
+def _check_embedder(embedder: str | None, basis: Basis) -> None:
+    """Refuse one of another kind than the learnt axes were fitted with."""
+    if embedder is not None and basis.learnt is not None:
+        kind, fitted = embedder.partition(":")[0], basis.learnt.embedder.partition(":")[0]
+        if kind != fitted:
+            raise InputError(
+                f"embedder is {shown(embedder)}, expected one that begins with {fitted!r}, as the basis was fitted with"
+            )

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     model: str = "tiny"
     device: str = "auto"
     reward: str | None = None
+    embedder: str | None = None
     half_life_days: float | None = None
     pinned: dict[str, float] = {}  # as JSON: {"length": 0}
     shadow: bool = False

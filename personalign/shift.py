@@ -24,7 +24,7 @@ from personalign.decode.request import Request
 from personalign.decode.steer import Step
 from personalign.decode.text import TextStream
 from personalign.errors import InputError
-from personalign.types import Reply
+from personalign.types import Reason, Reply
 
 # of each token its log-probability with nothing stacked, the likeliest one's id, and that one's log-probability
 Baseline: TypeAlias = list[tuple[float, int, float]]
@@ -69,7 +69,7 @@ class ShiftedReply:
     prompt: str  # the last message
     text: str
     guided: bool
-    reason: str | None
+    reason: Reason | None
     positions: tuple[Position, ...]
 
 

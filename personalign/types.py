@@ -38,6 +38,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
 FinishReason = Literal["stop", "length"]
+Reason = Literal["no_answers", "nothing_personal", "strength_zero", "non_finite_reward", "forgotten", "shadow"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +243,7 @@ class Reply:
 
     text: str
     guided: bool
-    reason: str | None
+    reason: Reason | None
     revision: int
     kl: float
     finish_reason: FinishReason

@@ -510,7 +510,7 @@ def test_an_unknown_key_asks_again(run: Run) -> None:
     """It is no answer: the same question waits, and the keys are named; text like markup is shown as it is."""
     asked = run("onboard", "ada", keys=["x", "[/bold]", "q"])
     assert asked.code == 0
-    assert "'x' is none of a, b, t, n, s, u, q" in asked.out
+    assert "found 'x', expected one of a, b, t, n, s, u, q" in asked.out
     assert "'[/bold]' is none of" in asked.out
     assert asked.out.count("question 1 of at most 10") == 3
     assert choices(run) == []
@@ -620,7 +620,7 @@ def test_nobody_is_told_to_be_unknown(run: Run, tmp_path: Path, verb: str) -> No
     before = (tmp_path / "p.db").read_bytes()
     assert run(verb, "adda", "--json").row()["known"] is False
     told = run(verb, "adda")
-    assert "nobody called 'adda' is known" in told.out + told.err
+    assert "no one called 'adda' is known" in told.out + told.err
     assert (tmp_path / "p.db").read_bytes() == before
     assert run(verb, "ada", "--json").row()["known"] is True
 

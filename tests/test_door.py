@@ -79,6 +79,7 @@ OPENED = {  # with which values opening is right
     "basis": {"None"},
     "experts": {"a list"},
     "reward": {"None"},
+    "embedder": {"None"},
     "device": set(),
     "pinned": {"None"},
     "shadow": {"True"},

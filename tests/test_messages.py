@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from enum import Enum
 from types import MappingProxyType
 
 import pytest
@@ -25,6 +26,12 @@ class Model(BaseModel):
     content: str
 
 
+class Speaker(str, Enum):  # noqa: UP042 - StrEnum has the str that is meant
+    """As SDKs before ``StrEnum`` name roles: its ``str`` is "Speaker.USER"."""
+
+    USER = "user"
+
+
 def _parts(*parts: object) -> list[object]:
     return [{"role": "user", "content": list(parts)}]
 
@@ -35,6 +42,7 @@ TAKEN = {
     "a system message": ([{"role": "system", "content": "Be brief."}, HELLO], None),
     "several turns": ([HELLO, HI, HELLO], None),
     "two users in a row": ([HELLO, HELLO], None),
+    "an enum's role": ([{"role": Speaker.USER, "content": "Hello"}], [HELLO]),
     "other keys": ([{**HELLO, "name": "bob", "tool_calls": None, "refusal": None}], [HELLO]),
     "other mappings": ([MappingProxyType(HELLO), OrderedDict(HELLO)], [HELLO, HELLO]),
     "a dumped object": ([Model(role="user", content="Hello").model_dump()], [HELLO]),
@@ -56,6 +64,7 @@ def test_conversations_are_taken_as_clients_write_them(case: str) -> None:
     conversation = read_messages(messages)
     assert list(conversation) == (messages if expected is None else expected)
     assert read_messages(conversation) == conversation
+    assert {type(message["role"]) for message in conversation} == {str}
 
 
 REFUSED = {

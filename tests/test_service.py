@@ -15,13 +15,15 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from personalign.basis import Basis
+from personalign.basis import Basis, Learnt
 from personalign.bundled import TINY
-from personalign.decode import load_causal
+from personalign.cli.options import open_service
+from personalign.decode import embed, load_causal
 from personalign.errors import (
     AlreadyAnswered,
     BasisError,
@@ -131,10 +133,12 @@ def test_bad_input_is_refused(p: Personalign, tmp_path: Path) -> None:
         Personalign.open(f"sqlite:///{tmp_path / 'q.db'}", model="some/model")
 
 
-@pytest.mark.parametrize(("code", "loads"), [("import personalign", False), ("import personalign, torch", True)])
-def test_importing_is_cheap(code: str, loads: bool) -> None:
-    """`import personalign` loads neither torch nor sqlalchemy; the control shows that it would be seen."""
-    script = f"{code}\nimport sys\nprint(any(name in sys.modules for name in ('torch', 'sqlalchemy')))"
+@pytest.mark.parametrize("code", ["import personalign", "import personalign.cli"])
+@pytest.mark.parametrize(("more", "loads"), [("sys", False), ("numpy", True)])
+def test_importing_is_cheap(code: str, more: str, loads: bool) -> None:
+    """Neither package nor command line loads what calculates or stores; the control shows what would be seen."""
+    heavy = ("torch", "numpy", "scipy", "sqlalchemy", "pydantic")
+    script = f"{code}, {more}\nimport sys\nprint(any(name in sys.modules for name in {heavy}))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(loads)
 
@@ -461,3 +465,24 @@ def test_bad_requests_raise_where_they_are_made(p: Personalign, gate: Gate, call
             call(p, "ada", HELLO, **options)
         assert p._replies.worker._engine.is_idle, case
     assert gate.num_steps == 0
+
+
+def test_an_operator_names_the_encoder_that_a_basis_may_not_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the environment, and only one of the kind that the basis was fitted with; unnamed it is refused."""
+    bundled = Basis.load(TINY / "basis")
+    projection = np.random.default_rng(0).normal(size=(3, 1))
+    replace(bundled, learnt=Learnt(projection, "encoder:./mine")).save(tmp_path / "basis")
+    opened = partial(open_service, f"sqlite:///{tmp_path / 'p.db'}", "tiny", tmp_path / "basis")
+    names: list[str] = []
+    monkeypatch.setattr(embed, "_encoder", lambda name, _: names.append(name) or (lambda *_: np.ones((2, 3))))
+    with opened() as p, pytest.raises(ModelError, match='pass embedder="encoder:PATH", or set PERSONALIGN_EMBEDDER'):
+        p.feedback("ada", HELLO, "Sure!", "When?", "edit")
+    monkeypatch.setenv("PERSONALIGN_EMBEDDER", "encoder:./mine")
+    with opened() as p:
+        assert p.feedback("ada", HELLO, "Sure!", "When?", "edit").revision == 1
+    assert names == ["./mine"]
+    monkeypatch.setenv("PERSONALIGN_EMBEDDER", "hidden")
+    with pytest.raises(InputError, match="expected one that begins with 'encoder'"):
+        opened()

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from personalign.errors import InputError
-from personalign.types import Message
+from personalign.messages import Message, Role
 
 HELD_OUT = 0.05
 DEV = 0.05  # of the hotel dialogues, to choose a checkpoint and α
@@ -48,7 +48,7 @@ class Dialogue:
 
     def messages(self, num_turns: int | None = None) -> list[Message]:
         """The first ``num_turns`` turns (all of them if None) as chat messages."""
-        roles = ("user", "assistant")
+        roles: tuple[Role, Role] = ("user", "assistant")
         return [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(self.turns[:num_turns])]
 
 

@@ -16,8 +16,7 @@ from typing import NoReturn
 import typer
 
 from personalign.cli.database import db, doctor
-from personalign.cli.demo import demo
-from personalign.cli.onboarding import feedback, onboard
+from personalign.cli.onboarding import demo, feedback, onboard
 from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, shift

@@ -1,4 +1,4 @@
-"""What people answer and show: onboard asks in a terminal, feedback takes what showed in use."""
+"""What people answer and show: demo, onboard, which asks in a terminal, and feedback, for what showed in use."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, User, open_service
-from personalign.cli.output import err, out, print_json
+from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, User, open_service, read_settings
+from personalign.cli.output import err, out, print_row
 from personalign.cli.people import profile_row
-from personalign.cli.show import show_answer, show_onboarded, show_profile, show_question
+from personalign.cli.show import show_answer, show_demo, show_onboarded, show_profile, show_question
 from personalign.errors import QuestionError
+from personalign.messages import FeedbackKind
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from personalign.service import Personalign
     from personalign.types import Choice, Question
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}
+PROMPT = "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
+
+
+def demo(device: Device = None, as_json: AsJson = False) -> None:
+    """Onboard two opposite people and answer the same prompts for each."""
+    from personalign.demo.run import run_demo
+
+    with err.status("starting") as status:
+        result = run_demo(device or read_settings().device, status.update)
+    print_row(result.to_json(), as_json, show_demo, out, result)
 
 
 def onboard(
     user: User,
-    consent: Annotated[str | None, typer.Option(help="the text the person agreed to, kept with them")] = None,
-    check: Annotated[bool, typer.Option("--check", help="in the end, ask the first question again")] = False,
+    consent: Annotated[str | None, typer.Option(help="text the person agreed to, stored with them")] = None,
+    check: Annotated[bool, typer.Option("--check", help="ask the first question again at the end")] = False,
     store: StoreUrl = None,
     model: Model = None,
     basis: BasisPath = None,
@@ -33,18 +45,16 @@ def onboard(
     """Ask a person which of two replies is better; stop at any time and go on later.
 
     With --json: the profile; stopped_because; effects, what each answer changed, in words; agreed, whether they
-    preferred the same reply when asked again, null where they weren't.
+    preferred the same reply when asked again, null if they weren't.
     """
     with open_service(store, model, basis) as p:
         console, effects = err if as_json else out, list[str]()
         has_stopped = _converse(p, user, lambda: p.ask(user, consent), lambda: _number(p, user), console, effects)
         if check and not has_stopped:
             _converse(p, user, lambda: p.reask(user), lambda: "one question again", console, effects)
-        found, reason, agreed = p.profile(user), p.why_stopped(user), p.agreed(user)
-        if as_json:
-            print_json(profile_row(found) | {"stopped_because": reason, "effects": effects, "agreed": agreed})
-        else:
-            show_onboarded(out, found, reason, agreed)
+        profile, reason, agreed = p.profile(user), p.why_stopped(user), p.agreed(user)
+        row = profile_row(profile) | {"stopped_because": reason, "effects": effects, "agreed": agreed}
+        print_row(row, as_json, show_onboarded, out, profile, reason, agreed)
 
 
 def _converse(
@@ -55,10 +65,13 @@ def _converse(
     console: Console,
     effects: list[str],
 ) -> bool:
-    """Ask until there is nothing left to ask; tell whether the person stopped before."""
+    """Ask until there is nothing left to ask; return whether the person stopped before."""
     while question := ask():
         show_question(console, question, title())
-        key = _read_key(console)
+        try:
+            key = console.input(PROMPT).strip().lower()
+        except EOFError:
+            return True
         if key == "q":
             return True
         _take(p, user, question.id, key, console, effects)
@@ -67,34 +80,6 @@ def _converse(
 
 def _number(p: Personalign, user: str) -> str:
     return f"question {p.drift(user).asked + 1} of at most {p.stop_rule.max_questions}"
-
-
-def feedback(
-    user: User,
-    message: Annotated[str, typer.Argument(help="the message that was replied to")],
-    chosen: Annotated[str, typer.Option(help="the reply the person preferred")],
-    rejected: Annotated[str, typer.Option(help="the reply beside it")],
-    kind: Annotated[str, typer.Option(help="edit, regenerate or thumbs")],
-    store: StoreUrl = None,
-    model: Model = None,
-    basis: BasisPath = None,
-    as_json: AsJson = False,
-) -> None:
-    """Learn from what a person preferred in use: an edited, regenerated or thumbed reply, as a weak answer."""
-    with open_service(store, model, basis) as p:
-        found = p.feedback(user, [{"role": "user", "content": message}], chosen, rejected, kind)
-        print_json(profile_row(found)) if as_json else show_profile(out, found, p.basis.prior)
-
-
-def _read_key(console: Console) -> str:
-    """What a person answers; the end of the input means stop."""
-    try:
-        key = console.input(
-            "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
-        )
-    except EOFError:
-        return "q"
-    return key.strip().lower()
 
 
 def _take(p: Personalign, user: str, question_id: str, key: str, console: Console, effects: list[str]) -> None:
@@ -109,4 +94,21 @@ def _take(p: Personalign, user: str, question_id: str, key: str, console: Consol
         effects.append(p.answer(user, question_id, KEYS[key]).changes(before))
         show_answer(console, effects[-1])
     else:
-        console.print(f"{key!r} is none of a, b, t, n, s, u, q", markup=False)
+        console.print(f"found {key!r}, expected one of a, b, t, n, s, u, q", markup=False)
+
+
+def feedback(
+    user: User,
+    message: Annotated[str, typer.Argument(help="message that was replied to")],
+    chosen: Annotated[str, typer.Option(help="reply the person preferred")],
+    rejected: Annotated[str, typer.Option(help="reply beside it")],
+    kind: Annotated[FeedbackKind, typer.Option(help="what showed the preference")],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from what a person preferred in use: an edited, regenerated or thumbed reply, as a weak answer."""
+    with open_service(store, model, basis) as p:
+        profile = p.feedback(user, [{"role": "user", "content": message}], chosen, rejected, kind)
+        print_row(profile_row(profile), as_json, show_profile, out, profile, p.basis.prior)

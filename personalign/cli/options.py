@@ -8,49 +8,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
-from personalign.options import Options
+from personalign.options import Options, Rule
 
 if TYPE_CHECKING:
     from personalign.service import Personalign
+    from personalign.settings import Settings
+    from personalign.store import Store
 
 STORE, OUTPUT = "Store", "Output"
-User = Annotated[str, typer.Argument(help="the person's id")]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option("--store", help="database URL", show_default="sqlite:///profiles.db", rich_help_panel=STORE),
-]
-Model = Annotated[
-    str | None, typer.Option("--model", help='"tiny", a path or a hub id', show_default="tiny", rich_help_panel=STORE)
-]
-BasisPath = Annotated[
-    Path | None, typer.Option("--basis", help="basis folder", show_default="the bundled one", rich_help_panel=STORE)
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="where the model runs: auto, cpu, cuda …", show_default="auto", rich_help_panel=STORE
-    ),
-]
-Reward = Annotated[
-    str | None,
-    typer.Option("--reward", help="reward model for the rule args: a path or a hub id", rich_help_panel=STORE),
-]
+DEVICES = "where the model runs: auto, cpu, cuda …"
+
+
+def _setting(flag: str, text: str, default: str | bool = True) -> OptionInfo:
+    """An option that may stand in the environment instead; ``default`` is what holds otherwise."""
+    option: OptionInfo = typer.Option(flag, help=text, show_default=default, rich_help_panel=STORE)
+    return option
+
+
+User = Annotated[str, typer.Argument(help="id of the person")]
+StoreUrl = Annotated[str | None, _setting("--store", "URL of the database", "sqlite:///profiles.db")]
+Model = Annotated[str | None, _setting("--model", 'model to use: "tiny", a path or a hub id', "tiny")]
+BasisPath = Annotated[Path | None, _setting("--basis", "folder of the basis", "the bundled one")]
+Device = Annotated[str | None, _setting("--device", DEVICES, "auto")]
+Reward = Annotated[str | None, _setting("--reward", "reward model for the rule args: a path or a hub id")]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="one JSON object on stdout, all else on stderr", rich_help_panel=OUTPUT)
+    bool, typer.Option("--json", help="print one JSON object on stdout, all else on stderr", rich_help_panel=OUTPUT)
 ]
 # the options of a request by help panel; a mapping, such as logit_bias, is for Python alone
 HELP = {
     "Steering": {
-        "rule": "what gives the rewards: successor or args; args is the default with --reward",
-        "strength": "multiplies the person's reward; 0 turns it off",
-        "expert": "domain expert to stack, such as hotels",
-        "alpha": "weight of the expert; its own by default",
+        "rule": "what gives the rewards; args is the default with --reward, otherwise successor",
+        "strength": "factor of the person's reward; 0 turns it off",
+        "expert": "domain expert to stack under the reward, such as hotels",
+        "alpha": "weight of the expert; by default the one in its card",
         "schema": "JSON schema that the reply keeps to: a file, or the JSON itself",
         "regex": "pattern that the whole reply matches",
     },
     "Sampling": {
-        "max_tokens": "most tokens that the reply may have",
+        "max_tokens": "largest number of tokens in the reply",
         "stop": "text that ends the reply; may be given several times",
         "temperature": "temperature of the draw; 0 takes the likeliest token",
         "top_k": "draw from this many of the likeliest tokens; 0 draws from all",
@@ -63,14 +60,14 @@ HELP = {
     },
     OUTPUT: {"logprobs": "number of likeliest tokens to report beside each one drawn"},
 }
-TYPES: dict[str, Any] = {"rule": str | None, "schema": str | None, "stop": list[str] | None}
+TYPES: dict[str, Any] = {"rule": Rule | None, "schema": str | None, "stop": list[str] | None}
 
 
 def takes_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb an option for each field of ``Options``, in place of its ``**options``, before the store's."""
-    *own, _ = inspect.signature(verb, eval_str=True).parameters.values()
-    first = [parameter.name for parameter in own].index("reward")
-    parameters = [*own[:first], *_option_parameters(), *own[first:]]
+    *parameters, _ = inspect.signature(verb, eval_str=True).parameters.values()
+    place = [parameter.name for parameter in parameters].index("reward")
+    parameters[place:place] = _option_parameters()
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return verb
@@ -86,6 +83,20 @@ def _option_parameters() -> Iterator[inspect.Parameter]:
             yield inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=hint)
 
 
+def read_settings() -> Settings:
+    """What the environment says; what reads it is imported here, so that ``--help`` comes fast."""
+    from personalign.settings import Settings
+
+    return Settings()
+
+
+def open_store(url: str | None) -> Store:
+    """Open the database that an option or the environment names, which has to be there."""
+    from personalign.store import Store
+
+    return Store.open(url or read_settings().store, create=False)
+
+
 def open_service(
     store: str | None,
     model: str | None,
@@ -97,9 +108,8 @@ def open_service(
 ) -> Personalign:
     """Open what the options name, or else the environment."""
     from personalign.service import Personalign
-    from personalign.settings import Settings
 
-    settings = Settings()
+    settings = read_settings()
     return Personalign.open(
         store=store or settings.store,
         model=model or settings.model,
@@ -109,5 +119,6 @@ def open_service(
         pinned=settings.pinned,
         shadow=settings.shadow,
         half_life_days=settings.half_life_days,
+        embedder=settings.embedder,
         create=create,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, User, open_service
-from personalign.cli.output import err, out, print_json, print_row
+from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, User, open_service, open_store
+from personalign.cli.output import err, out, print_row
 from personalign.cli.show import show_profile
 from personalign.messages import check_user
 
@@ -21,26 +21,24 @@ def profile(
     With --json: user, known (whether anything is stored about them), the profile, and drift in words.
     """
     with open_service(store, model, basis, create=False) as p:
-        known, shown, drift = p.is_known(user), p.profile(user), p.drift(user).explain()
-        if as_json:
-            print_json(profile_row(shown) | {"known": known, "drift": drift})
-            return
-        _tell_unknown(user, known)
-        show_profile(out, shown, p.basis.prior)
-        out.print(drift)
+        known, profile, drift = p.is_known(user), p.profile(user), p.drift(user).explain()
+
+        def show() -> None:
+            _say_if_unknown(user, known)
+            show_profile(out, profile, p.basis.prior)
+            out.print(drift)
+
+        print_row(profile_row(profile) | {"known": known, "drift": drift}, as_json, show)
 
 
 def forget(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Erase everything about a person.
 
-    With --json: forgotten (the id) and known, whether anything was stored about them.
+    With --json: forgotten (the id) and known (whether anything was stored about them).
     """
-    from personalign.settings import Settings
-    from personalign.store import Store
-
-    with Store.open(store or Settings().store, create=False) as opened:
+    with open_store(store) as opened:
         known = opened.forget(check_user(user))
-    text = "forgotten" if known else f"nobody called {user!r} is known; nothing was erased"
+    text = "forgotten" if known else f"no one called {user!r} is known; nothing was erased"
     print_row({"forgotten": user, "known": known}, as_json, out.print, text, markup=False)
 
 
@@ -49,19 +47,16 @@ def export(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
 
     With --json: user, known (whether anything is stored about them) and tables, on one line.
     """
-    from personalign.settings import Settings
-    from personalign.store import Store
-
-    with Store.open(store or Settings().store, create=False) as opened:
+    with open_store(store) as opened:
         known = opened.person(check_user(user)).created_at is not None
         row = opened.export(user) | {"known": known}
-    _tell_unknown(user, known)
+    _say_if_unknown(user, known)
     print_row(row, as_json, out.print_json, data=row)
 
 
-def _tell_unknown(user: str, known: bool) -> None:
+def _say_if_unknown(user: str, known: bool) -> None:
     if not known:
-        err.print(f"nobody called {user!r} is known", markup=False, soft_wrap=True)
+        err.print(f"no one called {user!r} is known", markup=False, soft_wrap=True)
 
 
 def profile_row(profile: Profile) -> dict[str, Any]:

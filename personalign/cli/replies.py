@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @takes_options
 def chat(
     user: User,
-    message: Annotated[str | None, typer.Argument(help="one message; without it, a conversation begins")] = None,
+    message: Annotated[str | None, typer.Argument(help="message to answer; without it, a conversation begins")] = None,
     reward: Reward = None,
     store: StoreUrl = None,
     model: Model = None,
@@ -43,10 +43,11 @@ def chat(
     as_json: AsJson = False,
     **options: object,
 ) -> None:
-    """Answer under a person's reward.
+    """Answer a message under a person's reward.
 
-    With --json: text, finish_reason and usage; the account of guidance: guided, reason, revision, kl (nats a token),
-    changed (share of positions whose likeliest token became another) and gained (reward); logprobs if asked for.
+    With --json: text, finish_reason, usage and seed; the account of guidance: guided, reason, revision, kl (nats a
+    token), changed (share of positions whose likeliest token became another) and gained (reward); logprobs if asked
+    for.
     """
     chosen = _options(options, reward)
     with open_service(store, model, basis, device, reward) as p:
@@ -61,8 +62,8 @@ def chat(
 @takes_options
 def shift(
     user: User,
-    prompt: Annotated[list[str] | None, typer.Argument(help="one message each")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="file with one message a line")] = None,
+    prompt: Annotated[list[str] | None, typer.Argument(help="messages to answer, each on its own")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="file of such messages, one a line")] = None,
     top: Annotated[int, typer.Option(help="number of tokens to list", min=1, rich_help_panel=OUTPUT)] = 20,
     reward: Reward = None,
     store: StoreUrl = None,
@@ -74,15 +75,16 @@ def shift(
 ) -> None:
     """Show which tokens a person's reward and an expert moved most.
 
-    Replies are written to every prompt; each of their tokens' probabilities is compared with the model's own at the
-    same place. The tokens moved most, all their places together, come first.
+    A reply is written to every prompt. The probability of each of its tokens is compared with the model's own at the
+    same place. The tokens that moved most over all their places come first.
 
     With --json: tokens, each with id, token, count, mean_change, moved (the sum of absolute changes) and top_changed
     (the share of its places where another token became the likeliest); and replies, each with prompt, text, guided,
     reason and positions: id, token, added (to the text), before, after, and top_before and top_after, the likeliest
     token with its id and probability.
     """
-    texts, chosen = [*(prompt or ()), *_lines(prompts)], _options(options, reward)
+    lines = [] if prompts is None else _read(prompts).splitlines()
+    texts, chosen = [*(prompt or ()), *filter(str.strip, lines)], _options(options, reward)
     with open_service(store, model, basis, device, reward) as p:
         replies = p.shift(user, [[{"role": "user", "content": text}] for text in texts], **chosen)
     from personalign.shift import by_token
@@ -94,22 +96,10 @@ def shift(
 
 def _options(given: dict[str, Any], reward: str | None) -> OptionsDict:
     """The options of a request; naming a reward model means that it is asked."""
-    chosen = given | {
-        "rule": given["rule"] or ("args" if reward else "successor"),
-        "schema": _schema_text(given["schema"]),
-        "stop": given["stop"] or (),
-    }
-    return cast("OptionsDict", chosen)
-
-
-def _schema_text(given: str | None) -> str | None:
-    """The JSON itself, or what the file holds."""
-    return given if given is None or given.lstrip().startswith("{") else _read(Path(given))
-
-
-def _lines(path: Path | None) -> list[str]:
-    """The lines of a file that aren't blank."""
-    return [] if path is None else [line for line in _read(path).splitlines() if line.strip()]
+    rule, schema = given["rule"] or ("args" if reward else "successor"), given["schema"]
+    if schema is not None and not schema.lstrip().startswith("{"):  # a file of JSON, not the JSON itself
+        schema = _read(Path(schema))
+    return cast("OptionsDict", given | {"rule": rule, "schema": schema, "stop": given["stop"] or ()})
 
 
 def _read(path: Path) -> str:

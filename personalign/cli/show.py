@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.color import Color, blend_rgb
 from rich.color_triplet import ColorTriplet
 from rich.columns import Columns
@@ -15,11 +14,10 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from personalign.types import Gaussian, Profile, Question, Reply
-
 if TYPE_CHECKING:
     from personalign.demo.run import Demo
     from personalign.shift import ShiftedReply, TokenShift
+    from personalign.types import Gaussian, Profile, Question, Reply
 
 COLOURS = ("white", "cyan", "magenta", "yellow")
 BAR = 14  # characters to either side of zero
@@ -58,8 +56,8 @@ def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:
     for axis, mean, sd, unit in zip(
         profile.axes,
         profile.mean,
-        np.sqrt(np.diag(profile.covariance)),
-        np.sqrt(np.diag(prior.covariance)),
+        profile.covariance.diagonal() ** 0.5,
+        prior.covariance.diagonal() ** 0.5,
         strict=True,
     ):
         table.add_row(axis.less, bar(mean / unit, sd / unit), axis.more)
@@ -68,9 +66,9 @@ def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:
 
 def bar(mean: float, sd: float) -> Text:
     """A mean with its standard deviation as characters on a line from −2 to 2."""
-    places = np.linspace(-2, 2, 2 * BAR + 1)
+    places = [2 * i / BAR - 2 for i in range(2 * BAR + 1)]
     marks = ["│" if i == BAR else "─" if abs(x - mean) <= sd else " " for i, x in enumerate(places)]
-    marks[int(np.abs(places - mean).argmin())] = "●"
+    marks[min(range(len(places)), key=lambda i: abs(places[i] - mean))] = "●"
     return Text("".join(marks), style="cyan" if abs(mean) > sd else "dim")
 
 

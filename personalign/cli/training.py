@@ -7,34 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalign.basis import Basis
-from personalign.cli.options import AsJson, Device, Model
-from personalign.cli.output import err, out, print_json
+from personalign.cli.options import AsJson, Device, Model, read_settings
+from personalign.cli.output import err, out, print_row
 from personalign.cli.show import show_report
 from personalign.errors import InputError
-from personalign.settings import Settings
 
 if TYPE_CHECKING:
+    from personalign.basis import Basis
     from personalign.train.basis.plans import Budget
     from personalign.train.log import AnswerLog
 
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
 
-# options that a reward model has no use for, as they are by default
+# the defaults of options that a reward model has no use for
 BASIS_ONLY = ("auto", "hidden", None, False, 11_000, 64, False)
-Seed = Annotated[int, typer.Option(min=0, help="draws the split and all replies")]
+Folder = Annotated[Path, typer.Option("--out", help="folder of the basis: a new one, or one to go on with")]
+Seed = Annotated[int, typer.Option(min=0, help="seed of the split and of all draws")]
 Replies = Annotated[int, typer.Option(min=1, help="number of replies to learn from, 4 to 64 for each prompt")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="length of a reply; one that is cut off is not asked about")]
-Quick = Annotated[bool, typer.Option("--quick", help="calibrate on fewer settings and people: a first look")]
+MaxTokens = Annotated[
+    int, typer.Option(min=1, help="largest number of tokens in a reply; no question shows one that is cut off")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="calibrate on fewer settings and people, for a first look")]
 
 
 @basis.command("bootstrap")
 def basis_bootstrap(
-    prompts: Annotated[Path, typer.Option(help='a prompt a line, or JSONL of {"messages": […]} or {"prompt": "…"}')],
-    folder: Annotated[
-        Path, typer.Option("--out", help="where the basis goes: a new folder, or one to go on with")
-    ] = Path("basis"),
+    prompts: Annotated[
+        Path, typer.Option(help='file of prompts: one a line, or JSONL of {"messages": […]} or {"prompt": "…"}')
+    ],
+    folder: Folder = Path("basis"),
     model: Model = None,
     replies: Replies = 11_000,
     max_tokens: MaxTokens = 64,
@@ -43,75 +45,81 @@ def basis_bootstrap(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the basis of a model from its own replies to prompts, without human data; a killed run goes on.
+    """Make the basis of a model from its own replies to prompts, without human data.
 
-    Pass ideally a few hundred prompts, such as its users write. Replies are measured on the named axes; a head
-    learns to predict them; pairs of replies become questions; simulated people calibrate how strongly profiles act.
+    Pass ideally a few hundred prompts, such as its users write. Replies are measured on the named axes, and a head
+    learns to predict them. Pairs of replies become questions. Simulated people calibrate how strongly profiles act. If
+    it is interrupted, run it again: it goes on where it was.
 
     With --json: basis (the folder), id, model, axes, questions, prompts (train, held_out, dev, repeated), replies,
     tokens, r2 and r2_forced (means over axes, held out), steering, utility and kl on dev prompts, unsteered utility.
     """
-    settings = Settings()
+    settings = read_settings()
     from personalign.train.basis.bootstrap import make_basis
 
     budget = _budget(replies, max_tokens, seed, quick=quick)
     made = make_basis(model or settings.model, prompts, folder, device or settings.device, budget)
     row = {"basis": str(folder)} | made.row()
-    _say_if_still(made.basis, folder)
-    print_json(row) if as_json else show_report(out, row)
+    _warn_if_unsteered(made.basis, folder)
+    print_row(row, as_json, show_report, out, row)
 
 
 @basis.command("fit")
 def basis_fit(
-    log: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet with the columns user, prompt, a, b and choice")],
-    folder: Annotated[
-        Path, typer.Option("--out", help="where the basis goes: a new folder, or one to go on with")
-    ] = Path("basis"),
+    log: Annotated[
+        Path, typer.Argument(help="log in JSONL, CSV or Parquet with the columns user, prompt, a, b and choice")
+    ],
+    folder: Folder = Path("basis"),
     model: Model = None,
-    rank: Annotated[str, typer.Option(help='how many axes to learn; "auto" takes what predicts people best')] = "auto",
+    rank: Annotated[str, typer.Option(help='number of axes to learn; "auto" takes what predicts people best')] = "auto",
     embedder: Annotated[
         str,
-        typer.Option(help='measures learnt axes: "hidden", the model\'s own states, "reward:PATH" or "encoder:NAME"'),
+        typer.Option(help='measure of learnt axes: "hidden" (the model\'s own states), "reward:PATH", "encoder:NAME"'),
     ] = "hidden",
-    prompts: Annotated[Path | None, typer.Option(help="what the model answers, as for bootstrap")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="file of prompts that the model answers, as for bootstrap")
+    ] = None,
     ask_log_prompts: Annotated[
-        bool, typer.Option(help="ask about the log's prompts: everyone who is asked reads what its people wrote")
+        bool, typer.Option(help="ask about the log's prompts; everyone who is asked reads what its people wrote")
     ] = False,
     replies: Replies = 11_000,
     max_tokens: MaxTokens = 64,
     backbone: Annotated[
-        bool, typer.Option("--backbone", help="train a reward model on the log instead, for rule args")
+        bool, typer.Option("--backbone", help="train a reward model on the log instead, for the rule args")
     ] = False,
     bad_rows: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="share of the log's rows that may be left out as unusable"),
+        float, typer.Option(min=0, max=1, help="largest share of the log's rows that may be left out as unusable")
     ] = 0.1,
     strict: Annotated[bool, typer.Option("--strict", help="refuse the log at its first unusable row")] = False,
     quick: Quick = False,
     axes_of: Annotated[
         Path | None,
-        typer.Option("--basis", help="whose axes are its rewards", show_default="one reward, everyone's"),
+        typer.Option(
+            "--basis", help="folder of the basis whose axes the reward model scores", show_default="one reward for all"
+        ),
     ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the basis of a model from a log of many people's answers; a killed run goes on.
+    """Make the basis of a model from a log of many people's answers.
 
-    What people differ in becomes axes beside the named ones; from the log come the population's prior and how people
-    answer, too. A quarter of the people have no part in that: they decide whether profiles may leave the population,
-    and whether questions are chosen or asked at random. The rest is made as bootstrap makes it.
+    What people differ in becomes axes beside the named ones. The population's prior and how people answer come from
+    the log, too. A quarter of the people take no part in that: they decide whether profiles may leave the population,
+    and whether questions are chosen or drawn at random. The rest is made as bootstrap makes it. If it is interrupted,
+    run it again: it goes on where it was.
 
-    Where the model's replies can't be steered for these people, the basis keeps what the log says of them alone.
+    Where the model's replies can't be steered for these people, the basis keeps only what the log says of them.
 
     With --json: basis (the folder), what bootstrap says, and log (rows, people, duplicates, repeats, contradictions,
     uninformative, constant_people, bad), unread (prompts the model can't read), people (with informative answers),
     held_out, answers, compared (different replies), learnt (axes found), left_out (on which the model's replies
     don't differ), noise, kappa, share, active, accuracy, calibration_error, after (0, 5, 10 and 20 answers), likeness
     (of the log's replies to the model's own) and obstacle (why nothing is steered, or null).
-    With --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
+
+    With --json and --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
     """
-    settings = Settings()
+    settings = read_settings()
     model, device = model or settings.model, device or settings.device
     from personalign.train.log import read_log
 
@@ -119,8 +127,12 @@ def basis_fit(
     if answers.counts.bad:
         err.print(f"{log.name}: some rows are left out: {answers.counts.describe_bad()}", markup=False)
     if backbone:
-        given = (rank, embedder, prompts, ask_log_prompts, replies, max_tokens, quick)
-        _fit_backbone(answers, model, folder, axes_of, device, seed, as_json, is_plain=given == BASIS_ONLY)
+        if (rank, embedder, prompts, ask_log_prompts, replies, max_tokens, quick) != BASIS_ONLY:
+            raise InputError(
+                "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens and --quick say how a basis "
+                "is made; leave them out with --backbone"
+            )
+        _fit_backbone(answers, model, folder, axes_of, device, seed, as_json)
         return
     if axes_of is not None:
         raise InputError(
@@ -143,8 +155,8 @@ def basis_fit(
     if not row["kappa"]:
         err.print("nothing personal was found: held-out people are predicted no better than by everyone's mean")
     if fitted.made is not None:
-        _say_if_still(fitted.basis, folder)
-    print_json(row) if as_json else show_report(out, row)
+        _warn_if_unsteered(fitted.basis, folder)
+    print_row(row, as_json, show_report, out, row)
 
 
 def _budget(replies: int, max_tokens: int, seed: int, *, quick: bool) -> Budget:
@@ -154,61 +166,56 @@ def _budget(replies: int, max_tokens: int, seed: int, *, quick: bool) -> Budget:
 
 
 def _fit_backbone(
-    log: AnswerLog,
-    model: str,
-    folder: Path,
-    axes_of: Path | None,
-    device: str,
-    seed: int,
-    as_json: bool,
-    *,
-    is_plain: bool,
+    log: AnswerLog, model: str, folder: Path, axes_of: Path | None, device: str, seed: int, as_json: bool
 ) -> None:
-    if not is_plain:
-        raise InputError(
-            "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens and --quick say how a basis is "
-            "made; leave them out with --backbone"
-        )
     from personalign.train.reward.from_log import backbone_from_log
 
     made = backbone_from_log(log, model, folder, axes_of, device, seed)
     if not made.helps:
         err.print("the reward model predicts held-out people no better than a coin; more answers may help")
-    print_json(made.row()) if as_json else show_report(out, made.row())
+    print_row(made.row(), as_json, show_report, out, made.row())
 
 
-def _say_if_still(made: Basis, folder: Path) -> None:
+def _warn_if_unsteered(made: Basis, folder: Path) -> None:
     if not made.steering.beta:
         err.print(f"no setting steers this model within its bounds; {folder / 'README.md'} says what was tried")
 
 
 @expert.command("train")
 def expert_train(
-    base: Annotated[str, typer.Option(help='the small model that is tuned: "tiny", a path or a hub id')],
+    base: Annotated[str, typer.Option(help='small model to tune: "tiny", a path or a hub id')],
     data: Annotated[
-        Path, typer.Option(help="JSONL of dialogues (messages or turns) or texts (text); or a text a line")
+        Path, typer.Option(help="file of JSONL dialogues (messages or turns) or texts (text), or of one text a line")
     ],
-    name: Annotated[str, typer.Option(help="of the expert and its folder")],
-    folder: Annotated[Path, typer.Option("--out", help="where that folder goes")] = Path(),
+    name: Annotated[str, typer.Option(help="name of the expert and its folder")],
+    folder: Annotated[Path, typer.Option("--out", help="folder that the expert's folder is put into")] = Path(),
     big: Annotated[
-        str | None, typer.Option(help="the model it will be stacked on, to learn what that one lacks")
+        str | None, typer.Option(help="model that it will be stacked on, so that it learns what that one lacks")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="of 4,096 tokens", show_default="three passes")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="of the LoRA", show_default="by the model's size")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="number of steps, of 4,096 tokens each", show_default="three passes")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="learning rate of the LoRA", show_default="by the model's size")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tune a LoRA on a small model, choose its α on dev texts, and write figures before and after into its card.
+    """Tune a LoRA on a small model, as an expert in a domain.
 
-    A killed run goes on. Stacked, the logits are those of the big model + α (expert − small model).
+    α, its weight, is chosen on dev texts. Figures before and after are written into its card. Stacked, the logits are
+    those of the big model + α (expert − small model). If it is interrupted, run it again: it goes on where it was.
 
     With --json: expert (the folder), name, alpha, texts (train, dev, held_out, repeated), steps, learning_rate, bits
     (per character, held out: small, expert, stack; big if given), sweep (dev bits for each α) and helps.
     """
     from personalign.train.expert.train import tune_expert
 
-    made = tune_expert(base, data, name, folder, big, device or Settings().device, steps, learning_rate, seed)
+    device = device or read_settings().device
+    made = tune_expert(base, data, name, folder, big, device, steps, learning_rate, seed)
     if not made.helps:
-        err.print("the expert doesn't help: held-out texts are read no better with it; more texts may", markup=False)
-    print_json(made.row()) if as_json else show_report(out, made.row())
+        err.print(
+            "the expert doesn't help: it reads held-out texts no better than the small model; more texts may help"
+        )
+    print_row(made.row(), as_json, show_report, out, made.row())

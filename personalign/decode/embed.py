@@ -49,8 +49,9 @@ def load_embedder(name: str, causal: CausalModel, *, is_trusted: bool = False) -
     encoder = name.removeprefix(ENCODER)
     if not is_trusted and (not HUB_ID.fullmatch(encoder) or Path(encoder).exists()):
         raise ModelError(
-            f"the basis names the folder {encoder!r:.60} as its encoder; expected a hub id such as owner/name, "
-            "because what is in a folder might be run; fit the basis again with --embedder encoder:NAME"
+            f"the basis names the folder {encoder!r:.60} as its encoder; expected a hub id such as owner/name, because "
+            'what is in a folder might be run; if you trust it, pass embedder="encoder:PATH", or set '
+            "PERSONALIGN_EMBEDDER"
         )
     return _encoder(encoder, str(causal.device))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from personalign.errors import ProfileError
 from personalign.options import Options, check_number
-from personalign.types import Guidance, Message, Steering
+from personalign.types import Guidance, Message, Reason, Steering
 
 MAX_SEED = 2**53  # of those drawn for a request: a number that JSON carries exactly
 
@@ -48,7 +48,7 @@ def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor")
     return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 
-def reason(guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False) -> str:
+def reason(guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False) -> Reason:
     """Say why a reply isn't guided.
 
     ``is_sound`` says that no reward was NaN or infinite, ``is_shadow`` that otherwise it would have been guided.

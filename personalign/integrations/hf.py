@@ -31,7 +31,7 @@ from personalign.errors import BasisError, InputError, ModelError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
 from personalign.options import check_number
-from personalign.types import Fingerprints, Guidance, Profile
+from personalign.types import Fingerprints, Guidance, Profile, Reason
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RowAccount:
     """
 
     guided: bool
-    reason: str | None
+    reason: Reason | None
     kl: float
     tilt_kl: float
     changed: float

@@ -20,7 +20,16 @@ from personalign.errors import EngineError, InputError, check_process
 from personalign.learn.ask import QUESTION_RULES, StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
-from personalign.messages import Feedback, FeedbackKind, Message, check_consent, check_user, read_messages, shown
+from personalign.messages import (
+    Feedback,
+    FeedbackKind,
+    Message,
+    check_consent,
+    check_place,
+    check_user,
+    read_messages,
+    shown,
+)
 from personalign.onboarding import Onboarding
 from personalign.options import (
     Capacity,

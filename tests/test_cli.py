@@ -157,12 +157,12 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
-TRAINING = {"basis bootstrap", "basis fit", "expert train"}  # in test_cli_training.py
+ELSEWHERE = {"basis bootstrap", "basis fit", "expert train", "db backup", "db restore"}  # or in test_cli_training.py
 
 
 def test_every_verb_is_tested() -> None:
     """A verb that is added to the command line is missed here."""
-    assert set(JSON | JSON_ALONE) | TRAINING == verbs(typer.main.get_command(app))
+    assert set(JSON | JSON_ALONE) | ELSEWHERE == verbs(typer.main.get_command(app))
 
 
 @pytest.mark.parametrize("verb", JSON)
@@ -184,6 +184,16 @@ def test_json_is_one_line_of_a_process(tmp_path: Path, verb: str) -> None:
     row = start(tmp_path, *words, "--json").row()
     assert fields <= set(row)
     assert set(files(tmp_path)) == {str(tmp_path / picture) for picture in row.get("pictures", ())}
+
+
+def test_a_backup_is_one_line_and_so_is_its_way_back(run: Run, tmp_path: Path) -> None:
+    """Each verb says on one line what it wrote; what came after the backup is gone once it is back."""
+    run("onboard", "ada", keys=["a"])
+    copy = tmp_path / "copy.db"
+    assert run("db", "backup", str(copy), "--json").row() == {"path": str(copy), "bytes": copy.stat().st_size}
+    run("onboard", "ben", keys=["a"])
+    assert run("db", "restore", str(copy), "--json").row() == {"restored": str(copy)}
+    assert [run("profile", user, "--json").row()["known"] for user in ("ada", "ben")] == [True, False]
 
 
 def test_a_message_may_come_from_stdin(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_hundred_new_stores_may_be_opened_by_all_at_once(worker) -> None:
 def test_a_kill_at_any_statement_loses_nothing(worker, stdlib: int) -> None:
     """Kill -9 before each statement of opening and answering: what was acknowledged stays, and nothing half does."""
     found = worker("kill_writes", stdlib=stdlib)
-    assert found.pop("kills") > 40
+    assert found.pop("kills") > 30
     assert found.pop("promised") > 0
     assert found == {"lost": 0, "wrong": 0, "problems": []}
 
@@ -67,18 +67,22 @@ def test_a_kill_at_each_statement_of_a_migration_wedges_nothing(worker) -> None:
     assert worker("kill_migrations")["wedged"] == 0
 
 
-@pytest.mark.slow
 def test_a_kill_at_any_statement_of_a_refit_loses_nobody(worker) -> None:
-    """Kill -9 before each statement of a refit on a new basis: run again, it ends as it would have in peace."""
-    found = worker("kill_refits", stride=2)
-    assert found["killed"] > 20
+    """Kill -9 before every fifth statement of a refit on a new basis: run again, it ends as it would have in peace."""
+    found = worker("kill_refits", stride=5)
+    assert found["killed"] > 5
     assert found["wrong"] == 0
 
 
 @pytest.mark.slow
+def test_a_kill_at_each_statement_of_a_refit_loses_nobody(worker) -> None:
+    """Kill -9 before each statement of a refit."""
+    assert worker("kill_refits")["wrong"] == 0
+
+
 def test_a_refit_without_its_transactions_would_be_seen(worker) -> None:
     """The control: committed statement by statement, the same kills leave answers without their profile."""
-    assert worker("kill_refits", broken=1)["wrong"] > 0
+    assert worker("kill_refits", broken=1, stride=5)["wrong"] > 0
 
 
 def test_a_migration_without_its_transaction_would_be_seen(worker) -> None:

@@ -13,8 +13,8 @@ from lab.zoo.workshop import Workshop
 from personalign.bundled import TINY
 from personalign.decode import Models, load_causal, load_expert
 from personalign.train.basis.build import Making, write_basis
-from personalign.train.basis.plans import BANK_TEMPERATURE, UNCALIBRATED, Plan, Plans
 from personalign.train.card import Origin
+from personalign.train.plans import BANK_TEMPERATURE, UNCALIBRATED, Plan, Plans
 from personalign.train.prompts import Prompts
 from personalign.types import Message
 

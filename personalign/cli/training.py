@@ -14,8 +14,8 @@ from personalign.errors import InputError
 
 if TYPE_CHECKING:
     from personalign.basis import Basis
-    from personalign.train.basis.plans import Budget
     from personalign.train.log import AnswerLog
+    from personalign.train.plans import Budget
 
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
@@ -160,7 +160,7 @@ def basis_fit(
 
 
 def _budget(replies: int, max_tokens: int, seed: int, *, quick: bool) -> Budget:
-    from personalign.train.basis.plans import QUICK, Budget, Calibration
+    from personalign.train.plans import QUICK, Budget, Calibration
 
     return Budget(replies, max_tokens, seed, calibration=QUICK if quick else Calibration())
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.basis import Basis
-from personalign.train.basis.plans import Plans
+from personalign.train.plans import Plans
 from personalign.types import Steering
 
 FAULTS = ("repetition", "empty", "truncated")

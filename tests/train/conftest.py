@@ -10,8 +10,8 @@ import pytest
 from personalign.basis import Basis
 from personalign.decode import Models, SuccessorHead, load_causal
 from personalign.train.basis.build import Making
-from personalign.train.basis.plans import GRID, UNCALIBRATED, Calibration, HeadRecipe, Plan, Plans
 from personalign.train.card import Report
+from personalign.train.plans import GRID, UNCALIBRATED, Calibration, HeadRecipe, Plan, Plans
 from personalign.train.prompts import Prompts
 from tests.decode.tiny_models import Kit, make_kit
 from tests.train.talker import SUBJECTS, prompt, teach

@@ -10,8 +10,8 @@ import pytest
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.train.basis.plans import Plan, Plans
 from personalign.train.card import Origin, Outcome, Report, table, write_basis_card
+from personalign.train.plans import Plan, Plans
 from personalign.types import Steering
 
 ORIGIN = Origin("mine", "my-model", "made so", "three prompts", 'model="my-model"', "## Licence\n\nMine.\n")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from personalign.train.basis.build import Made, Making, open_models, write_basis
-from personalign.train.basis.plans import Budget
 from personalign.train.card import local_origin, public_name
+from personalign.train.plans import Budget
 from personalign.train.prompts import check_prompts, read_prompts, split_prompts
 from personalign.train.work import made_in
 

@@ -28,9 +28,9 @@ from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head
-from personalign.train.basis.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Plans
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from personalign.train.card import Origin, Report, mean_r2, write_basis_card
+from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Plans
 from personalign.train.prompts import Prompts
 from personalign.train.work import identity
 from personalign.types import Gaussian, Message, Noise

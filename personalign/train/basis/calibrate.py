@@ -26,9 +26,9 @@ from personalign.learn.ask import clip_pairs
 from personalign.learn.axes import Embed, features
 from personalign.learn.served import Serving
 from personalign.options import Options
-from personalign.train.basis.plans import Calibration
 from personalign.train.basis.rollouts import expert_identity
 from personalign.train.card import Outcome
+from personalign.train.plans import Calibration
 from personalign.train.work import identity, keep, track
 from personalign.types import Gaussian, Guidance, Message, Steering
 

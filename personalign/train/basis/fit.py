@@ -24,10 +24,10 @@ from personalign.learn.axes import AXES, measure_many
 from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import Made, Making, NothingToSteerError, open_models, write_basis
 from personalign.train.basis.people import Findings, fit_basis
-from personalign.train.basis.plans import Budget, Plan
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from personalign.train.card import Origin, local_origin, public_name, table, write_people_card
 from personalign.train.log import AnswerLog, LogCounts
+from personalign.train.plans import Budget, Plan
 from personalign.train.prompts import Prompts, check_prompts, read_prompts, split_prompts, take_prompts
 from personalign.train.work import made_in, say
 from personalign.types import Steering

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.decode.successor import SuccessorHead
-from personalign.train.basis.plans import HeadRecipe
 from personalign.train.basis.rollouts import Rollouts
 from personalign.train.loop import Checkpoint
+from personalign.train.plans import HeadRecipe
 
 BATCH = 2048
 MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding

@@ -24,8 +24,8 @@ from personalign.errors import InputError
 from personalign.learn.axes import AXES, Embed, measure_many
 from personalign.learn.factors import factorise
 from personalign.train.basis.judge import Judgement, Person, judge
-from personalign.train.basis.plans import NUM_REFERENCE, UNCALIBRATED
 from personalign.train.log import AnswerLog, Answers, number_answers
+from personalign.train.plans import NUM_REFERENCE, UNCALIBRATED
 from personalign.train.work import Arrays, identity, keep
 from personalign.types import MAX_AXES, Array, Fingerprints, Gaussian, Noise
 from personalign.words import Axis

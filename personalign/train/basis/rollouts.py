@@ -25,7 +25,7 @@ from personalign.decode.steer import Step
 from personalign.errors import ModelError
 from personalign.learn.axes import Embed
 from personalign.options import Options
-from personalign.train.basis.plans import Plan
+from personalign.train.plans import Plan
 from personalign.train.work import Arrays, identity, keep, track
 from personalign.types import Message, Reply
 

@@ -16,8 +16,8 @@ from lab.zoo.workshop import Workshop
 from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.errors import BasisError
-from personalign.train.basis.plans import Plans
 from personalign.train.card import write_basis_card
+from personalign.train.plans import Plans
 from tests.train.test_card import report, rows
 
 WORKSHOP = Workshop(Path("nowhere"), Path("nowhere"), compile_step=False)

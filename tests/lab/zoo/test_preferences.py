@@ -17,7 +17,7 @@ from lab.zoo.workshop import Workshop
 from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode import load_causal
-from personalign.train.basis.plans import GRID, Calibration, HeadRecipe, Plans
+from personalign.train.plans import GRID, Calibration, HeadRecipe, Plans
 from personalign.train.prompts import Prompts
 
 NUM_DIALOGUES = 8_000

@@ -21,7 +21,7 @@ from personalign.options import Options
 from personalign.train.basis.bootstrap import make_basis
 from personalign.train.basis.build import Made
 from personalign.train.basis.calibrate import Trials
-from personalign.train.basis.plans import GRID, Budget, Calibration
+from personalign.train.plans import GRID, Budget, Calibration
 from personalign.train.prompts import check_prompts, read_prompts, split_prompts
 from personalign.train.work import WORK
 from personalign.types import Guidance

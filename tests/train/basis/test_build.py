@@ -16,8 +16,8 @@ from personalign.learn.axes import AXES, measure_many
 from personalign.options import Options
 from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import Making
-from personalign.train.basis.plans import MIN_QUESTIONS, Plans
 from personalign.train.basis.rollouts import roll_out
+from personalign.train.plans import MIN_QUESTIONS, Plans
 from personalign.train.prompts import Prompts
 from personalign.types import Guidance, Steering
 from tests.decode.tiny_models import Kit

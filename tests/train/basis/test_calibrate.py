@@ -13,8 +13,8 @@ from personalign.decode import Request, generate
 from personalign.learn.axes import measure_many
 from personalign.options import Options
 from personalign.train.basis.calibrate import Trials, repetition, simulate_profile
-from personalign.train.basis.plans import Calibration
 from personalign.train.card import Outcome
+from personalign.train.plans import Calibration
 from personalign.types import Guidance, Steering
 from tests.train.conftest import PROMPTS, Made
 

@@ -18,8 +18,8 @@ from personalign.learn.axes import AXES, features, measure_many
 from personalign.train.basis import fit as make_fitted
 from personalign.train.basis.calibrate import Trials
 from personalign.train.basis.fit import MadeFromLog, fit_from_log
-from personalign.train.basis.plans import GRID, Budget, Calibration, HeadRecipe
 from personalign.train.log import read_log
+from personalign.train.plans import GRID, Budget, Calibration, HeadRecipe
 from personalign.train.reward.from_log import backbone_from_log
 from personalign.train.work import WORK
 from personalign.types import Gaussian

@@ -12,8 +12,8 @@ import torch
 from personalign.decode import SuccessorHead
 from personalign.train.basis import head as module
 from personalign.train.basis.head import explained_variance, train_head
-from personalign.train.basis.plans import HeadRecipe
 from personalign.train.basis.rollouts import Rollouts
+from personalign.train.plans import HeadRecipe
 
 N, LENGTH, HIDDEN, VOCABULARY, AXES = 1200, 4, 8, 12, 3
 RECIPE = HeadRecipe(rank=6, hidden=48, epochs=120, learning_rate=1e-2)

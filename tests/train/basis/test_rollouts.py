@@ -12,8 +12,8 @@ import torch
 
 from personalign.decode import Models, load_causal, load_expert
 from personalign.decode.load import render
-from personalign.train.basis.plans import Plan
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
+from personalign.train.plans import Plan
 from tests.decode.tiny_models import Kit, network, save_adapter, saved, talk, tokenizer
 from tests.train.crowd import embed
 

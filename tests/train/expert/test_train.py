@@ -13,9 +13,9 @@ from personalign.decode import Models, Request, load_causal, load_expert
 from personalign.decode.engine import generate
 from personalign.errors import InputError, ModelError
 from personalign.options import Options
-from personalign.train.basis.plans import UNCALIBRATED
 from personalign.train.expert import train as tune
 from personalign.train.expert.train import Tuned, tune_expert
+from personalign.train.plans import UNCALIBRATED
 from personalign.train.work import WORK
 from tests.decode.tiny_models import SMALL_TEMPLATE, network, saved, tokenizer
 from tests.train.talker import REPLIES, SUBJECTS, prompt

@@ -110,7 +110,7 @@ def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, mon
         Request(talk("Q" * 30)[0], Options(6, 0.8, seed=3, repetition_penalty=1.2, expert="hotels"), GUIDED),
         Request(talk("Z" * 20)[0], Options(6, expert="whole"), GUIDED),
     ]
-    assert haystack(kit.models(), needles, 8, 40).differing == 0
+    assert haystack(kit.models(), needles, 8, 16).differing == 0
 
 
 def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:

@@ -107,7 +107,10 @@ NEEDLES = [
 ]
 
 
-@pytest.mark.parametrize(("num_slots", "trials"), [(1, 60), (8, 200), (32, 240)])
+LONG_RUNS = [pytest.param(*run, marks=pytest.mark.slow) for run in ((1, 60), (8, 200), (32, 240))]
+
+
+@pytest.mark.parametrize(("num_slots", "trials"), [(1, 20), (8, 40), (32, 40), *LONG_RUNS])
 def test_a_row_does_not_depend_on_its_neighbours(kit: Kit, num_slots: int, trials: int) -> None:
     """Within one batch shape a needle keeps every bit, wherever it sits and whoever joins or leaves meanwhile."""
     found = haystack(kit.models(), NEEDLES, num_slots, trials)
@@ -115,8 +118,9 @@ def test_a_row_does_not_depend_on_its_neighbours(kit: Kit, num_slots: int, trial
     assert found.neighbours >= num_slots / 2 - 1  # there were strangers to depend on
 
 
-def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit) -> None:
-    """In a thousand cases whoever isn't guided gets the bits of an engine without head, experts and neighbours."""
+@pytest.mark.parametrize("trials", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit, trials: int) -> None:
+    """In a thousand cases, 500 a family, whoever isn't guided gets the bits of an engine with nothing but a base."""
     plain = [
         Request(HELLO, Options(5)),
         Request(CAT, Options(6, 0.8, 0.9, 4, repetition_penalty=1.2), Guidance(W, 0.0)),
@@ -126,7 +130,7 @@ def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit) -> None:
     bare = [
         replace(request, options=replace(request.options, expert=None, alpha=None), guidance=None) for request in plain
     ]
-    found = haystack(kit.models(), plain, 32, 500, alone=(kit.models(head=None, experts={}), bare))
+    found = haystack(kit.models(), plain, 32, trials, alone=(kit.models(head=None, experts={}), bare))
     assert found.differing == 0
     assert found.neighbours >= 15
     felt = [replace(plain[1], guidance=Guidance(W, 0.8, 1e-3)), *plain[1:]]

@@ -86,6 +86,7 @@ def worker(url: str) -> Callable[..., dict[str, Any]]:
             [sys.executable, "-W", "error", str(WORKER), verb, url, *words],
             capture_output=True,
             text=True,
+            timeout=1800,
             check=False,
             env={"PYTHONPATH": root},
         )

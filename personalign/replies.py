@@ -44,7 +44,7 @@ class Replies:
         serving: Serving,
         capacity: Capacity,
     ) -> None:
-        self.models, self._source = _load_models(source, basis), source
+        self.models, self._source = load_models(source, basis), source
         self._basis, self._serving, self._capacity = basis, serving, capacity
         self._recent = RecentProfiles(store, profile, self._forget_weights)
         self._pid = os.getpid()
@@ -184,7 +184,7 @@ def _texts(ticket: Ticket) -> Iterator[str]:
         ticket.cancel()
 
 
-def _load_models(source: Source, basis: Basis) -> Models:
+def load_models(source: Source, basis: Basis) -> Models:
     """Load a model with the head of its basis, its experts, and a reward model if one is named.
 
     Raises:

@@ -101,7 +101,7 @@ def feedback(
     user: User,
     message: Annotated[str, typer.Argument(help="message that was replied to")],
     chosen: Annotated[str, typer.Option(help="reply the person preferred")],
-    rejected: Annotated[str, typer.Option(help="reply beside it")],
+    rejected: Annotated[str, typer.Option(help="reply they were shown beside it")],
     kind: Annotated[FeedbackKind, typer.Option(help="what showed the preference")],
     store: StoreUrl = None,
     model: Model = None,

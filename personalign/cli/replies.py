@@ -63,7 +63,7 @@ def chat(
 def shift(
     user: User,
     prompt: Annotated[list[str] | None, typer.Argument(help="messages to answer, each on its own")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="file of such messages, one a line")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="file of messages to answer, one a line")] = None,
     top: Annotated[int, typer.Option(help="number of tokens to list", min=1, rich_help_panel=OUTPUT)] = 20,
     reward: Reward = None,
     store: StoreUrl = None,

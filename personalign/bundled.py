@@ -53,15 +53,22 @@ def locate(
             f"no basis was named for the model {model!r}, and only 'tiny' has a bundled one; pass basis=PATH, or make "
             f"one with: personalign basis bootstrap --model {model} --prompts FILE"
         )
-    return Source(model, Path(basis), None, folders, reward, embedder, device)
+    return Source(_absolute(model), Path(basis), None, folders, reward, embedder, device)
 
 
 def _optional(name: str, place: Place | None) -> str | None:
-    return None if place is None else check_place(name, place)
+    return None if place is None else _absolute(check_place(name, place))
+
+
+def _absolute(name: str) -> str:
+    """A folder, whatever folder the process goes to before it is loaded; a hub id stays."""
+    kind, colon, folder = name.rpartition(":")  # of an embedder
+    return f"{kind}{colon}{Path(folder).absolute()}" if Path(folder).exists() else name
 
 
 def _experts(folders: Mapping[str, Place] | Sequence[Place]) -> dict[str, Path]:
     """Adapter folders by the experts' names."""
     if not isinstance(folders, Mapping):
         folders = {Path(check_place("experts", folder)).name: folder for folder in check_list("experts", folders)}
-    return {check_place("experts", name): Path(check_place("experts", folder)) for name, folder in folders.items()}
+    paths = {name: Path(_absolute(check_place("experts", folder))) for name, folder in folders.items()}
+    return {check_place("experts", name): path for name, path in paths.items()}

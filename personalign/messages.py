@@ -21,7 +21,7 @@ MAX_TEXT = 100_000  # characters of a text that is kept
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
 MAX_USER = 128  # characters of a person's id
-MAX_PLACE = 4096  # characters of a path
+MAX_PLACE, MAX_NAME = 1000, 255  # bytes of a path, and of a folder or file in it
 UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and paragraph separators
 
 
@@ -64,7 +64,7 @@ def _message(place: str, message: object) -> Message:
     if not isinstance(message, Mapping):
         raise MessageError(f"{place} is {shown(message)}, expected a mapping{_advice(message)}")
     if missing := [key for key in ("role", "content") if key not in message]:
-        names = ", ".join(map(shown, message)) or "nothing"
+        names = ", ".join(map(shown, [*message][:5])) or "nothing"
         advice = "; rename 'from' to 'role' and 'value' to 'content'" if {"from", "value"} <= message.keys() else ""
         raise MessageError(
             f"{place} has {names}, but not {' and '.join(map(repr, missing))}; expected both, as in {EXAMPLE}{advice}"
@@ -143,9 +143,12 @@ def check_place(name: str, value: object) -> str:
     Raises:
         InputError: naming it.
     """
-    if not isinstance(value, str | Path) or not 1 <= len(str(value)) <= MAX_PLACE or not str(value).isprintable():
+    text = str(value) if isinstance(value, str | Path) else ""
+    if not 1 <= len(text) <= MAX_PLACE or not text.isprintable():
         raise InputError(f"{name} is {shown(value)}, expected a name or a path as text; pass one")
-    return str(value)
+    if len(text.encode()) > MAX_PLACE or any(len(part.encode()) > MAX_NAME for part in text.split("/")):
+        raise InputError(f"{name} is {shown(value)}, expected names of at most {MAX_NAME} bytes; shorten them")
+    return text
 
 
 def check_consent(consent: object) -> str | None:

@@ -112,6 +112,7 @@ class Personalign:
         """
         capacity, source = Capacity(slots, waiting, max_length), locate(model, basis, experts, reward, embedder, device)
         check_switch("shadow", shadow)
+        check_switch("create", create)
         pinned = {} if pinned is None else check_mapping("pinned", pinned)
         loaded = Basis.load(source.basis)
         _check_embedder(source.embedder, loaded)
@@ -226,12 +227,12 @@ class Personalign:
             Overloaded: too many replies are being written already.
             EngineError: the reply failed while it was written.
         """
-        request = self._request(user, messages, options)
+        (request,) = self._requests([user], [messages], options)
         return self._replies.write(request)
 
     def stream(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Iterator[str]:
         """``chat`` piece by piece; dropping the iterator ends the reply. Only ``EngineError`` comes after the call."""
-        request = self._request(user, messages, options)
+        (request,) = self._requests([user], [messages], options)
         return self._replies.stream(request)
 
     async def achat(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Reply:
@@ -245,7 +246,8 @@ class Personalign:
     def _begin(
         self, user: str, messages: Messages, options: OptionsDict, outbox: Outbox, *, is_streamed: bool = False
     ) -> Seq:
-        return self._replies.begin(self._request(user, messages, options), outbox, is_streamed=is_streamed)
+        (request,) = self._requests([user], [messages], options)
+        return self._replies.begin(request, outbox, is_streamed=is_streamed)
 
     def chat_many(
         self, users: Sequence[str], conversations: Sequence[Messages], **options: Unpack[OptionsDict]
@@ -255,18 +257,22 @@ class Personalign:
             raise InputError(
                 f"found {len(users)} people and {len(conversations)} conversations, expected as many; pass one for each"
             )
-        pairs = zip(users, conversations, strict=True)
-        return self._replies.write_all([self._request(user, messages, options) for user, messages in pairs])
+        requests = self._requests(users, conversations, options)
+        return self._replies.write_all(requests)
 
     def shift(self, user: str, conversations: Sequence[Messages], **options: Unpack[OptionsDict]) -> list[ShiftedReply]:
         """Write replies as ``chat`` does, with what the reward and the expert did to each token's probability."""
-        conversations = check_list("conversations", conversations)
-        return self._replies.shift([self._request(user, messages, options) for messages in conversations])
+        users = [user] * len(check_list("conversations", conversations))
+        requests = self._requests(users, conversations, options)
+        return self._replies.shift(requests)
 
-    def _request(self, user: str, messages: Messages, options: OptionsDict) -> Request:
+    def _requests(
+        self, users: Sequence[str], conversations: Sequence[Messages], options: OptionsDict
+    ) -> list[Request]:
         """Check all that is asked for before the model is loaded."""
-        user, conversation, chosen = check_user(user), read_messages(messages), Options.from_keywords(options)
-        return self._replies.request(user, conversation, chosen)
+        checked = [(check_user(u), read_messages(m)) for u, m in zip(users, conversations, strict=True)]
+        chosen = Options.from_keywords(options)
+        return [self._replies.request(user, conversation, chosen) for user, conversation in checked]
 
     @property
     def models(self) -> Models:
@@ -304,8 +310,9 @@ class Personalign:
 
     def forget(self, user: str) -> bool:
         """Erase everything about a person, and say whether they were known; the id may start anew."""
+        user = check_user(user)
         try:
-            return self._store.forget(check_user(user))
+            return self._store.forget(user)
         finally:
             if self._loaded is not None:
                 self._loaded.forget(user)

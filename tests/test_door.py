@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,9 @@ OPENED = {  # with which values opening is right
     "slots": {"a number"},
     "waiting": {"a number"},
     "max_length": {"None", "a number"},
+    "create": {"True"},
 }
+LONG = "a" * 256  # characters: no file has such a name
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +128,22 @@ def test_odd_arguments_open_nothing(tmp_path: Path, argument: str, odd: str) -> 
     """Opening with any of them is refused, and leaves no database behind."""
     arguments: dict[str, Any] = {"store": f"sqlite:///{tmp_path / 'p.db'}", argument: ODD[odd]}
     refuse(lambda: Personalign.open(**arguments), PersonalignError)
+
+
+@pytest.mark.parametrize("argument", ["store", "model", "basis", "experts", "reward"])
+def test_names_that_no_file_has_are_refused(tmp_path: Path, argument: str) -> None:
+    """A part of a path that is too long is an InputError at the door, not the system's error later."""
+    arguments: dict[str, Any] = {"store": f"sqlite:///{tmp_path / 'p.db'}", "basis": TINY / "basis"}
+    refuse(lambda: Personalign.open(**(arguments | {argument: {LONG: LONG} if argument == "experts" else LONG})))
+
+
+def test_all_that_is_asked_for_is_checked_before_the_model_is_loaded(p: Personalign) -> None:
+    """Of several conversations the last is checked, too, and a task's as well."""
+    refuse(lambda: p.chat_many(["ada", "ben"], [HELLO, [{"role": "user", "content": ""}]]))
+    refuse(lambda: p.shift("ada", [HELLO, []]))
+    refuse(lambda: asyncio.run(p.achat("ada", [])))
+    refuse(lambda: asyncio.run(p.achat("ada", HELLO, max_token=3)))
+    assert p._loaded is None
 
 
 def test_verbs_take_what_is_right(p: Personalign) -> None:

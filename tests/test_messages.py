@@ -87,6 +87,7 @@ REFUSED = {
     ),
     "no role": ([{"content": "x", "name": "bob"}], "message 0 has 'content', 'name', but not 'role'"),
     "an empty mapping": ([{}], "message 0 has nothing, but not 'role' and 'content'"),
+    "a mapping of many keys": ([dict.fromkeys(map(str, range(10_000)))], "expected both"),
     "ShareGPT's": ([{"from": "human", "value": "Hello"}], "rename 'from' to 'role' and 'value' to 'content'"),
     "a developer": ([{"role": "developer", "content": "x"}, HELLO], "message 0 has the role 'developer'"),
     "a tool": ([{"role": "tool", "content": "x"}, HELLO], "expected one of system, user, assistant"),
@@ -122,6 +123,7 @@ def test_what_is_no_conversation_is_refused_with_advice(case: str) -> None:
         read_messages(messages)
     str(refusal.value).encode()
     assert ";" in str(refusal.value)
+    assert len(str(refusal.value)) < 1000
 
 
 def test_an_answered_conversation_is_taken_where_it_is_meant() -> None:

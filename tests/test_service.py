@@ -110,6 +110,24 @@ def test_undo_opens_the_question_again(p: Personalign) -> None:
         p.undo("ada")
 
 
+def test_forget_refuses_what_is_no_id_also_with_a_model(p: Personalign) -> None:
+    """A list isn't looked for among those whose weights are in memory."""
+    assert p.models
+    with pytest.raises(InputError, match="person's id"):
+        p.forget(["ada"])
+
+
+def test_relative_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model and experts are loaded by the first chat; a daemon may have gone elsewhere by then."""
+    (tmp_path / "zoo").symlink_to(TINY)
+    monkeypatch.chdir(tmp_path)
+    with Personalign.open(model="zoo/base", basis="zoo/basis", reward="zoo/base", experts=["zoo/experts/hotels"]) as p:
+        monkeypatch.chdir("/")
+        places = (p._source.model, p._source.reward, *p._source.experts.values())
+        assert all(Path(place).exists() for place in places)
+        monkeypatch.chdir(tmp_path)
+
+
 def test_forget_leaves_nothing(p: Personalign) -> None:
     """After forget the person is new again."""
     onboard(p, "ada")

@@ -20,6 +20,7 @@ from personalign.decode.request import Request
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import BasisError, InputError, ModelError
+from personalign.messages import shown
 from personalign.types import ArgsSteering, Guidance, Steering
 
 
@@ -79,7 +80,7 @@ class Models:
             InputError: there is none.
         """
         if name not in self.experts:
-            raise InputError(f"no expert {name!r}; expected one of {sorted(self.experts)}, or None")
+            raise InputError(f"no expert {shown(name)}; expected one of {sorted(self.experts)}, or None")
         return self.experts[name]
 
     def alpha(self, request: Request) -> float:

@@ -266,9 +266,7 @@ class Personalign:
         requests = self._requests(users, conversations, options)
         return self._replies.shift(requests)
 
-    def _requests(
-        self, users: Sequence[str], conversations: Sequence[Messages], options: OptionsDict
-    ) -> list[Request]:
+    def _requests(self, users: Sequence[str], conversations: Sequence[Messages], options: OptionsDict) -> list[Request]:
         """Check all that is asked for before the model is loaded."""
         checked = [(check_user(u), read_messages(m)) for u, m in zip(users, conversations, strict=True)]
         chosen = Options.from_keywords(options)

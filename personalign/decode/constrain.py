@@ -181,9 +181,10 @@ def _json_grammar(schema: Mapping[str, object] | str) -> str:
         raise ConstraintError(f"the schema isn't JSON ({error}); expected an object such as {EXAMPLE}") from error
     if not isinstance(content, dict):
         raise ConstraintError(f"the schema is {content!r}; expected an object such as {EXAMPLE}")
-    spaces = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     try:
-        return LLMatcher.grammar_from_json_schema(text, defaults=spaces)
+        return LLMatcher.grammar_from_json_schema(
+            text, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        )
     except ValueError as error:  # a number beyond all floats
         raise ConstraintError(f"the schema can't be read ({error}); expected an object such as {EXAMPLE}") from error
 

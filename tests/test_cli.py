@@ -521,7 +521,7 @@ def test_an_unknown_key_asks_again(run: Run) -> None:
     asked = run("onboard", "ada", keys=["x", "[/bold]", "q"])
     assert asked.code == 0
     assert "found 'x', expected one of a, b, t, n, s, u, q" in asked.out
-    assert "'[/bold]' is none of" in asked.out
+    assert "found '[/bold]', expected one of" in asked.out
     assert asked.out.count("question 1 of at most 10") == 3
     assert choices(run) == []
 

@@ -18,12 +18,14 @@ from personalign.messages import Conversation, read_messages
 from personalign.train.rows import Line, read_lines
 
 EXPECTED = '{"messages": [{"role": "user", "content": "Hello"}]} or {"prompt": "Hello"}'
+INVISIBLE = " \t\r\n\v\f\u00a0\ufeff\u200b\u200c\u200d\u2060"  # around a text, and no part of it
 Item = TypeVar("Item")
 MIN_PROMPTS = 16  # ten to ask about, and some to test and to calibrate on
 
 # what begins so was meant as messages: Python's and numpy's way to print them, other keys, a whole record
+_QUOTE = r"""(?:\\?["']|&quot;|&\#3[49];){0,2}"""
 _LIST = re.compile(
-    r"""["']?(?:np\.)?(?:array\()?\[\s*(?:\{\s*|\w+\()\\?["']?(role|from|content|value)\\?["']?\s*[:=]"""
+    rf"""["']?(?:[\w.]+\()*[\[(]\s*(?:[\w.]*[({{]\s*|[\[(]\s*)+{_QUOTE}(role|from|content|value|user|human|assistant|system){_QUOTE}\s*[:=,]"""
 )
 _RECORD = re.compile(
     r"""["']?\{\s*\\?["'](?:(?:role|from)\\?["']\s*:\s*\\?["'](?:user|human|system|assistant|gpt)"""
@@ -54,9 +56,9 @@ def read_prompt(cell: object) -> Conversation:
 
 def _spelt_out(text: str) -> list[object] | None:
     """The messages whose JSON a text is; None where it is a text of the user's."""
-    if text.lstrip().startswith("["):
+    if text.lstrip(INVISIBLE).startswith("["):
         try:
-            messages = json.loads(text)
+            messages = json.loads(text.strip(INVISIBLE))
         except (ValueError, RecursionError):
             messages = None
         if messages and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
@@ -71,9 +73,9 @@ def _spelt_out(text: str) -> list[object] | None:
 
 def looks_like_messages(text: str) -> bool:
     """Whether a text begins like messages that were printed: people don't write to a model like this."""
-    begin = text.lstrip()[:2000]
+    begin = text.lstrip(INVISIBLE)[:2000]
     if match := _LIST.match(begin):
-        return match[1] in ("role", "from") or re.search(r"\b(role|from)\b", begin) is not None
+        return match[1] not in ("content", "value") or re.search(r"\b(role|from)\b", begin) is not None
     return _RECORD.match(begin) is not None
 
 

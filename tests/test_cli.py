@@ -20,7 +20,7 @@ from personalign.bundled import TINY
 from personalign.cli import app, main
 from personalign.cli.output import Terminal, print_json
 from personalign.cli.show import show_question
-from personalign.store import schema
+from personalign.store import Store, schema
 from personalign.store.database import sqlite_driver
 from personalign.types import Question
 
@@ -410,6 +410,7 @@ def _unread() -> int:
 @pytest.mark.parametrize(("make", "num_lines"), [(_full, 1), (_unread, 0)], ids=["full", "unread"])
 def test_failing_output_ends_a_process_in_order(tmp_path: Path, make: Callable[[], int], num_lines: int) -> None:
     """Nothing is left to fail once more at the end, which would be code 120; a pipe that nobody reads is no news."""
+    Store.open(f"sqlite:///{tmp_path / 'profiles.db'}").close()
     ended = subprocess.run(
         [sys.executable, "-m", "personalign.cli", "profile", "ada", "--json"],
         stdout=(stdout := make()),

@@ -28,6 +28,7 @@ from personalign.errors import StoreError
 
 DriverConnection = Any  # each driver has a class of its own
 JournalMode = Literal["wal", "truncate"]
+APPLICATION_ID = 0x50414C4E  # "PALN", in the file's header
 FIRST_SAFE_WAL = (3, 51, 3)
 BUSY_TIMEOUT_MS = 15_000
 EXAMPLE = "expected a file, such as sqlite:///profiles.db"

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from personalign.errors import SchemaError, StoreError
-from personalign.store.database import Database, locate
-from personalign.store.engine import APPLICATION_ID, migration_engine, typed_errors
+from personalign.store.database import APPLICATION_ID, Database, locate
+from personalign.store.engine import migration_engine, typed_errors
 from personalign.store.files import make_file, require_file
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from personalign.errors import StoreError
-from personalign.store.database import BUSY_TIMEOUT_MS, TURNS, Database
+from personalign.store.database import APPLICATION_ID, BUSY_TIMEOUT_MS, TURNS, Database
 from personalign.store.files import make_file
 from personalign.store.fork import LONGEST_SLEEP_S, Call
 
-COUNTER_BYTES = 8
+COUNTER_BYTES, HEADER_BYTES = 8, 100
+MAGIC = b"SQLite format 3\0"
 LONGEST_NAP_S = 0.004
 
 
@@ -29,7 +30,7 @@ class Turns:
     """The turns at one database."""
 
     def __init__(self, database: Database) -> None:
-        self._path = database.neighbour(TURNS)
+        self._path, self._database = database.neighbour(TURNS), database.path
         self._file: int | None = None
         self.renew()
 
@@ -96,6 +97,8 @@ class Turns:
 
     def _queue(self) -> None:
         if self._file is None:
+            if not (self._path.exists() or self._is_store()):
+                return  # another program's file is refused soon, and nothing is left beside it
             make_file(self._path)
             self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         file = self._file
@@ -108,6 +111,12 @@ class Turns:
         finally:
             fcntl.lockf(file, fcntl.LOCK_UN, 1, 0)
         _lock_soon(file, 1, number - 1)  # until no number before this one is left
+
+    def _is_store(self) -> bool:
+        """Whether the database is ours by its header, or still empty."""
+        with self._database.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+        return not header or (header.startswith(MAGIC) and int.from_bytes(header[68:72]) == APPLICATION_ID)
 
 
 def _lock_soon(file: int, start: int, length: int) -> None:

@@ -124,6 +124,7 @@ SPELT_OUT = {  # a conversation's cell as text, in any file
     "compact": json.dumps(TALK),
     "indented": json.dumps(TALK, indent=2, ensure_ascii=False),
     "after blanks": " \n\t" + json.dumps(TALK) + "\n",
+    "after marks that nobody sees": "\ufeff\u200b" + json.dumps(TALK),
     "with other keys": json.dumps([message | {"name": "x", "weight": 1} for message in TALK]),
 }
 
@@ -164,6 +165,12 @@ PRINTED = {  # conversations that were printed, not written as JSON
     "a class": "[ChatMessage(role='user', content='I need a hotel')]",
     "twice JSON": json.dumps(json.dumps(TALK)),
     "JavaScript": "[{role: 'user', content: 'I need a hotel'}]",
+    "a tuple": str(({"role": "user", "content": "I need a hotel"},)),
+    "a deque": "deque([{'role': 'user', 'content': 'I need a hotel'}])",
+    "ordered": "[OrderedDict([('role', 'user'), ('content', 'I need a hotel')])]",
+    "doubled quotes": json.dumps(TALK).replace('"', '""'),
+    "HTML": json.dumps(TALK).replace('"', "&quot;"),
+    "pairs": json.dumps([["user", "I need a hotel"]]),
 }
 
 
@@ -171,14 +178,14 @@ PRINTED = {  # conversations that were printed, not written as JSON
 @pytest.mark.parametrize("column", ["prompt", "a", "b"])
 def test_a_printed_conversation_is_never_taken_for_text(column: str, name: str, tmp_path: Path) -> None:
     """Each is counted, with its place, as prompt and as reply; the others of the log are read."""
-    rows = [row(f"u{i}", f"Hello {i}") for i in range(120)]
+    rows = [row(f"u{i}", f"Hello {i}") for i in range(180)]
     rows[1:1] = [row(**{column: cell}) for cell in PRINTED.values()]
     path = WRITERS[name](tmp_path / "log", rows)
     log = read_log(path)
     first = {"jsonl": "line 2", "csv": "line 3", "parquet": "row 2"}[name]
     (bad,) = log.counts.bad.values()
     assert bad == BadRows(len(PRINTED), first)
-    assert len(log.user) == 120
+    assert len(log.user) == 180
     with pytest.raises(InputError, match=f"{first}, column '{column}'.* begins like a list of messages"):
         read_log(path, strict=True)
 

@@ -199,13 +199,13 @@ def traces(user: str) -> list[str]:
 
 
 def test_nothing_of_an_erased_person_stays_in_memory(p: Personalign) -> None:
-    """Without anybody's next request; before that there is something (the control)."""
-    onboard(p, "ada", most=2)
-    p.chat("ada", HELLO, max_tokens=2)
-    assert "Profile" in traces("ada")
-    p.forget("ada")
+    """Without anybody's next request (no other test knows this person); before that there is something (the control)."""
+    onboard(p, "eve", most=2)
+    p.chat("eve", HELLO, max_tokens=2)
+    assert "Profile" in traces("eve")
+    p.forget("eve")
     p._replies.worker.perform(int)  # the engine has heard of it
-    assert traces("ada") == []
+    assert traces("eve") == []
     assert not p._replies._recent._profiles
 
 

@@ -108,7 +108,7 @@ def _check(outcome: object, request: Request) -> None:
     assert len(outcome.ids) == request.options.max_tokens, "nothing ends a reply before its time"
     is_guided = request.options.rule == "args" or (request.guidance is not None and request.guidance.strength > 0)
     assert outcome.guided == is_guided, f"guided is {outcome.guided}, because of {outcome.reason}"
-    assert (outcome.kl > 0) == is_guided, f"KL is {outcome.kl}"
+    assert (outcome.tilt_kl > 0) == is_guided, f"KL is {outcome.tilt_kl}"
 
 
 def generate_side(model: PreTrainedModel, batch: Batch) -> Side:

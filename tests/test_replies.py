@@ -199,7 +199,7 @@ def traces(user: str) -> list[str]:
 
 
 def test_nothing_of_an_erased_person_stays_in_memory(p: Personalign) -> None:
-    """Without anybody's next request (no other test knows this person); before that there is something (the control)."""
+    """Without anybody's next request; before that there is something (the control). No other test knows eve."""
     onboard(p, "eve", most=2)
     p.chat("eve", HELLO, max_tokens=2)
     assert "Profile" in traces("eve")

@@ -102,7 +102,7 @@ def bench_learn(
 
     result = run_learn(Plan(), data or read_settings().data or NO_DATA, only, results)
     if picture is not None:
-        from lab.learning.plot import plot_learn
+        from lab.plots import plot_learn
 
         plot_learn(result["curves"], picture)
     print_row(result, as_json, show_learn, out, result)
@@ -115,7 +115,7 @@ def bench_plot(
     as_json: AsJson = False,
 ) -> None:
     """Draw a result of bench quality."""
-    from lab.quality.plot import plot
+    from lab.plots import plot
 
     pictures = [str(path) for path in plot(result, folder)]
     print_row({"pictures": pictures}, as_json, out.print, *pictures, sep="\n", markup=False)

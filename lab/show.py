@@ -11,16 +11,7 @@ from rich.text import Text
 
 def show_decode(console: Console, result: dict[str, Any]) -> None:
     """Speeds beside what they have to reach, with their intervals."""
-    table = Table("figure", "median", "95 %", "bar", "samples")
-    for row in result["rows"]:
-        table.add_row(
-            row["figure"],
-            _value(row),
-            f"{row['low']:g} … {row['high']:g}",
-            row.get("bar", ""),
-            str(len(row["samples"])),
-        )
-    console.print(table)
+    console.print(_figures(result))
     console.print(
         Text(", ".join(f"{name} {value}" for name, value in (result["machine"] | result["versions"]).items()))
     )
@@ -28,16 +19,7 @@ def show_decode(console: Console, result: dict[str, Any]) -> None:
 
 def show_learn(console: Console, result: dict[str, Any]) -> None:
     """Figures beside their bars and what can be reached at best, then the curves."""
-    table = Table("figure", "value", "95 %", "bar", "ceiling")
-    for row in result["rows"]:
-        table.add_row(
-            row["figure"],
-            _value(row),
-            f"{row['low']:g} … {row['high']:g}" if "high" in row else "",
-            row.get("bar", ""),
-            f"{row['ceiling']:g}" if "ceiling" in row else "",
-        )
-    console.print(table)
+    console.print(_figures(result))
     curves = Table("set", "questions", "answers", "accuracy", "log-loss", "calibration error", "over the population")
     for curve in result["curves"]:
         curves.add_row(
@@ -63,10 +45,19 @@ def show_quality(console: Console, result: dict[str, Any]) -> None:
     _show_skipped(console, result)
 
 
-def _value(row: dict[str, Any]) -> Text:
-    """Green if its bar is reached, red if it isn't."""
-    reached = row.get("is_reached")
-    return Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red")
+def _figures(result: dict[str, Any]) -> Table:
+    """Figures with their intervals and bars: green if a bar is reached, red if it isn't."""
+    table = Table("figure", "value", "95 %", "bar", "at best")
+    for row in result["rows"]:
+        reached = row.get("is_reached")
+        table.add_row(
+            row["figure"],
+            Text(f"{row['value']:g}", style="" if reached is None else "green" if reached else "red"),
+            f"{row['low']:g} … {row['high']:g}" if "high" in row else "",
+            row.get("bar", ""),
+            f"{row['ceiling']:g}" if "ceiling" in row else "",
+        )
+    return table
 
 
 def _show_skipped(console: Console, result: dict[str, Any]) -> None:

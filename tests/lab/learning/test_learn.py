@@ -16,11 +16,11 @@ from lab.harness import Bar, Between
 from lab.learning import learn
 from lab.learning.judged import Judged, joined
 from lab.learning.learn import BARS, run_learn
-from lab.learning.plot import STYLES, plot_learn
 from lab.learning.populations import gated, pandalm, prism, ukp
 from lab.learning.populations.votes import MissingData
 from lab.learning.sets import Plan
 from lab.learning.stopping import Population, stop_people
+from lab.plots import QUESTION_STYLES, plot_learn
 from personalign.errors import InputError
 from tests.lab.learning import made_up
 
@@ -77,7 +77,7 @@ def test_curves_have_a_point_for_each_number_of_answers(run: tuple[dict[str, Any
         assert 0 <= told["accuracy"] <= 1
         assert told["log_loss"] > 0
     assert {told["answers"] for told in curves if told["set"] == "alpaca84"} == {0, 5, 10, 20}
-    assert {told["rule"] for told in curves} <= STYLES.keys()  # a curve without a style isn't drawn
+    assert {told["rule"] for told in curves} <= QUESTION_STYLES.keys()  # a curve without a style isn't drawn
     plot_learn(curves, tmp_path / "learn.png")
     assert (tmp_path / "learn.png").stat().st_size > 10_000
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab.plots import plot
 from lab.quality import rewards
 from lab.quality.arms import Arm, Outcome, Trial
 from lab.quality.curves import Curve
 from lab.quality.divergence import Divergence, divergence_between, num_drawn
 from lab.quality.panel import Bootstrap, Member, Origin, interval_of
-from lab.quality.plot import plot
 from lab.quality.quality import Plan, load_prompts, run_quality
 from lab.quality.rewards import Training
 from personalign.basis import Basis

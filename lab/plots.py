@@ -1,4 +1,4 @@
-"""Pictures of a result of ``quality.py``: gain against KL, and what the expert gives against what people gain."""
+"""Pictures of results: gain against KL, what an expert gives against what people gain, and curves of learning."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ except ImportError as error:
     raise MissingExtra("matplotlib", "notebook") from error
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; markers for everyone
-STYLES: Mapping[str, tuple[str, str, str]] = {
+METHODS: Mapping[str, tuple[str, str, str]] = {
     "successor": ("successor head", "#0072B2", "o"),
     "args_prefixes": ("ARGS, reward trained on prefixes", "#009E73", "s"),
     "args_replies": ("ARGS, reward trained on whole replies", "#D55E00", "^"),
     "best_of": ("best of n, by the profile", "#000000", "x"),
     "in_context": ("profile as a system message", "#CC79A7", "D"),
 }
+QUESTION_STYLES: Mapping[str, tuple[str, str, str]] = {
+    "d_optimal": ("D-optimal", "#0072B2", "o"),
+    "settled": ("what settles most forecasts", "#E69F00", "v"),
+    "accuracy": ("looking one answer ahead", "#56B4E9", "P"),
+    "gap": ("expected gap", "#009E73", "s"),
+    "pref": ("PReF's rule", "#D55E00", "^"),
+    "random": ("random questions", "#000000", "x"),
+    "as given": ("answers as they came, through the gate", "#CC79A7", "D"),
+}
 REWARDS = ("successor", "args_prefixes", "args_replies")  # their curves begin with the short list, weight 0
 MOST_KL = 1.0  # nats a token; beyond it replies fall apart, whatever anybody makes of them
-Found = Sequence[Mapping[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 
 
 def plot(result: Path, folder: Path) -> list[Path]:
@@ -46,7 +55,7 @@ def plot(result: Path, folder: Path) -> list[Path]:
     return list(pictures)
 
 
-def plot_quality(rows: Found, path: Path) -> None:
+def plot_quality(rows: Rows, path: Path) -> None:
     """Draw what people gain against the divergence from base, a curve for each method, at temperature 1."""
     figure = Figure(figsize=(9.5, 4.8), layout="constrained")
     gains, wins = figure.subplots(1, 2)
@@ -54,7 +63,7 @@ def plot_quality(rows: Found, path: Path) -> None:
         (gains, "gain", "utility gained, standard deviations"),
         (wins, "wins", "base's replies that are liked less, share"),
     ):
-        for method in STYLES:
+        for method in METHODS:
             _curve(axes, _points(rows, name, method), method)
         axes.set(xlabel="KL from base, nats a token", ylabel=title, xlim=(-0.02, None))
         axes.grid(alpha=0.3)
@@ -64,7 +73,7 @@ def plot_quality(rows: Found, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_alpha(rows: Found, path: Path) -> None:
+def plot_alpha(rows: Rows, path: Path) -> None:
     """Draw bits per character of the expert's domain against what people gain, a point for each α."""
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -87,7 +96,41 @@ def plot_alpha(rows: Found, path: Path) -> None:
     _save(figure, path)
 
 
-def _points(rows: Found, name: str, method: str) -> list[Mapping[str, Any]]:
+def plot_learn(curves: Rows, path: Path) -> None:
+    """Draw how many points more accurate than the population's model everyone is after so many answers.
+
+    Raises:
+        InputError: there are no curves.
+    """
+    curves = [point for point in curves if point["answers"] is not None]
+    names = list(dict.fromkeys(point["set"] for point in curves))
+    if not names:
+        raise InputError("there are no curves to draw; pass the folder of data sets with --data")
+    figure = Figure(figsize=(3.2 * len(names), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        _panel(axes, [point for point in curves if point["set"] == name], name)
+    panels[0].set_ylabel("points over the population's model")
+    labelled = {label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(labelled.values()), list(labelled), fontsize=8, loc="outside lower center", ncols=3)
+    _save(figure, path)
+
+
+def _panel(axes: Axes, curves: Rows, name: str) -> None:
+    for rule, (label, colour, marker) in QUESTION_STYLES.items():
+        points = [point for point in curves if point["rule"] == rule]
+        if not points:
+            continue
+        x, y = [point["answers"] for point in points], [100 * point["gain"] for point in points]
+        low = [100 * (point["gain"] - point["low"]) for point in points]
+        high = [100 * (point["high"] - point["gain"]) for point in points]
+        axes.errorbar(x, y, [low, high], color=colour, marker=marker, markersize=4, label=label, capsize=2, linewidth=1)
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set(title=name, xlabel="answers")
+    axes.grid(alpha=0.3)
+
+
+def _points(rows: Rows, name: str, method: str) -> list[Mapping[str, Any]]:
     """The sampled points of a method's curve, with the candidates that both rewards have; by KL."""
     methods = ("short_list", method) if method in REWARDS else (method,)
     points = [row for one in methods for row in _named(rows, f"{name}.sampled.{one}")]
@@ -98,17 +141,17 @@ def _kl(row: Mapping[str, Any]) -> float:
     return float(row["kl"])
 
 
-def _named(rows: Found, beginning: str) -> list[Mapping[str, Any]]:
+def _named(rows: Rows, beginning: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["figure"].startswith(beginning)]
 
 
-def _curve(axes: Axes, points: Found, method: str) -> None:
-    label, colour, marker = STYLES[method]
+def _curve(axes: Axes, points: Rows, method: str) -> None:
+    label, colour, marker = METHODS[method]
     x, y = [row["kl"] for row in points], [row["value"] for row in points]
     axes.errorbar(x, y, _bars(points), color=colour, marker=marker, markersize=4, label=label, capsize=2, linewidth=1)
 
 
-def _bars(points: Found) -> list[list[float]]:
+def _bars(points: Rows) -> list[list[float]]:
     """How far each interval reaches down and up."""
     down = [max(0.0, row["value"] - row["low"]) for row in points]
     return [down, [max(0.0, row["high"] - row["value"]) for row in points]]

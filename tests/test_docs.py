@@ -49,7 +49,7 @@ def run(block: Block, names: dict[str, object]) -> str:
     assert block.language == "sh", f"a page holds a block of {block.language}, which nothing runs"
     printed = []
     for line in block.code.splitlines():
-        if not line.startswith(ELSEWHERE):
+        if not line.startswith(ELSEWHERE) and "--model M" not in line:
             program, *words = shlex.split(line)
             assert program == "personalign"
             result = CliRunner().invoke(app, words)

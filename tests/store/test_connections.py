@@ -177,7 +177,7 @@ def test_threads_may_use_the_store_while_the_process_forks(worker) -> None:
 @pytest.mark.slow
 def test_a_fork_that_waits_for_nobody_would_be_seen(worker) -> None:
     """The control: without waiting for the calls inside, children hang on locks whose holders they lack."""
-    assert worker("fork_storm", forks=4, patience_s=5, broken=1)["stuck"] > 0
+    assert worker("fork_storm", forks=24, patience_s=3, broken=1)["stuck"] > 0
 
 
 def test_a_closed_store_takes_no_part_in_forks(url: str) -> None:

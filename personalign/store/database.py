@@ -25,6 +25,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
+from personalign.store.files import read_bytes
 
 DriverConnection = Any  # each driver has a class of its own
 JournalMode = Literal["wal", "truncate"]
@@ -114,10 +115,7 @@ def check_log(database: Database) -> None:
     """Refuse a log that was written for another database; the caller keeps writers out."""
     for suffix, read in (("-wal", _read_wal), ("-journal", _read_journal)):
         path = database.neighbour(suffix)
-        try:
-            names = set(read(path.read_bytes())) if path.exists() else set()
-        except OSError as error:
-            raise StoreError(f"{path} can't be read ({error.strerror}); check its permissions") from error
+        names = set(read(read_bytes(path)))  # another process may be removing its log right now
         if names and not _goes_with(database, suffix, names):
             raise StoreError(
                 f"{path} was written for another database than the {database.path.name} beside it; "

@@ -79,7 +79,7 @@ def sql(url: str) -> Callable[..., list[Any]]:
 def worker(url: str) -> Callable[..., dict[str, Any]]:
     """Run a verb of ``store_worker.py`` in a process that may fork and be killed."""
 
-    def run(verb: str, **options: int) -> dict[str, Any]:
+    def run(verb: str, *, may_crash: bool = False, **options: int) -> dict[str, Any]:
         words = [f"{name}={value}" for name, value in options.items()]
         root = str(WORKER.parents[2])
         done = subprocess.run(
@@ -90,6 +90,8 @@ def worker(url: str) -> Callable[..., dict[str, Any]]:
             check=False,
             env={"PYTHONPATH": root},
         )
+        if may_crash and done.returncode < 0:
+            return {"signal": -done.returncode}
         assert done.returncode == 0, done.stderr
         print(done.stderr)  # noqa: T201 - seen when the test fails
         result: dict[str, Any] = json.loads(done.stdout)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
@@ -42,33 +41,19 @@ ADVICE = {
 }
 
 
-@dataclass(frozen=True)
-class Engines:
-    """The two pools of an open store."""
-
-    writer: Engine
-    reader: Engine
-
-    def close(self) -> None:
-        """Close every idle connection; closing the last writer truncates the write-ahead log."""
-        self.reader.dispose()
-        self.writer.dispose()
+def writer_engine(database: Database) -> Engine:
+    """Make a pool of one; closing the last writer truncates the write-ahead log."""
+    return _engine(database, "BEGIN IMMEDIATE", {}, pool_size=1, max_overflow=0)
 
 
-def open_engines(database: Database) -> Engines:
-    """Make both pools; nothing is connected yet."""
-    pragmas = COMMON | {"journal_mode": database.journal_mode}
-    return Engines(
-        writer=_engine(database, "BEGIN IMMEDIATE", pragmas, pool_size=1, max_overflow=0),
-        # without a limit: interrupts may lose connections for good, and threads bound the rest
-        reader=_engine(database, "BEGIN", pragmas | {"query_only": 1}, pool_size=4, max_overflow=-1),
-    )
+def reader_engine(database: Database) -> Engine:
+    """Make a pool without a limit: interrupts may lose connections for good, and threads bound the rest."""
+    return _engine(database, "BEGIN", {"query_only": 1}, pool_size=4, max_overflow=-1)
 
 
 def migration_engine(database: Database) -> Engine:
     """Make an engine for migrations only: a batch migration under foreign keys would cascade into the children."""
-    pragmas = COMMON | {"journal_mode": database.journal_mode, "foreign_keys": 0}
-    return _engine(database, "BEGIN IMMEDIATE", pragmas, poolclass=NullPool)
+    return _engine(database, "BEGIN IMMEDIATE", {"foreign_keys": 0}, poolclass=NullPool)
 
 
 @contextmanager
@@ -96,7 +81,8 @@ def refuse_foreign(connection: DriverConnection, database: Database) -> None:
         )
 
 
-def _engine(database: Database, begin: str, pragmas: Mapping[str, int | str], **pool: object) -> Engine:
+def _engine(database: Database, begin: str, special: Mapping[str, int], **pool: object) -> Engine:
+    pragmas = COMMON | {"journal_mode": database.journal_mode} | special
     engine = create_engine(
         URL.create("sqlite", database=str(database.path)),
         module=database.driver,

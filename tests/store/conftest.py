@@ -65,11 +65,11 @@ def sql(url: str) -> Callable[..., list[Any]]:
     """Run one statement on a connection of its own, in a transaction."""
 
     def run(statement: str, *values: Any) -> list[Any]:
-        engines = engine.open_engines(locate(url))
-        with engines.writer.begin() as connection:
+        writer = engine.writer_engine(locate(url))
+        with writer.begin() as connection:
             result = connection.exec_driver_sql(statement, values)
             rows = list(result) if result.returns_rows else []
-        engines.close()
+        writer.dispose()
         return rows
 
     return run

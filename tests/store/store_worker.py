@@ -428,11 +428,11 @@ def wrong_profiles(url: str, users: int) -> int:
 
 def integrity(url: str) -> list[str]:
     """What SQLite finds wrong with the file."""
-    engines = engine.open_engines(locate(url))
-    with engines.reader.connect() as connection:
+    reader = engine.reader_engine(locate(url))
+    with reader.connect() as connection:
         found = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
         found += [str(row) for row in connection.exec_driver_sql("PRAGMA foreign_key_check")]
-    engines.close()
+    reader.dispose()
     return [] if found == ["ok"] else found
 
 
@@ -445,11 +445,11 @@ def wrong_tables(url: str) -> list[str]:
 
     for target in ("base", known_revisions()[-1]):
         migrate(locate(url), target)
-    engines = engine.open_engines(locate(url))
-    with engines.reader.connect() as connection:
+    reader = engine.reader_engine(locate(url))
+    with reader.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = [str(step) for step in compare_metadata(context, Table.metadata)]
-    engines.close()
+    reader.dispose()
     return found
 
 

@@ -143,7 +143,7 @@ def test_a_fit_reads_no_texts(store: Store, show, fit) -> None:
     def note(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    event.listen(store._connections.engines.reader, "before_cursor_execute", note)
+    event.listen(store._connections.reader, "before_cursor_execute", note)
     store.state("ada", "basis")
     assert not any("presentations.prompt" in statement for statement in statements)
     store.open_presentation("ada", "basis")

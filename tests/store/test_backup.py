@@ -255,7 +255,7 @@ def test_a_journal_of_another_file_is_refused(store: Store, url: str, path: Path
             opened.add_user(f"user-{number}")
     if not os.fork():
         opened = Store.open(url)
-        with opened._connections.engines.writer.connect() as connection:
+        with opened._connections.writer.connect() as connection:
             connection.exec_driver_sql("PRAGMA cache_size=1").close()
             connection.exec_driver_sql("PRAGMA cache_spill=1").close()
             connection.exec_driver_sql("UPDATE users SET consent = hex(randomblob(20000))").close()

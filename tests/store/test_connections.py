@@ -67,7 +67,7 @@ def test_wal_only_where_it_is_safe(version: tuple[int, ...], mode: str) -> None:
 @pytest.mark.parametrize("pool", ["writer", "reader"])
 def test_every_connection_has_every_setting(store: Store, pool: str) -> None:
     """What SQLite answers on a pooled connection is what was asked for."""
-    with getattr(store._connections.engines, pool).connect() as connection:
+    with getattr(store._connections, pool).connect() as connection:
         found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in engine.COMMON}
         assert found == engine.COMMON
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == store._connections.database.journal_mode
@@ -85,9 +85,9 @@ def test_a_setting_that_does_not_take_is_refused(url: str, store: Store, monkeyp
 def test_readers_cannot_write(store: Store) -> None:
     """A reader's connection refuses to write; the writer's doesn't (the control)."""
     statement = "UPDATE users SET consent = 'x'"
-    with store._connections.engines.reader.connect() as connection, pytest.raises(Exception, match="readonly"):
+    with store._connections.reader.connect() as connection, pytest.raises(Exception, match="readonly"):
         connection.exec_driver_sql(statement)
-    with store._connections.engines.writer.begin() as connection:
+    with store._connections.writer.begin() as connection:
         connection.exec_driver_sql(statement)
 
 
@@ -95,7 +95,7 @@ def test_a_reader_does_not_wait_for_a_writer(store: Store) -> None:
     """While a write transaction is open, readers see the state before it."""
     if store._connections.database.journal_mode != "wal":
         pytest.skip("readers wait in the rollback journal")
-    with store._connections.engines.writer.begin() as connection:
+    with store._connections.writer.begin() as connection:
         connection.exec_driver_sql("INSERT INTO users (id, created_at) VALUES ('eve', '2026-01-01 00:00:00.000000')")
         assert not is_known(store, "eve")
     assert is_known(store, "eve")
@@ -162,12 +162,10 @@ def test_a_forked_child_has_connections_of_its_own(worker) -> None:
 def test_a_fork_closes_idle_connections_first(store: Store, monkeypatch) -> None:
     """No connection is idle in the pool when a fork happens; without the hook one is (the control)."""
     is_known(store, "ada")
-    assert store._connections.engines.reader.pool.checkedin() == 1
+    assert store._connections.reader.pool.checkedin() == 1
     child = os.fork()
     if not child:
-        os._exit(
-            store._connections.engines.reader.pool.checkedin() + store._connections.engines.writer.pool.checkedin()
-        )
+        os._exit(store._connections.reader.pool.checkedin() + store._connections.writer.pool.checkedin())
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -293,7 +291,7 @@ def test_an_interrupt_leaves_the_store_usable(store: Store, url: str, monkeypatc
 
 def test_a_writer_that_an_interrupt_lost_is_made_anew(store: Store) -> None:
     """Where the pool's only connection is gone, in the middle of a transaction too, the next write gets another."""
-    lost = store._connections.engines.writer.connect()
+    lost = store._connections.writer.connect()
     lost.exec_driver_sql("UPDATE users SET consent = 'half'")
     store.add_user("bob")
     assert is_known(store, "bob")

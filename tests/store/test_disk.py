@@ -86,20 +86,20 @@ def room(size: int) -> Iterator[None]:
 
 def rows(url: str) -> dict[str, list[Any]]:
     """Everything that a new connection sees, once SQLite has found nothing wrong with the file."""
-    engines = engine.open_engines(locate(url))
+    reader = engine.reader_engine(locate(url))
     try:
-        with engines.reader.connect() as connection:
+        with reader.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall() == []
             names = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars()
             return {name: connection.exec_driver_sql(f"SELECT * FROM {name}").fetchall() for name in list(names)}
     finally:
-        engines.close()
+        reader.dispose()
 
 
 def limit_pages(store: Store, pages: int) -> None:
     """Let the database have no more pages; as many as it has, where it has more."""
-    with store._connections.engines.writer.connect() as connection:
+    with store._connections.writer.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar()
 
 
@@ -155,7 +155,7 @@ def test_a_write_is_refused_as_a_whole(filled: Store, url: str, verb: str) -> No
 def test_half_a_write_would_be_seen(filled: Store, url: str) -> None:
     """The control: a writer that commits statement by statement leaves a person without a name for the commit."""
 
-    @event.listens_for(filled._connections.engines.writer, "after_cursor_execute")
+    @event.listens_for(filled._connections.writer, "after_cursor_execute")
     def commit(connection: Connection, *_: object) -> None:
         connection.connection.commit()
 

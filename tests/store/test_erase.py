@@ -90,7 +90,7 @@ def test_a_reader_that_holds_on_makes_erasure_pending(store: Store, path: Path, 
         pytest.skip("there is no log to hold on to")
     monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
-    with store._connections.engines.reader.connect() as reader:
+    with store._connections.reader.connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM users").scalar()
         with pytest.raises(ErasurePending, match="erase again"):
             store.forget(CANARY)
@@ -141,8 +141,8 @@ def test_an_old_copy_stays_pending_until_its_log_is_empty(
     with Store.open(url) as opened:
         opened.forget(CANARY)
     (tmp_path / "backup").replace(path)
-    engines = engine.open_engines(locate(url))
-    with engines.reader.connect() as reader:
+    pool = engine.reader_engine(locate(url))
+    with pool.connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM users").scalar()
         for _ in range(2):
             with pytest.raises(ErasurePending):
@@ -152,7 +152,7 @@ def test_an_old_copy_stays_pending_until_its_log_is_empty(
         with Store.open(url) as restored:
             assert not is_known(restored, CANARY)
             assert _bytes_left(path) == 0
-    engines.close()
+    pool.dispose()
 
 
 def test_a_tombstone_spares_who_came_later(store: Store, url: str, sql) -> None:
@@ -317,7 +317,7 @@ def test_no_compiled_statement_keeps_an_id(store: Store, pool: str, live) -> Non
     """After forget the statements that SQLAlchemy keeps hold no id; before, they do (the control)."""
     live(CANARY)
     store.export(CANARY)
-    cache = getattr(store._connections.engines, pool)._compiled_cache
+    cache = getattr(store._connections, pool)._compiled_cache
 
     def num_kept() -> int:
         binds = [bind for compiled in list(cache.values()) for bind in compiled.binds.values()]

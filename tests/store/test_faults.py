@@ -100,7 +100,7 @@ def test_a_file_that_others_keep_locked_is_told(store: Store, url: str, monkeypa
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 100)
     monkeypatch.setitem(engine.COMMON, "busy_timeout", 100)
     with Store.open(url) as other:
-        with store._connections.engines.writer.begin(), pytest.raises(StoreError, match="try again"):
+        with store._connections.writer.begin(), pytest.raises(StoreError, match="try again"):
             other.add_user("bob")
         other.add_user("bob")
 

@@ -47,13 +47,13 @@ def walks(store: Store, run: Callable[[], object]) -> list[str]:
     def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
         statements.append((statement, parameters))
 
-    for engine in (store._connections.engines.reader, store._connections.engines.writer):
+    for engine in (store._connections.reader, store._connections.writer):
         event.listen(engine, "before_cursor_execute", note)
     run()
-    for engine in (store._connections.engines.reader, store._connections.engines.writer):
+    for engine in (store._connections.reader, store._connections.writer):
         event.remove(engine, "before_cursor_execute", note)
     assert len(statements) > 1
-    with store._connections.engines.reader.connect() as connection:
+    with store._connections.reader.connect() as connection:
         steps = [
             (statement, row[3])
             for statement, parameters in statements

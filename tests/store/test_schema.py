@@ -66,10 +66,10 @@ def _counts(sql) -> dict[str, int]:
 
 
 def _differences(url: str) -> list[object]:
-    engines = engine.open_engines(locate(url))
-    with engines.reader.connect() as connection:
+    reader = engine.reader_engine(locate(url))
+    with reader.connect() as connection:
         found = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata)
-    engines.close()
+    reader.dispose()
     return found
 
 
@@ -112,7 +112,7 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
 def test_foreign_keys_in_a_batch_migration_would_be_seen(filled, second, url: str, sql, monkeypatch) -> None:
     """The control: on an engine with foreign keys the same migration empties the children, without any error."""
     second()
-    monkeypatch.setattr(schema, "migration_engine", lambda database: engine.open_engines(database).writer)
+    monkeypatch.setattr(schema, "migration_engine", engine.writer_engine)
     schema.upgrade(url)
     assert _counts(sql)["answers"] == 0
 

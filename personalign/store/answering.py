@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -29,6 +29,7 @@ from personalign.store.values import Answer, Measure, Presentation, Shown, State
 from personalign.types import Array, Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
+Original = tuple[str, Presentation, Answer]  # the presentation that it comes from first, what was answered, and how
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,6 @@ class Change:
     answers: tuple[Answer, ...]  # that stand after it, oldest first; a new one has no number yet
     write: Callable[[Session, tuple[Answer, ...]], None]  # its rows; of the answers stored before, none
     is_needed: bool = True  # False where only losses and gains may be missing
-    is_current: Callable[[Session], bool] = lambda _: True  # whether what it read beyond the state is unchanged
     is_complete: bool = False  # whether the basis has all of the person's answers afterwards
 
 
@@ -58,7 +58,7 @@ def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentati
     return records.to_presentation(row)
 
 
-def answer(session: Session, user: str, presentation_id: str, choice: str) -> Change | Profile:
+def answer(session: Session, user: str, presentation_id: str, choice: str) -> Change | Profile | None:
     """Draft the answer to a question; the profile itself where this answer was given already."""
     records.check_choice(choice)
     shown = records.find_presentation(session, user, presentation_id)
@@ -66,7 +66,11 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
         raise QuestionError("an undo withdrew this question; ask for the next one")
     state = records.read_state(session, user, shown.basis_id)
     if shown.state == "answered":
-        return _repeated(session, state, presentation_id, choice)
+        before = records.find_answer(session, presentation_id)
+        if before is None or before.choice != choice:
+            first = before and before.choice
+            raise AlreadyAnswered(f"the question was answered with {first!r}, not {choice!r}; undo that answer first")
+        return state.profile
     seconds = max(0.0, (now() - shown.shown_at).total_seconds())
     given = _given(presentation_id, choice, records.to_presentation(shown), seconds)
 
@@ -77,7 +81,7 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
     return Change(state, (*state.answers, given), write)
 
 
-def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: str) -> Change | Profile:
+def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: str) -> Change | Profile | None:
     """Draft feedback; on the same pair the newest of a kind stands, and the profile itself where that is the same."""
     records.check_choice(choice)
     _check_saved(session, basis_id)
@@ -85,7 +89,7 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
     row = records.find_feedback(session, user, basis_id, shown.question_id)
     before = None if row is None else records.find_answer(session, row.id)
     if before is not None and before.choice == choice:
-        return _known(state)
+        return state.profile
     is_new, presentation_id = row is None, secrets.token_hex(16) if row is None else row.id
     others = tuple(other for other in state.answers if other.presentation_id != presentation_id)
 
@@ -145,41 +149,20 @@ def write(session: Session, change: Change, answers: tuple[Answer, ...], fitted:
     return records.write_profile(session, state, answers, fitted)
 
 
-@dataclass(frozen=True, eq=False)
-class Lacking:
-    """The answers that a basis lacks, and what they answer, each with the presentation that it comes from first."""
+def copy(state: State, originals: Sequence[Original], measure: Measure) -> Change:
+    """Draft copies of answers that the basis lacks, with features under it."""
+    copies = [(root, shown, _copy(root, given, state.basis_id, measure(shown))) for root, shown, given in originals]
 
-    state: State
-    originals: tuple[tuple[str, Presentation, Answer], ...]
+    def write(session: Session, judged: tuple[Answer, ...]) -> None:
+        newest_of = {answer.presentation_id: answer for answer in judged}
+        for root, shown, given in copies:
+            copied, name = replace(shown, v=given.v), given.presentation_id
+            session.add(records.new_presentation(state.user, state.basis_id, copied, "answered", name, origin=root))
+            session.flush()
+            session.add(records.new_answer(session, state.user, newest_of.get(name, given)))
 
-    @property
-    def names(self) -> list[tuple[str, int]]:
-        """Which answers these are."""
-        return [(root, given.number) for root, _, given in self.originals]
-
-    def measured(self, measure: Measure) -> Change:
-        """Draft their copies, with features under the new basis."""
-        user, basis_id = self.state.user, self.state.basis_id
-        copies = [(root, shown, _copy(root, given, basis_id, measure(shown))) for root, shown, given in self.originals]
-        answers = (*self.state.answers, *(given for _, _, given in copies))
-
-        def write(session: Session, judged: tuple[Answer, ...]) -> None:
-            newest_of = {answer.presentation_id: answer for answer in judged}
-            for root, shown, given in copies:
-                copied, name = replace(shown, v=given.v), given.presentation_id
-                session.add(records.new_presentation(user, basis_id, copied, "answered", name, origin=root))
-                session.flush()
-                session.add(records.new_answer(session, user, newest_of.get(name, given)))
-
-        in_order = tuple(sorted(answers, key=lambda answer: answer.number))
-        return Change(
-            state=self.state,
-            answers=newest(in_order),
-            write=write,
-            is_needed=bool(copies),
-            is_current=lambda session: find_lacking(session, user, basis_id).names == self.names,
-            is_complete=True,
-        )
+    answers = sorted((*state.answers, *(given for _, _, given in copies)), key=lambda answer: answer.number)
+    return Change(state, newest(tuple(answers)), write, is_needed=bool(copies), is_complete=True)
 
 
 def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
@@ -204,7 +187,7 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
     return sorted(people | set(session.scalars(unjudged)) if is_gated else people)
 
 
-def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:
+def find_lacking(session: Session, user: str, basis_id: str) -> tuple[State, list[Original]]:
     """Find the answers to copy, oldest first; where several bases hold one, the newest basis says how it stands."""
     presented = session.scalars(select(PresentationRow).where(*records.shown_to(user, basis_id))).all()
     known = {_root(shown) for shown in presented}
@@ -215,24 +198,11 @@ def find_lacking(session: Session, user: str, basis_id: str) -> Lacking:
         for root, (shown, given) in latest.items()
         if given is not None and root not in known and shown.question_id not in pairs
     ]
-    return Lacking(records.read_state(session, user, basis_id), tuple(originals))
+    return records.read_state(session, user, basis_id), originals
 
 
 def _given(presentation_id: str, choice: str, shown: Shown, seconds: float = 0.0) -> Answer:
     return Answer(presentation_id, cast("Choice", choice), shown.v, seconds, now(), shown.kind, shown.question_id)
-
-
-def _repeated(session: Session, state: State, presentation_id: str, choice: str) -> Profile:
-    given = records.find_answer(session, presentation_id)
-    if given is None or given.choice != choice:
-        first = given and given.choice
-        raise AlreadyAnswered(f"the question was answered with {first!r}, not {choice!r}; undo that answer first")
-    return _known(state)
-
-
-def _known(state: State) -> Profile:
-    assert state.profile is not None, "an answer is stored together with its profile"
-    return state.profile
 
 
 def _check_saved(session: Session, basis_id: str) -> None:

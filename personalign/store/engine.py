@@ -7,7 +7,7 @@ with "database is locked" instead of waiting. Every setting is read back, becaus
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
@@ -81,7 +81,7 @@ def refuse_foreign(connection: DriverConnection, database: Database) -> None:
         )
 
 
-def _engine(database: Database, begin: str, special: Mapping[str, int], **pool: object) -> Engine:
+def _engine(database: Database, begin: str, special: dict[str, int | str], **pool: object) -> Engine:
     pragmas = COMMON | {"journal_mode": database.journal_mode} | special
     engine = create_engine(
         URL.create("sqlite", database=str(database.path)),

@@ -11,12 +11,23 @@ from math import fsum
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Boolean, Column, ColumnElement, Select, func, select, type_coerce
 from sqlalchemy.orm import Session, defer
+from sqlalchemy.types import NullType
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
-from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
+from personalign.store.tables import (
+    TEXTS,
+    USER_KEY,
+    AnswerRow,
+    Json,
+    PresentationRow,
+    ProfileRow,
+    Table,
+    UserRow,
+    UtcDateTime,
+)
 from personalign.store.values import Answer, Presentation, Shown, State, check_finite
 from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile
 
@@ -49,7 +60,7 @@ def read_state(session: Session, user: str, basis_id: str) -> State:
         raise StoreError("answers of this person are missing: the file was damaged; restore it from a backup")
     profile = None if row is None else to_profile(row)
     in_order = tuple(sorted(answers, key=lambda answer: answer.number))
-    return State(user, basis_id, created_at(session, user), profile, in_order)
+    return State(user, basis_id, created_at(session, user), profile, in_order, _revisions(session, user))
 
 
 def created_at(session: Session, user: str) -> datetime | None:
@@ -58,12 +69,9 @@ def created_at(session: Session, user: str) -> datetime | None:
 
 
 def is_unchanged(session: Session, state: State) -> bool:
-    """Tell whether a person is as they were read."""
-    revision = session.scalar(
-        select(ProfileRow.revision).where(ProfileRow.user_id == state.user, ProfileRow.basis_id == state.basis_id)
-    )
-    before = state.created_at, state.profile and state.profile.revision
-    return (created_at(session, state.user), revision) == before
+    """Tell whether a person's answers are as they were read, on every basis."""
+    before = state.created_at, state.revisions
+    return (created_at(session, state.user), _revisions(session, state.user)) == before
 
 
 def find_presentation(session: Session, user: str, presentation_id: str) -> PresentationRow:
@@ -112,7 +120,7 @@ def to_presentation(row: PresentationRow) -> Presentation:
         raise StoreError(f"the texts of presentation {row.id!a} {DAMAGED}")
     prompt = tuple(cast("list[Message]", row.prompt))
     columns = _same(row, (*SHOWN, "id", "basis_id", "shown_at"))
-    return Presentation(**columns, user=row.user_id, prompt=prompt, v=_features(row))
+    return Presentation(**columns, user=row.user_id, prompt=prompt, v=decode(row.v))
 
 
 def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
@@ -120,15 +128,13 @@ def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
     check_row(given)
     check_row(shown)
     columns = _same(given, (*GIVEN, "number")) | _same(shown, ("kind", "question_id"))
-    return Answer(**columns, v=_features(shown))
+    return Answer(**columns, v=decode(shown.v))
 
 
 def to_profile(row: ProfileRow) -> Profile:
-    """Make the value; StoreError where the row changed, ProfileError where its numbers aren't finite."""
+    """Make the value; StoreError where the row changed."""
     check_row(row)
-    mean = decode(row.mean, (row.num_axes,))
-    covariance = decode(row.covariance, (row.num_axes, row.num_axes))
-    check_finite("a stored profile", mean, covariance)
+    mean, covariance = decode(row.mean), decode(row.covariance).reshape(row.num_axes, row.num_axes)
     return Profile(
         row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative, gain=row.gain or 0.0
     )
@@ -222,6 +228,11 @@ def _find(session: Session, table: type[Row], *conditions: ColumnElement[bool]) 
     return row
 
 
+def _revisions(session: Session, user: str) -> dict[str, int]:
+    rows = select(ProfileRow.basis_id, ProfileRow.revision).where(ProfileRow.user_id == user)
+    return dict(session.execute(rows).all())
+
+
 def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
     return (
         select(AnswerRow, PresentationRow)
@@ -234,12 +245,6 @@ def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
 def _gain(answers: tuple[Answer, ...]) -> float | None:
     gains = [answer.gain for answer in answers if answer.choice in INFORMATIVE and WEIGHTS[answer.kind] > 0]
     return None if None in gains else fsum(gain for gain in gains if gain is not None)
-
-
-def _features(row: PresentationRow) -> Array:
-    v = decode(row.v, (row.num_axes,))
-    check_finite("a stored answer", v)
-    return v
 
 
 def _same(source: object, names: Iterable[str]) -> dict[str, Any]:
@@ -255,6 +260,45 @@ def _checksum(row: Sealed) -> str:
     return checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))
 
 
+# As plain JSON values
+
+
+def export_person(session: Session, user: str) -> dict[str, Any]:
+    """Read every row with this user's key; a table that is added later is exported without a change here.
+
+    What can't be read is exported as it is stored.
+    """
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for table in Table.metadata.sorted_tables:
+        key = table.columns.get(USER_KEY) if table.name != UserRow.__tablename__ else table.columns["id"]
+        if key is not None:
+            stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
+            rows = session.execute(select(*stored).where(key == user).order_by(*table.primary_key)).mappings()
+            tables[table.name] = [{name: _readable(table.columns[name], row[name]) for name in row} for row in rows]
+    return {"user": user, "tables": tables}
+
+
+def _readable(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return _parse(column, value)
+    except (TypeError, ValueError, RecursionError):
+        return value.hex() if isinstance(value, bytes) else value
+
+
+def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewise
+    if isinstance(value, bytes):
+        return decode(value).tolist()
+    if isinstance(column.type, UtcDateTime) and value is not None:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
+    if isinstance(column.type, Json):
+        plain = json.loads(value)
+        json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
+        return plain
+    return bool(value) if isinstance(column.type, Boolean) and value in {0, 1} else value
+
+
 # Bytes and checksums
 
 
@@ -263,12 +307,9 @@ def encode(array: Array) -> bytes:
     return np.ascontiguousarray(array, dtype="<f8").tobytes()
 
 
-def decode(blob: bytes, shape: tuple[int, ...]) -> Array:
-    """Read an array of this shape; StoreError where the length doesn't fit it."""
-    expected = 8 * int(np.prod(shape))
-    if len(blob) != expected:
-        raise StoreError(f"a stored array has {len(blob)} bytes, expected {expected}; restore the store from a backup")
-    return np.frombuffer(blob, dtype="<f8").reshape(shape).astype(np.float64)
+def decode(content: bytes) -> Array:
+    """Read such an array, flat; a row's checksum has shown before that none of it is missing."""
+    return np.frombuffer(content, dtype="<f8").astype(np.float64)
 
 
 def checksum(values: Mapping[str, object]) -> str:

@@ -20,7 +20,6 @@ from personalign.store.answering import Change
 from personalign.store.connections import Connections
 from personalign.store.database import locate
 from personalign.store.erase import count_erasures, erase, erase_again, erased_after
-from personalign.store.export import export_person
 from personalign.store.files import make_file, require_file
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
@@ -208,7 +207,11 @@ class Store:
 
         What they have under the other bases stays. None where nothing is lacking, or the person isn't known.
         """
-        return self._commit(lambda: self._look(answering.find_lacking, user, basis_id).measured(measure), fit, judge)
+
+        def draft() -> Change:
+            return answering.copy(*self._look(answering.find_lacking, user, basis_id), measure)
+
+        return self._commit(draft, fit, judge)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""
@@ -218,7 +221,7 @@ class Store:
 
     def export(self, user: str) -> dict[str, Any]:
         """Return everything that is stored of a person, as JSON values."""
-        return self._look(export_person, user)
+        return self._look(records.export_person, user)
 
     def forget(self, user: str) -> bool:
         """Erase a person to the last byte, and tell whether they were known; afterwards the id may start anew.
@@ -258,7 +261,7 @@ class Store:
             fitted = fit(answers)
             with self._write() as session:
                 self._check_alive(session, person)
-                if records.is_unchanged(session, change.state) and change.is_current(session):
+                if records.is_unchanged(session, change.state):
                     return answering.write(session, change, answers, fitted)
         raise Conflict("other processes changed the same profile again and again; try again")
 

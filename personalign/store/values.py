@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -72,6 +72,7 @@ class State:
     created_at: datetime | None  # of the person; None while they aren't known
     profile: Profile | None
     answers: tuple[Answer, ...]  # that stand, oldest first
+    revisions: Mapping[str, int]  # of the person's profiles, by basis: each change of answers makes a new one
 
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]

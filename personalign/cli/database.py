@@ -40,7 +40,7 @@ def _examine(store: str, model: str, basis: Path | None) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "store": doctor.report(store),
         "basis": {"id": loaded.id, "axes": loaded.num_axes, "questions": len(loaded.bank), "model": loaded.model},
-        "model": {"name": source.model, "is_local": Path(source.model).is_dir(), "experts": ", ".join(source.experts)},
+        "model": {"name": source.model, "is_local": Path(source.model).exists(), "experts": ", ".join(source.experts)},
     }
 
 

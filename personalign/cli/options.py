@@ -29,7 +29,9 @@ def _setting(flag: str, text: str, default: str | bool = True) -> OptionInfo:
 
 User = Annotated[str, typer.Argument(help="id of the person")]
 StoreUrl = Annotated[str | None, _setting("--store", "URL of the database", "sqlite:///profiles.db")]
-Model = Annotated[str | None, _setting("--model", 'model to use: "tiny", a path or a hub id', "tiny")]
+Model = Annotated[
+    str | None, _setting("--model", 'model to use: "tiny", "smollm2", a folder, a GGUF file or a hub id', "tiny")
+]
 BasisPath = Annotated[Path | None, _setting("--basis", "folder of the basis", "the bundled one")]
 Device = Annotated[str | None, _setting("--device", DEVICES, "auto")]
 Reward = Annotated[str | None, _setting("--reward", "reward model for the rule args: a path or a hub id")]

@@ -100,22 +100,33 @@ def _read_from(
     auto: AutoModel, name: str, place: torch.device, *, local_files_only: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     where = {"local_files_only": local_files_only, "trust_remote_code": False}
-    with _progress_on_terminals():
-        _check_size(auto, name, where)
+    with progress_on_terminals():
+        _check_files(auto, name, where)
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
-        loaded: Any = auto.from_pretrained(name, dtype=dtype, use_safetensors=True, output_loading_info=True, **where)
-    model, report = loaded
+        model: Any = read_whole(auto, name, name, dtype=dtype, use_safetensors=True, **where)
+    model.to(place).eval().requires_grad_(requires_grad=False)
+    return model, tokenizer
+
+
+def read_whole(auto: AutoModel, name: str, folder: str, **options: object) -> PreTrainedModel:
+    """Read the weights in a folder, or on the hub, as ``from_pretrained`` does.
+
+    Raises:
+        ModelError: some are missing, or have another shape.
+    """
+    read: Any = auto.from_pretrained
+    model, report = read(folder, output_loading_info=True, **options)
     if lacking := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
         raise ModelError(
             f"{name} lacks {len(lacking)} weights of a {type(model).__name__}, {lacking[0]} among them; "
             "expected a complete checkpoint of that kind"
         )
-    model.to(place).eval().requires_grad_(requires_grad=False)
-    return model, tokenizer
+    assert isinstance(model, PreTrainedModel), "an auto class makes one"
+    return model
 
 
-def _check_size(auto: AutoModel, name: str, where: Mapping[str, bool]) -> None:
+def _check_files(auto: AutoModel, name: str, where: Mapping[str, bool]) -> None:
     """Refuse a config that describes far more than the files hold, before anything of that size is built."""
     outline, _ = PreTrainedConfig.get_config_dict(name, **where)
     files = _weight_files(name, local_files_only=where["local_files_only"])
@@ -126,10 +137,15 @@ def _check_size(auto: AutoModel, name: str, where: Mapping[str, bool]) -> None:
     for key, count in _counts(outline):
         if count > num_tensors:
             raise ModelError(f"{name} says {key} {count}, and holds {num_tensors} weights; expected one each at least")
+    check_size(auto, name, AutoConfig.from_pretrained(name, **where), sum(file.stat().st_size for file in files))
+
+
+def check_size(auto: AutoModel, name: str, config: PreTrainedConfig, num_bytes: int) -> None:
+    """Refuse a config that describes many more numbers than there are bytes of weights."""
     with torch.device("meta"):
         build: Any = auto.from_config
-        model = build(AutoConfig.from_pretrained(name, **where))
-    num_values, num_bytes = sum(p.numel() for p in model.parameters()), sum(file.stat().st_size for file in files)
+        model = build(config)
+    num_values = sum(p.numel() for p in model.parameters())
     if num_values > num_bytes * PER_BYTE:
         raise ModelError(
             f"{name} describes {num_values:,} numbers, and its weights are {num_bytes:,} bytes; expected a config that "
@@ -160,7 +176,7 @@ def _weight_files(name: str, *, local_files_only: bool) -> list[Path]:
 
 
 @contextmanager
-def _progress_on_terminals() -> Iterator[None]:
+def progress_on_terminals() -> Iterator[None]:
     """Keep transformers' progress bars off a stderr that isn't a terminal."""
     bars: Any = logging
     is_hidden = bars.is_progress_bar_enabled() and not sys.stderr.isatty()

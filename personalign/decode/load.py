@@ -27,6 +27,7 @@ from transformers import (
 
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import read_frozen
+from personalign.decode.gguf import checkpoint_folder
 from personalign.decode.template import ends_turns, rendered
 from personalign.decode.text import Detokenizer
 from personalign.errors import MessageError, ModelError
@@ -131,13 +132,13 @@ class CausalModel:
 def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     """Load a causal language model, looking on this machine before asking the hub.
 
-    On a CPU it computes in float32, on CUDA in bfloat16.
+    On a CPU it computes in float32, on CUDA in bfloat16. A GGUF file is converted once, as ``gguf.py`` says.
 
     Raises:
         ModelError: there is no such model or device, the checkpoint lacks weights or a tokenizer, or the family can't
             be read token by token.
     """
-    model, tokenizer = read_frozen(AutoModelForCausalLM, str(name_or_path), device)
+    model, tokenizer = read_frozen(AutoModelForCausalLM, checkpoint_folder(str(name_or_path)), device)
     if _output_layer(model) is None:
         raise ModelError(
             f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"

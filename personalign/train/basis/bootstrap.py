@@ -18,7 +18,7 @@ def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", budge
     """Make the basis of a model from what it answers to the prompts of a file; a killed run goes on when called again.
 
     Args:
-        model: "tiny", a path or a hub id.
+        model: "tiny", "smollm2", a folder, a GGUF file or a hub id.
         prompts: a JSONL file, or a text file with a prompt a line; ideally a few hundred.
         out: the basis's folder.
         device: "auto", or a torch device.
@@ -31,7 +31,7 @@ def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", budge
     budget = budget or Budget()
     lines = read_prompts(prompts)
     with made_in(out) as work:
-        models = open_models(model, out, device)
+        models = open_models(model, device)
         usable, num_repeated = check_prompts(lines, models.base, budget.max_tokens)
         split = split_prompts(usable, budget.seed)
         name = public_name(model)

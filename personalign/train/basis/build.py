@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.basis import Basis
-from personalign.bundled import locate
+from personalign.bundled import model_place
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
@@ -272,9 +272,9 @@ class Made:
         }
 
 
-def open_models(model: str, basis: Path, device: str) -> Models:
+def open_models(model: str, device: str) -> Models:
     """The model that a basis is to be made for, without a head."""
-    return Models(load_causal(locate(model, basis=basis).model, device), head=None, steering=UNCALIBRATED, experts={})
+    return Models(load_causal(model_place(model), device), head=None, steering=UNCALIBRATED, experts={})
 
 
 def write_basis(folder: Path, making: Making, origin: Origin, about_people: str | None = None) -> tuple[Basis, Report]:

@@ -129,7 +129,7 @@ def fit_from_log(
 
     Args:
         log: many people's answers, from ``read_log``.
-        model: "tiny", a path or a hub id.
+        model: "tiny", "smollm2", a folder, a GGUF file or a hub id.
         out: the basis's folder.
         rank: how many axes to learn, or "auto".
         embedder: what measures learnt axes: "hidden", the model's own states, "reward:PATH" or "encoder:NAME".
@@ -152,7 +152,7 @@ def fit_from_log(
     budget = budget or Budget()
     lines = None if prompts is None else read_prompts(prompts)
     with made_in(out) as work:
-        models = open_models(model, out, device)
+        models = open_models(model, device)
         causal, num_unread, num_repeated = models.base, 0, 0
         if lines is None:
             asked, num_unread = take_prompts(log.prompt, causal, budget.max_tokens, log.name)

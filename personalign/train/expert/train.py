@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from personalign.bundled import TINY
+from personalign.bundled import TINY, model_place
 from personalign.decode.experts import check_vocabulary
 from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, ModelError
@@ -87,8 +87,8 @@ def tune_expert(
     if not re.fullmatch(r"\w[\w-]*", name) or name.startswith("__"):
         raise InputError(f"{name!r} can't be an expert's name; expected letters, digits, - and _")
     with made_in(out / name) as work:
-        anti = load_causal(TINY / "small" if small == "tiny" else small, device)
-        base = None if big is None else load_causal(TINY / "base" if big == "tiny" else big, device)
+        anti = load_causal(TINY / "small" if small == "tiny" else model_place(small), device)
+        base = None if big is None else load_causal(model_place(big), device)
         if base is not None:
             _check_pair(base, anti)
         texts = read_texts(data, anti, seed)

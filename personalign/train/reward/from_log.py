@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from personalign.basis import Basis
-from personalign.bundled import TINY, locate
+from personalign.bundled import model_place
 from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.load import CausalModel, load_causal
 from personalign.errors import InputError, MessageError
@@ -105,7 +105,7 @@ def make_backbone(
         ModelError: a model that can't be used.
     """
     with made_in(folder) as work:
-        causal = load_causal(TINY / "base" if model == "tiny" else model, device)
+        causal = load_causal(model_place(model), device)
         rows, num_unreadable = _readable(causal, log)
         pairs = _pairs(log, rows, basis, embed)
         people = [log.user[i] for i in rows]
@@ -145,7 +145,7 @@ def backbone_from_log(
     axes = Basis.load(basis)
     embed = None
     if axes.learnt is not None:
-        causal = load_causal(locate(model, basis).model, device)
+        causal = load_causal(model_place(model), device)
         if axes.learnt.embedder == HIDDEN:
             axes.check_model(causal.fingerprints)
         embed = load_embedder(axes.learnt.embedder, causal)

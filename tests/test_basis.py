@@ -22,7 +22,8 @@ from personalign.basis import BankQuestion, Basis, Gate, Learnt
 from personalign.bundled import TINY, locate
 from personalign.errors import BasisError, ProfileError
 from personalign.learn import fit
-from personalign.learn.axes import AXES, features, measure
+from personalign.learn.axes import features, measure
+from personalign.learn.dialogue import AXES
 from personalign.learn.prior import prior_scale
 from personalign.types import Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis

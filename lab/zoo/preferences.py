@@ -32,7 +32,7 @@ BANK_PLAN = Plan(
     seed=1,
     num_prompts=NUM_BANK_PROMPTS,
 )
-PLANS = Plans(PLAN, BANK_PLAN)
+PLANS = Plans(PLAN, BANK_PLAN, axes="dialogue")
 ORIGIN = Origin(
     title="tiny/basis",
     model="tiny",

@@ -1,97 +1,42 @@
 """φ: replies on a basis's axes. The named ones are measured in the text, the learnt ones projected from embeddings.
 
-A measure saturates: it counts different things, not occurrences, and grows like log1p up to a cap. So no axis can be
-pumped without end: "Sure! Sure!!!!!!!!" is one warm word and one exclamation.
+There are two sets of named axes: ``dialogue.py`` for short replies about bookings, ``assistant.py`` for an assistant's
+prose. A maker chooses one, and the basis stores its axes. A name stands for one measure, so no two sets share one.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from personalign.basis import Basis
-from personalign.errors import BasisError
+from personalign.errors import BasisError, InputError
+from personalign.learn.assistant import ASSISTANT
+from personalign.learn.dialogue import DIALOGUE
+from personalign.learn.text import AxisSet
 from personalign.types import Array, Message
 from personalign.words import Axis
 
 # prompts and replies to embeddings (n, F)
 Embed = Callable[[Sequence[Sequence[Message]], Sequence[str]], Array]
-AXES: tuple[Axis, ...] = (
-    Axis("length", "how long the reply is", "shorter replies", "longer replies"),
-    Axis("questions", "questions back", "statements without questions", "being asked back"),
-    Axis("warmth", "warm and polite words", "plain, matter-of-fact words", "warm and polite words"),
-    Axis("enthusiasm", "exclamation marks and words such as “great”", "a calm tone", "an enthusiastic tone"),
-    Axis("figures", "numbers, times and prices", "replies without figures", "concrete figures"),
-    Axis("names", "names of places, people and things", "replies without names", "replies that name things"),
-    Axis("choices", "alternatives to choose from", "one suggestion at a time", "several options"),
-    Axis(
-        "confirmation",
-        "checking details before going on",
-        "going ahead without checks",
-        "details checked and confirmed",
-    ),
-    Axis("echo", "taking up one's own words", "new words", "one's own request taken up in the reply"),
-    Axis("first_person", "the assistant speaking of itself", "replies without “I”", "an assistant that says “I”"),
-    Axis("second_person", "being addressed as “you”", "impersonal replies", "being addressed as “you”"),
-    Axis("contractions", "contractions such as “it's”", "words written in full", "contractions such as “it's”"),
-    Axis("hedging", "words such as “would”, “may”, “perhaps”", "direct wording", "careful, tentative wording"),
-    Axis("sentence_length", "how long the sentences are", "short sentences", "long sentences"),
-    Axis("lists", "enumerations with commas and “and”", "one thing at a time", "enumerations of several things"),
-    Axis(
-        "opening",
-        "openings such as “sure” or “okay”",
-        "coming straight to the point",
-        "an opening such as “sure” or “okay”",
-    ),
-)
-
-WORD = re.compile(r"[^\W_]+(?:['’.:][^\W_]+)*")
-SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+")
-LISTED = re.compile(r"(?:, | and |\n- )(\w+)")  # words that follow a comma, “and” or a bullet
+SETS: Mapping[str, AxisSet[Any]] = MappingProxyType({"dialogue": DIALOGUE, "assistant": ASSISTANT})
 
 
-def _words_of(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def named_axes(name: str) -> tuple[Axis, ...]:
+    """The axes of a set.
 
-
-OPENINGS = _words_of("sure ok okay alright certainly absolutely yes yeah great perfect got no sorry so well oh")
-WARM = _words_of(
-    "thank thanks please sure happy glad nice enjoy welcome pleasure good certainly absolutely sorry kindly delighted "
-    "hope fun hello hi hey bye goodbye day help assist"
-)
-EAGER = _words_of(
-    "great wonderful perfect excellent awesome amazing love lovely super cool best beautiful fantastic superb "
-    "brilliant popular delicious"
-)
-CHOICE = _words_of(
-    "or another other others else either options option several different any alternatively instead found"
-)
-CONFIRM = _words_of("confirm confirming correct right details following information")
-FIRST = _words_of("i i'm i've i'll i'd me my we we've we'll our us let's")
-SECOND = _words_of("you your you'd you're you'll you've yours")
-HEDGE = _words_of(
-    "would may might could perhaps maybe possibly probably seem seems think guess if about around like sounds "
-    "should appears likely"
-)
-FUNCTION = _words_of(
-    "the a an and or of to in on at for with is are was be it its that this there i you your my me we do does did "
-    "have has had can will would what which where when how any some not no yes"
-)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A reply taken apart once, for all measures."""
-
-    reply: str
-    words: tuple[str, ...]  # lower case, apostrophes straight
-    sentences: tuple[str, ...]
-    asked: frozenset[str]  # content words of the user's messages
+    Raises:
+        InputError: no set has this name.
+    """
+    if name not in SETS:
+        raise InputError(
+            f"found the axes {name!r}, expected a set of named axes: {' or '.join(SETS)}; pass one of them"
+        )
+    return SETS[name].axes
 
 
 def features(
@@ -119,84 +64,42 @@ def features(
     return basis.standardise(np.hstack([raw, embedded @ projection]))
 
 
-def measure(prompt: Sequence[Message], reply: str, axes: Sequence[Axis] = AXES) -> Float[Array, "d"]:
+def measure(prompt: Sequence[Message], reply: str, axes: Sequence[Axis]) -> Float[Array, "d"]:
     """Measure a reply on named axes, raw.
 
     Raises:
         BasisError: an axis has no measure of its name.
     """
-    text = _take_apart(prompt, reply)
-    return np.array([_measure_of(axis)(text) for axis in axes], dtype=np.float64)
+    row: Array = measure_many([prompt], [reply], axes)[0]
+    return row
 
 
 def measure_many(
-    prompts: Sequence[Sequence[Message]], replies: Sequence[str], axes: Sequence[Axis] = AXES
+    prompts: Sequence[Sequence[Message]], replies: Sequence[str], axes: Sequence[Axis]
 ) -> Float[Array, "n d"]:
-    """Measure replies to their prompts, one row each."""
-    rows = [measure(prompt, reply, axes) for prompt, reply in zip(prompts, replies, strict=True)]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(axes))
+    """Measure replies to their prompts, one row each.
+
+    Raises:
+        BasisError: an axis has no measure of its name.
+    """
+    columns = _columns(axes)
+    raw = np.zeros((len(replies), len(axes)))
+    for row, prompt, reply in zip(raw, prompts, replies, strict=True):
+        request = " ".join(m["content"] for m in prompt if m["role"] == "user")
+        for axis_set, places in columns:
+            row[places] = axis_set.measure(request, reply, [axes[j].name for j in places])
+    return raw
 
 
-def _measure_of(axis: Axis) -> Callable[[Text], float]:
-    if axis.name not in MEASURES:
+def _columns(axes: Sequence[Axis]) -> list[tuple[AxisSet[Any], list[int]]]:
+    """The sets that measure these axes, and where in a row their values belong."""
+    if unknown := [axis.name for axis in axes if not any(axis.name in known.measures for known in SETS.values())]:
+        names = ", ".join(name for known in SETS.values() for name in known.measures)
         raise BasisError(
-            f"the basis names the axis {axis.name!r}, which this version can't measure; known are "
-            f"{', '.join(MEASURES)}; install the version that made the basis, or make it again"
+            f"the basis names the axis {unknown[0]!r}, which this version can't measure; known are {names}; install "
+            "the version that made the basis, or make it again"
         )
-    return MEASURES[axis.name]
-
-
-def _take_apart(prompt: Sequence[Message], reply: str) -> Text:
-    request = " ".join(m["content"] for m in prompt if m["role"] == "user")
-    sentences = tuple(s for s in SENTENCE_BREAK.split(reply.strip()) if WORD.search(s))
-    return Text(reply, _words(reply), sentences, frozenset(_words(request)) - FUNCTION)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(WORD.findall(text.lower().replace("’", "'")))
-
-
-def _saturate(count: float, cap: int) -> float:
-    return float(np.log1p(min(count, cap)))
-
-
-def _num_words(text: Text) -> int:
-    """Words, but a repeated pair of words counts once, so that stuttering adds nothing."""
-    return len(set(zip(text.words, text.words[1:], strict=False))) + bool(text.words)
-
-
-def _ending_in(text: Text, mark: str) -> set[str]:
-    return {s.rstrip(".!?").lower() for s in text.sentences if s.endswith(mark)}
-
-
-def _names(text: Text) -> set[str]:
-    """Capitalised words that don't begin a sentence and aren't “I”."""
-    capitals = (w for s in text.sentences for w in WORD.findall(s)[1:] if w[0].isupper() and w.lower() not in FIRST)
-    return set(capitals)
-
-
-def _vocabulary(words: frozenset[str], cap: int) -> Callable[[Text], float]:
-    """Different words of a list."""
-    return lambda text: _saturate(len(words.intersection(text.words)), cap)
-
-
-MEASURES: Mapping[str, Callable[[Text], float]] = MappingProxyType(
-    {
-        "length": lambda text: _saturate(_num_words(text), 80),
-        "questions": lambda text: _saturate(len(_ending_in(text, "?")), 2),
-        "warmth": _vocabulary(WARM, 4),
-        "enthusiasm": lambda text: _saturate(len(_ending_in(text, "!")) + len(EAGER.intersection(text.words)), 3),
-        "figures": lambda text: _saturate(len({w for w in text.words if w[0].isdigit()}), 6),
-        "names": lambda text: _saturate(len(_names(text)), 8),
-        "choices": _vocabulary(CHOICE, 3),
-        "confirmation": _vocabulary(CONFIRM, 3),
-        "echo": lambda text: _saturate(len(text.asked.intersection(text.words)), 6),
-        "first_person": _vocabulary(FIRST, 2),
-        "second_person": _vocabulary(SECOND, 3),
-        "contractions": lambda text: _saturate(len({w for w in text.words if "'" in w}), 3),
-        "hedging": _vocabulary(HEDGE, 3),
-        "sentence_length": lambda text: _saturate(_num_words(text) / max(len(set(text.sentences)), 1), 40),
-        "lists": lambda text: _saturate(len(set(LISTED.findall(text.reply.lower()))), 5),
-        "opening": lambda text: float(bool(text.words) and text.words[0] in OPENINGS),
-    }
-)
+    columns = [
+        (axis_set, [j for j, axis in enumerate(axes) if axis.name in axis_set.measures]) for axis_set in SETS.values()
+    ]
+    return [(axis_set, places) for axis_set, places in columns if places]

@@ -72,6 +72,7 @@ class Plans:
     ask: Plan  # for the questions to be picked from; natural ones only
     head: HeadRecipe = field(default_factory=HeadRecipe)
     calibration: Calibration = field(default_factory=Calibration)
+    axes: str = "assistant"  # the set of named axes, one of learn.axes.SETS
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,13 @@ class Budget:
     num_asked: int = NUM_ASKED
     head: HeadRecipe = field(default_factory=HeadRecipe)
     calibration: Calibration = field(default_factory=Calibration)
+    axes: str | None = None  # the set of named axes; None: "dialogue" for the bundled model, "assistant" for others
 
-    def plans(self, num_prompts: int) -> Plans:
+    def axes_for(self, model: str) -> str:
+        """The set of named axes that a model's replies are measured on."""
+        return self.axes or ("dialogue" if model == "tiny" else "assistant")
+
+    def plans(self, num_prompts: int, model: str) -> Plans:
         """The plans for so many prompts to learn from; with few prompts there are fewer replies."""
         learn = Plan(
             replies_per_prompt=min(max(self.replies // num_prompts, 4), 64),
@@ -108,4 +114,4 @@ class Budget:
             seed=self.seed + 1,
             num_prompts=max(self.num_asked // 8, MIN_QUESTIONS),
         )
-        return Plans(learn, ask, self.head, self.calibration)
+        return Plans(learn, ask, self.head, self.calibration, self.axes_for(model))

@@ -24,7 +24,7 @@ PROMPTS = Prompts(
     dev=[prompt(subject) for subject in SUBJECTS[3:7]],
 )
 SMALL_HEAD = HeadRecipe(rank=8, hidden=64, learning_rate=1e-2)  # for a few thousand tokens
-PLANS = Plans(PLAN, BANK_PLAN, SMALL_HEAD, Calibration(GRID[::8], num_people=2))
+PLANS = Plans(PLAN, BANK_PLAN, SMALL_HEAD, Calibration(GRID[::8], num_people=2), "dialogue")
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ from zlib import crc32
 
 import numpy as np
 
-from personalign.learn.axes import AXES, measure_many
+from personalign.learn.axes import measure_many, named_axes
 from personalign.types import Message
 
 Embed = Callable[[Sequence[Sequence[Message]], Sequence[str]], np.ndarray]
 Row = tuple[str, Sequence[Message], str, str, str]  # user, prompt, a, b, choice
-LENGTH = [axis.name for axis in AXES].index("length")
+AXES = named_axes("assistant")
+LENGTH = [axis.name for axis in AXES].index("reply_length")
 WORDS = ("red", "green", "blue", "soup", "bread", "cake", "late", "early", "near", "far", "warm", "cold")
 WIDTH = 24
 HIDDEN = 5  # the entry of an embedding that people care about
@@ -65,4 +66,4 @@ def answers_of(
 
 def length_and_hidden(prompt: Sequence[Message], reply: str) -> np.ndarray:
     """How long a reply is, and an entry of its embedding."""
-    return np.array([measure_many([prompt], [reply])[0, LENGTH], embed([prompt], [reply])[0, HIDDEN]])
+    return np.array([measure_many([prompt], [reply], AXES)[0, LENGTH], embed([prompt], [reply])[0, HIDDEN]])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from personalign.learn.axes import measure_many
+from personalign.learn.axes import measure_many, named_axes
 from personalign.types import Message
 
 NUM_TOPICS = 24
@@ -21,7 +21,7 @@ _WORD, _BREAK, _MARKS = re.compile(r"\w+"), re.compile(r"[.!?]+|\n"), re.compile
 def features(prompts: Sequence[str], texts: Sequence[str]) -> Float[NDArray[np.float64], "n F"]:
     """Describe each text, standardised over all of them. No vote goes in, so that no split has to be made for it."""
     asked: list[tuple[Message, ...]] = [({"role": "user", "content": prompt},) if prompt else () for prompt in prompts]
-    named = measure_many(asked, texts)
+    named = measure_many(asked, texts, named_axes("dialogue"))
     amounts = np.array([_amounts(text) for text in texts])
     raw = np.hstack([named, amounts, _topics(texts)])
     return np.asarray((raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-9))

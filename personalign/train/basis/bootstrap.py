@@ -37,6 +37,6 @@ def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", budge
         name = public_name(model)
         command = f"personalign basis bootstrap --model {name} --prompts {prompts.name}"
         origin = local_origin(out, name, command, f"{len(usable):,} prompts of `{prompts.name}`")
-        making = Making(models, split, budget.plans(len(split.train)), work)
+        making = Making(models, split, budget.plans(len(split.train), model), work)
         basis, report = write_basis(out, making, origin)
     return Made(basis, report, split, num_repeated)

@@ -23,7 +23,7 @@ from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import AXES, features
+from personalign.learn.axes import features, named_axes
 from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank
 from personalign.train.basis.calibrate import Trials, simulate_profile
@@ -34,6 +34,7 @@ from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, 
 from personalign.train.prompts import Prompts
 from personalign.train.work import identity
 from personalign.types import Gaussian, Message, Noise
+from personalign.words import Axis
 
 MIN_DEVIATION = 1e-3  # of an axis over the model's own replies
 Features = Float[NDArray[np.float64], "N d"]
@@ -100,7 +101,7 @@ class Making:
         The others can't be asked about. Weights are turned so that they mean the same: where an axis varies half as
         much over the model's replies as over the log's, its unit is half as large, and so are people's weights on it.
         """
-        draft = self.people or _named_basis(self.models.base)
+        draft = self.people or _named_basis(self.models.base, named_axes(self.plans.axes))
         measured = self._measure(draft, self.prompts.train, replies.both)
         if not len(replies.natural):
             raise InputError(
@@ -197,13 +198,13 @@ def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np
     return np.asarray(0.95 * np.corrcoef(features.T).reshape(d, d) + 0.05 * np.eye(d))
 
 
-def _named_basis(causal: CausalModel) -> Basis:
-    """All named axes, as they are measured; the prior comes with the reference pairs."""
-    d = len(AXES)
+def _named_basis(causal: CausalModel, axes: tuple[Axis, ...]) -> Basis:
+    """All named axes of a set, as they are measured; the prior comes with the reference pairs."""
+    d = len(axes)
     return Basis(
         model=causal.name,
         fingerprints=causal.fingerprints,
-        axes=AXES,
+        axes=axes,
         center=np.zeros(d),
         scale=np.ones(d),
         prior=Gaussian(np.zeros(d), np.eye(d)),

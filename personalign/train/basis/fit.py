@@ -7,7 +7,7 @@ can't be steered for these people, what the log says of them is kept: a basis fo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +20,7 @@ from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import AXES, measure_many
+from personalign.learn.axes import measure_many, named_axes
 from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import Made, Making, NothingToSteerError, open_models, write_basis
 from personalign.train.basis.people import Findings, fit_basis
@@ -31,6 +31,7 @@ from personalign.train.plans import Budget, Plan
 from personalign.train.prompts import Prompts, check_prompts, read_prompts, split_prompts, take_prompts
 from personalign.train.work import made_in, say
 from personalign.types import Steering
+from personalign.words import Axis
 
 REPORT = "report.json"
 ADVICE = (
@@ -159,13 +160,13 @@ def fit_from_log(
         else:
             asked, num_repeated = check_prompts(lines, causal, budget.max_tokens)
         split = split_prompts(asked, budget.seed)
-        likeness = compare(log, models, split, budget.max_tokens, budget.seed, work / "look")
+        likeness = compare(log, models, split, budget, named_axes(budget.axes_for(model)), work / "look")
         say(likeness.describe())
         measure = load_embedder(embedder, causal, is_trusted=True)
         embed = KeptEmbedder(measure, work / "embeddings", f"{causal.fingerprints.model} {embedder}")
-        findings = fit_basis(log, embed, rank, budget.seed, work / "people")
+        findings = fit_basis(log, embed, rank, budget.seed, work / "people", budget.axes_for(model))
         draft = findings.draft(causal.name, causal.fingerprints, embedder)
-        making = Making(models, split, budget.plans(len(split.train)), work, draft, embed)
+        making = Making(models, split, budget.plans(len(split.train), model), work, draft, embed)
         origin = _origin(log, model, out, rank, embedder, prompts, len(asked))
         section = about_people(findings, log.counts, likeness, ask_log_prompts=ask_log_prompts)
         made, obstacle = None, likeness.obstacle()
@@ -192,18 +193,21 @@ def _without_steering(draft: Basis, models: Models, origin: Origin) -> Basis:
     return replace(draft, model=origin.model, head=nothing, steering=Steering(0.0, 3.0, 20))
 
 
-def compare(log: AnswerLog, models: Models, prompts: Prompts, max_tokens: int, seed: int, work: Path) -> Likeness:
-    """Let the model write a few replies and compare the log's with them."""
-    plan = Plan(REPLIES, max_tokens, 20, forced_share=0.0, temperature=1.0, seed=seed + 2, num_prompts=PROMPTS)
+def compare(
+    log: AnswerLog, models: Models, prompts: Prompts, budget: Budget, axes: Sequence[Axis], work: Path
+) -> Likeness:
+    """Let the model write a few replies and compare the log's with them, axis by axis."""
+    seed = budget.seed
+    plan = Plan(REPLIES, budget.max_tokens, 20, forced_share=0.0, temperature=1.0, seed=seed + 2, num_prompts=PROMPTS)
     replies = roll_out(models, prompts.train, plan, work)
     rows = np.random.default_rng(seed).permutation(len(log.user))[:MAX_LOG].tolist()
     asked = [log.prompt[i] for i in rows] * 2
-    log_features = measure_many(asked, [log.a[i] for i in rows] + [log.b[i] for i in rows], AXES)
-    model_features = measure_many([prompts.train[i] for i in replies.prompt], list(replies.text), AXES)
+    log_features = measure_many(asked, [log.a[i] for i in rows] + [log.b[i] for i in rows], axes)
+    model_features = measure_many([prompts.train[i] for i in replies.prompt], list(replies.text), axes)
     spread = np.sqrt((log_features.var(axis=0) + model_features.var(axis=0)) / 2)
     distance = np.abs(log_features.mean(axis=0) - model_features.mean(axis=0))
     return Likeness(
-        {axis.name: float(distance[j] / spread[j]) for j, axis in enumerate(AXES) if spread[j] >= STILL},
+        {axis.name: float(distance[j] / spread[j]) for j, axis in enumerate(axes) if spread[j] >= STILL},
         int((model_features.std(axis=0) >= STILL).sum()),
         _num_askable(replies),
         len(np.unique(replies.prompt)),

@@ -8,7 +8,7 @@ named axes alone, says whether learnt ones are worth it. A quarter of the people
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA
 
 from personalign.basis import Basis, Learnt
 from personalign.errors import InputError
-from personalign.learn.axes import AXES, Embed, measure_many
+from personalign.learn.axes import Embed, measure_many, named_axes
 from personalign.learn.factors import factorise
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog, Answers, number_answers
@@ -128,12 +128,18 @@ class _Model:
 
 
 def fit_basis(
-    log: AnswerLog, embed: Embed, rank: int | str = "auto", seed: int = 0, work: Path | None = None
+    log: AnswerLog,
+    embed: Embed,
+    rank: int | str = "auto",
+    seed: int = 0,
+    work: Path | None = None,
+    axes: str = "assistant",
 ) -> Findings:
     """Find axes, prior and noise in a log, and judge them by people who had no part in that.
 
     With the rank "auto" as many axes are learnt as predict best, or none; people are held out for that once more, from
-    those who don't judge. A killed run goes on from the folder ``work``; None keeps nothing.
+    those who don't judge. A killed run goes on from the folder ``work``; None keeps nothing. ``axes`` is the set of
+    named axes.
 
     Raises:
         InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
@@ -143,7 +149,7 @@ def fit_basis(
     order = np.random.default_rng([seed, 4]).permutation(answers.num_people)
     is_judge = order < round(HELD_OUT * answers.num_people)
     known = np.flatnonzero(~is_judge[answers.person])
-    named = _named_space(answers)
+    named = _named_space(answers, named_axes(axes))
     _check_rank(rank, named)
     factors = partial(_factorise, answers, known, seed, work)
     models = [_with_learnt(answers, named, embed, rank, factors)]
@@ -188,13 +194,13 @@ def _check_rank(rank: int | str, named: _Space) -> None:
         )
 
 
-def _named_space(answers: Answers) -> _Space:
+def _named_space(answers: Answers, axes: Sequence[Axis]) -> _Space:
     """The named axes on which the log's replies differ."""
-    raw = measure_many(answers.prompts, answers.texts, AXES)
+    raw = measure_many(answers.prompts, answers.texts, axes)
     varies = raw.std(axis=0) >= MIN_DEVIATION
     center, scale = raw.mean(axis=0)[varies], raw.std(axis=0)[varies]
-    axes = tuple(axis for axis, is_varying in zip(AXES, varies, strict=True) if is_varying)
-    return _Space(axes, None, center, scale, (raw[:, varies] - center) / scale)
+    varying = tuple(axis for axis, is_varying in zip(axes, varies, strict=True) if is_varying)
+    return _Space(varying, None, center, scale, (raw[:, varies] - center) / scale)
 
 
 def _with_learnt(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from personalign.basis import BankQuestion
-from personalign.learn.axes import AXES, measure_many
+from personalign.learn.axes import measure_many
+from personalign.learn.dialogue import AXES
 from personalign.train.basis.bank import is_distinct, is_readable, make_bank
 from personalign.train.basis.rollouts import Rollouts
 from tests.decode.tiny_models import talk
@@ -41,7 +42,7 @@ def rollouts(replies: Sequence[tuple[int, str]], cut: Sequence[int] = (), expert
 
 
 def features_of(prompts: Sequence, replies: Rollouts) -> np.ndarray:
-    raw = measure_many([prompts[i] for i in replies.prompt], list(replies.text))
+    raw = measure_many([prompts[i] for i in replies.prompt], list(replies.text), AXES)
     return (raw - raw.mean(0)) / np.maximum(raw.std(0), 1e-6)
 
 

@@ -113,7 +113,7 @@ def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, Made], 
     """Who cares about length alone gets longer replies than the model's own, or shorter ones."""
     out, made = found
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(case.model), out, device="cpu") as p:
-        j = [axis.name for axis in p.basis.axes].index("length")
+        j = [axis.name for axis in p.basis.axes].index("reply_length")
         prompts = [prompt for prompt in made.prompts.train[:8] for _ in range(4)]
         models = replace(p.models, steering=GRID[-1])
 

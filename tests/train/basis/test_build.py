@@ -12,7 +12,7 @@ import pytest
 from personalign.basis import Basis
 from personalign.decode import Request, SuccessorHead, generate
 from personalign.errors import BasisError, InputError
-from personalign.learn.axes import AXES, measure_many
+from personalign.learn.axes import measure_many, named_axes
 from personalign.options import Options
 from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import Making
@@ -77,7 +77,7 @@ def test_its_axes_vary_and_are_standardised(made: Made) -> None:
     assert np.allclose(own.mean(0), 0)
     assert np.allclose(own.std(0), 1)
     assert not np.allclose(made.basis.standardise(raw).mean(0), 0, atol=1e-3)  # control: forced replies are others
-    assert {axis.name for axis in made.basis.axes} <= {axis.name for axis in AXES}
+    assert {axis.name for axis in made.basis.axes} <= {axis.name for axis in named_axes(PLANS.axes)}
 
 
 def test_its_questions_are_good_and_its_prior_is_of_them(made: Made) -> None:

@@ -14,7 +14,7 @@ from personalign import Basis, Personalign
 from personalign.decode import load_causal
 from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.errors import BasisError, InputError
-from personalign.learn.axes import AXES, features, measure_many
+from personalign.learn.axes import features, measure_many
 from personalign.train.basis import fit as make_fitted
 from personalign.train.basis.calibrate import Trials
 from personalign.train.basis.fit import MadeFromLog, fit_from_log
@@ -23,7 +23,7 @@ from personalign.train.plans import GRID, Budget, Calibration, HeadRecipe
 from personalign.train.reward.from_log import backbone_from_log
 from personalign.train.work import WORK
 from personalign.types import Gaussian
-from tests.train.crowd import LENGTH, Row, answers_of, replies_to
+from tests.train.crowd import AXES, LENGTH, Row, answers_of, replies_to
 from tests.train.talker import SUBJECTS, teach
 
 PEOPLE, EACH = 60, 24

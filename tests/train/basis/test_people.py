@@ -12,7 +12,7 @@ from personalign.learn.axes import measure_many
 from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis
 from personalign.train.log import AnswerLog, LogCounts
 from personalign.types import Fingerprints
-from tests.train.crowd import HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
+from tests.train.crowd import AXES, HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
 
 TEXTS = replies_to(40, 6)
 SOME = replies_to(20, 4)
@@ -91,7 +91,7 @@ def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
 @pytest.mark.slow
 def test_where_named_axes_say_it_all_none_is_learnt() -> None:
     """People who care about length alone; with a rank that is asked for there are learnt axes all the same."""
-    alike = answers_of(60, 20, TEXTS, lambda prompt, reply: measure_many([prompt], [reply])[0, [LENGTH]])
+    alike = answers_of(60, 20, TEXTS, lambda prompt, reply: measure_many([prompt], [reply], AXES)[0, [LENGTH]])
     log = log_of(alike)
     assert fit_basis(log, embed).projection is None
     asked = fit_basis(log, embed, rank=2)

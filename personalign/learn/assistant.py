@@ -1,0 +1,174 @@
+"""Axes for an assistant's prose: how long and how laid out it is, how it speaks, and what it says beside the answer.
+
+A measure counts different things up to a cap, or takes the share of sentences that have something. So saying it again
+gains nothing. ``prose.py`` reads a reply once for all axes, ``axes.py`` says how the set is chosen, and
+``python -m lab.axes`` measures each axis on the replies of 24 models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from personalign.learn.lexicon import (
+    CASUAL,
+    CAUTIONS,
+    EAGER,
+    EXAMPLES,
+    FIRST,
+    FORMAL,
+    HEDGES,
+    LEAD_INS,
+    OFFERS,
+    OPENINGS,
+    PRAISE,
+    SECOND,
+    WARM,
+    Lexicon,
+)
+from personalign.learn.prose import Prose, Sentence, read
+from personalign.learn.text import FUNCTION, AxisSet, num_words, saturate
+from personalign.words import Axis
+
+AXES: tuple[Axis, ...] = (
+    Axis("reply_length", "how long the reply is", "short replies", "long, thorough replies"),
+    Axis("bullets", "bulleted lists", "running text without bullets", "bulleted lists"),
+    Axis("steps", "numbered lists and steps", "text without numbered steps", "numbered steps"),
+    Axis("headings", "headings over parts of the reply", "replies without headings", "parts with headings"),
+    Axis("emphasis", "bold words and tables", "plain letters without tables", "bold words and tables"),
+    Axis("paragraphs", "breaks between paragraphs", "one block of text", "many short paragraphs"),
+    Axis("code", "code and commands", "replies without code", "code and commands written out"),
+    Axis("emoji", "emoji and symbols", "replies without emoji", "emoji"),
+    Axis("excitement", "exclamation marks and words such as “amazing”", "a calm, sober tone", "an excited tone"),
+    Axis("empathy", "warmth and care for the reader's feelings", "a neutral, factual tone", "warmth and empathy"),
+    Axis("formality", "formal or casual wording", "casual, conversational wording", "formal wording"),
+    Axis("learned_words", "plain or learned words", "short, plain words", "long, learned words"),
+    Axis("sentence_words", "how long the sentences are", "short, simple sentences", "long, complex sentences"),
+    Axis("tentativeness", "words such as “may” and “perhaps”", "definite statements", "careful, hedged statements"),
+    Axis("warnings", "warnings and disclaimers", "replies without warnings", "warnings, limits and advice to check"),
+    Axis(
+        "preamble",
+        "an opening such as “Sure! Here is…”",
+        "coming straight to the point",
+        "an opening such as “Sure! Here is…”",
+    ),
+    Axis(
+        "restating",
+        "the request taken up in the first sentence",
+        "no repetition of the request",
+        "a first sentence that restates the request",
+    ),
+    Axis(
+        "closing_offer",
+        "a last line such as “Let me know if…”",
+        "an end without offers",
+        "an offer of further help at the end",
+    ),
+    Axis("flattery", "praise of the reader and the question", "no compliments", "compliments and praise"),
+    Axis("asking_back", "questions to the reader", "statements without questions", "questions back"),
+    Axis("addressing", "sentences that speak to “you”", "impersonal sentences", "sentences that speak to “you”"),
+    Axis("saying_i", "sentences in which the assistant says “I”", "replies without “I”", "an assistant that says “I”"),
+    Axis("examples", "examples and comparisons", "general statements", "examples and comparisons"),
+    Axis("numbers", "numbers, dates and amounts", "replies without numbers", "exact numbers, dates and amounts"),
+    Axis(
+        "proper_names", "names of people, places and things", "replies without names", "people, places and things named"
+    ),
+    Axis("asides", "brackets and dashes", "straight sentences without asides", "asides in brackets and dashes"),
+)
+
+CONTRACTED = ("n't", "'m", "'re", "'ve", "'ll", "'d")
+PLAIN_WORDS = 4  # assumed beside the reply's own, so that one word says little
+SHORT, LONG = 4, 12  # letters
+
+
+def _share(prose: Prose, has: Callable[[Sentence], bool]) -> float:
+    """Of the different sentences; two more are assumed without it, so that one sentence says little."""
+    return sum(map(has, prose.sentences)) / (len(prose.sentences) + 2)
+
+
+def _lexical_share(lexicon: Lexicon) -> Callable[[Prose], float]:
+    return lambda prose: _share(prose, lambda sentence: lexicon.is_in(sentence.words))
+
+
+def _counted(lexicon: Lexicon, cap: int) -> Callable[[Prose], float]:
+    return lambda prose: saturate(lexicon.count(prose), cap)
+
+
+def _lines(kind: str, cap: int) -> Callable[[Prose], float]:
+    return lambda prose: saturate(len(prose.marked[kind]), cap)
+
+
+def _ending_in(prose: Prose, marks: str) -> int:
+    return sum(sentence.mark in marks for sentence in prose.sentences)
+
+
+def _formality(prose: Prose) -> float:
+    contractions = sum(word.endswith(CONTRACTED) for word in prose.vocabulary)
+    return saturate(FORMAL.count(prose), 8) - saturate(CASUAL.count(prose) + contractions, 8)
+
+
+def _learnedness(prose: Prose) -> float:
+    """Letters beyond the fourth, in the mean over different content words."""
+    lengths = [min(len(word), LONG) for word in prose.vocabulary - FUNCTION if word.isalpha()]
+    return sum(max(length - SHORT, 0) for length in lengths) / (len(lengths) + PLAIN_WORDS)
+
+
+def _sentence_words(prose: Prose) -> float:
+    return saturate(num_words(prose.words) / max(len(prose.sentences), 1), 40)
+
+
+def _preamble(prose: Prose) -> float:
+    if not prose.sentences:
+        return 0.0
+    start = [word for sentence in prose.sentences[:2] for word in sentence.words][:16]
+    return float(start[0] in OPENINGS) + float(LEAD_INS.is_in(start))
+
+
+def _restating(prose: Prose) -> float:
+    first = prose.sentences[0].words if prose.sentences else ()
+    return saturate(len(prose.asked.intersection(first)), 6)
+
+
+def _closing_offer(prose: Prose) -> float:
+    end = " ".join(word for sentence in prose.sentences[-2:] for word in sentence.words)
+    return saturate(sum(phrase in f" {end} " for phrase in OFFERS.phrases), 2)
+
+
+def _proper_names(prose: Prose) -> float:
+    """Capitalised words that don't begin a sentence and aren't “I”."""
+    capitals = {word for s in prose.sentences for word in s.cased[1:] if word[0].isupper()}
+    return saturate(sum(word.lower() not in FIRST.words for word in capitals), 12)
+
+
+MEASURES: Mapping[str, Callable[[Prose], float]] = MappingProxyType(
+    {
+        "reply_length": lambda prose: saturate(num_words(prose.words), 400),
+        "bullets": _lines("bullet", 10),
+        "steps": _lines("step", 10),
+        "headings": _lines("heading", 6),
+        "emphasis": lambda prose: saturate(len(prose.emphasis) + len(prose.marked["row"]), 10),
+        "paragraphs": lambda prose: saturate(len(prose.blocks), 12),
+        "code": lambda prose: saturate(len(prose.code), 10),
+        "emoji": lambda prose: saturate(len(prose.emoji), 4),
+        "excitement": lambda prose: saturate(_ending_in(prose, "!！") + EAGER.count(prose), 8),
+        "empathy": _counted(WARM, 6),
+        "formality": _formality,
+        "learned_words": _learnedness,
+        "sentence_words": _sentence_words,
+        "tentativeness": _lexical_share(HEDGES),
+        "warnings": _counted(CAUTIONS, 6),
+        "preamble": _preamble,
+        "restating": _restating,
+        "closing_offer": _closing_offer,
+        "flattery": _counted(PRAISE, 2),
+        "asking_back": lambda prose: saturate(_ending_in(prose, "?？"), 3),
+        "addressing": _lexical_share(SECOND),
+        "saying_i": _lexical_share(FIRST),
+        "examples": _counted(EXAMPLES, 5),
+        "numbers": lambda prose: saturate(sum(word[0].isdigit() for word in prose.vocabulary), 8),
+        "proper_names": _proper_names,
+        "asides": lambda prose: saturate(len(prose.asides), 5),
+    }
+)
+
+ASSISTANT = AxisSet(AXES, read, MEASURES)

@@ -7,7 +7,8 @@ new one; an old log that is then left beside the new one is refused at opening.
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import select
@@ -16,8 +17,8 @@ from personalign.errors import StoreError
 from personalign.store.connections import Connections
 from personalign.store.database import ERASURES, LOGS, TURNS, Database, check_log, locate
 from personalign.store.engine import refuse_foreign, typed_errors
-from personalign.store.erase import erase_again, noted_key
-from personalign.store.files import make_file, make_whole, read_bytes, sync_folder
+from personalign.store.erase import KEY, erase_again, read_fact
+from personalign.store.files import disk_errors, make_file, make_whole, read_bytes, sync_folder
 from personalign.store.schema import HEAD, migrate
 from personalign.store.tables import TombstoneRow
 from personalign.store.tombstones import Tombstone, Tombstones
@@ -32,8 +33,7 @@ def back_up(database: Database, path: Path) -> None:
     target = Database(path.resolve(), database.driver)
     if target.path.exists():
         raise StoreError(f"{target.path} is there already; pass another path")
-    draft = _draft(target, ".partial")
-    try:
+    with _draft(target, ".partial") as draft, disk_errors(target.path, "written", "pass another path"):
         _copy(database, draft)
         # after the rows: what was erased meanwhile has its tombstone here
         for suffix in ERASURES:
@@ -42,10 +42,6 @@ def back_up(database: Database, path: Path) -> None:
                 make_whole(target.neighbour(suffix), read_bytes(database.neighbour(suffix)))
         draft.path.replace(target.path)
         sync_folder(target.path.parent)
-    except OSError as error:
-        raise StoreError(f"{target.path} can't be written ({error.strerror}); pass another path") from error
-    finally:
-        _remove(draft)
 
 
 def restore(url: str, path: Path) -> None:
@@ -59,8 +55,7 @@ def restore(url: str, path: Path) -> None:
         raise StoreError(f"there is no backup at {backup.path}; check the path")
     if backup.path == database.path:
         raise StoreError(f"{backup.path} is the store itself; pass the path of a backup")
-    draft = _draft(database, ".restoring")
-    try:
+    with _draft(database, ".restoring") as draft, disk_errors(database.path, "replaced", "check its folder"):
         check_log(backup)
         _copy(backup, draft)
         _check(draft, backup)
@@ -72,16 +67,16 @@ def restore(url: str, path: Path) -> None:
         if before != _erasures(database):
             raise StoreError(f"{database.path} was written to meanwhile; stop what uses it, and restore again")
         _take_place(draft, database)
-    except OSError as error:
-        raise StoreError(f"{database.path} can't be replaced ({error.strerror}); check its folder") from error
-    finally:
-        _remove(draft)
 
 
-def _draft(target: Database, suffix: str) -> Database:
+@contextmanager
+def _draft(target: Database, suffix: str) -> Iterator[Database]:
     draft = Database(target.neighbour(suffix), target.driver)
     _remove(draft)
-    return draft
+    try:
+        yield draft
+    finally:
+        _remove(draft)
 
 
 def _take_place(draft: Database, database: Database) -> None:
@@ -106,13 +101,10 @@ def _copy(source: Database, target: Database) -> None:
 
 
 def _check(draft: Database, backup: Database) -> None:
-    try:
-        with closing(draft.connect("mode=rw")) as connection:
-            problems = [row[0] for row in connection.execute("PRAGMA quick_check")]
-            has_schema = connection.execute("PRAGMA application_id").fetchone()[0] != 0
-    except draft.driver.Error as error:
-        problems, has_schema = [str(error)], True
-    if not has_schema:
+    with typed_errors(backup), closing(draft.connect("mode=rw")) as connection:
+        problems = [row[0] for row in connection.execute("PRAGMA quick_check")]
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if not application:
         raise StoreError(f"{backup.path} holds no store; pass the path of a backup")
     if problems != ["ok"]:
         raise StoreError(f"{backup.path} is damaged ({problems[0]}); restore another backup")
@@ -136,7 +128,7 @@ def _noted(database: Database, draft: Database) -> dict[int, Tombstone]:
     """Read the tombstones that a database notes; those of a damaged one are in the file beside it alone."""
     with suppress(StoreError):
         with closing(Connections(database)) as connections, connections.read() as session:
-            key_digest = noted_key(session)
+            key_digest = read_fact(session, KEY)
             rows = session.scalars(select(TombstoneRow).where(TombstoneRow.number > 0)).all()
         Tombstones(draft).check(key_digest, 0)
         return {row.number: Tombstone(row.digest, row.erased_at, row.number) for row in rows}

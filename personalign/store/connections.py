@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from personalign.errors import StoreError
 from personalign.store.database import Database, DriverConnection, check_log, name_commit
 from personalign.store.engine import reader_engine, typed_errors, writer_engine
+from personalign.store.files import disk_errors
 from personalign.store.fork import Gate
 from personalign.store.turn import Turns
 
@@ -124,8 +125,6 @@ class Connections:
 
 def _status(database: Database) -> tuple[tuple[int, int], int]:
     """Tell which file it is, and when it was written last."""
-    try:
+    with disk_errors(database.path, "reached", "check the path and its disk"):
         status = database.path.stat()
-    except OSError as error:
-        raise StoreError(f"{database.path} can't be reached ({error.strerror}); check the path and its disk") from error
     return (status.st_dev, status.st_ino), status.st_mtime_ns

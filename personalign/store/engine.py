@@ -94,7 +94,8 @@ def _engine(database: Database, begin: str, special: dict[str, int | str], **poo
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: DriverConnection, _record: object) -> None:
-        connection.text_factory = _read_text
+        # the driver's own error would quote a damaged text; read so, its row's checksum shows the damage
+        connection.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
         refuse_foreign(connection, database)  # before anything is changed in the file
         for name, value in pragmas.items():
             _set_pragma(connection, name, value)
@@ -117,35 +118,22 @@ def _total_changes(connection: Connection) -> int:
     return int(driver_connection.total_changes)
 
 
-def _read_text(content: bytes) -> str:
-    # the driver's own error would quote a damaged text; read so, its row's checksum shows the damage
-    return content.decode("utf-8", "surrogateescape")
-
-
 def _set_pragma(connection: DriverConnection, name: str, value: int | str) -> None:
-    setting = _first(connection, f"PRAGMA {name}") if name == "journal_mode" else None
-    if setting != value:
-        _switch(connection, f"PRAGMA {name}={value}")
-        setting = _first(connection, f"PRAGMA {name}")
-    if setting != value:
-        raise StoreError(
-            f"SQLite answers {name}={setting} where {value} is needed; close other programs that use this file, "
-            "or see: personalign doctor"
-        )
-
-
-def _switch(connection: DriverConnection, statement: str) -> None:
     # a change of the journal mode doesn't wait for other processes, whatever the busy timeout
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-    while True:
+    while _first(connection, f"PRAGMA {name}") != value:
         try:
-            _first(connection, statement)
+            _first(connection, f"PRAGMA {name}={value}")
         except Exception as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-        else:
-            return
+            continue
+        if (setting := _first(connection, f"PRAGMA {name}")) != value:
+            raise StoreError(
+                f"SQLite answers {name}={setting} where {value} is needed; close other programs that use this file, "
+                "or see: personalign doctor"
+            )
 
 
 def _first(connection: DriverConnection, statement: str) -> int | str | None:

@@ -20,7 +20,7 @@ from personalign.store.tables import USER_KEY, FactRow, Table, TombstoneRow, Use
 from personalign.store.tombstones import Tombstone, Tombstones
 
 TRUNCATE_DEADLINE_S = 5.0
-KEY, APPLIED = "key", "applied"
+KEY, APPLIED = "key", "applied"  # facts: the digest of the key, and the last tombstone that was applied
 
 
 def erase(connections: Connections, user: str) -> bool:
@@ -69,12 +69,7 @@ def count_erasures(session: Session) -> int:
 def check_tombstones(connections: Connections, session: Session) -> None:
     """Refuse a key or tombstones of another database."""
     least = max(count_erasures(session), _applied(session))
-    Tombstones(connections.database).check(noted_key(session), least)
-
-
-def noted_key(session: Session) -> str | None:
-    """Return the digest of the key that the database's tombstones are made with."""
-    return _fact(session, KEY)
+    Tombstones(connections.database).check(read_fact(session, KEY), least)
 
 
 def _apply(session: Session, tombstones: Tombstones, missing: list[Tombstone]) -> None:
@@ -177,10 +172,11 @@ STEPS = (_write_tombstone, _delete_rows, _empty_log, _note_applied)
 
 
 def _applied(session: Session) -> int:
-    return int(_fact(session, APPLIED) or 0)
+    return int(read_fact(session, APPLIED) or 0)
 
 
-def _fact(session: Session, name: str) -> str | None:
+def read_fact(session: Session, name: str) -> str | None:
+    """Read what the database notes under a name."""
     return session.scalar(select(FactRow.value).where(FactRow.name == name))
 
 

@@ -12,15 +12,20 @@ from pathlib import Path
 from personalign.errors import StoreError
 
 
+@contextmanager
+def disk_errors(path: Path, problem: str, advice: str) -> Iterator[None]:
+    """Turn what the disk refuses into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} can't be {problem} ({error.strerror}); {advice}") from error
+
+
 def make_file(path: Path) -> None:
     """Make an empty file only its owner can read, with missing folders; one that is there is left as it is."""
-    try:
+    with disk_errors(path, "made", "pass a path in a folder you can write"), suppress(FileExistsError):
         _make_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise StoreError(f"{path} can't be made ({error.strerror}); pass a path in a folder you can write") from error
 
 
 def require_file(path: Path) -> None:
@@ -39,25 +44,24 @@ def make_whole(path: Path, content: bytes) -> None:
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     make_file(draft)
     try:
-        with open_to_write(draft) as file:
-            write_durably(file, content)
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(f"{path} can't be written ({error.strerror}); free some space and try again") from error
+        with disk_errors(path, "written", "free some space and try again"):
+            with opened(draft, os.O_RDWR) as file:
+                write_durably(file, content)
+            with suppress(FileExistsError):
+                os.link(draft, path)
+            sync_folder(path.parent)
     finally:
         draft.unlink()
 
 
 @contextmanager
-def open_to_write(path: Path) -> Iterator[int]:
-    """Open a file that is there; a StoreError for whatever goes wrong with it."""
+def opened(path: Path, flags: int) -> Iterator[int]:
+    """Open what is there."""
+    file = os.open(path, flags)
     try:
-        with _opened(path, os.O_RDWR | os.O_CLOEXEC) as file:
-            yield file
-    except OSError as error:
-        raise StoreError(f"{path} can't be written ({error.strerror}); nothing was erased, try again") from error
+        yield file
+    finally:
+        os.close(file)
 
 
 def write_durably(file: int, content: bytes) -> None:
@@ -69,29 +73,17 @@ def write_durably(file: int, content: bytes) -> None:
 
 def read_bytes(path: Path, start: int = 0, length: int = -1) -> bytes:
     """Read a file kept beside the database, or a part of it; one that isn't there has no bytes."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(length)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise StoreError(f"{path} can't be read ({error.strerror}); check the disk and its permissions") from error
+    refused = disk_errors(path, "read", "check the disk and its permissions")
+    with refused, suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)
+    return b""
 
 
 def sync_folder(folder: Path) -> None:
     """Put a folder's names on the disk."""
-    with _opened(folder, os.O_RDONLY) as file:
+    with opened(folder, os.O_RDONLY) as file:
         os.fsync(file)
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    file = os.open(path, flags)
-    try:
-        yield file
-    finally:
-        os.close(file)
 
 
 def _make_folder(folder: Path) -> None:

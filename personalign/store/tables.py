@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Float, ForeignKey, Index, MetaData, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -20,6 +20,11 @@ from personalign.types import CHOICES
 USER_KEY = "user_id"
 SCATTERED = ""
 TEXTS = ("prompt", "a", "b")  # of a presentation; a fit does without them
+Text16 = Annotated[str, 16]
+Text32 = Annotated[str, 32]
+Text64 = Annotated[str, 64]
+UserKey = Annotated[str, mapped_column(String(MAX_USER), ForeignKey("users.id", ondelete="CASCADE"))]
+BasisKey = Annotated[str, mapped_column(String(64), ForeignKey("bases.id"))]
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -78,23 +83,14 @@ class Table(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         str: Text,
+        Text16: String(16),
+        Text32: String(32),
+        Text64: String(64),
         float: Float,
         datetime: UtcDateTime,
         dict[str, Any]: Json,
         list[dict[str, str]]: Json,
     }
-
-
-def _string(length: int, **options: Any) -> Any:  # noqa: ANN401 - as SQLAlchemy's own
-    return mapped_column(String(length), **options)
-
-
-def _user_key(primary_key: bool = False) -> Mapped[str]:
-    return mapped_column(String(MAX_USER), ForeignKey("users.id", ondelete="CASCADE"), primary_key=primary_key)
-
-
-def _basis_key(primary_key: bool = False) -> Mapped[str]:
-    return mapped_column(String(64), ForeignKey("bases.id"), primary_key=primary_key)
 
 
 def _index_where(name: str, condition: str, *columns: str, unique: bool = True) -> Index:
@@ -106,12 +102,12 @@ class UserRow(Table):
 
     __tablename__ = "users"
 
-    id: Mapped[str] = _string(MAX_USER, primary_key=True)
+    id: Mapped[str] = mapped_column(String(MAX_USER), primary_key=True)
     created_at: Mapped[datetime]
     consent: Mapped[str | None]
     consent_at: Mapped[datetime | None]
     # the basis that has all of their answers, SCATTERED where none has; NULL before the first answer
-    home: Mapped[str | None] = _string(64, index=True)
+    home: Mapped[Text64 | None] = mapped_column(index=True)
 
 
 class BasisRow(Table):
@@ -119,7 +115,7 @@ class BasisRow(Table):
 
     __tablename__ = "bases"
 
-    id: Mapped[str] = _string(64, primary_key=True)
+    id: Mapped[Text64] = mapped_column(primary_key=True)
     model: Mapped[str]
     config: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
@@ -140,9 +136,9 @@ class PresentationRow(Table):
         Index(None, "user_id", "basis_id", "question_id"),
     )
 
-    id: Mapped[str] = _string(32, primary_key=True)
-    user_id: Mapped[str] = _user_key()
-    basis_id: Mapped[str] = _basis_key()
+    id: Mapped[Text32] = mapped_column(primary_key=True)
+    user_id: Mapped[UserKey]
+    basis_id: Mapped[BasisKey]
     question_id: Mapped[str]
     prompt: Mapped[list[dict[str, str]]]
     a: Mapped[str]
@@ -150,12 +146,12 @@ class PresentationRow(Table):
     swapped: Mapped[bool]
     num_axes: Mapped[int]
     v: Mapped[bytes]
-    digest: Mapped[str] = _string(64)
-    checksum: Mapped[str] = _string(64)
-    state: Mapped[str] = _string(16)
+    digest: Mapped[Text64]
+    checksum: Mapped[Text64]
+    state: Mapped[Text16]
     shown_at: Mapped[datetime]
-    kind: Mapped[str] = _string(16, server_default="question")
-    origin: Mapped[str | None] = _string(32)  # the first of its kind, of a copy for another basis
+    kind: Mapped[Text16] = mapped_column(server_default="question")
+    origin: Mapped[Text32 | None]  # the first of its kind, of a copy for another basis
 
 
 class AnswerRow(Table):
@@ -175,15 +171,15 @@ class AnswerRow(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int]
-    user_id: Mapped[str] = _user_key()
+    user_id: Mapped[UserKey]
     presentation_id: Mapped[str] = mapped_column(String(32), ForeignKey("presentations.id", ondelete="CASCADE"))
-    choice: Mapped[str] = _string(16)
+    choice: Mapped[Text16]
     seconds: Mapped[float]
     answered_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
     loss: Mapped[float | None]
     gain: Mapped[float | None]  # nats; none without a gate
-    checksum: Mapped[str] = _string(64)
+    checksum: Mapped[Text64]
 
 
 class ProfileRow(Table):
@@ -193,8 +189,8 @@ class ProfileRow(Table):
     # those whose record a gate has still to judge
     __table_args__ = (_index_where("ix_profiles_unjudged", "gain IS NULL", "basis_id", "user_id", unique=False),)
 
-    user_id: Mapped[str] = _user_key(primary_key=True)
-    basis_id: Mapped[str] = _basis_key(primary_key=True)
+    user_id: Mapped[UserKey] = mapped_column(primary_key=True)
+    basis_id: Mapped[BasisKey] = mapped_column(primary_key=True)
     revision: Mapped[int]  # grows by one with each change
     standing: Mapped[int]  # rows that it was fitted from: none may be missing
     answers: Mapped[int]
@@ -203,7 +199,7 @@ class ProfileRow(Table):
     num_axes: Mapped[int]
     mean: Mapped[bytes]
     covariance: Mapped[bytes]
-    checksum: Mapped[str] = _string(64)
+    checksum: Mapped[Text64]
     created_at: Mapped[datetime]
 
 
@@ -212,7 +208,7 @@ class ExposureRow(Table):
 
     __tablename__ = "exposures"
 
-    basis_id: Mapped[str] = _basis_key(primary_key=True)
+    basis_id: Mapped[BasisKey] = mapped_column(primary_key=True)
     question_id: Mapped[str] = mapped_column(primary_key=True)
     shown: Mapped[int]
 
@@ -222,7 +218,7 @@ class TombstoneRow(Table):
 
     __tablename__ = "tombstones"
 
-    digest: Mapped[str] = _string(64, primary_key=True)
+    digest: Mapped[Text64] = mapped_column(primary_key=True)
     erased_at: Mapped[datetime] = mapped_column("at")
     number: Mapped[int] = mapped_column(index=True)  # what is newest goes by it: clocks may go back
 
@@ -232,5 +228,5 @@ class FactRow(Table):
 
     __tablename__ = "facts"
 
-    name: Mapped[str] = _string(16, primary_key=True)
+    name: Mapped[Text16] = mapped_column(primary_key=True)
     value: Mapped[str]

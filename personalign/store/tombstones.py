@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 
 from personalign.errors import StoreError
 from personalign.store.database import Database
-from personalign.store.files import make_whole, open_to_write, read_bytes, write_durably
+from personalign.store.files import disk_errors, make_whole, opened, read_bytes, write_durably
 
 HEADER = re.compile(rb"personalign tombstones 1 ([0-9a-f]{64}) (\d{12}) ([0-9a-f]{8})\n")
 RECORD = re.compile(rb"([0-9a-f]{64}) (\d{20}) ([0-9a-f]{8})\n")
@@ -80,7 +80,8 @@ class Tombstones:
         if not self._path.exists():
             make_whole(self._path, _first_line(key_digest, 0))
         number = self._count() + 1
-        with open_to_write(self._path) as file:
+        refused = disk_errors(self._path, "written", "nothing was erased, try again")
+        with refused, opened(self._path, os.O_RDWR) as file:
             os.ftruncate(file, HEADER_BYTES + (number - 1) * RECORD_BYTES)  # a piece of one may be left
             os.lseek(file, 0, os.SEEK_END)
             write_durably(file, _line(Tombstone(digest, erased_at, number)))

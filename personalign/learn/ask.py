@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -35,10 +35,10 @@ PARALLEL = 0.98  # the cosine, in the prior's metric, from which on two differen
 CANDIDATES, REFERENCES = 300, 300  # pairs that ``AHEAD`` looks at: the best by D-optimality, and those to predict
 DRAWS = 1024  # of the posterior, which stand for it
 QUANTILE = 0.9  # of the pool's lengths in the prior's metric; longer pairs count as this long
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
-_NODES, _WEIGHTS = _NODES[_WEIGHTS > 1e-10], _WEIGHTS[_WEIGHTS > 1e-10]  # the others, a third, weigh nothing
-_PER_UNIT, _PLACES = 50, 2001
-_GRID = np.arange(_PLACES) / _PER_UNIT  # |u|; beyond it an answer is certain
+_NODES, _SHARES = np.polynomial.hermite_e.hermegauss(32)
+_NODES, _SHARES = _NODES[_SHARES > 1e-10], _SHARES[_SHARES > 1e-10]  # the others, a third, weigh nothing
+_SHARES = _SHARES / _SHARES.sum()
+_GRID = np.linspace(0, 40, 2001)  # |u|; beyond it an answer is certain
 _DEFAULT_NOISE = Noise()
 
 
@@ -134,11 +134,7 @@ def expected_information(post: Gaussian, pool: Float[Array, "m d"], noise: Noise
 
 
 def latent_accuracy(post: Gaussian, reference: Float[Array, "m d"]) -> float:
-    """Expected share of the reference pairs whose sign of ⟨w, v⟩ the posterior mean gets right.
-
-    Raises:
-        InputError: there are no reference pairs, or they have other axes than the posterior.
-    """
+    """Expected share of the reference pairs whose sign of ⟨w, v⟩ the posterior mean gets right."""
     if not len(reference):
         raise InputError("there are no reference pairs, expected at least one; make the basis again")
     mean, variance = utility(reference, post)
@@ -165,31 +161,16 @@ def why_stop(
 
 
 def _d_optimal(mean: Array, variance: Array, noise: Noise, _seed: int) -> Array:
-    curve = _information_curve(noise)
-    slope = np.diff(curve, append=curve[-1])
-    center, spread = mean * _PER_UNIT, np.sqrt(variance) * _PER_UNIT
-    expected, place = np.zeros_like(mean), np.empty_like(mean)
-    for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
-        # linear between the even places of the grid; the search in ``np.interp`` takes four times as long
-        np.multiply(spread, node, out=place)
-        place += center
-        np.abs(place, out=place)
-        np.minimum(place, _PLACES - 1, out=place)
-        below = place.astype(np.intp)
-        place -= below
-        place *= slope.take(below)
-        place += curve.take(below)
-        place *= weight
-        expected += place
+    u = np.abs(mean + _NODES[:, None] * np.sqrt(variance))
+    expected = (np.interp(u, _GRID, _information_curve(noise)) * _SHARES[:, None]).sum(axis=0)
     return np.asarray(np.log1p(expected * variance) / 2)
 
 
 def _bald(mean: Array, variance: Array, noise: Noise, _seed: int) -> Array:
     """The answer's information about the weights (Houlsby et al. 2011): entropy of the mean minus mean entropy."""
-    shares = _WEIGHTS / _WEIGHTS.sum()
     prob = probabilities(mean + _NODES[:, None] * np.sqrt(variance), noise)  # (3, nodes, m)
-    mixed = (prob * shares[:, None]).sum(axis=1)
-    return np.asarray(entr(mixed).sum(axis=0) - (entr(prob).sum(axis=0) * shares[:, None]).sum(axis=0))
+    mixed = (prob * _SHARES[:, None]).sum(axis=1)
+    return np.asarray(entr(mixed).sum(axis=0) - (entr(prob).sum(axis=0) * _SHARES[:, None]).sum(axis=0))
 
 
 def _gap(mean: Array, variance: Array, _noise: Noise, _seed: int) -> Array:
@@ -268,11 +249,8 @@ class Likeness:
         """Compare the bank of a basis."""
         differences = basis.pool @ np.linalg.cholesky(basis.prior.covariance)
         length = np.linalg.norm(differences, axis=1, keepdims=True)
-        return cls(
-            _numbered([json.dumps(question.prompt) for question in basis.bank]),
-            _numbered([_words(question) for question in basis.bank]),
-            differences / np.maximum(length, 1e-12),
-        )
+        keys = [[json.dumps(question.prompt) for question in basis.bank], list(map(_words, basis.bank))]
+        return cls(*(np.unique(key, return_inverse=True)[1] for key in keys), differences / np.maximum(length, 1e-12))
 
     def repeats(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
         """Which questions were asked, have the same words, or the same prompt and a parallel difference of replies."""
@@ -281,12 +259,7 @@ class Likeness:
         return np.asarray(asked | is_same.any(axis=1) | np.isin(self.words, self.words[asked]))
 
 
-def _numbered(keys: Sequence[Hashable]) -> Int[Ints, "m"]:
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-
-
-def _words(question: BankQuestion) -> frozenset[str]:
+def _words(question: BankQuestion) -> str:
     """Both replies without case, punctuation and order; a reply without words, such as an emoji, stays as it is."""
     replies = (question.first, question.second)
-    return frozenset(" ".join(re.findall(r"\w+", reply.casefold())) or reply for reply in replies)
+    return "\n".join(sorted({" ".join(re.findall(r"\w+", reply.casefold())) or reply for reply in replies}))

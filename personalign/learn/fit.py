@@ -99,11 +99,7 @@ def predict(v: Float[Array, "m d"], post: Gaussian, noise: Noise = _DEFAULT_NOIS
 
 
 def utility(v: Float[Array, "m d"], post: Gaussian) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """Mean and variance of ⟨w, v⟩ for every row of ``v``.
-
-    Raises:
-        InputError: another number of axes than the posterior's, NaN or Inf.
-    """
+    """Mean and variance of ⟨w, v⟩ for every row of ``v``."""
     if v.ndim != 2 or v.shape[1] != len(post.mean):
         raise InputError(f"v has shape {v.shape}, expected (m, {len(post.mean)}): a column for each of the axes")
     if not np.isfinite(v).all():

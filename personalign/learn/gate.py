@@ -52,11 +52,7 @@ def shrink(gate: Gate, post: Gaussian, prior: Gaussian, gain: float, num_answers
 
 
 def choose_gate(scores: Float[Array, "people grid"]) -> Gate:
-    """Choose κ and π by each person's log-probability for each κ of ``GRID``.
-
-    Raises:
-        InputError: fewer than two people.
-    """
+    """Choose κ and π by each person's log-probability for each κ of ``GRID``."""
     if len(scores) < 2:
         raise InputError(f"found {len(scores)} held-out people, expected two at least; hold out more of them")
     gains = scores - scores[:, :1]

@@ -5,14 +5,14 @@ the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K. K is 3, or 
 offered. A tie that is given all the same counts as the limit of a narrow one: u is near 0. Everything is computed from
 log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
 
-The same likelihood is written four times, each as fast as its user needs. Tests compare them.
+The same likelihood is written three times, each as fast as its user needs. Tests compare them.
 
     form        gives                                      used by
     outcomes    log P, score and P of a, b and tie         ``ask``, ``gate``, ``prior``, ``predict``
     turned      log P, score and curvature of the answer,  ``kernel``, in every fit
                 turned so that the left won or tied
     sides       P(a) and P(b)                              ``ask``, to look ahead
-    expected    as turned, averaged over u ~ N(m, s²)      ``population``
+    expected    ``turned``, averaged over u ~ N(m, s²)     ``population``
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ def expected(mean: Float[Array, "*s"], variance: Float[Array, "*s"], is_tie: Boo
     """
     spread = np.sqrt(np.maximum(variance, _NARROW**2))
     u = mean[..., None] + spread[..., None] * _PLACES
-    log_prob, score = _won(u, noise)
-    if is_tie.any():
-        log_prob[is_tie], score[is_tie] = _tied(u[is_tie], noise)
+    log_prob, score, _ = turned(u, np.broadcast_to(is_tie[..., None], u.shape), noise)
     return Turned(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 
@@ -148,27 +146,3 @@ def _rao_kupper(u: Array, tie: float) -> tuple[Array, Array]:
 def _floor(noise: Noise) -> float:
     """What lapses add to each outcome that is offered."""
     return noise.lapse / (3 if noise.tie > 0 else 2)
-
-
-def _won(u: Array, noise: Noise) -> tuple[Array, Array]:
-    x = u - noise.tie
-    small = np.exp(-np.abs(x))
-    total = 1 + small
-    score = np.where(x > 0, small, 1.0) / total
-    log_prob = np.minimum(x, 0.0) - np.log(total)
-    if noise.lapse == 0:
-        return log_prob, score
-    won = (1 - noise.lapse) * (np.where(x > 0, 1.0, small) / total)
-    prob = won + _floor(noise)
-    return np.log(prob), score * (won / prob)
-
-
-def _tied(u: Array, noise: Noise) -> tuple[Array, Array]:
-    low, high = u - noise.tie, u + noise.tie
-    log_plain = log(-np.expm1(-2 * noise.tie)) - np.logaddexp(0, low) - np.logaddexp(0, -high)
-    score = 1 / (1 + np.exp(np.minimum(high, 700.0))) - 1 / (1 + np.exp(np.minimum(-low, 700.0)))
-    if noise.lapse == 0:
-        return log_plain, score
-    meant = (1 - noise.lapse) * np.exp(log_plain)
-    prob = meant + _floor(noise)
-    return np.log(prob), score * (meant / prob)

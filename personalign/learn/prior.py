@@ -18,9 +18,6 @@ def prior_scale(reference: Float[Array, "m d"], noise: Noise, shape: Float[Array
 
     Agreement is P(the answer is the side that ⟨w, v⟩ prefers | not a tie), over people and reference pairs; None as
     ``shape`` is the identity.
-
-    Raises:
-        InputError: no reference pairs or axes, NaN or Inf in them, or so many lapses that no one can agree that often.
     """
     if not reference.shape[1]:
         raise InputError("the reference pairs have no axes, expected at least one; make them of replies that differ")

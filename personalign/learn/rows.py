@@ -20,7 +20,6 @@ from personalign.types import CHOICES, INFORMATIVE, MAX_AXES, WEIGHTS, Array, Bo
 MAX_ANSWERS = 100
 LONGEST = 1e100  # difference of features: its square is finite
 SKIP = CHOICES.index("skip")  # says nothing: what shorter records are filled up with
-_CODES: dict[str, int] = {choice: code for code, choice in enumerate(CHOICES)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +54,17 @@ def weigh(kinds: Sequence[str], choices: Sequence[str]) -> Float[Array, "n"]:
 
 
 def encode(choice: Sequence[str]) -> Ints:
-    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; 3 and 4 say nothing.
-
-    Raises:
-        QuestionError: a choice that isn't one of ``CHOICES``.
-    """
+    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; 3 and 4 say nothing."""
     try:
-        return np.array([_CODES[c] for c in choice], dtype=np.int64)
-    except (KeyError, TypeError):  # a TypeError for what can't be a key, such as a list
+        return np.array([CHOICES.index(c) for c in choice], dtype=np.int64)
+    except ValueError:
         row, unknown = next((i, c) for i, c in enumerate(choice) if c not in CHOICES)
         message = f"found the choice {unknown!r} in row {row}, expected one of {', '.join(CHOICES)}"
         raise QuestionError(message) from None
 
 
 def check_answers(v: Array, outcome: Ints, weight: Array | None, num_axes: int) -> None:
-    """Refuse what can't be fitted, of one person or of many; ``outcome`` (…, n) holds ``encode``'s numbers.
-
-    Raises:
-        InputError: wrong shapes, too many answers or axes, NaN, Inf or negative weights.
-        QuestionError: a number that stands for no choice.
-    """
+    """Refuse what can't be fitted, of one person or of many; ``outcome`` (…, n) holds ``encode``'s numbers."""
     expected = ", ".join(str(size) for size in (*outcome.shape, num_axes))
     if v.shape != (*outcome.shape, num_axes):
         raise InputError(f"v has shape {v.shape}, expected ({expected}): a row per choice, a column per axis")

@@ -13,10 +13,10 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from personalign.errors import BasisError, InputError, MessageError
+from personalign.errors import BasisError, InputError
 from personalign.messages import MAX_TEXT, read_messages, shown
 from personalign.types import MAX_AXES, MAX_UTILITY, Array
 
@@ -34,6 +34,7 @@ Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
 Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Size = Annotated[float, Field(ge=0, le=MAX_NUMBER)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Features = Annotated[list[Number], AfterValidator(np.array)]
 
 
 class Schema(BaseModel):
@@ -70,7 +71,7 @@ class Door:
             fault = failure.errors(include_url=False, include_context=False)[0]
             keys = "".join(f", {part}" for part in fault["loc"])
             value = "" if fault["type"] in {"missing", "json_invalid"} else f" (found {shown(fault['input'])})"
-            raise self.refusal(f"{place}{keys}: {fault['msg']}{value}") from failure
+            raise self.refusal(f"{place}{keys}: {fault['msg'].removeprefix('Value error, ')}{value}") from failure
 
     def arrays(self, path: Path) -> dict[str, NDArray[Any]]:
         """Load a safetensors file's arrays of floating-point numbers, each of them finite and bounded."""
@@ -169,22 +170,18 @@ class QuestionRow(Schema):
     """A line of ``questions.jsonl``."""
 
     id: Name
-    prompt: list[dict[str, str]]
+    prompt: Annotated[list[dict[str, str]], AfterValidator(read_messages)]
     first: Text
     second: Text
-    first_features: list[Number]
-    second_features: list[Number]
+    first_features: Features
+    second_features: Features
 
 
 def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
-    """Refuse questions that share an id, prompts that can't be answered, and features of other axes."""
+    """Refuse questions that share an id, and features of other axes."""
     if twice := [name for name, times in Counter(row.id for row in rows).items() if times > 1]:
         raise BASIS.refusal(f"{place} has several questions {twice[0]!r}, expected an id for each")
     for row in rows:
-        try:
-            read_messages(row.prompt)
-        except MessageError as error:
-            raise BASIS.refusal(f"{place}: question {row.id}: {error}") from error
         if not len(row.first_features) == len(row.second_features) == d:
             raise BASIS.refusal(f"{place}: question {row.id} lacks features, expected {d} of each reply")
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from personalign.errors import BasisError, InputError, ProfileError
-from personalign.messages import check_place, read_messages
+from personalign.messages import check_place
 from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 
@@ -35,11 +35,7 @@ HEAD_PREFIX = "head."
 
 @dataclass(frozen=True)
 class Gate:
-    """How far profiles may leave the prior's mean, κ, and the share π of people who do (``learn.gate``).
-
-    Raises:
-        InputError: a κ outside 0 … 1, or a share that isn't between them.
-    """
+    """How far profiles may leave the prior's mean, κ, and the share π of people who do (``learn.gate``)."""
 
     kappa: float
     share: float
@@ -183,11 +179,7 @@ class Basis:
 
     @classmethod
     def load(cls, folder: str | Path) -> Basis:
-        """Read and check a basis directory.
-
-        Raises:
-            BasisError: a file is missing, malformed, of another format or out of bounds, or was changed by hand.
-        """
+        """Read and check a basis directory; ``BasisError`` says what is wrong with one."""
         from personalign.artefact import BASIS, Config, QuestionRow, Version, check_arrays, check_questions
 
         folder = check_place("the basis", folder)
@@ -253,17 +245,12 @@ def _assembled(
         reference=arrays["reference"],
         steering=Steering(**config.steering.model_dump()),
         accuracy=config.accuracy,
-        bank=tuple(_question(row) for row in rows),
+        bank=tuple(BankQuestion(**dict(row)) for row in rows),
         head=head or None,
         learnt=None if config.embedder is None else Learnt(arrays["projection"], config.embedder),
         gate=None if config.kappa is None or config.share is None else Gate(config.kappa, config.share),
         active=config.active,
     )
-
-
-def _question(row: QuestionRow) -> BankQuestion:
-    features = np.array(row.first_features), np.array(row.second_features)
-    return BankQuestion(row.id, read_messages(row.prompt), row.first, row.second, *features)
 
 
 def _mean_variance(v: Array, covariance: Array) -> float:

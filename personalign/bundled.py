@@ -39,13 +39,7 @@ def locate(
     embedder: str | None = None,
     device: str = "auto",
 ) -> Source:
-    """Resolve "tiny", "smollm2", a path or a hub id; the rest is as ``Personalign.open`` says.
-
-    Raises:
-        InputError: an argument isn't a name or a path.
-        ModelError: the model is "smollm2", and its package isn't installed.
-        BasisError: the model has no bundled basis and none was named.
-    """
+    """Resolve "tiny", "smollm2", a path or a hub id; the rest is as ``Personalign.open`` says."""
     model, device = check_place("model", model), check_place("device", device)
     basis, reward, embedder = _optional("basis", basis), _optional("reward", reward), _optional("embedder", embedder)
     folders = _experts(experts)

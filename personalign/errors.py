@@ -86,11 +86,7 @@ class EngineError(PersonalignError):
 
 
 def check_process(pid: int) -> None:
-    """Refuse to go on in a forked child, which lacks the threads of the engine and of the arithmetic.
-
-    Raises:
-        EngineError: this isn't the process of that number.
-    """
+    """Refuse to go on in a forked child, which lacks the threads of the engine and of the arithmetic."""
     if os.getpid() != pid:
         raise EngineError(
             "this process was forked from the one that loaded the model, and a model doesn't survive a fork; open "

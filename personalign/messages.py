@@ -138,22 +138,13 @@ def check_user(user: object) -> str:
 
 
 def check_place(name: str, value: object) -> str:
-    """Refuse what can't name a file, a folder, a model or a device.
-
-    Raises:
-        InputError: naming it.
-    """
+    """Refuse what can't name a file, a folder, a model or a device."""
     text = str(value) if isinstance(value, str | Path) else ""
     if not 1 <= len(text) <= MAX_PLACE or not text.isprintable():
         raise InputError(f"{name} is {shown(value)}, expected a name or a path as text; pass one")
     if len(text.encode()) > MAX_PLACE or any(len(part.encode()) > MAX_NAME for part in text.split("/")):
         raise InputError(f"{name} is {shown(value)}, expected names of at most {MAX_NAME} bytes; shorten them")
     return text
-
-
-def check_consent(consent: object) -> str | None:
-    """Refuse a consent that isn't words; None says that none was given."""
-    return None if consent is None else check_text("the consent", consent)
 
 
 def shown(value: object) -> str:

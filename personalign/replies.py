@@ -55,11 +55,7 @@ class Replies:
 
     @property
     def worker(self) -> Worker:
-        """The thread that owns the engine, started on first use, and anew where it has failed.
-
-        Raises:
-            EngineError: this is closed, or is used in a forked child, or the engine can't be started.
-        """
+        """The thread that owns the engine, started on first use, and anew where it has failed."""
         check_process(self._pid)
         with self._starting:
             if self._is_closed:
@@ -96,35 +92,27 @@ class Replies:
             raise
         return seq
 
-    def write(self, request: Request) -> Reply:
-        """Write one reply; giving up the wait ends it."""
-        (ticket,) = self._submit([request])
-        try:
-            return ticket.result()
-        finally:
-            ticket.cancel()
-
     def stream(self, request: Request) -> Iterator[str]:
         """Begin a reply, and give its text as it is written; dropping the iterator ends the reply."""
         texts = _texts(*self._submit([request], is_streamed=True))
         next(texts)  # up to the try: a generator that was never begun would be dropped without its finally
         return texts
 
-    def write_all(self, requests: Sequence[Request]) -> list[Reply]:
-        """Write replies to requests, few enough at a time that other callers find room."""
+    def write(self, requests: Sequence[Request]) -> list[Reply]:
+        """Write replies to requests, few enough at a time that other callers find room; giving up ends them."""
         written: list[Reply] = []
         num_together = -(-self._capacity.waiting // 2)  # one person's share of an empty queue
         for start in range(0, len(requests), num_together):
             tickets = self._submit(requests[start : start + num_together])
             try:
                 written += [ticket.result() for ticket in tickets]
-            finally:  # where one failed, no caller waits for the others
+            finally:  # where one failed, or the caller gave up, no one waits for the others
                 _cancel(tickets)
         return written
 
     def shift(self, requests: Sequence[Request]) -> list[ShiftedReply]:
         """Write replies, and find out what moved each of their tokens."""
-        return shift(self.models, requests, self.write_all, self.worker.perform)
+        return shift(self.models, requests, self.write, self.worker.perform)
 
     def embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
         """Embeddings (n, F) of replies, for the learnt axes of the basis."""
@@ -185,12 +173,7 @@ def _texts(ticket: Ticket) -> Iterator[str]:
 
 
 def load_models(source: Source, basis: Basis) -> Models:
-    """Load a model with the head of its basis, its experts, and a reward model if one is named.
-
-    Raises:
-        ModelError: and its kinds, for what can't be used.
-        BasisError: the basis was made for another model.
-    """
+    """Load a model with the head of its basis, its experts, and a reward model if one is named."""
     causal = load_causal(source.model, source.device)
     basis.check_model(causal.fingerprints)
     head = SuccessorHead.from_arrays(basis.head) if basis.head is not None else None

@@ -24,8 +24,8 @@ from personalign.messages import (
     Feedback,
     FeedbackKind,
     Message,
-    check_consent,
     check_place,
+    check_text,
     check_user,
     read_messages,
     shown,
@@ -42,7 +42,7 @@ from personalign.options import (
     check_switch,
 )
 from personalign.store import Store
-from personalign.types import Array, Choice, Profile, Question, Reply
+from personalign.types import Choice, Profile, Question, Reply
 
 if TYPE_CHECKING:
     from personalign.decode.models import Models
@@ -60,7 +60,7 @@ class Personalign:
 
     def __init__(self, store: Store, basis: Basis, source: Source, serving: Serving, capacity: Capacity) -> None:
         self._store, self._source, self._capacity = store, source, capacity
-        self._onboarding = Onboarding(store, basis, self._embed, serving)
+        self._onboarding = Onboarding(store, basis, lambda *texts: self._replies.embed(*texts), serving)  # noqa: PLW0108 - loads the model
         self._is_closed = False
         self._loading: dict[int, threading.Lock] = {}  # by process: the first caller loads the model, once
         self._loaded: Replies | None = None  # until then
@@ -133,7 +133,8 @@ class Personalign:
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
         """The open question of a person, or their next one; None when enough is known. The first one creates them."""
-        return self._onboarding.ask(check_user(user), check_consent(consent))
+        words = None if consent is None else check_text("the consent", consent)
+        return self._onboarding.ask(check_user(user), words)
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
@@ -227,8 +228,8 @@ class Personalign:
             Overloaded: too many replies are being written already.
             EngineError: the reply failed while it was written.
         """
-        (request,) = self._requests([user], [messages], options)
-        return self._replies.write(request)
+        requests = self._requests([user], [messages], options)
+        return self._replies.write(requests)[0]
 
     def stream(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Iterator[str]:
         """``chat`` piece by piece; dropping the iterator ends the reply. Only ``EngineError`` comes after the call."""
@@ -258,7 +259,7 @@ class Personalign:
                 f"found {len(users)} people and {len(conversations)} conversations, expected as many; pass one for each"
             )
         requests = self._requests(users, conversations, options)
-        return self._replies.write_all(requests)
+        return self._replies.write(requests)
 
     def shift(self, user: str, conversations: Sequence[Messages], **options: Unpack[OptionsDict]) -> list[ShiftedReply]:
         """Write replies as ``chat`` does, with what the reward and the expert did to each token's probability."""
@@ -286,19 +287,14 @@ class Personalign:
             if self._loaded is None:
                 from personalign.replies import Replies
 
-                self._loaded = Replies(
-                    self._source, self.basis, self._store, self.profile, self.serving, self._capacity
-                )
+                parts = self._source, self.basis, self._store, self.profile, self.serving, self._capacity
+                self._loaded = Replies(*parts)
             self._check_open()  # it may have been closed meanwhile
             return self._loaded
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise EngineError("personalign is closed; open it again")
-
-    def _embed(self, prompts: Sequence[Messages], replies: Sequence[str]) -> Array:
-        """What the learnt axes of the basis project; loads the model on first use."""
-        return self._replies.embed(prompts, replies)
 
     # Data rights and lifetime
 

@@ -56,9 +56,6 @@ class StopRule:
         check_whole("max_questions", self.max_questions, 0, 10**6)
 
 
-_DEFAULT_RULE = StopRule()
-
-
 class Draws(NamedTuple):
     """Weights that stand for a posterior, and the chance of each."""
 
@@ -146,8 +143,8 @@ def why_stop(
     reference: Float[Array, "r d"],
     pool: Float[Array, "m d"],
     asked: int,
-    rule: StopRule = _DEFAULT_RULE,
-    noise: Noise = _DEFAULT_NOISE,
+    rule: StopRule,
+    noise: Noise,
 ) -> str | None:
     """Say in words why no further question is due, or None; ``pool`` holds the pairs still allowed."""
     if asked >= rule.max_questions:

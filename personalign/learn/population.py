@@ -100,8 +100,7 @@ def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None
     model = _start(log, rank, replace(noise, tie=tie), spread) if start is None else _narrow(start, rank)
     model = replace(model, noise=replace(model.noise, tie=tie))
     for _ in range(ROUNDS if start is None else 1):
-        beliefs = believe(*_factors(model, log), log, model.noise, _nothing_known(log, rank), 2 * SETTLE)[0]
-        model = _shrink(model, beliefs, strength)
+        model = _shrink(model, _believe(model, log)[0], strength)
         model, beliefs = _climb(model, log, strength)
         model = _renoise(model, log, beliefs)
     return model
@@ -110,24 +109,23 @@ def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None
 # ---------------------------------------------------------------- people
 
 
-def _nothing_known(log: Log, rank: int) -> Beliefs:
-    return Beliefs(np.zeros((log.num_people, rank + 1)), np.tile(np.eye(rank + 1), (log.num_people, 1, 1)))
-
-
 def _factors(model: Model, log: Log) -> tuple[Array, Array]:
     """Each row's utility at a = 0, and its factors of (a, b/σ_b)."""
     both = log.x @ np.column_stack([model.mean, model.loading])
     return both[:, 0], np.column_stack([both[:, 1:], model.noise.side * log.side])
 
 
-def believe(fixed: Array, z: Array, log: Log, noise: Noise, start: Beliefs, steps: int) -> tuple[Beliefs, Bound]:
+def _believe(model: Model, log: Log, start: Beliefs | None = None) -> tuple[Beliefs, Bound]:
     """Improve everyone's beliefs by Newton steps, and bound the log marginal likelihood with them."""
-    mean, covariance = start.mean.copy(), start.covariance.copy()
+    fixed, z = _factors(model, log)
+    size, steps = z.shape[1], SETTLE if start else 2 * SETTLE
+    mean = start.mean.copy() if start else np.zeros((log.num_people, size))
+    covariance = start.covariance.copy() if start else np.tile(np.eye(size), (log.num_people, 1, 1))
     value, slope, pull = 0.0, np.zeros(len(z)), np.zeros_like(z)
-    fixed, z = np.append(fixed, 0.0), np.vstack([z, np.zeros(z.shape[1])])
+    fixed, z = np.append(fixed, 0.0), np.vstack([z, np.zeros(size)])
     is_tie, exists = np.append(log.is_tie, False), np.append(np.ones(len(log.x)), 0.0)
     for people, rows in log.groups:
-        block = _Block(fixed[rows], z[rows], is_tie[rows], exists[rows], noise)
+        block = _Block(fixed[rows], z[rows], is_tie[rows], exists[rows], model.noise)
         mean[people], covariance[people] = block.settle(mean[people], covariance[people], steps)
         bound, is_row = block.bound(mean[people], covariance[people]), rows < len(log.x)
         slope[rows[is_row]], pull[rows[is_row]] = bound.slope[is_row], bound.pull[is_row]
@@ -224,7 +222,7 @@ def _climb(model: Model, log: Log, strength: Array) -> tuple[Model, Beliefs]:
     )  # (F, 1 + r)
     side_scale = 1 / np.sqrt(len(log.x) * _CURVATURE)
     shrinkage = np.append(model.mean_shrinkage, model.shrinkage)
-    known = [believe(*_factors(model, log), log, model.noise, _nothing_known(log, rank), 2 * SETTLE)[0]]
+    known = [_believe(model, log)[0]]
 
     def unpack(theta: Array) -> Model:
         entries = theta[:-1].reshape(-1, rank + 1) * scales
@@ -234,7 +232,7 @@ def _climb(model: Model, log: Log, strength: Array) -> tuple[Model, Beliefs]:
     def loss(theta: Array) -> tuple[float, Array]:
         now = unpack(theta)
         entries = np.column_stack([now.mean, now.loading])
-        known[0], bound = believe(*_factors(now, log), log, now.noise, known[0], SETTLE)
+        known[0], bound = _believe(now, log, known[0])
         value = bound.value - (shrinkage * entries**2).sum() / 2
         slopes = log.x.T @ np.column_stack([bound.slope, bound.pull[:, :-1]]) - shrinkage * entries
         side = np.sign(theta[-1]) * (bound.pull[:, -1] @ log.side)
@@ -243,7 +241,7 @@ def _climb(model: Model, log: Log, strength: Array) -> tuple[Model, Beliefs]:
     start = np.append((np.column_stack([model.mean, model.loading]) / scales).ravel(), model.noise.side / side_scale)
     climbed = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": CLIMBS})
     best = unpack(climbed.x)
-    return best, believe(*_factors(best, log), log, best.noise, known[0], SETTLE)[0]
+    return best, _believe(best, log, known[0])[0]
 
 
 def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:

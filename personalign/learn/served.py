@@ -18,6 +18,7 @@ from scipy.special import chdtri
 from personalign.basis import Basis
 from personalign.errors import InputError
 from personalign.learn.gate import gain_by, openness, shrink
+from personalign.options import check_number
 from personalign.types import MAX_UTILITY, WEIGHTS, Array, Gaussian, Guidance, Profile
 
 REACH = 0.999  # the share of the prior's people who are within the bound
@@ -47,7 +48,10 @@ class Serving:
         post, prior = profile.posterior, self._basis.prior
         if self._gate is not None:
             post = shrink(self._gate, post, prior, profile.gain, profile.informative)
-        return self._pin(bounded(post.mean, prior))
+        weights = bounded(post.mean, prior)
+        if not self.pinned:
+            return weights
+        return np.array([self.pinned.get(a.name, w) for a, w in zip(self._basis.axes, weights.tolist(), strict=True)])
 
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
         """What a request carries of a person; None for someone without an informative answer.
@@ -85,11 +89,6 @@ class Serving:
         gain = gain_by(v, choice, before, self._basis.prior, self._gate.kappa, self._basis.noise)
         return None if gain is None else WEIGHTS[kind] * gain
 
-    def _pin(self, weights: Float[Array, "d"]) -> Float[Array, "d"]:
-        if not self.pinned:
-            return weights
-        return np.array([self.pinned.get(a.name, w) for a, w in zip(self._basis.axes, weights.tolist(), strict=True)])
-
 
 def bounded(weights: Float[Array, "d"], prior: Gaussian, reach: float = REACH) -> Float[Array, "d"]:
     """Draw weights towards μ until a share ``reach`` of the prior's people are as far from it; change none within.
@@ -108,8 +107,4 @@ def _check_pins(pinned: Mapping[str, float], axes: list[str]) -> None:
             raise InputError(
                 f"found the pinned axis {name!r}, which the basis lacks; expected one of {', '.join(axes)}"
             )
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not (is_number and -MAX_UTILITY <= weight <= MAX_UTILITY):
-            raise InputError(
-                f"the axis {name!r} is pinned to {weight!r}, expected a number from {-MAX_UTILITY:g} to {MAX_UTILITY:g}"
-            )
+        check_number(f"the weight of the pinned axis {name!r}", weight, -MAX_UTILITY, MAX_UTILITY)

@@ -247,7 +247,8 @@ class Likeness:
         differences = basis.pool @ np.linalg.cholesky(basis.prior.covariance)
         length = np.linalg.norm(differences, axis=1, keepdims=True)
         keys = [[json.dumps(question.prompt) for question in basis.bank], list(map(_words, basis.bank))]
-        return cls(*(np.unique(key, return_inverse=True)[1] for key in keys), differences / np.maximum(length, 1e-12))
+        prompt, words = (np.unique(key, return_inverse=True)[1] for key in keys)
+        return cls(prompt, words, differences / np.maximum(length, 1e-12))
 
     def repeats(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
         """Which questions were asked, have the same words, or the same prompt and a parallel difference of replies."""

@@ -112,7 +112,9 @@ def factorise(
     answers = _informative(users, features, choices)
     turn = _directions(answers.v)
     ranks = _ranks(rank, answers, turn)
-    known, held = _split(answers, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    known, held = _split(answers, rng)
+    held = _without_retests(held, rng)
     model = fit_population(_log(known, turn), max(ranks), _START)
     axes_of_rank = {r: _axes(model, known, turn, r) for r in ranks}
     best = min(ranks, key=lambda r: _loss(_report(axes_of_rank[r], held, seed)))
@@ -182,6 +184,17 @@ def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answ
     order = rng.permutation(answers.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
     return answers.select(np.sort(order[num_held:])), answers.select(np.sort(order[:num_held]))
+
+
+def _without_retests(answers: _Answers, rng: np.random.Generator) -> _Answers:
+    """One answer a person and pair, drawn at random: what somebody answered before is no test of what was learnt."""
+    drawn: dict[tuple[int, bytes], int] = {}
+    for i in rng.permutation(len(answers.person)):
+        v = answers.v[i]
+        pair = min((0.0 + v).tobytes(), (0.0 - v).tobytes())  # the same where its sides are changed
+        drawn.setdefault((int(answers.person[i]), pair), int(i))
+    rows = np.sort(list(drawn.values()))
+    return _Answers(answers.person[rows], answers.v[rows], answers.choice[rows])
 
 
 def _log(answers: _Answers, turn: Array) -> Log:

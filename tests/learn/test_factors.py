@@ -110,6 +110,16 @@ def test_the_report_grows_with_answers() -> None:
     assert told[3].log_loss < told[0].log_loss - 0.03
 
 
+def test_a_retest_is_no_test() -> None:
+    """Coins that fell alike each time, also with the sides changed, can't be foretold by those that are known."""
+    rng = np.random.default_rng(0)
+    user, v = np.repeat(np.arange(60), 8), rng.normal(size=(480, 8))
+    coins = rng.choice(["a", "b"], size=480).tolist()
+    turned = [SWAPPED[choice] for choice in coins]
+    repeated = factorise(np.tile(user, 8), np.concatenate([v, -v] * 4), [*coins, *turned] * 4, 8)
+    assert max(held.accuracy for held in repeated.held_out) < 0.6
+
+
 # ---------------------------------------------------------------- what the axes promise
 
 

@@ -636,6 +636,19 @@ def test_nobody_is_told_to_be_unknown(run: Run, tmp_path: Path, verb: str) -> No
     assert run(verb, "ada", "--json").row()["known"] is True
 
 
+def test_a_damaged_row_is_exported_and_said_to_be(run: Run, tmp_path: Path) -> None:
+    """On stderr, with how many there are; a sound export says nothing there (the control)."""
+    run("onboard", "ada", keys=["a", "b"])
+    assert run("export", "ada", "--json").err == ""
+    connection = sqlite_driver().connect(str(tmp_path / "p.db"))
+    connection.execute("UPDATE presentations SET a = 'another text' WHERE state = 'answered'")
+    connection.commit()
+    connection.close()
+    ran = run("export", "ada", "--json")
+    assert "2 rows were damaged" in ran.err
+    assert [row.get("damaged", False) for row in ran.row()["tables"]["presentations"]].count(True) == 2
+
+
 def test_erasing_needs_no_basis(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever became of model and basis, a person can be erased."""
     run("onboard", "ada", keys=["a"])

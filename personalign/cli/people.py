@@ -45,12 +45,23 @@ def forget(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
 def export(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Print everything stored about a person as JSON.
 
+    A row that was damaged is printed as it is stored, marked "damaged".
+
     With --json: user, known (whether anything is stored about them) and tables, on one line.
     """
+    from personalign.store.records import num_damaged
+
     with open_store(store) as opened:
         known = opened.person(check_user(user)).created_at is not None
         row = opened.export(user) | {"known": known}
     _say_if_unknown(user, known)
+    if damaged := num_damaged(row):
+        err.print(
+            f'{damaged} rows were damaged; they are printed as they are stored, marked "damaged"; restore a backup '
+            "with: personalign db restore",
+            markup=False,
+            soft_wrap=True,
+        )
     print_row(row, as_json, out.print_json, data=row)
 
 

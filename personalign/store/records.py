@@ -11,7 +11,7 @@ from math import fsum
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import Boolean, Column, ColumnElement, Select, func, select, type_coerce
+from sqlalchemy import Boolean, Column, ColumnElement, FromClause, Select, func, select, type_coerce
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.types import NullType
 
@@ -36,7 +36,9 @@ DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a b
 # columns that a value has under the same name
 SHOWN = ("question_id", "a", "b", "swapped", "kind")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
+MARK = "damaged"  # of an exported row
 Sealed = PresentationRow | AnswerRow | ProfileRow
+SEALED = {table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow)}
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
 
@@ -116,8 +118,7 @@ def shown_to(user: str, basis_id: str) -> tuple[ColumnElement[bool], ColumnEleme
 def to_presentation(row: PresentationRow) -> Presentation:
     """Make the value, its texts and features checked."""
     check_row(row)
-    if row.digest != _digest(row):
-        raise StoreError(f"the texts of presentation {row.id!a} {DAMAGED}")
+    check_texts(row)
     prompt = tuple(cast("list[Message]", row.prompt))
     columns = _same(row, (*SHOWN, "id", "basis_id", "shown_at"))
     return Presentation(**columns, user=row.user_id, prompt=prompt, v=decode(row.v))
@@ -145,6 +146,12 @@ def check_row(row: Sealed) -> None:
     if row.checksum != _checksum(row):
         name = "a profile" if isinstance(row, ProfileRow) else f"{row.__tablename__[:-1]} {row.id!a}"
         raise StoreError(f"{name} {DAMAGED}")
+
+
+def check_texts(row: PresentationRow) -> None:
+    """Refuse texts that changed since they were written, and quote none of them."""
+    if row.digest != _digest(row):
+        raise StoreError(f"the texts of presentation {row.id!a} {DAMAGED}")
 
 
 # Writing
@@ -266,7 +273,7 @@ def _checksum(row: Sealed) -> str:
 def export_person(session: Session, user: str) -> dict[str, Any]:
     """Read every row with this user's key; a table that is added later is exported without a change here.
 
-    What can't be read is exported as it is stored.
+    What can't be read is exported as it is stored. Its row, and one that doesn't match its checksum, has ``MARK``.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     for table in Table.metadata.sorted_tables:
@@ -274,29 +281,58 @@ def export_person(session: Session, user: str) -> dict[str, Any]:
         if key is not None:
             stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
             rows = session.execute(select(*stored).where(key == user).order_by(*table.primary_key)).mappings()
-            tables[table.name] = [{name: _readable(table.columns[name], row[name]) for name in row} for row in rows]
+            tables[table.name] = [_readable(table, row) for row in rows]
+            if (sealed := SEALED.get(table.name)) is not None:
+                whole = session.scalars(select(sealed).where(key == user).order_by(*table.primary_key))
+                for plain, row in zip(tables[table.name], whole, strict=True):
+                    plain.update({} if _is_sound(row) else {MARK: True})
     return {"user": user, "tables": tables}
 
 
-def _readable(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
-    if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def num_damaged(exported: Mapping[str, Any]) -> int:
+    """Count the rows of an export that have ``MARK``."""
+    return sum(MARK in row for rows in exported["tables"].values() for row in rows)
+
+
+def _is_sound(row: Sealed) -> bool:
     try:
-        return _parse(column, value)
-    except (TypeError, ValueError, RecursionError):
-        return value.hex() if isinstance(value, bytes) else value
+        check_row(row)
+        if isinstance(row, PresentationRow):
+            check_texts(row)
+    except StoreError:
+        return False
+    return True
+
+
+def _readable(table: FromClause, stored: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in stored.items():
+        try:
+            row[name] = _parse(table.columns[name], value)
+        except (KeyError, TypeError, ValueError, RecursionError):
+            row[name] = _raw(value)
+            row[MARK] = True
+    return row
+
+
+def _raw(value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewise
     if isinstance(value, bytes):
         return decode(value).tolist()
+    if isinstance(value, str):
+        value.encode()  # refuses what isn't UTF-8
     if isinstance(column.type, UtcDateTime) and value is not None:
         return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
     if isinstance(column.type, Json):
         plain = json.loads(value)
         json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
         return plain
-    return bool(value) if isinstance(column.type, Boolean) and value in {0, 1} else value
+    return {0: False, 1: True}[value] if isinstance(column.type, Boolean) else value
 
 
 # Bytes and checksums

@@ -13,6 +13,7 @@ import pytest
 from personalign.errors import StoreError
 from personalign.store import Shown, Store, database, records, schema
 from personalign.store.database import sqlite_driver
+from personalign.store.records import num_damaged
 from personalign.store.tables import AnswerRow, PresentationRow, ProfileRow
 from tests.store.store_worker import is_known
 
@@ -114,7 +115,9 @@ def believed(store: Store, raw: Any, table: str, column: str) -> int:
         except Exception:  # noqa: BLE001 - an error of another's is no answer
             wrong += 1
         wrong += say(store, "ben") != sound["ben"]
-        json.dumps(store.export("ada"), ensure_ascii=False).encode()  # told as it is, in proper Unicode
+        exported = store.export("ada")
+        json.dumps(exported, ensure_ascii=False).encode()  # told as it is, in proper Unicode
+        wrong += column != "user_id" and not num_damaged(exported)  # that row is no longer hers
         put(raw, table, column, row, before)
     assert say(store, "ada") == sound["ada"]
     return wrong
@@ -140,7 +143,9 @@ def test_a_damaged_answer_stops_only_what_needs_it(filled: Store, raw, fit) -> N
     assert filled.profile("ada", "basis") is not None
     waiting = filled.open_presentation("ada", "basis")
     assert waiting is not None
-    assert filled.export("ada")["tables"]["answers"][0]["choice"] == "z"
+    answers = filled.export("ada")["tables"]["answers"]
+    assert (answers[0]["choice"], answers[0]["damaged"]) == ("z", True)
+    assert not any("damaged" in answer for answer in answers[1:])
     with pytest.raises(StoreError, match="answer 1 doesn't match its checksum"):
         filled.commit_answer("ada", waiting.id, "a", fit)
     filled.forget("ada")

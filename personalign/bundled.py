@@ -51,8 +51,8 @@ def locate(
         basis = str(ZOO / model / "basis")
     if basis is None:
         raise BasisError(
-            f"no basis was named for the model {model!r}, and none is bundled for it; pass basis=PATH, or make one "
-            f"with: personalign basis bootstrap --model {model} --prompts FILE"
+            f"no basis was named for the model {model!r}, and none is bundled for it; pass basis=PATH (or --basis), or "
+            f"make one with: personalign basis bootstrap --model {model} --prompts FILE"
         )
     return Source(model_place(model), Path(basis), small, folders, reward, embedder, device)
 

@@ -21,6 +21,14 @@ def disk_errors(path: Path, problem: str, advice: str) -> Iterator[None]:
         raise StoreError(f"{path} can't be {problem} ({error.strerror}); {advice}") from error
 
 
+def require_folder(path: Path) -> None:
+    """Refuse a path in a folder that isn't there: it may be misspelt."""
+    if not path.parent.is_dir():
+        raise StoreError(
+            f"there is no folder {path.parent} for the store; check the path, or make both with: personalign db upgrade"
+        )
+
+
 def make_file(path: Path) -> None:
     """Make an empty file only its owner can read, with missing folders; one that is there is left as it is."""
     with disk_errors(path, "made", "pass a path in a folder you can write"), suppress(FileExistsError):

@@ -20,7 +20,7 @@ from personalign.store.answering import Change
 from personalign.store.connections import Connections
 from personalign.store.database import locate
 from personalign.store.erase import count_erasures, erase, erase_again, erased_after
-from personalign.store.files import make_file, require_file
+from personalign.store.files import make_file, require_file, require_folder
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
@@ -43,12 +43,15 @@ class Store:
     def open(cls, url: str, create: bool = True) -> Store:
         """Open a store; where there is none yet, make it with the current schema, unless ``create`` is False.
 
+        Folders are made by ``upgrade`` alone.
+
         Raises:
             StoreError: the file can't be used, or belongs to another program, or has another store's tombstones.
             SchemaError: its schema is older or newer than this code.
         """
         database = locate(url)
         if create:
+            require_folder(database.path)
             make_file(database.path)
         require_file(database.path)
         connections = Connections(database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sys
@@ -124,6 +125,7 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
     path = tmp_path / "made" / "deep" / "profiles.db"
     before = os.umask(0)
     try:
+        schema.upgrade(f"sqlite:///{path}")
         with Store.open(f"sqlite:///{path}") as store:
             store.add_user("ada")
             store.forget("ada")
@@ -134,6 +136,15 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
     assert set(modes.values()) == {0o600}
     assert path.parent.stat().st_mode & 0o777 == path.parent.parent.stat().st_mode & 0o777 == 0o700
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:
+    """It may be misspelt; a store in a folder that is there is made (the control)."""
+    with pytest.raises(StoreError, match=re.escape(f"there is no folder {tmp_path / 'no' / 'such'}")):
+        Store.open(f"sqlite:///{tmp_path / 'no' / 'such' / 'profiles.db'}")
+    assert not list(tmp_path.iterdir())
+    Store.open(f"sqlite:///{tmp_path / 'profiles.db'}").close()
+    assert (tmp_path / "profiles.db").exists()
 
 
 def test_a_file_that_stood_keeps_its_mode(path: Path, url: str) -> None:

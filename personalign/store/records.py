@@ -11,7 +11,8 @@ from math import fsum
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import Boolean, Column, ColumnElement, FromClause, Select, func, select, type_coerce
+from sqlalchemy import Boolean, Column, ColumnElement, Select, func, select, type_coerce
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.types import NullType
 
@@ -38,7 +39,7 @@ SHOWN = ("question_id", "a", "b", "swapped", "kind")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
 MARK = "damaged"  # of an exported row
 Sealed = PresentationRow | AnswerRow | ProfileRow
-SEALED = {table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow)}
+SEALED: dict[str, type[Sealed]] = {table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow)}
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
 
@@ -281,11 +282,11 @@ def export_person(session: Session, user: str) -> dict[str, Any]:
         if key is not None:
             stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
             rows = session.execute(select(*stored).where(key == user).order_by(*table.primary_key)).mappings()
-            tables[table.name] = [_readable(table, row) for row in rows]
+            tables[table.name] = [_readable(table, dict(row)) for row in rows]
             if (sealed := SEALED.get(table.name)) is not None:
                 whole = session.scalars(select(sealed).where(key == user).order_by(*table.primary_key))
-                for plain, row in zip(tables[table.name], whole, strict=True):
-                    plain.update({} if _is_sound(row) else {MARK: True})
+                for plain, sealed_row in zip(tables[table.name], whole, strict=True):
+                    plain.update({} if _is_sound(sealed_row) else {MARK: True})
     return {"user": user, "tables": tables}
 
 
@@ -304,7 +305,7 @@ def _is_sound(row: Sealed) -> bool:
     return True
 
 
-def _readable(table: FromClause, stored: Mapping[str, Any]) -> dict[str, Any]:
+def _readable(table: SqlTable, stored: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in stored.items():
         try:

@@ -286,7 +286,7 @@ def export_person(session: Session, user: str) -> dict[str, Any]:
             if (sealed := SEALED.get(table.name)) is not None:
                 whole = session.scalars(select(sealed).where(key == user).order_by(*table.primary_key))
                 for plain, sealed_row in zip(tables[table.name], whole, strict=True):
-                    plain.update({} if _is_sound(sealed_row) else {MARK: True})
+                    plain.update({} if _is_sound(cast("Sealed", sealed_row)) else {MARK: True})
     return {"user": user, "tables": tables}
 
 

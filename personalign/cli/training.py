@@ -60,7 +60,7 @@ def basis_bootstrap(
     tokens, r2 and r2_forced (means over axes, held out), steering, utility and kl on dev prompts, unsteered utility.
     """
     settings = read_settings()
-    from personalign.train.basis.bootstrap import make_basis
+    from personalign.train.basis.build import make_basis
 
     budget = _budget(replies, max_tokens, seed, axes, quick=quick)
     made = make_basis(model or settings.model, prompts, folder, device or settings.device, budget)
@@ -177,9 +177,9 @@ def _budget(replies: int, max_tokens: int, seed: int, axes: str | None, *, quick
 def _fit_backbone(
     log: AnswerLog, model: str, folder: Path, axes_of: Path | None, device: str, seed: int, as_json: bool
 ) -> None:
-    from personalign.train.reward.from_log import backbone_from_log
+    from personalign.train.reward.from_log import make_backbone
 
-    made = backbone_from_log(log, model, folder, axes_of, device, seed)
+    made = make_backbone(model, log, folder, device, axes_of, seed=seed)
     if not made.helps:
         err.print("the reward model predicts held-out people no better than a coin; more answers may help")
     print_row(made.row(), as_json, show_report, out, made.row())

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from personalign.basis import Basis
 from personalign.train.plans import Plans
-from personalign.types import Steering
+from personalign.types import Array, Steering
 
-FAULTS = ("repetition", "empty", "truncated")
 LICENCE = """\
 ## Licence
 
@@ -40,7 +38,8 @@ class Outcome:
 
     def breaks_less_than(self, other: Outcome, tolerance: float) -> bool:
         """Whether it shows no more faults than ``other``."""
-        return all(getattr(self, fault) <= getattr(other, fault) + tolerance for fault in FAULTS)
+        faults = ("repetition", "empty", "truncated")
+        return all(getattr(self, fault) <= getattr(other, fault) + tolerance for fault in faults)
 
     def row(self) -> dict[str, float]:
         """A flat row for the card."""
@@ -53,8 +52,8 @@ class Report:
 
     num_replies: int
     num_tokens: int
-    r2: Float[NDArray[np.float64], "d"]  # on held-out prompts; NaN where nothing varied
-    r2_forced: Float[NDArray[np.float64], "d"]  # of these, on uniformly drawn tokens
+    r2: Float[Array, "d"]  # on held-out prompts; NaN where nothing varied
+    r2_forced: Float[Array, "d"]  # of these, on uniformly drawn tokens
     grid: list[Outcome]  # the unsteered model first
     by_alpha: dict[float, tuple[Outcome, Outcome]]  # unsteered and steered
 
@@ -81,15 +80,13 @@ def write_basis_card(
     folder: Path, basis: Basis, report: Report, origin: Origin, plans: Plans, about_people: str | None = None
 ) -> None:
     """Write axes with the head's R², the calibration grid, what steering does at each α, and a section on people."""
-    axes = [
-        {"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}", "R²": r2, "R², forced": forced}
-        for a, r2, forced in zip(basis.axes, report.r2.tolist(), report.r2_forced.tolist(), strict=True)
-    ]
+    predicted = zip(_axes(basis), report.r2.tolist(), report.r2_forced.tolist(), strict=True)
+    axes = [axis | {"R²": r2, "R², forced": forced} for axis, r2, forced in predicted]
     stacks = [
         {"α": alpha, "utility, unsteered": plain.utility, "utility": steered.utility, "KL": steered.kl}
         for alpha, (plain, steered) in report.by_alpha.items()
     ]
-    r2, r2_forced = (_cell(mean_r2(values)) for values in (report.r2, report.r2_forced))
+    r2, r2_forced = (cell(mean_known(values)) for values in (report.r2, report.r2_forced))
     (folder / "README.md").write_text(
         f"""# {origin.title}
 
@@ -128,7 +125,7 @@ greedy, half sampled.
 
 {table([o.row() for o in report.grid])}
 
-{_others(plans)}
+Other simulated people, at each α:
 
 {table(stacks)}
 
@@ -140,7 +137,6 @@ greedy, half sampled.
 def write_people_card(folder: Path, basis: Basis, origin: Origin, about_people: str, obstacle: str) -> None:
     """Write the card of a basis that holds what a log says of people, and steers nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    axes = [{"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}"} for a in basis.axes]
     (folder / "README.md").write_text(
         f"""# {origin.title}
 
@@ -151,11 +147,15 @@ Made by `{origin.command}`.
 
 {about_people}## Axes
 
-{table(axes)}
+{table(_axes(basis))}
 
 {origin.licence}""",
         encoding="utf-8",
     )
+
+
+def _axes(basis: Basis) -> list[dict[str, Any]]:
+    return [{"axis": a.name, "about": a.about, "less ↔ more": f"{a.less} ↔ {a.more}"} for a in basis.axes]
 
 
 def _counted(basis: Basis) -> str:
@@ -192,26 +192,27 @@ def _strength(basis: Basis) -> str:
     return chosen if steering.beta else f"**This basis doesn't steer**: {chosen}, because no other setting is allowed"
 
 
-def _others(plans: Plans) -> str:
-    expert = "" if plans.learn.expert is None else "With the expert under the reward, "
-    return f"{expert}other simulated people:".capitalize()
-
-
-def mean_r2(r2: NDArray[np.float64]) -> float:
-    """Over the axes that varied; NaN where none did."""
-    known = r2[~np.isnan(r2)]
+def mean_known(values: Float[Array, "d"]) -> float:
+    """Over the axes where something was measured; NaN where nothing was."""
+    known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan
+
+
+def rounded_mean(values: Float[Array, "d"]) -> float | None:
+    """The same as a JSON value."""
+    return None if math.isnan(mean := mean_known(values)) else round(mean, 4)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the same keys as a Markdown table."""
     header = list(rows[0])
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_cell(row[key]) for key in header) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell(row[key]) for key in header) + " |" for row in rows]
     return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as cards print it."""
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.3f}"
     return str(value)

@@ -8,27 +8,17 @@ is never chosen by what it says. Read ``basis/people.py`` or ``reward/from_log.p
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Int
-from numpy.typing import NDArray
-
 from personalign.errors import InputError, MessageError
 from personalign.messages import Conversation, check_text
 from personalign.train.prompts import looks_like_messages, read_prompt
-from personalign.train.rows import BadRowError, Columns, Row, read_rows
-from personalign.types import CHOICES, INFORMATIVE, Message
+from personalign.train.rows import OPTIONAL, BadRowError, Row, read_rows
+from personalign.types import CHOICES, INFORMATIVE
 
-COLUMNS = Columns(
-    required=("user", "prompt", "a", "b", "choice"),
-    optional=("id", "time"),
-    example='{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}',
-)
 BAD_ROWS = 0.1  # a share of them that a log may have
 MIN_PEOPLE = 2
 MIN_CONSTANT = 5  # answers; fewer are on one side by chance too often to speak of
@@ -63,26 +53,15 @@ class LogCounts:
 
 
 @dataclass(frozen=True)
-class AnswerLog:
-    """Answers in the order of the file, one entry of each column for an answer."""
+class Answer:
+    """Which of two replies to a prompt a person preferred."""
 
-    user: tuple[str, ...]
-    prompt: tuple[Conversation, ...]
-    a: tuple[str, ...]  # the reply shown on the left
-    b: tuple[str, ...]
-    choice: tuple[str, ...]
-    counts: LogCounts
-    name: str  # of the file, without its folder
-
-
-@dataclass(frozen=True)
-class _Answer:
     user: str
     prompt: Conversation
-    a: str
+    a: str  # the reply shown on the left
     b: str
     choice: str
-    event: tuple[str, ...]  # the row's id and time, as far as there are any
+    event: tuple[str, ...] = ()  # the row's id and time, as far as there are any
 
     @property
     def pair(self) -> tuple[str, tuple[tuple[str, str], ...], str, str]:
@@ -94,6 +73,15 @@ class _Answer:
     def preferred(self) -> str:
         """The choice as if the pair had been shown in the texts' order."""
         return MIRRORED.get(self.choice, self.choice) if self.a > self.b else self.choice
+
+
+@dataclass(frozen=True)
+class AnswerLog:
+    """Answers in the order of the file."""
+
+    answers: tuple[Answer, ...]
+    counts: LogCounts
+    name: str  # of the file, without its folder
 
 
 def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) -> AnswerLog:
@@ -109,78 +97,59 @@ def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) ->
             each kind with line and column; or the answers are all one person's.
         MissingExtra: it is Parquet, and pyarrow isn't installed.
     """
-    answers: list[_Answer] = []
-    bad: list[BadRowError] = []
-    num_rows = 0
-    for row in read_rows(path, COLUMNS):
-        num_rows += 1
+    answers: list[Answer] = []
+    bad: dict[str, list[BadRowError]] = {}
+    for row in read_rows(path):
         try:
             answers.append(_answer(row))
         except BadRowError as error:
             if strict:
                 raise
-            bad.append(error)
+            bad.setdefault(error.reason, []).append(error)
     _check_bad(path, bad, len(answers), bad_rows)
-    events: dict[object, _Answer] = {}
+    events: dict[object, Answer] = {}
     for i, answer in enumerate(answers):
         events.setdefault((answer.pair, answer.event or i), answer)
-    distinct = list(events.values())
-    counts = _counts(num_rows, len(answers) - len(distinct), distinct, bad)
+    distinct = tuple(events.values())
+    counts = _counts(len(answers), distinct, bad)
     if counts.people < MIN_PEOPLE:
         raise InputError(
             f"{path} has {len(answers)} answers of {counts.people} people; expected those of at least {MIN_PEOPLE}, "
             "better of hundreds: what people differ in can't be learnt from one"
         )
-    return AnswerLog(
-        user=tuple(answer.user for answer in distinct),
-        prompt=tuple(answer.prompt for answer in distinct),
-        a=tuple(answer.a for answer in distinct),
-        b=tuple(answer.b for answer in distinct),
-        choice=tuple(answer.choice for answer in distinct),
-        counts=counts,
-        name=path.name,
-    )
+    return AnswerLog(distinct, counts, path.name)
 
 
-def _by_reason(bad: Sequence[BadRowError]) -> dict[str, BadRows]:
-    first = {row.reason: row.place for row in reversed(bad)}
-    return {reason: BadRows(times, first[reason]) for reason, times in Counter(row.reason for row in bad).items()}
+def _check_bad(path: Path, bad: Mapping[str, Sequence[BadRowError]], num_answers: int, most: float) -> None:
+    lines = {reason: sum(row.num_lines for row in rows) for reason, rows in sorted(bad.items())}
+    num_bad = sum(lines.values())
+    if num_bad > most * (num_bad + num_answers):
+        kinds = "\n".join(f"  {number:,} have {reason}: {bad[reason][0]}" for reason, number in lines.items())
+        raise InputError(
+            f"{path} has {num_bad:,} unusable rows of {num_bad + num_answers:,}, expected {most:.0%} at most; mend "
+            f"them, or let more be left out with --bad-rows. Of each kind the first:\n{kinds}"
+        )
 
 
-def _check_bad(path: Path, bad: Sequence[BadRowError], num_answers: int, most: float) -> None:
-    num_lines = sum(row.num_lines for row in bad)
-    if num_lines <= most * (num_lines + num_answers):
-        return
-    first = {row.reason: row for row in reversed(bad)}
-    kinds = "\n".join(
-        f"  {sum(row.num_lines for row in bad if row.reason == reason):,} have {reason}: {row}"
-        for reason, row in sorted(first.items())
-    )
-    raise InputError(
-        f"{path} has {num_lines:,} unusable rows of {num_lines + num_answers:,}, expected {most:.0%} at most; mend "
-        f"them, or let more be left out with --bad-rows. Of each kind the first:\n{kinds}"
-    )
-
-
-def _counts(num_rows: int, duplicates: int, answers: Sequence[_Answer], bad: Sequence[BadRowError]) -> LogCounts:
+def _counts(num_usable: int, answers: Sequence[Answer], bad: Mapping[str, Sequence[BadRowError]]) -> LogCounts:
     informative = [answer for answer in answers if answer.choice in INFORMATIVE]
     choices = defaultdict(list)
     for answer in informative:
         choices[answer.user].append(answer.choice)
     preferred = {(answer.pair, answer.preferred) for answer in informative}
     return LogCounts(
-        rows=num_rows,
+        rows=num_usable + sum(map(len, bad.values())),
         people=len({answer.user for answer in answers}),
-        duplicates=duplicates,
+        duplicates=num_usable - len(answers),
         repeats=len(answers) - len({answer.pair for answer in answers}),
         contradictions=sum(times > 1 for times in Counter(pair for pair, _ in preferred).values()),
         uninformative=len(answers) - len(informative),
         constant_people=sum(len(given) >= MIN_CONSTANT and set(given) in ({"a"}, {"b"}) for given in choices.values()),
-        bad=_by_reason(bad),
+        bad={reason: BadRows(len(rows), rows[0].place) for reason, rows in bad.items()},
     )
 
 
-def _answer(row: Row | BadRowError) -> _Answer:
+def _answer(row: Row | BadRowError) -> Answer:
     if isinstance(row, BadRowError):
         raise row
     user, choice = _text(row, "user"), _text(row, "choice")
@@ -191,8 +160,8 @@ def _answer(row: Row | BadRowError) -> _Answer:
         raise row.bad(
             "b", "the same reply twice", "holds the same text as column 'a'; expected another reply; leave the row out"
         )
-    event = tuple(f"{name} {row.cells[name]}" for name in COLUMNS.optional if row.cells.get(name) not in (None, ""))
-    return _Answer(user, _prompt(row), a, b, choice, event)
+    event = tuple(f"{name} {row.cells[name]}" for name in OPTIONAL if row.cells.get(name) not in (None, ""))
+    return Answer(user, _prompt(row), a, b, choice, event)
 
 
 def _text(row: Row, column: str) -> str:
@@ -220,43 +189,3 @@ def _prompt(row: Row) -> Conversation:
         return read_prompt(cell)
     except MessageError as error:
         raise row.bad("prompt", "a prompt that can't be used", f"can't be used: {error}") from error
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """Informative answers, and the different replies that they are about."""
-
-    person: Int[NDArray[np.int64], "N"]  # counted from 0
-    a: Int[NDArray[np.int64], "N"]  # the reply on the left
-    b: Int[NDArray[np.int64], "N"]
-    choice: NDArray[np.object_]
-    prompts: Sequence[Sequence[Message]]  # of every reply
-    texts: Sequence[str]
-    origins: Sequence[str]  # the answer of the log in which a reply comes first
-
-    @property
-    def num_people(self) -> int:
-        """How many people answered."""
-        return int(self.person.max(initial=-1)) + 1
-
-
-def number_answers(log: AnswerLog) -> Answers:
-    """Number people and different replies in the order of names and of appearance."""
-    informative = [i for i, choice in enumerate(log.choice) if choice in INFORMATIVE]
-    places: dict[str, int] = {}
-    prompts: list[Sequence[Message]] = []
-    texts: list[str] = []
-    origins: list[str] = []
-    sides: dict[str, list[int]] = {"a": [], "b": []}
-    for i in informative:
-        for side, reply in (("a", log.a[i]), ("b", log.b[i])):
-            key = json.dumps([list(log.prompt[i]), reply])
-            if key not in places:
-                places[key] = len(texts)
-                prompts.append(log.prompt[i])
-                texts.append(reply)
-                origins.append(f"{side} of answer {i + 1}")
-            sides[side].append(places[key])
-    person = np.unique([log.user[i] for i in informative], return_inverse=True)[1].astype(np.int64).ravel()
-    choice = np.array([log.choice[i] for i in informative], dtype=object)
-    return Answers(person, np.array(sides["a"]), np.array(sides["b"]), choice, prompts, texts, origins)

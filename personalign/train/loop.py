@@ -176,21 +176,17 @@ class Checkpoint:
         step, tensors = int(metadata["step"]), load_file(self.path)
         load_parameters(self.model, tensors)
         for i, (optimizer, rates) in enumerate(zip(self.optimizers, json.loads(metadata["rates"]), strict=True)):
-            _load_optimizer(optimizer, tensors, f"optimizer.{i}.")
+            packed = optimizer.state_dict()
+            for key, value in tensors.items():
+                if key.startswith(f"optimizer.{i}."):
+                    j, field = key.split(".", 3)[2:]
+                    packed["state"].setdefault(int(j), {})[field] = value
+            optimizer.load_state_dict(packed)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group |= {key: tuple(value) if isinstance(value, list) else value for key, value in rate.items()}
         if self.schedule is not None:
             self.schedule.load_state_dict({"last_epoch": step, "_step_count": step + 1})
         return step
-
-
-def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    packed = optimizer.state_dict()
-    for key, value in tensors.items():
-        if key.startswith(prefix):
-            j, field = key.removeprefix(prefix).split(".", 1)
-            packed["state"].setdefault(int(j), {})[field] = value
-    optimizer.load_state_dict(packed)
 
 
 def parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -43,11 +43,7 @@ class Prompts:
 
 
 def read_prompt(cell: object) -> Conversation:
-    """Take a prompt as files hold it: a list of messages, the JSON of one, or the text of the user's only message.
-
-    Raises:
-        MessageError: it isn't such, or is a text that was meant as messages, such as Python prints them.
-    """
+    """Take a prompt as files hold it: a list of messages, the JSON of one, or the text of the user's only message."""
     if not isinstance(cell, str):
         return read_messages(cell)
     messages = _spelt_out(cell)
@@ -79,13 +75,10 @@ def looks_like_messages(text: str) -> bool:
     return _RECORD.match(begin) is not None
 
 
-def read_prompts(path: Path) -> list[tuple[Line, Conversation]]:
+def read_prompts(path: Path) -> list[tuple[object, Conversation]]:
     """Read a file of prompts, each with its line; no model is needed yet.
 
     A JSONL file has an object a line, with ``messages`` or a ``prompt``; any other has a user's message a line.
-
-    Raises:
-        InputError: a line isn't such, naming the file and the line.
     """
     return [(line, _prompt(line)) for line in read_lines(path)]
 
@@ -103,65 +96,33 @@ def _prompt(line: Line) -> Conversation:
         raise MessageError(f"{line} can't be answered: {error}") from error
 
 
-def check_prompts(
-    lines: Sequence[tuple[Line, Conversation]], causal: CausalModel, max_tokens: int
-) -> tuple[list[Conversation], int]:
-    """Take the different prompts of a file, and count those left out because they came before.
-
-    Raises:
-        InputError: the model can't answer one in ``max_tokens``, naming its line, or there are too few.
-        ModelError: the model has no chat template.
-    """
-    for line, prompt in lines:
-        try:
-            _check_room(causal, prompt, max_tokens)
-        except MessageError as error:
-            raise MessageError(f"{line} can't be answered: {error}") from error
-    prompts = _different([prompt for _, prompt in lines])
-    _check_number(len(prompts), f"{lines[0][0].path if lines else 'the file'} holds {len(prompts)} different prompts")
-    return prompts, len(lines) - len(prompts)
-
-
 def take_prompts(
-    prompts: Sequence[Conversation], causal: CausalModel, max_tokens: int, source: str
+    prompts: Sequence[tuple[object, Conversation]], causal: CausalModel, max_tokens: int, source: str, *, strict: bool
 ) -> tuple[list[Conversation], int]:
-    """Take the different ones that the model can answer in ``max_tokens``, and count the different ones it can't.
+    """Take the different prompts that the model can answer in ``max_tokens``, and count all different ones.
 
-    Raises:
-        InputError: there are too few, naming the source.
-        ModelError: the model has no chat template.
+    Each comes with its place; ``strict`` refuses the first that the model can't answer, and names its place.
     """
-    different = _different(prompts)
-    usable = [prompt for prompt in different if _has_room(causal, prompt, max_tokens)]
-    _check_number(
-        len(usable), f"{source} holds {len(different)} different prompts; the model can answer {len(usable)} of them"
-    )
-    return usable, len(different) - len(usable)
-
-
-def _different(prompts: Sequence[Conversation]) -> list[Conversation]:
-    return list({json.dumps(prompt): prompt for prompt in prompts}.values())
-
-
-def _has_room(causal: CausalModel, prompt: Conversation, max_tokens: int) -> bool:
-    try:
-        _check_room(causal, prompt, max_tokens)
-    except MessageError:
-        return False
-    return True
-
-
-def _check_room(causal: CausalModel, prompt: Conversation, max_tokens: int) -> None:
+    different: dict[str, tuple[object, Conversation]] = {}
+    for place, prompt in prompts:
+        different.setdefault(json.dumps(prompt), (place, prompt))
     room = None if causal.context is None else causal.context - max_tokens
-    render(causal.tokenizer, prompt, max_prompt_tokens=room)
-
-
-def _check_number(number: int, description: str) -> None:
-    if number < MIN_PROMPTS:
+    usable = []
+    for place, prompt in different.values():
+        try:
+            render(causal.tokenizer, prompt, max_prompt_tokens=room)
+            usable.append(prompt)
+        except MessageError as error:
+            if strict:
+                raise MessageError(f"{place} can't be answered: {error}") from error
+    if len(usable) < MIN_PROMPTS:
+        answered = "" if strict else f"; the model can answer {len(usable)} of them"
         raise InputError(
-            f"{description}, expected at least {MIN_PROMPTS}, ideally a few hundred: a question is asked about each, "
-            "and the head learns from the replies to them; pass more with --prompts"
+            f"{source} holds {len(different)} different prompts{answered}, expected at least {MIN_PROMPTS}, ideally a "
+            "few hundred: a question is asked about each, and the head learns from the replies to them; pass more with "
+            "--prompts"
         )
+    return usable, len(different)
 
 
 def split_prompts(prompts: Sequence[Conversation], seed: int) -> Prompts:

@@ -6,7 +6,7 @@ import codecs
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from personalign.errors import InputError, MissingExtra
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
+REQUIRED, OPTIONAL = ("user", "prompt", "a", "b", "choice"), ("id", "time")  # columns of a log
+EXAMPLE = '{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}'
 WIDEST_CELL = 2**31 - 1  # of what csv may read: a cell that is too long is refused here, with its column
 
 
@@ -46,11 +48,7 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """Give the lines that aren't blank.
-
-    Raises:
-        InputError: the file is a table, can't be read, or a line isn't UTF-8.
-    """
+    """Give the lines that aren't blank."""
     if path.suffix.lower() in TABLE_SUFFIXES:
         raise InputError(f"{path} is a table; expected JSONL, or a text a line; write its rows as .jsonl")
     for number, line in enumerate(whole_lines(path), start=1):
@@ -62,25 +60,18 @@ def whole_lines(path: Path, errors: str = "strict") -> Iterator[str]:
     """Give all lines with their ends, without a byte order mark, one at a time in memory.
 
     ``errors`` says what becomes of bytes that aren't UTF-8, as ``bytes.decode`` takes it.
-
-    Raises:
-        InputError: the file can't be read, or a line isn't UTF-8.
     """
+    number = 0
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                yield _decoded(path, number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line, errors)
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}); expected a text file") from error
-
-
-def _decoded(path: Path, number: int, line: bytes, errors: str) -> str:
-    try:
-        return line.decode(errors=errors)
+                yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode(errors=errors)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}, line {number} isn't UTF-8 at byte {error.start + 1} ({error.reason}); save the file as UTF-8"
         ) from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); expected a text file") from error
 
 
 class BadRowError(InputError):
@@ -108,66 +99,43 @@ class Row:
         return BadRowError(f"{self.name(column)} {message}", reason, self.place)
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The columns that a file has to have, those it may have, and an example of a row."""
-
-    required: Sequence[str]
-    optional: Sequence[str]
-    example: str
-
-    def check(self, place: str, names: Iterable[str]) -> None:
-        """Refuse a header or an object without these columns.
-
-        Raises:
-            InputError: one is missing, or there twice.
-        """
-        times = Counter(list(names))  # names, also of a mapping
-        if missing := [column for column in self.required if not times[column]]:
-            names = ", ".join(map(repr, times)) or "none"
-            raise InputError(
-                f"{place} has no column {', '.join(map(repr, missing))}: found {names}; expected "
-                f"{', '.join(self.required)}"
-            )
-        if repeated := [column for column in (*self.required, *self.optional) if times[column] > 1]:
-            raise InputError(f"{place} has the column {', '.join(map(repr, repeated))} more than once; expected once")
+def _check_columns(place: str, names: Iterable[str]) -> None:
+    """Refuse a header or an object that lacks a column, or has one twice."""
+    times = Counter(list(names))  # names, also of a mapping
+    if missing := [column for column in REQUIRED if not times[column]]:
+        names = ", ".join(map(repr, times)) or "none"
+        raise InputError(
+            f"{place} has no column {', '.join(map(repr, missing))}: found {names}; expected {', '.join(REQUIRED)}"
+        )
+    if repeated := [column for column in (*REQUIRED, *OPTIONAL) if times[column] > 1]:
+        raise InputError(f"{place} has the column {', '.join(map(repr, repeated))} more than once; expected once")
 
 
-def read_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
-    """Give a file's rows; its name says whether it is JSONL, CSV or Parquet.
-
-    Raises:
-        InputError: the file isn't such, or its header lacks a column.
-        MissingExtra: it is Parquet, and pyarrow isn't installed.
-    """
-    suffix = path.suffix.lower()
-    if suffix in JSON_SUFFIXES:
-        return _json_rows(path, columns)
-    if suffix == ".csv":
-        return _csv_rows(path, columns)
-    if suffix == ".parquet":
-        return _parquet_rows(path, columns)
-    raise InputError(f"{path} has a name that ends in {suffix!r}; expected .jsonl, .csv or .parquet")
+def read_rows(path: Path) -> Iterator[Row | BadRowError]:
+    """Give the rows of a log; its name says whether it is JSONL, CSV or Parquet."""
+    readers = {".csv": _csv_rows, ".parquet": _parquet_rows} | dict.fromkeys(JSON_SUFFIXES, _json_rows)
+    if (suffix := path.suffix.lower()) not in readers:
+        raise InputError(f"{path} has a name that ends in {suffix!r}; expected .jsonl, .csv or .parquet")
+    return readers[suffix](path)
 
 
-def _json_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+def _json_rows(path: Path) -> Iterator[Row | BadRowError]:
     for number, text in enumerate(whole_lines(path, errors="surrogateescape"), start=1):
-        if not (text := text.strip()):
-            continue
+        line = Line(path, number, text.strip())
         place = f"line {number}"
         if not _is_utf8(text):
-            yield BadRowError(f"{path}, {place} isn't UTF-8; save the file as UTF-8", "no UTF-8", place)
-            continue
-        try:
-            cells = Line(path, number, text).row(columns.example)
-            columns.check(f"{path}, {place}", cells)
-        except InputError as error:
-            yield BadRowError(str(error), "no object with these columns", place)
-        else:
-            yield Row(path, place, cells)
+            yield _not_utf8(path, place)
+        elif line.text:
+            try:
+                cells = line.row(EXAMPLE)
+                _check_columns(str(line), cells)
+            except InputError as error:
+                yield BadRowError(str(error), "no object with these columns", place)
+            else:
+                yield Row(path, place, cells)
 
 
-def _csv_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+def _csv_rows(path: Path) -> Iterator[Row | BadRowError]:
     header: list[str] = []
     for row in _csv_cells(path):
         if isinstance(row, BadRowError):
@@ -177,7 +145,7 @@ def _csv_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
             continue
         place, cells = row
         if not header:
-            columns.check(f"{path}, {place}", cells)
+            _check_columns(f"{path}, {place}", cells)
             header = cells
         elif len(cells) != len(header):
             yield BadRowError(
@@ -187,7 +155,7 @@ def _csv_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
                 place,
             )
         elif not all(map(_is_utf8, cells)):
-            yield BadRowError(f"{path}, {place} isn't UTF-8; save the file as UTF-8", "no UTF-8", place)
+            yield _not_utf8(path, place)
         else:
             yield Row(path, place, dict(zip(header, cells, strict=True)))
 
@@ -219,7 +187,11 @@ def _is_utf8(text: str) -> bool:
     return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
 
 
-def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
+def _not_utf8(path: Path, place: str) -> BadRowError:
+    return BadRowError(f"{path}, {place} isn't UTF-8; save the file as UTF-8", "no UTF-8", place)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row | BadRowError]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -228,8 +200,8 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row | BadRowError]:
     number = 0
     try:
         with ParquetFile(path) as file:
-            columns.check(str(path), file.schema_arrow.names)
-            names = [n for n in (*columns.required, *columns.optional) if n in file.schema_arrow.names]
+            _check_columns(str(path), file.schema_arrow.names)
+            names = [name for name in (*REQUIRED, *OPTIONAL) if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=1024, columns=names):
                 for i in range(batch.num_rows):
                     number += 1

@@ -32,11 +32,7 @@ Clock = Callable[[], float]
 
 @contextmanager
 def made_in(folder: Path) -> Iterator[Path]:
-    """Give the folder of what a killed run leaves to the next; it is removed once all is made.
-
-    Raises:
-        InputError: the folder holds something that no unfinished run has left.
-    """
+    """Give the folder of what a killed run leaves to the next; it is removed once all is made."""
     work = folder / WORK
     if folder.exists() and not work.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
@@ -59,8 +55,10 @@ def identity(*parts: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def keep(path: Path, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
-    """Read the arrays that an earlier run left at ``path``, or make them and leave them there."""
+def keep(path: Path | None, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays:
+    """Read the arrays that an earlier run left at ``path``, or make them and leave them there; None keeps nothing."""
+    if path is None:
+        return dict(make())
     if not path.exists():
         # safetensors writes memory as it is: a transposed view would come back as other numbers
         arrays = {name: np.asarray(array, order="C") for name, array in make().items()}
@@ -83,17 +81,23 @@ def say(text: str) -> None:
 
 @contextmanager
 def bar(name: str, total: int, done: int = 0, clock: Clock = time.monotonic) -> Iterator[Callable[[], None]]:
-    """Give the function to call after each piece of work; an earlier run did the first ``done`` of ``total``.
-
-    A terminal shows a bar; elsewhere a line is written now and then.
-    """
+    """Give the function to call after each piece of work, for a bar, or a line now and then where no terminal is."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _lines(name, total, done, clock)
+    if console.is_terminal:
+        with Progress(console=console) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            yield lambda: progress.advance(task)
         return
-    with Progress(console=console) as progress:
-        task = progress.add_task(name, total=total, completed=done)
-        yield lambda: progress.advance(task)
+    start = last = clock()
+
+    def advance() -> None:
+        nonlocal done, last
+        done += 1
+        if (now := clock()) - last >= EVERY_S:  # short work is silent
+            last = now
+            say(f"{name}: {done:,} of {total:,} after {(now - start) / 60:.1f} minutes")
+
+    yield advance
 
 
 def track(items: Sequence[Item], name: str, clock: Clock = time.monotonic) -> Iterator[Item]:
@@ -102,17 +106,3 @@ def track(items: Sequence[Item], name: str, clock: Clock = time.monotonic) -> It
         for item in items:
             yield item
             advance()
-
-
-def _lines(name: str, total: int, done: int, clock: Clock) -> Callable[[], None]:
-    """Write a line when ``EVERY_S`` have passed since the last one, so that short work is silent."""
-    start = last = clock()
-
-    def advance() -> None:
-        nonlocal done, last
-        done += 1
-        if (now := clock()) - last >= EVERY_S:
-            last = now
-            say(f"{name}: {done:,} of {total:,} after {(now - start) / 60:.1f} minutes")
-
-    return advance

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from personalign.errors import InputError, MissingExtra
 from personalign.learn.factors import factorise
 from personalign.messages import MAX_TEXT
-from personalign.train.log import COLUMNS as LOG_COLUMNS
-from personalign.train.log import AnswerLog, BadRows, read_log
+from personalign.train.log import Answer, AnswerLog, BadRows, read_log
+from personalign.train.rows import REQUIRED as COLUMNS
 from personalign.types import CHOICES
 
 Row = dict[str, Any]
-COLUMNS = LOG_COLUMNS.required
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "שלום 👋🏽"},
@@ -90,9 +89,7 @@ rows_of_logs = st.lists(
 
 
 def answers_of(log: AnswerLog) -> list[Row]:
-    return [
-        row(u, list(p), a, b, c) for u, p, a, b, c in zip(log.user, log.prompt, log.a, log.b, log.choice, strict=True)
-    ]
+    return [row(answer.user, list(answer.prompt), answer.a, answer.b, answer.choice) for answer in log.answers]
 
 
 def as_messages(rows: Sequence[Row]) -> list[Row]:
@@ -117,7 +114,7 @@ def test_texts_come_back_to_the_character(name: str, tmp_path: Path, rows: list[
 def test_a_conversation_is_a_prompt(name: str, tmp_path: Path) -> None:
     """A list of messages comes back as they are, and a text as the user's only message."""
     log = read_log(WRITERS[name](tmp_path / "log", [row(prompt=TALK), OTHER]))
-    assert [list(prompt) for prompt in log.prompt] == [TALK, [{"role": "user", "content": "Hello"}]]
+    assert [list(answer.prompt) for answer in log.answers] == [TALK, [{"role": "user", "content": "Hello"}]]
 
 
 SPELT_OUT = {  # a conversation's cell as text, in any file
@@ -134,7 +131,7 @@ SPELT_OUT = {  # a conversation's cell as text, in any file
 def test_the_json_of_a_conversation_is_one(cell: str, name: str, tmp_path: Path) -> None:
     """However it was written, and whatever the file."""
     log = read_log(WRITERS[name](tmp_path / "log", [row(prompt=SPELT_OUT[cell]), OTHER]))
-    assert list(log.prompt[0]) == TALK
+    assert list(log.answers[0].prompt) == TALK
 
 
 TEXTS = [
@@ -148,8 +145,8 @@ def test_a_cell_that_only_looks_like_messages_is_text(name: str, tmp_path: Path)
     """JSON of something else, code and brackets are what the user wrote, or a reply."""
     rows = [row(prompt=text) for text in TEXTS] + [row(a=text) for text in TEXTS]
     log = read_log(WRITERS[name](tmp_path / "log", [*rows, OTHER]))
-    assert [prompt[0]["content"] for prompt in log.prompt[: len(TEXTS)]] == TEXTS
-    assert list(log.a[len(TEXTS) : -1]) == TEXTS
+    assert [answer.prompt[0]["content"] for answer in log.answers[: len(TEXTS)]] == TEXTS
+    assert [answer.a for answer in log.answers[len(TEXTS) : -1]] == TEXTS
 
 
 ARRAY = "array([{'content': 'I need a hotel', 'role': 'user'},\n {'content': 'Hi', 'role': 'assistant'}], dtype=object)"
@@ -185,7 +182,7 @@ def test_a_printed_conversation_is_never_taken_for_text(column: str, name: str, 
     first = {"jsonl": "line 2", "csv": "line 3", "parquet": "row 2"}[name]
     (bad,) = log.counts.bad.values()
     assert bad == BadRows(len(PRINTED), first)
-    assert len(log.user) == 180
+    assert len(log.answers) == 180
     with pytest.raises(InputError, match=f"{first}, column '{column}'.* begins like a list of messages"):
         read_log(path, strict=True)
 
@@ -231,25 +228,25 @@ def test_retests_do_not_shrink_what_people_differ_in(tmp_path: Path) -> None:
                 left = rng.random() < 1 / (1 + np.exp(-weight * (value[a] - value[b])))
                 rows.append(row(f"p{person}", "Hello", str(a), str(b), "a" if left else "b"))
 
-    def spread(log: AnswerLog, kept: list[int]) -> float:
-        v = np.array([[value[log.a[i]] - value[log.b[i]]] for i in kept])
-        factors = factorise([log.user[i] for i in kept], v, [log.choice[i] for i in kept], 1)
+    def spread(answers: Sequence[Answer]) -> float:
+        v = np.array([[value[answer.a] - value[answer.b]] for answer in answers])
+        factors = factorise([answer.user for answer in answers], v, [answer.choice for answer in answers], 1)
         return float(np.sqrt(factors.prior.covariance[0, 0]) * np.abs(factors.projection[0, 0]))
 
     log = read_log(write_jsonl(tmp_path / "log", rows))
-    once = [*{(log.user[i], log.a[i], log.b[i], log.choice[i]): i for i in range(len(log.user))}.values()]
-    everything = spread(log, list(range(len(log.user))))
+    once = [*{(answer.user, answer.a, answer.b, answer.choice): answer for answer in log.answers}.values()]
+    everything = spread(log.answers)
     assert 1.5 < everything < 2.6
-    assert spread(log, once) < 0.7 * everything  # control: what was kept before
+    assert spread(once) < 0.7 * everything  # control: what was kept before
 
 
 def test_contradictions_are_counted(tmp_path: Path) -> None:
     """By pair and person; somebody who skipped a pair before they answered it doesn't contradict themselves."""
     rows = [row(choice=choice) for choice in ("a", "b", "tie")] + [row(a="Good day.", b="Hi!", prompt="Bye"), OTHER]
     log = read_log(write_jsonl(tmp_path / "log", [*rows, row(prompt="Bye")]))
-    assert (len(log.user), log.counts.contradictions, log.counts.duplicates) == (6, 2, 0)
+    assert (len(log.answers), log.counts.contradictions, log.counts.duplicates) == (6, 2, 0)
     log = read_log(write_jsonl(tmp_path / "log", [row(choice="skip"), row(choice="neither"), row(), OTHER]))
-    assert (len(log.user), log.counts.contradictions, log.counts.uninformative) == (4, 0, 2)
+    assert (len(log.answers), log.counts.contradictions, log.counts.uninformative) == (4, 0, 2)
 
 
 def test_people_who_always_choose_one_side_are_kept_and_counted(tmp_path: Path) -> None:
@@ -267,7 +264,7 @@ def test_people_who_always_choose_one_side_are_kept_and_counted(tmp_path: Path) 
     }
     rows = [answer for user, choices in people.items() for answer in answers(user, choices)]
     log = read_log(write_jsonl(tmp_path / "log", rows))
-    assert (log.counts.people, log.counts.constant_people, len(log.user)) == (5, 2, len(rows))
+    assert (log.counts.people, log.counts.constant_people, len(log.answers)) == (5, 2, len(rows))
 
 
 UNUSABLE = "a prompt that can't be used"
@@ -329,7 +326,7 @@ def test_a_tenth_may_be_bad_and_no_more(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="4 unusable rows of 31, expected 10% at most"):
         read_log(write_jsonl(tmp_path / "log", [*odd, *rows, row(choice="?")]))
-    assert len(read_log(write_jsonl(tmp_path / "log", [*odd, *rows, row(choice="?")]), 0.2).user) == 27
+    assert len(read_log(write_jsonl(tmp_path / "log", [*odd, *rows, row(choice="?")]), 0.2).answers) == 27
 
 
 def test_a_quote_left_open_counts_all_the_lines_it_takes(tmp_path: Path) -> None:
@@ -341,7 +338,7 @@ def test_a_quote_left_open_counts_all_the_lines_it_takes(tmp_path: Path) -> None
         read_log(path)
     path.write_text("\n".join([",".join(COLUMNS), *lines[:20], 'u,p,"x"!,y,a', *lines[20:]]) + "\n")
     log = read_log(path)  # control: one that is closed takes one line
-    assert (len(log.user), log.counts.bad) == (40, {"no CSV": BadRows(1, "line 22")})
+    assert (len(log.answers), log.counts.bad) == (40, {"no CSV": BadRows(1, "line 22")})
 
 
 @pytest.mark.parametrize(
@@ -370,7 +367,7 @@ def test_half_a_surrogate_is_named(tmp_path: Path) -> None:
             with pytest.raises(InputError, match="line 2, column 'a' holds half a surrogate pair at character 1"):
                 read_log(path, strict=True)
         else:
-            assert read_log(path).a[1] == "😀!"
+            assert read_log(path).answers[1].a == "😀!"
 
 
 LINES = {  # suffix, whole content, what is said
@@ -454,7 +451,7 @@ def test_a_wide_cell_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     talk = [{"role": "user", "content": "x" * 90_000}] * 3
     log = read_log(write_csv(tmp_path / "log", [row(prompt=talk), OTHER]))
-    assert list(log.prompt[0]) == talk
+    assert list(log.answers[0].prompt) == talk
     with pytest.raises(InputError, match="column 'a'"):
         read_log(write_csv(tmp_path / "log", [row(a="x" * 1_000_000), OTHER]))
     assert csv.field_size_limit() == before < 180_000

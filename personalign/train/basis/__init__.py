@@ -1,1 +1,1 @@
-"""Make a basis: ``bootstrap.py`` from prompts, ``fit.py`` from a log of many people's answers."""
+"""Make a basis: ``build.py`` from prompts, ``fit.py`` from a log of many people's answers."""

@@ -9,11 +9,10 @@ from itertools import combinations
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from personalign.basis import BankQuestion
 from personalign.train.basis.rollouts import Rollouts
-from personalign.types import Message
+from personalign.types import Array, Message
 
 MIN_WORDS, MAX_WORDS = 2, 100
 MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
@@ -23,8 +22,8 @@ MIN_DISTANCE = 0.5  # in the prior's metric, as a share of the median over rando
 def make_bank(
     prompts: Sequence[Sequence[Message]],
     rollouts: Rollouts,
-    features: Float[NDArray[np.float64], "N d"],
-    shape: Float[NDArray[np.float64], "d d"],
+    features: Float[Array, "N d"],
+    shape: Float[Array, "d d"],
     seed: int,
 ) -> tuple[BankQuestion, ...]:
     """Choose one pair for every prompt that has one.
@@ -33,7 +32,7 @@ def make_bank(
     strongly: the largest vᵀ·shape·v. Which side comes first is drawn by ``seed``.
     """
     rng = np.random.default_rng(seed)
-    usable = _usable(rollouts)
+    usable = usable_replies(rollouts)
     whitened = features @ np.linalg.cholesky(shape)  # distances in it are those of the prior's metric
     spread = np.median(np.linalg.norm(np.diff(whitened[rng.integers(len(whitened), size=(2000, 2))], axis=1), axis=2))
     bank = []
@@ -47,7 +46,8 @@ def make_bank(
         if pairs and max(distance) >= MIN_DISTANCE * spread:
             j, k = pairs[int(np.argmax(distance))]
             first, second = rollouts.text[j], rollouts.text[k]
-            name = _question_id(prompt, first, second)
+            text = "\n".join([*(m["content"] for m in prompt), first, second])
+            name = hashlib.sha256(text.encode()).hexdigest()[:16]
             bank.append(BankQuestion(name, tuple(prompt), first, second, features[j], features[k]))
     return tuple(bank)
 
@@ -72,7 +72,7 @@ def is_distinct(first: str, second: str) -> bool:
     return len(a & b) <= MAX_SHARED_WORDS * len(a | b)
 
 
-def _usable(rollouts: Rollouts) -> dict[int, list[int]]:
+def usable_replies(rollouts: Rollouts) -> dict[int, list[int]]:
     """The readable, different replies of each prompt."""
     seen: set[tuple[int, str]] = set()
     usable: dict[int, list[int]] = {}
@@ -82,8 +82,3 @@ def _usable(rollouts: Rollouts) -> dict[int, list[int]]:
             seen.add(key)
             usable.setdefault(key[0], []).append(int(i))
     return usable
-
-
-def _question_id(prompt: Sequence[Message], first: str, second: str) -> str:
-    text = "\n".join([*(m["content"] for m in prompt), first, second])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,25 +1,24 @@
 """The five steps from a model to its basis: without human data, or with what a log says of people.
 
 Roll out → standardise → question → train the head → calibrate: the methods of ``Making``, in this order. Each step's
-file says how. ``bootstrap.py`` and ``fit.py`` are the entrances.
+file says how. ``make_basis`` is what ``personalign basis bootstrap`` does; ``fit.py`` starts from a log.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.basis import Basis
 from personalign.bundled import model_place
-from personalign.decode.load import CausalModel, load_causal
+from personalign.decode.load import load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
@@ -29,15 +28,14 @@ from personalign.train.basis.bank import make_bank
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
-from personalign.train.card import Origin, Report, mean_r2, write_basis_card
-from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Plans
-from personalign.train.prompts import Prompts
-from personalign.train.work import identity
-from personalign.types import Gaussian, Message, Noise
-from personalign.words import Axis
+from personalign.train.card import Origin, Report, local_origin, public_name, rounded_mean, write_basis_card
+from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Budget, Plans
+from personalign.train.prompts import Prompts, read_prompts, split_prompts, take_prompts
+from personalign.train.work import identity, made_in
+from personalign.types import Array, Fingerprints, Gaussian, Ints, Message, Noise
 
 MIN_DEVIATION = 1e-3  # of an axis over the model's own replies
-Features = Float[NDArray[np.float64], "N d"]
+Features = Float[Array, "N d"]
 
 
 class NothingToSteerError(InputError):
@@ -51,13 +49,14 @@ class Replies:
     learnt: Rollouts
     asked: Rollouts
     tested: Rollouts  # to the held-out prompts
-    both: Rollouts = field(init=False)  # learnt, then asked
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "both", self.learnt + self.asked)
+    @cached_property
+    def both(self) -> Rollouts:
+        """Those to learn from, then those to ask about."""
+        return self.learnt + self.asked
 
     @property
-    def natural(self) -> Int[NDArray[np.int64], "n"]:
+    def natural(self) -> Int[Ints, "n"]:
         """Which of those to learn from the model wrote by itself; they come first in ``both``, too."""
         return np.flatnonzero(self.learnt.natural)
 
@@ -74,12 +73,13 @@ class Making:
     embed: KeptEmbedder | None = None  # what the learnt axes are measured in, if there are any
 
     def basis(self) -> tuple[Basis, Report]:
-        """Take the five steps.
-
-        Raises:
-            InputError: too few prompts, or replies too much alike to ask ten questions about.
-        """
-        self._check_prompts()
+        """Take the five steps."""
+        sizes = [len(part) for part in (self.prompts.train, self.prompts.held_out, self.prompts.dev)]
+        if sizes[0] < MIN_QUESTIONS or not all(sizes):  # before hours are spent on roll-outs
+            raise InputError(
+                f"found {sizes[0]} prompts to learn from, {sizes[1]} to test on and {sizes[2]} to calibrate on, "
+                f"expected at least {MIN_QUESTIONS}, 1 and 1: each to learn from gives one question at most; pass more"
+            )
         replies = self.roll_out()
         basis, phi = self.standardise(replies)
         basis = self.question(basis, replies, phi)
@@ -101,7 +101,7 @@ class Making:
         The others can't be asked about. Weights are turned so that they mean the same: where an axis varies half as
         much over the model's replies as over the log's, its unit is half as large, and so are people's weights on it.
         """
-        draft = self.people or _named_basis(self.models.base, named_axes(self.plans.axes))
+        draft = self.people or named_basis(self.models.base.name, self.models.base.fingerprints, self.plans.axes)
         measured = self._measure(draft, self.prompts.train, replies.both)
         if not len(replies.natural):
             raise InputError(
@@ -115,7 +115,7 @@ class Making:
                 "other prompts"
             )
         center, scale = natural[:, varying].mean(0), natural[:, varying].std(0)
-        return _standardised(draft, varying, center, scale), (measured[:, varying] - center) / scale
+        return restandardised(draft, varying, center, scale), (measured[:, varying] - center) / scale
 
     def question(self, basis: Basis, replies: Replies, phi: Features) -> Basis:
         """Pick the questions and reference pairs, and set the prior where no people did."""
@@ -172,22 +172,8 @@ class Making:
         embed = None if basis.learnt is None else self.embed
         return features(basis, [prompts[i] for i in rollouts.prompt], list(rollouts.text), embed)
 
-    def _check_prompts(self) -> None:
-        """Refuse lists that are too short, before hours are spent on roll-outs."""
-        prompts = self.prompts
-        if len(prompts.train) < MIN_QUESTIONS:
-            raise InputError(
-                f"found {len(prompts.train)} prompts to learn from, expected at least {MIN_QUESTIONS}: each gives one "
-                "question at most; pass more user turns"
-            )
-        if not (prompts.held_out and prompts.dev):
-            raise InputError(
-                f"found {len(prompts.held_out)} prompts to test on and {len(prompts.dev)} to calibrate on, expected at "
-                "least one each; pass more user turns"
-            )
 
-
-def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np.float64], "d d"]:
+def prior_shape(features: Float[Array, "n d"]) -> Float[Array, "d d"]:
     """The correlations of the axes over the model's own replies, drawn a twentieth of the way to the identity.
 
     Axes that rise and fall together are symptoms of one trait, and people who like the trait like its symptoms. So
@@ -198,13 +184,14 @@ def prior_shape(features: Float[NDArray[np.float64], "n d"]) -> Float[NDArray[np
     return np.asarray(0.95 * np.corrcoef(features.T).reshape(d, d) + 0.05 * np.eye(d))
 
 
-def _named_basis(causal: CausalModel, axes: tuple[Axis, ...]) -> Basis:
+def named_basis(model: str, fingerprints: Fingerprints, axes: str) -> Basis:
     """All named axes of a set, as they are measured; the prior comes with the reference pairs."""
-    d = len(axes)
+    named = named_axes(axes)
+    d = len(named)
     return Basis(
-        model=causal.name,
-        fingerprints=causal.fingerprints,
-        axes=axes,
+        model=model,
+        fingerprints=fingerprints,
+        axes=named,
         center=np.zeros(d),
         scale=np.ones(d),
         prior=Gaussian(np.zeros(d), np.eye(d)),
@@ -214,12 +201,7 @@ def _named_basis(causal: CausalModel, axes: tuple[Axis, ...]) -> Basis:
     )
 
 
-def _standardised(
-    draft: Basis,
-    axes: Int[NDArray[np.int64], "e"],
-    center: Float[NDArray[np.float64], "e"],
-    scale: Float[NDArray[np.float64], "e"],
-) -> Basis:
+def restandardised(draft: Basis, axes: Int[Ints, "e"], center: Float[Array, "e"], scale: Float[Array, "e"]) -> Basis:
     """The draft on some of its axes, whose center and scale in the draft's units are now 0 and 1."""
     learnt = axes[axes >= len(draft.named)] - len(draft.named)
     projected = None
@@ -264,8 +246,8 @@ class Made:
             },
             "replies": report.num_replies,
             "tokens": report.num_tokens,
-            "r2": _known(mean_r2(report.r2)),
-            "r2_forced": _known(mean_r2(report.r2_forced)),
+            "r2": rounded_mean(report.r2),
+            "r2_forced": rounded_mean(report.r2_forced),
             "steering": asdict(basis.steering),
             "utility": round(steered.utility, 4),
             "utility_unsteered": round(plain.utility, 4),
@@ -278,15 +260,40 @@ def open_models(model: str, device: str) -> Models:
     return Models(load_causal(model_place(model), device), head=None, steering=UNCALIBRATED, experts={})
 
 
-def write_basis(folder: Path, making: Making, origin: Origin, about_people: str | None = None) -> tuple[Basis, Report]:
+def write_basis(
+    folder: Path, making: Making, origin: Origin, about_people: str | None = None, num_repeated: int = 0
+) -> Made:
     """Make a basis and write its folder."""
     basis, report = making.basis()
     basis = replace(basis, model=origin.model)  # not the path it was loaded from
     folder.mkdir(parents=True, exist_ok=True)
     write_basis_card(folder, basis, report, origin, making.plans, about_people)
     basis.save(folder)  # last, so that a run that was killed isn't passed over
-    return basis, report
+    return Made(basis, report, making.prompts, num_repeated)
 
 
-def _known(number: float) -> float | None:
-    return None if math.isnan(number) else round(number, 4)
+def make_basis(model: str, prompts: Path, out: Path, device: str = "auto", budget: Budget | None = None) -> Made:
+    """Make the basis of a model from what it answers to the prompts of a file; a killed run goes on when called again.
+
+    Args:
+        model: "tiny", "smollm2", a folder, a GGUF file or a hub id.
+        prompts: a JSONL file, or a text file with a prompt a line; ideally a few hundred.
+        out: the basis's folder.
+        device: "auto", or a torch device.
+        budget: how much work goes into it.
+
+    Raises:
+        InputError: prompts that can't be used, naming file and line, or a folder that holds something else.
+        ModelError: a model that can't be used.
+    """
+    budget = budget or Budget()
+    lines = read_prompts(prompts)
+    with made_in(out) as work:
+        models = open_models(model, device)
+        usable, num_different = take_prompts(lines, models.base, budget.max_tokens, str(prompts), strict=True)
+        split = split_prompts(usable, budget.seed)
+        name = public_name(model)
+        command = f"personalign basis bootstrap --model {name} --prompts {prompts.name}"
+        origin = local_origin(out, name, command, f"{len(usable):,} prompts of `{prompts.name}`")
+        making = Making(models, split, budget.plans(len(split.train), model), work)
+        return write_basis(out, making, origin, num_repeated=len(lines) - num_different)

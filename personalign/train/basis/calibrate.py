@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from personalign.basis import Basis
 from personalign.decode.engine import generate
@@ -30,14 +29,14 @@ from personalign.train.basis.rollouts import expert_identity
 from personalign.train.card import Outcome
 from personalign.train.plans import Calibration
 from personalign.train.work import identity, keep, track
-from personalign.types import Gaussian, Guidance, Message, Steering
+from personalign.types import Array, Gaussian, Guidance, Message, Steering
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedProfile:
     """A person's true weights, and the profile fitted to ten of their answers."""
 
-    weights: Float[NDArray[np.float64], "d"]
+    weights: Float[Array, "d"]
     fitted: Gaussian
 
 
@@ -97,7 +96,7 @@ class Trials:
 
     def _figures(
         self, people: Sequence[SimulatedProfile], steering: Steering, expert: str | None, alpha: float | None
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, Array]:
         """Every person's replies to every prompt, greedy and sampled in turn, as both will be used."""
         requests = [
             Request(tuple(prompt), Options(temperature=float(i % 2), seed=i, expert=expert, alpha=alpha), guidance)
@@ -120,9 +119,7 @@ class Trials:
         profile = replace(self.basis.first_profile(""), mean=person.fitted.mean, informative=1)
         return serving.guidance(replace(profile, covariance=person.fitted.covariance))
 
-    def _utilities(
-        self, people: Sequence[SimulatedProfile], texts: Sequence[str]
-    ) -> Float[NDArray[np.float64], "people prompts"]:
+    def _utilities(self, people: Sequence[SimulatedProfile], texts: Sequence[str]) -> Float[Array, "people prompts"]:
         measured = features(self.basis, [*self.prompts] * len(people), texts, self.embed)
         by_person = measured.reshape(len(people), len(self.prompts), -1)
         weights = np.array([p.weights / np.linalg.norm(p.weights) for p in people])

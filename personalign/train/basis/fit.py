@@ -20,28 +20,40 @@ from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import measure_many, named_axes
-from personalign.train.basis.bank import is_distinct, is_readable
-from personalign.train.basis.build import Made, Making, NothingToSteerError, open_models, write_basis
+from personalign.learn.axes import measure_many
+from personalign.train.basis.bank import is_distinct, usable_replies
+from personalign.train.basis.build import (
+    MIN_DEVIATION,
+    Made,
+    Making,
+    NothingToSteerError,
+    named_basis,
+    open_models,
+    write_basis,
+)
 from personalign.train.basis.people import Findings, fit_basis
-from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
+from personalign.train.basis.rollouts import KeptEmbedder, roll_out
 from personalign.train.card import Origin, local_origin, public_name, table, write_people_card
 from personalign.train.log import AnswerLog, LogCounts
 from personalign.train.plans import Budget, Plan
-from personalign.train.prompts import Prompts, check_prompts, read_prompts, split_prompts, take_prompts
+from personalign.train.prompts import Prompts, read_prompts, split_prompts, take_prompts
 from personalign.train.work import made_in, say
 from personalign.types import Steering
 from personalign.words import Axis
 
 REPORT = "report.json"
-ADVICE = (
-    "collect answers about this model's own replies to steer it (personalign basis bootstrap, then ask); what the log "
-    'says of people is kept, for rule="args", choose and words'
-)
 PROMPTS, REPLIES = 16, 4  # prompts that are answered, and replies to each
 MAX_LOG = 2_000  # answers of the log that are compared
-STILL = 1e-3  # a standard deviation below it: the axis doesn't vary
 FAR = 2.0  # standard deviations: less than a third of two such normal distributions overlaps
+AFTER = {  # columns of the card
+    "answers known": "answers",
+    "people": "people",
+    "answers predicted": "predicted",
+    "accuracy": "accuracy",
+    "population's": "population_accuracy",
+    "log-loss": "log_loss",
+    "population's log-loss": "population_log_loss",
+}
 LOG_PROMPTS = """
 **The questions are about prompts that the log's people wrote**, word for word. Everyone who is asked reads them, they
 are passed on with this folder, and `forget` doesn't reach them.
@@ -109,7 +121,7 @@ class MadeFromLog:
             made
             | {"log": asdict(self.counts)}
             | self.findings.row()
-            | {"left_out": [axis.name for axis in self.findings.axes if axis not in basis.axes]}
+            | {"left_out": [axis.name for axis in self.findings.basis.axes if axis not in basis.axes]}
             | {"unread": self.num_unread, "likeness": asdict(self.likeness), "obstacle": self.obstacle}
         )
 
@@ -151,37 +163,39 @@ def fit_from_log(
             "FILE, or --ask-log-prompts, which shows what the log's people wrote to everyone who is asked"
         )
     budget = budget or Budget()
-    lines = None if prompts is None else read_prompts(prompts)
+    lines = [(log.name, answer.prompt) for answer in log.answers] if prompts is None else read_prompts(prompts)
+    source = log.name if prompts is None else str(prompts)
     with made_in(out) as work:
         models = open_models(model, device)
-        causal, num_unread, num_repeated = models.base, 0, 0
-        if lines is None:
-            asked, num_unread = take_prompts(log.prompt, causal, budget.max_tokens, log.name)
-        else:
-            asked, num_repeated = check_prompts(lines, causal, budget.max_tokens)
+        causal = models.base
+        asked, num_different = take_prompts(lines, causal, budget.max_tokens, source, strict=prompts is not None)
         split = split_prompts(asked, budget.seed)
-        likeness = compare(log, models, split, budget, named_axes(budget.axes_for(model)), work / "look")
+        named = named_basis(causal.name, causal.fingerprints, budget.axes_for(model))
+        likeness = compare(log, models, split, budget, named.axes, work / "look")
         say(likeness.describe())
         measure = load_embedder(embedder, causal, is_trusted=True)
         embed = KeptEmbedder(measure, work / "embeddings", f"{causal.fingerprints.model} {embedder}")
-        findings = fit_basis(log, embed, rank, budget.seed, work / "people", budget.axes_for(model))
-        draft = findings.draft(causal.name, causal.fingerprints, embedder)
-        making = Making(models, split, budget.plans(len(split.train), model), work, draft, embed)
+        findings = fit_basis(log, embed, named, embedder, rank, budget.seed, work / "people")
+        making = Making(models, split, budget.plans(len(split.train), model), work, findings.basis, embed)
         origin = _origin(log, model, out, rank, embedder, prompts, len(asked))
         section = about_people(findings, log.counts, likeness, ask_log_prompts=ask_log_prompts)
         made, obstacle = None, likeness.obstacle()
         if obstacle is None:
             try:
-                basis, report = write_basis(out, making, origin, section)
-                made = Made(basis, report, split, num_repeated)
+                made = write_basis(out, making, origin, section, 0 if prompts is None else len(lines) - num_different)
+                basis = made.basis
             except NothingToSteerError as error:
                 obstacle = str(error)
         if obstacle is not None:
-            say(f"{obstacle}: replies can't be steered; {ADVICE}")
-            basis = _without_steering(draft, models, origin)
+            say(
+                f"{obstacle}: replies can't be steered; collect answers about this model's own replies to steer it "
+                '(personalign basis bootstrap, then ask); what the log says of people is kept, for rule="args", '
+                "choose and words"
+            )
+            basis = _without_steering(findings.basis, models, origin)
             write_people_card(out, basis, origin, section, obstacle)
             basis.save(out)
-        fitted = MadeFromLog(basis, made, obstacle, findings, log.counts, likeness, num_unread)
+        fitted = MadeFromLog(basis, made, obstacle, findings, log.counts, likeness, num_different - len(asked))
         (out / REPORT).write_text(json.dumps(fitted.row(), indent=2) + "\n", encoding="utf-8")
     return fitted
 
@@ -200,45 +214,28 @@ def compare(
     seed = budget.seed
     plan = Plan(REPLIES, budget.max_tokens, 20, forced_share=0.0, temperature=1.0, seed=seed + 2, num_prompts=PROMPTS)
     replies = roll_out(models, prompts.train, plan, work)
-    rows = np.random.default_rng(seed).permutation(len(log.user))[:MAX_LOG].tolist()
-    asked = [log.prompt[i] for i in rows] * 2
-    log_features = measure_many(asked, [log.a[i] for i in rows] + [log.b[i] for i in rows], axes)
+    some = [log.answers[i] for i in np.random.default_rng(seed).permutation(len(log.answers))[:MAX_LOG]]
+    texts = [answer.a for answer in some] + [answer.b for answer in some]
+    log_features = measure_many([answer.prompt for answer in some] * 2, texts, axes)
     model_features = measure_many([prompts.train[i] for i in replies.prompt], list(replies.text), axes)
     spread = np.sqrt((log_features.var(axis=0) + model_features.var(axis=0)) / 2)
     distance = np.abs(log_features.mean(axis=0) - model_features.mean(axis=0))
     return Likeness(
-        {axis.name: float(distance[j] / spread[j]) for j, axis in enumerate(axes) if spread[j] >= STILL},
-        int((model_features.std(axis=0) >= STILL).sum()),
-        _num_askable(replies),
+        {axis.name: float(distance[j] / spread[j]) for j, axis in enumerate(axes) if spread[j] >= MIN_DEVIATION},
+        int((model_features.std(axis=0) >= MIN_DEVIATION).sum()),
+        sum(
+            any(is_distinct(replies.text[j], replies.text[k]) for j, k in combinations(rows, 2))
+            for rows in usable_replies(replies).values()
+        ),
         len(np.unique(replies.prompt)),
     )
 
 
-def _num_askable(replies: Rollouts) -> int:
-    """Prompts about which a question could be asked."""
-    texts: dict[int, list[str]] = {}
-    for prompt, text, complete in zip(replies.prompt.tolist(), replies.text, replies.complete, strict=True):
-        if complete and is_readable(text):
-            texts.setdefault(prompt, []).append(text)
-    return sum(any(is_distinct(*pair) for pair in combinations(replies_of, 2)) for replies_of in texts.values())
-
-
 def about_people(findings: Findings, counts: LogCounts, likeness: Likeness, *, ask_log_prompts: bool) -> str:
     """The section of the card."""
-    judgement, noise = findings.judgement, findings.noise
+    judgement, noise = findings.judgement, findings.basis.noise
     gate = judgement.gate
-    after = [
-        {
-            "answers known": step.answers,
-            "people": step.people,
-            "answers predicted": step.predicted,
-            "accuracy": step.accuracy,
-            "population's": step.population_accuracy,
-            "log-loss": step.log_loss,
-            "population's log-loss": step.population_log_loss,
-        }
-        for step in judgement.after
-    ]
+    after = [{title: getattr(step, name) for title, name in AFTER.items()} for step in judgement.after]
     left_out = f"Left out because they can't be used: {counts.describe_bad()}.\n" if counts.bad else ""
     chosen = "chosen by what they tell" if judgement.active else "drawn at random"
     significant = "more" if judgement.active else "no more"

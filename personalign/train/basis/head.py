@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from personalign.decode.successor import SuccessorHead
 from personalign.train.basis.rollouts import Rollouts
 from personalign.train.loop import Checkpoint
 from personalign.train.plans import HeadRecipe
+from personalign.types import Array, Bools
 
 BATCH = 2048
 MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
@@ -26,9 +26,9 @@ MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
 
 def train_head(
     rollouts: Rollouts,
-    features: Float[NDArray[np.float64], "N d"],
+    features: Float[Array, "N d"],
     embeddings: Float[Tensor, "V H"],
-    train: Bool[NDArray[np.bool_], "N"],
+    train: Bool[Bools, "N"],
     recipe: HeadRecipe,
     checkpoint: Path | None = None,
 ) -> SuccessorHead:
@@ -61,10 +61,10 @@ def train_head(
 def explained_variance(
     head: SuccessorHead,
     rollouts: Rollouts,
-    features: Float[NDArray[np.float64], "N d"],
+    features: Float[Array, "N d"],
     embeddings: Float[Tensor, "V H"],
-    tokens: Bool[NDArray[np.bool_], "tokens"],
-) -> Float[NDArray[np.float64], "d"]:
+    tokens: Bool[Bools, "tokens"],
+) -> Float[Array, "d"]:
     """R² per axis over the marked tokens; NaN for an axis that is the same at all of them."""
     if not tokens.any():
         return np.full(features.shape[1], np.nan)
@@ -82,7 +82,7 @@ def explained_variance(
 
 
 def _batches(
-    rollouts: Rollouts, features: Float[NDArray[np.float64], "N d"], embeddings: Float[Tensor, "V H"]
+    rollouts: Rollouts, features: Float[Array, "N d"], embeddings: Float[Tensor, "V H"]
 ) -> Callable[[Int[Tensor, "b"]], tuple[Tensor, Tensor, Tensor]]:
     """Give the hidden states before some tokens, the tokens' embeddings, and what to predict, on the model's device."""
     hidden, token = torch.from_numpy(rollouts.hidden), torch.from_numpy(rollouts.token)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -21,24 +20,26 @@ from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.gate import SURE, choose_gate, prequential
-from personalign.types import Gaussian, Noise
+from personalign.types import Array, Gaussian, Ints, Noise
 
 COUNTS = (0, 5, 10, 20)  # answers of a person that are known
 JUDGED_AFTER = 10  # answers, as many as are asked
 MOST = 60  # answers of a person, the first; more would let the few with a thousand take all the time
 BINS = 10  # of equal mass
+# whose each of N predictions is, and the chance given to the side they preferred: as served, and by the population
+_Forecast = tuple[Ints, Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
 class Person:
     """A held-out person's informative answers, oldest first: v (n, d), choices, and the two texts (n, 2) of each."""
 
-    v: Float[NDArray[np.float64], "n d"]
+    v: Float[Array, "n d"]
     choice: Sequence[str]
-    texts: Int[NDArray[np.int64], "n 2"]
+    texts: Int[Ints, "n 2"]
 
     @property
-    def groups(self) -> Int[NDArray[np.int64], "n"]:
+    def groups(self) -> Int[Ints, "n"]:
         """Which answers hang together by texts that several of them are about."""
         names, place = np.unique(self.texts, return_inverse=True)
         pairs = place.reshape(self.texts.shape)
@@ -79,62 +80,29 @@ class Judgement:
 
     @property
     def active(self) -> bool:
-        """Whether questions may be chosen by this basis.
-
-        Only where profiles are let off the population's mean at all (κ > 0), and are more accurate than it after ten
-        answers by more than chance (95 %, one-sided, over people): else the axes predict too little to choose by.
-        """
+        """Whether questions may be chosen by it: profiles gain more than chance after ten answers (95 %, one-sided)."""
         return self.gate.kappa > 0 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
 
 
 def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
-    """Fit the gate to held-out people, and predict their answers with it.
-
-    Raises:
-        InputError: no one preferred anything.
-    """
+    """Fit the gate to held-out people, and predict their answers with it."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
     scores = [prequential(Record(p.v, p.choice), prior, noise, prompt=p.groups).sum(axis=0) for p in people]
     gate = choose_gate(np.array(scores))
-    forecasts = [forecast for n in COUNTS if (forecast := _forecast(people, n, prior, noise, gate, seed)) is not None]
+    forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, prior, noise, gate, seed))}
     if not forecasts:
         raise InputError(
             f"{len(people)} held-out people preferred no reply, expected answers a or b; collect more answers"
         )
-    chances = np.concatenate([forecast.served for forecast in forecasts])
-    return Judgement(gate, tuple(forecast.summary() for forecast in forecasts), calibration_error(chances))
+    chances = np.concatenate([served for _, served, _ in forecasts.values()])
+    return Judgement(gate, tuple(_after(n, *forecast) for n, forecast in forecasts.items()), calibration_error(chances))
 
 
-def calibration_error(chance: Float[NDArray[np.float64], "N"]) -> float:
+def calibration_error(chance: Float[Array, "N"]) -> float:
     """Mean |how sure − how often right| over ten bins of as many predictions; ``chance`` of the side preferred."""
     sure = np.maximum(chance, 1 - chance)
     bins = np.array_split(np.argsort(sure, kind="stable"), BINS)
     return float(sum(abs(sure[b].mean() - _right(chance)[b].mean()) * len(b) for b in bins if len(b)) / len(chance))
-
-
-@dataclass(frozen=True, eq=False)
-class _Forecast:
-    """Probabilities given to the sides that people preferred, as served and by the population."""
-
-    answers: int
-    person: Int[NDArray[np.int64], "N"]
-    served: Float[NDArray[np.float64], "N"]
-    population: Float[NDArray[np.float64], "N"]
-
-    def summary(self) -> After:
-        served, population = (_by_person(self.person, _right(c)) for c in (self.served, self.population))
-        gain = served - population
-        error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
-        return After(
-            answers=self.answers,
-            people=len(gain),
-            predicted=len(self.served),
-            accuracy=float(served.mean()),
-            population_accuracy=float(population.mean()),
-            log_loss=_log_loss(self.served),
-            population_log_loss=_log_loss(self.population),
-            margin=float(gain.mean() - SURE * error),
-        )
 
 
 def _forecast(
@@ -153,12 +121,26 @@ def _forecast(
         served.append(_chance(tests, shrunk, noise))
         population.append(_chance(tests, prior, noise))
     person = np.repeat(np.arange(len(tested)), [len(chance) for chance in served])
-    return _Forecast(num_answers, person, np.concatenate(served), np.concatenate(population))
+    return person, np.concatenate(served), np.concatenate(population)
 
 
-def _split(
-    person: Person, num_answers: int, rng: np.random.Generator
-) -> tuple[Int[NDArray[np.int64], "n"], Int[NDArray[np.int64], "m"]]:
+def _after(answers: int, person: Ints, served: Array, population: Array) -> After:
+    right, by_population = (np.bincount(person, _right(c)) / np.bincount(person) for c in (served, population))
+    gain = right - by_population
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.inf
+    return After(
+        answers=answers,
+        people=len(gain),
+        predicted=len(served),
+        accuracy=float(right.mean()),
+        population_accuracy=float(by_population.mean()),
+        log_loss=_log_loss(served),
+        population_log_loss=_log_loss(population),
+        margin=float(gain.mean() - SURE * error),
+    )
+
+
+def _split(person: Person, num_answers: int, rng: np.random.Generator) -> tuple[Int[Ints, "n"], Int[Ints, "m"]]:
     """The answers that are known, and those to predict: about other texts, and no ties; none if there are too few."""
     groups = person.groups
     order = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
@@ -167,23 +149,19 @@ def _split(
     return known, left[is_test]
 
 
-def _record(person: Person, rows: Int[NDArray[np.int64], "n"]) -> Record:
+def _record(person: Person, rows: Int[Ints, "n"]) -> Record:
     return Record(person.v[rows], [person.choice[j] for j in rows])
 
 
-def _chance(tests: Record, post: Gaussian, noise: Noise) -> NDArray[np.float64]:
+def _chance(tests: Record, post: Gaussian, noise: Noise) -> Array:
     left = predict(tests.v, post, noise)
     return np.where(np.array(tests.choice) == "a", left, 1 - left)
 
 
-def _right(chance: NDArray[np.float64]) -> NDArray[np.float64]:
+def _right(chance: Array) -> Array:
     """1 where the likelier side was preferred, ½ where neither was likelier."""
     return np.where(chance == 0.5, 0.5, (chance > 0.5).astype(np.float64))
 
 
-def _by_person(person: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.bincount(person, values) / np.bincount(person))
-
-
-def _log_loss(chance: NDArray[np.float64]) -> float:
+def _log_loss(chance: Array) -> float:
     return float(-np.log(np.maximum(chance, 1e-12)).mean())

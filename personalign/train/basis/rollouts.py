@@ -27,30 +27,30 @@ from personalign.learn.axes import Embed
 from personalign.options import Options
 from personalign.train.plans import Plan
 from personalign.train.work import Arrays, identity, keep, track
-from personalign.types import Message, Reply
+from personalign.types import Array, Bools, Ints, Message, Reply
 
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
     """N replies; the tokens of reply i are those with ``reply == i``, the end-of-sequence token included."""
 
-    prompt: Int[NDArray[np.int64], "N"]  # index into the prompts
+    prompt: Int[Ints, "N"]  # index into the prompts
     text: tuple[str, ...]
-    complete: NDArray[np.bool_]  # (N,) ended by itself
-    alpha: Float[NDArray[np.float64], "N"]
-    forced_at: Int[NDArray[np.int64], "N"]  # position of the uniform draw; -1 where there was none
-    reply: Int[NDArray[np.int64], "tokens"]
-    position: Int[NDArray[np.int64], "tokens"]
-    token: Int[NDArray[np.int64], "tokens"]
+    complete: Bools  # (N,) ended by itself
+    alpha: Float[Array, "N"]
+    forced_at: Int[Ints, "N"]  # position of the uniform draw; -1 where there was none
+    reply: Int[Ints, "tokens"]
+    position: Int[Ints, "tokens"]
+    token: Int[Ints, "tokens"]
     hidden: Float[NDArray[np.float16], "tokens H"]  # the state the token was drawn from
 
     @property
-    def natural(self) -> NDArray[np.bool_]:
+    def natural(self) -> Bools:
         """(N,) the model's own replies: no expert, nothing forced."""
         return np.asarray((self.alpha == 0) & (self.forced_at < 0))
 
     @property
-    def is_forced(self) -> NDArray[np.bool_]:
+    def is_forced(self) -> Bools:
         """(tokens,) the tokens that were drawn uniformly."""
         return np.asarray(self.position == self.forced_at[self.reply])
 
@@ -68,9 +68,6 @@ def roll_out(models: Models, prompts: Sequence[Sequence[Message]], plan: Plan, w
     """Write ``plan.replies_per_prompt`` replies to each prompt; what a run of the same plan left in ``work`` is kept.
 
     Same are the models by their fingerprints, the prompts and the plan: another one has a folder of its own.
-
-    Raises:
-        ModelError: the model names no token that ends a reply.
     """
     if not models.base.ends:
         raise ModelError(
@@ -141,11 +138,7 @@ def _write_shard(
 
 
 def _shard_arrays(
-    shard: list[tuple[int, int]],
-    alphas: NDArray[np.float64],
-    forced_at: NDArray[np.int64],
-    replies: Sequence[Reply],
-    hidden: NDArray[np.float16],
+    shard: list[tuple[int, int]], alphas: Array, forced_at: Ints, replies: Sequence[Reply], hidden: NDArray[np.float16]
 ) -> Arrays:
     tokens = [np.array(r.ids if r.end is None else [*r.ids, r.end], dtype=np.int64) for r in replies]
     lengths = np.array([len(row) for row in tokens])
@@ -163,17 +156,12 @@ def _shard_arrays(
 
 def _joined(shards: Sequence[Arrays]) -> Rollouts:
     joined = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0] if name != "text"}
-    lengths = joined["length"]
+    lengths = joined.pop("length")
     return Rollouts(
-        prompt=joined["prompt"],
         text=tuple(text for shard in shards for text in json.loads(shard["text"].tobytes())),
-        complete=joined["complete"],
-        alpha=joined["alpha"],
-        forced_at=joined["forced_at"],
         reply=np.repeat(np.arange(len(lengths)), lengths),
         position=np.concatenate([np.arange(length) for length in lengths]),
-        token=joined["token"],
-        hidden=joined["hidden"],
+        **joined,
     )
 
 
@@ -186,24 +174,17 @@ class KeptEmbedder:
     name: str
     rows: int = 512  # of a file
 
-    def __call__(
-        self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
-    ) -> Float[NDArray[np.float64], "n F"]:
+    def __call__(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Float[Array, "n F"]:
         """Embed replies to their prompts, one row each."""
         keys = [json.dumps([list(prompt), reply]) for prompt, reply in zip(prompts, replies, strict=True)]
-        first = {key: i for i, key in reversed([*enumerate(keys)])}
-        distinct = sorted(first)
-        blocks = [distinct[i : i + self.rows] for i in range(0, len(distinct), self.rows)]
+        distinct, first, row = np.unique(np.array(keys, dtype=object), return_index=True, return_inverse=True)
         embedded = []
-        for block in track(blocks, "embeddings"):
-            rows = [first[key] for key in block]
-            path = self.folder / f"{identity(self.name, block)}.safetensors"
-            embedded.append(keep(path, lambda: self._embedded(rows, prompts, replies))["embedded"])  # noqa: B023
-        row = {key: i for i, key in enumerate(distinct)}
-        return np.vstack(embedded)[[row[key] for key in keys]]
+        for begin in track(range(0, len(distinct), self.rows), "embeddings"):
+            block = slice(begin, begin + self.rows)
+            path = self.folder / f"{identity(self.name, distinct[block].tolist())}.safetensors"
+            embedded.append(keep(path, lambda: self._embedded(first[block], prompts, replies))["embedded"])  # noqa: B023
+        return np.asarray(np.vstack(embedded)[row])
 
-    def _embedded(
-        self, rows: Sequence[int], prompts: Sequence[Sequence[Message]], replies: Sequence[str]
-    ) -> dict[str, NDArray[np.float64]]:
+    def _embedded(self, rows: Ints, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> dict[str, Array]:
         embedded = self.embed([prompts[i] for i in rows], [replies[i] for i in rows])
         return {"embedded": np.asarray(embedded, dtype=np.float64)}

@@ -35,10 +35,6 @@ def read_texts(path: Path, causal: CausalModel, seed: int) -> Texts:
     """Read a file and split it: a tenth to choose by and a tenth to test on, at most 200 each.
 
     A JSONL file has an object a line, a dialogue or a text; any other file has a text a line.
-
-    Raises:
-        InputError: a line isn't such, or there are too few; naming the file and the line.
-        ModelError: there are dialogues, and the model has no chat template.
     """
     lines = list(read_lines(path))
     texts = list({tuple(ids): ids for ids in (_ids(line, causal) for line in lines)}.values())
@@ -51,26 +47,22 @@ def read_texts(path: Path, causal: CausalModel, seed: int) -> Texts:
 
 def _ids(line: Line, causal: CausalModel) -> Ids:
     row = line.row(EXPECTED) if line.is_json else {"text": line.text}
-    if isinstance(text := row.get("text"), str) and text.strip():
-        ids: Ids = causal.tokenizer(text, verbose=False)["input_ids"]
-        return ids + list(causal.ends[:1])
+    messages: list[Any]  # which render checks
+    match row:
+        case {"text": str(text)} if text.strip():
+            ids: Ids = causal.tokenizer(text, verbose=False)["input_ids"]
+            return ids + list(causal.ends[:1])
+        case {"turns": list(turns)}:
+            messages = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+        case {"messages": list(messages)}:
+            pass
+        case _:
+            names = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
+            raise InputError(f"{line} has {names or 'nothing in it'}; expected {EXPECTED}")
     try:
-        return render(causal.tokenizer, _messages(row), add_generation_prompt=False)
-    except (KeyError, TypeError) as error:
-        names = ", ".join(f"{name} ({type(value).__name__})" for name, value in row.items())
-        raise InputError(f"{line} has {names or 'nothing in it'}; expected {EXPECTED}") from error
+        return render(causal.tokenizer, messages, add_generation_prompt=False)
     except MessageError as error:
         raise MessageError(f"{line} isn't a dialogue to learn from: {error}") from error
-
-
-def _messages(row: dict[str, Any]) -> list[Any]:
-    """The dialogue's messages; KeyError or TypeError where it has none."""
-    name = "turns" if "turns" in row else "messages"
-    if not isinstance(turns := row[name], list):
-        raise TypeError  # a text would be read as a turn a character, an object as its keys
-    if name == "messages":
-        return [{"role": message["role"], "content": message["content"]} for message in turns]
-    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
 
 
 def rows_at(
@@ -84,13 +76,12 @@ def rows_at(
 
     def rows(step: int) -> Tensor:
         rng = np.random.default_rng([seed, step])
-        return torch.tensor([_row(stretches, row_length, rng) for _ in range(num_rows)], device=device)
+        return torch.tensor([row(rng) for _ in range(num_rows)], device=device)
+
+    def row(rng: np.random.Generator) -> Ids:
+        ids: Ids = []
+        while len(ids) < row_length:
+            ids += stretches[int(rng.integers(len(stretches)))]
+        return ids[:row_length]
 
     return rows
-
-
-def _row(stretches: Sequence[Ids], length: int, rng: np.random.Generator) -> Ids:
-    row: Ids = []
-    while len(row) < length:
-        row += stretches[int(rng.integers(len(stretches)))]
-    return row[:length]

@@ -111,9 +111,8 @@ def bits_of(
 
 def _nats(model: Causal, rows: Sequence[list[int]], device: torch.device) -> float:
     # padding stands on the right, where causal attention can't see it; the padded targets don't count
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long, device=device)
-    target = torch.full_like(ids, -100)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = target[i, : len(row)] = torch.tensor(row, device=device)
+    tensors = [torch.tensor(row, device=device) for row in rows]
+    ids = nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+    target = nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=-100)
     scores = model(input_ids=ids).logits[:, :-1].float()
     return float(nn.functional.cross_entropy(scores.flatten(0, 1), target[:, 1:].flatten(), reduction="sum"))

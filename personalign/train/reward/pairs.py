@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from personalign.decode.load import CausalModel, render
 from personalign.decode.reward_model import last_hidden
 from personalign.errors import InputError, MessageError
 from personalign.train.prompts import cut
-from personalign.types import Message
+from personalign.types import Array, Ints, Message
 
 Units = Literal["replies", "prefixes"]
 EVALUATION_BATCH = 32
@@ -49,19 +47,13 @@ class Comparison:
     places: list[tuple[int, int]]
 
 
-def soft_choices(
-    first: Float[NDArray[np.float64], "N d"], second: Float[NDArray[np.float64], "N d"]
-) -> Float[NDArray[np.float64], "N d"]:
+def soft_choices(first: Float[Array, "N d"], second: Float[Array, "N d"]) -> Float[Array, "N d"]:
     """P(first preferred) by someone who cares for one axis only, with weight 1: σ(φ(first) − φ(second))."""
     return 1 / (1 + np.exp(second - first))
 
 
 def comparison(base: CausalModel, pair: Pair) -> Comparison:
-    """Turn a pair into tokens, as ``base`` would have written them.
-
-    Raises:
-        MessageError: a reply is blank, both are the same, or they don't fit into the model's context.
-    """
+    """Turn a pair into tokens, as ``base`` would have written them."""
     first, second = (_reply(base, pair.prompt, text) for text in (pair.first, pair.second))
     if first == second:
         raise MessageError(f"{pair.first!r} is compared with itself; expected two replies; leave the pair out")
@@ -85,28 +77,20 @@ def _reply(base: CausalModel, prompt: Sequence[Message], text: str) -> list[int]
     return ids + end
 
 
-def split(
-    pairs: Sequence[Pair], dev_share: float, seed: int
-) -> tuple[Int[NDArray[np.int64], "train"], Int[NDArray[np.int64], "dev"]]:
-    """Indices of training and dev pairs; all pairs of one prompt are on one side.
-
-    Raises:
-        InputError: there are fewer than two prompts.
-    """
-    prompts = [json.dumps(pair.prompt) for pair in pairs]
-    distinct = sorted(set(prompts))
-    if len(distinct) < 2:
-        raise InputError(f"the pairs are about {len(distinct)} prompts; expected at least 2, one of them for dev")
-    held_out = hold_out(distinct, dev_share, seed)
-    is_dev = np.array([prompt in held_out for prompt in prompts])
+def split(names: Sequence[str], share: float, seed: int, what: str) -> tuple[Int[Ints, "train"], Int[Ints, "dev"]]:
+    """Indices of training and dev pairs; all pairs of one name are on one side."""
+    held_out = hold_out(names, share, seed)
+    if not held_out:
+        raise InputError(f"the pairs are about {len(set(names))} {what}; expected at least 2, one of them for dev")
+    is_dev = np.array([name in held_out for name in names])
     return np.flatnonzero(~is_dev), np.flatnonzero(is_dev)
 
 
 def hold_out(names: Iterable[str], share: float, seed: int) -> set[str]:
-    """Draw a share of the different names: at least one of them, and not all."""
+    """Draw a share of the different names: at least one of them, and not all; nobody where there are fewer than two."""
     distinct = sorted(set(names))
     num = min(max(round(share * len(distinct)), 1), len(distinct) - 1)
-    return set(cut(distinct, [num], seed)[0])
+    return set(cut(distinct, [num], seed)[0]) if num > 0 else set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +102,9 @@ class Measured:
     nats; there a tie is half of each, and a coin has log 2 of whatever is known.
     """
 
-    replies: Float[NDArray[np.float64], "d"]
-    prefixes: Float[NDArray[np.float64], "d"]
-    log_loss: Float[NDArray[np.float64], "d"]
+    replies: Float[Array, "d"]
+    prefixes: Float[Array, "d"]
+    log_loss: Float[Array, "d"]
 
 
 @torch.no_grad()
@@ -129,7 +113,7 @@ def measure(
     head: nn.Linear,
     comparisons: Sequence[Comparison],
     target: Float[Tensor, "N d"],
-    rows: Int[NDArray[np.int64], "m"],
+    rows: Int[Ints, "m"],
 ) -> Measured:
     """Measure a reward on the pairs of these rows."""
     right, right_prefixes, decided, entropy, known = torch.zeros(5, target.shape[1], device=target.device)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -40,7 +39,8 @@ from personalign.train.reward.pairs import (
     pair_loss,
     split,
 )
-from personalign.train.work import Arrays, identity, keep
+from personalign.train.work import identity, keep
+from personalign.types import Ints
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,6 @@ class RewardRecipe:
     checkpoint_every_s: float = EVERY_S
 
 
-@dataclass(frozen=True)
-class Dev:
-    """The pairs to measure on by their numbers, none of which is trained on, and what of theirs training never sees."""
-
-    rows: tuple[int, ...]
-    unseen: str = "prompts"
-
-
 @dataclass(frozen=True, eq=False)
 class RewardReport:
     """How well the dev pairs are predicted before and after training, and what of theirs training never saw."""
@@ -80,7 +72,9 @@ class RewardReport:
     num_dev: int
     before: Measured
     after: Measured
-    unseen: str = "prompts"
+    unseen: str  # "prompts" or "people"
+    num_new: int  # dev pairs about prompts that weren't trained on
+    new: Measured | None  # on these alone, after training; None where there are none
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,23 +94,24 @@ def train_reward(
     pairs: Sequence[Pair],
     recipe: RewardRecipe,
     axes: Sequence[str] = ("reward",),
-    dev: Dev | None = None,
+    people: Sequence[str] | None = None,
     work: Path | None = None,
 ) -> TrainedReward:
     """Train a LoRA on a copy of ``base``, and a head of one reward an axis.
 
-    It is measured on ``dev``, by default on the pairs of ``recipe.dev_share`` of the prompts. A killed training goes on
-    from the folder ``work``; None keeps nothing.
+    It is measured on the pairs of ``recipe.dev_share`` of the ``people``, one named for each pair, by default of the
+    prompts. A killed training goes on from the folder ``work``; None keeps nothing.
 
     Raises:
         InputError: a target isn't a probability for each axis, nothing is known of an axis, there are too few
-            prompts, no pair is left to train or to measure on, or the training diverged.
+            prompts or people, or the training diverged.
         MessageError: a reply is blank, too long, or the same as the other.
         ModelError: ``base`` has no decoder that can be copied.
     """
     target = _targets(pairs, axes).to(base.device)
     comparisons = [_numbered(base, pair, number) for number, pair in enumerate(pairs)]
-    train, rows, unseen = _parts(pairs, recipe, dev)
+    unseen, prompts = "prompts" if people is None else "people", [json.dumps(pair.prompt) for pair in pairs]
+    train, rows = split(prompts if people is None else people, recipe.dev_share, recipe.seed, unseen)
     _check_known(target[train], axes)
     torch.manual_seed(recipe.seed)
     lora, config = _fresh_lora(base, recipe.rank)
@@ -124,36 +119,24 @@ def train_reward(
     tokens = [[c.first, c.second, c.places] for c in comparisons]
     origin = (asdict(base.fingerprints), asdict(recipe), tokens, target.cpu().numpy(), rows)
     folder = work and work / identity(*origin)
-    before = _measured(folder and folder / "before.safetensors", lora, head, comparisons, target, rows)
+
+    def measured(name: str, decoder: nn.Module, rows: Ints) -> Measured:
+        path = folder and folder / f"{name}.safetensors"
+        return Measured(**keep(path, lambda: vars(measure(decoder, head, comparisons, target, rows))))
+
+    before = measured("before", lora, rows)
     _fit(lora, head, comparisons, target, train, recipe, folder and folder / "checkpoint.safetensors")
     adapter = get_peft_model_state_dict(lora)
-    _check_finite([*adapter.values(), *head.parameters()])
+    if not all(value.isfinite().all() for value in (*adapter.values(), *head.parameters())):
+        raise InputError("the training diverged: a weight isn't finite; lower the recipe's learning_rate")
     head.eval().requires_grad_(requires_grad=False)
     model = RewardModel(merged(lora), head, base.tokenizer, f"a reward model on {base.name}", tuple(axes))
-    after = _measured(folder and folder / "after.safetensors", model.backbone, head, comparisons, target, rows)
-    report = RewardReport(len(train), len(rows), before, after, unseen)
+    after = measured("after", model.backbone, rows)
+    seen = {prompts[i] for i in train}
+    new = np.array([i for i in rows if prompts[i] not in seen], dtype=np.int64)
+    of_new = after if len(new) == len(rows) else measured("new", model.backbone, new) if len(new) else None
+    report = RewardReport(len(train), len(rows), before, after, unseen, len(new), of_new)
     return TrainedReward(model, base, config, adapter, recipe, report)
-
-
-def measure_reward(model: RewardModel, base: CausalModel, pairs: Sequence[Pair]) -> Measured:
-    """Measure a reward model trained on ``base`` on other pairs; raises as ``train_reward`` does."""
-    if not pairs:
-        raise InputError("found no pairs to measure on; expected one at least")
-    target = _targets(pairs, model.axes).to(model.device)
-    comparisons = [_numbered(base, pair, number) for number, pair in enumerate(pairs)]
-    return measure(model.backbone, model.head, comparisons, target, np.arange(len(pairs)))
-
-
-def _parts(
-    pairs: Sequence[Pair], recipe: RewardRecipe, dev: Dev | None
-) -> tuple[Int[NDArray[np.int64], "train"], Int[NDArray[np.int64], "dev"], str]:
-    if dev is None:
-        return *split(pairs, recipe.dev_share, recipe.seed), "prompts"
-    rows = np.array(sorted(set(dev.rows)), dtype=np.int64)
-    train = np.setdiff1d(np.arange(len(pairs)), rows)
-    if not len(rows) or not len(train):
-        raise InputError(f"found {len(train)} pairs to train on and {len(rows)} to measure on; expected some of both")
-    return train, rows, dev.unseen
 
 
 def _targets(pairs: Sequence[Pair], axes: Sequence[str]) -> Float[Tensor, "N d"]:
@@ -180,10 +163,7 @@ def _check_known(target: Float[Tensor, "N d"], axes: Sequence[str]) -> None:
 
 
 def _fresh_lora(base: CausalModel, rank: int) -> tuple[PeftModel, LoraConfig]:
-    """Put a LoRA on all matrices of a copy of the base's decoder.
-
-    Dropout stays off: the two replies of a pair are to be judged by one network.
-    """
+    """Put a LoRA on all matrices of a copy of the base's decoder; no dropout, as one network judges both replies."""
     decoder = deepcopy(inner_decoder(base.model, base.name))
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="FEATURE_EXTRACTION")
     return with_lora(decoder, config).eval(), config
@@ -194,7 +174,7 @@ def _fit(
     head: nn.Linear,
     comparisons: Sequence[Comparison],
     target: Float[Tensor, "N d"],
-    train: Int[NDArray[np.int64], "train"],
+    train: Int[Ints, "train"],
     recipe: RewardRecipe,
     checkpoint: Path | None,
 ) -> None:
@@ -219,27 +199,6 @@ def _fit(
         schedule.step()
 
 
-def _measured(
-    path: Path | None,
-    decoder: nn.Module,
-    head: nn.Linear,
-    comparisons: Sequence[Comparison],
-    target: Float[Tensor, "N d"],
-    rows: Int[NDArray[np.int64], "m"],
-) -> Measured:
-    """Measure, or read what a killed run measured."""
-
-    def figures() -> Arrays:
-        return vars(measure(decoder, head, comparisons, target, rows))
-
-    return Measured(**(figures() if path is None else keep(path, figures)))
-
-
-def _check_finite(tensors: Sequence[Tensor]) -> None:
-    if not all(value.isfinite().all() for value in tensors):
-        raise InputError("the training diverged: a weight isn't finite; lower the recipe's learning_rate")
-
-
 def save_reward(
     trained: TrainedReward, folder: Path, data: str, licence: str, note: str = "", basis: Basis | None = None
 ) -> None:
@@ -249,7 +208,10 @@ def save_reward(
     """
     folder.mkdir(parents=True, exist_ok=True)
     base, is_local = public_name(trained.base.name), Path(trained.base.name).exists()
-    _lora_as_saved(trained.lora, base).save_pretrained(str(folder))
+    lora = deepcopy(trained.lora)
+    lora.base_model_name_or_path, lora.inference_mode = base, True
+    lora.target_modules = sorted(lora.target_modules or ())  # peft keeps a set, whose order changes with every run
+    lora.save_pretrained(str(folder))
     save_file(_on_cpu(trained.adapter), folder / WEIGHTS, metadata={"format": "pt"})
     save_file(_on_cpu(trained.model.head.state_dict()), folder / HEAD)
     manifest = {
@@ -265,13 +227,6 @@ def save_reward(
     (folder / "README.md").write_text(_card(trained, folder.name, base, data, licence, note), encoding="utf-8")
 
 
-def _lora_as_saved(lora: LoraConfig, base: str) -> LoraConfig:
-    saved = deepcopy(lora)
-    saved.base_model_name_or_path, saved.inference_mode = base, True
-    saved.target_modules = sorted(lora.target_modules or ())  # peft keeps a set, whose order changes with every run
-    return saved
-
-
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
@@ -279,11 +234,10 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _card(trained: TrainedReward, name: str, base: str, data: str, licence: str, note: str) -> str:
     report, recipe, axes = trained.report, trained.recipe, trained.model.axes
     stages = {"before": report.before, "after": report.after}
+    figures = {"replies": "replies", "prefixes": "prefixes", "log-loss": "log_loss"}
     rows = [
         {"axis": axis}
-        | {f"replies, {when}": stage.replies[j].item() for when, stage in stages.items()}
-        | {f"prefixes, {when}": stage.prefixes[j].item() for when, stage in stages.items()}
-        | {f"log-loss, {when}": stage.log_loss[j].item() for when, stage in stages.items()}
+        | {f"{name}, {w}": getattr(stages[w], field)[j].item() for name, field in figures.items() for w in stages}
         for j, axis in enumerate(axes)
     ]
     return f"""# {name}

@@ -18,11 +18,10 @@ from personalign.decode.engine import generate
 from personalign.errors import InputError, ModelError
 from personalign.learn.axes import measure_many
 from personalign.options import Options
-from personalign.train.basis.bootstrap import make_basis
-from personalign.train.basis.build import Made
+from personalign.train.basis.build import Made, make_basis
 from personalign.train.basis.calibrate import Trials
 from personalign.train.plans import GRID, Budget, Calibration
-from personalign.train.prompts import check_prompts, read_prompts, split_prompts
+from personalign.train.prompts import read_prompts, split_prompts, take_prompts
 from personalign.train.work import WORK
 from personalign.types import Guidance
 from tests.decode.tiny_models import network, saved, tokenizer
@@ -232,10 +231,10 @@ def test_too_few_prompts_are_refused(model: Path, tmp_path: Path) -> None:
     causal = load_causal(model, "cpu")
     texts = ["שלום", "😀😀", *(f"hello {i}" for i in range(13))]
     with pytest.raises(InputError, match="holds 15 different prompts, expected at least 16"):
-        check_prompts(read_prompts(written(tmp_path, "a.txt", texts * 3)), causal, 64)
+        take_prompts(read_prompts(written(tmp_path, "a.txt", texts * 3)), causal, 64, "a.txt", strict=True)
     lines = read_prompts(written(tmp_path, "b.txt", [*texts, "", "bye", "bye"]))
-    prompts, num_repeated = check_prompts(lines, causal, 64)
-    assert (len(prompts), num_repeated) == (16, 1)
+    prompts, num_different = take_prompts(lines, causal, 64, "b.txt", strict=True)
+    assert (len(prompts), num_different, len(lines)) == (16, 16, 17)
     assert len(split_prompts(prompts, 0).train) == 10
     assert split_prompts(prompts, 0) == split_prompts(prompts, 0) != split_prompts(prompts, 1)
 

@@ -109,9 +109,12 @@ def test_the_report_tells_what_was_measured(made: Made) -> None:
 @pytest.mark.parametrize(
     ("prompts", "said"),
     [
-        (replace(PROMPTS, train=PROMPTS.train[:9]), "found 9 prompts to learn from, expected at least 10"),
-        (replace(PROMPTS, held_out=[]), "0 prompts to test on and 4 to calibrate on"),
-        (replace(PROMPTS, dev=[]), "3 prompts to test on and 0 to calibrate on"),
+        (
+            replace(PROMPTS, train=PROMPTS.train[:9]),
+            "9 prompts to learn from, 3 to test on and 4 to calibrate on, expected at least 10,",
+        ),
+        (replace(PROMPTS, held_out=[]), "0 to test on and 4 to calibrate on"),
+        (replace(PROMPTS, dev=[]), "3 to test on and 0 to calibrate on"),
     ],
 )
 def test_too_few_prompts_are_refused_at_once(made: Made, prompts: Prompts, said: str, tmp_path: Path) -> None:

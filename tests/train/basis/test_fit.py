@@ -20,7 +20,7 @@ from personalign.train.basis.calibrate import Trials
 from personalign.train.basis.fit import MadeFromLog, fit_from_log
 from personalign.train.log import read_log
 from personalign.train.plans import GRID, Budget, Calibration, HeadRecipe
-from personalign.train.reward.from_log import backbone_from_log
+from personalign.train.reward.from_log import make_backbone
 from personalign.train.work import WORK
 from personalign.types import Gaussian
 from tests.train.crowd import AXES, LENGTH, Row, answers_of, replies_to
@@ -140,7 +140,7 @@ def test_weights_mean_the_same_over_the_models_own_replies(fitted: Fitted, model
     """The standardisation moves from the log's replies to the model's own; what people feel about a pair stays."""
     findings, basis = fitted.made.findings, fitted.made.basis
     embed = load_embedder(HIDDEN, load_causal(model, "cpu"))
-    draft = findings.draft("talker", basis.fingerprints, HIDDEN)
+    draft = findings.basis
     prompts = [prompt for prompt, _ in TEXTS]
     left, right = ([texts[i] for _, texts in TEXTS] for i in (0, 4))
     before, after = (features(b, prompts, left, embed) - features(b, prompts, right, embed) for b in (draft, basis))
@@ -289,7 +289,7 @@ def test_replies_unlike_the_models_own_end_early_with_what_is_known_of_people(
     assert json.loads((out / "report.json").read_text("utf-8"))["obstacle"] == made.obstacle
     basis = Basis.load(out)
     assert basis.steering.beta == 0
-    assert np.allclose(basis.prior.covariance, made.findings.prior.covariance)
+    assert np.allclose(basis.prior.covariance, made.findings.basis.prior.covariance)
     assert not (out / WORK).exists()
     with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", str(model), out, device="cpu") as p:
         assert p.ask("ada") is None
@@ -312,7 +312,7 @@ def test_an_obstacle_on_the_way_costs_nothing_that_is_known(
 @pytest.mark.slow
 def test_a_reward_model_has_the_axes_of_a_basis(fitted: Fitted, model: Path, log: Path, tmp_path: Path) -> None:
     """One reward for each, learnt ones embedded; the basis of another model is refused."""
-    made = backbone_from_log(read_log(log), str(model), tmp_path / "reward", fitted.folder, "cpu")
+    made = make_backbone(str(model), read_log(log), tmp_path / "reward", "cpu", fitted.folder)
     assert made.trained.model.axes == tuple(axis.name for axis in fitted.made.basis.axes)
     with pytest.raises(BasisError, match="was made for"):
-        backbone_from_log(read_log(log), "tiny", tmp_path / "other", fitted.folder, "cpu")
+        make_backbone("tiny", read_log(log), tmp_path / "other", "cpu", fitted.folder)

@@ -9,18 +9,26 @@ import pytest
 
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
+from personalign.train.basis.build import named_basis
 from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis
-from personalign.train.log import AnswerLog, LogCounts
+from personalign.train.log import Answer, AnswerLog, LogCounts
 from personalign.types import Fingerprints
-from tests.train.crowd import AXES, HIDDEN, LENGTH, Row, answers_of, embed, length_and_hidden, replies_to
+from tests.train.crowd import AXES, HIDDEN, LENGTH, Embed, Row, answers_of, embed, length_and_hidden, replies_to
 
 TEXTS = replies_to(40, 6)
 SOME = replies_to(20, 4)
 
 
 def log_of(rows: Sequence[Row]) -> AnswerLog:
-    user, prompt, a, b, choice = zip(*rows, strict=True)
-    return AnswerLog(user, prompt, a, b, choice, LogCounts(len(rows), len(set(user)), 0, 0, 0, 0, 0, {}), "log")
+    answers = tuple(Answer(*row) for row in rows)
+    return AnswerLog(answers, LogCounts(len(rows), len({row[0] for row in rows}), 0, 0, 0, 0, 0, {}), "log")
+
+
+def find(log: AnswerLog, embed: Embed, **options) -> Findings:
+    """What is found of people for a model that nobody has."""
+    return fit_basis(
+        log, embed, named_basis("none", Fingerprints("tokenizer", "model"), "assistant"), "hidden", **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="module")
 def findings(rows: list[Row]) -> Findings:
-    return fit_basis(log_of(rows), embed)
+    return find(log_of(rows), embed)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +65,10 @@ def test_held_out_people_are_foretold(findings: Findings) -> None:
 @pytest.mark.slow
 def test_a_learnt_axis_is_what_people_differ_in(findings: Findings) -> None:
     """It is the entry of the embedding that they feel about, and the prior knows both of their tastes."""
-    assert findings.projection is not None
-    weights = np.abs(findings.projection[:, 0])
+    assert findings.basis.learnt is not None
+    weights = np.abs(findings.basis.learnt.projection[:, 0])
     assert weights[HIDDEN] > 0.9 * np.linalg.norm(weights)
-    names, deviation = [axis.name for axis in findings.axes], np.sqrt(np.diag(findings.prior.covariance))
+    names, deviation = [axis.name for axis in findings.basis.axes], np.sqrt(np.diag(findings.basis.prior.covariance))
     assert names[-1] == "learnt_1"
     assert deviation[-1] > 1
     assert deviation[names.index("length")] > 0.5
@@ -71,8 +79,8 @@ def test_its_axes_are_standardised_over_the_log(rows: list[Row], findings: Findi
     """Every axis has mean 0 and standard deviation 1 over the different replies of the log."""
     replies = {(row[1][0]["content"], text): row[1] for row in rows for text in row[2:4]}
     prompts, texts = list(replies.values()), [text for _, text in replies]
-    basis = findings.draft("none", Fingerprints("tokenizer", "model"), "hidden")
-    raw = np.hstack([measure_many(prompts, texts, basis.named), embed(prompts, texts) @ findings.projection])
+    basis = findings.basis
+    raw = np.hstack([measure_many(prompts, texts, basis.named), embed(prompts, texts) @ basis.learnt.projection])
     assert findings.replies == len(texts)
     assert np.allclose(basis.standardise(raw).mean(axis=0), 0)
     assert np.allclose(basis.standardise(raw).std(axis=0), 1)
@@ -82,7 +90,7 @@ def test_its_axes_are_standardised_over_the_log(rows: list[Row], findings: Findi
 def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
     """Where every answer is given to somebody at random, nobody leaves the population, and questions are at random."""
     users = np.random.default_rng(0).permutation([row[0] for row in rows])
-    mixed = fit_basis(log_of([(str(user), *row[1:]) for user, row in zip(users, rows, strict=True)]), embed)
+    mixed = find(log_of([(str(user), *row[1:]) for user, row in zip(users, rows, strict=True)]), embed)
     assert mixed.judgement.gate.kappa == 0
     assert not mixed.judgement.active
     assert all(step.accuracy == step.population_accuracy for step in mixed.judgement.after)
@@ -93,27 +101,27 @@ def test_where_named_axes_say_it_all_none_is_learnt() -> None:
     """People who care about length alone; with a rank that is asked for there are learnt axes all the same."""
     alike = answers_of(60, 20, TEXTS, lambda prompt, reply: measure_many([prompt], [reply], AXES)[0, [LENGTH]])
     log = log_of(alike)
-    assert fit_basis(log, embed).projection is None
-    asked = fit_basis(log, embed, rank=2)
-    assert asked.num_learnt == 2
-    assert [axis.name for axis in asked.axes][-2:] == ["learnt_1", "learnt_2"]
+    assert find(log, embed).basis.learnt is None
+    asked = find(log, embed, rank=2)
+    assert asked.row()["learnt"] == 2
+    assert [axis.name for axis in asked.basis.axes][-2:] == ["learnt_1", "learnt_2"]
 
 
 @pytest.mark.slow
 def test_seeded(few: list[Row]) -> None:
     """The same seed gives the same bytes, another one another split."""
-    one, again, other = (fit_basis(log_of(few), embed, seed=seed) for seed in (3, 3, 4))
-    assert one.prior.covariance.tobytes() == again.prior.covariance.tobytes()
+    one, again, other = (find(log_of(few), embed, seed=seed) for seed in (3, 3, 4))
+    assert one.basis.prior.covariance.tobytes() == again.basis.prior.covariance.tobytes()
     assert one.judgement == again.judgement
-    assert one.prior.covariance.tobytes() != other.prior.covariance.tobytes()
+    assert one.basis.prior.covariance.tobytes() != other.basis.prior.covariance.tobytes()
 
 
 def test_too_few_people_are_refused(few: list[Row]) -> None:
     """People who only skip don't count; one more person is enough (the control)."""
     skipping = [(*row[:4], "skip") if row[0] == "person 0" else row for row in few]
     with pytest.raises(InputError, match=f"of {MIN_PEOPLE - 1} of {MIN_PEOPLE} people, expected {MIN_PEOPLE}"):
-        fit_basis(log_of(skipping), embed)
-    assert fit_basis(log_of(few), embed).people == MIN_PEOPLE
+        find(log_of(skipping), embed)
+    assert find(log_of(few), embed).people == MIN_PEOPLE
 
 
 def test_embeddings_that_are_no_numbers_are_named(few: list[Row]) -> None:
@@ -126,27 +134,27 @@ def test_embeddings_that_are_no_numbers_are_named(few: list[Row]) -> None:
         return findings
 
     with pytest.raises(InputError, match=r"hold NaN or Inf, the first is [ab] of answer \d+ of the log"):
-        fit_basis(log_of(few), broken)
+        find(log_of(few), broken)
 
 
 def test_embeddings_that_are_all_alike_are_refused(few: list[Row]) -> None:
     """They can't tell replies apart."""
     with pytest.raises(InputError, match=r"embeddings of all \d+ replies are alike"):
-        fit_basis(log_of(few), lambda _, replies: np.full((len(replies), 7), 0.1))
+        find(log_of(few), lambda _, replies: np.full((len(replies), 7), 0.1))
 
 
 @pytest.mark.parametrize("rank", [0, 64, "many"])
 def test_a_rank_that_cannot_be_is_refused(few: list[Row], rank: int | str) -> None:
     """With the ranks that can."""
     with pytest.raises(InputError, match=r'expected "auto" or a whole number from 1 to'):
-        fit_basis(log_of(few), embed, rank=rank)
+        find(log_of(few), embed, rank=rank)
 
 
 def test_odd_people_are_no_obstacle(few: list[Row]) -> None:
     """Somebody who never prefers anything, and somebody who always takes the left."""
     odd = {"person 1": "tie", "person 2": "a"}
-    findings = fit_basis(log_of([(*row[:4], odd.get(row[0], row[4])) for row in few]), embed)
-    assert np.linalg.eigvalsh(findings.prior.covariance).min() > 0
+    findings = find(log_of([(*row[:4], odd.get(row[0], row[4])) for row in few]), embed)
+    assert np.linalg.eigvalsh(findings.basis.prior.covariance).min() > 0
 
 
 @pytest.mark.slow
@@ -155,9 +163,9 @@ def test_how_people_answer_is_estimated(rows: list[Row], findings: Findings) -> 
     rng = np.random.default_rng(0)
     tied = [(*row[:4], "tie" if rng.random() < 0.3 else row[4]) for row in rows]
     leaning = [(*row[:4], "a" if leans_left(row[0]) else "b") if rng.random() < 0.4 else row for row in rows]
-    assert findings.noise.tie == 0  # as it was fitted: nobody was offered one
-    assert fit_basis(log_of(tied), embed).noise.tie > 0.2
-    assert fit_basis(log_of(leaning), embed).noise.side > 0.4 > findings.noise.side
+    assert findings.basis.noise.tie == 0  # as it was fitted: nobody was offered one
+    assert find(log_of(tied), embed).basis.noise.tie > 0.2
+    assert find(log_of(leaning), embed).basis.noise.side > 0.4 > findings.basis.noise.side
 
 
 def leans_left(user: str) -> bool:

@@ -60,7 +60,10 @@ def test_a_text_file_has_a_text_a_line(causal: CausalModel, tmp_path: Path) -> N
         ('{"messages": {"role": "user", "content": "hat?"}}', "line 2 has messages .dict.; expected"),
         ('{"turns": ["hat?", ""]}', "line 2 isn't a dialogue to learn from: message 1 .assistant. is blank"),
         ('{"messages": []}', "line 2 isn't a dialogue to learn from: found no messages"),
-        ('{"messages": [{"role": "user"}]}', "line 2 has messages .list.; expected"),
+        (
+            '{"messages": [{"role": "user"}]}',
+            "line 2 isn't a dialogue to learn from: message 0 has 'role', but not 'content'",
+        ),
         ('{"turns": ["a<|end|>b"]}', "line 2 isn't a dialogue to learn from: .*<|end|>"),
     ],
 )

@@ -187,7 +187,7 @@ def bank_log(path: Path, basis: Basis) -> AnswerLog:
 def test_with_a_basis_everyone_is_served_by_their_own_weights(tmp_path: Path) -> None:
     """On the bundled model: one reward an axis; who wants the opposite gets another reply by ``args``."""
     basis = Basis.load(TINY / "basis")
-    made = make_backbone("tiny", bank_log(tmp_path, basis), tmp_path / "axes", "cpu", basis, epochs=1)
+    made = make_backbone("tiny", bank_log(tmp_path, basis), tmp_path / "axes", "cpu", TINY / "basis", epochs=1)
     assert made.trained.model.axes == tuple(axis.name for axis in basis.axes)
     assert made.row()["log_loss"]["after"] < made.row()["log_loss"]["before"]
     assert basis.id[:12] in (tmp_path / "axes" / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 from personalign.decode.load import render
 from personalign.errors import InputError, MessageError
 from personalign.train.reward.pairs import Pair, comparison, soft_choices, split
-from tests.decode.tiny_models import Kit, talk
+from tests.decode.tiny_models import Kit
 from tests.train.talker import prompt
 
 
@@ -42,19 +42,19 @@ def test_a_soft_choice_is_bradley_and_terrys() -> None:
 
 def test_no_prompt_is_on_both_sides() -> None:
     """All pairs of a prompt are trained on, or none; the seed says which."""
-    pairs = [Pair(tuple(messages), str(i), "no") for i, messages in enumerate(talk(*"abcdefghij") * 3)]
-    train, dev = split(pairs, 0.2, seed=0)
-    sides = [{pairs[i].prompt[0]["content"] for i in side} for side in (train, dev)]
+    names = [*"abcdefghij"] * 3
+    train, dev = split(names, 0.2, 0, "prompts")
+    sides = [{names[i] for i in side} for side in (train, dev)]
     assert sorted([*train, *dev]) == list(range(30))
     assert (len(sides[0]), len(sides[1])) == (8, 2)
     assert not sides[0] & sides[1]
-    assert any(not np.array_equal(split(pairs, 0.2, seed)[1], dev) for seed in range(1, 4))
+    assert any(not np.array_equal(split(names, 0.2, seed, "prompts")[1], dev) for seed in range(1, 4))
 
 
 def test_one_prompt_cannot_be_split() -> None:
     """There would be nothing to try the reward on."""
     with pytest.raises(InputError, match="about 1 prompts; expected at least 2"):
-        split([Pair(prompt("cat"), "yes", "no")] * 4, 0.1, 0)
+        split(["a cat"] * 4, 0.1, 0, "prompts")
 
 
 @pytest.mark.parametrize(

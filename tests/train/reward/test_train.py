@@ -18,8 +18,8 @@ from personalign.decode import load_causal
 from personalign.decode.reward_model import RewardModel, load_reward
 from personalign.errors import InputError, MessageError
 from personalign.train.reward import train as module
-from personalign.train.reward.pairs import Pair, comparison, soft_choices
-from personalign.train.reward.train import Dev, RewardRecipe, TrainedReward, measure_reward, save_reward, train_reward
+from personalign.train.reward.pairs import Pair, comparison, hold_out, measure, soft_choices
+from personalign.train.reward.train import RewardRecipe, TrainedReward, save_reward, train_reward
 from tests.decode.tiny_models import Kit, bits, make_kit
 from tests.train.talker import SUBJECTS, prompt
 
@@ -222,37 +222,57 @@ def test_ten_steps_are_enough(kit: Kit) -> None:
     assert report.num_train <= recipe.batch_size, "a step an epoch"
 
 
-def test_the_pairs_to_measure_on_can_be_chosen(kit: Kit) -> None:
-    """They aren't trained on: with their answers turned round the same weights come out, and the opposite figures."""
-    pairs, dev = planted(40), Dev(tuple(range(30, 40)), "people")
-    turned = [*pairs[:30], *(replace(pair, target=(1 - pair.target[0],)) for pair in pairs[30:])]
-    found, other = (train_reward(kit.base, each, SHORT, dev=dev) for each in (pairs, turned))
+def test_the_people_to_measure_on_are_not_trained_on(kit: Kit) -> None:
+    """With their answers turned round the same weights come out, and the opposite figures."""
+    pairs, people = planted(40), ["ada", "ben", "cleo", "dan"] * 10
+    judges = hold_out(people, 0.1, SHORT.seed)
+    turned = [
+        replace(pair, target=(1 - pair.target[0],)) if user in judges else pair
+        for pair, user in zip(pairs, people, strict=True)
+    ]
+    found, other = (train_reward(kit.base, each, SHORT, people=people) for each in (pairs, turned))
     assert (found.report.num_train, found.report.num_dev, found.report.unseen) == (30, 10, "people")
     assert torch.equal(bits(rewards(found.model)), bits(rewards(other.model)))
     assert other.report.after.replies == pytest.approx(1 - found.report.after.replies)
-    measured = measure_reward(found.model, kit.base, pairs[30:])
-    assert measured.replies.tolist() == found.report.after.replies.tolist()
-    assert measured.log_loss == pytest.approx(found.report.after.log_loss)
-    everything = train_reward(kit.base, turned, SHORT, dev=Dev((0,)))
+    everything = train_reward(kit.base, turned, SHORT)
     assert not torch.equal(bits(rewards(everything.model)), bits(rewards(other.model)))  # control: they would matter
-    for rows in ((), tuple(range(40))):
-        with pytest.raises(InputError, match="expected some of both"):
-            train_reward(kit.base, pairs, SHORT, dev=Dev(rows))
-    with pytest.raises(InputError, match="no pairs to measure on"):
-        measure_reward(found.model, kit.base, [])
+    with pytest.raises(InputError, match="about 1 people; expected at least 2"):
+        train_reward(kit.base, pairs, SHORT, people=["ada"] * 40)
+
+
+@pytest.mark.parametrize("num_shared", [0, 5, 20])
+def test_pairs_about_new_prompts_are_measured_by_themselves(kit: Kit, num_shared: int) -> None:
+    """Of the held-out person's pairs those about prompts that the other one answered don't count; all may, or none."""
+    about = [prompt(f"{SUBJECTS[i % 10]} {WORDS[i // 10]}") for i in range(40)]
+    shared = [about[i % 20 if i % 20 < num_shared else i] for i in range(40)]
+    pairs = [replace(pair, prompt=messages) for pair, messages in zip(planted(40), shared, strict=True)]
+    people = ["ada"] * 20 + ["ben"] * 20
+    trained = train_reward(kit.base, pairs, SHORT, people=people)
+    (judge,) = hold_out(people, SHORT.dev_share, SHORT.seed)
+    assert (trained.report.num_dev, trained.report.num_new) == (20, 20 - num_shared)
+    new = [pairs[i] for i, user in enumerate(people) if user == judge and i % 20 >= num_shared]
+    if not new:
+        assert trained.report.new is None
+        return
+    target, rows = torch.tensor([pair.target for pair in new]), [comparison(kit.base, pair) for pair in new]
+    by_hand = measure(trained.model.backbone, trained.model.head, rows, target, np.arange(len(new)))
+    assert trained.report.new is not None
+    assert trained.report.new.replies.tolist() == by_hand.replies.tolist()
+    assert trained.report.new.log_loss == pytest.approx(by_hand.log_loss)
 
 
 def test_the_log_loss_is_that_of_whole_replies(kit: Kit, trained: TrainedReward) -> None:
     """−log σ of the rewards' difference at the last tokens, averaged over what is known; a tie is half of each."""
     targets = (1.0, 0.0, 0.5, float("nan"))
-    pairs = [replace(pair, target=(target,)) for pair, target in zip(planted(4), targets, strict=True)]
+    pairs = planted(4)
+    rows = [comparison(kit.base, pair) for pair in pairs]
     losses = []
-    for pair in pairs[:3]:
-        row = comparison(kit.base, pair)
+    for target, row in zip(targets[:3], rows, strict=False):
         first, second = (rewards(trained.model, torch.tensor([ids]))[0, -1, 0] for ids in (row.first, row.second))
         likely = torch.sigmoid(first - second).item()
-        losses.append(-(pair.target[0] * np.log(likely) + (1 - pair.target[0]) * np.log(1 - likely)))
-    measured = measure_reward(trained.model, kit.base, pairs)
+        losses.append(-(target * np.log(likely) + (1 - target) * np.log(1 - likely)))
+    wanted = torch.tensor(targets)[:, None]
+    measured = measure(trained.model.backbone, trained.model.head, rows, wanted, np.arange(4))
     assert measured.log_loss == pytest.approx([np.mean(losses)], rel=1e-4)
     assert measured.replies.tolist() in ([0.0], [0.5], [1.0]), "of the two that were decided"
 

@@ -27,6 +27,7 @@ from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head
+from personalign.train.basis.people import MIN_DEVIATION, restandardised
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from personalign.train.card import Origin, Report, local_origin, public_name, rounded_mean, write_basis_card
 from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Budget, Plans
@@ -34,7 +35,6 @@ from personalign.train.prompts import Prompts, read_prompts, split_prompts, take
 from personalign.train.work import identity, made_in
 from personalign.types import Array, Fingerprints, Gaussian, Ints, Message, Noise
 
-MIN_DEVIATION = 1e-3  # of an axis over the model's own replies
 Features = Float[Array, "N d"]
 
 
@@ -198,25 +198,6 @@ def named_basis(model: str, fingerprints: Fingerprints, axes: str) -> Basis:
         noise=Noise(),
         reference=np.zeros((0, d)),
         steering=UNCALIBRATED,
-    )
-
-
-def restandardised(draft: Basis, axes: Int[Ints, "e"], center: Float[Array, "e"], scale: Float[Array, "e"]) -> Basis:
-    """The draft on some of its axes, whose center and scale in the draft's units are now 0 and 1."""
-    learnt = axes[axes >= len(draft.named)] - len(draft.named)
-    projected = None
-    if draft.learnt is not None and len(learnt):
-        projected = replace(draft.learnt, projection=draft.learnt.projection[:, learnt])
-    return replace(
-        draft,
-        axes=tuple(draft.axes[j] for j in axes),
-        center=draft.center[axes] + draft.scale[axes] * center,
-        scale=draft.scale[axes] * scale,
-        prior=Gaussian(
-            scale * draft.prior.mean[axes], draft.prior.covariance[np.ix_(axes, axes)] * np.outer(scale, scale)
-        ),
-        reference=draft.reference[:, axes],
-        learnt=projected,
     )
 
 

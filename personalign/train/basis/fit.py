@@ -22,16 +22,8 @@ from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
 from personalign.train.basis.bank import is_distinct, usable_replies
-from personalign.train.basis.build import (
-    MIN_DEVIATION,
-    Made,
-    Making,
-    NothingToSteerError,
-    named_basis,
-    open_models,
-    write_basis,
-)
-from personalign.train.basis.people import Findings, fit_basis
+from personalign.train.basis.build import Made, Making, NothingToSteerError, named_basis, open_models, write_basis
+from personalign.train.basis.people import MIN_DEVIATION, Findings, fit_basis
 from personalign.train.basis.rollouts import KeptEmbedder, roll_out
 from personalign.train.card import Origin, local_origin, public_name, table, write_people_card
 from personalign.train.log import AnswerLog, LogCounts

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from personalign.basis import Basis, Learnt
+from personalign.decode.embed import HIDDEN
 from personalign.errors import InputError
 from personalign.learn.axes import Embed, measure_many
 from personalign.learn.factors import factorise
 from personalign.messages import Conversation
-from personalign.train.basis.build import MIN_DEVIATION, restandardised
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog
 from personalign.train.plans import NUM_REFERENCE
@@ -36,6 +36,7 @@ from personalign.words import Axis
 HELD_OUT = 0.25  # of the people
 MIN_PEOPLE = 20  # so that five judge
 MAX_DIMENSIONS = 384  # of embeddings, their main directions
+MIN_DEVIATION = 1e-3  # of an axis over the replies of a log or a model
 FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
 SLIGHT = 0.2  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
 EVEN = 0.01  # of the prior's variance is spread evenly, so that other tastes can be learnt, too
@@ -98,7 +99,7 @@ def fit_basis(
     log: AnswerLog,
     embed: Embed,
     draft: Basis,
-    embedder: str,
+    embedder: str = HIDDEN,
     rank: int | str = "auto",
     seed: int = 0,
     work: Path | None = None,
@@ -176,6 +177,25 @@ def _varying(draft: Basis, answers: _Answers) -> tuple[Basis, Float[Array, "R d"
     varies = np.flatnonzero(raw.std(axis=0) >= MIN_DEVIATION)
     basis = restandardised(draft, varies, raw.mean(axis=0)[varies], raw.std(axis=0)[varies])
     return basis, basis.standardise(raw[:, varies])
+
+
+def restandardised(draft: Basis, axes: Int[Ints, "e"], center: Float[Array, "e"], scale: Float[Array, "e"]) -> Basis:
+    """The draft on some of its axes, whose center and scale in the draft's units are now 0 and 1."""
+    learnt = axes[axes >= len(draft.named)] - len(draft.named)
+    projected = None
+    if draft.learnt is not None and len(learnt):
+        projected = replace(draft.learnt, projection=draft.learnt.projection[:, learnt])
+    return replace(
+        draft,
+        axes=tuple(draft.axes[j] for j in axes),
+        center=draft.center[axes] + draft.scale[axes] * center,
+        scale=draft.scale[axes] * scale,
+        prior=Gaussian(
+            scale * draft.prior.mean[axes], draft.prior.covariance[np.ix_(axes, axes)] * np.outer(scale, scale)
+        ),
+        reference=draft.reference[:, axes],
+        learnt=projected,
+    )
 
 
 def _with_learnt(

@@ -26,9 +26,7 @@ def log_of(rows: Sequence[Row]) -> AnswerLog:
 
 def find(log: AnswerLog, embed: Embed, **options) -> Findings:
     """What is found of people for a model that nobody has."""
-    return fit_basis(
-        log, embed, named_basis("none", Fingerprints("tokenizer", "model"), "assistant"), "hidden", **options
-    )
+    return fit_basis(log, embed, named_basis("none", Fingerprints("tokenizer", "model"), "assistant"), **options)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """A model at work: a forward pass that also gives the hidden state, and a lane, which keeps a row for every reply.
 
 A lane's rows are slots: replies begin and end in them at any step, whatever the others do. A step reads one token a
-row, over the first few slots only; a prompt is read in chunks, by itself, so its bits never depend on neighbours.
+row, over the first few slots only; a prompt is read in chunks, by itself, so its bits never depend on neighbours. A
+prompt that another slot has read already is copied from there.
 """
 
 from __future__ import annotations
@@ -61,12 +62,13 @@ class Reading:
         self.cache = SlotCache(config, slots.num_slots * copies, self.max_length)
         self.lengths = slots.rows(dtype=torch.long)
         self.known = [0] * slots.num_slots  # the lengths, on the host
+        self._prompts: dict[int, list[int]] = slots.values()
         self._unread: dict[int, list[int]] = slots.values()
         slots.join(self)
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
         """Give an empty slot its prompt."""
-        self._unread[slot] = list(prompt)
+        self._prompts[slot], self._unread[slot] = list(prompt), list(prompt)
 
     def num_unread(self, slot: int) -> int:
         """How many tokens of its prompt a slot has still to read."""
@@ -75,6 +77,10 @@ class Reading:
     def read(self, slot: int, forward: Forward) -> int:
         """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
         unread = self._unread.get(slot, [])
+        if not self.known[slot] and (source := self._reader_of(unread)) is not None:
+            self.cache.copy(self._rows(source), self._rows(slot), len(unread))
+            self.known[slot] = self.lengths[slot] = len(unread)
+            unread = []
         chunk, self._unread[slot] = unread[:CHUNK], unread[CHUNK:]
         if chunk:
             start = self.known[slot]
@@ -87,6 +93,11 @@ class Reading:
             self.lengths[slot] = stop
             forward(ids, positions, window, self.visible(positions, window.length))
         return len(chunk)
+
+    def _reader_of(self, prompt: list[int]) -> int | None:
+        """A slot that has read this very prompt; a part of it doesn't do, since other chunks give other bits."""
+        have_read = (slot for slot, other in self._prompts.items() if other == prompt and not self.num_unread(slot))
+        return next(have_read, None) if prompt else None
 
     def window(self, start: int, stop: int, written: Int[Tensor, "r T"], length: int) -> Window:
         """The rows of some slots, to write new tokens at these positions and read ``length`` of them."""

@@ -62,8 +62,10 @@ def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest
     desk = Desk(kit.models(), 8, 256, steers=[endless(kit)])
     writes = desk.submit(Request(HELLO, Options(90), GUIDED), is_streamed=True)
     desk.engine.step()
-    long = [Request(LONG, Options(4), GUIDED), Request(LONG, Options(4, expert="whole")), Request(LONG, Options(4))]
-    callers = [desk.submit(request) for request in long * 2]
+    kinds = [(None, GUIDED), ("whole", None), (None, None)] * 2
+    prompts = talk(*(letter * 90 for letter in "QRSTUV"))
+    long = [Request(prompt, Options(4, expert=expert), by) for prompt, (expert, by) in zip(prompts, kinds, strict=True)]
+    callers = [desk.submit(request) for request in long]
     small = kit.experts["whole"]
     with reading(kit.base) as base, reading(small.anti) as anti, reading(small.tuned) as tuned:
         steps = 0
@@ -76,7 +78,7 @@ def test_prompts_are_read_in_chunks_beside_writing(kit: Kit, monkeypatch: pytest
             steps += 1
     assert steps > 6 * len(LONG[0]["content"]) / 16  # control: there was that much to read
     desk.drain()
-    for request, caller in zip(long * 2, callers, strict=True):
+    for request, caller in zip(long, callers, strict=True):
         assert caller.generated.ids == Desk(kit.models(), 8, 256, steers=[endless(kit)]).serve([request])[0].ids
     assert leftovers(desk.engine) == []
 
@@ -111,6 +113,17 @@ def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, mon
         Request(talk("Z" * 20)[0], Options(6, expert="whole"), GUIDED),
     ]
     assert haystack(kit.models(), needles, 8, 16).differing == 0
+
+
+def test_a_prompt_is_read_once_for_all_who_write_to_it(kit: Kit) -> None:
+    """Replies to one prompt copy what the first has read, to the bit what each reads alone; a longer one reads."""
+    requests = [Request(LONG, Options(max_tokens=6, temperature=1.0, seed=seed), GUIDED) for seed in range(4)]
+    requests.append(Request((*LONG, {"role": "assistant", "content": "a"}, *LONG), Options(max_tokens=6, seed=0)))
+    alone = [engine_module.generate(kit.models(), [request])[0] for request in requests]
+    with reading(kit.base) as lengths:
+        together = engine_module.generate(kit.models(), requests)
+    assert len(lengths) == 2
+    assert [reply.ids for reply in together] == [reply.ids for reply in alone]
 
 
 def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:

@@ -26,6 +26,7 @@ class Plan:
     alphas: tuple[float, ...] = (0.0,)
     forced_share: float = 0.5
     temperature: float = 1.0
+    top_p: float = 1.0
     seed: int = 0
     num_prompts: int | None = None  # answer only the first so many
     latest_forced: int = 16  # forced positions are uniform below: about the length of a reply
@@ -80,11 +81,13 @@ class Budget:
     """How much work goes into a basis, however many prompts there are.
 
     The head learns from ``replies``, 4 to 64 for each prompt; about 3,400 more are written to ask about. A reply that
-    is cut off after ``max_tokens`` is not asked about.
+    is cut off after ``max_tokens`` is not asked about. Replies are drawn as they will be when the model is served.
     """
 
     replies: int = 11_000
     max_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
     seed: int = 0
     num_asked: int = NUM_ASKED
     head: HeadRecipe = field(default_factory=HeadRecipe)
@@ -101,6 +104,8 @@ class Budget:
             replies_per_prompt=min(max(self.replies // num_prompts, 4), 64),
             max_tokens=self.max_tokens,
             num_candidates=20,
+            temperature=self.temperature,
+            top_p=self.top_p,
             seed=self.seed,
             num_prompts=max(self.replies // 4, MIN_QUESTIONS),
             latest_forced=max(self.max_tokens // 4, 1),
@@ -110,7 +115,8 @@ class Budget:
             max_tokens=self.max_tokens,
             num_candidates=20,
             forced_share=0.0,
-            temperature=BANK_TEMPERATURE,
+            temperature=min(self.temperature, BANK_TEMPERATURE),
+            top_p=self.top_p,
             seed=self.seed + 1,
             num_prompts=max(self.num_asked // 8, MIN_QUESTIONS),
         )

@@ -110,6 +110,7 @@ def _write_shard(
             Options(
                 max_tokens=plan.max_tokens,
                 temperature=plan.temperature,
+                top_p=plan.top_p,
                 seed=int(rng.integers(2**31)),
                 expert=plan.expert if alpha else None,
                 alpha=float(alpha) if alpha else None,

@@ -1,0 +1,1 @@
+"""How SmolLM2's basis is made, and of which prompts."""

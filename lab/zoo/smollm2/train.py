@@ -1,0 +1,93 @@
+"""Make the bundled basis of SmolLM2: ``python -m lab.zoo.smollm2.train``; a killed run goes on where it was.
+
+The roll-outs take an hour on one core, the rest a quarter of it. ``--only`` rolls one kind of replies out, so that two
+processes may share the work; the last call, without it, finds both.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from personalign.bundled import ZOO
+from personalign.train.basis.build import Making, open_models, write_basis
+from personalign.train.basis.rollouts import roll_out
+from personalign.train.card import Origin
+from personalign.train.plans import Calibration, HeadRecipe, Plan, Plans
+from personalign.train.prompts import Prompts, split_prompts
+from personalign.types import Message, Steering
+
+PROMPTS = Path(__file__).parent / "prompts.jsonl"
+SYSTEM = "You are a helpful assistant. Keep your answers short."
+TEMPERATURE, TOP_P, MAX_TOKENS = 0.6, 0.9, 160  # at temperature 1 so small a model writes nonsense
+LEARN = Plan(
+    replies_per_prompt=4,
+    max_tokens=MAX_TOKENS,
+    num_candidates=20,
+    temperature=TEMPERATURE,
+    top_p=TOP_P,
+    latest_forced=MAX_TOKENS // 4,
+)
+ASK = Plan(
+    replies_per_prompt=5,
+    max_tokens=MAX_TOKENS,
+    num_candidates=20,
+    forced_share=0.0,
+    temperature=TEMPERATURE,
+    top_p=TOP_P,
+    seed=1,
+    num_prompts=420,
+)
+GRID = tuple(Steering(beta, clip, 20) for beta in (8.0, 16.0, 32.0) for clip in (3.0, 5.0))
+PLANS = Plans(LEARN, ASK, HeadRecipe(rank=64, hidden=512), Calibration(GRID, num_people=4))
+ORIGIN = Origin(
+    title="smollm2/basis",
+    model="smollm2",
+    command="python -m lab.zoo.smollm2.train",
+    prompts="434 everyday requests of the project's own and 200 of GPTeacher's role-plays (MIT)",
+    opened='model="smollm2"',
+    licence=(
+        "## Licence\n\nApache-2.0, as the model is. The questions are replies of SmolLM2-135M-Instruct (Apache-2.0) to "
+        "the project's own prompts and to role-plays of GPTeacher (MIT, teknium1).\n"
+    ),
+)
+
+
+class Kind(StrEnum):
+    """Which replies are rolled out alone."""
+
+    LEARN = "learn"
+    ASK = "ask"
+
+
+def smollm2_prompts() -> Prompts:
+    """The prompts, two of three behind a system message that asks for short answers, as many an operator's does."""
+    texts = [json.loads(line)["prompt"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    return split_prompts([_conversation(text, is_short=i % 3 < 2) for i, text in enumerate(texts)], seed=0)
+
+
+def _conversation(text: str, *, is_short: bool) -> tuple[Message, ...]:
+    user: Message = {"role": "user", "content": text}
+    return ({"role": "system", "content": SYSTEM}, user) if is_short else (user,)
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="roll-outs and checkpoints")] = Path(".zoo/smollm2"),
+    only: Annotated[Kind | None, typer.Option(help="roll out these replies, and stop")] = None,
+) -> None:
+    """Roll out, train the head, calibrate, and write the basis where ``model="smollm2"`` finds it."""
+    folder = ZOO / "smollm2" / "basis"
+    models, prompts = open_models("smollm2", folder, "cpu"), smollm2_prompts()
+    if only is not None:
+        plan, name = (LEARN, "train") if only is Kind.LEARN else (ASK, "bank")
+        roll_out(models, prompts.train, plan, work / name)
+        return
+    write_basis(folder, Making(models, prompts, PLANS, work), ORIGIN)
+
+
+if __name__ == "__main__":
+    typer.run(main)

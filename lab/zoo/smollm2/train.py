@@ -81,7 +81,7 @@ def main(
 ) -> None:
     """Roll out, train the head, calibrate, and write the basis where ``model="smollm2"`` finds it."""
     folder = ZOO / "smollm2" / "basis"
-    models, prompts = open_models("smollm2", folder, "cpu"), smollm2_prompts()
+    models, prompts = open_models("smollm2", "cpu"), smollm2_prompts()
     if only is not None:
         plan, name = (LEARN, "train") if only is Kind.LEARN else (ASK, "bank")
         roll_out(models, prompts.train, plan, work / name)

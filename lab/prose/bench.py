@@ -1,0 +1,199 @@
+"""``personalign bench quality --model smollm2``: what people with tastes of their own gain on a real model.
+
+People, prompts and scorers were fixed before any result was seen. A gain is counted in standard deviations of the
+model's own replies to the same prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from lab.bootstrap import Interval, quantile
+from lab.harness import Bar, Report, Row
+from lab.prose.arms import ARMS, STREAMING, Arm, Served
+from lab.prose.people import Person, Scale, draw, main_trait, onboard
+from lab.prose.traits import score, varying
+from lab.prose.writing import Desk, Written, bits_per_character, repeated
+from personalign.errors import InputError
+from personalign.learn.axes import features
+from personalign.service import Personalign
+from personalign.types import Guidance
+
+PROMPTS = Path(__file__).parents[1] / "zoo" / "smollm2" / "held_out.jsonl"
+NUM_SCORED = 200  # replies whose surprise is measured, of each arm
+RIDGE = 1.0
+BARS = {
+    "smollm2.gain.tilt": Bar("≥", 0.4),
+    "smollm2.gain.blocks.4.16": Bar("≥", 0.6),
+    "smollm2.person_over_stranger": Bar("≥", 0.4),
+    "smollm2.fluency.blocks.4.16": Bar("≤", 1.10),
+    "smollm2.fluency.tilt": Bar("≤", 1.25),
+}
+Gains = Float[NDArray[np.float64], "people"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    num_people: int = 40
+    num_prompts: int = 100
+    prompts_each: int = 8  # of them, for each person; other people have others
+    num_draws: int = 8  # of the model's own replies to each prompt
+
+
+def run_prose(plan: Plan, device: str, work: Path, only: str = "", out: Path | None = None) -> dict[str, Any]:
+    """Measure every arm whose name begins with ``only``; what an earlier run wrote in ``work`` is taken from there.
+
+    Raises:
+        InputError: no arm's name begins so.
+    """
+    arms = [arm for arm in ARMS if arm.name.startswith(only)]
+    if not arms:
+        raise InputError(f"no arm begins with {only!r}; expected one of {', '.join(arm.name for arm in ARMS)}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model="smollm2", device=device) as p,
+    ):
+        report = Report("personalign bench quality --model smollm2 --json", device, bars=BARS, out=out)
+        report.facts = {"basis": p.basis.id, "plan": vars(plan)}
+        report.extend(_rows(p, plan, arms, work))
+    return report.to_json()
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Who judges, and the replies that gains are counted from."""
+
+    desk: Desk
+    base: Sequence[Written]  # draw by draw, a reply to each prompt
+
+    def utilities(self, written: Written) -> Float[NDArray[np.float64], "people prompts"]:
+        """How much each person likes the replies written for them."""
+        desk = self.desk
+        traits = desk.scale.measure(written.texts).reshape(*desk.turns.shape, -1)
+        return np.array([person.utility(row) for person, row in zip(desk.people, traits, strict=True)])
+
+    def gains(self, written: Written) -> Gains:
+        """Each person's mean gain, in standard deviations of the model's own replies to the same prompts."""
+        own = np.array([self.utilities(draws.take(self.desk.turns.ravel().tolist())) for draws in self.base])
+        spread = np.sqrt(own.var(0, ddof=1).mean(-1))
+        return np.asarray((self.utilities(written) - own.mean(0)).mean(-1) / spread)
+
+
+def _rows(p: Personalign, plan: Plan, arms: Sequence[Arm], work: Path) -> Iterator[Row]:
+    trial = _begin(p, plan, work)
+    surprise = _surprise(trial, trial.base[0].take(trial.desk.turns.ravel().tolist()))
+    plain = trial.base[0]
+    yield Row("smollm2.base.bits_per_character", surprise)
+    yield Row("smollm2.base.repetition", repeated(plain), facts={"truncated": float(np.mean(plain.cut))})
+    gains: dict[str, Gains] = {}
+    for arm in track(arms, "arms", console=Console(stderr=True)):
+        written = trial.desk.reply(arm, trial.base)
+        gains[arm.name] = trial.gains(written)
+        yield from _arm_rows(trial, arm, written, gains[arm.name], surprise)
+    yield from _differences(gains)
+
+
+def _begin(p: Personalign, plan: Plan, work: Path) -> Trial:
+    """Write the model's own replies, scale the traits by them, draw the people, and let the service ask them."""
+    rows = [json.loads(line)["prompt"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
+    prompts = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: plan.num_prompts]]
+    turns = np.arange(plan.num_people * plan.prompts_each).reshape(plan.num_people, -1) % len(prompts)
+    nobody = Served(p.basis, [], [], [])
+    blank = Scale([], np.zeros(0), np.ones(0))
+    base = Desk(p.models, nobody, [], prompts, turns, blank, work).plain(plan.num_draws)
+    texts = [text for draws in base for text in draws.texts]
+    scores = score(texts)
+    traits = varying(scores)
+    scale = Scale(traits, scores[:, traits].mean(0), scores[:, traits].std(0))
+    people = [draw(number, len(traits)) for number in range(plan.num_people)]
+    for person in track(people, "asking", console=Console(stderr=True)):
+        onboard(p, person, scale)
+    profiles = [p.profile(person.name) for person in people]
+    guidances = [_served(p, person) for person in people]
+    oracles = _oracles(p, people, scale, texts, guidances)
+    return Trial(
+        Desk(p.models, Served(p.basis, profiles, guidances, oracles), people, prompts, turns, scale, work), base
+    )
+
+
+def _served(p: Personalign, person: Person) -> Guidance:
+    guidance = p.serving.guidance(p.profile(person.name))
+    assert guidance is not None, "everyone has answered"
+    return guidance
+
+
+def _oracles(
+    p: Personalign, people: Sequence[Person], scale: Scale, texts: list[str], guidances: Sequence[Guidance]
+) -> list[NDArray[np.float64]]:
+    """The best that the axes can say of each hidden taste, by ridge regression; as large as profiles are at the median."""
+    phi = features(p.basis, [()] * len(texts), texts)
+    phi, traits = phi - phi.mean(0), scale.measure(texts)
+    size = float(np.median([np.linalg.norm(guidance.weights) for guidance in guidances]))
+    solve = np.linalg.solve(phi.T @ phi + RIDGE * np.eye(phi.shape[1]), phi.T)
+    weights = [solve @ (liking - liking.mean()) for liking in (person.utility(traits) for person in people)]
+    return [size * w / np.linalg.norm(w) for w in weights]
+
+
+def _surprise(trial: Trial, written: Written) -> float:
+    desk = trial.desk
+    rows = np.random.default_rng(1).permutation(desk.turns.size)[:NUM_SCORED].tolist()
+    prompts = [desk.conversation(int(desk.turns.flat[row])) for row in rows]
+    return bits_per_character(desk.models.base, prompts, written.take(rows))
+
+
+def _arm_rows(trial: Trial, arm: Arm, written: Written, gains: Gains, surprise: float) -> Iterator[Row]:
+    desk = trial.desk
+    names = [main_trait(person, desk.scale) for person in desk.people]
+    by_trait = {name: float(np.median([g for g, n in zip(gains, names, strict=True) if n == name])) for name in names}
+    facts = {
+        "kl": float(np.mean(written.kl)),
+        "nats_per_reply": float(np.mean(np.multiply(written.kl, written.tokens))),
+        "tokens": float(np.mean(written.tokens)),
+        "passes": arm.passes,
+        "liked_better": float((gains > 0).mean()),
+        "mean": float(gains.mean()),
+        "repetition": repeated(written),
+        "truncated": float(np.mean(written.cut)),
+        "worst_trait": min(by_trait.values()),
+        "by_trait": {name: round(value, 3) for name, value in sorted(by_trait.items())},
+    }
+    yield _estimated(f"smollm2.gain.{arm.name}", gains, facts)
+    yield Row(f"smollm2.fluency.{arm.name}", _surprise(trial, written) / surprise)
+
+
+def _differences(gains: dict[str, Gains]) -> Iterator[Row]:
+    """Paired differences, person by person."""
+    streaming = [name for name in STREAMING if name in gains]
+    if not streaming:
+        return
+    best = max(streaming, key=lambda name: float(np.median(gains[name])))
+    kind = "blocks.4.16" if best.startswith("blocks") else "tilt"
+    own = gains[best]
+    others = {
+        "person_over_length": "length" if kind == "tilt" else f"length.{kind}",
+        "person_over_stranger": "stranger" if kind == "tilt" else f"stranger.{kind}",
+        "person_over_words": "words",
+    }
+    for figure, other in others.items():
+        if other in gains:
+            yield _estimated(f"smollm2.{figure}", own - gains[other], {"arm": best, "over": other})
+    if {"blocks.4.16", "words"} <= gains.keys():
+        yield _estimated("smollm2.blocks4_over_words", gains["blocks.4.16"] - gains["words"])
+
+
+def _estimated(figure: str, values: Gains, facts: dict[str, Any] | None = None) -> Row:
+    interval: Interval = quantile(values.tolist())
+    return Row.estimated(figure, interval, facts)

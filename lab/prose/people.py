@@ -1,0 +1,76 @@
+"""People whose tastes were drawn before any reply was seen: one to three traits, linear or saturating.
+
+A person answers the service's questions, 15 % of them against their taste. Only their answers reach the service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from lab.prose.traits import NAMES, score
+from personalign.service import Personalign
+from personalign.types import Array, Choice
+
+FLIPPED = 0.15  # share of answers against the person's taste
+STREAM = 12_112  # of random numbers that no other benchmark draws
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Traits in standard deviations of the model's own replies; those that hardly vary are left out."""
+
+    traits: list[int]  # of ``traits.NAMES``
+    center: Float[Array, "t"]
+    spread: Float[Array, "t"]
+
+    def measure(self, texts: list[str]) -> Float[Array, "n t"]:
+        """The traits of some texts."""
+        return np.asarray((score(texts)[:, self.traits] - self.center) / self.spread)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Someone with a hidden taste."""
+
+    name: str
+    weights: Float[Array, "t"]
+    saturates: bool
+
+    @property
+    def main(self) -> int:
+        """The trait that matters most to them."""
+        return int(np.abs(self.weights).argmax())
+
+    def utility(self, traits: Float[Array, "*n t"]) -> Float[Array, "*n"]:
+        """How much they like replies with these traits."""
+        felt = 2 * np.tanh(traits / 2) if self.saturates else traits
+        return np.asarray(felt @ self.weights)
+
+
+def draw(number: int, num_traits: int) -> Person:
+    """One to three traits with random weights and signs; half of all people saturate."""
+    rng = np.random.default_rng([STREAM, number])
+    chosen = rng.permutation(num_traits)[: rng.integers(1, 4)]
+    weights = np.zeros(num_traits)
+    weights[chosen] = rng.normal(size=len(chosen))
+    return Person(f"person {number}", weights / np.linalg.norm(weights), bool(rng.random() < 0.5))
+
+
+def onboard(p: Personalign, person: Person, scale: Scale) -> int:
+    """Answer the service's questions until it has enough; give their number."""
+    rng = np.random.default_rng([STREAM, *person.name.encode()])
+    number = 0
+    while question := p.ask(person.name):
+        a, b = person.utility(scale.measure([question.a, question.b])).tolist()
+        choice: Choice = "a" if (a > b) != (rng.random() < FLIPPED) else "b"
+        p.answer(person.name, question.id, choice)
+        number += 1
+    return number
+
+
+def main_trait(person: Person, scale: Scale) -> str:
+    """The name of the trait that matters most to a person."""
+    return NAMES[scale.traits[person.main]]

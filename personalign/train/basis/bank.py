@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -14,7 +15,8 @@ from personalign.basis import BankQuestion
 from personalign.train.basis.rollouts import Rollouts
 from personalign.types import Array, Message
 
-MIN_WORDS, MAX_WORDS = 2, 100
+MIN_WORDS, MAX_WORDS = 2, 120
+MAX_REPEATED = 0.05  # of a reply's word trigrams; a short reply may repeat none
 MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
 MIN_DISTANCE = 0.5  # in the prior's metric, as a share of the median over random pairs
 
@@ -52,8 +54,20 @@ def make_bank(
     return tuple(bank)
 
 
+SENTENCE_END = re.compile(r"""(?<![\s\d]\d)(?<!^\d)[.?!…]["'”’)*]*(?=\s|$)""")  # not the dot of "2. milk"
+
+
+def until_last_sentence(rollouts: Rollouts) -> Rollouts:
+    """The replies as a person is shown them: one that was cut off ends with its last whole sentence, if it has one."""
+    text = tuple(
+        reply if is_whole else reply[: max((end.end() for end in SENTENCE_END.finditer(reply)), default=0)]
+        for reply, is_whole in zip(rollouts.text, rollouts.complete.tolist(), strict=True)
+    )
+    return replace(rollouts, text=text, complete=rollouts.complete | np.array([bool(reply) for reply in text]))
+
+
 def is_readable(text: str) -> bool:
-    """Whether a reply is whole, of a length to be compared at a glance, and doesn't repeat itself."""
+    """Whether a reply is whole, of a length that people read through, and doesn't repeat itself."""
     words = re.findall(r"[\w']+", text.lower())
     trigrams = list(zip(words, words[1:], words[2:], strict=False))
     return (
@@ -61,7 +75,7 @@ def is_readable(text: str) -> bool:
         and text.replace("\n", "").isprintable()
         and "\N{REPLACEMENT CHARACTER}" not in text
         and re.search(r"""[.?!…]["'”’)]*$""", text.rstrip("\n")) is not None
-        and len(set(trigrams)) == len(trigrams)
+        and len(trigrams) - len(set(trigrams)) <= MAX_REPEATED * len(trigrams)
         and not re.search(r"\b(\w+) \1\b", text.lower())
     )
 

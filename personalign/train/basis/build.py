@@ -24,7 +24,7 @@ from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import features, named_axes
 from personalign.learn.prior import make_prior
-from personalign.train.basis.bank import make_bank
+from personalign.train.basis.bank import make_bank, until_last_sentence
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head
 from personalign.train.basis.people import MIN_DEVIATION, restandardised
@@ -121,7 +121,9 @@ class Making:
         """Pick the questions and reference pairs, and set the prior where no people did."""
         seed = self.plans.learn.seed
         shape = prior_shape(phi[replies.natural]) if self.people is None else basis.prior.covariance
-        bank = make_bank(self.prompts.train, replies.asked, phi[len(replies.learnt.text) :], shape, seed)
+        asked = until_last_sentence(replies.asked)
+        measured = self._measure(basis, self.prompts.train, asked)
+        bank = make_bank(self.prompts.train, asked, measured, shape, seed)
         if len(bank) < MIN_QUESTIONS:
             raise NothingToSteerError(
                 f"only {len(bank)} of {len(self.prompts.train)} prompts got two readable replies that differ, expected "

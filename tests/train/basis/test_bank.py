@@ -10,7 +10,7 @@ import pytest
 from personalign.basis import BankQuestion
 from personalign.learn.axes import measure_many
 from personalign.learn.dialogue import AXES
-from personalign.train.basis.bank import is_distinct, is_readable, make_bank
+from personalign.train.basis.bank import is_distinct, is_readable, make_bank, until_last_sentence
 from personalign.train.basis.rollouts import Rollouts
 from tests.decode.tiny_models import talk
 
@@ -78,7 +78,7 @@ def test_a_whole_plain_reply_is_readable(text: str) -> None:
         pytest.param("?!.", id="no word"),
         pytest.param("I found 3 of", id="cut off"),
         pytest.param("word " * 3 + "and so on " * 20 + ".", id="long and going round"),
-        pytest.param(" ".join(f"w{i}" for i in range(101)) + ".", id="101 words"),
+        pytest.param(" ".join(f"w{i}" for i in range(121)) + ".", id="121 words"),
         pytest.param("Would you like the blue one or would you like the red one?", id="three words again"),
         pytest.param("I found the the park.", id="stutter"),
         pytest.param("I found \x07 a bell.", id="control character"),
@@ -108,6 +108,14 @@ def test_questions_can_be_read_and_told_apart() -> None:
         assert is_distinct(question.first, question.second)
     assert RAMBLING not in {text for q in bank for text in (q.first, q.second)}
     assert RAMBLING in GOOD.text  # control: it was there to be chosen
+
+
+def test_a_reply_that_was_cut_off_is_shown_to_its_last_whole_sentence() -> None:
+    """What comes after it goes, list numbers and prices end no sentence, and a whole reply stays as it is."""
+    texts = ["It rains. Take an umb", "Buy these:\n1. Tea and milk.\n2. ", "It costs 3.50 and", "No end", "It rai"]
+    whole = until_last_sentence(rollouts([(0, text) for text in texts], cut=[0, 1, 2, 3]))
+    assert whole.text == ("It rains.", "Buy these:\n1. Tea and milk.", "", "", "It rai")
+    assert whole.complete.tolist() == [True, True, False, False, True]
 
 
 def test_a_prompt_is_asked_about_once() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from personalign.cli.show import show_people, show_report
 NO_DATA = Path("data")  # named in "skipped" where it isn't there
 bench = typer.Typer(help="Measure speed, quality and learning.", no_args_is_help=True)
 
+Measured = Literal["tiny", "smollm2"]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="number of pairs of simulated people")]
 Only = Annotated[str, typer.Option(help="measure only figures whose names begin like this", show_default="all")]
 Results = Annotated[Path | None, typer.Option("--out", help="file of results, written again after each figure")]
@@ -67,8 +68,11 @@ def bench_decode(
 
 @bench.command("quality")
 def bench_quality(
+    model: Annotated[Measured, typer.Option(help="model that writes; each has people and prompts of its own")] = "tiny",
     prompts: Annotated[int, typer.Option(help="number of held-out prompts, at most 100")] = 100,
-    people: Annotated[int, typer.Option(help="number of simulated people")] = 8,
+    people: Annotated[
+        int | None, typer.Option(help="number of simulated people", show_default="8, or 40 with smollm2")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,
     work: Annotated[
         Path, typer.Option(help="folder of the reward models, and of what an interrupted run has measured")
@@ -78,11 +82,25 @@ def bench_quality(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what people with known hidden tastes gain, and how far it moves the model; about 17 minutes."""
-    from lab.quality.quality import Plan, run_quality
+    """Measure what people with known hidden tastes gain, and how far it moves the model.
 
-    plan, settings = Plan(num_people=people, num_prompts=prompts), read_settings()
-    result = run_quality(plan, device or settings.device, data or settings.data or NO_DATA, work, only, results)
+    It takes about 17 minutes for tiny and some hours for smollm2, where --only names an arm, such as tilt; a run goes
+    on where another was interrupted.
+    """
+    settings = read_settings()
+    device = device or settings.device
+    if model == "tiny":
+        from lab.quality.quality import Plan, run_quality
+
+        plan = Plan(num_people=people or 8, num_prompts=prompts)
+        result = run_quality(plan, device, data or settings.data or NO_DATA, work, only, results)
+    else:
+        from lab.prose.bench import Plan as ProsePlan
+        from lab.prose.bench import run_prose
+
+        result = run_prose(
+            ProsePlan(num_people=people or 40, num_prompts=prompts), device, work / "prose", only, results
+        )
     print_row(result, as_json, show_quality, out, result)
 
 

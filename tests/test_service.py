@@ -147,8 +147,11 @@ def test_bad_input_is_refused(p: Personalign, tmp_path: Path) -> None:
         p.chat("ada", HELLO, rule="magic")
     with pytest.raises(InputError):
         p.chat("ada", [])
-    with pytest.raises(BasisError, match="basis bootstrap"):
-        Personalign.open(f"sqlite:///{tmp_path / 'q.db'}", model="some/model")
+    with (
+        Personalign.open(f"sqlite:///{tmp_path / 'q.db'}", model="some/model") as other,
+        pytest.raises(BasisError, match="basis bootstrap"),
+    ):
+        other.ask("ada")
 
 
 @pytest.mark.parametrize("code", ["import personalign", "import personalign.cli"])

@@ -35,11 +35,13 @@ def _examine(store: str, model: str, basis: Path | None) -> dict[str, Any]:
     from personalign.store import doctor
 
     source = locate(model, basis)
-    loaded = Basis.load(source.basis)
+    loaded = None if source.basis is None else Basis.load(source.basis)
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "store": doctor.report(store),
-        "basis": {"id": loaded.id, "axes": loaded.num_axes, "questions": len(loaded.bank), "model": loaded.model},
+        "basis": None
+        if loaded is None
+        else {"id": loaded.id, "axes": loaded.num_axes, "questions": len(loaded.bank), "model": loaded.model},
         "model": {"name": source.model, "is_local": Path(source.model).exists(), "experts": ", ".join(source.experts)},
     }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from personalign.bundled import no_basis
 from personalign.cli.options import (
     OUTPUT,
     AsJson,
@@ -19,9 +20,10 @@ from personalign.cli.options import (
     StoreUrl,
     User,
     open_service,
+    read_settings,
     takes_options,
 )
-from personalign.cli.output import out, print_row
+from personalign.cli.output import err, out, print_row
 from personalign.cli.show import show_reply, show_shift
 from personalign.errors import InputError
 from personalign.options import OptionsDict
@@ -51,6 +53,8 @@ def chat(
     """
     chosen = _options(options, reward)
     with open_service(store, model, basis, device, reward) as p:
+        if not p.has_basis:
+            err.print(no_basis(model or read_settings().model), style="yellow", markup=False, soft_wrap=True)
         if message is not None or as_json:
             text = message if message is not None else sys.stdin.read()
             reply = p.chat(user, [{"role": "user", "content": text}], **chosen)

@@ -164,8 +164,7 @@ def _check_room(cache: Path, header: Header) -> None:
 
 def _read(file: Path, header: Header) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a GGUF as transformers does, its weights unpacked."""
-    said = header.metadata
-    kind = f"architecture {said.get('general.architecture')!r}, vocabulary {said.get('tokenizer.ggml.model')!r}"
+    family, vocabulary = (header.metadata.get(key) for key in ("general.architecture", "tokenizer.ggml.model"))
     try:
         _check_counts(file, header)
         where = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
@@ -179,8 +178,9 @@ def _read(file: Path, header: Header) -> tuple[PreTrainedModel, PreTrainedTokeni
         raise
     except Exception as error:
         raise ModelError(
-            f"{file} ({kind}) isn't a model that transformers reads ({first_line(error)}); expected a GGUF such as "
-            "Llama's, Qwen's or Gemma's, with its vocabulary; pass the model's own folder or hub id instead"
+            f"{file} (architecture {family!r}, vocabulary {vocabulary!r}) isn't a model that transformers reads "
+            f"({first_line(error)}); expected a GGUF such as Llama's, Qwen's or Gemma's, with its vocabulary; pass the "
+            "model's own folder or hub id instead"
         ) from error
     return model, tokenizer
 

@@ -66,7 +66,13 @@ def generate(models: Models, request: Request) -> Reply:
         guided=guided,
         reason=None
         if guided
-        else reason(original.guidance, strength(models, original), is_sound=is_sound, is_shadow=is_shadow),
+        else reason(
+            original.guidance,
+            strength(models, original),
+            is_sound=is_sound,
+            is_shadow=is_shadow,
+            has_basis=original.has_basis,
+        ),
         revision=original.guidance.revision if original.guidance else 0,
         kl=mean(effect.kl for effect in effects),
         finish_reason="stop" if len(ids) < len(effects) else "length",

@@ -23,6 +23,7 @@ class Request:
     options: Options = field(default_factory=Options)
     guidance: Guidance | None = None
     user: str = ""  # whose turn it takes up; "" takes turns on its own
+    has_basis: bool = True  # whether there is one that people could be guided by
 
     def __post_init__(self) -> None:
         if self.options.seed is None:
@@ -48,11 +49,15 @@ def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor")
     return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 
-def reason(guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False) -> Reason:
+def reason(
+    guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False, has_basis: bool = True
+) -> Reason:
     """Say why a reply isn't guided.
 
     ``is_sound`` says that no reward was NaN or infinite, ``is_shadow`` that otherwise it would have been guided.
     """
+    if guidance is None and not has_basis:
+        return "no_basis"
     if is_shadow:
         return "shadow"
     if not is_sound:

@@ -133,7 +133,13 @@ class Seq:
                 guided=guided,
                 reason=None
                 if guided
-                else reason(request.guidance, strength, is_sound=account.is_sound, is_shadow=is_shadow),
+                else reason(
+                    request.guidance,
+                    strength,
+                    is_sound=account.is_sound,
+                    is_shadow=is_shadow,
+                    has_basis=request.has_basis,
+                ),
                 revision=request.guidance.revision if request.guidance else 0,
                 kl=account.kl / self._num_drawn,
                 finish_reason=finish_reason,

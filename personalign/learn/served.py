@@ -38,20 +38,20 @@ class Serving:
 
     def __init__(self, basis: Basis, pinned: Mapping[str, float] = _NO_PINS, *, is_shadow: bool = False) -> None:
         _check_pins(pinned, [axis.name for axis in basis.axes])
-        self._basis = basis
+        self.basis = basis
         self._gate = basis.gate
         self.pinned: Mapping[str, float] = MappingProxyType(dict(pinned))
         self.is_shadow = is_shadow
 
     def weights(self, profile: Profile) -> Float[Array, "d"]:
         """The weights that guide a person's replies; the profile's own array where nothing changes."""
-        post, prior = profile.posterior, self._basis.prior
+        post, prior = profile.posterior, self.basis.prior
         if self._gate is not None:
             post = shrink(self._gate, post, prior, profile.gain, profile.informative)
         weights = bounded(post.mean, prior)
         if not self.pinned:
             return weights
-        return np.array([self.pinned.get(a.name, w) for a, w in zip(self._basis.axes, weights.tolist(), strict=True)])
+        return np.array([self.pinned.get(a.name, w) for a, w in zip(self.basis.axes, weights.tolist(), strict=True)])
 
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
         """What a request carries of a person; None for someone without an informative answer.
@@ -64,7 +64,7 @@ class Serving:
         is_personal = is_everyones or self.openness(profile) > 0
         return Guidance(
             weights=self.weights(profile),
-            confidence=self._basis.confidence(profile.covariance) if is_personal else 0.0,
+            confidence=self.basis.confidence(profile.covariance) if is_personal else 0.0,
             strength=strength,
             revision=profile.revision,
             user=profile.user,
@@ -79,14 +79,14 @@ class Serving:
 
     def described(self, profile: Profile) -> Profile:
         """The profile with all that explaining it takes."""
-        basis, share = self._basis, self.openness(profile)
+        basis, share = self.basis, self.openness(profile)
         return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=share)
 
     def gain(self, v: Float[Array, "d"], choice: str, before: Gaussian, kind: str = "question") -> float | None:
         """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate."""
         if self._gate is None or WEIGHTS[kind] == 0:
             return None
-        gain = gain_by(v, choice, before, self._basis.prior, self._gate.kappa, self._basis.noise)
+        gain = gain_by(v, choice, before, self.basis.prior, self._gate.kappa, self.basis.noise)
         return None if gain is None else WEIGHTS[kind] * gain
 
 

@@ -258,11 +258,5 @@ def _mean_variance(v: Array, covariance: Array) -> float:
 
 
 def _question_row(question: BankQuestion) -> dict[str, Any]:
-    return {
-        "id": question.id,
-        "prompt": list(question.prompt),
-        "first": question.first,
-        "second": question.second,
-        "first_features": [round(x, 6) for x in question.first_features.tolist()],
-        "second_features": [round(x, 6) for x in question.second_features.tolist()],
-    }
+    row = dict(vars(question))
+    return row | {name: [round(x, 6) for x in row[name].tolist()] for name in ("first_features", "second_features")}

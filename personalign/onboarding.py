@@ -39,6 +39,7 @@ class Onboarding:
 
     def __init__(self, store: Store, serving: Serving, embed: Embed) -> None:
         self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
+        self._pool = clip_pairs(self._basis.pool, self._basis.prior)
         self.stop_rule = StopRule()  # this and the next two are set by the service, which checks them
         self.question_rule = "d_optimal" if self._basis.active else "random"
         self.half_life_days: float | None = None
@@ -112,10 +113,6 @@ class Onboarding:
         """What a person's answers so far say about a change of taste."""
         return _watch(self._store.answers(user, self._basis.id))
 
-    def behind(self) -> list[str]:
-        """The people with answers under another basis that this one lacks."""
-        return self._store.behind(self._basis.id, is_gated=self._basis.gate is not None)
-
     def refit(self, user: str) -> Profile | None:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
 
@@ -154,10 +151,6 @@ class Onboarding:
     @cached_property
     def _likeness(self) -> Likeness:
         return Likeness.measure(self._basis)
-
-    @cached_property
-    def _pool(self) -> Array:
-        return clip_pairs(self._basis.pool, self._basis.prior)
 
     def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
         """Put each reply on a side; ``v`` are the features, first minus second."""

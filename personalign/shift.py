@@ -95,15 +95,12 @@ def shift(
 
     ``write`` writes the replies; None means ``generate``. ``perform`` runs the second reading, on the thread that owns
     the device where there is one.
-
-    Raises:
-        InputError: nothing moves any of the replies, or there are none; or as ``generate``.
     """
     if not requests:
         raise InputError("there is no prompt to answer; expected one at least")
     with_logprobs = [replace(request, options=replace(request.options, logprobs=1)) for request in requests]
     written = (write or partial(generate, models))(with_logprobs)
-    if not any(_is_moved(models, *one) for one in zip(requests, written, strict=True)):
+    if not any(r.guided or models.alpha(request) > 0 for request, r in zip(requests, written, strict=True)):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
         raise InputError(
             f"nothing moves the replies ({reasons}); answer some questions first, name an expert, or raise strength or "
@@ -117,13 +114,10 @@ def shift(
 def by_token(replies: Sequence[ShiftedReply]) -> list[TokenShift]:
     """Every token that was written, the one moved most first."""
     by_id: defaultdict[int, list[Position]] = defaultdict(list)
-    for position in (position for reply in replies for position in reply.positions):
-        by_id[position.id].append(position)
-    return sorted((_summed(positions) for positions in by_id.values()), key=lambda token: -token.moved)
-
-
-def _is_moved(models: Models, request: Request, reply: Reply) -> bool:
-    return reply.guided or models.alpha(request) > 0
+    for reply in replies:
+        for position in reply.positions:
+            by_id[position.id].append(position)
+    return sorted(map(_summed, by_id.values()), key=lambda token: -token.moved)
 
 
 class Reading:
@@ -149,14 +143,9 @@ class Reading:
 def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Baseline]:
     """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
     reading = Reading(tokens, models.base.device)
-    generate(
-        models,
-        [
-            replace(r, options=replace(r.options, expert=None, alpha=None, rule="successor"), guidance=None)
-            for r in requests
-        ],
-        [reading],
-    )
+    plain = [replace(r.options, expert=None, alpha=None, rule="successor") for r in requests]
+    unmoved = [replace(r, options=options, guidance=None) for r, options in zip(requests, plain, strict=True)]
+    generate(models, unmoved, [reading])
     rows = zip(reading.logprobs.tolist(), reading.top.tolist(), reading.top_logprobs.tolist(), strict=True)
     return [list(zip(*row, strict=True))[: len(ids)] for row, ids in zip(rows, tokens, strict=True)]
 
@@ -165,17 +154,9 @@ def _compared(models: Models, request: Request, reply: Reply, before: Baseline) 
     positions, text = [], TextStream(models.base.detokenize)
     for number, (after, (logprob, top, top_logprob)) in enumerate(zip(reply.logprobs, before, strict=True)):
         added = text.push(reply.ids[number : number + 1])
-        positions.append(
-            Position(
-                after.id,
-                _word(models, after.id),
-                added,
-                math.exp(logprob),
-                math.exp(after.logprob),
-                _likely(models, top, top_logprob),
-                _likely(models, *after.top[0]),
-            )
-        )
+        chances = math.exp(logprob), math.exp(after.logprob)
+        likeliest = _likely(models, top, top_logprob), _likely(models, *after.top[0])
+        positions.append(Position(after.id, _word(models, after.id), added, *chances, *likeliest))
     return ShiftedReply(request.messages[-1]["content"], reply.text, reply.guided, reply.reason, tuple(positions))
 
 
@@ -190,13 +171,6 @@ def _word(models: Models, token: int) -> str:
 
 
 def _summed(positions: Sequence[Position]) -> TokenShift:
-    changes = [position.change for position in positions]
-    first = positions[0]
-    return TokenShift(
-        first.id,
-        first.token,
-        len(positions),
-        fmean(changes),
-        math.fsum(map(abs, changes)),
-        fmean(position.is_top_changed for position in positions),
-    )
+    changes, first = [position.change for position in positions], positions[0]
+    moved, top_changed = math.fsum(map(abs, changes)), fmean(position.is_top_changed for position in positions)
+    return TokenShift(first.id, first.token, len(positions), fmean(changes), moved, top_changed)

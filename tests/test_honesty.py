@@ -14,11 +14,11 @@ from personalign.basis import Basis, Gate
 from personalign.bundled import TINY
 from personalign.errors import InputError
 from personalign.learn.fit import Record
-from personalign.learn.gate import gain_of
 from personalign.options import Options
 from personalign.service import Personalign
 from personalign.types import Gaussian, Guidance, Message
 from personalign.words import IMPERSONAL
+from tests.learn.people import gain_of
 from tests.onboarded import HELLO, onboard
 
 

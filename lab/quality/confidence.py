@@ -43,7 +43,7 @@ def run_confidence(num_seeds: int, device: str = "auto") -> dict[str, Any]:
     """Steer ``num_seeds`` pairs of people both ways after three answers and after ten."""
     people = list(_meet(num_seeds, device))
     with fresh_service(device) as p:
-        constant = float(np.mean([p.basis.confidence(met.onboarding.profile.covariance) for met in people]))
+        constant = float(np.mean([p.basis.confidence(met.profile.covariance) for met in people]))
         counts = (NUM_ANSWERS[i] for i in turns(len(NUM_ANSWERS), "replies"))
         rows = [row for num in counts for row in _compare(p, people, num, constant)]
         facts = describe(p)
@@ -64,7 +64,7 @@ def _meet(num_seeds: int, device: str) -> Iterator[Met]:
 
 def _compare(p: Personalign, people: Sequence[Met], num_answers: int, constant: float) -> Iterator[Row]:
     """Both arms for everyone after so many answers."""
-    profiles = [met.onboarding.profiles[: num_answers + 1][-1] for met in people]
+    profiles = [met.profiles[: num_answers + 1][-1] for met in people]
     rho = [p.basis.confidence(profile.covariance) for profile in profiles]
     by_rho = _steer(p, people, profiles, rho)
     by_constant = _steer(p, people, profiles, [constant] * len(people))

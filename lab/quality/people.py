@@ -63,7 +63,7 @@ def _arms(p: Personalign, pair: Sequence[Met], prompts: Sequence[Sequence[Messag
     """What each person gains by other weights than their profile's, served in the same way."""
     person = make_pair(p, pair[0].seed + STRANGERS)[0]
     stranger = _served(p, onboard(p, "stranger", person, pair[0].seed + STRANGERS).profile)
-    steered = [{"length": _length_alone(p, _served(p, met.onboarding.profile)), "stranger": stranger} for met in pair]
+    steered = [{"length": _length_alone(p, _served(p, met.profile)), "stranger": stranger} for met in pair]
     guidances = [None, *(arms[name] for arms in steered for name in ARMS)]
     replies = generate(p.models, [Request(prompt, guidance=one) for one in guidances for prompt in prompts])
     base, *texts = ([r.text for r in replies[i : i + len(prompts)]] for i in range(0, len(replies), len(prompts)))

@@ -35,11 +35,6 @@ def show_question(console: Console, question: Question, title: str) -> None:
     )
 
 
-def show_answer(console: Console, effect: str) -> None:
-    """What an answer changed."""
-    console.print(Text(effect, style="green"))
-
-
 def show_onboarded(console: Console, profile: Profile, reason: str | None, agreed: bool | None) -> None:
     """Why the questions ended, the profile, and the check."""
     console.rule(reason or "stopped; go on whenever you like")
@@ -53,13 +48,8 @@ def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:
     """A bar for every axis, from less to more, with one standard deviation, in units of the prior's."""
     console.print(Text(profile.explain()))
     table = Table("less", "", "more", title=f"{profile.answers} answers, revision {profile.revision}")
-    for axis, mean, sd, unit in zip(
-        profile.axes,
-        profile.mean,
-        profile.covariance.diagonal() ** 0.5,
-        prior.covariance.diagonal() ** 0.5,
-        strict=True,
-    ):
+    deviations = (gaussian.covariance.diagonal() ** 0.5 for gaussian in (profile, prior))
+    for axis, mean, sd, unit in zip(profile.axes, profile.mean, *deviations, strict=True):
         table.add_row(axis.less, bar(mean / unit, sd / unit), axis.more)
     console.print(table)
 
@@ -75,11 +65,9 @@ def bar(mean: float, sd: float) -> Text:
 def show_reply(console: Console, reply: Reply) -> None:
     """A reply and the account of its guidance."""
     console.print(Text(reply.text))
-    facts = [
-        _guidance(reply),
-        f"{reply.usage.completion_tokens} tokens, {reply.finish_reason}",
-        *([f"log-probability {sum(token.logprob for token in reply.logprobs):.2f}"] if reply.logprobs else []),
-    ]
+    facts = [_guidance(reply), f"{reply.usage.completion_tokens} tokens, {reply.finish_reason}"]
+    if reply.logprobs:
+        facts.append(f"log-probability {sum(token.logprob for token in reply.logprobs):.2f}")
     console.print(Text("; ".join(facts), style="dim"), soft_wrap=True)
 
 
@@ -94,12 +82,8 @@ def show_shift(console: Console, tokens: Sequence[TokenShift], replies: Sequence
     """A table of the tokens that moved most, and each reply with its tokens shaded."""
     table = Table("token", "count", "mean change", "likeliest changed", title="tokens moved most")
     for token in tokens:
-        table.add_row(
-            Text(repr(token.token)),
-            str(token.count),
-            _shaded(f"{token.mean_change:+.3f}", token.mean_change),
-            f"{token.top_changed:.0%}",
-        )
+        change = _shaded(f"{token.mean_change:+.3f}", token.mean_change)
+        table.add_row(Text(repr(token.token)), str(token.count), change, f"{token.top_changed:.0%}")
     console.print(table)
     for reply in replies:
         console.print(Text(reply.prompt, style="dim"))
@@ -140,9 +124,9 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
 
 def show_demo(console: Console, demo: Demo) -> None:
     """Two people in words, their replies side by side, and the measurements."""
-    for person, onboarding in zip(demo.people, demo.onboardings, strict=True):
+    for person, met in zip(demo.people, demo.pair, strict=True):
         title = f"{person.id}: {person.questions} questions, {person.stopped_because}"
-        console.print(Panel(Text(onboarding.profile.explain()), title=title))
+        console.print(Panel(Text(met.profile.explain()), title=title))
     names = [name for name in demo.replies[0] if name != "prompt"]
     replies = Table("prompt", *names, title="the same prompts, answered for each", show_lines=True)
     for row in demo.replies:
@@ -162,12 +146,6 @@ def show_people(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """How well simulated people's profiles agree with their hidden tastes, and how they like their replies."""
     table = Table("person", "questions", "agreement", "utility of base", "of the personal replies", "KL")
     for row in rows:
-        table.add_row(
-            str(row["id"]),
-            str(row["questions"]),
-            f"{row['agreement']:.2f}",
-            f"{row['utility_base']:+.2f}",
-            f"{row['utility_personal']:+.2f}",
-            f"{row['kl']:.3f}",
-        )
+        utilities = (f"{row[name]:+.2f}" for name in ("utility_base", "utility_personal"))
+        table.add_row(str(row["id"]), str(row["questions"]), f"{row['agreement']:.2f}", *utilities, f"{row['kl']:.3f}")
     console.print(table)

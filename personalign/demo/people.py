@@ -28,9 +28,12 @@ NUM_PROMPTS = 20
 
 
 @dataclass(frozen=True)
-class Onboarding:
-    """How the questions went."""
+class Met:
+    """A simulated person who has been onboarded under a name, and how the questions went."""
 
+    seed: int
+    name: str
+    person: SimulatedPerson
     profiles: tuple[Profile, ...]  # before any answer, after one, after two …
     stopped_because: str
     last_answer_s: float  # from the last answer to its stored profile
@@ -40,16 +43,6 @@ class Onboarding:
     def profile(self) -> Profile:
         """What is known in the end."""
         return self.profiles[-1]
-
-
-@dataclass(frozen=True)
-class Met:
-    """A simulated person who has been onboarded under a name."""
-
-    seed: int
-    name: str
-    person: SimulatedPerson
-    onboarding: Onboarding
 
 
 @dataclass(frozen=True)
@@ -90,11 +83,10 @@ def make_pair(p: Personalign, seed: int) -> tuple[SimulatedPerson, SimulatedPers
 
 def meet_pair(p: Personalign, seed: int) -> list[Met]:
     """Make two people and onboard them."""
-    pair = zip(NAMES, make_pair(p, seed), strict=True)
-    return [Met(seed, name, person, onboard(p, name, person, seed)) for name, person in pair]
+    return [onboard(p, name, person, seed) for name, person in zip(NAMES, make_pair(p, seed), strict=True)]
 
 
-def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> Onboarding:
+def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> Met:
     """Ask until the service has enough."""
     rng = np.random.default_rng([seed, *user.encode()])
     profiles = [p.profile(user)]
@@ -106,7 +98,7 @@ def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> On
         started = time.perf_counter()
         profiles.append(p.answer(user, question.id, choice))
         seconds = time.perf_counter() - started
-    return Onboarding(tuple(profiles), p.why_stopped(user) or "", seconds, frozenset(asked))
+    return Met(seed, user, person, tuple(profiles), p.why_stopped(user) or "", seconds, frozenset(asked))
 
 
 def agreement(p: Personalign, met: Met) -> float:
@@ -114,7 +106,7 @@ def agreement(p: Personalign, met: Met) -> float:
 
     Pairs of equal utility have no right answer and are left out.
     """
-    utility, mean, asked = met.person.utility, met.onboarding.profile.mean, met.onboarding.asked
+    utility, mean, asked = met.person.utility, met.profile.mean, met.asked
     fresh = [q for q in p.basis.bank if asked.isdisjoint((q.first, q.second))]
     gaps = [utility(q.prompt, q.first) - utility(q.prompt, q.second) for q in fresh]
     predicted = [(q.first_features - q.second_features) @ mean > 0 for q in fresh]
@@ -131,8 +123,8 @@ def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Mess
     return [
         PersonResult(
             id=met.name,
-            questions=met.onboarding.profile.answers,
-            stopped_because=met.onboarding.stopped_because,
+            questions=met.profile.answers,
+            stopped_because=met.stopped_because,
             agreement=agreement(p, met),
             utility_base=0.0,  # by definition
             utility_personal=gain(met.person, prompts, [r.text for r in base], [r.text for r in written]),

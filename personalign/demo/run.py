@@ -15,7 +15,7 @@ import psutil
 from personalign.demo.people import (
     NAMES,
     NUM_PROMPTS,
-    Onboarding,
+    Met,
     PersonResult,
     fresh_service,
     judge,
@@ -42,7 +42,7 @@ class Demo:
     """The people, their replies, and what was measured."""
 
     people: list[PersonResult]
-    onboardings: list[Onboarding]
+    pair: list[Met]
     replies: list[dict[str, str]]  # "prompt", "base", a column per person, and one with the expert under it
     kl: dict[str, float]  # mean nats per token of each column
     tokens_per_s: float
@@ -69,7 +69,7 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
         pair = meet_pair(p, SEED)
         started = time.perf_counter()
         next(iter(p.stream(pair[-1].name, _conversation(PROMPTS[0]))))
-        first_token_s = pair[-1].onboarding.last_answer_s + time.perf_counter() - started
+        first_token_s = pair[-1].last_answer_s + time.perf_counter() - started
         progress("answering")
         started = time.perf_counter()
         columns = _columns(p)
@@ -79,7 +79,7 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
         people = judge(p, pair, load_prompts()[:NUM_PROMPTS])
         return Demo(
             people=people,
-            onboardings=[met.onboarding for met in pair],
+            pair=pair,
             replies=[
                 {"prompt": prompt} | {name: replies[i].text for name, replies in columns.items()}
                 for i, prompt in enumerate(PROMPTS)

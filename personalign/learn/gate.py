@@ -62,18 +62,6 @@ def choose_gate(scores: Float[Array, "people grid"]) -> Gate:
     return Gate(float(GRID[best]), _share(gain)) if is_real else Gate(0.0, 0.5)
 
 
-def gain_of(
-    record: Record,
-    prior: Gaussian,
-    kappa: float,
-    noise: Noise = _DEFAULT_NOISE,
-    prompt: Integer[Ints, "n"] | None = None,
-) -> float:
-    """Nats by which μ + κ(w − μ) predicted a person's answers, oldest first, better than μ did."""
-    at_mu, shifted = prequential(record, prior, noise, np.array([0.0, kappa]), prompt).sum(axis=0)
-    return float(shifted - at_mu)
-
-
 def gain_by(
     v: Float[Array, "d"], choice: str, before: Gaussian, prior: Gaussian, kappa: float, noise: Noise = _DEFAULT_NOISE
 ) -> float | None:

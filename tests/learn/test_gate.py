@@ -14,10 +14,10 @@ from scipy.special import expit, logit
 from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit, predict
-from personalign.learn.gate import FROM, LEAST, choose_gate, gain_by, gain_of, openness, prequential, shrink
+from personalign.learn.gate import FROM, LEAST, choose_gate, gain_by, openness, prequential, shrink
 from personalign.learn.likelihood import win_probability
 from personalign.types import Gaussian, Noise
-from tests.learn.people import Array, answers, prior_of, record_of
+from tests.learn.people import Array, answers, gain_of, prior_of, record_of
 
 NOISE = Noise(tie=0.2, lapse=0.02, side=0.2)
 PRIOR = Gaussian(np.array([0.8, -0.4, 0.3, 0.0]), 0.6 * np.eye(4))

@@ -29,7 +29,7 @@ from lab.learning.populations.votes import Votes
 from personalign.basis import Gate
 from personalign.learn.factors import factorise
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.gate import FROM, choose_gate, gain_of, prequential, shrink
+from personalign.learn.gate import FROM, choose_gate, prequential, shrink
 from personalign.types import Gaussian, Noise
 
 RANK = 4
@@ -249,7 +249,9 @@ class _Posts:
         if min(num_answers, len(person.answers.choice)) < FROM or not self.gate.kappa:
             return 0.0
         first = Record(person.answers.v[:num_answers], person.answers.choice[:num_answers])
-        return gain_of(first, self.prior, self.gate.kappa, self.noise, person.prompt[:num_answers])
+        kappas = np.array([0.0, self.gate.kappa])
+        at_mu, shifted = prequential(first, self.prior, self.noise, kappas, person.prompt[:num_answers]).sum(axis=0)
+        return float(shifted - at_mu)
 
 
 def _by_user(

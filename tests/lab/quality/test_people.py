@@ -32,7 +32,7 @@ def pair(service: Personalign) -> list[Met]:
 def test_every_answer_leaves_a_profile(service: Personalign, pair: list[Met]) -> None:
     """From nothing known to what is stored in the end, one answer at a time; ρ grows with them."""
     for met in pair:
-        profiles = met.onboarding.profiles
+        profiles = met.profiles
         assert [profile.answers for profile in profiles] == list(range(len(profiles)))
         assert np.array_equal(profiles[0].mean, service.basis.prior.mean)
         assert np.array_equal(profiles[-1].mean, service.profile(met.name).mean)

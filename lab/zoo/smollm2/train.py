@@ -43,7 +43,7 @@ ASK = Plan(
     num_prompts=420,
 )
 GRID = tuple(Steering(beta, clip, 20) for beta in (8.0, 16.0, 32.0) for clip in (3.0, 5.0))
-PLANS = Plans(LEARN, ASK, HeadRecipe(rank=64, hidden=512), Calibration(GRID, num_people=4))
+PLANS = Plans(LEARN, ASK, HeadRecipe(), Calibration(GRID, num_people=4))
 ORIGIN = Origin(
     title="smollm2/basis",
     model="smollm2",

@@ -26,7 +26,7 @@ The questions are the model's replies to the prompts: the terms of both apply to
 class Outcome:
     """What a setting does, averaged over people and prompts; utility in standard deviations of the model's replies.
 
-    ``kl`` is ``Reply.tilt_kl``: what the tilt adds within the short list.
+    ``kl`` is in nats a token, over the whole vocabulary.
     """
 
     steering: Steering

@@ -153,7 +153,7 @@ class Making:
         )
         plan, models = self.plans.learn, replace(self.models, head=head)
         embed = None if self.embed is None else self.embed.embed
-        trials = Trials(models, basis, self.prompts.dev, self.work / "calibration", embed)
+        trials = Trials(models, basis, self.prompts.dev, self.work / "calibration", plan, embed)
         best, grid = trials.calibrate(self.plans.calibration)
         people = [simulate_profile(basis, seed) for seed in range(100, 104)]
         by_alpha = {

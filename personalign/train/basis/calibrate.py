@@ -27,7 +27,7 @@ from personalign.learn.served import Serving
 from personalign.options import Options
 from personalign.train.basis.rollouts import expert_identity
 from personalign.train.card import Outcome
-from personalign.train.plans import Calibration
+from personalign.train.plans import Calibration, Plan
 from personalign.train.work import identity, keep, track
 from personalign.types import Array, Gaussian, Guidance, Message, Steering
 
@@ -65,6 +65,7 @@ class Trials:
     basis: Basis
     prompts: Sequence[Sequence[Message]]
     work: Path
+    sampling: Plan  # how replies are drawn, and how long they may be
     embed: Embed | None = None  # measures learnt axes, where the basis has any
 
     def calibrate(self, plan: Calibration) -> tuple[Outcome, list[Outcome]]:
@@ -88,6 +89,7 @@ class Trials:
         name = identity(
             [asdict(self.models.base.fingerprints), self.basis.id, [list(prompt) for prompt in self.prompts]],
             [asdict(steering), expert_identity(self.models, expert), alpha],
+            [self.sampling.temperature, self.sampling.top_p, self.sampling.max_tokens],
             *(self.basis.head or {}).values(),
             *(array for p in people for array in (p.weights, p.fitted.mean, p.fitted.covariance)),
         )
@@ -99,7 +101,7 @@ class Trials:
     ) -> dict[str, Array]:
         """Every person's replies to every prompt, greedy and sampled in turn, as both will be used."""
         requests = [
-            Request(tuple(prompt), Options(temperature=float(i % 2), seed=i, expert=expert, alpha=alpha), guidance)
+            Request(tuple(prompt), self._options(i, expert, alpha), guidance)
             for guidance in map(self._guidance, people)
             for i, prompt in enumerate(self.prompts)
         ]
@@ -107,12 +109,17 @@ class Trials:
         texts = [reply.text for reply in replies]
         figures = {
             "utility": self._utilities(people, texts).mean(),
-            "kl": np.mean([reply.tilt_kl for reply in replies]),
+            "kl": np.mean([reply.kl for reply in replies]),
             "repetition": np.mean([repetition(text) for text in texts]),
             "empty": np.mean([not text.strip() for text in texts]),
             "truncated": np.mean([reply.finish_reason == "length" for reply in replies]),
         }
         return {figure: np.asarray(value, dtype=np.float64) for figure, value in figures.items()}
+
+    def _options(self, i: int, expert: str | None, alpha: float | None) -> Options:
+        drawn = self.sampling
+        temperature = drawn.temperature if i % 2 else 0.0
+        return Options(drawn.max_tokens, temperature, drawn.top_p, seed=i, expert=expert, alpha=alpha)
 
     def _guidance(self, person: SimulatedProfile) -> Guidance | None:
         serving = Serving(replace(self.basis, gate=None))  # a shut gate would leave nothing to calibrate

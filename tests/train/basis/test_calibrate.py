@@ -14,7 +14,7 @@ from personalign.learn.axes import measure_many
 from personalign.options import Options
 from personalign.train.basis.calibrate import Trials, repetition, simulate_profile
 from personalign.train.card import Outcome
-from personalign.train.plans import Calibration
+from personalign.train.plans import Calibration, Plan
 from personalign.types import Guidance, Steering
 from tests.train.conftest import PROMPTS, Made
 
@@ -48,12 +48,13 @@ def test_a_setting_may_break_no_more_than_the_plain_model(fault: str) -> None:
     assert replace(FAULTLESS, utility=-9.0, kl=9.0).breaks_less_than(FAULTLESS, 0.01)  # neither of these is a fault
 
 
-ANYTHING = Calibration((GENTLE, STRONG), num_people=3, max_kl=math.inf, tolerance=1.0)
+ANYTHING = Calibration((GENTLE, STRONG), num_people=3, max_kl=math.inf, enough=1.0, tolerance=1.0)
+SAMPLED = Plan(replies_per_prompt=1, max_tokens=64, num_candidates=20)
 
 
 @pytest.fixture(scope="module")
 def trials(made: Made) -> Trials:
-    return Trials(made.guided, made.basis, PROMPTS.dev, made.work / "trials")
+    return Trials(made.guided, made.basis, PROMPTS.dev, made.work / "trials", SAMPLED)
 
 
 @pytest.mark.slow
@@ -63,12 +64,12 @@ def test_a_setting_beyond_the_cap_is_never_chosen(trials: Trials) -> None:
     _, gentle, strong = grid
     assert (gentle.steering, strong.steering) == (GENTLE, STRONG)
     assert strong.kl > gentle.kl > 0
-    assert best.steering == STRONG  # control
+    assert best in (gentle, strong)  # control
 
-    capped = replace(ANYTHING, max_kl=(gentle.kl + strong.kl) / 2)
-    best, _ = trials.calibrate(capped)
-    assert best.steering != STRONG
-    assert best.kl <= capped.max_kl
+    capped = replace(ANYTHING, max_kl=best.kl / 2)
+    other, _ = trials.calibrate(capped)
+    assert other != best
+    assert other.kl <= capped.max_kl
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ class Counting(Trials):
 @pytest.mark.slow
 def test_a_killed_calibration_goes_on_with_the_setting_it_was_at(made: Made, trials: Trials, tmp_path: Path) -> None:
     """What was measured isn't measured again, and the figures are the same to the bit."""
-    killed = Counting(made.guided, made.basis, PROMPTS.dev, tmp_path)
+    killed = Counting(made.guided, made.basis, PROMPTS.dev, tmp_path, SAMPLED)
     Counting.most = 2
     with pytest.raises(KeyboardInterrupt):
         killed.calibrate(ANYTHING)
@@ -125,12 +126,12 @@ def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
     replies = generate(
         replace(made.guided, steering=STRONG),
-        [Request(p, Options(temperature=float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)],
+        [Request(p, Options(64, float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)],
     )
     features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
     weights = person.weights / np.linalg.norm(person.weights)
     assert measured.utility == pytest.approx((features @ weights).mean())
-    assert measured.kl == pytest.approx(np.mean([r.tilt_kl for r in replies]))
+    assert measured.kl == pytest.approx(np.mean([r.kl for r in replies]))
     assert measured.truncated == np.mean([r.finish_reason == "length" for r in replies])
     plain = trials.outcome([person], replace(STRONG, beta=0.0))
     assert plain.kl == 0

@@ -167,6 +167,8 @@ def run_steering(
 ) -> dict[str, Any]:
     """Measure a basis's head on prompts that it hasn't seen."""
     source = locate(model, basis, device=device)
+    if source.basis is None:
+        raise InputError(f"{model} has no basis, expected one with a head; pass --basis PATH")
     loaded = Basis.load(source.basis)
     models = Models(load_causal(source.model, device), SuccessorHead.from_arrays(loaded.head or {}), loaded.steering)
     report = Report("python -m lab.quality.steering", device, out=results)

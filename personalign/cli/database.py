@@ -70,9 +70,9 @@ def db_restore(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False
 
     Stop everything that uses the database first.
     """
-    from personalign.store import Store
+    from personalign.store import backup
 
-    Store.restore(store or read_settings().store, path)
+    backup.restore(store or read_settings().store, path)
     print_row({"restored": str(path.resolve())}, as_json, out.print, f"restored {path}", soft_wrap=True)
 
 

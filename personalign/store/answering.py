@@ -1,11 +1,8 @@
 """A question's life: open, then answered, or withdrawn by an undo; feedback is answered from the start.
 
 A change of a person's answers is drafted in one transaction, fitted in none, and written in another, if the person
-is still as the draft found them.
-
-A new basis takes over what was answered under others: copied and measured anew, the originals left as they are. A copy
-keeps its time and number, and names the presentation that it comes from first, so that it is made once, however often
-and from however many bases.
+is still as the draft found them. A new basis takes over copies of what was answered under others. A copy keeps its time
+and number, and names the presentation that it comes from first, so that it is made once from however many bases.
 """
 
 from __future__ import annotations
@@ -26,10 +23,10 @@ from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
 from personalign.store.tables import SCATTERED, AnswerRow, BasisRow, ExposureRow, PresentationRow, ProfileRow, UserRow
 from personalign.store.values import Answer, Measure, Presentation, Shown, State
-from personalign.types import Array, Choice, Gaussian, Profile
+from personalign.types import Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
-Original = tuple[str, Presentation, Answer]  # the presentation that it comes from first, what was answered, and how
+Original = tuple[Presentation, Answer]  # under the name of the presentation that it comes from first
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,17 +148,20 @@ def write(session: Session, change: Change, answers: tuple[Answer, ...], fitted:
 
 def copy(state: State, originals: Sequence[Original], measure: Measure) -> Change:
     """Draft copies of answers that the basis lacks, with features under it."""
-    copies = [(root, shown, _copy(root, given, state.basis_id, measure(shown))) for root, shown, given in originals]
+    copies = []
+    for shown, given in originals:
+        name, v = hashlib.sha256(f"{shown.id}\0{state.basis_id}".encode()).hexdigest()[:32], measure(shown)
+        copies.append((replace(shown, v=v), replace(given, presentation_id=name, v=v, loss=None, gain=None)))
 
     def write(session: Session, judged: tuple[Answer, ...]) -> None:
         newest_of = {answer.presentation_id: answer for answer in judged}
-        for root, shown, given in copies:
-            copied, name = replace(shown, v=given.v), given.presentation_id
-            session.add(records.new_presentation(state.user, state.basis_id, copied, "answered", name, origin=root))
+        for shown, given in copies:
+            name = given.presentation_id
+            session.add(records.new_presentation(state.user, state.basis_id, shown, "answered", name, origin=shown.id))
             session.flush()
             session.add(records.new_answer(session, state.user, newest_of.get(name, given)))
 
-    answers = sorted((*state.answers, *(given for _, _, given in copies)), key=lambda answer: answer.number)
+    answers = sorted((*state.answers, *(given for _, given in copies)), key=lambda answer: answer.number)
     return Change(state, newest(tuple(answers)), write, is_needed=bool(copies), is_complete=True)
 
 
@@ -190,11 +190,18 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
 def find_lacking(session: Session, user: str, basis_id: str) -> tuple[State, list[Original]]:
     """Find the answers to copy, oldest first; where several bases hold one, the newest basis says how it stands."""
     presented = session.scalars(select(PresentationRow).where(*records.shown_to(user, basis_id))).all()
-    known = {_root(shown) for shown in presented}
+    known = {shown.origin or shown.id for shown in presented}
     pairs = {shown.question_id for shown in presented if shown.kind in FEEDBACK}  # given anew on this basis
-    latest = {_root(shown): (shown, given) for shown, given in _elsewhere(session, user, basis_id)}
+    elsewhere = session.execute(
+        select(PresentationRow, AnswerRow)
+        .join(BasisRow, PresentationRow.basis_id == BasisRow.id)
+        .outerjoin(AnswerRow, and_(AnswerRow.presentation_id == PresentationRow.id, AnswerRow.undone_at.is_(None)))
+        .where(PresentationRow.user_id == user, PresentationRow.basis_id != basis_id)
+        .order_by(BasisRow.created_at, BasisRow.id)
+    )
+    latest = {shown.origin or shown.id: (shown, given) for shown, given in elsewhere}
     originals = [
-        (root, records.to_presentation(shown), records.to_answer(given, shown))
+        (replace(records.to_presentation(shown), id=root), records.to_answer(given, shown))
         for root, (shown, given) in latest.items()
         if given is not None and root not in known and shown.question_id not in pairs
     ]
@@ -223,35 +230,6 @@ def _undo(session: Session, presentation_id: str) -> None:
 
 
 def _drop_oldest(session: Session, user: str, basis_id: str) -> None:
-    oldest = (
-        select(AnswerRow.presentation_id)
-        .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
-        .where(AnswerRow.user_id == user, AnswerRow.undone_at.is_(None))
-        .where(PresentationRow.basis_id == basis_id, PresentationRow.kind.in_(FEEDBACK))
-        .order_by(AnswerRow.number.desc())
-        .offset(KEPT_FEEDBACK)
-    )
-    session.flush()
+    oldest = records.newest_feedback(user, basis_id).with_only_columns(PresentationRow.id).offset(KEPT_FEEDBACK)
     if old := session.scalars(oldest).all():
         session.execute(delete(PresentationRow).where(PresentationRow.id.in_(old)))
-
-
-def _elsewhere(session: Session, user: str, basis_id: str) -> list[tuple[PresentationRow, AnswerRow | None]]:
-    """What a person was shown under other bases, the oldest basis first, each with the answer that stands."""
-    rows = session.execute(
-        select(PresentationRow, AnswerRow)
-        .join(BasisRow, PresentationRow.basis_id == BasisRow.id)
-        .outerjoin(AnswerRow, and_(AnswerRow.presentation_id == PresentationRow.id, AnswerRow.undone_at.is_(None)))
-        .where(PresentationRow.user_id == user, PresentationRow.basis_id != basis_id)
-        .order_by(BasisRow.created_at, BasisRow.id)
-    )
-    return [(shown, given) for shown, given in rows]
-
-
-def _root(shown: PresentationRow) -> str:
-    return shown.origin or shown.id
-
-
-def _copy(root: str, given: Answer, basis_id: str, v: Array) -> Answer:
-    copy_id = hashlib.sha256(f"{root}\0{basis_id}".encode()).hexdigest()[:32]
-    return replace(given, presentation_id=copy_id, v=v, loss=None, gain=None)

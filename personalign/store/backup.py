@@ -25,11 +25,7 @@ from personalign.store.tombstones import Tombstone, Tombstones
 
 
 def back_up(database: Database, path: Path) -> None:
-    """Copy a store that may be in use; what is copied can be opened as it is.
-
-    Raises:
-        StoreError: there is a file at this path, or it can't be written.
-    """
+    """Copy a store that may be in use to a new file, which can be opened as it is."""
     target = Database(path.resolve(), database.driver)
     if target.path.exists():
         raise StoreError(f"{target.path} is there already; pass another path")
@@ -45,11 +41,7 @@ def back_up(database: Database, path: Path) -> None:
 
 
 def restore(url: str, path: Path) -> None:
-    """Put a backup in the place of a store; everyone erased since stays erased.
-
-    Raises:
-        StoreError: the backup isn't a whole one of this store, or the store was written to meanwhile.
-    """
+    """Put a backup in the place of a store that nothing uses; everyone erased since stays erased."""
     database, backup = locate(url), locate(f"sqlite:///{path}")
     if not backup.path.is_file():
         raise StoreError(f"there is no backup at {backup.path}; check the path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -23,7 +24,7 @@ class Connections:
         self.database = database
         self.reader, self.writer = reader_engine(database), writer_engine(database)
         self._turns = Turns(database)
-        self._identity, self._changed_at = _status(database)
+        self._status = _read_status(database)
         self._gate = Gate(self._close_idle, self._start_anew)
         self._writing: DriverConnection = None  # the writer's newest connection
         self._abandoned: list[Pool] = []  # what a parent process used
@@ -56,9 +57,10 @@ class Connections:
 
     def version(self) -> int:
         """Return the newest commit's name as a number: it differs after any commit, by this process or another."""
-        with self.enter(), closing(self.reader.raw_connection()) as connection:
+        with self.enter():
             self._check_file()
-            return int(name_commit(connection.driver_connection)[0], 16)
+            with closing(self.reader.raw_connection()) as connection:
+                return int(name_commit(connection.driver_connection)[0], 16)
 
     def forget_values(self) -> None:
         """Drop the compiled statements: each keeps the values that it was first used with."""
@@ -83,19 +85,19 @@ class Connections:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         with self.enter(), self._turns.turn():
-            if self._check_file() != self._changed_at:
+            if self._check_file().st_mtime_ns != self._status.st_mtime_ns:
                 check_log(self.database)  # a checkpoint, or another file's content
             yield
-            self._changed_at = self._check_file()
+            self._status = self._check_file()
 
-    def _check_file(self) -> int:
-        identity, changed_at = _status(self.database)
-        if identity != self._identity:
+    def _check_file(self) -> os.stat_result:
+        status = _read_status(self.database)
+        if not os.path.samestat(status, self._status):
             raise StoreError(
                 f"{self.database.path} was replaced while it was open here; close this store and open it again "
                 "(restore backups with: personalign db restore)"
             )
-        return changed_at
+        return status
 
     def _free_writer(self) -> Engine:
         assert isinstance(self.writer.pool, QueuePool), "the writer's pool has room for one"
@@ -123,8 +125,6 @@ class Connections:
         self._turns.renew()
 
 
-def _status(database: Database) -> tuple[tuple[int, int], int]:
-    """Tell which file it is, and when it was written last."""
+def _read_status(database: Database) -> os.stat_result:
     with disk_errors(database.path, "reached", "check the path and its disk"):
-        status = database.path.stat()
-    return (status.st_dev, status.st_ino), status.st_mtime_ns
+        return database.path.stat()

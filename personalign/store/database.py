@@ -1,10 +1,9 @@
 """Where a store is, the SQLite driver that speaks to it, chosen here and nowhere else, and which log goes with a file.
 
-Two copies of SQLite in one process break each other's locks. ``pysqlite3`` carries a SQLite without the WAL-reset
-corruption bug (3.7.0 to 3.51.2: two connections that write and checkpoint at once). Where it has no wheel, the
-standard library's driver runs.
+Two copies of SQLite in one process break each other's locks. ``pysqlite3`` carries one without the WAL-reset bug
+(3.7.0 to 3.51.2: two connections that write and checkpoint at once); else the standard library's driver runs.
 
-SQLite applies whatever log has the right name. A backup copied over a database whose log is still there becomes a
+SQLite applies whatever log has the right name. A backup copied over a database whose log is still there would become a
 mixture of both, without an error. So every commit leaves a random name and its predecessor's in the database. A log
 goes with a file whose newest commit is in the log, or comes right before it.
 """
@@ -113,9 +112,11 @@ def name_commit(connection: DriverConnection) -> tuple[bytes, bytes]:
 
 def check_log(database: Database) -> None:
     """Refuse a log that was written for another database; the caller keeps writers out."""
-    for suffix, read in (("-wal", _read_wal), ("-journal", _read_journal)):
+    for suffix in ("-wal", "-journal"):
         path = database.neighbour(suffix)
-        names = set(read(read_bytes(path)))  # another process may be removing its log right now
+        content = read_bytes(path)  # nothing where another process removes its log right now
+        # a rollback journal keeps the pages from before its commit
+        names = set(_read_wal(content)) if suffix == "-wal" else {match[1] for match in COMMIT.finditer(content)}
         if names and not _goes_with(database, suffix, names):
             raise StoreError(
                 f"{path} was written for another database than the {database.path.name} beside it; "
@@ -143,8 +144,3 @@ def _read_wal(content: bytes) -> Iterator[bytes]:
             return
         for match in COMMIT.finditer(content, start, start + frame_bytes):
             yield from match.groups()
-
-
-def _read_journal(content: bytes) -> Iterator[bytes]:
-    """Name the commit whose pages a rollback journal keeps."""
-    return (match[1] for match in COMMIT.finditer(content))

@@ -103,19 +103,16 @@ def _engine(database: Database, begin: str, special: dict[str, int | str], **poo
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
-        connection.info["changes"] = _total_changes(connection)
+        driver_connection: DriverConnection = connection.connection.driver_connection
+        connection.info["changes"] = driver_connection.total_changes
 
     @event.listens_for(engine, "commit")
     def sign(connection: Connection) -> None:
-        if _total_changes(connection) != connection.info["changes"]:
-            sign_commit(connection.connection.driver_connection)
+        driver_connection: DriverConnection = connection.connection.driver_connection
+        if driver_connection.total_changes != connection.info["changes"]:
+            sign_commit(driver_connection)
 
     return engine
-
-
-def _total_changes(connection: Connection) -> int:
-    driver_connection: DriverConnection = connection.connection.driver_connection
-    return int(driver_connection.total_changes)
 
 
 def _set_pragma(connection: DriverConnection, name: str, value: int | str) -> None:

@@ -96,12 +96,10 @@ def _finish(connections: Connections, number: int = 0) -> None:
     """Leave no byte of the erasures that are noted, and note that they were applied."""
     with connections.read() as session:
         applied = _applied(session)
-        later = session.scalars(
-            select(TombstoneRow.number).where(TombstoneRow.number > applied).order_by(TombstoneRow.number)
-        )
-        for expected, noted in enumerate(later, start=applied + 1):
-            if noted == expected:  # one that was refused after its tombstone was written leaves a gap
-                number = max(number, noted)
+        later = select(TombstoneRow.number).where(TombstoneRow.number > applied).order_by(TombstoneRow.number)
+        noted = enumerate(session.scalars(later), start=applied + 1)
+        # one that was refused after its tombstone was written leaves a gap
+        number = max([number, *(last for expected, last in noted if expected == last)])
     connections.forget_values()
     _empty_log(connections)
     if number > applied:

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 PATIENCE_S = 60.0  # then the process forks all the same
 LONGEST_SLEEP_S = 0.1  # of a thread that waits for others; it is woken before
@@ -29,7 +30,7 @@ class Gate:
     def __init__(self, before: Callable[[], None], in_child: Callable[[], None]) -> None:
         self.before, self.in_child = before, in_child
         self.renew()
-        _GATES.add(self)
+        _gates().members.add(self)
 
     def renew(self) -> None:
         """Start empty and with locks of its own: what a child does, having one thread."""
@@ -71,30 +72,21 @@ class Gate:
 
     def close(self) -> None:
         """Take no part in forks any more."""
-        _GATES.discard(self)
+        _gates().members.discard(self)
 
 
-class _Gates:
+class Gates:
     """All gates of the process: Python can't take a fork's hook back, so there is one, made by the first gate."""
 
     def __init__(self) -> None:
-        self._gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+        self.members: weakref.WeakSet[Gate] = weakref.WeakSet()
         self._forking = threading.Lock()
         self._shut: list[Gate] = []
-        self._is_hooked = False
-
-    def add(self, gate: Gate) -> None:
-        self._gates.add(gate)
-        if not self._is_hooked:
-            self._is_hooked = True
-            os.register_at_fork(before=self._shut_all, after_in_parent=self._open_all, after_in_child=self._renew_all)
-
-    def discard(self, gate: Gate) -> None:
-        self._gates.discard(gate)
+        os.register_at_fork(before=self._shut_all, after_in_parent=self._open_all, after_in_child=self._renew_all)
 
     def _shut_all(self) -> None:
         self._forking.acquire()
-        for gate in list(self._gates):
+        for gate in list(self.members):
             self._shut.append(gate)
             gate.shut()
 
@@ -111,4 +103,4 @@ class _Gates:
             gate.in_child()
 
 
-_GATES = _Gates()
+_gates = cache(Gates)

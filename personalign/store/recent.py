@@ -43,15 +43,17 @@ class RecentProfiles:
         self.is_stale = False  # whether it couldn't be read the last time
 
     def get(self, user: str) -> Profile:
-        """A person's profile; while the store can't be read, for five minutes, the last one known of them.
-
-        Raises:
-            StoreError: it can't be read, and the person wasn't asked for lately.
-        """
+        """A person's profile; while the store can't be read, for five minutes, the last one known; else StoreError."""
         try:
             profile = self._newest(user)
-        except StoreError as error:
-            return self._known(user, error)
+        except StoreError:
+            _, known = self._profiles.get(user, (None, None))
+            if known is None or self._clock() - self._read_at > MAX_STALE_S:
+                raise
+            if not self.is_stale:
+                log.warning("the store can't be read; known people are served by the profiles at hand")
+            self.is_stale = True
+            return known
         if self.is_stale:
             log.warning("the store can be read again")
         self._read_at, self.is_stale = self._clock(), False
@@ -71,17 +73,12 @@ class RecentProfiles:
             num_forgotten = self._num_forgotten
         if profile is None or known_at != version:
             profile = self._read(user)
-            self._save(user, version, profile, num_forgotten)
-        return profile
-
-    def _known(self, user: str, error: StoreError) -> Profile:
-        with self._lock:
-            _, profile = self._profiles.get(user, (None, None))
-        if profile is None or self._clock() - self._read_at > MAX_STALE_S:
-            raise error
-        if not self.is_stale:
-            log.warning("the store can't be read; known people are served by the profiles at hand")
-        self.is_stale = True
+            with self._lock:
+                if num_forgotten == self._num_forgotten:  # else perhaps this person was erased meanwhile
+                    self._profiles[user] = version, profile
+                    self._profiles.move_to_end(user)
+                    if len(self._profiles) > CAPACITY:
+                        self._profiles.popitem(last=False)
         return profile
 
     def _forget_erased(self, version: int) -> None:
@@ -93,12 +90,3 @@ class RecentProfiles:
                 del self._profiles[user]
                 self._forget(user)
             self._version = version
-
-    def _save(self, user: str, version: int, profile: Profile, num_forgotten: int) -> None:
-        with self._lock:
-            if num_forgotten != self._num_forgotten:
-                return  # perhaps this person, erased meanwhile
-            self._profiles[user] = version, profile
-            self._profiles.move_to_end(user)
-            if len(self._profiles) > CAPACITY:
-                self._profiles.popitem(last=False)

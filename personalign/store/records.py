@@ -18,17 +18,7 @@ from sqlalchemy.types import NullType
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
-from personalign.store.tables import (
-    TEXTS,
-    USER_KEY,
-    AnswerRow,
-    Json,
-    PresentationRow,
-    ProfileRow,
-    Table,
-    UserRow,
-    UtcDateTime,
-)
+from personalign.store.tables import TEXTS, USER_KEY, AnswerRow, Json, PresentationRow, ProfileRow, UserRow, UtcDateTime
 from personalign.store.values import Answer, Presentation, Shown, State, check_finite
 from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile
 
@@ -49,16 +39,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# Reading
-
-
 def read_state(session: Session, user: str, basis_id: str) -> State:
     """Read what is known of a person on a basis, all of it checked."""
     row = find_profile(session, user, basis_id)
     asked = _standing(user, basis_id).where(PresentationRow.kind.not_in(FEEDBACK))
-    feedback = _standing(user, basis_id).where(PresentationRow.kind.in_(FEEDBACK))
-    newest = feedback.order_by(AnswerRow.number.desc()).limit(MOST_FEEDBACK)
-    answers = [to_answer(given, shown) for rows in (asked, newest) for given, shown in session.execute(rows).all()]
+    wanted = (asked, newest_feedback(user, basis_id).limit(MOST_FEEDBACK))
+    no_texts = [defer(getattr(PresentationRow, name)) for name in TEXTS]
+    answers = [to_answer(*row) for rows in wanted for row in session.execute(rows.options(*no_texts)).all()]
     if len(answers) != (0 if row is None else row.standing):
         raise StoreError("answers of this person are missing: the file was damaged; restore it from a backup")
     profile = None if row is None else to_profile(row)
@@ -116,6 +103,11 @@ def shown_to(user: str, basis_id: str) -> tuple[ColumnElement[bool], ColumnEleme
     return PresentationRow.user_id == user, PresentationRow.basis_id == basis_id
 
 
+def newest_feedback(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
+    """Select the feedback that stands, the newest first."""
+    return _standing(user, basis_id).where(PresentationRow.kind.in_(FEEDBACK)).order_by(AnswerRow.number.desc())
+
+
 def to_presentation(row: PresentationRow) -> Presentation:
     """Make the value, its texts and features checked."""
     check_row(row)
@@ -153,9 +145,6 @@ def check_texts(row: PresentationRow) -> None:
     """Refuse texts that changed since they were written, and quote none of them."""
     if row.digest != _digest(row):
         raise StoreError(f"the texts of presentation {row.id!a} {DAMAGED}")
-
-
-# Writing
 
 
 def new_presentation(
@@ -246,7 +235,6 @@ def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
         select(AnswerRow, PresentationRow)
         .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
         .where(AnswerRow.user_id == user, PresentationRow.basis_id == basis_id, AnswerRow.undone_at.is_(None))
-        .options(*(defer(getattr(PresentationRow, name)) for name in TEXTS))
     )
 
 
@@ -268,16 +256,13 @@ def _checksum(row: Sealed) -> str:
     return checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))
 
 
-# As plain JSON values
-
-
 def export_person(session: Session, user: str) -> dict[str, Any]:
-    """Read every row with this user's key; a table that is added later is exported without a change here.
+    """Read every row with this user's key, also in tables that are added later.
 
     What can't be read is exported as it is stored. Its row, and one that doesn't match its checksum, has ``MARK``.
     """
     tables: dict[str, list[dict[str, Any]]] = {}
-    for table in Table.metadata.sorted_tables:
+    for table in UserRow.metadata.sorted_tables:
         key = table.columns.get(USER_KEY) if table.name != UserRow.__tablename__ else table.columns["id"]
         if key is not None:
             stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
@@ -336,12 +321,9 @@ def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewis
     return {0: False, 1: True}[value] if isinstance(column.type, Boolean) else value
 
 
-# Bytes and checksums
-
-
 def encode(array: Array) -> bytes:
     """Write the array's content as little-endian float64, row by row."""
-    return np.ascontiguousarray(array, dtype="<f8").tobytes()
+    return array.astype("<f8").tobytes()
 
 
 def decode(content: bytes) -> Array:

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import Conflict, InputError
 from personalign.messages import check_user
-from personalign.store import answering, backup, records
+from personalign.store import answering, records
 from personalign.store.answering import Change
+from personalign.store.backup import back_up
 from personalign.store.connections import Connections
 from personalign.store.database import locate
 from personalign.store.erase import count_erasures, erase, erase_again, erased_after
@@ -33,7 +34,11 @@ Value = TypeVar("Value")
 
 
 class Store:
-    """An open database; threads may share it, and a forked child starts with connections of its own."""
+    """An open database; threads may share it, and a forked child starts with connections of its own.
+
+    A verb with a ``person`` raises InputError where they were erased since they were read. A verb with a ``fit`` raises
+    ProfileError where that isn't finite, and Conflict where others changed the same person again and again.
+    """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -72,12 +77,7 @@ class Store:
     def backup(self, path: str | Path) -> None:
         """Copy the store to a new file, which is a store itself, while this one is in use."""
         with self._connections.enter():
-            backup.back_up(self._connections.database, Path(path))
-
-    @staticmethod
-    def restore(url: str, path: str | Path) -> None:
-        """Put a backup in a store's place; everyone erased since stays erased. Close what uses the store first."""
-        backup.restore(url, Path(path))
+            back_up(self._connections.database, Path(path))
 
     def __enter__(self) -> Store:  # noqa: PYI034 - beartype can't check Self on a method
         return self
@@ -114,11 +114,7 @@ class Store:
             return _person(session, user)
 
     def present(self, user: str, basis_id: str, shown: Shown, person: Person | None = None) -> Presentation:
-        """Record what is shown; while another question is open, return that one.
-
-        Raises:
-            InputError: the person isn't known, or was erased since ``person`` was read.
-        """
+        """Record what is shown to someone who is known; while another question is open, return that one."""
         with self._write() as session:
             self._check_alive(session, person)
             return answering.show(session, user, basis_id, shown)
@@ -159,11 +155,7 @@ class Store:
     ) -> Profile:
         """Store an answer and the profile fitted with it, both or neither; the same answer again changes nothing.
 
-        Raises:
-            QuestionError: the presentation isn't this person's, or was withdrawn, or the choice is unknown.
-            AlreadyAnswered: it has another answer.
-            ProfileError: the fit isn't finite; likewise of the verbs below.
-            Conflict: others changed the same profile again and again; likewise.
+        QuestionError for what isn't this person's or was withdrawn; AlreadyAnswered where it has another answer.
         """
         return _present(self._commit(lambda: self._look(answering.answer, user, presentation_id, choice), fit, judge))
 
@@ -180,10 +172,7 @@ class Store:
         """Store which of two replies feedback chose, and the profile fitted with it, both or neither.
 
         The same again changes nothing; the other choice on the same pair takes its place. Someone who wasn't known
-        when ``person`` was read is added. The oldest goes where there is more than a person's share.
-
-        Raises:
-            InputError: the person isn't known, or was erased since ``person`` was read.
+        when ``person`` was read is added; without it they have to be known.
         """
         check_user(user)
         if person is None:
@@ -193,10 +182,7 @@ class Store:
         )
 
     def undo_answer(self, user: str, basis_id: str, fit: Fit, judge: Judge = leave_unjudged) -> Profile | None:
-        """Withdraw the newest answer, which stays, marked, and open its question again; None without answers.
-
-        A question that was open is withdrawn, so that never two are open.
-        """
+        """Withdraw the newest answer, and open its question again in place of another; None without answers."""
         return self._commit(lambda: self._look(answering.undo, user, basis_id), fit, judge)
 
     def behind(self, basis_id: str, is_gated: bool = False) -> list[str]:
@@ -206,18 +192,13 @@ class Store:
     def adopt(
         self, user: str, basis_id: str, measure: Measure, fit: Fit, judge: Judge = leave_unjudged
     ) -> Profile | None:
-        """Copy a person's answers from other bases to this one, measured anew, with the profile fitted there.
-
-        What they have under the other bases stays. None where nothing is lacking, or the person isn't known.
-        """
-
-        def draft() -> Change:
-            return answering.copy(*self._look(answering.find_lacking, user, basis_id), measure)
-
-        return self._commit(draft, fit, judge)
+        """Copy a person's answers from other bases, measured anew, and fit them; None where nothing is lacking."""
+        return self._commit(
+            lambda: answering.copy(*self._look(answering.find_lacking, user, basis_id), measure), fit, judge
+        )
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
-        """Return the newest revision, without its axes; StoreError or ProfileError where it was damaged."""
+        """Return the newest revision, without its axes; StoreError where it was damaged."""
         with self._read() as session:
             row = records.find_profile(session, user, basis_id)
             return None if row is None else records.to_profile(row)
@@ -229,10 +210,8 @@ class Store:
     def forget(self, user: str) -> bool:
         """Erase a person to the last byte, and tell whether they were known; afterwards the id may start anew.
 
-        Raises:
-            ErasurePending: the rows are gone, but a reader or the disk kept them in the write-ahead log; call again.
-            StoreError: they are still there; call again, or open the store again, which erases them too where the
-                tombstone was written.
+        ErasurePending: the rows are gone, but a reader or the disk kept them in the write-ahead log; call again.
+        Another StoreError: they are still there; call again.
         """
         return erase(self._connections, user)
 

@@ -20,6 +20,7 @@ from personalign.types import CHOICES
 USER_KEY = "user_id"
 SCATTERED = ""
 TEXTS = ("prompt", "a", "b")  # of a presentation; a fit does without them
+Read = Callable[[Any], Any]
 Text16 = Annotated[str, 16]
 Text32 = Annotated[str, 32]
 Text64 = Annotated[str, 64]
@@ -34,38 +35,11 @@ NAMING = {
 }
 
 
-class Readable(TypeDecorator[Any]):
-    """Never raises: a row's checksum says that it is damaged, and by its number; the database would quote its text."""
-
-    otherwise: ClassVar[object] = None  # what damaged content reads as
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any]:
-        """Read what can be read."""
-        read = super().result_processor(dialect, coltype)
-        assert read is not None, "times and JSON are stored as text"
-
-        def read_or_not(value: Any) -> Any:  # noqa: ANN401 - whatever a damaged column holds
-            try:
-                return read(value)
-            except (TypeError, ValueError, OverflowError, RecursionError):
-                return self.otherwise
-
-        return read_or_not
-
-
-class Json(Readable):
-    """JSON."""
-
-    impl = JSON
-    cache_ok = True
-
-
-class UtcDateTime(Readable):
+class UtcDateTime(TypeDecorator[datetime]):
     """A moment in UTC; SQLite keeps no time zone, so it is taken off going in and put on coming out."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
-    otherwise = datetime.min.replace(tzinfo=UTC)
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Refuse naive times: they would be read as UTC, whatever they were."""
@@ -75,6 +49,34 @@ class UtcDateTime(Readable):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """Give back an aware time."""
         return value and value.replace(tzinfo=UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read:
+        """Read a damaged time as the first there is."""
+        return _readable(super().result_processor(dialect, coltype), datetime.min.replace(tzinfo=UTC))
+
+
+class Json(TypeDecorator[Any]):
+    """JSON; damaged content reads as None."""
+
+    impl = JSON
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read:
+        """Read damaged content as None."""
+        return _readable(super().result_processor(dialect, coltype), None)
+
+
+def _readable(read: Read | None, otherwise: object) -> Read:
+    """Never raise: a row's checksum says that it is damaged, and by its number; the database would quote its text."""
+    assert read is not None, "times and JSON are stored as text"
+
+    def read_or_not(value: Any) -> Any:  # noqa: ANN401 - whatever a damaged column holds
+        try:
+            return read(value)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return otherwise
+
+    return read_or_not
 
 
 class Table(DeclarativeBase):

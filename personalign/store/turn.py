@@ -35,7 +35,7 @@ class Turns:
         self.renew()
 
     def renew(self) -> None:
-        """Forget the calls of this process: what a forked child does; byte locks stay with the parent."""
+        """Forget this process's calls: what a forked child does; byte locks stay with the parent."""
         self._lock = threading.RLock()  # entered by itself: a Condition's own __exit__ may be interrupted
         self._changed = threading.Condition(self._lock)
         self._waiting: list[weakref.ref[Call]] = []
@@ -43,11 +43,7 @@ class Turns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait for the turn and keep it.
-
-        Raises:
-            StoreError: another thread of this process kept it for too long.
-        """
+        """Wait for the turn and keep it; StoreError where another thread of this process kept it for too long."""
         call = Call()
         self._enter(call)
         try:

@@ -69,7 +69,7 @@ def test_restoring_brings_nobody_back(saved: Store, url: str, copy: Path) -> Non
     """The store is as the backup was, but for whom was erased since; who came since is gone, other copies too."""
     saved.add_user("eve")
     saved.close()
-    Store.restore(url, copy)
+    backup.restore(url, copy)
     assert _people(url) == {"ada"}
     path = locate(url).path
     assert {file.name for file in path.parent.glob("profiles.db*")} == {
@@ -87,7 +87,7 @@ def test_a_store_that_lost_files_is_restored(saved: Store, url: str, copy: Path,
     for word, suffix in (("database", ""), ("key", ".key"), ("tombstones", ".tombstones")):
         if word in lost or lost == "all":
             path.with_name(path.name + suffix).unlink()
-    Store.restore(url, copy.with_name("newer.db"))
+    backup.restore(url, copy.with_name("newer.db"))
     assert _people(url) == {"ada"}
 
 
@@ -101,7 +101,7 @@ def test_tombstones_that_were_cut_short_are_gathered_again(saved: Store, url: st
     tombstones.write_bytes(tombstones.read_bytes()[:-200])
     with pytest.raises(StoreError, match="cut short"):
         Store.open(url)
-    Store.restore(url, copy)
+    backup.restore(url, copy)
     assert _people(url) == {"ada"}
     assert tombstones.stat().st_size == 112 + 3 * 95
 
@@ -110,7 +110,7 @@ def test_an_older_schema_is_brought_up_to_date(saved: Store, url: str, copy: Pat
     """A backup of an older release is restored as a store of this one."""
     schema.migrate(locate(f"sqlite:///{copy}"), "0006")
     saved.close()
-    Store.restore(url, copy)
+    backup.restore(url, copy)
     assert _people(url) == {"ada"}
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_backup_of_this_store_is_refused(saved: Store, url: str, copy
     spoil(copy)
     before = {file.name: file.read_bytes() for file in locate(url).path.parent.glob("profiles*[!k]")}
     with pytest.raises(StoreError, match=words):
-        Store.restore(url, copy)
+        backup.restore(url, copy)
     assert {file.name: file.read_bytes() for file in locate(url).path.parent.glob("profiles*[!k]")} == before
     assert _people(url) == {"ada"}
 
@@ -161,12 +161,12 @@ def test_a_store_is_not_restored_from_itself(saved: Store, url: str) -> None:
     """Its own path is refused."""
     saved.close()
     with pytest.raises(StoreError, match="the store itself"):
-        Store.restore(url, locate(url).path)
+        backup.restore(url, locate(url).path)
 
 
 def test_a_process_that_has_the_old_file_open_notices(saved: Store, url: str, copy: Path) -> None:
     """What was open before the restore neither writes to the old file nor polls it."""
-    Store.restore(url, copy)
+    backup.restore(url, copy)
     for call in (lambda: saved.add_user("eve"), saved.data_version):
         with pytest.raises(StoreError, match="replaced"):
             call()
@@ -193,11 +193,11 @@ def test_a_restore_killed_half_way_leaves_one_store(saved: Store, url: str, copy
 
         Path.replace, Path.unlink = move, remove  # type: ignore[method-assign]
         backup._remove = lambda _: None
-        Store.restore(url, copy)
+        backup.restore(url, copy)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert _people(url) == ({"ada"} if step == 3 else {"ada", "eve"})
-    Store.restore(url, copy)
+    backup.restore(url, copy)
     assert _people(url) == {"ada"}
     assert not list(copy.parent.parent.glob("*.restoring*"))
 

@@ -193,11 +193,11 @@ def test_a_fork_that_waits_for_no_call_would_be_seen(worker) -> None:
 
 def test_a_closed_store_takes_no_part_in_forks(url: str) -> None:
     """However many stores were opened and closed, a fork runs the hooks of those that are open."""
-    before = len(fork._GATES._gates)
+    before = len(fork._gates().members)
     for _ in range(5):
         with Store.open(url):
-            assert len(fork._GATES._gates) == before + 1
-    assert len(fork._GATES._gates) == before
+            assert len(fork._gates().members) == before + 1
+    assert len(fork._gates().members) == before
 
 
 def test_a_fork_inside_a_call_does_not_wait_for_itself(store: Store) -> None:

@@ -9,14 +9,16 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 from personalign.decode.seq import LIFE, Event
+from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "measured.md", ROOT / "docs" / "architecture.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("measured", "architecture", "axes")))
 SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
@@ -76,6 +78,9 @@ LEARNT = {
     "bulk_cov_users_per_s": "the same with covariances",
     "basis_fit_s": "axes from 24,000 answers of 400 people, s",
 }
+
+
+REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")
 
 
 def fill(text: str) -> str:
@@ -187,6 +192,23 @@ def _erasure() -> str:
     return _table(["", "holds after it", "killed right then"], [[str(i), *row] for i, row in enumerate(paragraphs, 1)])
 
 
+def _dialogue() -> str:
+    """The axes of the dialogue set."""
+    return _table(["axis", "about", "less", "more"], [[*asdict(axis).values()] for axis in named_axes("dialogue")])
+
+
+def _assistant() -> str:
+    """The axes of the assistant set, with what they tell on real replies."""
+    rows = {row["axis"]: row for row in _load("axes")["rows"]}
+    header = ["axis", "about", "less", "more", "replies", "models", "in a prompt", "10 ↔ 10", "siblings", "nearest"]
+    table = []
+    for axis in named_axes("assistant"):
+        row = rows[axis.name]
+        numbers = (f"{row[key]:.2f}" for key in REPORT)
+        table.append([*asdict(axis).values(), *numbers, f"{row['nearest']} {row['nearest_r']:+.2f}"])
+    return _table(header, table)
+
+
 def _summary(figures: Mapping[str, float], key: str) -> str:
     if key not in figures:
         return ""
@@ -235,6 +257,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "gaussian": _gaussian,
     "life": _life,
     "erasure": _erasure,
+    "dialogue": _dialogue,
+    "assistant": _assistant,
 }
 
 if __name__ == "__main__":

@@ -39,7 +39,12 @@ AXES: tuple[Axis, ...] = (
     Axis("paragraphs", "breaks between paragraphs", "one block of text", "many short paragraphs"),
     Axis("code", "code and commands", "replies without code", "code and commands written out"),
     Axis("emoji", "emoji and symbols", "replies without emoji", "emoji"),
-    Axis("excitement", "exclamation marks and words such as “amazing”", "a calm, sober tone", "an excited tone"),
+    Axis(
+        "excitement",
+        "exclamation marks, praise and words like “amazing”",
+        "a calm, sober tone",
+        "excitement and praise",
+    ),
     Axis("empathy", "warmth and care for the reader's feelings", "a neutral, factual tone", "warmth and empathy"),
     Axis("formality", "formal or casual wording", "casual, conversational wording", "formal wording"),
     Axis("learned_words", "plain or learned words", "short, plain words", "long, learned words"),
@@ -64,7 +69,6 @@ AXES: tuple[Axis, ...] = (
         "an end without offers",
         "an offer of further help at the end",
     ),
-    Axis("flattery", "praise of the reader and the question", "no compliments", "compliments and praise"),
     Axis("asking_back", "questions to the reader", "statements without questions", "questions back"),
     Axis("addressing", "sentences that speak to “you”", "impersonal sentences", "sentences that speak to “you”"),
     Axis("saying_i", "sentences in which the assistant says “I”", "replies without “I”", "an assistant that says “I”"),
@@ -77,7 +81,7 @@ AXES: tuple[Axis, ...] = (
 )
 
 CONTRACTED = ("n't", "'m", "'re", "'ve", "'ll", "'d")
-PLAIN_WORDS = 4  # assumed beside the reply's own, so that one word says little
+PLAIN_WORDS = 1  # assumed beside the reply's own, so that one word says little
 SHORT, LONG = 4, 12  # letters
 
 
@@ -95,16 +99,22 @@ def _counted(lexicon: Lexicon, cap: int) -> Callable[[Prose], float]:
 
 
 def _lines(kind: str, cap: int) -> Callable[[Prose], float]:
-    return lambda prose: saturate(len(prose.marked[kind]), cap)
+    return lambda prose: saturate(len(prose.markers[kind]), cap)
 
 
 def _ending_in(prose: Prose, marks: str) -> int:
     return sum(sentence.mark in marks for sentence in prose.sentences)
 
 
+def _excitement(prose: Prose) -> float:
+    """Exclamations; a word counts half, as it tells less of who writes."""
+    return saturate(_ending_in(prose, "!！") + (EAGER.count(prose) + PRAISE.count(prose)) / 2, 6)
+
+
 def _formality(prose: Prose) -> float:
+    """Verbs written in full and learned connectives, less contractions and slang."""
     contractions = sum(word.endswith(CONTRACTED) for word in prose.vocabulary)
-    return saturate(FORMAL.count(prose), 8) - saturate(CASUAL.count(prose) + contractions, 8)
+    return saturate(FORMAL.count(prose), 5) - saturate(CASUAL.count(prose) + contractions, 5)
 
 
 def _learnedness(prose: Prose) -> float:
@@ -126,7 +136,7 @@ def _preamble(prose: Prose) -> float:
 
 def _restating(prose: Prose) -> float:
     first = prose.sentences[0].words if prose.sentences else ()
-    return saturate(len(prose.asked.intersection(first)), 6)
+    return saturate(len(prose.request_words.intersection(first)), 6)
 
 
 def _closing_offer(prose: Prose) -> float:
@@ -136,7 +146,7 @@ def _closing_offer(prose: Prose) -> float:
 
 def _proper_names(prose: Prose) -> float:
     """Capitalised words that don't begin a sentence and aren't “I”."""
-    capitals = {word for s in prose.sentences for word in s.cased[1:] if word[0].isupper()}
+    capitals = {word for s in prose.sentences for word in s.tokens[1:] if word[0].isupper()}
     return saturate(sum(word.lower() not in FIRST.words for word in capitals), 12)
 
 
@@ -146,11 +156,11 @@ MEASURES: Mapping[str, Callable[[Prose], float]] = MappingProxyType(
         "bullets": _lines("bullet", 10),
         "steps": _lines("step", 10),
         "headings": _lines("heading", 6),
-        "emphasis": lambda prose: saturate(len(prose.emphasis) + len(prose.marked["row"]), 10),
+        "emphasis": lambda prose: saturate(len(prose.emphasis) + len(prose.markers["row"]), 10),
         "paragraphs": lambda prose: saturate(len(prose.blocks), 12),
         "code": lambda prose: saturate(len(prose.code), 10),
         "emoji": lambda prose: saturate(len(prose.emoji), 4),
-        "excitement": lambda prose: saturate(_ending_in(prose, "!！") + EAGER.count(prose), 8),
+        "excitement": _excitement,
         "empathy": _counted(WARM, 6),
         "formality": _formality,
         "learned_words": _learnedness,
@@ -160,7 +170,6 @@ MEASURES: Mapping[str, Callable[[Prose], float]] = MappingProxyType(
         "preamble": _preamble,
         "restating": _restating,
         "closing_offer": _closing_offer,
-        "flattery": _counted(PRAISE, 2),
         "asking_back": lambda prose: saturate(_ending_in(prose, "?？"), 3),
         "addressing": _lexical_share(SECOND),
         "saying_i": _lexical_share(FIRST),

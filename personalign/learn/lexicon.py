@@ -18,12 +18,12 @@ class Lexicon:
 
     def count(self, prose: Prose) -> int:
         """How many different ones a reply has."""
-        return len(self.words & prose.vocabulary) + sum(phrase in prose.spoken for phrase in self.phrases)
+        return len(self.words & prose.vocabulary) + sum(phrase in prose.text for phrase in self.phrases)
 
     def is_in(self, words: Sequence[str]) -> bool:
         """Whether some words hold one."""
-        spoken = f" {' '.join(words)} "
-        return not self.words.isdisjoint(words) or any(phrase in spoken for phrase in self.phrases)
+        text = f" {' '.join(words)} "
+        return not self.words.isdisjoint(words) or any(phrase in text for phrase in self.phrases)
 
 
 def _lexicon(text: str) -> Lexicon:
@@ -47,17 +47,15 @@ WARM = _lexicon(
     "your time, it's normal, it's natural, it's okay, it can be hard, it can be difficult, don't worry"
 )
 FORMAL = _lexicon(
-    "however, therefore, furthermore, moreover, additionally, consequently, thus, hence, nevertheless, nonetheless, "
-    "regarding, concerning, whereas, whilst, upon, within, pursuant, accordingly, subsequently, prior, ensure, "
-    "ensures, provide, provides, utilize, utilise, require, requires, obtain, commence, demonstrate, facilitate, "
-    "assist, numerous, significant, significantly, respective, respectively, various, appropriate, optimal, such as, "
-    "in addition, in order to, due to, with regard to, in conclusion, as a result, it is, do not, cannot, does not"
+    "do not, does not, did not, cannot, is not, are not, will not, would not, could not, should not, has not, "
+    "have not, it is, that is, there is, they are, we are, i am, i have, i will, you will, here is, let us, "
+    "furthermore, moreover, thus, hence, therefore, consequently, accordingly, nevertheless, nonetheless, "
+    "whereas, regarding, upon"
 )
 CASUAL = _lexicon(
-    "hey, hi, yeah, yep, nope, ok, okay, gonna, wanna, gotta, kinda, sorta, cool, awesome, guys, folks, stuff, thing, "
-    "things, pretty, really, just, actually, basically, super, totally, lots, tons, bunch, bit, grab, guess, yummy, "
-    "kids, mom, dad, buddy, wow, oh, well, sure, big, get, got, it's, that's, there's, here's, what's, let's, "
-    "a lot, a little, kind of, sort of, no problem"
+    "hey, hi, yeah, yep, nope, ok, okay, gonna, wanna, gotta, kinda, sorta, cool, awesome, guys, folks, stuff, pretty, "
+    "super, totally, lots, tons, bunch, grab, yummy, kids, mom, dad, buddy, wow, oh, it's, that's, there's, here's, "
+    "what's, let's, a lot, a little, kind of, sort of, no problem"
 )
 HEDGES = _lexicon(
     "may, might, could, perhaps, maybe, possibly, probably, potentially, likely, unlikely, seems, seem, seemed, "
@@ -80,7 +78,7 @@ OPENINGS = word_set(
 LEAD_INS = _lexicon(
     "here is, here are, here's, here you go, of course, no problem, below is, below are, following is, i'd be happy, "
     "i would be happy, i'll be happy, happy to help, glad to, as an ai, let's, let me, i can help, i understand, i'm "
-    "sorry, i apologize, there are several, there are many, there are a, you asked, your question, your request"
+    "sorry, i apologize, there are several, there are many, there are a, you request_words, your question, your request"
 )
 OFFERS = _lexicon(
     "let me know, feel free, hope this helps, hope that helps, hope it helps, any other questions, any questions, "

@@ -35,7 +35,7 @@ class Sentence:
     """A sentence, with its words as they are written and in lower case."""
 
     mark: str  # the last character
-    cased: tuple[str, ...]
+    tokens: tuple[str, ...]
     words: tuple[str, ...]
 
 
@@ -43,11 +43,11 @@ class Sentence:
 class Prose:
     """What a reply is made of; sets hold different things, in the order in which they come first."""
 
-    asked: frozenset[str]  # content words of the user's messages
+    request_words: frozenset[str]  # content words of the user's messages
     sentences: tuple[Sentence, ...]
     words: tuple[str, ...]  # of everything but code
-    spoken: str  # the same words with blanks between and around them, to look up phrases
-    marked: dict[str, set[str]] = field(repr=False)  # lines by their marker: heading, bullet, step, row
+    text: str  # the same words with blanks between and around them, to look up phrases
+    markers: dict[str, set[str]] = field(repr=False)  # lines by their marker: heading, bullet, step, row
     blocks: set[str] = field(repr=False)  # what blank lines part
     code: set[str] = field(repr=False)  # lines and spans
     emphasis: set[str] = field(repr=False)
@@ -62,7 +62,7 @@ class Prose:
 
 def read(request: str, reply: str) -> Prose:
     """Read a reply to what the user wrote."""
-    marked: dict[str, set[str]] = {"heading": set(), "bullet": set(), "step": set(), "row": set()}
+    markers: dict[str, set[str]] = {"heading": set(), "bullet": set(), "step": set(), "row": set()}
     blocks, code, block, titles, lines = set[str](), set[str](), list[str](), list[str](), list[str]()
     is_code = False
     for bare in map(str.strip, [*reply.replace("’", "'").splitlines(), ""]):
@@ -76,19 +76,19 @@ def read(request: str, reply: str) -> Prose:
         else:
             block.append(bare)
             kind, content = _sort(bare)
-            if kind in marked and not RULE.match(content):
-                marked[kind].add(content.lower())
+            if kind in markers and not RULE.match(content):
+                markers[kind].add(content.lower())
             (titles if kind in {"heading", "row"} else lines).append(content)
     prose = "\n".join(lines)
     code.update(INLINE_CODE.findall(prose))
     sentences = tuple(_sentences(lines))
     words = (*(word for sentence in sentences for word in sentence.words), *words_of(" ".join(titles)))
     return Prose(
-        asked=frozenset(words_of(request)) - FUNCTION,
+        request_words=frozenset(words_of(request)) - FUNCTION,
         sentences=tuple({sentence.words: sentence for sentence in sentences}.values()),
         words=words,
-        spoken=f" {' '.join(words)} ",
-        marked=marked,
+        text=f" {' '.join(words)} ",
+        markers=markers,
         blocks={text for text in blocks if WORD.search(text)},
         code=code,
         emphasis={bold or underlined for bold, underlined in EMPHASIS.findall(prose)},
@@ -112,6 +112,6 @@ def _sort(line: str) -> tuple[str, str]:
 def _sentences(lines: list[str]) -> Iterator[Sentence]:
     for line in lines:
         for text in SENTENCE_BREAK.split(line):
-            cased = tuple(WORD.findall(text))
-            if cased:
-                yield Sentence(text.rstrip(CLOSING)[-1], cased, tuple(word.lower() for word in cased))
+            tokens = tuple(WORD.findall(text))
+            if tokens:
+                yield Sentence(text.rstrip(CLOSING)[-1], tokens, tuple(word.lower() for word in tokens))

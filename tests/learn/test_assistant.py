@@ -34,7 +34,7 @@ PAIRS: dict[str, tuple[str, str]] = {
     "emoji": ("Good night.", "Good night 😴🌙."),
     "excitement": ("It is a nice book. Read it.", "It is an amazing book! Read it!"),
     "empathy": ("Nights are short.", "I'm sorry to hear that, and I understand how tough it can feel."),
-    "formality": ("Hey, that's kinda cool stuff, just grab it.", "Furthermore, one must ensure appropriate darkness."),
+    "formality": ("Hey, that's kinda cool, don't miss it.", "Therefore it is good, and you are not to miss it."),
     "learned_words": (
         "Go to bed and sleep well in the dark.",
         "Physiological mechanisms regulate circadian alertness.",
@@ -45,7 +45,6 @@ PAIRS: dict[str, tuple[str, str]] = {
     "preamble": ("Read a book. Keep it dark.", "Sure! Here are three tips. Read a book. Keep it dark."),
     "restating": ("Read a book.", "For sleeping better at night there are three tips."),
     "closing_offer": ("Read a book. Good night.", "Read a book. Let me know if you have more questions."),
-    "flattery": ("Read a book.", "Great question, and well done! Read a book."),
     "asking_back": ("Say when the lamp is out.", "When is the lamp out? Do you read?"),
     "addressing": ("Keep the lamp out. Read a book.", "You keep the lamp out. Your book helps you."),
     "saying_i": ("The lamp stays out. Books help.", "I leave the lamp out. My books help me."),
@@ -69,7 +68,7 @@ def of(name: str, reply: str, prompt: list[Message] = ASKED) -> float:
     return float(measure(prompt, reply)[NAMES.index(name)])
 
 
-def moved(name: str, pair: str) -> float:
+def step(name: str, pair: str) -> float:
     less, more = PAIRS[pair]
     return of(name, more) - of(name, less)
 
@@ -83,14 +82,14 @@ def test_every_axis_is_tried() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_axis_moves_as_it_says(name: str) -> None:
     """Of two replies written by hand the one with more of it measures higher, by a good part of the axis."""
-    assert moved(name, name) >= 0.4
+    assert step(name, name) >= 0.4
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_axis_is_another_one(name: str) -> None:
     """The control: another axis's pair hardly ever moves this one as much as its own."""
-    others = [moved(name, other) for other in NAMES if other != name]
-    assert sum(abs(step) < moved(name, name) / 2 for step in others) >= 0.8 * len(others)
+    others = [step(name, other) for other in NAMES if other != name]
+    assert sum(abs(value) < step(name, name) / 2 for value in others) >= 0.8 * len(others)
 
 
 # ---------------------------------------------------------------- no pumping
@@ -101,7 +100,7 @@ def test_no_axis_is_another_one(name: str) -> None:
 def test_saying_it_ten_times_gains_less_than_a_step(name: str, between: str) -> None:
     """A reply's axis hardly rises when the reply is written down ten times over."""
     more = PAIRS[name][1]
-    assert of(name, between.join([more] * 10)) - of(name, more) < STEP * moved(name, name)
+    assert of(name, between.join([more] * 10)) - of(name, more) < STEP * step(name, name)
 
 
 @given(texts, st.sampled_from([" ", "\n", "\n\n"]))

@@ -27,7 +27,7 @@ from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank, until_last_sentence
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head
-from personalign.train.basis.people import MIN_DEVIATION, restandardised
+from personalign.train.basis.people import restandardised, varying_axes
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from personalign.train.card import Origin, Report, local_origin, public_name, rounded_mean, write_basis_card
 from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Budget, Plans
@@ -108,7 +108,7 @@ class Making:
                 "the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them"
             )
         natural = measured[replies.natural]
-        varying = np.flatnonzero(natural.std(0) >= MIN_DEVIATION)
+        varying = varying_axes(natural)
         if not len(varying):
             raise NothingToSteerError(
                 "the model's replies differ on none of the axes, expected one at least; raise the temperature or pass "

@@ -37,6 +37,7 @@ HELD_OUT = 0.25  # of the people
 MIN_PEOPLE = 20  # so that five judge
 MAX_DIMENSIONS = 384  # of embeddings, their main directions
 MIN_DEVIATION = 1e-3  # of an axis over the replies of a log or a model
+MIN_SHARE = 0.01  # of replies that differ from the median on such an axis
 FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
 SLIGHT = 0.2  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
 EVEN = 0.01  # of the prior's variance is spread evenly, so that other tastes can be learnt, too
@@ -174,9 +175,19 @@ def _check_rank(rank: int | str, num_named: int) -> None:
 def _varying(draft: Basis, answers: _Answers) -> tuple[Basis, Float[Array, "R d"]]:
     """The named axes on which the log's replies differ, standardised, and every reply's features."""
     raw = measure_many(answers.prompts, answers.texts, draft.axes)
-    varies = np.flatnonzero(raw.std(axis=0) >= MIN_DEVIATION)
+    varies = varying_axes(raw)
     basis = restandardised(draft, varies, raw.mean(axis=0)[varies], raw.std(axis=0)[varies])
     return basis, basis.standardise(raw[:, varies])
+
+
+def varying_axes(raw: Float[Array, "R d"]) -> Int[Ints, "e"]:
+    """The axes on which replies differ.
+
+    Where fewer than one in a hundred has something, such as an emoji, this one would be ten and more standard
+    deviations from all others, and nothing could be learnt of it.
+    """
+    share = (raw != np.median(raw, axis=0)).mean(axis=0)
+    return np.flatnonzero((raw.std(axis=0) >= MIN_DEVIATION) & (share >= MIN_SHARE))
 
 
 def restandardised(draft: Basis, axes: Int[Ints, "e"], center: Float[Array, "e"], scale: Float[Array, "e"]) -> Basis:

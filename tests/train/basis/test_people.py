@@ -10,7 +10,7 @@ import pytest
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
 from personalign.train.basis.build import named_basis
-from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis
+from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis, varying_axes
 from personalign.train.log import Answer, AnswerLog, LogCounts
 from personalign.types import Fingerprints
 from tests.train.crowd import AXES, HIDDEN, LENGTH, Embed, Row, answers_of, embed, length_and_hidden, replies_to
@@ -169,3 +169,10 @@ def test_how_people_answer_is_estimated(rows: list[Row], findings: Findings) -> 
 def leans_left(user: str) -> bool:
     """The side that a person leans to."""
     return int(user.split()[1]) % 2 == 0
+
+
+def test_an_axis_that_hardly_ever_moves_is_left_out() -> None:
+    """One reply of two hundred with an emoji makes no axis, three do; nor does one on which all are alike."""
+    raw = np.zeros((200, 3))
+    raw[0, 0], raw[:3, 1] = 1.0, 1.0
+    assert varying_axes(raw).tolist() == [1]

@@ -1,9 +1,10 @@
 """What each axis of an assistant's prose tells: ``python -m lab.axes --data DIR``, on alpaca_eval's replies.
 
-24 models answer 576 prompts once each, others are left out. A raw measure is split into model + prompt + rest, each a variance (two-way
-analysis of variance without repeats, by the method of moments). Steering can use what differs within a prompt. Whether
-one reply tells anything of its author is told in two ways: by the means over ten prompts and ten others, and by
-siblings, which are one model asked to be concise, asked to be verbose, or asked nothing.
+24 models answer 576 prompts once each; prompts that one of them left out are dropped. A raw measure is split into
+model + prompt + rest, each a variance (two-way analysis of variance without repeats, by the method of moments).
+Steering can use what differs within a prompt. Whether one reply tells anything of its author is said in two ways: by
+the means over ten prompts and ten others, and by siblings, which are one model asked to be concise, asked to be
+verbose, or asked nothing.
 """
 
 from __future__ import annotations

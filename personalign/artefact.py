@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 
 from personalign.errors import BasisError, InputError
 from personalign.messages import MAX_TEXT, read_messages, shown
-from personalign.types import MAX_AXES, MAX_UTILITY, Array
+from personalign.types import MAX_AXES, MAX_UTILITY, is_covariance
 
 MAX_BYTES = 1 << 32  # of a file
 MAX_NUMBER = 1e9  # in an array: sums of products of such numbers stay finite
 MAX_SIZE = 1 << 28  # numbers in an array
 MAX_EMBEDDING = 1 << 16  # dimensions
 SMALLEST = 1e-12  # standard deviation of an axis over replies
-SURE = 1e-13  # of the largest variance: a covariance with a smaller one can't be inverted
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16"}
 
 S = TypeVar("S", bound=BaseModel)
@@ -102,14 +101,6 @@ class Door:
             raise self.refusal(f"{place} holds NaN or Inf, expected finite numbers")
         if array.size and max(float(array.max()), -float(array.min())) > MAX_NUMBER:
             raise self.refusal(f"{place} holds {np.abs(array).max():.3g}, expected numbers up to {MAX_NUMBER:g}")
-
-
-def is_covariance(matrix: Array) -> bool:
-    """Whether a square matrix of finite numbers is symmetric and safely positive definite."""
-    if not (np.abs(matrix - matrix.T) <= 1e-8 * np.abs(matrix).max(initial=0.0)).all():
-        return False
-    variances = np.linalg.eigvalsh(matrix)
-    return len(variances) > 0 and bool(variances[0] > SURE * variances[-1] > 0)
 
 
 # ---------------------------------------------------------------- a basis

@@ -233,7 +233,6 @@ class Basis:
 def _assembled(
     config: Config, arrays: Mapping[str, NDArray[Any]], head: Mapping[str, NDArray[Any]], rows: Sequence[QuestionRow]
 ) -> Basis:
-    """Put a basis together from parts that were checked against each other."""
     return Basis(
         model=config.model,
         fingerprints=Fingerprints(**config.fingerprints.model_dump()),

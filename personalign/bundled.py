@@ -95,7 +95,6 @@ def _absolute(name: str) -> str:
 
 
 def _experts(folders: Mapping[str, Place] | Sequence[Place]) -> dict[str, Path]:
-    """Adapter folders by the experts' names."""
     if not isinstance(folders, Mapping):
         folders = {Path(check_place("experts", folder)).name: folder for folder in check_list("experts", folders)}
     paths = {name: Path(_absolute(check_place("experts", folder))) for name, folder in folders.items()}

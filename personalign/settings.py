@@ -15,11 +15,7 @@ PREFIX = "PERSONALIGN_"
 
 
 class Settings(BaseSettings):
-    """Defaults of the command line; each is a variable that begins with PERSONALIGN_.
-
-    Raises:
-        InputError: a variable holds something unexpected, naming it.
-    """
+    """Defaults of the command line; each is a variable that begins with PERSONALIGN_."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 

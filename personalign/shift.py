@@ -141,7 +141,6 @@ class Reading:
 
 
 def _read_again(models: Models, requests: Sequence[Request], tokens: Sequence[Sequence[int]]) -> list[Baseline]:
-    """For each token its log-probability with nothing stacked, the likeliest one's id, and that one's."""
     reading = Reading(tokens, models.base.device)
     plain = [replace(r.options, expert=None, alpha=None, rule="successor") for r in requests]
     unmoved = [replace(r, options=options, guidance=None) for r, options in zip(requests, plain, strict=True)]

@@ -35,6 +35,7 @@ INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that s
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
 )
+SURE = 1e-13  # of the largest variance: a covariance with a smaller one can't be inverted
 LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
 FinishReason = Literal["stop", "length"]
@@ -49,6 +50,14 @@ class Gaussian:
 
     mean: Array
     covariance: Array
+
+
+def is_covariance(matrix: Array) -> bool:
+    """Whether a square matrix of finite numbers is symmetric and safely positive definite."""
+    if not (np.abs(matrix - matrix.T) <= 1e-8 * np.abs(matrix).max(initial=0.0)).all():
+        return False
+    variances = np.linalg.eigvalsh(matrix)
+    return len(variances) > 0 and bool(variances[0] > SURE * variances[-1] > 0)
 
 
 @dataclass(frozen=True)

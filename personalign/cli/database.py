@@ -26,7 +26,6 @@ def doctor(store: StoreUrl = None, model: Model = None, basis: BasisPath = None,
 
 
 def _examine(store: str, model: str, basis: Path | None) -> dict[str, Any]:
-    """Look at everything without changing anything."""
     import platform
     from importlib.metadata import version
 

@@ -114,7 +114,6 @@ def _read(path: Path) -> str:
 
 
 def _converse(p: Personalign, user: str, options: OptionsDict) -> None:
-    """Read lines, stream replies, until the input ends."""
     messages: list[Message] = []
     while True:
         try:

@@ -112,11 +112,7 @@ class SimulatedPerson:
 def opposite_pair(
     seed: int, prompts: Sequence[Sequence[Message]], replies: Sequence[str]
 ) -> tuple[SimulatedPerson, SimulatedPerson]:
-    """Draw a person and their opposite, standardised over replies.
-
-    Raises:
-        InputError: fewer than two replies, or not one prompt for each.
-    """
+    """Draw a person and their opposite, standardised over replies."""
     if len(replies) < 2 or len(prompts) != len(replies):
         raise InputError(f"found {len(prompts)} prompts and {len(replies)} replies, expected as many, and two at least")
     rng = np.random.default_rng([seed, 2026])

@@ -16,7 +16,7 @@ from personalign.errors import InputError
 from personalign.learn.kernel import FittedMany, posteriors
 from personalign.learn.likelihood import win_probability
 from personalign.learn.rows import SKIP, canonical, check_answers, encode, says_something
-from personalign.types import Array, Gaussian, Ints, Noise
+from personalign.types import Array, Gaussian, Ints, Noise, is_covariance
 
 BLOCK = 1 << 16  # numbers of v that are fitted at once: with what is made of them they fill about a core's cache
 _DEFAULT_NOISE = Noise()
@@ -118,19 +118,10 @@ def check_prior(prior: Gaussian) -> None:
         )
     if not (np.isfinite(prior.mean).all() and np.isfinite(prior.covariance).all()):
         raise InputError("the prior holds NaN or Inf, expected finite numbers")
-    if not _is_covariance(prior.covariance):
+    if not is_covariance(prior.covariance):
         raise InputError(
             "the prior's covariance isn't symmetric and positive definite; use for example σ² times identity"
         )
-
-
-def _is_covariance(matrix: Array) -> bool:
-    try:
-        np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
-        return False
-    # as ``np.allclose(matrix, matrix.T)``, in a tenth of its time
-    return bool((np.abs(matrix - matrix.T) <= 1e-8 + 1e-5 * np.abs(matrix)).all())
 
 
 def _stack(records: Sequence[Record], num_axes: int) -> tuple[Array, Ints, Array]:

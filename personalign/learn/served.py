@@ -31,9 +31,6 @@ class Serving:
     ``pinned`` gives axes by name the weight that everyone has on them, whatever they answered: utility for each
     standard deviation of the axis, 0 to steer no one along it. While ``is_shadow`` is set, replies are the model's own,
     and their account says what guidance would have done to each token. It may be set at any time for later replies.
-
-    Raises:
-        InputError: a pinned axis that the basis doesn't have, or a weight that isn't a number from −100 to 100.
     """
 
     def __init__(self, basis: Basis, pinned: Mapping[str, float] = _NO_PINS, *, is_shadow: bool = False) -> None:

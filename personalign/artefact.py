@@ -169,10 +169,12 @@ class QuestionRow(Schema):
 
 
 def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
-    """Refuse questions that share an id, and features of other axes."""
+    """Refuse questions that share an id or show one reply twice, and features of other axes."""
     if twice := [name for name, times in Counter(row.id for row in rows).items() if times > 1]:
         raise BASIS.refusal(f"{place} has several questions {twice[0]!r}, expected an id for each")
     for row in rows:
+        if row.first == row.second:
+            raise BASIS.refusal(f"{place}: question {row.id} shows the same reply twice, expected two that differ")
         if not len(row.first_features) == len(row.second_features) == d:
             raise BASIS.refusal(f"{place}: question {row.id} lacks features, expected {d} of each reply")
 
@@ -182,6 +184,8 @@ def check_arrays(
 ) -> None:
     """Refuse arrays that are missing or unknown, don't fit the config, or can't be computed with."""
     d, projection = len(config.axes), arrays.get("projection")
+    if twice := [name for name, times in Counter(axis.name for axis in config.axes).items() if times > 1]:
+        raise BASIS.refusal(f"{place} has several axes {twice[0]!r}, expected a name for each")
     if (projection is None) != (config.embedder is None):
         has = "no" if projection is None else "a"
         raise BASIS.refusal(

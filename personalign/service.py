@@ -24,7 +24,6 @@ from personalign.messages import (
     Feedback,
     FeedbackKind,
     Message,
-    check_place,
     check_text,
     check_user,
     read_messages,
@@ -121,7 +120,7 @@ class Personalign:
             raise BasisError(f"found pinned axes ({', '.join(pinned)}), expected a basis: {no_basis(source.name)}")
         _check_embedder(source.embedder, loaded)
         serving = None if loaded is None else Serving(loaded, pinned, is_shadow=shadow)
-        opened = Store.open(check_place("store", store), create)
+        opened = Store.open(store, create)
         try:
             if loaded is not None:
                 opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})

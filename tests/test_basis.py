@@ -279,6 +279,8 @@ CHANGED: dict[str, tuple[Damage, str]] = {
         "noise, tie.*1000000000",
     ),
     "a question asked twice": (lambda f: edit_question(f, id="two"), "several questions 'two'"),
+    "a question of one reply": (lambda f: edit_question(f, second="Hi", first="Hi"), "question one shows the same"),
+    "an axis twice": (lambda f: edit_config(f, axes=axis(name=AXES[1].name)), "several axes"),
     "another shape": (lambda f: edit_arrays(f, **{"prior.mean": np.zeros(D + 1)}), r"\(4,\), expected \(3\)"),
     "another type": (lambda f: edit_arrays(f, **{"prior.mean": np.zeros(D, np.float32)}), "float32, expected float64"),
     "a question without features": (lambda f: edit_question(f, first_features=[0.5]), "question one"),

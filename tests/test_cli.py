@@ -649,6 +649,12 @@ def test_a_damaged_row_is_exported_and_said_to_be(run: Run, tmp_path: Path) -> N
     assert [row.get("damaged", False) for row in ran.row()["tables"]["presentations"]].count(True) == 2
 
 
+def test_a_schema_without_an_end_is_refused(run: Run) -> None:
+    """No more is read of it than a schema may have."""
+    pytest.importorskip("llguidance")
+    assert "the schema has 100,001 characters" in run("chat", "ada", HELLO, "--schema", "/dev/zero").err
+
+
 def test_erasing_needs_no_basis(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever became of model and basis, a person can be erased."""
     run("onboard", "ada", keys=["a"])

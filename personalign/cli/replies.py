@@ -26,7 +26,7 @@ from personalign.cli.options import (
 from personalign.cli.output import err, out, print_row
 from personalign.cli.show import show_reply, show_shift
 from personalign.errors import InputError
-from personalign.options import OptionsDict
+from personalign.options import MAX_CONSTRAINT, OptionsDict
 
 if TYPE_CHECKING:
     from personalign.service import Personalign
@@ -108,7 +108,8 @@ def _options(given: dict[str, Any], reward: str | None) -> OptionsDict:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_CONSTRAINT + 1)
     except (OSError, UnicodeError) as error:
         raise InputError(f"{path} can't be read ({error}); expected a text file in UTF-8") from error
 

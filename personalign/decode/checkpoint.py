@@ -57,7 +57,7 @@ def _device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ModelError(
             f"device {device!r} can't be used here ({first_line(error)}); expected auto, cpu or cuda"
         ) from error

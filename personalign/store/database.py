@@ -24,6 +24,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
+from personalign.messages import check_place
 from personalign.store.files import read_bytes
 
 DriverConnection = Any  # each driver has a class of its own
@@ -77,9 +78,9 @@ class Database:
 
 
 def locate(url: str) -> Database:
-    """Read a store URL; StoreError where it doesn't name a SQLite file."""
+    """Read a store URL; StoreError where it doesn't name a SQLite file, InputError where it can't name any."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(check_place("store", url))
     except ArgumentError as error:
         raise StoreError(f"the store's URL can't be read; {EXAMPLE}") from error
     if parsed.drivername != "sqlite":

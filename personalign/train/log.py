@@ -15,6 +15,7 @@ from pathlib import Path
 
 from personalign.errors import InputError, MessageError
 from personalign.messages import Conversation, check_text
+from personalign.options import check_number
 from personalign.train.prompts import looks_like_messages, read_prompt
 from personalign.train.rows import OPTIONAL, BadRowError, Row, read_rows
 from personalign.types import CHOICES, INFORMATIVE
@@ -22,6 +23,7 @@ from personalign.types import CHOICES, INFORMATIVE
 BAD_ROWS = 0.1  # a share of them that a log may have
 MIN_PEOPLE = 2
 MIN_CONSTANT = 5  # answers; fewer are on one side by chance too often to speak of
+NO_VALUE = {"", "none", "null", "nan", "nat"}  # as files write that there is no id or time
 MIRRORED = {"a": "b", "b": "a"}
 
 
@@ -97,6 +99,7 @@ def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) ->
             each kind with line and column; or the answers are all one person's.
         MissingExtra: it is Parquet, and pyarrow isn't installed.
     """
+    check_number("bad_rows", bad_rows, 0.0, 1.0)
     answers: list[Answer] = []
     bad: dict[str, list[BadRowError]] = {}
     for row in read_rows(path):
@@ -160,7 +163,8 @@ def _answer(row: Row | BadRowError) -> Answer:
         raise row.bad(
             "b", "the same reply twice", "holds the same text as column 'a'; expected another reply; leave the row out"
         )
-    event = tuple(f"{name} {row.cells[name]}" for name in OPTIONAL if row.cells.get(name) not in (None, ""))
+    cells = {name: str(row.cells.get(name)) for name in OPTIONAL}
+    event = tuple(f"{name} {cell}" for name, cell in cells.items() if cell.strip().lower() not in NO_VALUE)
     return Answer(user, _prompt(row), a, b, choice, event)
 
 

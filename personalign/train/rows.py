@@ -206,7 +206,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | BadRowError]:
                 for i in range(batch.num_rows):
                     number += 1
                     yield _parquet_row(path, f"row {number}", {name: batch.column(name)[i] for name in names})
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} can't be read ({error}); expected a Parquet file") from error
 
 
@@ -217,4 +217,6 @@ def _parquet_row(path: Path, place: str, scalars: dict[str, Any]) -> Row | BadRo
             row.cells[column] = scalar.as_py()
         except UnicodeDecodeError as error:
             return row.bad(column, "no UTF-8", f"isn't UTF-8 ({error.reason}); write the log as UTF-8")
+        except (OverflowError, ValueError):  # a time that Python has no value for
+            row.cells[column] = getattr(scalar, "value", None)
     return row

@@ -50,8 +50,9 @@ def test_an_unknown_model_is_refused_by_name(tmp_path) -> None:
 
 def test_an_unknown_device_is_refused(kit: Kit) -> None:
     """A device that torch doesn't know is a ModelError that names what it expects."""
-    with pytest.raises(ModelError, match="expected auto, cpu or cuda"):
-        load_causal(kit.folder / "base", "toaster")
+    for device in ("toaster", "hpu"):  # one that torch knows, and has no module for
+        with pytest.raises(ModelError, match="expected auto, cpu or cuda"):
+            load_causal(kit.folder / "base", device)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path) -> None:

@@ -18,7 +18,7 @@ from types import FrameType
 
 import pytest
 
-from personalign.errors import StoreError
+from personalign.errors import PersonalignError, StoreError
 from personalign.store import Store, database, doctor, engine, fork, schema, turn
 from personalign.store.database import sqlite_driver
 from tests.store.store_worker import is_known
@@ -136,6 +136,14 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
     assert set(modes.values()) == {0o600}
     assert path.parent.stat().st_mode & 0o777 == path.parent.parent.stat().st_mode & 0o777 == 0o700
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("name", ["\0", "x\ud800", "x" * 300])
+def test_a_name_that_no_file_can_have_is_refused(url: str, name: str) -> None:
+    """By every verb that takes a URL, before the system is asked."""
+    for verb in (Store.open, schema.upgrade, doctor.report, lambda odd: Store.restore(odd, url)):
+        with pytest.raises(PersonalignError, match="store is 'sqlite:///"):
+            verb(f"sqlite:///{name}")
 
 
 def test_a_missing_folder_is_named_and_not_made(tmp_path: Path) -> None:

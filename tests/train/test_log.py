@@ -215,6 +215,22 @@ def test_an_id_or_a_time_tells_a_copy_from_a_retest(columns: tuple, name: str, t
     assert (log.counts.duplicates, log.counts.repeats) == (3, 3)
 
 
+@pytest.mark.parametrize("cell", [" ", "NaN", "null", "NaT", None, float("nan")])
+def test_no_id_makes_no_copy(cell: object, tmp_path: Path) -> None:
+    """However a file says that there is none, both answers are kept; a 0 is an id (the control)."""
+    rows = [row(), OTHER]
+    for event, kept in ((cell, 3), (0, 2)):
+        log = read_log(write_jsonl(tmp_path / "log", [r | {"id": event} for r in [rows[0], *rows]]))
+        assert len(log.user) == kept
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "half", None])
+def test_a_share_of_bad_rows_is_a_share(share: Any, tmp_path: Path) -> None:
+    """What isn't one is refused before the log is read."""
+    with pytest.raises(InputError, match=r"bad_rows is .*, expected a number from 0 to 1"):
+        read_log(tmp_path / "none.jsonl", bad_rows=share)
+
+
 def test_retests_do_not_shrink_what_people_differ_in(tmp_path: Path) -> None:
     """The spread of people's weights stays where every pair is asked three times; filtered by agreement it falls."""
     rng = np.random.default_rng(0)
@@ -487,5 +503,8 @@ def test_parquet_that_is_none_or_lacks_columns_is_named(tmp_path: Path) -> None:
     parquet.write_table(table.set_column(2, "a", latin), path)
     with pytest.raises(InputError, match="row 2, column 'a' isn't UTF-8"):
         read_log(path, strict=True)
+    for times in (arrow.array([1, 2], arrow.time64("ns")), arrow.array([2**31 - 1, 0], arrow.date32())):
+        parquet.write_table(table.append_column("time", times), path)
+        assert not read_log(path).counts.bad  # Python has no value for these
     parquet.write_table(table, path)
     assert read_log(path).counts.rows == 2  # control

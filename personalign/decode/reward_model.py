@@ -84,6 +84,7 @@ class RewardModel:
     name: str
     axes: tuple[str, ...]
     measures: tuple[str, ...] | None = None
+    is_trained_here: bool = False  # for some basis, by ``train/reward``; a classifier's labels speak for themselves
 
     @property
     def num_axes(self) -> int:
@@ -198,10 +199,10 @@ def matched(reward: RewardModel, basis: Basis) -> RewardModel:
         return reward
     names = tuple(axis.name for axis in basis.axes)
     expected, held = (names, reward.axes) if reward.measures is None else (axis_measures(basis), reward.measures)
-    if reward.measures is None and basis.learnt is not None:
+    if reward.measures is None and (reward.is_trained_here or basis.learnt is not None):
         raise ModelError(
-            f"{reward.name} doesn't say which basis it was trained for; expected it to: names of learnt axes mean "
-            f"something else in every basis; {RETRAIN}"
+            f"{reward.name} doesn't say which basis it was trained for; expected it to: axes of the same names are "
+            f"standardised, and learnt ones made, in another way in every basis; {RETRAIN}"
         )
     if sorted(expected) != sorted(held):
         others = [name for name, measure in zip(reward.axes, held, strict=True) if measure not in expected]
@@ -294,7 +295,9 @@ def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardMod
         raise ModelError(
             f"{folder} doesn't fit {causal.name} ({first_line(error)}); expected a LoRA trained on it; train it again"
         ) from error
-    return RewardModel(backbone, head, causal.tokenizer, str(folder), tuple(manifest.axes), manifest.hashes)
+    return RewardModel(
+        backbone, head, causal.tokenizer, str(folder), tuple(manifest.axes), manifest.hashes, is_trained_here=True
+    )
 
 
 def _base(folder: Path, base: str | Path, device: str) -> CausalModel:

@@ -327,6 +327,14 @@ def test_a_classifier_of_some_labels_is_refused(reward: RewardModel, served: Bas
         matched(replace(reward, axes=names), served)
 
 
+def test_a_folder_that_names_no_basis_is_not_matched_by_names(kit: Kit, tuned: Path) -> None:
+    """Axes of the same names may be standardised in another way, and nothing in the folder says how these were."""
+    load_reward_beside(str(tuned), str(kit.folder / "base"), "cpu")  # control: by itself it can be read
+    with pytest.raises(ModelError, match="doesn't say which basis it was trained for") as caught:
+        load_reward_beside(str(tuned), str(kit.folder / "base"), "cpu", basis("warmth", "length"))
+    assert "personalign basis fit LOG --backbone --basis" in str(caught.value)
+
+
 def test_one_reward_is_everyones_with_any_basis(tmp_path: Path) -> None:
     """It isn't weighed by a person's axes."""
     saved(tmp_path, classifier("llama", 1), tokenizer())

@@ -1,38 +1,16 @@
-"""Which slots are guided, by whose weights and how much, and the account of what it did to their replies.
-
-Both rewards keep their rows here: the successor head of ``tilt.py`` and the reward model of ``args.py``.
-"""
+"""Which slots are guided, by whose weights and how much, and the account of what it did to their replies."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from personalign.decode.request import Account
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step
 from personalign.decode.weights import NEUTRAL, WeightBank
 from personalign.types import Guidance
-
-
-@dataclass(frozen=True)
-class Account:
-    """What guidance did to a reply, or in shadow would have done: sums over its tokens, the end included.
-
-    ``kl`` is in nats over the whole vocabulary, ``tilt_kl`` its part within the short list; ``changed`` counts the
-    positions whose likeliest token became another; ``gained`` is the expected reward Σ q Q − Σ p Q, where rewards are
-    in standard deviations of the model's own replies times the length of the weights. ``is_sound`` says that no reward
-    was NaN or infinite.
-    """
-
-    guided: bool = False
-    is_sound: bool = True
-    kl: float = 0.0
-    tilt_kl: float = 0.0
-    changed: float = 0.0
-    gained: float = 0.0
 
 
 class SteeredRows:

@@ -114,7 +114,7 @@ class Engine:
         """Write one token of every running reply whose prompt is read."""
         self._withdraw()
         self._admit()
-        slots = self._scheduler.writing
+        slots = self._scheduler.slots("writing")
         with self._guard(slots):
             if slots:
                 logits, step = self._forward(slots)
@@ -135,7 +135,7 @@ class Engine:
                 self._lane.begin(slot, seq.prompt)
                 self._sampler.admit(slot, seq.request.options, seq.prompt)
                 self._chain.seat(slot, seq)
-        budget = CHUNK if self._scheduler.writing else IDLE_CHUNKS * CHUNK
+        budget = CHUNK if self._scheduler.slots("writing") else IDLE_CHUNKS * CHUNK
         for slot in self._reading_order():
             if budget <= 0:
                 break
@@ -144,7 +144,7 @@ class Engine:
 
     def _reading_order(self) -> list[int]:
         """Slots with prompts to read: in turns the oldest first, so that none starves, and the one with least left."""
-        slots = self._scheduler.reading
+        slots = self._scheduler.slots("reading")
         self._reads_shortest = not self._reads_shortest
         return slots if self._reads_shortest else sorted(slots, key=self._lane.reading.num_unread)
 
@@ -176,13 +176,13 @@ class Engine:
         for reader in (self._lane, *self._chain.readers):
             reader.accept(tokens, step.active)
         ids = tokens.cpu().numpy()  # the one copy to the host of a step
-        slots = self._scheduler.writing
+        slots = self._scheduler.slots("writing")
         self._chain.constraints.advance(ids, slots)
         logprobs = self._sampler.logprobs(logits, tokens, slots)
         for slot in slots:
             with self._guard([slot]):
                 self._scheduler.running[slot].take(int(ids[slot]), logprobs.get(slot))
-        if ended := self._scheduler.ended:
+        if ended := self._scheduler.slots("ended"):
             self._finish(ended)
 
     def _finish(self, ended: Sequence[int]) -> None:

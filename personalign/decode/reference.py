@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean as mean
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from personalign.decode.lane import forward
 from personalign.decode.load import CausalModel, render
 from personalign.decode.lora import BASE_ADAPTER
 from personalign.decode.models import Models
-from personalign.decode.request import Request, reason
+from personalign.decode.request import Account, Request, gain, reply_of
 from personalign.decode.sample import uniforms
 from personalign.errors import ConstraintError
 from personalign.options import Options
@@ -59,28 +58,15 @@ def generate(models: Models, request: Request) -> Reply:
             end = token
             break
         ids.append(token)
-    is_shadow = is_guided(models, request) and request.is_shadow
-    guided = is_guided(models, request) and not is_shadow
-    return Reply(
+    account = Account(is_guided(models, request), is_sound, *map(sum, zip(*effects, strict=True)))
+    return reply_of(
+        original,
+        account,
+        models.steering,
+        len(effects),
         text=base.detokenize(ids),
-        guided=guided,
-        reason=None
-        if guided
-        else reason(
-            original.guidance,
-            strength(models, original),
-            is_sound=is_sound,
-            is_shadow=is_shadow,
-            has_basis=original.has_basis,
-        ),
-        revision=original.guidance.revision if original.guidance else 0,
-        kl=mean(effect.kl for effect in effects),
         finish_reason="stop" if len(ids) < len(effects) else "length",
         usage=Usage(len(prompt), len(ids)),
-        changed=mean(effect.changed for effect in effects),
-        gained=mean(effect.gained for effect in effects),
-        tilt_kl=mean(effect.tilt_kl for effect in effects),
-        seed=request.options.seed if request.options.temperature > 0 else None,
         ids=tuple(ids),
         end=end,
     )
@@ -90,13 +76,7 @@ def is_guided(models: Models, request: Request) -> bool:
     """Whether there is a reward to steer by."""
     if request.options.rule == "args":
         return models.reward_guidance(request) is not None
-    return strength(models, request) > 0
-
-
-def strength(models: Models, request: Request) -> float:
-    """β·ρ·strength, or ρ·strength under a reward model."""
-    guidance, beta = request.guidance, 1.0 if request.options.rule == "args" else models.steering.beta
-    return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
+    return gain(request.guidance, models.steering) > 0
 
 
 @torch.no_grad()
@@ -188,7 +168,7 @@ def by_successor_head(
         best
     ]
     p = logits[best].softmax(-1)
-    delta = strength(models, request) * (rewards - (p * rewards).sum())
+    delta = gain(guidance, steering) * (rewards - (p * rewards).sum())
     return best, logits[best] + delta.clamp(-steering.clip / 2, steering.clip / 2), rewards
 
 
@@ -215,7 +195,7 @@ def by_reward_model(
     texts = torch.tensor([[*text, token] for token in best.tolist()], device=model.device)
     weights = torch.tensor(guidance.weights, dtype=torch.float32, device=model.device)
     rewards = model.rewards(texts, torch.ones_like(texts))[:, -1] @ weights
-    return best, logits[best] + models.args.weight * guidance.strength * guidance.confidence * rewards, rewards
+    return best, logits[best] + models.args.weight * gain(guidance, models.steering, "args") * rewards, rewards
 
 
 def possible(logits: Tensor, most: int) -> Tensor:

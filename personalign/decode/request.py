@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from personalign.errors import ProfileError
 from personalign.options import Options, check_number
-from personalign.types import Guidance, Message, Reason, Steering
+from personalign.types import Guidance, Message, Reason, Reply, Steering
 
 MAX_SEED = 2**53  # of those drawn for a request: a number that JSON carries exactly
 
@@ -41,6 +42,41 @@ class Piece:
 
     ids: tuple[int, ...]
     text: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """What guidance did to a reply, or in shadow would have done: sums over its tokens, of what ``Reply`` averages."""
+
+    guided: bool = False
+    is_sound: bool = True  # no reward was NaN or infinite
+    kl: float = 0.0
+    tilt_kl: float = 0.0
+    changed: float = 0.0
+    gained: float = 0.0
+
+
+def reply_of(request: Request, account: Account, steering: Steering, num_drawn: int, **written: Any) -> Reply:  # noqa: ANN401 - the other fields of a reply
+    """The reply to a request: what guidance did to its tokens, and what was ``written``."""
+    guidance, options = request.guidance, request.options
+    is_shadow = account.guided and request.is_shadow
+    guided = account.guided and not is_shadow
+    why = None
+    if not guided:
+        strength = gain(guidance, steering, options.rule)
+        state = {"is_sound": account.is_sound, "is_shadow": is_shadow, "has_basis": request.has_basis}
+        why = reason(guidance, strength, **state)
+    return Reply(
+        guided=guided,
+        reason=why,
+        revision=guidance.revision if guidance else 0,
+        kl=account.kl / num_drawn,
+        tilt_kl=account.tilt_kl / num_drawn,
+        changed=account.changed / num_drawn,
+        gained=account.gained / num_drawn,
+        seed=options.seed if options.temperature > 0 else None,
+        **written,
+    )
 
 
 def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor") -> float:

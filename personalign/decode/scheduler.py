@@ -112,22 +112,8 @@ class Scheduler:
         """Whether there is nothing to do."""
         return not self.running and not len(self.queue)
 
-    @property
-    def reading(self) -> list[int]:
-        """Slots whose prompts aren't read to the end, in order of admission."""
-        return self._slots("reading")
-
-    @property
-    def writing(self) -> list[int]:
-        """Slots whose replies get a token with the next step."""
-        return self._slots("writing")
-
-    @property
-    def ended(self) -> list[int]:
-        """Slots whose replies have had their last token."""
-        return self._slots("ended")
-
-    def _slots(self, state: State) -> list[int]:
+    def slots(self, state: State) -> list[int]:
+        """Slots whose replies are in this state, in order of admission."""
         return [slot for slot, seq in self.running.items() if seq.state == state]
 
     @property

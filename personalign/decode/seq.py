@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from personalign.decode.account import Account
+from personalign.decode.checkpoint import first_line
 from personalign.decode.constrain import Matcher
 from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel
-from personalign.decode.request import Piece, Request, gain, reason
+from personalign.decode.request import Account, Piece, Request, reply_of
 from personalign.decode.text import TextStream
 from personalign.errors import EngineError, PersonalignError
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
@@ -119,35 +119,20 @@ class Seq:
 
     def finish(self, account: Account, steering: Steering) -> None:
         """Send the rest of the text, then the reply."""
-        request, ids = self.request, tuple(self._ids)
+        ids = tuple(self._ids)
         finish_reason: FinishReason = "stop" if self._is_stopped else "length"
         ending = self._text.finish(() if self._needs_text else ids)
         if ending and self._needs_text:
             self._outbox(Piece((), ending))
-        is_shadow = account.guided and request.is_shadow
-        guided = account.guided and not is_shadow
-        strength = gain(request.guidance, steering, request.options.rule)
         self._outbox(
-            Reply(
+            reply_of(
+                self.request,
+                account,
+                steering,
+                self._num_drawn,
                 text=self._text.text,
-                guided=guided,
-                reason=None
-                if guided
-                else reason(
-                    request.guidance,
-                    strength,
-                    is_sound=account.is_sound,
-                    is_shadow=is_shadow,
-                    has_basis=request.has_basis,
-                ),
-                revision=request.guidance.revision if request.guidance else 0,
-                kl=account.kl / self._num_drawn,
                 finish_reason=finish_reason,
                 usage=Usage(len(self.prompt), len(ids)),
-                changed=account.changed / self._num_drawn,
-                gained=account.gained / self._num_drawn,
-                tilt_kl=account.tilt_kl / self._num_drawn,
-                seed=request.options.seed if request.options.temperature > 0 else None,
                 logprobs=tuple(self._logprobs),
                 ids=ids,
                 end=self._end,
@@ -172,7 +157,7 @@ def engine_error(error: BaseException) -> PersonalignError:
     """An error of ours as it is, any other one as the cause of an EngineError."""
     if isinstance(error, PersonalignError):
         return error
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    failure = EngineError(f"writing the reply failed with {type(error).__name__}: {first_line}; send the request again")
+    what = f"{type(error).__name__}: {first_line(error)}"
+    failure = EngineError(f"writing the reply failed with {what}; send the request again")
     failure.__cause__ = error
     return failure

@@ -132,7 +132,7 @@ def leftovers(engine: Engine) -> list[str]:
     held = {
         "a slot": scheduler.running,
         "a place in the queue": list(scheduler.queue),
-        "a prompt to read": scheduler.reading,
+        "a prompt to read": scheduler.slots("reading"),
         "a dirty slot": engine._dirty,
         "rows": [tuple(rows.shape) for rows, neutral in slots._buffers if not (rows == neutral).all()],
         "values": [values for values, _ in slots._values if values],

@@ -99,7 +99,7 @@ def test_a_newcomer_waits_for_no_queue_of_long_prompts(kit: Kit, monkeypatch: py
         desk.engine.step()
         num_steps += 1
     assert num_steps <= 4
-    assert len(desk.engine._scheduler.reading) >= 4  # the long ones are still being read
+    assert len(desk.engine._scheduler.slots("reading")) >= 4  # the long ones are still being read
     desk.drain()
     assert leftovers(desk.engine) == []
 

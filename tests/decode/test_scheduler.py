@@ -242,14 +242,14 @@ def test_a_prompt_that_is_being_read_is_no_row_yet(ask: Ask) -> None:
     for k in range(3):
         scheduler.queue.add([ask("ada", k)])
     assert [slot for slot, _ in scheduler.admit()] == [0, 1, 2]
-    assert (scheduler.reading, scheduler.writing) == ([0, 1, 2], [])
+    assert (scheduler.slots("reading"), scheduler.slots("writing")) == ([0, 1, 2], [])
     scheduler.running[0].enter("begin")
-    assert (scheduler.reading, scheduler.writing) == ([1, 2], [0])
+    assert (scheduler.slots("reading"), scheduler.slots("writing")) == ([1, 2], [0])
     scheduler.release(1)
     assert list(scheduler.moves()) == [(2, 1)]
-    assert (scheduler.reading, scheduler.writing) == ([1], [0])
+    assert (scheduler.slots("reading"), scheduler.slots("writing")) == ([1], [0])
     scheduler.release(1)
-    assert (scheduler.reading, scheduler.num_rows) == ([], 1)
+    assert (scheduler.slots("reading"), scheduler.num_rows) == ([], 1)
 
 
 @settings(max_examples=200)

@@ -17,28 +17,69 @@ from torch import Tensor
 from personalign.decode.account import SteeredRows
 from personalign.decode.cache import Window
 from personalign.decode.lane import Reading
-from personalign.decode.reward_model import RewardModel
+from personalign.decode.models import Models
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step, cut_kl, not_empty, short_list
 from personalign.decode.weights import WeightBank
-from personalign.types import ArgsSteering, Guidance
+from personalign.types import Guidance
 
 
-class SiblingLane:
-    """A reward model and what it reads in the slots: the prefix stays, candidates are read beside each other."""
+class Args:
+    """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
 
-    def __init__(self, reward: RewardModel, slots: Slots, max_length: int, num_siblings: int) -> None:
-        self._reward = reward
-        self._reading = Reading(reward.backbone.config, slots, max_length + num_siblings, ahead=num_siblings)
-        self._siblings: Int[Tensor, "b k"] | None = None  # the candidates read last
+    def __init__(self, models: Models, slots: Slots, max_length: int) -> None:
+        assert models.reward_model is not None, "a request for it isn't admitted without"
+        self._reward, self._weight = models.reward_model, models.args.weight
+        self._num_tokens = models.num_tokens  # the output layer may have more rows, which a reward model can't read
+        self._k = min(models.args.num_candidates, self._num_tokens)
+        self._ends = torch.tensor(models.base.ends, dtype=torch.long, device=slots.device)
+        config = self._reward.backbone.config
+        self._reading = Reading(config, slots, max_length + self._k, ahead=self._k)  # the prefix; candidates beyond it
+        self.rows = SteeredRows(slots, WeightBank(self._reward.num_axes, self._reward.device, slots.num_slots))
+        self._asked: tuple[Step, Int[Tensor, "b k"]] | None = None  # the candidates whose drawn ones are accepted next
 
-    def begin(self, slot: int, prompt: Sequence[int]) -> None:
-        """Give an empty slot its prompt, all of which is read before the first candidates."""
+    def admit(self, slot: int, prompt: Sequence[int], guidance: Guidance) -> None:
+        """Steer a slot from its first token on; the prompt is in the reward model's own template."""
+        self.rows.admit(slot, guidance)
         self._reading.begin(slot, prompt)
 
+    def forget(self, user: str) -> None:
+        """Empty a person's rows."""
+        self.rows.forget(user)
+
     def read(self, slot: int) -> int:
-        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
+        """Read the next chunk of the slot's prompt, all of which is read before the first candidates."""
         return self._reading.read(slot, self._forward)
+
+    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
+        """Keep the candidate that was drawn, in the slots whose reply goes on."""
+        if self._asked is None:
+            return
+        reading, (step, candidates) = self._reading, self._asked
+        b = len(tokens)
+        row, length = torch.arange(b, device=reading.device), reading.lengths[:b]
+        chosen = (candidates == tokens[:, None]).int().argmax(-1)
+        reading.cache.keep(row, length + chosen, length)
+        running = [slot for slot in step.writing if slot in self.rows.slots]
+        reading.advance(active & self.rows.taken(b), running)
+        self._asked = None
+
+    def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
+        """Replace the logits of guided rows by the scores of their short list, −inf elsewhere."""
+        if not self.rows.slots:
+            return logits
+        b = len(logits)
+        top, candidates = not_empty(logits, step, self._ends)[:, : self._num_tokens].topk(self._k)
+        self._asked = step, candidates
+        weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
+        rewards = (self.score(candidates) * weights[:, None, :]).sum(-1)
+        rewards = torch.where(top.isfinite(), rewards, 0.0)
+        scores = top + self._weight * gain[:, None] * rewards
+        log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
+        kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
+        gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
+        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, cut_kl(logits, top), gained)
+        return short_list(logits, candidates, scores, guided)
 
     def score(self, candidates: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
         """Rewards of each slot's prefix with each of its candidates, all at the position after the prefix."""
@@ -48,17 +89,7 @@ class SiblingLane:
         window = reading.window(0, b, written, reading.span(b))
         place = torch.arange(window.length, device=reading.device)
         visible = (place < positions[:, :, None]) | (place == written[:, :, None])  # the prefix and itself
-        self._siblings = candidates
         return self._reward.score(self._forward(candidates, positions, window, visible))
-
-    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"], running: Sequence[int]) -> None:
-        """Keep the candidate that was drawn, in the slots whose reply goes on."""
-        assert self._siblings is not None, "score comes first"
-        reading, b = self._reading, len(tokens)
-        row, length = torch.arange(b, device=reading.device), reading.lengths[:b]
-        chosen = (self._siblings == tokens[:, None]).int().argmax(-1)
-        reading.cache.keep(row, length + chosen, length)
-        reading.advance(active, running)
 
     def _forward(
         self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, visible: Bool[Tensor, "r T L"]
@@ -74,60 +105,3 @@ class SiblingLane:
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
-
-
-class Args:
-    """The steer that scores each row's k likeliest tokens by a reward model; it has rows of its own in the bank."""
-
-    def __init__(
-        self,
-        reward: RewardModel,
-        steering: ArgsSteering,
-        ends: Sequence[int],
-        num_tokens: int,
-        slots: Slots,
-        max_length: int,
-    ) -> None:
-        self._num_tokens = num_tokens  # the output layer may have more rows, which a reward model can't read
-        self._k, self._weight = min(steering.num_candidates, num_tokens), steering.weight
-        self._ends = torch.tensor(list(ends), dtype=torch.long, device=slots.device)
-        self._lane = SiblingLane(reward, slots, max_length, self._k)
-        self.rows = SteeredRows(slots, WeightBank(reward.num_axes, reward.device, slots.num_slots))
-        self._step: Step | None = None  # the one whose tokens are accepted next
-
-    def admit(self, slot: int, prompt: Sequence[int], guidance: Guidance) -> None:
-        """Steer a slot from its first token on; the prompt is in the reward model's own template."""
-        self.rows.admit(slot, guidance)
-        self._lane.begin(slot, prompt)
-
-    def forget(self, user: str) -> None:
-        """Empty a person's rows."""
-        self.rows.forget(user)
-
-    def read(self, slot: int) -> int:
-        """Read the next chunk of the slot's prompt; give the number of tokens, 0 when all are read."""
-        return self._lane.read(slot)
-
-    def accept(self, tokens: Int[Tensor, "b"], active: Bool[Tensor, "b"]) -> None:
-        """Keep the candidates that were drawn."""
-        if self._step is not None:
-            running = [slot for slot in self._step.writing if slot in self.rows.slots]
-            self._lane.accept(tokens, active & self.rows.taken(len(tokens)), running)
-            self._step = None
-
-    def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
-        """Replace the logits of guided rows by the scores of their short list, −inf elsewhere."""
-        if not self.rows.slots:
-            return logits
-        b = len(logits)
-        self._step = step
-        top, candidates = not_empty(logits, step, self._ends)[:, : self._num_tokens].topk(self._k)
-        weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
-        rewards = (self._lane.score(candidates) * weights[:, None, :]).sum(-1)
-        rewards = torch.where(top.isfinite(), rewards, 0.0)
-        scores = top + self._weight * gain[:, None] * rewards
-        log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
-        kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
-        gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
-        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, cut_kl(logits, top), gained)
-        return short_list(logits, candidates, scores, guided)

@@ -13,19 +13,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from personalign.decode.account import Account
 from personalign.decode.args import Args
 from personalign.decode.constrain import ConstraintRows
 from personalign.decode.experts import Expert
 from personalign.decode.lane import Lane
 from personalign.decode.lora import BASE_ADAPTER
 from personalign.decode.models import Models
+from personalign.decode.request import Account
 from personalign.decode.sample import RowSampler
 from personalign.decode.seq import Seq
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Reader, Steer, Step
 from personalign.decode.tilt import SuccessorTilt
-from personalign.decode.weights import WeightBank
 
 Guard = Callable[[Iterable[int]], AbstractContextManager[None]]  # ends the replies in some slots where anything fails
 
@@ -40,10 +39,7 @@ class Chain:
         self._sampler, self._steers, self._guard = sampler, steers, guard
         self.mixes: dict[Expert, Mix] = {}
         self.constraints = ConstraintRows(slots, models.num_ids)
-        self.tilt: SuccessorTilt | None = None
-        if models.head is not None and models.table is not None:
-            bank = WeightBank(models.head.num_axes, slots.device)
-            self.tilt = SuccessorTilt(models.head, models.table, models.steering, models.base.ends, slots, bank)
+        self.tilt = None if models.head is None else SuccessorTilt(models, models.head, slots)
         self.args: Args | None = None
 
     @property
@@ -61,25 +57,15 @@ class Chain:
         if seq.matcher is not None:
             self.constraints.admit(slot, seq.matcher)
         if seq.reward_prompt is not None:
-            self._by_reward_model().admit(slot, seq.reward_prompt.prompt, seq.reward_prompt.guidance)
+            self.args = self.args or Args(self._models, self._slots, self._max_length)
+            self.args.admit(slot, seq.reward_prompt.prompt, seq.reward_prompt.guidance)
         elif self.tilt is not None and seq.guidance is not None:
             self.tilt.admit(slot, seq.guidance)
         if seq.stack is not None:
-            self._mix(seq.stack.expert).admit(slot, seq.stack.prompt, seq.stack.alpha)
-
-    def _by_reward_model(self) -> Args:
-        if self.args is None:
-            models = self._models
-            assert models.reward_model is not None, "such a request isn't admitted"
-            self.args = Args(
-                models.reward_model, models.args, models.base.ends, models.num_tokens, self._slots, self._max_length
-            )
-        return self.args
-
-    def _mix(self, expert: Expert) -> Mix:
-        if expert not in self.mixes:
-            self.mixes[expert] = Mix(expert, self._slots, self._max_length, self._models.num_tokens)
-        return self.mixes[expert]
+            expert = seq.stack.expert
+            if expert not in self.mixes:
+                self.mixes[expert] = Mix(expert, self._slots, self._max_length, self._models.num_tokens)
+            self.mixes[expert].admit(slot, seq.stack.prompt, seq.stack.alpha)
 
     def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
         """Apply the steers one after the other."""

@@ -17,7 +17,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedTokenizerBase
 
 from personalign.artefact import Door, Schema, Size
-from personalign.decode.load import CausalModel, check_tokens, load_causal
+from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.lora import attach, check_name, read_lora
 from personalign.errors import ModelError
 
@@ -65,20 +65,6 @@ def _adds_something(layer: LoraLayer, name: str) -> bool:
         return all(any(bool(p.any()) for p in part[name].parameters()) for part in (layer.lora_A, layer.lora_B))
     embedded = layer.lora_embedding_A, layer.lora_embedding_B
     return name in embedded[0] and all(bool(part[name].any()) for part in embedded)
-
-
-def check_vocabulary(base: CausalModel, other: CausalModel) -> None:
-    """Refuse to mix models whose tokens differ; longer output layers are fine.
-
-    Raises:
-        ModelError: naming the first token that differs.
-    """
-    check_tokens(base, other)
-    num_tokens = min(base.num_tokens, base.num_logits)  # a tokenizer may know ids that the model can't write
-    if other.num_logits < num_tokens:
-        raise ModelError(
-            f"{other.name} has {other.num_logits} logits for {num_tokens} tokens; expected at least one each"
-        )
 
 
 def load_experts(paths: Iterable[str | Path], small: CausalModel | str | Path) -> dict[str, Expert]:

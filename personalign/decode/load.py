@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -173,34 +173,6 @@ def context(model: PreTrainedModel) -> int | None:
 def cache_argument(model: PreTrainedModel) -> str:
     """What a model calls its key/value cache: transformers 5.24 renamed it."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-@runtime_checkable
-class HasTokenizer(Protocol):
-    """Any model that reads the tokens of a tokenizer."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """What turns text into its tokens."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-
-
-def check_tokens(base: HasTokenizer, other: HasTokenizer) -> None:
-    """Refuse two models whose tokens differ.
-
-    Raises:
-        ModelError: naming the first token that differs.
-    """
-    tokens, others = ({i: t for t, i in model.tokenizer.get_vocab().items()} for model in (base, other))
-    for i in sorted(tokens.keys() | others.keys()):
-        if tokens.get(i) != others.get(i):
-            raise ModelError(
-                f"token {i} is {tokens.get(i)!r} in {base.name} and {others.get(i)!r} in {other.name}; expected one "
-                "vocabulary; use an expert or a reward model made for this model's tokenizer"
-            )
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from personalign.decode.constrain import Constrainer
-from personalign.decode.experts import Expert, check_vocabulary
-from personalign.decode.load import CausalModel, check_tokens
+from personalign.decode.experts import Expert
+from personalign.decode.load import CausalModel
 from personalign.decode.request import Request
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.messages import shown
+from personalign.options import Options
 from personalign.types import ArgsSteering, Guidance, Steering
 
 
@@ -41,16 +42,18 @@ class Models:
     args: ArgsSteering = field(default_factory=ArgsSteering)
 
     def __post_init__(self) -> None:
-        if self.head is not None:
-            self._check_head(self.head)
-            self.head.to(self.base.device)
-        for expert in self.experts.values():
-            for model in (expert.anti, expert.tuned):
-                if model is not None:
-                    check_vocabulary(self.base, model)
-                    self._check_device(model)
-        if self.reward_model is not None:
-            self._check_reward_model(self.reward_model)
+        head, base = self.head, self.base
+        if head is not None and head.hidden_size != base.hidden_size:
+            raise BasisError(
+                f"the head reads {head.hidden_size} hidden dimensions, {base.name} has {base.hidden_size}; use the "
+                "basis made for this model"
+            )
+        if head is not None:
+            head.to(base.device)
+        stacked = [model for expert in self.experts.values() for model in (expert.anti, expert.tuned)]
+        for other in (*stacked, self.reward_model):
+            if other is not None:
+                self._check_other(other)
 
     @property
     def num_tokens(self) -> int:
@@ -64,32 +67,29 @@ class Models:
 
     @cached_property
     @torch.no_grad()
-    def table(self) -> Tensor | None:
+    def table(self) -> Tensor:
         """What the head knows of every token, (V, R)."""
-        return None if self.head is None else self.head.table(self.base.output_embedding)
+        assert self.head is not None, "only a reward by it asks"
+        return self.head.table(self.base.output_embedding)
 
     @cached_property
     def constrainer(self) -> Constrainer:
         """What compiles schemas and regexes for the base model's tokens."""
         return Constrainer(self.base.tokenizer, self.num_ids, self.base.ends)
 
-    def expert(self, name: str) -> Expert:
-        """An expert by its name.
+    def expert(self, options: Options) -> tuple[Expert | None, float]:
+        """The expert of a request and its weight; None where it would change nothing, and every bit has to stay.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none of that name.
         """
-        if name not in self.experts:
-            raise InputError(f"no expert {shown(name)}; expected one of {sorted(self.experts)}, or None")
-        return self.experts[name]
-
-    def alpha(self, request: Request) -> float:
-        """The weight of the request's expert; 0 where the expert would change nothing, and every bit has to stay."""
-        if request.options.expert is None:
-            return 0.0
-        expert = self.expert(request.options.expert)
-        alpha = expert.alpha if request.options.alpha is None else float(request.options.alpha)
-        return 0.0 if alpha == 0 or expert.changes_nothing else alpha
+        if options.expert is None:
+            return None, 0.0
+        if options.expert not in self.experts:
+            raise InputError(f"no expert {shown(options.expert)}; expected one of {sorted(self.experts)}, or None")
+        expert = self.experts[options.expert]
+        alpha = expert.alpha if options.alpha is None else float(options.alpha)
+        return (None, 0.0) if alpha == 0 or expert.changes_nothing else (expert, alpha)
 
     def reward_guidance(self, request: Request) -> Guidance | None:
         """How a reward model's rewards are weighed: one reward is everyone's, several go by the person's weights.
@@ -105,25 +105,32 @@ class Models:
             guidance = replace(given, weights=np.ones(1), confidence=1.0, strength=strength, user="")
         return guidance if guidance is not None and guidance.strength > 0 and guidance.confidence > 0 else None
 
-    def _check_head(self, head: SuccessorHead) -> None:
-        if head.hidden_size != self.base.hidden_size:
-            raise BasisError(
-                f"the head reads {head.hidden_size} hidden dimensions, {self.base.name} has {self.base.hidden_size}; "
-                "use the basis made for this model"
-            )
-
-    def _check_reward_model(self, reward_model: RewardModel) -> None:
-        check_tokens(self.base, reward_model)
-        self._check_device(reward_model)
-        if reward_model.num_embeddings < self.num_tokens:
-            raise ModelError(
-                f"{reward_model.name} has {reward_model.num_embeddings} embeddings for {self.num_tokens} tokens; "
-                "expected at least one each; use a reward model made for this model's tokenizer"
-            )
-
-    def _check_device(self, other: CausalModel | RewardModel) -> None:
+    def _check_other(self, other: CausalModel | RewardModel) -> None:
+        check_vocabulary(self.base, other)
         if other.device != self.base.device:
             raise ModelError(
                 f"{other.name} is on {other.device}, {self.base.name} on {self.base.device}; expected one device; load "
                 "both with the same device="
             )
+
+
+def check_vocabulary(base: CausalModel, other: CausalModel | RewardModel) -> None:
+    """Refuse models whose tokens differ, or that can't read or write them all; longer layers are fine.
+
+    Raises:
+        ModelError: naming the first token that differs.
+    """
+    tokens, others = ({i: t for t, i in model.tokenizer.get_vocab().items()} for model in (base, other))
+    for i in sorted(tokens.keys() | others.keys()):
+        if tokens.get(i) != others.get(i):
+            raise ModelError(
+                f"token {i} is {tokens.get(i)!r} in {base.name} and {others.get(i)!r} in {other.name}; expected one "
+                "vocabulary; use an expert or a reward model made for this model's tokenizer"
+            )
+    what, num = ("logits", other.num_logits) if isinstance(other, CausalModel) else ("embeddings", other.num_embeddings)
+    num_tokens = min(base.num_tokens, base.num_logits)  # a tokenizer may know ids that the model can't write
+    if num < num_tokens:
+        raise ModelError(
+            f"{other.name} has {num} {what} for {num_tokens} tokens; expected at least one each; use an expert or a "
+            "reward model made for this model's tokenizer"
+        )

@@ -5,7 +5,6 @@ A row without guidance passes by selection, never by adding zero, and so keeps i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,12 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from personalign.decode.account import SteeredRows
+from personalign.decode.models import Models
 from personalign.decode.request import gain
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step, cut_kl, not_empty, short_list
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import WeightBank
-from personalign.types import Guidance, Steering
+from personalign.types import Guidance
 
 
 class Tilt(NamedTuple):
@@ -49,18 +49,10 @@ def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Floa
 class SuccessorTilt:
     """The steer that tilts each row's short list by the reward that the head expects of the finished reply."""
 
-    def __init__(
-        self,
-        head: SuccessorHead,
-        table: Float[Tensor, "V R"],
-        steering: Steering,
-        ends: Sequence[int],
-        slots: Slots,
-        bank: WeightBank,
-    ) -> None:
-        self._head, self._table, self._steering = head, table, steering
-        self._ends = torch.tensor(list(ends), dtype=torch.long, device=table.device)
-        self.rows = SteeredRows(slots, bank)
+    def __init__(self, models: Models, head: SuccessorHead, slots: Slots) -> None:
+        self._head, self._table, self._steering = head, models.table, models.steering
+        self._ends = torch.tensor(models.base.ends, dtype=torch.long, device=slots.device)
+        self.rows = SteeredRows(slots, WeightBank(head.num_axes, slots.device))
         self._merged = slots.rows(head.rank, head.body.out_features + 1)
 
     def admit(self, slot: int, guidance: Guidance) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from personalign.decode import Models, Request, RewardModel, load_causal, load_reward, reference
 from personalign.decode import args as args_module
-from personalign.decode.args import SiblingLane
+from personalign.decode.args import Args
 from personalign.decode.engine import generate
 from personalign.decode.steer import Step
 from personalign.errors import EngineError, InputError, ModelError, ProfileError
@@ -75,13 +75,12 @@ def test_siblings_are_read_as_if_alone(kit: Kit, models: Models, args: ArgsSteer
 
 def test_a_sibling_that_is_not_kept_is_noticed(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: keeping the first candidate instead of the drawn one is found."""
-    kept = SiblingLane.accept
+    kept = Args.accept
 
-    def keeps_the_first(self: SiblingLane, tokens: Tensor, active: Tensor, running: list[int]) -> None:
-        assert self._siblings is not None
-        kept(self, self._siblings[:, -1], active, running)
+    def keeps_the_first(self: Args, tokens: Tensor, active: Tensor) -> None:
+        kept(self, tokens if self._asked is None else self._asked[1][:, -1], active)
 
-    monkeypatch.setattr(SiblingLane, "accept", keeps_the_first)
+    monkeypatch.setattr(Args, "accept", keeps_the_first)
     replies, _ = traced(models, MIXED_BAG[:1])
     assert replies[0].ids != reference.generate(models, MIXED_BAG[0]).ids
 
@@ -126,11 +125,10 @@ def test_a_constant_reward_changes_no_token(kit: Kit) -> None:
 def test_a_reply_is_never_empty_here_either(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much a reward model likes the end, it can't be drawn first where base's own first choice is another."""
 
-    def likes_the_end(lane: SiblingLane, candidates: Tensor) -> Tensor:
-        lane._siblings = candidates
+    def likes_the_end(_: Args, candidates: Tensor) -> Tensor:
         return 100.0 * torch.isin(candidates, torch.tensor(kit.base.ends)).float()[..., None]
 
-    monkeypatch.setattr(SiblingLane, "score", likes_the_end)
+    monkeypatch.setattr(Args, "score", likes_the_end)
     models = kit.models(reward_model=reward_model(kit, 1), args=ArgsSteering(kit.base.num_tokens))
     request = Request(HELLO, Options(8, rule="args"))
     assert len(generate(models, [request])[0].ids) == 1

@@ -11,9 +11,10 @@ import torch
 
 from personalign.decode.chain import mix
 from personalign.decode.engine import generate
-from personalign.decode.experts import Expert, check_vocabulary, load_expert, load_experts
+from personalign.decode.experts import Expert, load_expert, load_experts
 from personalign.decode.lane import forward
 from personalign.decode.load import load_causal
+from personalign.decode.models import check_vocabulary
 from personalign.decode.request import Request
 from personalign.errors import MessageError, ModelError
 from personalign.options import Options

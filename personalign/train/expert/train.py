@@ -17,8 +17,8 @@ import numpy as np
 from torch import nn
 
 from personalign.bundled import TINY, model_place
-from personalign.decode.experts import check_vocabulary
 from personalign.decode.load import CausalModel, load_causal
+from personalign.decode.models import check_vocabulary
 from personalign.errors import InputError, ModelError
 from personalign.train.card import public_name, table
 from personalign.train.expert.texts import Ids, Texts, read_texts, rows_at

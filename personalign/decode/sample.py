@@ -39,19 +39,14 @@ def uniforms(seed: int | None, prompt_ids: Sequence[int], count: int) -> Float[T
 
 
 def shares(
-    logits: Float[Tensor, "B V"],
-    temperature: Float[Tensor, "B"],
-    top_k: Float[Tensor, "B"],
-    top_p: Float[Tensor, "B"],
-    min_p: Float[Tensor, "B"],
-    *,
-    is_cut: bool = True,
+    logits: Float[Tensor, "B V"], settings: Float[Tensor, "B 4"], *, is_cut: bool = True
 ) -> Float[Tensor, "B V"]:
-    """How likely each token is after temperature, top-k, top-p and min-p: whole numbers of 2⁻⁵², not renormalised.
+    """How likely each token is by temperature, top-k, top-p and min-p: whole numbers of 2⁻⁵², not renormalised.
 
-    Settings and result are float64. Top-k 0, top-p 1 and min-p 0 are off, and ``is_cut=False`` says that the first
-    two are off in every row, which saves a sort. A row at temperature 0 is weighed at temperature 1.
+    Settings, in this order, and result are float64. Top-k 0, top-p 1 and min-p 0 are off, and ``is_cut=False`` says
+    that the first two are off in every row, which saves a sort. A row at temperature 0 is weighed at temperature 1.
     """
+    temperature, top_k, top_p, min_p = settings.unbind(-1)
     scores = logits.to(torch.float64, copy=True)
     # the largest becomes 0, so that no temperature, however small, can overflow
     scores.sub_(scores.amax(-1, keepdim=True)).div_(torch.where(temperature > 0, temperature, 1.0)[:, None])
@@ -112,18 +107,11 @@ def pick(share: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor
 
 
 def draw(
-    logits: Float[Tensor, "B V"],
-    uniform: Float[Tensor, "B"],
-    temperature: Float[Tensor, "B"],
-    top_k: Float[Tensor, "B"],
-    top_p: Float[Tensor, "B"],
-    min_p: Float[Tensor, "B"],
-    *,
-    is_cut: bool = True,
+    logits: Float[Tensor, "B V"], uniform: Float[Tensor, "B"], settings: Float[Tensor, "B 4"], *, is_cut: bool = True
 ) -> Int[Tensor, "B"]:
     """Draw one token a row: the best at temperature 0, else by ``pick`` from ``shares``."""
-    drawn = pick(shares(logits, temperature, top_k, top_p, min_p, is_cut=is_cut), uniform)
-    return torch.where(temperature > 0, drawn, logits.argmax(-1))
+    drawn = pick(shares(logits, settings, is_cut=is_cut), uniform)
+    return torch.where(settings[:, 0] > 0, drawn, logits.argmax(-1))
 
 
 class RowSampler:
@@ -162,7 +150,7 @@ class RowSampler:
             return logits.argmax(-1)
         b, is_cut = len(logits), any(options.top_k or options.top_p < 1 for options in drawn)
         uniform = self._uniforms[:b].gather(-1, self.index[:b, None]).squeeze(-1)
-        return draw(logits, uniform, *self._settings[:b].unbind(-1), is_cut=is_cut)
+        return draw(logits, uniform, self._settings[:b], is_cut=is_cut)
 
     def note(self, tokens: Int[Tensor, "B"], active: Bool[Tensor, "B"]) -> None:
         """Remember what was drawn, in the rows whose reply goes on; they come to their next token."""
@@ -183,12 +171,6 @@ class RowSampler:
         log_p = logits.log_softmax(-1)
         values, ids = log_p.topk(max(wanted.values()))
         rows = torch.stack([tokens.double(), log_p.gather(-1, tokens[:, None]).squeeze(-1).double()], -1).tolist()
-        best = list(zip(ids.tolist(), values.tolist(), strict=True))
-        return {
-            slot: TokenLogprobs(int(rows[slot][0]), rows[slot][1], _possible(*(row[:n] for row in best[slot])))
-            for slot, n in wanted.items()
-        }
-
-
-def _possible(tokens: Sequence[int], values: Sequence[float]) -> tuple[tuple[int, float], ...]:
-    return tuple((token, value) for token, value in zip(tokens, values, strict=True) if value > -math.inf)
+        likeliest = zip(ids.tolist(), values.tolist(), strict=True)
+        best = [[(i, p) for i, p in zip(*row, strict=True) if p > -math.inf] for row in likeliest]
+        return {s: TokenLogprobs(int(rows[s][0]), rows[s][1], tuple(best[s][:n])) for s, n in wanted.items()}

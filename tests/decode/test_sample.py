@@ -42,13 +42,13 @@ def _logits(rows: int, size: int = 300, seed: int = 0) -> Tensor:
     return 3 * torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
 
 
-def _settings(samplings: list[Options]) -> list[Tensor]:
+def _settings(samplings: list[Options]) -> Tensor:
     rows = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in samplings]
-    return list(torch.tensor(rows, dtype=torch.float64).unbind(-1))
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _distribution(logits: Tensor, samplings: list[Options]) -> Tensor:
-    weighed = shares(logits, *_settings(samplings)).double()
+    weighed = shares(logits, _settings(samplings)).double()
     return weighed / weighed.sum(-1, keepdim=True)
 
 
@@ -67,7 +67,7 @@ def _warped(logits: Tensor, sampling: Options) -> Tensor:
 def _drawn(temperature: float, top_p: float, num: int = 2000, **cuts: float) -> list[float]:
     """How often each of four tokens is drawn."""
     settings = _settings([Options(temperature=temperature, top_p=top_p, **cuts)] * num)
-    ids = draw(P.log().expand(num, 4), torch.linspace(0, 1, num + 1, dtype=torch.float64)[:-1], *settings)
+    ids = draw(P.log().expand(num, 4), torch.linspace(0, 1, num + 1, dtype=torch.float64)[:-1], settings)
     return (torch.bincount(ids, minlength=4) / num).tolist()
 
 
@@ -89,7 +89,7 @@ def test_draws_go_by_the_order_of_the_ids() -> None:
     logits = P.flip(0).log()[None]
     for u, token in ((0.0, 0), (0.049, 0), (0.051, 1), (0.49, 2), (0.51, 3), (0.999, 3)):
         uniform = torch.tensor([u], dtype=torch.float64)
-        assert draw(logits, uniform, *_settings([Options(temperature=1.0, seed=0)])).item() == token
+        assert draw(logits, uniform, _settings([Options(temperature=1.0, seed=0)])).item() == token
 
 
 @pytest.mark.parametrize("sampling", CUTS)
@@ -126,7 +126,7 @@ def test_top_p_counts_what_top_k_left() -> None:
 def test_many_draws_have_the_frequencies_of_the_distribution(sampling: Options) -> None:
     """A chi-square test finds nothing in 20,000 draws, but does where the temperature is half as high again."""
     num, logits = 20_000, _logits(1, 40)
-    ids = draw(logits.expand(num, 40), uniforms(1, [], num), *_settings([sampling] * num))
+    ids = draw(logits.expand(num, 40), uniforms(1, [], num), _settings([sampling] * num))
     seen = torch.bincount(ids, minlength=40)
     warmer = replace(sampling, temperature=1.5 * sampling.temperature)
     expected, wrong = (_warped(logits, s)[0].double() * num for s in (sampling, warmer))
@@ -145,10 +145,10 @@ def test_draws_are_those_of_the_reference() -> None:
     """A mixed batch draws, row by row, what the plain words of the reference do."""
     samplings = [replace(s, seed=i) for i, s in enumerate(CUTS * 40)]
     logits, u = _logits(len(samplings), seed=1), uniforms(3, [], len(samplings))
-    ids = draw(logits, u, *_settings(samplings))
+    ids = draw(logits, u, _settings(samplings))
     plain = [reference.drawn(row, s, x) for row, s, x in zip(logits, samplings, u.tolist(), strict=True)]
     assert ids.tolist() == plain
-    assert ids.tolist() != draw(logits, u.flip(0), *_settings(samplings)).tolist()  # control
+    assert ids.tolist() != draw(logits, u.flip(0), _settings(samplings)).tolist()  # control
 
 
 def test_top_p_keeps_the_token_that_reaches_it() -> None:
@@ -178,7 +178,7 @@ def test_temperature_0_takes_the_best_whatever_the_random_number() -> None:
     """Greedy rows ignore seed and cuts, beside rows that don't."""
     samplings = [Options(), Options(temperature=1.0, seed=0), Options(top_p=0.1, top_k=2)]
     for u in (0.0, 0.5, 1 - 1e-12):
-        ids = draw(P.log().expand(3, 4), torch.full((3,), u).double(), *_settings(samplings))
+        ids = draw(P.log().expand(3, 4), torch.full((3,), u).double(), _settings(samplings))
         assert ids[[0, 2]].tolist() == [0, 0]
 
 
@@ -187,7 +187,7 @@ def test_a_temperature_of_almost_0_is_greedy() -> None:
     for temperature in (1e-3, 1e-30, 1e-300, 5e-324):
         sampling, logits = Options(temperature=temperature, seed=0), _logits(1)
         for u in (0.0, 0.5, 1 - 2**-53):
-            drawn = draw(logits, torch.tensor([u], dtype=torch.float64), *_settings([sampling]))
+            drawn = draw(logits, torch.tensor([u], dtype=torch.float64), _settings([sampling]))
             assert drawn.item() == logits.argmax() == reference.drawn(logits[0], sampling, u)
 
 
@@ -196,7 +196,7 @@ def test_what_is_ruled_out_is_never_drawn() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
     for u in (0.0, 0.9999999, 1 - 2**-53):
         for sampling in (Options(temperature=2.0, seed=0), Options(temperature=2.0, top_k=4, top_p=0.999, seed=0)):
-            drawn = draw(logits, torch.tensor([u], dtype=torch.float64), *_settings([sampling])).item()
+            drawn = draw(logits, torch.tensor([u], dtype=torch.float64), _settings([sampling])).item()
             assert drawn in {1, 3}
             assert drawn == reference.drawn(logits[0], sampling, u)
 
@@ -205,9 +205,9 @@ def test_a_row_of_nan_draws_some_token_and_leaves_its_neighbours_alone() -> None
     """Whoever reports the broken row, an id outside the vocabulary would break every row on a GPU."""
     logits = _logits(3)
     settings, u = _settings([CUTS[7]] * 3), uniforms(0, [], 3)
-    healthy = draw(logits, u, *settings)
+    healthy = draw(logits, u, settings)
     logits[1] = math.nan
-    broken = draw(logits, u, *settings)
+    broken = draw(logits, u, settings)
     assert 0 <= broken[1] < logits.shape[-1]
     assert broken[[0, 2]].tolist() == healthy[[0, 2]].tolist()
 
@@ -274,7 +274,7 @@ def _num_rows_cut_otherwise(num: int, seed: int = 0) -> int:
     wrong = 0
     for logits, samplings in (_case(rng) for _ in range(num)):
         settings = _settings(samplings)
-        whole, cut = shares(logits, *settings, is_cut=False), shares(logits, *settings)
+        whole, cut = shares(logits, settings, is_cut=False), shares(logits, settings)
         for row, s, before, after in zip(logits.tolist(), samplings, whole.tolist(), cut.tolist(), strict=True):
             kept = _kept(row, [int(x) for x in before], s.top_k, s.top_p)
             wrong += after != [x if i in kept else 0 for i, x in enumerate(before)]
@@ -322,13 +322,13 @@ def test_a_large_batch_is_cut_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     """However many rows are ranked at a time, each is cut as before."""
     samplings = [s for s in CUTS if s.top_k or s.top_p < 1] * 2
     logits, settings, seen = _logits(len(samplings)), _settings(samplings), []
-    whole = shares(logits, *settings)
+    whole = shares(logits, settings)
     unlikely = sample.unlikely
     monkeypatch.setattr(sample, "unlikely", lambda logits, *rest: seen.append(len(logits)) or unlikely(logits, *rest))
     for block, expected in ((1, [1] * 12), (1500, [5, 5, 2]), (2**17, [12])):
         seen.clear()
         monkeypatch.setattr(sample, "BLOCK", block)
-        assert torch.equal(shares(logits, *settings), whole)
+        assert torch.equal(shares(logits, settings), whole)
         assert seen == expected
 
 
@@ -476,7 +476,10 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
         assert sampler.adjust(STEPS[0]) is STEPS[0]
         sampler.draw(STEPS[0])
         assert calls == expected
-    assert sampler._penalties._history is sampler._penalties._bias is None
+    penalties = vars(sampler._penalties)
+    assert not any(isinstance(rows, Tensor) and rows.shape[-1] == SIZE for rows in penalties.values())
+    sampler.admit(3, Options(LIMIT, logit_bias={1: 1.0}), PROMPT)  # control: now there is such a buffer
+    assert any(isinstance(rows, Tensor) and rows.shape[-1] == SIZE for rows in penalties.values())
 
 
 def test_log_probabilities_are_those_of_the_logits() -> None:

@@ -12,11 +12,7 @@ from personalign.errors import BasisError, InputError
 
 
 def admit(models: Models, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False) -> Seq:
-    """Check a request and turn it into what an engine writes; any thread may do so.
-
-    Raises:
-        InputError: and its kinds, as ``generate``.
-    """
+    """Check a request and turn it into what an engine writes; any thread may do so."""
     options = request.options
     options.check_vocabulary(models.num_tokens)
     expert, alpha = models.expert(options)

@@ -32,10 +32,7 @@ class Window:
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer: [rows, heads, length, width], allocated on first use.
-
-    Zeros to begin with, because a masked position's weight is 0 and 0 · NaN is NaN.
-    """
+    """Keys and values of one layer: [rows, heads, length, width], allocated on first use."""
 
     is_compileable = True
 
@@ -88,11 +85,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class SlotCache(Cache):
-    """One slot layer for each layer of a model.
-
-    Raises:
-        ModelError: the model keeps something other than keys and values, such as a recurrent state.
-    """
+    """One slot layer for each layer of a model."""
 
     def __init__(self, config: PreTrainedConfig, num_rows: int, max_length: int) -> None:
         self._layers = [SlotLayer(num_rows, max_length) for _ in range(_num_layers(config))]
@@ -131,11 +124,7 @@ class Attention:
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> Attention:
-        """Read a configuration.
-
-        Raises:
-            ModelError: a layer does neither full nor sliding attention.
-        """
+        """Read a configuration."""
         window = getattr(config, "sliding_window", None)
         named = getattr(config, "layer_types", None)
         kinds = tuple(sorted(set(named))) if named else (FULL if window is None else SLIDING,)
@@ -149,10 +138,7 @@ class Attention:
     def masks(
         self, visible: Bool[Tensor, "r T L"], positions: Int[Tensor, "r T"], dtype: torch.dtype
     ) -> Float[Tensor, "r 1 T L"] | dict[str, Float[Tensor, "r 1 T L"]]:
-        """Turn what each new token may see into masks to add: 0 where it sees, the least finite number elsewhere.
-
-        One mask where all layers are alike, else one for each kind, as transformers' models of several kinds take it.
-        """
+        """Masks to add: 0 where a new token may see, the least finite number elsewhere; one for each kind of layer."""
         masks = {}
         for kind in self.kinds:
             near = visible
@@ -178,9 +164,6 @@ def check_cache(
 
     One row reads four tokens, then a fifth beside the first one of another row. What ``follows`` (rows first) must be
     the same as without a cache.
-
-    Raises:
-        ModelError: it isn't, or the model can't be called so at all.
     """
     length = min(TRIAL_LENGTH, context or TRIAL_LENGTH)
     attention, cache = Attention.from_config(model.config), SlotCache(model.config, 2, length)

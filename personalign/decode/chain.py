@@ -93,8 +93,7 @@ class Chain:
 class Mix:
     """The steer that adds one expert to the rows that asked for it; all others keep their bits.
 
-    Expert and anti-expert run side by side over the same slots as base: with PEFT in one lane of two rows a slot,
-    otherwise in two lanes. They run on all rows of a step, so that a row's bits don't depend on its neighbours.
+    Expert and anti-expert run over all rows of a step, so that a row's bits don't depend on its neighbours.
     """
 
     def __init__(self, expert: Expert, slots: Slots, max_length: int, num_tokens: int) -> None:

@@ -38,12 +38,7 @@ COUNTS = re.compile(r"(n|num|encoder|decoder)_(\w+_)?(layers?|experts?|blocks?)"
 
 
 def read_frozen(auto: AutoModel, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a checkpoint by one of transformers' auto classes, in eval mode without gradients, and its tokenizer.
-
-    Raises:
-        ModelError: there is no such model or device, the checkpoint lacks weights or a tokenizer, or any of its files
-            can't be used.
-    """
+    """Read a checkpoint by one of transformers' auto classes, in eval mode without gradients, and its tokenizer."""
     place = _device(device)
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise ModelError(f"found the model name {name[:80]!r}…, {len(name)} characters; expected a folder or a hub id")

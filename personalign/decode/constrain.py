@@ -30,14 +30,7 @@ EXAMPLE = '{"type": "object", "properties": {"city": {"type": "string"}}}'
 
 
 class Constrainer:
-    """Compiles schemas and regexes for the tokens of one model; made once, which takes up to a second.
-
-    ``num_ids`` is the number of the model's logits, or of the tokenizer's ids if there are more.
-
-    Raises:
-        MissingExtra: llguidance isn't installed.
-        ModelError: there is no end token, or the tokenizer can't be used.
-    """
+    """Compiles schemas and regexes for the tokens of one model; made once, which takes up to a second."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, num_ids: int, ends: Sequence[int]) -> None:
         try:
@@ -67,9 +60,6 @@ class Constrainer:
 
         JSON comes with the properties in the schema's order and spaces as ``json.dumps`` writes them. A regex has to
         match the whole reply; its syntax is that of Rust's, without look-around and back-references.
-
-        Raises:
-            ConstraintError: it is malformed, uses what llguidance doesn't know, or nothing can meet it.
         """
         from llguidance import LLMatcher, LLParserLimits
 
@@ -100,10 +90,7 @@ class Matcher:
         return _reason(self._grammar.get_error()) if self._grammar.is_error() else None
 
     def allowed(self, out: NDArray[np.int32]) -> None:
-        """Write which tokens may come next into ``out``, ceil(V / 32) words, the first token in the lowest bit.
-
-        Only the ends are allowed once the reply is finished or there is an error.
-        """
+        """Write which tokens may come next into ``out``, lowest bit first: the ends alone once it is finished."""
         self._grammar.unsafe_compute_mask_ptr(out.ctypes.data, out.nbytes)
 
     def advance(self, token: int) -> None:
@@ -130,10 +117,7 @@ class ConstraintRows:
         self._matchers[slot] = matcher
 
     def mask(self, logits: Float[Tensor, "b V"]) -> Float[Tensor, "b V"]:
-        """Set what may not come next to −∞; the tensor itself comes back where no reply is constrained.
-
-        A reply that is at a dead end may only end: ask ``dead`` when it does.
-        """
+        """Set what may not come next to −∞; at a dead end, as ``dead`` says, only the end may."""
         b, size = logits.shape
         constrained = [slot for slot in self._matchers if slot < b]
         if not constrained:

@@ -83,9 +83,6 @@ def embed_replies(
 
     At most 512 tokens are read, or as many as the model's context has. Of a longer text the prompt's beginning and then
     the reply's end are left out.
-
-    Raises:
-        MessageError, ModelError: a prompt can't be rendered, as ``render`` says.
     """
     most = min(MAX_TOKENS, reader.context or MAX_TOKENS)
     rows = [_cut(*_tokens(reader, prompt, reply), most) for prompt, reply in zip(prompts, replies, strict=True)]

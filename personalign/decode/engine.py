@@ -75,12 +75,7 @@ class Engine:
         return not self._dirty
 
     def submit(self, seqs: Sequence[Seq]) -> None:
-        """Let all of these replies wait for their turns, or none; any thread may do so.
-
-        Raises:
-            MessageError: prompt and reply don't fit into a slot.
-            Overloaded: too many wait already.
-        """
+        """Let all of these replies wait for their turns, or none; any thread may do so."""
         for seq in seqs:
             if seq.num_tokens > self.max_length:
                 raise MessageError(

@@ -112,11 +112,7 @@ class CausalModel:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end a reply: those that the model names, and the tokenizer's where its template ends turns.
-
-        Raises:
-            ModelError: the model names something that isn't a token's id.
-        """
+        """What ends a reply: the tokens that the model names, and the tokenizer's where its template ends turns."""
         named = self.model.generation_config.eos_token_id
         ids = list(named) if isinstance(named, list | tuple) else [] if named is None else [named]
         if not all(type(i) is int and i >= 0 for i in ids):
@@ -157,11 +153,7 @@ def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:
 
 
 def context(model: PreTrainedModel) -> int | None:
-    """The longest sequence a model was made for; None where it doesn't say.
-
-    Raises:
-        ModelError: it says something that isn't a length.
-    """
+    """The longest sequence a model was made for; None where it doesn't say."""
     length = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if length is not None and (type(length) is not int or length < 1):
         raise ModelError(

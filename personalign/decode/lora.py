@@ -76,12 +76,7 @@ class Lora:
 
 
 def read_lora(folder: Path, model: PreTrainedModel) -> Lora:
-    """Read a LoRA's folder and compare it with a model, which stays as it is.
-
-    Raises:
-        ModelError: a file is missing or malformed, it isn't a plain LoRA, or its names, shapes, types or numbers aren't
-            those that the model calls for.
-    """
+    """Read a LoRA's folder; refuse what isn't a plain LoRA, or doesn't fit the model, which stays as it is."""
     config = _config(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} lacks {WEIGHTS}; expected a PEFT adapter saved as safetensors")
@@ -172,11 +167,7 @@ def _check_copies(copies: Mapping[str, Tensor], file: Path, model: PreTrainedMod
 
 
 def attach(lora: Lora, name: str, model: PreTrainedModel, peft: PeftModel | None) -> PeftModel:
-    """Hang a LoRA on its model under a name, beside those of ``peft``; a plain call of the model stays untuned.
-
-    Raises:
-        ModelError: PEFT fails, or the untuned model gives other logits with it. Then the LoRA is taken off again.
-    """
+    """Hang a LoRA on its model, beside those of ``peft``; where the untuned model would change, take it off again."""
     before = _probe(model)
     try:
         with _quiet():
@@ -235,11 +226,7 @@ def with_lora(decoder: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 
 def merged(lora: PeftModel) -> PreTrainedModel:
-    """Add a LoRA to the weights under it, in place, and freeze the decoder.
-
-    Raises:
-        ValueError: a weight would not be finite.
-    """
+    """Add a LoRA to the weights under it, in place, and freeze the decoder."""
     decoder = lora.merge_and_unload(safe_merge=True)
     assert isinstance(decoder, PreTrainedModel), "what the LoRA was put on"
     module: nn.Module = decoder  # whose methods are typed

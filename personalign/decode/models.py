@@ -78,11 +78,7 @@ class Models:
         return Constrainer(self.base.tokenizer, self.num_ids, self.base.ends)
 
     def expert(self, options: Options) -> tuple[Expert | None, float]:
-        """The expert of a request and its weight; None where it would change nothing, and every bit has to stay.
-
-        Raises:
-            InputError: there is none of that name.
-        """
+        """The expert of a request and its weight; None where it would change nothing, and every bit has to stay."""
         if options.expert is None:
             return None, 0.0
         if options.expert not in self.experts:
@@ -92,10 +88,7 @@ class Models:
         return (None, 0.0) if alpha == 0 or expert.changes_nothing else (expert, alpha)
 
     def reward_guidance(self, request: Request) -> Guidance | None:
-        """How a reward model's rewards are weighed: one reward is everyone's, several go by the person's weights.
-
-        None where the rule isn't "args", where strength is 0, or where several rewards meet a person who is unknown.
-        """
+        """How rewards are weighed: one is everyone's, several go by the person's weights; None without any."""
         if request.options.rule != "args" or self.reward_model is None:
             return None
         num_axes, guidance = self.reward_model.num_axes, request.guidance
@@ -115,11 +108,7 @@ class Models:
 
 
 def check_vocabulary(base: CausalModel, other: CausalModel | RewardModel) -> None:
-    """Refuse models whose tokens differ, or that can't read or write them all; longer layers are fine.
-
-    Raises:
-        ModelError: naming the first token that differs.
-    """
+    """Refuse models whose tokens differ, or that can't read or write them all; longer layers are fine."""
     tokens, others = ({i: t for t, i in model.tokenizer.get_vocab().items()} for model in (base, other))
     for i in sorted(tokens.keys() | others.keys()):
         if tokens.get(i) != others.get(i):

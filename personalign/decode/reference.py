@@ -183,10 +183,7 @@ def features(models: Models, hidden: Tensor) -> Tensor:
 def by_reward_model(
     models: Models, request: Request, ids: Sequence[int], logits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ARGS: the k likeliest tokens, their logits with w · reward added, and their rewards.
-
-    The reward model reads the whole text with each of them.
-    """
+    """ARGS: the k likeliest tokens, their logits with w · reward added, and their rewards, read off the whole text."""
     model, guidance = models.reward_model, models.reward_guidance(request)
     assert model is not None, "a request isn't admitted without"
     assert guidance is not None, "it is what guides"

@@ -57,11 +57,7 @@ class _Manifest(Schema):
 
     @property
     def hashes(self) -> tuple[str, ...] | None:
-        """What each reward was trained to be, in the order of the axes.
-
-        Raises:
-            ModelError: the two parts speak of different axes.
-        """
+        """What each reward was trained to be, in the order of the axes."""
         if self.basis is None:
             return None
         if set(self.basis.measures) != set(self.axes):
@@ -220,9 +216,6 @@ def load_reward_beside(path: str, model: str, device: str = "auto", basis: Basis
     """Load a reward model beside the model that it serves, its rewards in the order of a basis's axes.
 
     A LoRA whose base isn't found is tried on ``model``.
-
-    Raises:
-        ModelError: as ``load_reward``, and as ``matched`` where there is a basis.
     """
     try:
         reward = load_reward(path, device)
@@ -247,11 +240,7 @@ def _load_classifier(name: str, device: str) -> RewardModel:
 
 
 def inner_decoder(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """The part of a model that gives the last hidden state.
-
-    Raises:
-        ModelError: the model can't be taken apart.
-    """
+    """The part of a model that gives the last hidden state."""
     decoder = model.base_model
     if decoder is model or not isinstance(decoder, PreTrainedModel):
         raise ModelError(

@@ -161,10 +161,7 @@ class RowSampler:
     def logprobs(
         self, logits: Float[Tensor, "B V"], tokens: Int[Tensor, "B"], slots: Iterable[int]
     ) -> dict[int, TokenLogprobs]:
-        """Of the slots whose requests ask for them, at temperature 1 before any cut; nothing is computed if none does.
-
-        The likeliest tokens are those that can be drawn at all: a guided reply's short list may hold fewer than asked.
-        """
+        """Of the slots whose requests ask for them, at temperature 1 before any cut; only tokens that can be drawn."""
         wanted = {slot: n for slot in slots if (n := self._admitted[slot].logprobs)}
         if not wanted:
             return {}

@@ -41,11 +41,7 @@ class Queue:
             return iter([seq for seqs in self._owners.values() for seq in seqs])
 
     def add(self, seqs: Sequence[Seq]) -> None:
-        """Let all of these replies wait for their turns, or none.
-
-        Raises:
-            Overloaded: too many wait already, in all or of one owner.
-        """
+        """Let all of these replies wait for their turns, or none."""
         with self._lock:
             num_waiting = Counter({owner: len(waiting) for owner, waiting in self._owners.items()})
             for seq in seqs:
@@ -96,10 +92,7 @@ class Queue:
 
 
 class Scheduler:
-    """Waiting and running replies.
-
-    A step is over the first b slots, b one of ``buckets``, so that there are few shapes.
-    """
+    """Waiting and running replies. A step is over the first b slots, b one of ``buckets``: there are few shapes."""
 
     def __init__(self, num_slots: int, max_waiting: int, buckets: Sequence[int] = DEFAULT_BUCKETS) -> None:
         self._num_slots = num_slots

@@ -39,10 +39,7 @@ class Reader(Protocol):
 
 
 def not_empty(logits: Float[Tensor, "B V"], step: Step | None, ends: Int[Tensor, "E"]) -> Float[Tensor, "B V"]:
-    """Rule out the end as the first token of every row whose own first choice isn't the end.
-
-    Without a step every row draws its first token.
-    """
+    """Rule out the end as first token where the row's own first choice is another; without a step it is the first."""
     if step is not None and not step.has_first:
         return logits
     keeps = torch.isin(logits.argmax(-1), ends)

@@ -60,12 +60,7 @@ class _Endless(Exception):  # noqa: N818 - reads as what it is
 def rendered(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> str:
-    """Write messages as the tokenizer's chat template has them.
-
-    Raises:
-        MessageError: the template refuses them.
-        ModelError: there is no template, it can't be read, or it fails, doesn't end, or makes too much of them.
-    """
+    """Write messages as the tokenizer's chat template has them."""
     if not tokenizer.chat_template:
         raise ModelError(
             "the tokenizer has no chat template; expected that of a chat model; put one into the model's folder as "

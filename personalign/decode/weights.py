@@ -49,11 +49,7 @@ class WeightBank:
         return self.weights.nbytes + self.confidence.nbytes
 
     def acquire(self, guidance: Guidance) -> int:
-        """Find the row of these weights, or write them to one, and pin it until it is released.
-
-        Raises:
-            Overloaded: every row is in use.
-        """
+        """Find the row of these weights, or write them to one, and pin it until it is released."""
         key = WeightKey(guidance.user, guidance.generation, guidance.revision)
         is_known = bool(guidance.user) and key in self._rows
         row = self._rows[key] if is_known else self._free_row()

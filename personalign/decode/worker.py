@@ -106,11 +106,7 @@ class Worker:
         return tickets
 
     def write(self, requests: Sequence[Request], outboxes: Sequence[Outbox], *, is_streamed: bool) -> list[Seq]:
-        """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into.
-
-        Raises:
-            InputError, Overloaded, EngineError: as ``submit``.
-        """
+        """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into."""
         check_process(self._pid)
         seqs = [
             admit(self._engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed)
@@ -123,11 +119,7 @@ class Worker:
         return seqs
 
     def perform(self, work: Callable[[], T]) -> T:
-        """Do other work on the device between two steps; replies wait meanwhile, and so does the caller.
-
-        Raises:
-            EngineError: as ``submit``; or whatever the work raises.
-        """
+        """Do other work on the device between two steps; replies wait meanwhile, and so does the caller."""
         outcome: Future[T] = Future()
 
         def run() -> None:

@@ -123,11 +123,7 @@ class GenerateSteer(LogitsProcessor):
         self._rows: _Rows | None = None  # set by the first step
 
     def __enter__(self) -> GenerateSteer:  # noqa: PYI034 - beartype can't read Self on a method
-        """Listen at the model's output layer until the with block ends.
-
-        Raises:
-            InputError: another call is being steered there.
-        """
+        """Listen at the model's output layer until the with block ends."""
         layer = self._steered.causal.output_layer
         self._hook = layer.register_forward_pre_hook(self._passes)
         # counted after joining, so that two threads that enter at once see each other

@@ -32,11 +32,7 @@ class Trail:
         return len(self._parents)
 
     def extend(self, ids: Int[Tensor, "B T"]) -> Int[Tensor, "B"]:
-        """Take what the rows hold before a token is drawn; give the row of the step before that each continues.
-
-        Raises:
-            InputError: a prompt's rows don't begin alike, or don't continue those of the step before by a token each.
-        """
+        """Take what the rows hold before a token is drawn; give the row of the step before that each continues."""
         parents = self._begun(ids) if self._ids is None else self._continued(self._ids, ids)
         self._tokens.append(ids[:, -1] if len(self) else torch.zeros_like(parents))
         self._parents.append(parents)
@@ -44,10 +40,7 @@ class Trail:
         return parents
 
     def paths(self, drawn: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """For each sequence, the row from which each of its tokens was drawn; shorter where no row held it any more.
-
-        The sequences are those of the first prompt, then those of the second, and so on, as many for each.
-        """
+        """For each sequence, in the order of ``generate``, the rows that its tokens were drawn from, while one held it."""
         num_rows = len(self._parents[0]) // self._num_prompts
         steps = list(zip(torch.stack(self._parents).tolist(), torch.stack(self._tokens).tolist(), strict=True))
         for i, tokens in enumerate(drawn):

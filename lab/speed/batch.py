@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from lab.speed.baselines import args
 from lab.speed.interleave import Side
 from lab.speed.models import untouched
-from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.load import CausalModel
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
+from personalign.decode.seq import admit
 from personalign.options import Options, Rule
 from personalign.types import Guidance, Reply
 

@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from personalign.decode.account import SteeredRows
 from personalign.decode.cache import Window
 from personalign.decode.lane import Reading
 from personalign.decode.models import Models
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step, cut_kl, not_empty, short_list
-from personalign.decode.weights import WeightBank
+from personalign.decode.weights import SteeredRows, WeightBank
 from personalign.types import Guidance
 
 

@@ -161,16 +161,15 @@ def _json_grammar(schema: Mapping[str, object] | str) -> str:
     try:
         content = json.loads(schema) if isinstance(schema, str) else dict(schema)
         text = json.dumps(content, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConstraintError(f"the schema isn't JSON ({error}); expected an object such as {EXAMPLE}") from error
-    if not isinstance(content, dict):
-        raise ConstraintError(f"the schema is {content!r}; expected an object such as {EXAMPLE}")
-    try:
+        if not isinstance(content, dict):
+            raise TypeError(f"it is {text:.80}")  # noqa: TRY301 - one way out
         return LLMatcher.grammar_from_json_schema(
             text, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         )
-    except ValueError as error:  # a number beyond all floats
-        raise ConstraintError(f"the schema can't be read ({error}); expected an object such as {EXAMPLE}") from error
+    except (TypeError, ValueError, RecursionError) as error:  # or a number beyond all floats
+        raise ConstraintError(
+            f"the schema isn't JSON of an object ({error}); expected one such as {EXAMPLE}"
+        ) from error
 
 
 def _reason(message: str) -> str:

@@ -16,14 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from personalign.decode.admit import admit
 from personalign.decode.chain import Chain
 from personalign.decode.lane import CHUNK, Lane
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
-from personalign.decode.seq import Seq, engine_error
+from personalign.decode.seq import Seq, admit, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, ModelError, PersonalignError

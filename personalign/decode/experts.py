@@ -51,12 +51,8 @@ class Expert:
         if self.tuned is not None:
             anti, tuned = self.anti.model.state_dict(), self.tuned.model.state_dict()
             return anti.keys() == tuned.keys() and all(torch.equal(anti[name], tuned[name]) for name in anti)
-        return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self._adapted.modules())
-
-    @property
-    def _adapted(self) -> PeftModel:
         assert self.peft is not None, "an expert is a separate checkpoint or an adapter"
-        return self.peft
+        return not any(isinstance(m, LoraLayer) and _adds_something(m, self.name) for m in self.peft.modules())
 
 
 def _adds_something(layer: LoraLayer, name: str) -> bool:

@@ -1,6 +1,6 @@
 """The models that replies are written with, as one frozen value: base, head, experts and reward model.
 
-``reference.py`` says what is done with them, ``admit.py`` what a request has to be.
+``reference.py`` says what is done with them, ``seq.py`` what a request has to be.
 """
 
 from __future__ import annotations

@@ -20,17 +20,13 @@ class Part(Protocol):
         """Copy what a slot holds to an empty one."""
 
 
-def _ignore(_: object) -> None:
-    """Drop a value whose slot is released."""
-
-
 class Slots:
     """Places for replies, numbered from 0; a slot without a reply holds neutral values everywhere."""
 
     def __init__(self, num_slots: int, device: torch.device) -> None:
         self.num_slots, self.device = num_slots, device
         self._buffers: list[tuple[Tensor, float]] = []
-        self._values: list[tuple[dict[int, Any], Callable[[Any], None]]] = []
+        self._values: list[tuple[dict[int, Any], Callable[[Any], object]]] = []
         self._parts: list[Part] = []
 
     def rows(self, *shape: int, dtype: torch.dtype = torch.float32, neutral: float = 0) -> Tensor:
@@ -42,7 +38,7 @@ class Slots:
         self._buffers.append((buffer, neutral))
         return buffer
 
-    def values(self, drop: Callable[[Any], None] = _ignore) -> dict[int, Any]:
+    def values(self, drop: Callable[[Any], object] = lambda _: None) -> dict[int, Any]:
         """A new dictionary of what some slots have on the host; ``drop`` gets each value whose slot is released."""
         values: dict[int, Any] = {}
         self._values.append((values, drop))

@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from personalign.decode.account import SteeredRows
 from personalign.decode.models import Models
 from personalign.decode.request import gain
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step, cut_kl, not_empty, short_list
 from personalign.decode.successor import SuccessorHead, reward
-from personalign.decode.weights import WeightBank
+from personalign.decode.weights import SteeredRows, WeightBank
 from personalign.types import Guidance
 
 

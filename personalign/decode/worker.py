@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.request import Piece, Request
-from personalign.decode.seq import Outbox, Seq, engine_error
+from personalign.decode.seq import Outbox, Seq, admit, engine_error
 from personalign.errors import EngineError, check_process
 from personalign.types import Reply
 
@@ -63,14 +62,6 @@ class Ticket:
             self.put(EngineError("the reply was cancelled; send the request again"))
 
 
-@dataclass(frozen=True, eq=False)
-class Errand:
-    """Work for the engine's thread between two steps, and what to do if it can't be done any more."""
-
-    run: Callable[[], None]
-    fail: Callable[[EngineError], None] = lambda _: None
-
-
 class Worker:
     """Runs an engine in a thread of its own until it is closed, or until a slot can't be emptied after a failure."""
 
@@ -78,7 +69,8 @@ class Worker:
         self._engine = engine
         self._pid = os.getpid()
         self._numbers = itertools.count()
-        self._errands: deque[Errand] = deque()
+        # work between two steps, and who is told where it can't be done any more
+        self._errands: deque[tuple[Callable[[], None], Callable[[EngineError], object]]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self._end: EngineError | None = None  # why new work is refused
@@ -112,10 +104,7 @@ class Worker:
             admit(self._engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed)
             for request, outbox in zip(requests, outboxes, strict=True)
         ]
-        with self._changed:
-            self._check_alive()
-            self._engine.submit(seqs)
-            self._changed.notify()
+        self._hand_over(lambda: self._engine.submit(seqs))
         return seqs
 
     def perform(self, work: Callable[[], T]) -> T:
@@ -128,13 +117,14 @@ class Worker:
             except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
                 outcome.set_exception(error)
 
-        self._send(Errand(run, outcome.set_exception))
+        self._hand_over(lambda: self._errands.append((run, outcome.set_exception)))
         return outcome.result()
 
     def forget(self, user: str) -> None:
         """Empty a person's weights: replies that are being written go on without them, those that wait begin so."""
         waiting = self._engine.waiting(user)  # not what they ask when they are back
-        self._send(Errand(lambda: self._engine.forget(user, waiting)))
+        work = partial(self._engine.forget, user, waiting)
+        self._hand_over(lambda: self._errands.append((work, lambda _: None)))
 
     def close(self) -> None:
         """End the thread, and the replies that are being written with an error."""
@@ -145,18 +135,16 @@ class Worker:
             self._changed.notify()
         self._thread.join(DRAIN_S)
 
-    def _send(self, errand: Errand) -> None:
+    def _hand_over(self, give: Callable[[], None]) -> None:
+        """Let the engine's thread have something to do, if it is there."""
         check_process(self._pid)
         with self._changed:
-            self._check_alive()
-            self._errands.append(errand)
+            if self._is_closed:
+                raise EngineError("the engine is closed; open personalign again")
+            if not self.is_alive:
+                raise self._end or EngineError("the engine's thread is gone; open personalign again")
+            give()
             self._changed.notify()
-
-    def _check_alive(self) -> None:
-        if self._is_closed:
-            raise EngineError("the engine is closed; open personalign again")
-        if not self.is_alive:
-            raise self._end or EngineError("the engine's thread is gone; open personalign again")
 
     def _run(self) -> None:
         end = EngineError("the engine was closed while the reply was written; send the request again")
@@ -182,8 +170,8 @@ class Worker:
         """Refuse all new work, and give the error to every caller that waits."""
         with self._changed:
             self._end = end
-        for errand in self._errands:
-            errand.fail(end)
+        for _, fail in self._errands:
+            fail(end)
         self._errands.clear()
         with suppress(Exception):  # callers get the error first: emptying the slots may fail
             self._engine.abort(end)
@@ -191,7 +179,8 @@ class Worker:
 
     def _run_errands(self) -> None:
         while self._errands:
-            self._errands.popleft().run()
+            run, _ = self._errands.popleft()
+            run()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when the worker is closed."""

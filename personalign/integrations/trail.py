@@ -40,7 +40,7 @@ class Trail:
         return parents
 
     def paths(self, drawn: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """For each sequence, in the order of ``generate``, the rows that its tokens were drawn from, while one held it."""
+        """For each sequence, in the order of ``generate``, the rows its tokens were drawn from, while one held it."""
         num_rows = len(self._parents[0]) // self._num_prompts
         steps = list(zip(torch.stack(self._parents).tolist(), torch.stack(self._tokens).tolist(), strict=True))
         for i, tokens in enumerate(drawn):

@@ -13,12 +13,11 @@ from statistics import mean
 import numpy as np
 from torch import Tensor
 
-from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.lane import Reading
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
-from personalign.decode.seq import Seq
+from personalign.decode.seq import Seq, admit
 from personalign.decode.steer import Step
 from personalign.errors import PersonalignError
 from personalign.options import Options

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from personalign.decode import engine as engine_module
 from personalign.decode import lane as lane_module
-from personalign.decode.admit import admit
 from personalign.decode.cache import SlotCache
 from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Piece, Request
 from personalign.decode.scheduler import Scheduler
+from personalign.decode.seq import admit
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, Overloaded
 from personalign.options import Options

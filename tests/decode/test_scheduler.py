@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalign.decode.admit import admit
 from personalign.decode.request import Request
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Queue, Scheduler
-from personalign.decode.seq import LIFE, Event, Seq, State
+from personalign.decode.seq import LIFE, Event, Seq, State, admit
 from personalign.errors import Overloaded
 from tests.decode.tiny_models import make_kit, talk
 

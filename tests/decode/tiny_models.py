@@ -18,12 +18,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from personalign.decode.admit import admit
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.request import Request
+from personalign.decode.seq import admit
 from personalign.decode.steer import Steer, Step
 from personalign.decode.successor import SuccessorHead
 from personalign.types import Reply, Steering

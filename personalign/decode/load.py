@@ -63,9 +63,7 @@ class CausalModel:
     @property
     def output_layer(self) -> torch.nn.Module:
         """The layer whose input is the last hidden state."""
-        layer = _output_layer(self.model)
-        assert layer is not None, "load_causal refuses a model without one"
-        return layer
+        return _output_layer(self.model)
 
     @property
     def output_embedding(self) -> Float[Tensor, "V H"]:
@@ -135,20 +133,20 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
             be read token by token.
     """
     model, tokenizer = read_frozen(AutoModelForCausalLM, checkpoint_folder(str(name_or_path)), device)
-    if _output_layer(model) is None:
-        raise ModelError(
-            f"{name_or_path} has no output layer that can be read; expected a decoder with a language head"
-        )
     name = str(name_or_path)
-    check_cache(model, cache_argument(model), lambda output: output.logits[:, -1], name, context(model))
     fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
+    check_cache(model, cache_argument(model), lambda output: output.logits[:, -1], name, context(model))
     causal = CausalModel(model, tokenizer, fingerprints, name)
     _ = causal.ends  # so that odd ones are refused now
     return causal
 
 
-def _output_layer(model: PreTrainedModel) -> torch.nn.Module | None:
+def _output_layer(model: PreTrainedModel) -> torch.nn.Module:
     layer: torch.nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if layer is None:
+        raise ModelError(
+            f"a {type(model).__name__} has no output layer that can be read; expected a decoder with a language head"
+        )
     return layer
 
 

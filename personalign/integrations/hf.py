@@ -12,7 +12,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +22,12 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from personalign.basis import Basis
 from personalign.decode.load import CausalModel, model_sha256, tokenizer_sha256
+from personalign.decode.models import Models
 from personalign.decode.request import gain, reason
 from personalign.decode.steer import cut_kl, not_empty
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.tilt import tilt
-from personalign.errors import BasisError, InputError, ModelError
+from personalign.errors import BasisError, InputError
 from personalign.integrations.trail import Trail
 from personalign.learn.served import Serving
 from personalign.options import check_number
@@ -64,24 +64,16 @@ class SteeredModel:
 
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, basis: Basis) -> None:
-        if model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
-            raise ModelError(
-                f"{type(model).__name__} has no output layer that can be read; expected a decoder with a language head"
-            )
         fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
         basis.check_model(fingerprints)
         if basis.head is None:
             raise BasisError("steering needs a successor head, and the basis has none; train one for this model")
-        self.basis = basis
-        self.causal = CausalModel(model, tokenizer, fingerprints, basis.model)
         with torch.random.fork_rng(devices=[]):  # a module draws its first weights: the caller's seed stays untouched
-            self.head = SuccessorHead.from_arrays(basis.head).to(self.causal.device)
-        if (self.head.hidden_size, self.head.num_axes) != (self.causal.hidden_size, basis.num_axes):
-            raise BasisError(
-                f"the head reads {self.head.hidden_size} hidden dimensions and predicts {self.head.num_axes} axes, "
-                f"expected {self.causal.hidden_size} and {basis.num_axes}; train it again"
-            )
-        self.table = self.head.table(self.causal.output_embedding)
+            head = SuccessorHead.from_arrays(basis.head)
+        if head.num_axes != basis.num_axes:
+            raise BasisError(f"the head predicts {head.num_axes} axes, expected {basis.num_axes}; train it again")
+        self.basis, self.head, self.causal = basis, head, CausalModel(model, tokenizer, fingerprints, basis.model)
+        self.table = Models(self.causal, head, basis.steering).table
 
     def by(self, people: Sequence[Profile | None], strength: float = 1.0) -> GenerateSteer:
         """Steer one ``generate`` call: each prompt of its batch by the profile in the same place.
@@ -120,7 +112,7 @@ class GenerateSteer(LogitsProcessor):
         self._trail = Trail(len(guidance))
         self._steps: list[Tensor] = []  # (B, 4) each: 1 where guided, both KL in nats, 1 where changed
         self._hook: RemovableHandle | None = None  # set by entering
-        self._rows: _Rows | None = None  # set by the first step
+        self._rows: tuple[Tensor, Tensor] | None = None  # what each row's reward and gain are, set by the first step
 
     def __enter__(self) -> GenerateSteer:  # noqa: PYI034 - beartype can't read Self on a method
         """Listen at the model's output layer until the with block ends."""
@@ -145,11 +137,7 @@ class GenerateSteer(LogitsProcessor):
             )
 
     def __call__(self, input_ids: Int[Tensor, "B T"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Tilt the scores of guided rows.
-
-        Raises:
-            InputError: the scores don't stem from one forward pass over these rows, a token after the step before.
-        """
+        """Tilt the scores of guided rows; refuse those of anything but one forward pass a token."""
         hidden = self._passes.take()
         if len(hidden) != len(scores) or len(scores) % len(self._guidance):
             raise InputError(
@@ -162,7 +150,7 @@ class GenerateSteer(LogitsProcessor):
             return scores
         if self._rows is None:
             self._rows = self._expanded(len(scores) // len(self._guidance), scores.device)
-        return self._tilted(self._rows, scores, hidden, parents)
+        return self._tilted(*self._rows, scores, hidden, parents)
 
     def report(self, sequences: Int[Tensor, "N T"]) -> list[RowAccount]:
         """Account for each sequence that ``generate`` returned: ``out``, or ``out.sequences``.
@@ -189,38 +177,37 @@ class GenerateSteer(LogitsProcessor):
 
     # Below: steering
 
-    def _expanded(self, num_rows: int, device: torch.device) -> _Rows:
-        """Each person's reward and gain for all rows of their prompt: beams, or sequences to return."""
+    def _expanded(self, num_rows: int, device: torch.device) -> tuple[Float[Tensor, "B R h1"], Float[Tensor, "B"]]:
+        """Each person's merged head and gain for all rows of their prompt: beams, or sequences to return."""
         nothing = np.zeros(self._steered.basis.num_axes)
         weights = np.stack([g.weights if g else nothing for g in self._guidance]).repeat(num_rows, axis=0)
-        return _Rows(
-            self._steered.head.merged(torch.tensor(weights, dtype=torch.float32, device=self._steered.table.device)),
-            torch.tensor(self._gains, dtype=torch.float32, device=device).repeat_interleave(num_rows),
+        merged = self._steered.head.merged(
+            torch.tensor(weights, dtype=torch.float32, device=self._steered.table.device)
         )
+        return merged, torch.tensor(self._gains, dtype=torch.float32, device=device).repeat_interleave(num_rows)
 
     def _tilted(
-        self, rows: _Rows, scores: Float[Tensor, "B V"], hidden: Float[Tensor, "B H"], parents: Int[Tensor, "B"]
+        self,
+        merged: Float[Tensor, "B R h1"],
+        strength: Float[Tensor, "B"],
+        scores: Float[Tensor, "B V"],
+        hidden: Float[Tensor, "B H"],
+        parents: Int[Tensor, "B"],
     ) -> Float[Tensor, "B V"]:
-        steering = self._steered.basis.steering
+        steering, table = self._steered.basis.steering, self._steered.table
         ends = torch.tensor(self._steered.causal.ends, dtype=torch.long, device=scores.device)
         allowed = scores if self._steps else not_empty(scores, None, ends)
         top, candidates = allowed.topk(min(steering.num_candidates, scores.shape[-1]))
-        delta, kl, finite, _ = tilt(top, self._rewards(rows, hidden, candidates), rows.gain, steering.clip)
+        # generate takes prompts on the CPU for a model elsewhere, and then scores there
+        rewards = reward(self._steered.head, table, hidden.to(table.device), merged, candidates.to(table.device))
+        delta, kl, finite, _ = tilt(top, rewards.to(top.device), strength, steering.clip)
         # a sequence loses its guidance for good at its first reward that isn't finite
-        guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else rows.gain > 0)
+        guided = finite & (self._steps[-1][parents, 0] > 0 if self._steps else strength > 0)
         changed = (top + delta).argmax(-1) != 0
         account = torch.stack([torch.ones_like(kl), kl + cut_kl(scores, top), kl, changed.to(kl)], dim=-1)
         self._steps.append(torch.where(guided[:, None], account, 0.0))
         tilted = torch.full_like(scores, -math.inf).scatter(-1, candidates, top + delta)
         return torch.where(guided[:, None], tilted, scores)
-
-    def _rewards(
-        self, rows: _Rows, hidden: Float[Tensor, "B H"], candidates: Int[Tensor, "B K"]
-    ) -> Float[Tensor, "B K"]:
-        head, table = self._steered.head, self._steered.table
-        # generate takes prompts on the CPU for a model elsewhere, and then scores there
-        rewards = reward(head, table, hidden.to(table.device), rows.merged, candidates.to(table.device))
-        return rewards.to(candidates.device)
 
     # Below: accounting
 
@@ -242,13 +229,6 @@ class GenerateSteer(LogitsProcessor):
         strength = self._gains[person]
         why = None if guided == 1 else reason(self._guidance[person], strength, is_sound=strength <= 0)
         return RowAccount(guided=why is None, reason=why, kl=kl, tilt_kl=tilt_kl, changed=changed)
-
-
-class _Rows(NamedTuple):
-    """What lasts for a call: whose reward each row is for."""
-
-    merged: Float[Tensor, "B R h1"]
-    gain: Float[Tensor, "B"]
 
 
 class _Passes(threading.local):

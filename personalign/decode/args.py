@@ -18,7 +18,7 @@ from personalign.decode.cache import Window
 from personalign.decode.lane import Reading
 from personalign.decode.models import Models
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Step, cut_kl, not_empty, short_list
+from personalign.decode.steer import Step, Tilt, not_empty
 from personalign.decode.weights import SteeredRows, WeightBank
 from personalign.types import Guidance
 
@@ -73,12 +73,12 @@ class Args:
         weights, gain = self.rows.weights(slice(b)), self.rows.gain(slice(b))
         rewards = (self.score(candidates) * weights[:, None, :]).sum(-1)
         rewards = torch.where(top.isfinite(), rewards, 0.0)
-        scores = top + self._weight * gain[:, None] * rewards
-        log_p, log_q = top.log_softmax(-1), scores.log_softmax(-1)
+        delta = self._weight * gain[:, None] * rewards
+        log_p, log_q = top.log_softmax(-1), (top + delta).log_softmax(-1)
         kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
         gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
-        guided = self.rows.record(step, gain, rewards.isfinite().all(-1), scores, kl, cut_kl(logits, top), gained)
-        return short_list(logits, candidates, scores, guided)
+        tilt = Tilt(delta, kl, rewards.isfinite().all(-1), gained)
+        return self.rows.steered(logits, step, top, candidates, tilt)
 
     def score(self, candidates: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
         """Rewards of each slot's prefix with each of its candidates, all at the position after the prefix."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,15 @@ class Step:
 
 
 Steer = Callable[[Tensor, Step], Tensor]  # logits (b, V) -> logits (b, V)
+
+
+class Tilt(NamedTuple):
+    """What a reward does to a short list of tokens."""
+
+    delta: Float[Tensor, "B K"]  # what is added to the logits
+    kl: Float[Tensor, "B"]  # KL(q ‖ p) in nats, within the short list
+    finite: Bool[Tensor, "B"]  # whether the rewards of all possible candidates are; without that the rest is void
+    gained: Float[Tensor, "B"]  # Σ q Q − Σ p Q
 
 
 @runtime_checkable
@@ -51,14 +60,3 @@ def not_empty(logits: Float[Tensor, "B V"], step: Step | None, ends: Int[Tensor,
 def cut_kl(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:
     """−log of the short list's share of all probability: what KL over the whole vocabulary adds to that within it."""
     return (logits.logsumexp(-1) - top.logsumexp(-1)).clamp_min(0.0)
-
-
-def short_list(
-    logits: Float[Tensor, "B V"],
-    candidates: Int[Tensor, "B K"],
-    scores: Float[Tensor, "B K"],
-    guided: Bool[Tensor, "B"],
-) -> Float[Tensor, "B V"]:
-    """The candidates' scores, −inf elsewhere, in guided rows, in place; all others keep their bits."""
-    written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
-    return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)

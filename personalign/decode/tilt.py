@@ -5,28 +5,17 @@ A row without guidance passes by selection, never by adding zero, and so keeps i
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from personalign.decode.models import Models
 from personalign.decode.request import gain
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Step, cut_kl, not_empty, short_list
+from personalign.decode.steer import Step, Tilt, not_empty
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import SteeredRows, WeightBank
 from personalign.types import Guidance
-
-
-class Tilt(NamedTuple):
-    """A short list before and after a bounded tilt."""
-
-    delta: Float[Tensor, "B K"]  # what is added to the logits
-    kl: Float[Tensor, "B"]  # KL(q ‖ p) in nats, within the short list
-    finite: Bool[Tensor, "B"]  # whether the rewards of all possible candidates are; without that the rest is void
-    gained: Float[Tensor, "B"]  # Σ q Q − Σ p Q
 
 
 def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float) -> Tilt:
@@ -70,10 +59,8 @@ class SuccessorTilt:
         if not self.rows.slots:
             return logits
         b, steering = len(logits), self._steering
-        strength = self.rows.gain(slice(b))
         top, candidates = not_empty(logits, step, self._ends).topk(min(steering.num_candidates, logits.shape[-1]))
         rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
-        delta, kl, finite, gained = tilt(top, rewards, steering.beta * strength, steering.clip)
-        scores = top + delta
-        guided = self.rows.record(step, strength, finite, scores, kl, cut_kl(logits, top), gained)
-        return short_list(logits, candidates, scores, guided)
+        return self.rows.steered(
+            logits, step, top, candidates, tilt(top, rewards, steering.beta * self.rows.gain(slice(b)), steering.clip)
+        )

@@ -6,17 +6,18 @@ being written keeps the weights it began with. Row 0 is neutral and belongs to n
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from personalign.decode.request import Account
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Step
+from personalign.decode.steer import Step, Tilt, cut_kl
 from personalign.errors import Overloaded
 from personalign.types import Guidance
 
@@ -145,28 +146,29 @@ class SteeredRows:
         """Strength times ρ of some slots: 0 without guidance, or once the person is erased."""
         return self._strength[slots] * self._bank.confidence[self._row[slots]]
 
-    def record(
+    def steered(
         self,
+        logits: Float[Tensor, "b V"],
         step: Step,
-        gain: Float[Tensor, "b"],
-        finite: Bool[Tensor, "b"],
-        scores: Float[Tensor, "b K"],
-        kl: Float[Tensor, "b"],
-        cut_kl: Float[Tensor, "b"],
-        gained: Float[Tensor, "b"],
-    ) -> Bool[Tensor, "b"]:
-        """Add a step to the account; return which rows to steer. A reward that isn't finite ends a row's steering.
+        top: Float[Tensor, "b K"],
+        candidates: Int[Tensor, "b K"],
+        tilt: Tilt,
+    ) -> Float[Tensor, "b V"]:
+        """The tilted short list of guided rows, −inf elsewhere, in place; other rows keep their bits.
 
-        Rows in shadow are counted like others, but not steered. ``scores`` are the short list's, the model's
-        own likeliest token first; ``kl`` is within it, and ``cut_kl`` what the whole vocabulary adds.
+        A reward that isn't finite ends a row's steering. Rows in shadow are counted like others, but not steered.
         """
-        b = len(gain)
+        b, scores = len(logits), top + tilt.delta
+        gain = self.gain(slice(b))
         judged = (gain > 0).logical_and_(step.active)  # the values of other rows mean nothing
-        sound = self._sound[:b].logical_and_(finite.logical_or(~judged))
+        sound = self._sound[:b].logical_and_(tilt.finite.logical_or(~judged))
         guided = (gain > 0).logical_and_(sound)
-        effect = torch.stack([kl + cut_kl, kl, (scores.argmax(-1) != 0).to(kl.dtype), gained], dim=-1)
+        changed = (scores.argmax(-1) != 0).to(tilt.kl.dtype)  # the model's own likeliest token comes first
+        effect = torch.stack([tilt.kl + cut_kl(logits, top), tilt.kl, changed, tilt.gained], dim=-1)
         self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
-        return guided.logical_and_(self._steers[:b])
+        guided.logical_and_(self._steers[:b])
+        written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
+        return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)
 
     def account(self, slot: int) -> Account:
         """What was done to the slot's reply so far; one copy from the device."""

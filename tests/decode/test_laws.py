@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from personalign.decode import lane, reference, tilt
+from personalign.decode import lane, reference, tilt, weights
 from personalign.decode.engine import generate
 from personalign.decode.experts import Expert
 from personalign.decode.lane import forward
@@ -335,7 +335,7 @@ def test_kl_covers_what_the_short_list_leaves_out(kit: Kit, monkeypatch: pytest.
         (reply,) = generate(models, [asked])
         assert reply.tilt_kl <= 0.1**2 / 8 < 0.1 < reply.kl
         assert reply.kl == pytest.approx(reference.generate(models, asked).kl, abs=1e-4)
-    monkeypatch.setattr(tilt, "cut_kl", lambda _, top: torch.zeros(len(top)))
+    monkeypatch.setattr(weights, "cut_kl", lambda _, top: torch.zeros(len(top)))
     (reply,) = generate(models, [request])
     assert reply.kl == reply.tilt_kl  # control
 

@@ -18,7 +18,7 @@ from personalign.decode.engine import Engine
 from personalign.decode.load import CausalModel
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
-from personalign.decode.seq import admit
+from personalign.decode.seq import Seq
 from personalign.options import Options, Rule
 from personalign.types import Guidance, Reply
 
@@ -88,7 +88,7 @@ class EngineSide:
     def _write(self, requests: Sequence[Request]) -> list[float]:
         """Seconds from the first request to the end of each step."""
         outcomes: dict[int, Reply | Exception | Piece] = {}
-        replies = [admit(self._models, r, i, partial(outcomes.__setitem__, i)) for i, r in enumerate(requests)]
+        replies = [Seq(self._models, r, i, partial(outcomes.__setitem__, i)) for i, r in enumerate(requests)]
         times: list[float] = []
         started = time.perf_counter()
         self._engine.submit(replies)

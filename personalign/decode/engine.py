@@ -22,7 +22,7 @@ from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
-from personalign.decode.seq import Seq, admit, engine_error
+from personalign.decode.seq import Seq, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, ModelError, PersonalignError
@@ -229,7 +229,7 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
     outcomes: dict[int, Reply | Exception | Piece] = {}
     seqs = [
         # without a user: the requests of one call take no turns
-        admit(models, replace(request, user=""), i, partial(outcomes.__setitem__, i))
+        Seq(models, replace(request, user=""), i, partial(outcomes.__setitem__, i))
         for i, request in enumerate(requests)
     ]
     if not seqs:

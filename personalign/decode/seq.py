@@ -52,33 +52,39 @@ class RewardPrompt:
 
 
 class Seq:
-    """A reply being written. The engine alone changes it, but for the wish to cancel it."""
+    """A reply being written. The engine alone changes it, but for the wish to cancel it.
+
+    Any thread may make one: it checks the request, and renders the prompt for every model that reads it.
+
+    Raises:
+        InputError: and its kinds, as ``generate``.
+    """
 
     def __init__(
-        self,
-        number: int,
-        request: Request,
-        prompt: list[int],
-        stack: Stack | None,
-        reward_prompt: RewardPrompt | None,
-        matcher: Matcher | None,
-        base: CausalModel,
-        outbox: Outbox,
-        *,
-        is_streamed: bool,
+        self, models: Models, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False
     ) -> None:
-        self.number, self.request, self.prompt = number, request, prompt
-        self.stack, self.reward_prompt, self.matcher = stack, reward_prompt, matcher
+        options, base, reward = request.options, models.base, models.reward_model
+        options.check_vocabulary(models.num_tokens)
+        expert, alpha = models.expert(options)
+        _check_guidance(models, request)
+        self.number, self.request, self.prompt = number, request, _prompt(base, request)
+        self.stack = None if expert is None else Stack(expert, alpha, _prompt(expert, request))
+        self.reward_prompt: RewardPrompt | None = None
+        if reward is not None and (guidance := models.reward_guidance(request)) is not None:
+            self.reward_prompt = RewardPrompt(_prompt(reward, request), guidance)
+        self.matcher: Matcher | None = None
+        if options.schema is not None or options.regex is not None:
+            self.matcher = models.constrainer.compile(options.schema, options.regex)
         self.guidance = request.guidance  # None once the person is erased
         self.state: State = "waiting"
         self.is_cancelled = False  # any thread may ask for that; the engine's next step lets it happen
         self._outbox, self._ends = outbox, base.ends
-        self._needs_text = is_streamed or bool(request.options.stop)  # token by token
+        self._needs_text = is_streamed or bool(options.stop)  # token by token
         self._ids: list[int] = []
         self._end: int | None = None  # once it is drawn
         self._num_drawn = 0
         self._logprobs: list[TokenLogprobs] = []
-        self._text = TextStream(base.detokenize, request.options.stop)
+        self._text = TextStream(base.detokenize, options.stop)
 
     @property
     def owner(self) -> str | int:
@@ -153,21 +159,6 @@ class Seq:
         self.enter("fail")
         with suppress(Exception):
             self._outbox(error)
-
-
-def admit(models: Models, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False) -> Seq:
-    """Check a request and turn it into what an engine writes; any thread may do so."""
-    options = request.options
-    options.check_vocabulary(models.num_tokens)
-    expert, alpha = models.expert(options)
-    _check_guidance(models, request)
-    prompt = _prompt(models.base, request)
-    stack = None if expert is None else Stack(expert, alpha, _prompt(expert, request))
-    reward, guidance = models.reward_model, models.reward_guidance(request)
-    asked = None if reward is None or guidance is None else RewardPrompt(_prompt(reward, request), guidance)
-    is_free = options.schema is None and options.regex is None
-    matcher = None if is_free else models.constrainer.compile(options.schema, options.regex)
-    return Seq(number, request, prompt, stack, asked, matcher, models.base, outbox, is_streamed=is_streamed)
 
 
 def _check_guidance(models: Models, request: Request) -> None:

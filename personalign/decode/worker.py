@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from personalign.decode.engine import Engine
 from personalign.decode.request import Piece, Request
-from personalign.decode.seq import Outbox, Seq, admit, engine_error
+from personalign.decode.seq import Outbox, Seq, engine_error
 from personalign.errors import EngineError, check_process
 from personalign.types import Reply
 
@@ -101,7 +101,7 @@ class Worker:
         """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into."""
         check_process(self._pid)
         seqs = [
-            admit(self._engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed)
+            Seq(self._engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed)
             for request, outbox in zip(requests, outboxes, strict=True)
         ]
         self._hand_over(lambda: self._engine.submit(seqs))

@@ -17,7 +17,7 @@ from personalign.decode.engine import Engine
 from personalign.decode.lane import Reading
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
-from personalign.decode.seq import Seq, admit
+from personalign.decode.seq import Seq
 from personalign.decode.steer import Step
 from personalign.errors import PersonalignError
 from personalign.options import Options
@@ -79,7 +79,7 @@ class Desk:
     def submit(self, request: Request, *, is_streamed: bool = False, is_watched: bool = False) -> Caller:
         """Ask for a reply."""
         caller, number = Caller(), next(self._numbers)
-        caller.seq = admit(self.models, request, number, caller, is_streamed=is_streamed)
+        caller.seq = Seq(self.models, request, number, caller, is_streamed=is_streamed)
         try:
             self.engine.submit([caller.seq])
         except PersonalignError as error:

@@ -18,7 +18,7 @@ from personalign.decode.cache import SlotCache
 from personalign.decode.load import CausalModel, render
 from personalign.decode.request import Piece, Request
 from personalign.decode.scheduler import Scheduler
-from personalign.decode.seq import admit
+from personalign.decode.seq import Seq
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, Overloaded
 from personalign.options import Options
@@ -235,8 +235,8 @@ def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
 
     desk = Desk(kit.models(), 3)
     request = Request(HELLO, Options(8), GUIDED)
-    desk.engine.submit([admit(desk.models, request, 1000, closed, is_streamed=True)])
-    desk.engine.submit([admit(desk.models, Request(HELLO, Options(3)), 1001, closed)])
+    desk.engine.submit([Seq(desk.models, request, 1000, closed, is_streamed=True)])
+    desk.engine.submit([Seq(desk.models, Request(HELLO, Options(3)), 1001, closed)])
     caller = desk.submit(request, is_watched=True)
     desk.drain()
     alone = Desk(kit.models(), 3)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from personalign.decode.request import Request
 from personalign.decode.scheduler import DEFAULT_BUCKETS, Queue, Scheduler
-from personalign.decode.seq import LIFE, Event, Seq, State, admit
+from personalign.decode.seq import LIFE, Event, Seq, State
 from personalign.errors import Overloaded
 from tests.decode.tiny_models import make_kit, talk
 
@@ -25,7 +25,7 @@ Ask = Callable[[str, int], Seq]
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """A person's request, with a number to know it by."""
     models, hello, outbox = make_kit("llama", tmp_path_factory.mktemp("llama")).models(), talk("hello")[0], []
-    return lambda owner, number: admit(models, Request(hello, user=owner), number, outbox.append)
+    return lambda owner, number: Seq(models, Request(hello, user=owner), number, outbox.append)
 
 
 def admitted(scheduler: Scheduler) -> list[Seq]:

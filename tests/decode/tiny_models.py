@@ -23,7 +23,7 @@ from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.request import Request
-from personalign.decode.seq import admit
+from personalign.decode.seq import Seq
 from personalign.decode.steer import Steer, Step
 from personalign.decode.successor import SuccessorHead
 from personalign.types import Reply, Steering
@@ -156,7 +156,7 @@ def traced(models: Models, requests: list[Request], steers: tuple[Steer, ...] = 
     engine = Engine(models, len(requests), 256, len(requests), steers=[*steers, look])
     engine._scheduler._buckets = [len(requests)]
     for i, request in enumerate(requests):
-        engine.submit([admit(models, request, i, partial(outcomes.__setitem__, i))])
+        engine.submit([Seq(models, request, i, partial(outcomes.__setitem__, i))])
     while not engine.is_idle:
         engine.step()
     for outcome in outcomes:

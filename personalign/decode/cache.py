@@ -88,7 +88,8 @@ class SlotCache(Cache):
     """One slot layer for each layer of a model."""
 
     def __init__(self, config: PreTrainedConfig, num_rows: int, max_length: int) -> None:
-        self._layers = [SlotLayer(num_rows, max_length) for _ in range(_num_layers(config))]
+        num_layers = config.get_text_config().num_hidden_layers
+        self._layers = [SlotLayer(num_rows, max_length) for _ in range(num_layers)]
         super().__init__(layers=list(self._layers))
 
     def open(self, window: Window) -> None:
@@ -148,12 +149,6 @@ class Attention:
             zero = torch.zeros((), dtype=dtype, device=visible.device)  # boolean masks mislead eager attention
             masks[kind] = torch.where(near, zero, torch.finfo(dtype).min)[:, None]
         return masks if len(masks) > 1 else masks[self.kinds[0]]
-
-
-def _num_layers(config: PreTrainedConfig) -> int:
-    text = config.get_text_config()
-    number: int = text.num_hidden_layers
-    return number
 
 
 @torch.no_grad()

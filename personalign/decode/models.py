@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,11 @@ def check_vocabulary(base: CausalModel, other: CausalModel | RewardModel) -> Non
                 f"token {i} is {tokens.get(i)!r} in {base.name} and {others.get(i)!r} in {other.name}; expected one "
                 "vocabulary; use an expert or a reward model made for this model's tokenizer"
             )
-    what, num = ("logits", other.num_logits) if isinstance(other, CausalModel) else ("embeddings", other.num_embeddings)
+    if isinstance(other, CausalModel):
+        what, num = "logits", other.num_logits
+    else:
+        layer: Any = other.backbone.get_input_embeddings()
+        what, num = "embeddings", len(layer.weight)
     num_tokens = min(base.num_tokens, base.num_logits)  # a tokenizer may know ids that the model can't write
     if num < num_tokens:
         raise ModelError(

@@ -55,15 +55,6 @@ class _Manifest(Schema):
     fingerprints: FingerprintsRow
     basis: _BasisRow | None = None
 
-    @property
-    def hashes(self) -> tuple[str, ...] | None:
-        """What each reward was trained to be, in the order of the axes."""
-        if self.basis is None:
-            return None
-        if set(self.basis.measures) != set(self.axes):
-            raise DOOR.refusal(f"{MANIFEST} has the axes {self.axes}, and of a basis {[*self.basis.measures]}")
-        return tuple(self.basis.measures[name] for name in self.axes)
-
 
 @dataclass(frozen=True, eq=False)
 class RewardModel:
@@ -96,12 +87,6 @@ class RewardModel:
     def layers(self) -> nn.Module:
         """From token ids to the last hidden state."""
         return self.backbone
-
-    @property
-    def num_embeddings(self) -> int:
-        """How many token ids it can read."""
-        layer: Any = self.backbone.get_input_embeddings()
-        return len(layer.weight)
 
     @property
     def device(self) -> torch.device:
@@ -266,6 +251,9 @@ def _check_causal(reward: RewardModel) -> None:
 
 def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardModel:
     manifest = DOOR.parse(_Manifest, DOOR.read(folder / MANIFEST), str(folder / MANIFEST))
+    measures = manifest.basis and manifest.basis.measures
+    if measures is not None and set(measures) != set(manifest.axes):
+        raise DOOR.refusal(f"{folder / MANIFEST} has the axes {manifest.axes}, and of a basis {[*measures]}")
     stated = str((folder / manifest.base).resolve()) if manifest.base.startswith("../") else manifest.base
     causal = _base(folder, stated if base is None else base, device)
     if causal.fingerprints != Fingerprints(**manifest.fingerprints.model_dump()):
@@ -284,9 +272,9 @@ def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardMod
         raise ModelError(
             f"{folder} doesn't fit {causal.name} ({first_line(error)}); expected a LoRA trained on it; train it again"
         ) from error
-    return RewardModel(
-        backbone, head, causal.tokenizer, str(folder), tuple(manifest.axes), manifest.hashes, is_trained_here=True
-    )
+    hashes = None if measures is None else tuple(measures[name] for name in manifest.axes)
+    axes = tuple(manifest.axes)
+    return RewardModel(backbone, head, causal.tokenizer, str(folder), axes, hashes, is_trained_here=True)
 
 
 def _base(folder: Path, base: str | Path, device: str) -> CausalModel:

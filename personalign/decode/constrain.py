@@ -168,7 +168,7 @@ def _json_grammar(schema: Mapping[str, object] | str) -> str:
         )
     except (TypeError, ValueError, RecursionError) as error:  # or a number beyond all floats
         raise ConstraintError(
-            f"the schema isn't JSON of an object ({error}); expected one such as {EXAMPLE}"
+            f"the schema isn't JSON that can be used ({error}); expected an object such as {EXAMPLE}"
         ) from error
 
 

@@ -251,7 +251,7 @@ def _check_causal(reward: RewardModel) -> None:
 
 def _load_tuned(folder: Path, device: str, base: str | Path | None) -> RewardModel:
     manifest = DOOR.parse(_Manifest, DOOR.read(folder / MANIFEST), str(folder / MANIFEST))
-    measures = manifest.basis and manifest.basis.measures
+    measures = None if manifest.basis is None else manifest.basis.measures
     if measures is not None and set(measures) != set(manifest.axes):
         raise DOOR.refusal(f"{folder / MANIFEST} has the axes {manifest.axes}, and of a basis {[*measures]}")
     stated = str((folder / manifest.base).resolve()) if manifest.base.startswith("../") else manifest.base

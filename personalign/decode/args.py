@@ -32,8 +32,8 @@ class Args:
         self._num_tokens = models.num_tokens  # the output layer may have more rows, which a reward model can't read
         self._k = min(models.args.num_candidates, self._num_tokens)
         self._ends = torch.tensor(models.base.ends, dtype=torch.long, device=slots.device)
-        config = self._reward.backbone.config
-        self._reading = Reading(config, slots, max_length + self._k, ahead=self._k)  # the prefix; candidates beyond it
+        # what is read is the prefix, and the candidates are written beyond it
+        self._reading = Reading(self._reward.backbone, slots, max_length + self._k, ahead=self._k)
         self.rows = SteeredRows(slots, WeightBank(self._reward.num_axes, self._reward.device, slots.num_slots))
         self._asked: tuple[Step, Int[Tensor, "b k"]] | None = None  # the candidates whose drawn ones are accepted next
 
@@ -93,14 +93,6 @@ class Args:
     def _forward(
         self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, visible: Bool[Tensor, "r T L"]
     ) -> Float[Tensor, "r T H"]:
-        reading, reward = self._reading, self._reward
-        reading.cache.open(window)
-        output = reward.backbone(
-            input_ids=ids,
-            attention_mask=reading.attention.masks(visible, positions, reward.backbone.dtype),
-            position_ids=positions,
-            use_cache=True,
-            **{reward.cache_argument: reading.cache},
-        )
+        output = self._reward.backbone(input_ids=ids, **self._reading.arguments(positions, window, visible))
         hidden: Tensor = output.last_hidden_state
         return hidden

@@ -5,6 +5,7 @@ A slot is one row of every buffer. What a forward pass may touch is set in the w
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,10 +152,13 @@ class Attention:
         return masks if len(masks) > 1 else masks[self.kinds[0]]
 
 
+def cache_argument(model: PreTrainedModel) -> str:
+    """What a model calls its key/value cache: transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 @torch.no_grad()
-def check_cache(
-    model: PreTrainedModel, cache_argument: str, follows: Callable[[Any], Tensor], name: str, context: int | None
-) -> None:
+def check_cache(model: PreTrainedModel, follows: Callable[[Any], Tensor], name: str, context: int | None) -> None:
     """Refuse a model that ignores the cache, positions or masks it is given: its replies would be nonsense.
 
     One row reads four tokens, then a fifth beside the first one of another row. What ``follows`` (rows first) must be
@@ -167,7 +171,7 @@ def check_cache(
     def read(rows: slice, tokens: Int[Tensor, "r T"], positions: Int[Tensor, "r T"]) -> Tensor:
         visible = torch.arange(length, device=model.device) <= positions[:, :, None]
         cache.open(Window(rows, torch.arange(len(tokens), device=model.device)[:, None], positions, length))
-        arguments = {cache_argument: cache, "attention_mask": attention.masks(visible, positions, model.dtype)}
+        arguments = {cache_argument(model): cache, "attention_mask": attention.masks(visible, positions, model.dtype)}
         return follows(model(input_ids=tokens, position_ids=positions, use_cache=True, **arguments)).float()
 
     try:

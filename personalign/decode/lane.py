@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
-from personalign.decode.cache import Attention, SlotCache, Window
+from personalign.decode.cache import Attention, SlotCache, Window, cache_argument
 from personalign.decode.load import CausalModel
 from personalign.decode.slots import Slots
 
@@ -53,13 +53,14 @@ class Reading:
     ``copies`` is how many rows a slot has, and ``ahead`` how many positions a step writes beyond what is read.
     """
 
-    def __init__(
-        self, config: PreTrainedConfig, slots: Slots, max_length: int, copies: int = 1, ahead: int = 1
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, slots: Slots, max_length: int, copies: int = 1, ahead: int = 1) -> None:
         self.device, self.copies, self._ahead = slots.device, copies, ahead
-        self.attention = Attention.from_config(config)
+        self._attention, self._dtype = Attention.from_config(model.config), model.dtype
         self.max_length = -(-max_length // LENGTH_STEP) * LENGTH_STEP
-        self.cache = SlotCache(config, slots.num_slots * copies, self.max_length)
+        self.cache, self._argument = (
+            SlotCache(model.config, slots.num_slots * copies, self.max_length),
+            cache_argument(model),
+        )
         self.lengths = slots.rows(dtype=torch.long)
         self.known = [0] * slots.num_slots  # the lengths, on the host
         self._prompts: dict[int, list[int]] = slots.values()
@@ -103,6 +104,14 @@ class Reading:
         """The rows of some slots, to write new tokens at these positions and read ``length`` of them."""
         rows = slice(start * self.copies, stop * self.copies)
         return Window(rows, torch.arange(len(written), device=self.device)[:, None], written, length)
+
+    def arguments(
+        self, positions: Int[Tensor, "r T"], window: Window, visible: Bool[Tensor, "r T L"]
+    ) -> dict[str, object]:
+        """What the model is called with beside the tokens, so that it reads and writes the window."""
+        self.cache.open(window)
+        masks = self._attention.masks(visible, positions, self._dtype)
+        return {self._argument: self.cache, "attention_mask": masks, "position_ids": positions, "use_cache": True}
 
     def visible(self, positions: Int[Tensor, "r T"], length: int) -> Bool[Tensor, "r T L"]:
         """What a token at each position may see: all up to itself."""
@@ -149,7 +158,7 @@ class Lane:
         adapters: Sequence[str] = (),
     ) -> None:
         self._causal, self._runner, self._adapters = causal, runner, list(adapters)
-        self.reading = Reading(causal.model.config, slots, max_length, copies=len(adapters) or 1)
+        self.reading = Reading(causal.model, slots, max_length, copies=len(adapters) or 1)
         self._tokens = slots.rows(dtype=torch.long)  # to be read next
 
     def begin(self, slot: int, prompt: Sequence[int]) -> None:
@@ -185,17 +194,7 @@ class Lane:
     def _forward(
         self, ids: Int[Tensor, "r T"], positions: Int[Tensor, "r T"], window: Window, visible: Bool[Tensor, "r T L"]
     ) -> tuple[Float[Tensor, "r V"], Float[Tensor, "r H"]]:
-        reading, causal = self.reading, self._causal
-        reading.cache.open(window)
-        arguments: dict[str, object] = {causal.cache_argument: reading.cache}
+        arguments = self.reading.arguments(positions, window, visible)
         if self._adapters:
             arguments["adapter_names"] = self._adapters * (len(ids) // len(self._adapters))
-        return forward(
-            causal,
-            ids,
-            self._runner,
-            attention_mask=reading.attention.masks(visible, positions, causal.model.dtype),
-            position_ids=positions,
-            use_cache=True,
-            **arguments,
-        )
+        return forward(self._causal, ids, self._runner, **arguments)

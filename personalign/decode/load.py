@@ -104,11 +104,6 @@ class CausalModel:
         return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @cached_property
-    def cache_argument(self) -> str:
-        """What the model calls its key/value cache."""
-        return cache_argument(self.model)
-
-    @cached_property
     def ends(self) -> tuple[int, ...]:
         """What ends a reply: the tokens that the model names, and the tokenizer's where its template ends turns."""
         named = self.model.generation_config.eos_token_id
@@ -135,7 +130,7 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
     model, tokenizer = read_frozen(AutoModelForCausalLM, checkpoint_folder(str(name_or_path)), device)
     name = str(name_or_path)
     fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
-    check_cache(model, cache_argument(model), lambda output: output.logits[:, -1], name, context(model))
+    check_cache(model, lambda output: output.logits[:, -1], name, context(model))
     causal = CausalModel(model, tokenizer, fingerprints, name)
     _ = causal.ends  # so that odd ones are refused now
     return causal
@@ -158,11 +153,6 @@ def context(model: PreTrainedModel) -> int | None:
             f"the config of the {type(model).__name__} says max_position_embeddings {length!r:.80}; expected a length"
         )
     return length
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """What a model calls its key/value cache: transformers 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +28,7 @@ from personalign.artefact import Door, FingerprintsRow, Name, Schema
 from personalign.basis import Basis
 from personalign.decode.cache import check_cache
 from personalign.decode.checkpoint import first_line, read_frozen
-from personalign.decode.load import CausalModel, cache_argument, context, load_causal
+from personalign.decode.load import CausalModel, context, load_causal
 from personalign.decode.lora import merged, read_lora, with_lora
 from personalign.errors import ModelError
 from personalign.types import MAX_AXES, Fingerprints
@@ -98,11 +97,6 @@ class RewardModel:
         """The longest sequence the backbone was made for; None where it doesn't say."""
         return context(self.backbone)
 
-    @cached_property
-    def cache_argument(self) -> str:
-        """What the backbone calls its key/value cache."""
-        return cache_argument(self.backbone)
-
     def score(self, hidden: Float[Tensor, "B T H"]) -> Float[Tensor, "B T d"]:
         """Read the rewards off the backbone's last hidden states, in float32."""
         rewards: Tensor = self.head(hidden.float())
@@ -148,13 +142,7 @@ def load_reward(path: str | Path, device: str = "auto", base: str | Path | None 
     else:
         reward = _load_classifier(str(path), device)
     _check_causal(reward)
-    check_cache(
-        reward.backbone,
-        reward.cache_argument,
-        lambda output: output.last_hidden_state[:, -1],
-        reward.name,
-        reward.context,
-    )
+    check_cache(reward.backbone, lambda output: output.last_hidden_state[:, -1], reward.name, reward.context)
     return reward
 
 

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from personalign.basis import Basis, Learnt
+from personalign.decode.cache import cache_argument
 from personalign.decode.lora import WEIGHTS as ADAPTER
 from personalign.decode.reward_model import (
     HEAD,
@@ -127,13 +128,13 @@ def test_siblings_over_one_cached_prefix_are_scored_as_if_each_were_alone(reward
     wanted = everywhere(reward, alone)[:, -1]
     sees = torch.cat([torch.ones(4, 6, dtype=torch.bool), torch.eye(4, dtype=torch.bool)], 1)
     with torch.no_grad():
-        reward.backbone(input_ids=prefix, use_cache=True, **{reward.cache_argument: cache})
+        reward.backbone(input_ids=prefix, use_cache=True, **{cache_argument(reward.backbone): cache})
         output = reward.backbone(
             input_ids=candidates,
             position_ids=torch.full((1, 4), 6),
             attention_mask=torch.zeros(1, 1, 4, 10).masked_fill(~sees, torch.finfo(torch.float32).min),
             use_cache=True,
-            **{reward.cache_argument: cache},
+            **{cache_argument(reward.backbone): cache},
         )
     torch.testing.assert_close(reward.score(output.last_hidden_state)[0], wanted, atol=1e-5, rtol=0)
     assert (wanted[0] - wanted[1]).abs().max() > 1e-2  # control: the candidates differ

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache
 
+from personalign.decode.cache import cache_argument
 from personalign.decode.load import CausalModel
 from personalign.decode.reward_model import RewardModel
 
@@ -23,16 +24,19 @@ NUM_CANDIDATES, WEIGHT = 10, 1.5  # k and w of the paper's release
 def generate(base: CausalModel, reward: RewardModel, prompt: Sequence[int], max_tokens: int) -> list[int]:
     """Write a reply; both models read the same tokens."""
     read, judged = DynamicCache(), DynamicCache()
+    to_read, to_judge = {cache_argument(base.model): read}, {cache_argument(reward.backbone): judged}
     unread = unjudged = torch.tensor([prompt], device=base.device)
     ids: list[int] = []
     while len(ids) < max_tokens:
-        output = base.model(input_ids=unread, use_cache=True, **{base.cache_argument: read})
+        output = base.model(input_ids=unread, use_cache=True, **to_read)
         logits = output.logits[0, -1].float()
         if not ids and int(logits.argmax()) not in base.ends:  # a guided reply isn't empty
             logits[list(base.ends)] = -torch.inf
         best = logits.topk(NUM_CANDIDATES)
         rows = torch.cat([unjudged.expand(NUM_CANDIDATES, -1), best.indices[:, None]], dim=-1)
-        hidden = reward.backbone(input_ids=rows, use_cache=True, **{reward.cache_argument: judged}).last_hidden_state
+        hidden = reward.backbone(
+            input_ids=rows, use_cache=True, **{cache_argument(reward.backbone): judged}
+        ).last_hidden_state
         scores = best.values + WEIGHT * reward.score(hidden[:, -1:])[:, 0, 0]
         chosen = scores.argmax()
         judged.batch_select_indices(chosen.expand(NUM_CANDIDATES))

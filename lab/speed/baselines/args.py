@@ -34,9 +34,7 @@ def generate(base: CausalModel, reward: RewardModel, prompt: Sequence[int], max_
             logits[list(base.ends)] = -torch.inf
         best = logits.topk(NUM_CANDIDATES)
         rows = torch.cat([unjudged.expand(NUM_CANDIDATES, -1), best.indices[:, None]], dim=-1)
-        hidden = reward.backbone(
-            input_ids=rows, use_cache=True, **{cache_argument(reward.backbone): judged}
-        ).last_hidden_state
+        hidden = reward.backbone(input_ids=rows, use_cache=True, **to_judge).last_hidden_state
         scores = best.values + WEIGHT * reward.score(hidden[:, -1:])[:, 0, 0]
         chosen = scores.argmax()
         judged.batch_select_indices(chosen.expand(NUM_CANDIDATES))

@@ -1,4 +1,4 @@
-"""Drawing the next token: temperature, top-k, top-p, min-p, then the draw; each row by its own seed.
+"""A request's own settings: penalties and bias; temperature, top-k, top-p, min-p and the draw, each row by its seed.
 
 A draw inverts the distribution in the order of the token ids, at a random number for this request and token. The number
 comes from the request's seed and its prompt.
@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from personalign.decode.penalties import Penalties
 from personalign.decode.slots import Slots
 from personalign.options import Options
 from personalign.types import TokenLogprobs
@@ -118,30 +118,70 @@ class RowSampler:
     """Every slot's settings, random numbers and place in its reply, in fixed buffers on the device.
 
     Requests come, go and move at any step; a step concerns the first b slots, an empty one counting as greedy. The
-    order of its calls is ``adjust``, whatever steers in between, ``draw``, ``note``.
+    order of its calls is ``adjust``, whatever steers in between, ``draw``, ``note``. The penalty on repetition is
+    Hugging Face's (arXiv 1909.05858, with the sign of the logit taken into account) over prompt and reply; presence and
+    frequency are OpenAI's, over the reply.
     """
 
     def __init__(self, slots: Slots, num_logits: int, max_new_tokens: int) -> None:
-        self._penalties = Penalties(slots, num_logits)
+        self._slots, self._num_logits = slots, num_logits
         self._settings = slots.rows(4, dtype=torch.float64)
+        self._weakening = slots.rows(5)  # whether it is penalised, the three penalties, whether it is biased
         self._uniforms = slots.rows(max_new_tokens, dtype=torch.float64)
         self.index = slots.rows(dtype=torch.long)  # of the token to be drawn
         self._admitted: dict[int, Options] = slots.values()
+        self._penalised: dict[int, bool] = slots.values()
+        self._biased: dict[int, bool] = slots.values()
+
+    # large, and so made when the first request needs them
+
+    @cached_property
+    def _in_prompt(self) -> Bool[Tensor, "S V"]:
+        return self._slots.rows(self._num_logits, dtype=torch.bool)
+
+    @cached_property
+    def _counts(self) -> Int[Tensor, "S V"]:
+        return self._slots.rows(self._num_logits, dtype=torch.int32)  # in the reply
+
+    @cached_property
+    def _bias(self) -> Float[Tensor, "S V"]:
+        return self._slots.rows(self._num_logits)
 
     def admit(self, slot: int, options: Options, prompt_ids: Sequence[int]) -> None:
         """Take a request into an empty slot; the next token drawn there is its first."""
         assert slot not in self._admitted, "a slot is released before it is admitted to"
         assert options.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
+        device, bias = self._slots.device, options.logit_bias
         settings = (options.temperature, options.top_k, options.top_p, options.min_p)
         self._settings[slot] = torch.tensor(settings, dtype=torch.float64)
+        penalties = (options.repetition_penalty, options.presence_penalty, options.frequency_penalty)
+        is_penalised = penalties != (1.0, 0.0, 0.0)
+        self._weakening[slot] = torch.tensor([is_penalised, *penalties, bool(bias)])
         if options.temperature > 0:
             self._uniforms[slot, : options.max_tokens] = uniforms(options.seed, prompt_ids, options.max_tokens)
-        self._penalties.admit(slot, options, prompt_ids)
+        if is_penalised:
+            self._penalised[slot] = True
+            self._in_prompt[slot, torch.tensor(prompt_ids, dtype=torch.long, device=device)] = True
+        if bias:
+            self._biased[slot] = True
+            tokens = torch.tensor(list(bias), dtype=torch.long, device=device)
+            self._bias[slot, tokens] = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
         self._admitted[slot] = options
 
     def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        """Apply penalties, then bias; the tensor itself comes back where no request has any."""
-        return self._penalties(logits)
+        """Penalties, then bias; rows that have none pass by selection and so keep their bits."""
+        b = len(logits)
+        is_penalised, repetition, presence, frequency, is_biased = self._weakening[:b, :, None].unbind(1)
+        if self._penalised:
+            counts = self._counts[:b]
+            in_reply = counts > 0
+            weakened = torch.where(logits < 0, logits * repetition, logits / repetition)
+            weakened = torch.where(self._in_prompt[:b] | in_reply, weakened, logits)
+            weakened = weakened - presence * in_reply - frequency * counts
+            logits = torch.where(is_penalised > 0, weakened, logits)
+        if self._biased:
+            logits = torch.where(is_biased > 0, logits + self._bias[:b], logits)
+        return logits
 
     def draw(self, logits: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
         """Draw the next token of the first b slots."""
@@ -154,7 +194,8 @@ class RowSampler:
 
     def note(self, tokens: Int[Tensor, "B"], active: Bool[Tensor, "B"]) -> None:
         """Remember what was drawn, in the rows whose reply goes on; they come to their next token."""
-        self._penalties.note(tokens, active)
+        if self._penalised:
+            self._counts[: len(tokens)].scatter_add_(-1, tokens[:, None], active[:, None].int())
         # a row whose reply has reached its limit may be stepped once more before it is released
         self.index[: len(tokens)].add_(active).clamp_max_(self._uniforms.shape[1] - 1)
 

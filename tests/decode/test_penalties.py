@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
 from personalign.decode import reference
-from personalign.decode.penalties import Penalties
 from personalign.decode.request import Request
+from personalign.decode.sample import RowSampler
 from personalign.decode.slots import Slots
 from personalign.options import Options
 from personalign.types import Guidance
@@ -24,12 +24,12 @@ LOGITS = 3 * torch.randn(3, SIZE, generator=torch.Generator().manual_seed(0))
 
 def _adjusted(sampling: Options, reply: list[int] = REPLY) -> Tensor:
     """Logits (V,) of the middle one of three rows, its neighbours having no penalties."""
-    penalties = Penalties(Slots(4, torch.device("cpu")), SIZE)
-    penalties.admit(1, sampling, PROMPT)
+    sampler = RowSampler(Slots(4, torch.device("cpu")), SIZE, Options().max_tokens)
+    sampler.admit(1, sampling, PROMPT)
     for token in reply:
-        penalties.note(torch.tensor([7, token, 8]), torch.tensor([True, True, True]))
-    penalties.note(torch.tensor([1, 1, 1]), torch.tensor([True, False, True]))
-    adjusted = penalties(LOGITS)
+        sampler.note(torch.tensor([7, token, 8]), torch.tensor([True, True, True]))
+    sampler.note(torch.tensor([1, 1, 1]), torch.tensor([True, False, True]))
+    adjusted = sampler.adjust(LOGITS)
     assert torch.equal(bits(adjusted[[0, 2]]), bits(LOGITS[[0, 2]]))
     return adjusted[1]
 
@@ -80,12 +80,12 @@ def test_the_reference_says_the_same_in_plain_words(sampling: Options) -> None:
 
 def test_rows_without_any_keep_the_very_tensor() -> None:
     """With nobody to be penalised nothing is computed; with somebody, minus zeros of others stay minus zeros."""
-    penalties = Penalties(Slots(2, torch.device("cpu")), SIZE)
-    penalties.admit(0, Options(), PROMPT)
+    sampler = RowSampler(Slots(2, torch.device("cpu")), SIZE, Options().max_tokens)
+    sampler.admit(0, Options(), PROMPT)
     logits = torch.full((2, SIZE), -0.0)
-    assert penalties(logits) is logits
-    penalties.admit(1, Options(logit_bias={0: 1.0}), PROMPT)
-    adjusted = penalties(logits)
+    assert sampler.adjust(logits) is logits
+    sampler.admit(1, Options(logit_bias={0: 1.0}), PROMPT)
+    adjusted = sampler.adjust(logits)
     assert torch.equal(bits(adjusted[0]), bits(logits[0]))
     assert not torch.equal(bits(adjusted[1]), bits(logits[1]))  # control: adding zero would have turned them
 

@@ -476,10 +476,9 @@ def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> 
         assert sampler.adjust(STEPS[0]) is STEPS[0]
         sampler.draw(STEPS[0])
         assert calls == expected
-    penalties = vars(sampler._penalties)
-    assert not any(isinstance(rows, Tensor) and rows.shape[-1] == SIZE for rows in penalties.values())
+    assert not any(isinstance(rows, Tensor) and rows.shape[-1] == SIZE for rows in vars(sampler).values())
     sampler.admit(3, Options(LIMIT, logit_bias={1: 1.0}), PROMPT)  # control: now there is such a buffer
-    assert any(isinstance(rows, Tensor) and rows.shape[-1] == SIZE for rows in penalties.values())
+    assert any(isinstance(rows, Tensor) and rows.shape[-1] == SIZE for rows in vars(sampler).values())
 
 
 def test_log_probabilities_are_those_of_the_logits() -> None:

@@ -21,9 +21,9 @@ from personalign.decode.load import load_causal
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import load_reward_beside
-from personalign.decode.seq import Outbox, Seq
+from personalign.decode.seq import Outbox, Seq, Ticket
 from personalign.decode.successor import SuccessorHead
-from personalign.decode.worker import Ticket, Worker
+from personalign.decode.worker import Worker
 from personalign.errors import EngineError, check_process
 from personalign.learn.axes import Embed
 from personalign.learn.served import Serving

@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from personalign.decode import Request
-from personalign.decode.seq import Seq
+from personalign.decode.seq import Seq, Ticket
 from personalign.decode.slots import Slots
 from personalign.decode.weights import WeightKey
-from personalign.decode.worker import Ticket
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, PersonalignError, StoreError
 from personalign.service import Personalign
 from personalign.store import Store

@@ -6,9 +6,10 @@ from personalign.decode.load import CausalModel, load_causal, render
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import RewardModel, load_reward, load_reward_beside
+from personalign.decode.seq import Ticket
 from personalign.decode.steer import Steer, Step
 from personalign.decode.successor import SuccessorHead
-from personalign.decode.worker import Ticket, Worker
+from personalign.decode.worker import Worker
 
 __all__ = [
     "CausalModel",

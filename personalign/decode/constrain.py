@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -125,7 +125,8 @@ class ConstraintRows:
         for slot in constrained:
             self._matchers[slot].allowed(self._rows[slot])
         words = self._on_device[:b].copy_(self._bits[:b], non_blocking=True)
-        return logits.masked_fill(~unpacked(words, self._shifts)[:, :size], -math.inf)
+        is_allowed = ((words[:, :, None] >> self._shifts) & 1).bool().flatten(1)  # lowest bit first
+        return logits.masked_fill(~is_allowed[:, :size], -math.inf)
 
     def advance(self, ids: NDArray[np.int64], slots: Iterable[int]) -> None:
         """Take the tokens (b,) that were drawn, in the slots whose reply goes on with them."""
@@ -147,11 +148,6 @@ class ConstraintRows:
 def num_words(num_ids: int) -> int:
     """How many words hold a bit for every token."""
     return -(-num_ids // WORD)
-
-
-def unpacked(words: Int[Tensor, "b W"], shifts: Int[Tensor, "32"]) -> Tensor:
-    """Unpack the bits: (b, 32·W) booleans, lowest bit first."""
-    return ((words[:, :, None] >> shifts) & 1).bool().flatten(1)
 
 
 def _json_grammar(schema: Mapping[str, object] | str) -> str:

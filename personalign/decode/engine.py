@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,10 +18,10 @@ from torch import Tensor
 from personalign.decode.chain import Chain
 from personalign.decode.lane import CHUNK, Lane
 from personalign.decode.models import Models
-from personalign.decode.request import Piece, Request
+from personalign.decode.request import Request
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
-from personalign.decode.seq import Seq, engine_error
+from personalign.decode.seq import Seq, Ticket, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
 from personalign.errors import MessageError, ModelError, PersonalignError
@@ -226,11 +225,11 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
         ModelError: the model's own logits aren't finite.
         EngineError: anything else failed while a reply was written.
     """
-    outcomes: dict[int, Reply | Exception | Piece] = {}
+    tickets = [Ticket() for _ in requests]
     seqs = [
         # without a user: the requests of one call take no turns
-        Seq(models, replace(request, user=""), i, partial(outcomes.__setitem__, i))
-        for i, request in enumerate(requests)
+        Seq(models, replace(request, user=""), i, ticket.put)
+        for i, (request, ticket) in enumerate(zip(requests, tickets, strict=True))
     ]
     if not seqs:
         return []
@@ -239,11 +238,4 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
     engine.submit(seqs)
     while not engine.is_idle:
         engine.step()
-    return [_reply(outcomes[i]) for i in range(len(seqs))]
-
-
-def _reply(outcome: Reply | Exception | Piece) -> Reply:
-    if isinstance(outcome, Exception):
-        raise outcome
-    assert isinstance(outcome, Reply), "the last that comes of a request is its reply or an error"
-    return outcome
+    return [ticket.result() for ticket in tickets]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import queue
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +17,7 @@ from personalign.decode.models import Models
 from personalign.decode.request import Account, Piece, Request, check_guidance, reply_of
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.text import TextStream
-from personalign.errors import BasisError, EngineError, InputError, PersonalignError
+from personalign.errors import BasisError, EngineError, InputError, PersonalignError, check_process
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
 Outbox = Callable[[Piece | Reply | Exception], None]
@@ -159,6 +161,43 @@ class Seq:
         self.enter("fail")
         with suppress(Exception):
             self._outbox(error)
+
+
+class Ticket:
+    """A reply to come: wait for all of it, or read it as it is written. Any thread of this process may use it."""
+
+    def __init__(self) -> None:
+        self.seq: Seq | None = None  # once it is handed over
+        self._news: queue.SimpleQueue[Piece | Reply | Exception] = queue.SimpleQueue()
+        self._outcome: Reply | Exception | None = None
+        self._pid = os.getpid()
+        self.put: Outbox = self._news.put
+
+    def __iter__(self) -> Iterator[Piece | Reply]:
+        """Yield the pieces as they come, then the reply, or raise what ended it."""
+        while self._outcome is None:
+            check_process(self._pid)
+            item = self._news.get()
+            if not isinstance(item, Piece):
+                self._outcome = item
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def result(self) -> Reply:
+        """Wait for the reply, or raise what ended it."""
+        for _ in self:
+            pass
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        assert self._outcome is not None, "the last item is a reply or an error"
+        return self._outcome
+
+    def cancel(self) -> None:
+        """Let the reply end within two steps; a thread that waits for it gets an error."""
+        if self._outcome is None and self.seq is not None:
+            self.seq.is_cancelled = True
+            self.put(EngineError("the reply was cancelled; send the request again"))
 
 
 def _check_guidance(models: Models, request: Request) -> None:

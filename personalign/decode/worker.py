@@ -5,61 +5,22 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from personalign.decode.engine import Engine
-from personalign.decode.request import Piece, Request
-from personalign.decode.seq import Outbox, Seq, engine_error
+from personalign.decode.request import Request
+from personalign.decode.seq import Outbox, Seq, Ticket, engine_error
 from personalign.errors import EngineError, check_process
-from personalign.types import Reply
 
 T = TypeVar("T")
 
 DRAIN_S = 1.0  # how long closing waits for the current step
-
-
-class Ticket:
-    """A reply to come: wait for all of it, or read it as it is written. Any thread of this process may use it."""
-
-    def __init__(self) -> None:
-        self.seq: Seq | None = None  # once it is handed over
-        self._news: queue.SimpleQueue[Piece | Reply | Exception] = queue.SimpleQueue()
-        self._outcome: Reply | Exception | None = None
-        self._pid = os.getpid()
-        self.put: Outbox = self._news.put
-
-    def __iter__(self) -> Iterator[Piece | Reply]:
-        """Yield the pieces as they come, then the reply, or raise what ended it."""
-        while self._outcome is None:
-            check_process(self._pid)
-            item = self._news.get()
-            if not isinstance(item, Piece):
-                self._outcome = item
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    def result(self) -> Reply:
-        """Wait for the reply, or raise what ended it."""
-        for _ in self:
-            pass
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        assert self._outcome is not None, "the last item is a reply or an error"
-        return self._outcome
-
-    def cancel(self) -> None:
-        """Let the reply end within two steps; a thread that waits for it gets an error."""
-        if self._outcome is None and self.seq is not None:
-            self.seq.is_cancelled = True
-            self.put(EngineError("the reply was cancelled; send the request again"))
 
 
 class Worker:

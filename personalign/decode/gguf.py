@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import transformers
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,7 +29,6 @@ from transformers import (
     modeling_gguf_pytorch_utils,
 )
 
-from personalign.artefact import Schema
 from personalign.decode.checkpoint import check_size, first_line, progress_on_terminals, read_whole
 from personalign.decode.gguf_header import Header, read_header
 from personalign.errors import MissingExtra, ModelError
@@ -43,7 +42,7 @@ ENDS = ("eos", "eot", "eom")  # tokens that end a turn, as GGUF calls them
 Stamp = tuple[int, int]  # a file's size, and when it was written, in nanoseconds
 
 
-class Manifest(Schema):
+class Manifest(BaseModel, strict=True, extra="forbid", frozen=True):
     """What a folder was converted from, and what it holds."""
 
     sources: dict[str, Stamp]  # the GGUF files with this content, by path

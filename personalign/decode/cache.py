@@ -48,7 +48,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Allocate the buffers for heads of this size."""
         for name, states in (("keys", key_states), ("values", value_states)):
             shape = (self._num_rows, states.shape[1], self._max_length, states.shape[3])
-            setattr(self, name, states.new_zeros(shape))
+            setattr(self, name, states.new_zeros(shape))  # a masked weight of 0 times NaN would be NaN
         self.is_initialized = True
 
     def update(

@@ -90,18 +90,14 @@ def load_expert(path: str | Path, small: CausalModel | str | Path, neighbour: Ex
     if not (folder / "adapter_config.json").exists():
         return Expert(folder.name, alpha, anti, tuned=load_causal(folder, str(anti.device)))
     peft = None if neighbour is None else neighbour.peft
-    _check_free(folder, anti, peft)
-    with anti.lock:  # replies may be written with it
-        peft = attach(read_lora(folder, anti.model), folder.name, anti.model, peft)
-    return Expert(folder.name, alpha, anti, peft=peft)
-
-
-def _check_free(folder: Path, anti: CausalModel, peft: PeftModel | None) -> None:
-    check_name(folder)
+    check_name(folder.name)
     if peft is None and any(isinstance(module, LoraLayer) for module in anti.model.modules()):
         raise ModelError(f"{anti.name} already carries an adapter; load both with load_experts, or pass neighbour=")
     if peft is not None and folder.name in peft.peft_config:  # peft would write the new weights over the old ones
         raise ModelError(f"{anti.name} already carries an adapter called {folder.name!r}; rename one of the folders")
+    with anti.lock:  # replies may be written with it
+        peft = attach(read_lora(folder, anti.model), folder.name, anti.model, peft)
+    return Expert(folder.name, alpha, anti, peft=peft)
 
 
 class _Card(Schema):

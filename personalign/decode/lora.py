@@ -208,9 +208,8 @@ def _detach(model: PreTrainedModel, name: str, peft: PeftModel | None) -> None:
         del model.peft_config
 
 
-def check_name(folder: Path) -> None:
-    """Refuse a folder after whose name PEFT can't call an adapter."""
-    name = folder.name
+def check_name(name: str) -> None:
+    """Refuse a folder's name by which PEFT can't call an adapter."""
     is_taken = name == BASE_ADAPTER or any(hasattr(kind(), name) for kind in (nn.ModuleDict, nn.ParameterDict))
     if is_taken or name in "lora_" or "lora_" in name or not re.fullmatch(r"[\w-]+", name):
         raise ModelError(

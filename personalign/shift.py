@@ -100,7 +100,9 @@ def shift(
         raise InputError("there is no prompt to answer; expected one at least")
     with_logprobs = [replace(request, options=replace(request.options, logprobs=1)) for request in requests]
     written = (write or partial(generate, models))(with_logprobs)
-    if not any(r.guided or models.expert(request.options)[0] is not None for request, r in zip(requests, written, strict=True)):
+    if not any(
+        r.guided or models.expert(request.options)[0] is not None for request, r in zip(requests, written, strict=True)
+    ):
         reasons = ", ".join(sorted({str(reply.reason) for reply in written}))
         raise InputError(
             f"nothing moves the replies ({reasons}); answer some questions first, name an expert, or raise strength or "

@@ -33,10 +33,10 @@ class Chain:
     """What bends the logits of each slot's reply; steers with models of their own are made when first asked for."""
 
     def __init__(
-        self, models: Models, slots: Slots, max_length: int, sampler: RowSampler, steers: Sequence[Steer], guard: Guard
+        self, models: Models, slots: Slots, max_length: int, sampler: RowSampler, steers: Sequence[Steer]
     ) -> None:
         self._models, self._slots, self._max_length = models, slots, max_length
-        self._sampler, self._steers, self._guard = sampler, steers, guard
+        self._sampler, self._steers = sampler, steers
         self.mixes: dict[Expert, Mix] = {}
         self.constraints = ConstraintRows(slots, models.num_ids)
         self.tilt = None if models.head is None else SuccessorTilt(models, models.head, slots)
@@ -67,14 +67,17 @@ class Chain:
                 self.mixes[expert] = Mix(expert, self._slots, self._max_length, self._models.num_tokens)
             self.mixes[expert].admit(slot, seq.stack.prompt, seq.stack.alpha)
 
-    def __call__(self, logits: Float[Tensor, "b V"], step: Step) -> Float[Tensor, "b V"]:
-        """Apply the steers one after the other."""
+    def __call__(self, logits: Float[Tensor, "b V"], step: Step, guard: Guard) -> Float[Tensor, "b V"]:
+        """Apply the steers one after the other.
+
+        The guard isn't kept: it is the engine's, which would then keep itself and its buffers alive.
+        """
         for mix in self.mixes.values():
-            with self._guard(mix.slots):
+            with guard(mix.slots):
                 logits = mix(logits, step)
         logits = self.constraints.mask(self._sampler.adjust(logits))
         for reward in self.rewards:
-            with self._guard(reward.rows.slots):
+            with guard(reward.rows.slots):
                 logits = reward(logits, step)
         for steer in self._steers:
             logits = steer(logits, step)

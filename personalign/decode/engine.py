@@ -59,7 +59,7 @@ class Engine:
         self._number = slots.rows(dtype=torch.long)  # of the request
         self._lane = Lane(base, slots, self.max_length)
         self._sampler = RowSampler(slots, base.num_logits, self.max_length)
-        self._chain = Chain(models, slots, self.max_length, self._sampler, steers, self._guard)
+        self._chain = Chain(models, slots, self.max_length, self._sampler, steers)
         self._reads_shortest = False  # whether this step's prompts are read from the shortest on
 
     @property
@@ -111,7 +111,7 @@ class Engine:
         with self._guard(slots):
             if slots:
                 logits, step = self._forward(slots)
-                self._deliver(self._chain(logits, step), step)
+                self._deliver(self._chain(logits, step, self._guard), step)
 
     def _withdraw(self) -> None:
         """Let go of cancelled replies, waiting and running; close the gaps between the rest."""

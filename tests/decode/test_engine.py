@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -124,6 +126,24 @@ def test_a_prompt_is_read_once_for_all_who_write_to_it(kit: Kit) -> None:
         together = engine_module.generate(kit.models(), requests)
     assert len(lengths) == 2
     assert [reply.ids for reply in together] == [reply.ids for reply in alone]
+
+
+def test_an_engine_is_gone_with_its_call(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its buffers are gigabytes, for which Python's collector of circles may wait too long."""
+    engines: list[weakref.ref[engine_module.Engine]] = []
+
+    class Watched(engine_module.Engine):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            engines.append(weakref.ref(self))
+
+    monkeypatch.setattr(engine_module, "Engine", Watched)
+    gc.disable()
+    try:
+        engine_module.generate(kit.models(), [Request(HELLO, Options(4), GUIDED), Request(CAT, Options(4))])
+        assert [engine() for engine in engines] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_cancelled_reply_is_gone_within_two_steps(kit: Kit) -> None:

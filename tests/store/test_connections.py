@@ -139,9 +139,9 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["\0", "x\ud800", "x" * 300])
-def test_a_name_that_no_file_can_have_is_refused(url: str, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
     """By every verb that takes a URL, before the system is asked."""
-    for verb in (Store.open, schema.upgrade, doctor.report, lambda odd: Store.restore(odd, url)):
+    for verb in (Store.open, schema.upgrade, doctor.report):
         with pytest.raises(PersonalignError, match="store is 'sqlite:///"):
             verb(f"sqlite:///{name}")
 

@@ -221,11 +221,11 @@ def test_no_id_makes_no_copy(cell: object, tmp_path: Path) -> None:
     rows = [row(), OTHER]
     for event, kept in ((cell, 3), (0, 2)):
         log = read_log(write_jsonl(tmp_path / "log", [r | {"id": event} for r in [rows[0], *rows]]))
-        assert len(log.user) == kept
+        assert len(answers_of(log)) == kept
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), "half", None])
-def test_a_share_of_bad_rows_is_a_share(share: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_of_bad_rows_is_a_share(share: float, tmp_path: Path) -> None:
     """What isn't one is refused before the log is read."""
     with pytest.raises(InputError, match=r"bad_rows is .*, expected a number from 0 to 1"):
         read_log(tmp_path / "none.jsonl", bad_rows=share)

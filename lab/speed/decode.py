@@ -31,6 +31,7 @@ from personalign.decode import reference
 BARS: Mapping[str, Bar] = {
     **{f"personal_over_plain.tiny.{n}": Bar("≥", 0.80) for n in (1, 8, 32)},
     **{f"personal_over_plain.110m.{n}": Bar("≥", 0.95) for n in (1, 8, 32)},
+    **{f"personal_over_plain.smollm2.{n}": Bar("≥", 0.95) for n in (1, 8, 32)},
     "distinct_over_same.110m.32": Bar("≥", 0.98),
     **{f"plain_over_generate.110m.{n}": Bar("≥", 1.0) for n in (1, 8)},
     "ragged_over_generate.110m.32": Bar("≥", 1.5),
@@ -50,7 +51,7 @@ SPEEDS = {
     "plain_over_generate_by_onednn": ("plain", "generate_by_onednn"),  # what is left where both multiply alike
     "attached_over_plain": ("plain", "bare"),
 }
-MODELS, CONCURRENCIES = ("tiny", "110m"), (1, 8, 32)
+MODELS, CONCURRENCIES = ("tiny", "smollm2", "110m"), (1, 8, 32)
 NUM_WRITES = 1000  # of heads that are timed one by one
 
 
@@ -132,7 +133,7 @@ def _speeds(subject: Subject, name: str, num: int, wanted: dict[str, tuple[str, 
     specimens, plan = subject
     needed = {side for sides in wanted.values() for side in sides}
     sides = {side: run for side, run in _sides(specimens, plan, name, num).items() if side in needed}
-    num_rounds = plan.num_few if name == "tiny" and not plan.is_full else plan.num_pairs
+    num_rounds = plan.num_few if name != "110m" and not plan.is_full else plan.num_pairs
     seconds = interleave(sides, num_rounds, plan.new_tokens, f"{name}, {num} at once")
     for figure, (side, other) in wanted.items():
         yield timed(figure, ratios(seconds[other], seconds[side]), seconds)

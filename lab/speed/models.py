@@ -20,7 +20,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from personalign.basis import Basis
-from personalign.bundled import TINY
+from personalign.bundled import ZOO, model_place
 from personalign.decode.checkpoint import use_onednn
 from personalign.decode.experts import Expert, load_expert
 from personalign.decode.load import CausalModel, load_causal
@@ -85,10 +85,19 @@ class Specimens:
 
     @cached_property
     def tiny(self) -> Models:
-        """The bundled model with its own basis; nothing ends a reply, so that all are as long."""
-        loaded = load_causal(TINY / "base", self._device)
+        """The toy in the zoo."""
+        return self._bundled("tiny")
+
+    @cached_property
+    def smollm2(self) -> Models:
+        """SmolLM2, whose package has to be installed."""
+        return self._bundled("smollm2")
+
+    def _bundled(self, name: str) -> Models:
+        """A bundled model with its own basis; nothing ends a reply, so that all are as long."""
+        loaded = load_causal(model_place(name), self._device)
         loaded.model.generation_config.eos_token_id = None
-        basis = Basis.load(TINY / "basis")
+        basis = Basis.load(ZOO / name / "basis")
         assert basis.head is not None, "the bundled basis has a head"
         base = replace(loaded, tokenizer=number_tokenizer(loaded.num_logits))
         return Models(base, SuccessorHead.from_arrays(basis.head), basis.steering, {})
@@ -112,8 +121,8 @@ class Specimens:
         return Models(self.base, head, STEERING, {})
 
     def personal(self, name: str) -> Models:
-        """The model called "tiny" or "110m", with its head."""
-        return self.tiny if name == "tiny" else self.random
+        """The model called "tiny", "smollm2" or "110m", with its head."""
+        return {"tiny": lambda: self.tiny, "smollm2": lambda: self.smollm2, "110m": lambda: self.random}[name]()
 
     def bare(self, name: str) -> Models:
         """It with nothing attached."""

@@ -15,8 +15,8 @@ from personalign.basis import BankQuestion
 from personalign.train.basis.rollouts import Rollouts
 from personalign.types import Array, Message
 
-MIN_WORDS, MAX_WORDS = 2, 120
-MAX_REPEATED = 0.05  # of a reply's word trigrams; a short reply may repeat none
+MIN_WORDS, MAX_WORDS = 2, 150
+MAX_REPEATED = 0.08  # of a reply's word trigrams; a short reply may repeat none
 MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
 MIN_DISTANCE = 0.5  # in the prior's metric, as a share of the median over random pairs
 

@@ -121,7 +121,8 @@ class Making:
         """Pick the questions and reference pairs, and set the prior where no people did."""
         seed = self.plans.learn.seed
         shape = prior_shape(phi[replies.natural]) if self.people is None else basis.prior.covariance
-        asked = until_last_sentence(replies.asked)
+        reads_as_well = self.plans.learn.temperature <= self.plans.ask.temperature
+        asked = until_last_sentence(replies.both if reads_as_well else replies.asked)
         measured = self._measure(basis, self.prompts.train, asked)
         bank = make_bank(self.prompts.train, asked, measured, shape, seed)
         if len(bank) < MIN_QUESTIONS:

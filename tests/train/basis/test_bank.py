@@ -78,7 +78,7 @@ def test_a_whole_plain_reply_is_readable(text: str) -> None:
         pytest.param("?!.", id="no word"),
         pytest.param("I found 3 of", id="cut off"),
         pytest.param("word " * 3 + "and so on " * 20 + ".", id="long and going round"),
-        pytest.param(" ".join(f"w{i}" for i in range(121)) + ".", id="121 words"),
+        pytest.param(" ".join(f"w{i}" for i in range(151)) + ".", id="151 words"),
         pytest.param("Would you like the blue one or would you like the red one?", id="three words again"),
         pytest.param("I found the the park.", id="stutter"),
         pytest.param("I found \x07 a bell.", id="control character"),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from personalign.errors import BasisError, InputError, ProfileError
-from personalign.messages import check_place
+from personalign.messages import check_place, shown
 from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 
@@ -125,6 +125,16 @@ class Basis:
     def first_profile(self, user: str) -> Profile:
         """The profile of a person who has answered nothing."""
         return Profile(user, self.id, 0, self.prior.mean, self.prior.covariance, 0, 0, self.axes)
+
+    def check_embedder(self, embedder: str) -> None:
+        """Refuse one of another kind than the learnt axes were fitted with."""
+        if self.learnt is not None:
+            kind, fitted = embedder.partition(":")[0], self.learnt.embedder.partition(":")[0]
+            if kind != fitted:
+                raise InputError(
+                    f"embedder is {shown(embedder)}, expected one that begins with {fitted!r}, as the basis was fitted "
+                    "with"
+                )
 
     def check_model(self, loaded: Fingerprints) -> None:
         """Refuse a model or tokenizer that this basis wasn't made for."""

@@ -20,15 +20,7 @@ from personalign.errors import BasisError, EngineError, InputError, check_proces
 from personalign.learn.ask import QUESTION_RULES, StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.served import Serving
-from personalign.messages import (
-    Feedback,
-    FeedbackKind,
-    Message,
-    check_text,
-    check_user,
-    read_messages,
-    shown,
-)
+from personalign.messages import Feedback, FeedbackKind, Message, check_text, check_user, read_messages, shown
 from personalign.onboarding import Onboarding
 from personalign.options import (
     Capacity,
@@ -118,19 +110,18 @@ class Personalign:
         loaded = None if source.basis is None else Basis.load(source.basis)
         if loaded is None and pinned:
             raise BasisError(f"found pinned axes ({', '.join(pinned)}), expected a basis: {no_basis(source.name)}")
-        _check_embedder(source.embedder, loaded)
+        if loaded is not None and source.embedder is not None:
+            loaded.check_embedder(source.embedder)
         serving = None if loaded is None else Serving(loaded, pinned, is_shadow=shadow)
         opened = Store.open(store, create)
         try:
             if loaded is not None:
                 opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})
             service = cls(opened, source, serving, capacity)
-            if half_life_days is not None:
-                service.half_life_days = half_life_days
-            if question_rule is not None:
-                service.question_rule = question_rule
-            if stop_rule is not None:
-                service.stop_rule = stop_rule
+            rules = {"half_life_days": half_life_days, "question_rule": question_rule, "stop_rule": stop_rule}
+            for name, rule in rules.items():
+                if rule is not None:  # without a basis each is refused
+                    setattr(service, name, rule)
         except BaseException:
             opened.close()
             raise
@@ -355,13 +346,3 @@ class Personalign:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _check_embedder(embedder: str | None, basis: Basis | None) -> None:
-    """Refuse one of another kind than the learnt axes were fitted with."""
-    if embedder is not None and basis is not None and basis.learnt is not None:
-        kind, fitted = embedder.partition(":")[0], basis.learnt.embedder.partition(":")[0]
-        if kind != fitted:
-            raise InputError(
-                f"embedder is {shown(embedder)}, expected one that begins with {fitted!r}, as the basis was fitted with"
-            )

@@ -10,6 +10,8 @@ import pytest
 
 from personalign.bundled import TINY
 from personalign.cli import main
+from personalign.errors import InputError
+from personalign.train.plans import QUICK, Budget
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of things to come in a loaded model's libraries
 
@@ -94,11 +96,44 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     assert line_of(run(capfd, *words, "--basis", str(out), "--json"))["axes"] == row["axes"]
 
 
+@pytest.mark.parametrize(
+    ("words", "budget"),
+    [
+        ((), Budget()),
+        (("--seed", "3"), Budget(seed=3)),
+        (("--temperature", "0.7", "--top-p", "0.9"), Budget(temperature=0.7, top_p=0.9)),
+        (("--replies", "80", "--max-tokens", "9", "--axes", "dialogue"), Budget(80, 9, axes="dialogue")),
+        (("--quick",), Budget(calibration=QUICK)),
+    ],
+)
+def test_each_option_reaches_the_plan(
+    words: tuple[str, ...],
+    budget: Budget,
+    log: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is asked for is what the replies are drawn with, for a basis from prompts and from a log."""
+    seen: list[object] = []
+
+    def make(*arguments: object, **_: object) -> None:
+        seen.append(arguments[-1])
+        raise InputError("far enough")
+
+    monkeypatch.setattr("personalign.train.basis.build.make_basis", make)
+    monkeypatch.setattr("personalign.train.basis.fit.fit_from_log", make)
+    assert run(capfd, "basis", "bootstrap", "--prompts", "prompts.txt", *words)[0] == 2
+    assert run(capfd, "basis", "fit", str(log), *words)[0] == 2
+    assert seen == [budget, budget]
+
+
 def test_options_of_the_other_kind_are_refused(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A reward model has no rank, and a basis takes no axes from another; nothing is made."""
     words = ("basis", "fit", str(log), "--model", SMALL, "--out", str(tmp_path / "out"))
     for more, said in (
         (("--backbone", "--rank", "2"), "leave them out"),
+        (("--backbone", "--temperature", "0.7"), "leave them out"),
+        (("--backbone", "--top-p", "0.9"), "leave them out"),
         (("--basis", "x"), "with --backbone"),
         ((), "--ask-log-prompts"),
     ):

@@ -21,12 +21,18 @@ basis = typer.Typer(help="Make a basis: reward axes, questions and head of a mod
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
 
 # the defaults of options that a reward model has no use for
-BASIS_ONLY = ("auto", "hidden", None, False, 11_000, 64, False, None)
+BASIS_ONLY = ("auto", "hidden", None, False, 11_000, 64, 1.0, 1.0, None, False)
 Folder = Annotated[Path, typer.Option("--out", help="folder of the basis: a new one, or one to go on with")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the split and of all draws")]
 Replies = Annotated[int, typer.Option(min=1, help="number of replies to learn from, 4 to 64 for each prompt")]
 MaxTokens = Annotated[
     int, typer.Option(min=1, help="largest number of tokens in a reply; no question shows one that is cut off")
+]
+Temperature = Annotated[
+    float, typer.Option(min=0.01, max=10, help="temperature of the replies, as the model will be served")
+]
+TopP = Annotated[
+    float, typer.Option(min=0.01, max=1, help="top-p of the replies, as the model will be served; 1 is off")
 ]
 Axes = Annotated[
     str | None,
@@ -44,6 +50,8 @@ def basis_bootstrap(
     model: Model = None,
     replies: Replies = 11_000,
     max_tokens: MaxTokens = 64,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
     axes: Axes = None,
     quick: Quick = False,
     seed: Seed = 0,
@@ -62,7 +70,7 @@ def basis_bootstrap(
     settings = read_settings()
     from personalign.train.basis.build import make_basis
 
-    budget = _budget(replies, max_tokens, seed, axes, quick=quick)
+    budget = _budget(replies, max_tokens, temperature, top_p, seed, axes, quick=quick)
     made = make_basis(model or settings.model, prompts, folder, device or settings.device, budget)
     row = {"basis": str(folder)} | made.row()
     _warn_if_unsteered(made.basis, folder)
@@ -89,6 +97,8 @@ def basis_fit(
     ] = False,
     replies: Replies = 11_000,
     max_tokens: MaxTokens = 64,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
     axes: Axes = None,
     backbone: Annotated[
         bool, typer.Option("--backbone", help="train a reward model on the log instead, for the rule args")
@@ -133,10 +143,11 @@ def basis_fit(
     if answers.counts.bad:
         err.print(f"{log.name}: some rows are left out: {answers.counts.describe_bad()}", markup=False)
     if backbone:
-        if (rank, embedder, prompts, ask_log_prompts, replies, max_tokens, quick, axes) != BASIS_ONLY:
+        drawn = (replies, max_tokens, temperature, top_p)
+        if (rank, embedder, prompts, ask_log_prompts, *drawn, axes, quick) != BASIS_ONLY:
             raise InputError(
-                "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens, --axes and --quick say how "
-                "a basis is made; leave them out with --backbone"
+                "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens, --temperature, --top-p, "
+                "--axes and --quick say how a basis is made; leave them out with --backbone"
             )
         _fit_backbone(answers, model, folder, axes_of, device, seed, as_json)
         return
@@ -154,7 +165,7 @@ def basis_fit(
         embedder,
         prompts,
         device,
-        _budget(replies, max_tokens, seed, axes, quick=quick),
+        _budget(replies, max_tokens, temperature, top_p, seed, axes, quick=quick),
         ask_log_prompts=ask_log_prompts,
     )
     row = {"basis": str(folder)} | fitted.row()
@@ -165,13 +176,23 @@ def basis_fit(
     print_row(row, as_json, show_report, out, row)
 
 
-def _budget(replies: int, max_tokens: int, seed: int, axes: str | None, *, quick: bool) -> Budget:
+def _budget(
+    replies: int, max_tokens: int, temperature: float, top_p: float, seed: int, axes: str | None, *, quick: bool
+) -> Budget:
     from personalign.learn.axes import named_axes
     from personalign.train.plans import QUICK, Budget, Calibration
 
     if axes is not None:
         named_axes(axes)  # refused here, before a model is loaded
-    return Budget(replies, max_tokens, seed, calibration=QUICK if quick else Calibration(), axes=axes)
+    return Budget(
+        replies=replies,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        calibration=QUICK if quick else Calibration(),
+        axes=axes,
+    )
 
 
 def _fit_backbone(

@@ -98,6 +98,11 @@ def _read_from(
     with progress_on_terminals():
         _check_files(auto, name, where)
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        if not isinstance(longest := tokenizer.model_max_length, int | float):
+            raise ModelError(
+                f"the tokenizer_config.json of {name} says model_max_length {longest!r:.80}; expected a number of "
+                "tokens; mend it or leave it out"
+            )
         dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
         model: Any = read_whole(auto, name, name, dtype=dtype, use_safetensors=True, **where)
     model.to(place).eval().requires_grad_(requires_grad=False)

@@ -110,7 +110,9 @@ def _joined(pieces: Iterable[str]) -> str:
         length += len(piece)
         if length > LONGEST:
             raise _Endless(f"it makes more than {LONGEST:,} characters")
-    return "".join(parts)
+    text = "".join(parts)
+    text.encode()  # half a surrogate is no text: no tokenizer reads it
+    return text
 
 
 def _size(value: object) -> int:

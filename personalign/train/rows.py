@@ -18,6 +18,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 REQUIRED, OPTIONAL = ("user", "prompt", "a", "b", "choice"), ("id", "time")  # columns of a log
 EXAMPLE = '{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}'
 WIDEST_CELL = 2**31 - 1  # of what csv may read: a cell that is too long is refused here, with its column
+LONGEST_LINE = 64 * 2**20  # bytes: many times what a conversation may have, escaped as JSON
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ def whole_lines(path: Path, errors: str = "strict") -> Iterator[str]:
     number = 0
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise InputError(
+                        f"{path}, line {number} has more than {LONGEST_LINE:,} bytes; expected a text file, a line for "
+                        "each text"
+                    )
                 yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode(errors=errors)
     except UnicodeDecodeError as error:
         raise InputError(

@@ -194,6 +194,20 @@ def test_a_broken_checkpoint_is_refused(tmp_path, file: str, content: str) -> No
         load_causal(tmp_path, "cpu")
 
 
+@pytest.mark.parametrize("longest", ["2048", [2048], {"tokens": 2048}])
+def test_a_length_that_is_no_number_is_refused(tmp_path, longest: object) -> None:
+    """The tokenizer would compare it with every prompt's length; a number, or none at all, is right."""
+    saved(tmp_path, network("llama", 0), tokenizer())
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"model_max_length": longest}))
+    with pytest.raises(ModelError, match=r"says model_max_length .*; expected a number of tokens; mend it"):
+        load_causal(tmp_path, "cpu")
+    for usual in (2048, 1e30, None):
+        path.write_text(json.dumps(config | {"model_max_length": usual}))
+        assert render(load_causal(tmp_path, "cpu").tokenizer, talk("sat")[0])
+
+
 def test_weights_of_another_size_are_refused(tmp_path) -> None:
     """A config that doesn't describe its weights isn't patched up."""
     saved(tmp_path, network("llama", 0), tokenizer())

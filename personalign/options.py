@@ -15,8 +15,11 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args
 from personalign.errors import ConstraintError, InputError
 from personalign.messages import check_unicode, shown
 
-Rule = Literal["successor", "args"]  # what gives the rewards: the basis's head, or a reward model
+Rule = Literal["successor", "args", "blocks", "best_of"]
 RULES: tuple[Rule, ...] = get_args(Rule)
+SIBLING_RULES: tuple[Rule, ...] = ("blocks", "best_of")  # keep the best of what the model itself draws
+MAX_SIBLINGS = 16
+MAX_BLOCK = 256  # tokens
 MAX_STOPS = 16
 MAX_STOP = 256  # characters: all of it may have to be held back from a stream
 MAX_LOGPROBS = 20
@@ -44,7 +47,11 @@ class Options:
         stop: strings that end the reply and are cut from its text.
         logprobs: how many of the likeliest tokens are reported beside each one drawn.
         strength: multiplies the calibrated β, or the reward's weight; 0 is plain decoding.
-        rule: "successor", or "args" to ask the reward model that was opened about every candidate.
+        rule: "successor", to tilt every token by the basis's head; "args", to ask the reward model that was opened
+            about every candidate; "blocks", to keep the best of some siblings at the end of each block, or "best_of",
+            at the end of the reply.
+        num_siblings: how many versions "blocks" and "best_of" choose from, each a row of the batch; 1 is plain decoding.
+        block_tokens: how many tokens "blocks" writes between two choices.
         expert: a domain expert to stack under the reward.
         alpha: the expert's weight; None means its own.
         schema: a JSON schema that the reply keeps to: a mapping, or its JSON text.
@@ -68,6 +75,8 @@ class Options:
     logprobs: int = 0
     strength: float = 1.0
     rule: Rule = "successor"
+    num_siblings: int = 4
+    block_tokens: int = 16
     expert: str | None = None
     alpha: float | None = None
     schema: Mapping[str, Any] | str | None = field(default=None, hash=False)
@@ -89,6 +98,13 @@ class Options:
         check_whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         check_number("strength", self.strength, 0.0, 100.0)
         check_choice("rule", self.rule, RULES)
+        check_whole("num_siblings", self.num_siblings, 1, MAX_SIBLINGS)
+        check_whole("block_tokens", self.block_tokens, 1, MAX_BLOCK)
+        if self.has_siblings and self.temperature == 0:
+            raise InputError(
+                f'temperature is 0, at which all siblings of the rule "{self.rule}" are equal; expected more than 0; '
+                "pass temperature=0.7, or num_siblings=1"
+            )
         if self.alpha is not None:
             check_number("alpha", self.alpha, 0.0, 10.0)
         if self.expert is not None and not isinstance(self.expert, str):
@@ -107,6 +123,16 @@ class Options:
                 advice = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(names)}"
                 raise InputError(f"found the option {shown(keyword)}, which is unknown; {advice}")
         return cls(**keywords)
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether the rule chooses, and has something to choose from."""
+        return self.rule in SIBLING_RULES and self.num_siblings > 1
+
+    @property
+    def block(self) -> int:
+        """How many tokens siblings write before the best is kept."""
+        return self.block_tokens if self.rule == "blocks" else self.max_tokens
 
     def check_vocabulary(self, num_tokens: int) -> None:
         """Refuse a bias on a token that a vocabulary doesn't have."""
@@ -146,6 +172,8 @@ class OptionsDict(TypedDict, total=False):
     logprobs: int
     strength: float
     rule: Rule
+    num_siblings: int
+    block_tokens: int
     expert: str | None
     alpha: float | None
     schema: Mapping[str, Any] | str | None

@@ -9,6 +9,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from personalign.decode.seq import Outbox, Seq, Ticket
 from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Worker
 from personalign.errors import EngineError, check_process
-from personalign.learn.axes import Embed
+from personalign.learn.axes import Embed, features
 from personalign.learn.served import Serving
 from personalign.messages import Conversation
 from personalign.options import Capacity, Options
@@ -47,8 +49,9 @@ class Replies:
         serving: Serving | None,
         capacity: Capacity,
     ) -> None:
-        self._basis = None if serving is None else serving.basis
-        self.models, self._source = load_models(source, self._basis), source
+        self._basis = basis = None if serving is None else serving.basis
+        measure = None if basis is None else partial(features, basis, embed=self._embed_here)
+        self.models, self._source = replace(load_models(source, basis), measure=measure), source
         self._serving, self._capacity = serving, capacity
         self._recent = RecentProfiles(store, profile, self._forget_weights)
         self._pid = os.getpid()
@@ -123,13 +126,20 @@ class Replies:
 
     def embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
         """Embeddings (n, F) of replies, for the learnt axes of the basis."""
+        self._load_embedder()
+        return self.worker.perform(lambda: self._embed_here(prompts, replies))
+
+    def _embed_here(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
+        """The same on the engine's own thread."""
+        return self._load_embedder()(prompts, replies)
+
+    def _load_embedder(self) -> Embed:
         with self._starting:
             if self._embedder is None:
                 named = self._basis.learnt.embedder if self._basis and self._basis.learnt else HIDDEN
                 chosen = self._source.embedder
                 self._embedder = load_embedder(chosen or named, self.models.base, is_trusted=chosen is not None)
-        embedder = self._embedder
-        return self.worker.perform(lambda: embedder(prompts, replies))
+            return self._embedder
 
     def _submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
         tickets = self.worker.submit(requests, is_streamed=is_streamed)

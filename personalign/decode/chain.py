@@ -59,7 +59,7 @@ class Chain:
         if seq.reward_prompt is not None:
             self.args = self.args or Args(self._models, self._slots, self._max_length)
             self.args.admit(slot, seq.reward_prompt.prompt, seq.reward_prompt.guidance)
-        elif self.tilt is not None and seq.guidance is not None:
+        elif self.tilt is not None and seq.guidance is not None and seq.request.options.rule == "successor":
             self.tilt.admit(slot, seq.guidance)
         if seq.stack is not None:
             expert = seq.stack.expert

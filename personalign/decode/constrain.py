@@ -93,6 +93,10 @@ class Matcher:
         """Write which tokens may come next into ``out``, lowest bit first: the ends alone once it is finished."""
         self._grammar.unsafe_compute_mask_ptr(out.ctypes.data, out.nbytes)
 
+    def fork(self) -> Matcher:
+        """One that goes on from here by itself."""
+        return Matcher(self._grammar.deep_copy())
+
     def advance(self, token: int) -> None:
         """Take the token that was drawn; one that isn't allowed is an error."""
         if not self._grammar.is_stopped():
@@ -115,6 +119,11 @@ class ConstraintRows:
         """Constrain the reply in a slot."""
         assert slot not in self._matchers, "a slot is released before it is admitted to"
         self._matchers[slot] = matcher
+
+    def fork(self, slot: int) -> None:
+        """Let a slot whose reply was copied from another one's follow its own from here on."""
+        if slot in self._matchers:
+            self._matchers[slot] = self._matchers[slot].fork()
 
     def mask(self, logits: Float[Tensor, "b V"]) -> Float[Tensor, "b V"]:
         """Set what may not come next to −∞; at a dead end, as ``dead`` says, only the end may."""

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from personalign.decode.blocks import Blocks
 from personalign.decode.chain import Chain
 from personalign.decode.lane import CHUNK, Lane
 from personalign.decode.models import Models
@@ -24,7 +25,7 @@ from personalign.decode.scheduler import Scheduler
 from personalign.decode.seq import Seq, Ticket, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
-from personalign.errors import MessageError, ModelError, PersonalignError
+from personalign.errors import InputError, MessageError, ModelError, PersonalignError
 from personalign.types import Reply
 
 DEFAULT_SLOTS = 32
@@ -60,6 +61,7 @@ class Engine:
         self._lane = Lane(base, slots, self.max_length)
         self._sampler = RowSampler(slots, base.num_logits, self.max_length)
         self._chain = Chain(models, slots, self.max_length, self._sampler, steers)
+        self._blocks = Blocks(models, slots, self._scheduler, self._sampler, self._chain.constraints, self._active)
         self._reads_shortest = False  # whether this step's prompts are read from the shortest on
 
     @property
@@ -80,6 +82,11 @@ class Engine:
                     f"prompt and max_tokens come to {seq.num_tokens} tokens, a slot holds {self.max_length}; shorten "
                     "the conversation, ask for fewer tokens, or open personalign with a larger max_length="
                 )
+            if seq.num_slots > self._slots.num_slots:
+                raise InputError(
+                    f'the rule "{seq.request.options.rule}" takes {seq.num_slots} slots for as many siblings, there are '
+                    f"{self._slots.num_slots}; ask for fewer with num_siblings=, or open personalign with larger slots="
+                )
         self._scheduler.queue.add(seqs)
 
     def waiting(self, user: str) -> list[Seq]:
@@ -89,7 +96,9 @@ class Engine:
     def forget(self, user: str, waiting: Sequence[Seq] | None = None) -> None:
         """Empty a person's rows: replies that are being written go on without them, those that wait begin so."""
         self._chain.forget(user)
-        for seq in self.waiting(user) if waiting is None else waiting:
+        leaders = [seq for seq in self._scheduler.running.values() if seq.leader is seq and seq.choices is not None]
+        choosing = [seq for seq in leaders if seq.guidance is not None and seq.guidance.user == user]
+        for seq in (*choosing, *(self.waiting(user) if waiting is None else waiting)):
             seq.forget()
 
     def abort(self, error: PersonalignError) -> None:
@@ -150,9 +159,11 @@ class Engine:
                 if num_read >= budget:
                     return num_read
         seq = self._scheduler.running[slot]
-        seq.enter("begin")
         self._active[slot] = True
         self._number[slot] = seq.number
+        seq.enter("begin" if seq.is_alone else "pause")
+        if not seq.is_alone:
+            self._blocks.begin(seq)
         return num_read
 
     def _forward(self, slots: Sequence[int]) -> tuple[Float[Tensor, "b V"], Step]:
@@ -175,8 +186,18 @@ class Engine:
         for slot in slots:
             with self._guard([slot]):
                 self._scheduler.running[slot].take(int(ids[slot]), logprobs.get(slot))
+        if paused := self._scheduler.slots("paused"):
+            self._active[paused] = False
+            for leader in self._scheduler.blocks():
+                self._choose(leader, step.hidden, tokens)
         if ended := self._scheduler.slots("ended"):
             self._finish(ended)
+
+    def _choose(self, leader: Seq, hidden: Float[Tensor, "b H"], tokens: Int[Tensor, "b"]) -> None:
+        """End a block: its best sibling is kept, and the others go on from it, or leave their slots."""
+        with self._guard(self._scheduler.places(leader)):
+            for slot in self._blocks.end(leader, hidden, tokens):
+                self._release(slot)
 
     def _finish(self, ended: Sequence[int]) -> None:
         """Send the replies that have ended, and free their slots."""
@@ -191,7 +212,8 @@ class Engine:
                     raise ModelError(
                         f"{self.models.base.name}{stacked} gave logits that hold NaN or Inf; expected finite numbers"
                     )
-                seq.finish(self._chain.account(slot), self.models.steering)
+                account = self._chain.account(slot) if seq.choices is None else seq.choices
+                seq.finish(account, self.models.steering)
                 self._release(slot)
 
     def _release(self, slot: int) -> None:
@@ -205,14 +227,17 @@ class Engine:
 
     @contextmanager
     def _guard(self, slots: Iterable[int]) -> Iterator[None]:
-        """End the replies in these slots with a typed error if anything fails; all others go on."""
+        """End the replies in these slots, siblings included, with a typed error if anything fails; others go on."""
         touched = list(slots)
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a device, a model or a library may throw anything
-            for slot in set(touched) & self._scheduler.running.keys():
-                self._scheduler.running[slot].fail(engine_error(error))
-                self._release(slot)
+            running = self._scheduler.running
+            failed = {running[slot].leader for slot in touched if slot in running}
+            for slot, seq in list(running.items()):
+                if seq.leader in failed:
+                    seq.fail(engine_error(error))
+                    self._release(slot)
 
 
 def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer] = ()) -> list[Reply]:
@@ -234,7 +259,7 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
     if not seqs:
         return []
     longest = max(seq.num_tokens for seq in seqs)
-    engine = Engine(models, min(len(seqs), MAX_ROWS), longest, max_waiting=len(seqs), steers=steers)
+    engine = Engine(models, min(sum(seq.num_slots for seq in seqs), MAX_ROWS), longest, max_waiting=len(seqs), steers=steers)
     engine.submit(seqs)
     while not engine.is_idle:
         engine.step()

@@ -137,10 +137,12 @@ class Reading:
             self.cache.wipe(self._rows(slot), self.known[slot] + self._ahead)
             self.known[slot] = 0
 
-    def move(self, source: int, target: int) -> None:
-        """Copy what a slot has read to an empty one."""
-        self.cache.copy(self._rows(source), self._rows(target), self.known[source])
-        self.known[target] = self.known[source]
+    def copy(self, source: int, target: int, newest: int | None = None) -> None:
+        """Copy what a slot has read to an empty one, or the newest tokens to one that has read all others already."""
+        length = self.known[source]
+        start = 0 if newest is None else max(0, length - newest)
+        self.cache.copy(self._rows(source), self._rows(target), slice(start, length))
+        self.known[target] = length
 
     def _rows(self, slot: int) -> slice:
         return slice(slot * self.copies, (slot + 1) * self.copies)

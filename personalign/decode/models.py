@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,9 @@ from personalign.decode.successor import SuccessorHead
 from personalign.errors import BasisError, InputError, ModelError
 from personalign.messages import shown
 from personalign.options import Options
-from personalign.types import ArgsSteering, Guidance, Steering
+from personalign.types import ArgsSteering, Array, Guidance, Message, Steering
+
+Measure = Callable[[Sequence[Sequence[Message]], Sequence[str]], Array]  # prompts and replies to φ (n, d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class Models:
     experts: Mapping[str, Expert] = field(default_factory=dict)
     reward_model: RewardModel | None = None
     args: ArgsSteering = field(default_factory=ArgsSteering)
+    measure: Measure | None = None  # of replies that have ended; the rules with siblings ask for it
 
     def __post_init__(self) -> None:
         head, base = self.head, self.base

@@ -41,6 +41,8 @@ class Effect(NamedTuple):
 @torch.no_grad()
 def generate(models: Models, request: Request) -> Reply:
     """Write what ``generate(models, [request])`` should, reading everything anew for every token."""
+    if request.options.has_siblings and is_guided(models, request):
+        return by_blocks(models, request)
     base = models.base
     ids: list[int] = []
     end: int | None = None
@@ -76,7 +78,68 @@ def is_guided(models: Models, request: Request) -> bool:
     """Whether there is a reward to steer by."""
     if request.options.rule == "args":
         return models.reward_guidance(request) is not None
-    return gain(request.guidance, models.steering) > 0
+    return gain(request.guidance, models.steering, request.options) > 0
+
+
+def by_blocks(models: Models, request: Request) -> Reply:
+    """Write a block several times, from one prefix and by other random numbers; keep the best, and go on from it."""
+    options, k, most = request.options, request.options.num_siblings, request.options.max_tokens
+    prompt = render(models.base.tokenizer, request.messages)
+    streams = [uniforms(options.seed, prompt, most, stream).tolist() for stream in range(k)]
+    ids: list[int] = []  # the end included
+    account = Account(guided=True)
+    while not is_ended(models, request, ids):
+        start, stop = len(ids), len(ids) + options.block
+        siblings = [written(models, request, ids, stream[start:stop]) for stream in streams]
+        values = [value(models, request, sibling) for sibling in siblings]
+        is_empty = [set(sibling) <= set(models.base.ends) for sibling in siblings]
+        best = min(range(k), key=lambda i: (is_empty[i], -values[i]))
+        ids = siblings[best]
+        account = replace(
+            account,
+            kl=account.kl + math.log(k) - (k - 1) / k,
+            changed=account.changed + (len(ids) - start if best else 0),
+            gained=account.gained + values[best] - sum(values) / k,
+        )
+    text = [token for token in ids if token not in models.base.ends]
+    return reply_of(
+        request,
+        account,
+        models.steering,
+        len(ids),
+        text=models.base.detokenize(text),
+        finish_reason="stop" if len(text) < len(ids) else "length",
+        usage=Usage(len(prompt), len(text)),
+        ids=tuple(text),
+        end=ids[-1] if len(text) < len(ids) else None,
+    )
+
+
+def written(models: Models, request: Request, ids: Sequence[int], numbers: Sequence[float]) -> list[int]:
+    """What the model itself writes after ``ids`` by these random numbers."""
+    plain, ids = replace(request, guidance=None), list(ids)
+    for u in numbers:
+        if not is_ended(models, request, ids):
+            logits, _ = steered(models, plain, ids)
+            ids.append(drawn(logits, request.options, u))
+    return ids
+
+
+def is_ended(models: Models, request: Request, ids: Sequence[int]) -> bool:
+    """Whether nothing may follow."""
+    return len(ids) == request.options.max_tokens or ids[-1:] != [] and ids[-1] in models.base.ends
+
+
+def value(models: Models, request: Request, ids: Sequence[int]) -> float:
+    """⟨w, φ⟩ of a reply that has ended; of one that goes on ⟨w, ψ⟩ at its last token, given all before it."""
+    assert request.guidance is not None, "it is what values"
+    assert models.measure is not None, "a request isn't admitted without"
+    if is_ended(models, request, ids):
+        phi = models.measure([request.messages], [models.base.detokenize(ids)])[0]
+    else:
+        _, hidden = read(models.base, [*render(models.base.tokenizer, request.messages), *ids[:-1]])
+        phi = features(models, hidden)[ids[-1]].double().cpu().numpy()
+    return float(phi @ request.guidance.weights)
 
 
 @torch.no_grad()
@@ -192,7 +255,7 @@ def by_reward_model(
     texts = torch.tensor([[*text, token] for token in best.tolist()], device=model.device)
     weights = torch.tensor(guidance.weights, dtype=torch.float32, device=model.device)
     rewards = model.rewards(texts, torch.ones_like(texts))[:, -1] @ weights
-    return best, logits[best] + models.args.weight * gain(guidance, models.steering, "args") * rewards, rewards
+    return best, logits[best] + models.args.weight * gain(guidance, models.steering, request.options) * rewards, rewards
 
 
 def possible(logits: Tensor, most: int) -> Tensor:

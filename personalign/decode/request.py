@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from personalign.errors import ProfileError
-from personalign.options import Options, check_number
+from personalign.options import SIBLING_RULES, Options, check_number
 from personalign.types import Guidance, Message, Reason, Reply, Steering
 
+DEFAULT = Options()
 MAX_SEED = 2**53  # of those drawn for a request: a number that JSON carries exactly
 
 
@@ -63,7 +64,7 @@ def reply_of(request: Request, account: Account, steering: Steering, num_drawn: 
     guided = account.guided and not is_shadow
     why = None
     if not guided:
-        strength = gain(guidance, steering, options.rule)
+        strength = gain(guidance, steering, options)
         state = {"is_sound": account.is_sound, "is_shadow": is_shadow, "has_basis": request.has_basis}
         why = reason(guidance, strength, **state)
     return Reply(
@@ -79,9 +80,14 @@ def reply_of(request: Request, account: Account, steering: Steering, num_drawn: 
     )
 
 
-def gain(guidance: Guidance | None, steering: Steering, rule: str = "successor") -> float:
-    """β·ρ·strength, what a person's reward is multiplied by, or ρ·strength by "args"; 0 means plain decoding."""
-    beta = steering.beta if rule == "successor" else 1.0
+def gain(guidance: Guidance | None, steering: Steering, options: Options = DEFAULT) -> float:
+    """β·ρ·strength, what a person's reward is multiplied by, or ρ·strength by other rules; 0 means plain decoding.
+
+    A choice goes by the sign alone, and isn't one where there is nothing to choose from.
+    """
+    beta = steering.beta if options.rule == "successor" else 1.0
+    if options.rule in SIBLING_RULES and not options.has_siblings:
+        beta = 0.0
     return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
 
 

@@ -26,15 +26,18 @@ UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where 
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
 
 
-def uniforms(seed: int | None, prompt_ids: Sequence[int], count: int) -> Float[Tensor, "count"]:
+def uniforms(
+    seed: int | None, prompt_ids: Sequence[int], count: int, stream: int = 0
+) -> Float[Tensor, "count"]:
     """A request's random numbers, one a token, whatever else is in the batch and on every device.
 
     They depend on seed and prompt: by the seed alone, one seed for every request would draw all their first tokens at
-    the same quantile.
+    the same quantile. Each sibling has a stream of its own.
     """
     assert seed is not None, "a request has a seed"
     content = np.array([seed, *prompt_ids], dtype="<i8").tobytes()
-    mixed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    salt = stream.to_bytes(hashlib.blake2b.SALT_SIZE, "little")
+    mixed = int.from_bytes(hashlib.blake2b(content, digest_size=8, salt=salt).digest(), "little")
     return torch.rand(count, generator=torch.Generator().manual_seed(mixed), dtype=torch.float64)
 
 
@@ -158,7 +161,7 @@ class RowSampler:
         is_penalised = penalties != (1.0, 0.0, 0.0)
         self._weakening[slot] = torch.tensor([is_penalised, *penalties, bool(bias)])
         if options.temperature > 0:
-            self._uniforms[slot, : options.max_tokens] = uniforms(options.seed, prompt_ids, options.max_tokens)
+            self.seed(slot, options, prompt_ids)
         if is_penalised:
             self._penalised[slot] = True
             self._in_prompt[slot, torch.tensor(prompt_ids, dtype=torch.long, device=device)] = True
@@ -167,6 +170,11 @@ class RowSampler:
             tokens = torch.tensor(list(bias), dtype=torch.long, device=device)
             self._bias[slot, tokens] = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
         self._admitted[slot] = options
+
+    def seed(self, slot: int, options: Options, prompt_ids: Sequence[int], stream: int = 0) -> None:
+        """Draw a slot's tokens from here on at the random numbers of one of the request's streams."""
+        count = options.max_tokens
+        self._uniforms[slot, :count] = uniforms(options.seed, prompt_ids, count, stream)
 
     def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         """Penalties, then bias; rows that have none pass by selection and so keep their bits."""

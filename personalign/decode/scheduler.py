@@ -65,6 +65,8 @@ class Queue:
         with self._lock:
             for owner, seqs in self._owners.items():
                 if num_running.get(owner, 0) < SLOT_SHARE * num_free:
+                    if seqs[0].num_slots > num_free:
+                        return None  # others wait, too, so that it gets its slots
                     seq = seqs.popleft()
                     if seqs:
                         self._owners.move_to_end(owner)
@@ -115,20 +117,39 @@ class Scheduler:
         return self._bucket(max(self.running) + 1)
 
     def admit(self) -> Iterator[tuple[int, Seq]]:
-        """Give free slots, the lowest first, to the replies whose turn it is."""
+        """Give free slots, the lowest first, to the replies whose turn it is; siblings wait in theirs for its prompt."""
         while (num_free := self._num_slots - len(self.running)) > 0:
             num_running = Counter(seq.owner for seq in self.running.values())
             if (seq := self.queue.pop(num_running, num_free)) is None:
                 return
             slot = self._lowest_free()
-            self.running[slot] = seq
-            seq.enter("seat")
+            for sibling in seq.spread():
+                self.running[self._lowest_free()] = sibling
+                sibling.enter("seat")
+                if sibling is not seq:
+                    sibling.enter("pause")
             yield slot, seq
 
     def withdraw(self) -> list[int]:
         """Drop the cancelled replies that wait; name the slots of those that run."""
         self.queue.withdraw()
-        return [slot for slot, seq in self.running.items() if seq.is_cancelled]
+        cancelled = {seq for seq in self.running.values() if seq.leader is seq and seq.is_cancelled}
+        return [slot for slot, seq in self.running.items() if seq.leader in cancelled]
+
+    def places(self, leader: Seq) -> list[int]:
+        """The slots of a reply, those of its siblings in their order."""
+        slots = {seq: slot for slot, seq in self.running.items()}
+        return [slots[sibling] for sibling in leader.siblings if sibling in slots]
+
+    def blocks(self) -> list[Seq]:
+        """The leaders of siblings who all wait for each other."""
+        leaders = [seq for seq in self.running.values() if seq.leader is seq and seq.state == "paused"]
+        return [seq for seq in leaders if all(sibling.state == "paused" for sibling in seq.siblings)]
+
+    def swap(self, seq: Seq, other: Seq) -> None:
+        """Let two replies change places."""
+        turned = {seq: other, other: seq}
+        self.running = {slot: turned.get(running, running) for slot, running in self.running.items()}
 
     def release(self, slot: int) -> None:
         """Free a slot."""

@@ -6,29 +6,32 @@ import os
 import queue
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from personalign.decode.checkpoint import first_line
 from personalign.decode.constrain import Matcher
+from personalign.decode.draft import Draft
 from personalign.decode.experts import Expert
 from personalign.decode.load import CausalModel, render
 from personalign.decode.models import Models
-from personalign.decode.request import Account, Piece, Request, check_guidance, reply_of
+from personalign.decode.request import Account, Piece, Request, check_guidance, gain, reply_of
 from personalign.decode.reward_model import RewardModel
-from personalign.decode.text import TextStream
 from personalign.errors import BasisError, EngineError, InputError, PersonalignError, check_process
 from personalign.types import FinishReason, Guidance, Reply, Steering, TokenLogprobs, Usage
 
 Outbox = Callable[[Piece | Reply | Exception], None]
-State = Literal["waiting", "reading", "writing", "ended", "finished", "failed", "cancelled"]
-Event = Literal["seat", "begin", "end", "finish", "fail", "cancel"]
+State = Literal["waiting", "reading", "writing", "paused", "ended", "finished", "failed", "cancelled"]
+Event = Literal["seat", "begin", "pause", "resume", "end", "finish", "fail", "cancel"]
 
-# seat: it gets a slot; begin: its prompt is read; end: its last token is drawn; finish: the reply is sent
+# seat: it gets a slot; begin: its prompt is read; end: its last token is drawn; finish: the reply is sent;
+# pause: it waits for its siblings; resume: all go on from the best; cancel: its caller has gone, or a sibling was better
 LIFE: Mapping[State, Mapping[Event, State]] = {
     "waiting": {"seat": "reading", "fail": "failed", "cancel": "cancelled"},
-    "reading": {"begin": "writing", "fail": "failed", "cancel": "cancelled"},
-    "writing": {"end": "ended", "fail": "failed", "cancel": "cancelled"},
+    "reading": {"begin": "writing", "pause": "paused", "fail": "failed", "cancel": "cancelled"},
+    "writing": {"pause": "paused", "end": "ended", "fail": "failed", "cancel": "cancelled"},
+    "paused": {"resume": "writing", "end": "ended", "fail": "failed", "cancel": "cancelled"},
     "ended": {"finish": "finished", "fail": "failed"},
     "finished": {},
     "failed": {},
@@ -56,6 +59,9 @@ class RewardPrompt:
 class Seq:
     """A reply being written. The engine alone changes it, but for the wish to cancel it.
 
+    Where the best of several siblings is kept, each is a seq in a slot of its own; their leader is the one that a
+    caller waits for, and alone says something to them.
+
     Any thread may make one: it checks the request, and renders the prompt for every model that reads it.
 
     Raises:
@@ -80,13 +86,17 @@ class Seq:
         self.guidance = request.guidance  # None once the person is erased
         self.state: State = "waiting"
         self.is_cancelled = False  # any thread may ask for that; the engine's next step lets it happen
-        self._outbox, self._ends = outbox, base.ends
-        self._needs_text = is_streamed or bool(options.stop)  # token by token
-        self._ids: list[int] = []
-        self._end: int | None = None  # once it is drawn
-        self._num_drawn = 0
-        self._logprobs: list[TokenLogprobs] = []
-        self._text = TextStream(base.detokenize, options.stop)
+        self._outbox = outbox
+        self.draft = Draft(base, options, needs_text=is_streamed or bool(options.stop))
+        self._has_siblings = options.has_siblings and gain(self.guidance, models.steering, options) > 0
+        if self._has_siblings and models.measure is None:
+            raise InputError(
+                f'the rule "{options.rule}" measures replies that have ended, and nothing here does; pass '
+                'Models(measure=…), as Personalign.open does, or use "successor"'
+            )
+        self.stream = 0  # of the request's random numbers
+        self.leader, self.siblings = self, [self]
+        self.choices: Account | None = None  # what choosing among siblings has done; None where there are none
 
     @property
     def owner(self) -> str | int:
@@ -96,7 +106,17 @@ class Seq:
     @property
     def is_first(self) -> bool:
         """Whether the next token is the reply's first."""
-        return self._num_drawn == 0
+        return self.draft.num_drawn == 0
+
+    @property
+    def num_slots(self) -> int:
+        """How many slots it takes: one for each sibling."""
+        return self.request.options.num_siblings if self._has_siblings and self.guidance is not None else 1
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it has no siblings."""
+        return len(self.leader.siblings) == 1
 
     @property
     def num_tokens(self) -> int:
@@ -104,55 +124,66 @@ class Seq:
         prompts = [self.prompt, *(part.prompt for part in (self.stack, self.reward_prompt) if part is not None)]
         return max(map(len, prompts)) + self.request.options.max_tokens
 
+    def spread(self) -> list[Seq]:
+        """Get its siblings, itself the first of them, one for each slot that it takes."""
+        if self.num_slots > 1:
+            self.siblings = [self, *(self._sibling(stream) for stream in range(1, self.num_slots))]
+            self.choices = Account(guided=True)
+        return self.siblings
+
+    def _sibling(self, stream: int) -> Seq:
+        other = copy(self)
+        other.stream, other.draft, other.guidance, other._outbox = stream, self.draft.fork(), None, lambda _: None
+        return other
+
     def enter(self, event: Event) -> None:
         """Let an event move the reply to its next state."""
         assert event in LIFE[self.state], f"no {event} where a reply is {self.state}"
         self.state = LIFE[self.state][event]
 
     def take(self, token: int, logprobs: TokenLogprobs | None = None) -> None:
-        """Add the token just drawn, and find out whether it ends the reply."""
-        self._num_drawn += 1
-        if logprobs is not None:
-            self._logprobs.append(logprobs)
-        if token in self._ends:
-            self._end = token
-        else:
-            self._ids.append(token)
-            if self._needs_text:
-                self._outbox(Piece((token,), self._text.push([token])))
-        if self._is_stopped or self._num_drawn == self.request.options.max_tokens:
-            self.enter("end")
+        """Add the token just drawn, and find out whether it ends the reply, or the block of a sibling."""
+        draft = self.draft
+        draft.take(token, logprobs)
+        if self.is_alone:
+            self.send()
+            if draft.is_ended:
+                self.enter("end")
+        elif draft.is_ended or draft.num_drawn % self.request.options.block == 0:
+            self.enter("pause")
 
-    @property
-    def _is_stopped(self) -> bool:
-        return self._end is not None or self._text.is_stopped
+    def send(self) -> None:
+        """Send what is new to a caller who reads along."""
+        if (piece := self.draft.unsent()) is not None:
+            self._outbox(piece)
 
     def finish(self, account: Account, steering: Steering) -> None:
         """Send the rest of the text, then the reply."""
-        ids = tuple(self._ids)
-        finish_reason: FinishReason = "stop" if self._is_stopped else "length"
-        ending = self._text.finish(() if self._needs_text else ids)
-        if ending and self._needs_text:
-            self._outbox(Piece((), ending))
+        draft, ids = self.draft, tuple(self.draft.ids)
+        finish_reason: FinishReason = "stop" if draft.is_stopped else "length"
+        text = draft.close()
+        self.send()
         self._outbox(
             reply_of(
                 self.request,
                 account,
                 steering,
-                self._num_drawn,
-                text=self._text.text,
+                draft.num_drawn,
+                text=text,
                 finish_reason=finish_reason,
                 usage=Usage(len(self.prompt), len(ids)),
-                logprobs=tuple(self._logprobs),
+                logprobs=tuple(draft.logprobs),
                 ids=ids,
-                end=self._end,
+                end=draft.end,
             )
         )
         self.enter("finish")
 
-    def forget(self) -> None:
-        """Go without the person's weights: they were erased while the reply waited for its turn."""
+    def forget(self, *, is_sound: bool = True) -> None:
+        """Go on without the person's weights: they were erased, or a reward wasn't finite."""
         self.guidance = None
+        if self.choices is not None:
+            self.choices = replace(self.choices, guided=False, is_sound=is_sound)
         if self.reward_prompt is not None and self.reward_prompt.guidance.user:
             self.reward_prompt = None
 
@@ -201,11 +232,12 @@ class Ticket:
 
 
 def _check_guidance(models: Models, request: Request) -> None:
-    is_args, guidance, reward = request.options.rule == "args", request.guidance, models.reward_model
-    if is_args and request.is_shadow:
+    options, guidance, reward = request.options, request.guidance, models.reward_model
+    is_args = options.rule == "args"
+    if request.is_shadow and options.rule != "successor":
         raise InputError(
-            'the rule "args" can\'t follow in shadow what the model draws: it reads its own candidates alone; use '
-            '"successor", or leave shadow mode'
+            f'the rule "{options.rule}" can\'t follow in shadow what the model draws: it chooses among candidates of '
+            'its own; use "successor", or leave shadow mode'
         )
     if is_args and reward is None:
         raise InputError(
@@ -215,10 +247,10 @@ def _check_guidance(models: Models, request: Request) -> None:
         return
     if is_args and reward is not None:
         check_guidance(guidance, len(guidance.weights) if reward.num_axes == 1 else reward.num_axes)
-    elif models.head is None:
+    elif models.head is None and options.rule != "best_of":
         raise BasisError("guidance needs a successor head, and the basis has none; train one, or pass no guidance")
     else:
-        check_guidance(guidance, models.head.num_axes)
+        check_guidance(guidance, len(guidance.weights) if models.head is None else models.head.num_axes)
 
 
 def _prompt(reader: CausalModel | Expert | RewardModel, request: Request) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,8 +16,8 @@ class Part(Protocol):
     def release(self, slot: int) -> None:
         """Empty a slot; nothing of its reply stays."""
 
-    def move(self, source: int, target: int) -> None:
-        """Copy what a slot holds to an empty one."""
+    def copy(self, source: int, target: int, newest: int | None = None) -> None:
+        """Copy what a slot holds to an empty one, or the newest tokens to one that has all others already."""
 
 
 class Slots:
@@ -66,5 +66,19 @@ class Slots:
             if source in values:
                 values[target] = values.pop(source)
         for part in self._parts:
-            part.move(source, target)
+            part.copy(source, target)
         self.release(source)
+
+    def copy(self, source: int, targets: Sequence[int], newest: int | None = None) -> None:
+        """Let other slots go on from what one holds: empty ones, or siblings that lack its ``newest`` tokens alone.
+
+        What a value in ``values`` refers to is shared; a value that has to be dropped can't be.
+        """
+        for buffer, _ in self._buffers:
+            buffer[list(targets)] = buffer[source].clone()
+        for values, _ in self._values:
+            if source in values:
+                values.update(dict.fromkeys(targets, values[source]))
+        for part in self._parts:
+            for target in targets:
+                part.copy(source, target, newest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
@@ -84,6 +85,12 @@ class TextStream:
         self._window += self._detokenizer.visible(ids)
         self._withheld += self._detokenizer(self._window)[self._num_read :]
         return self._give(0)
+
+    def fork(self) -> TextStream:
+        """One that goes on from here by itself."""
+        other = copy(self)
+        other._window = list(self._window)
+        return other
 
     def _shorten(self, certain: str) -> None:
         """Begin the window later if its text is the same from there."""

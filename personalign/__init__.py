@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personalign.basis import Basis
+    from personalign.learn.rank import Ranking
     from personalign.messages import Feedback, Message
     from personalign.options import Options
     from personalign.service import Personalign
@@ -25,6 +26,7 @@ _HOMES = {
     "Personalign": "service",
     "Profile": "types",
     "Question": "types",
+    "Ranking": "learn.rank",
     "Reply": "types",
 }
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Personalign",
     "Profile",
     "Question",
+    "Ranking",
     "Reply",
 ]
 

@@ -20,6 +20,7 @@ FEEDBACK: tuple[FeedbackKind, ...] = get_args(FeedbackKind)  # the kinds of answ
 MAX_TEXT = 100_000  # characters of a text that is kept
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
+MAX_CANDIDATES = 256  # replies to choose from
 MAX_USER = 128  # characters of a person's id
 MAX_PLACE, MAX_NAME = 1000, 255  # bytes of a path, and of a folder or file in it
 UNWRITTEN = {"Cc", "Cs", "Zl", "Zp"}  # controls, half characters, line and paragraph separators
@@ -58,6 +59,22 @@ def read_messages(messages: object, *, is_answered: bool = False) -> Conversatio
             f"the last message is the {role}'s, expected the user's, to be answered; append it, or leave out the last"
         )
     return conversation
+
+
+def read_candidates(candidates: object) -> tuple[str, ...]:
+    """Take replies to choose from.
+
+    Raises:
+        InputError: it isn't a list, or holds none or more than 256.
+        MessageError: one is blank, too long or no text.
+    """
+    if not isinstance(candidates, list | tuple):
+        raise InputError(f"candidates is {shown(candidates)}, expected a list; put it into brackets")
+    if not 1 <= len(candidates) <= MAX_CANDIDATES:
+        raise InputError(
+            f"found {len(candidates)} candidates, expected 1 to {MAX_CANDIDATES}; pass the replies to rank"
+        )
+    return tuple(check_text(f"candidate {number}", text) for number, text in enumerate(candidates))
 
 
 def _message(place: str, message: object) -> Message:

@@ -21,11 +21,12 @@ from personalign.learn.ask import Likeness, StopRule, acquire, clip_pairs, why_s
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.fit import fit
+from personalign.learn.rank import Ranking, rank
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.messages import Feedback, shown
 from personalign.store import Answer, Presentation, Shown, Store
-from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question
+from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question, Reason
 
 DAY_S = 86_400.0
 MIRRORED = {"a": "b", "b": "a"}
@@ -125,6 +126,16 @@ class Onboarding:
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
         return self._named(self._store.profile(user, self._basis.id) or self._basis.first_profile(user))
+
+    def choose(self, user: str, prompt: Sequence[Message], candidates: Sequence[str]) -> Ranking:
+        """Rank replies to a prompt by what is known of a person."""
+        profile = self.profile(user)
+        guidance = self.serving.guidance(profile)
+        reason: Reason | None = (
+            "no_answers" if guidance is None else None if guidance.is_personal else "nothing_personal"
+        )
+        phi = features(self._basis, [prompt] * len(candidates), candidates, self._embed)
+        return rank(candidates, phi, self.serving.belief(profile), reason, profile.revision)
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""

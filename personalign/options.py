@@ -50,7 +50,7 @@ class Options:
         rule: "successor", to tilt every token by the basis's head; "args", to ask the reward model that was opened
             about every candidate; "blocks", to keep the best of some siblings at the end of each block, or "best_of",
             at the end of the reply.
-        num_siblings: how many versions "blocks" and "best_of" choose from, each a row of the batch; 1 is plain decoding.
+        num_siblings: how many versions "blocks" and "best_of" choose from, each in a slot; 1 is plain decoding.
         block_tokens: how many tokens "blocks" writes between two choices.
         expert: a domain expert to stack under the reward.
         alpha: the expert's weight; None means its own.

@@ -19,8 +19,18 @@ from personalign.bundled import Place, Source, locate, no_basis
 from personalign.errors import BasisError, EngineError, InputError, check_process
 from personalign.learn.ask import QUESTION_RULES, StopRule
 from personalign.learn.drift import Drift
+from personalign.learn.rank import Ranking
 from personalign.learn.served import Serving
-from personalign.messages import Feedback, FeedbackKind, Message, check_text, check_user, read_messages, shown
+from personalign.messages import (
+    Feedback,
+    FeedbackKind,
+    Message,
+    check_text,
+    check_user,
+    read_candidates,
+    read_messages,
+    shown,
+)
 from personalign.onboarding import Onboarding
 from personalign.options import (
     Capacity,
@@ -189,6 +199,20 @@ class Personalign:
         The same feedback again changes nothing; turned round, it takes the place of the first.
         """
         return self._onboarding.feedback(check_user(user), Feedback(kind, read_messages(messages), chosen, rejected))
+
+    def choose(self, user: str, messages: Messages, candidates: Sequence[str]) -> Ranking:
+        """Rank replies of any model by how a person would like them; torch is loaded for learnt axes alone.
+
+        Raises:
+            InputError: no candidate, or too many; MessageError for one that can't be used.
+            BasisError: there are no axes to measure them on.
+        """
+        conversation, texts = read_messages(messages), read_candidates(candidates)
+        return self._onboarding.choose(check_user(user), conversation, texts)
+
+    async def achoose(self, user: str, messages: Messages, candidates: Sequence[str]) -> Ranking:
+        """``choose`` for a task on an event loop, which it never blocks."""
+        return await to_thread(self.choose, user, messages, candidates)
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""

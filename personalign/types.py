@@ -246,11 +246,16 @@ class Reply:
     share of positions whose likeliest token guidance changed. ``gained`` is the expected reward that it added, the mean
     over tokens of Σ q Q − Σ p Q within the short list.
 
+    Under the rules "blocks" and "best_of" nothing is steered within a block, and the same fields say what the choices
+    did, over as many tokens. ``kl`` is a bound, log k − (k − 1)/k nats for each block of k siblings, and ``tilt_kl`` is
+    0. ``changed`` is the share of tokens in blocks where another sibling than the first was kept: the first is what the
+    model writes by this seed without a choice. ``gained`` adds up what the best sibling was worth over their mean.
+
     ``reason`` says why a reply was not guided, and is None for a guided one: "no_basis" (the model was opened without
     one), "no_answers" (nothing is known of the person), "nothing_personal" (the basis finds nothing that sets one
-    person apart), "strength_zero" (β or strength is 0), "non_finite_reward" (guidance ended at the first such token),
-    "forgotten" (the person was erased meanwhile), or "shadow". In shadow the numbers say what guidance would have done
-    to each token.
+    person apart), "strength_zero" (β or strength is 0, or there is one sibling), "non_finite_reward" (guidance ended at
+    the first such token), "forgotten" (the person was erased meanwhile), or "shadow". In shadow the numbers say what
+    guidance would have done to each token.
     """
 
     text: str

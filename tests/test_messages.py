@@ -9,7 +9,15 @@ import pytest
 from pydantic import BaseModel
 
 from personalign.errors import InputError, MessageError
-from personalign.messages import MAX_CONVERSATION, MAX_TEXT, Feedback, check_user, read_messages
+from personalign.messages import (
+    MAX_CANDIDATES,
+    MAX_CONVERSATION,
+    MAX_TEXT,
+    Feedback,
+    check_user,
+    read_candidates,
+    read_messages,
+)
 
 HELLO = {"role": "user", "content": "Hello"}
 HI = {"role": "assistant", "content": "Hi!"}
@@ -171,3 +179,23 @@ def test_ids_that_cannot_be_kept_are_refused(user: object) -> None:
     """Blank, long or unprintable ids, and what isn't text."""
     with pytest.raises(InputError, match="as a person's id, expected 1 to 128 printable characters"):
         check_user(user)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "error", "complaint"),
+    [
+        ([], InputError, "found 0 candidates, expected 1 to 256"),
+        (["a"] * (MAX_CANDIDATES + 1), InputError, "found 257 candidates"),
+        ("one text", InputError, "candidates is 'one text', expected a list"),
+        (["fine", "  "], MessageError, "candidate 1 is blank"),
+        (["x" * 1_000_000], MessageError, "candidate 0 has 1,000,000 characters, expected at most 100,000"),
+        ([b"bytes"], MessageError, "candidate 0 is b'bytes', expected text"),
+        (["\ud800"], MessageError, "half a surrogate pair"),
+        (None, InputError, "candidates is None"),
+    ],
+)
+def test_what_cannot_be_chosen_from_is_refused(candidates: object, error: type[Exception], complaint: str) -> None:
+    """Each refusal says what was found, what was expected and what to do."""
+    with pytest.raises(error, match=complaint):
+        read_candidates(candidates)
+    assert read_candidates(["a", "a"]) == ("a", "a")

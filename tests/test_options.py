@@ -39,6 +39,8 @@ WRONG = {
     "strength": (-1, 101, math.nan, "1", None, [1.0]),
     "alpha": (-0.1, 1e9, math.nan, "0.5", True),
     "rule": ("args ", "", None, 3, ["args"], np.array(["args", "successor"])),
+    "num_siblings": (0, -1, 17, 2.0, True, "4", None),
+    "block_tokens": (0, 257, 1.5, True, "16", None),
     "expert": ([], {}, 3, True, b"hotels"),
     "logit_bias": ([(1, 2.0)], {"7": 1.0}, {7: math.nan}, {7: 101}, {-1: 1.0}, {True: 1.0}, {7: "1"}, "7", None),
     "stop": ("###", (3,), ("a", ""), ("a",) * 17, ("x" * 257,), ("\ud800",), None, {"a": 1}, {"a"}),
@@ -67,7 +69,11 @@ def test_options_that_mean_nothing_are_refused(name: str, number: int) -> None:
         ({"stop": "###"}, "stop is '###', expected a list of strings"),
         ({"stop": ["a"] * 17}, "stop holds 17 strings, expected at most 16"),
         ({"stop": ["x" * 257]}, "stop holds a string of 257 characters, expected 1 to 256"),
-        ({"rule": "arg"}, "rule is 'arg', expected one of successor, args"),
+        ({"rule": "arg"}, "rule is 'arg', expected one of successor, args, blocks, best_of"),
+        ({"num_siblings": 17}, "num_siblings is 17, expected a whole number from 1 to 16"),
+        ({"block_tokens": 0}, "block_tokens is 0, expected a whole number from 1 to 256"),
+        ({"rule": "blocks"}, r"temperature is 0, at which all siblings.*expected more than 0; pass temperature=0.7"),
+        ({"rule": "best_of"}, "temperature is 0, at which all siblings"),
         ({"expert": []}, r"expert is \[\], expected a name"),
         ({"schema": {"type": "object"}, "regex": "a"}, "both given, expected one of them"),
     ],
@@ -100,6 +106,8 @@ def test_options_at_their_bounds_are_kept() -> None:
     """The ends of every range are inside it."""
     Options(1, 10.0, 1e-9, 2**63 - 1, 2**31 - 1, 1.0, 0.1, -2, 2, {0: -100, 49: 100.0}, ("x" * 256,) * 16, 20)
     Options(min_p=0, repetition_penalty=10, presence_penalty=2.0, frequency_penalty=-2.0, stop=(" ",), strength=100)
+    Options(rule="blocks", num_siblings=16, block_tokens=256, temperature=1e-9)
+    Options(rule="best_of", num_siblings=1, block_tokens=1, temperature=0)
     Options(alpha=0, rule="args", expert="hotels", schema={"type": "object"})
     Options(schema='{"type": "object"}')
     Options(regex="")

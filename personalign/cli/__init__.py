@@ -19,14 +19,14 @@ from personalign.cli.database import db, doctor
 from personalign.cli.onboarding import demo, feedback, onboard
 from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, profile
-from personalign.cli.replies import chat, shift
+from personalign.cli.replies import chat, choose, shift
 from personalign.cli.training import basis, expert
 from personalign.errors import PersonalignError
 
 app = typer.Typer(
     help="Give every user of a chatbot their own reward function.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for verb in (demo, onboard, feedback, chat, shift, profile, forget, export, doctor):
+for verb in (demo, onboard, feedback, chat, choose, shift, profile, forget, export, doctor):
     app.command()(verb)
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")

@@ -41,7 +41,9 @@ AsJson = Annotated[
 # the options of a request by help panel; a mapping, such as logit_bias, is for Python alone
 HELP = {
     "Steering": {
-        "rule": "what gives the rewards; args is the default with --reward, otherwise successor",
+        "rule": "how the reward acts; args is the default with --reward, otherwise successor",
+        "num_siblings": "number of versions that the rules blocks and best_of choose from",
+        "block_tokens": "number of tokens between two choices of the rule blocks",
         "strength": "factor of the person's reward; 0 turns it off",
         "expert": "domain expert to stack under the reward, such as hotels",
         "alpha": "weight of the expert; by default the one in its card",

@@ -24,7 +24,7 @@ from personalign.cli.options import (
     takes_options,
 )
 from personalign.cli.output import err, out, print_row
-from personalign.cli.show import show_reply, show_shift
+from personalign.cli.show import show_ranking, show_reply, show_shift
 from personalign.errors import InputError
 from personalign.options import MAX_CONSTRAINT, OptionsDict
 
@@ -96,6 +96,27 @@ def shift(
     tokens = by_token(replies)[:top]
     row = {"user": user, "tokens": list(map(asdict, tokens)), "replies": list(map(asdict, replies))}
     print_row(row, as_json, show_shift, out, tokens, replies)
+
+
+def choose(
+    user: User,
+    message: Annotated[str, typer.Argument(help="message that the candidates reply to")],
+    candidates: Annotated[list[str], typer.Argument(help="replies to choose from, of any model")],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank replies by how a person would like them, the best first.
+
+    With --json: user, best (its text), order (places among the candidates), surety (the probability that the first is
+    better than the second), reason (why the order isn't the person's own), revision, and candidates, each with index,
+    text, utility and probability (of being the best).
+    """
+    with open_service(store, model, basis) as p:
+        ranking = p.choose(user, [{"role": "user", "content": message}], candidates)
+    row = {"user": user, "best": ranking.best, "order": ranking.order} | asdict(ranking)
+    print_row(row, as_json, show_ranking, out, ranking)
 
 
 def _options(given: dict[str, Any], reward: str | None) -> OptionsDict:

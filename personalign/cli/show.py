@@ -16,6 +16,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from personalign.demo.run import Demo
+    from personalign.learn.rank import Ranking
     from personalign.shift import ShiftedReply, TokenShift
     from personalign.types import Gaussian, Profile, Question, Reply
 
@@ -116,6 +117,18 @@ def _shaded(text: str, change: float) -> Text:
     full = RAISED if change > 0 else LOWERED
     background = Color.from_triplet(blend_rgb(PALE, full, min(1.0, abs(change))))
     return Text(text, style=Style(color="black", bgcolor=background))
+
+
+def show_ranking(console: Console, ranking: Ranking) -> None:
+    """Replies, the best first, with what is expected of each."""
+    table = Table("utility", "best of all", "reply")
+    for candidate in ranking.candidates:
+        table.add_row(f"{candidate.utility:+.2f}", f"{candidate.probability:.0%}", Text(candidate.text))
+    console.print(table)
+    if len(ranking.candidates) > 1:
+        console.print(f"{ranking.surety:.0%} sure that the first is better than the second")
+    if ranking.reason is not None:
+        console.print(f"by everybody's mean taste: {ranking.reason}")
 
 
 def show_report(console: Console, report: dict[str, Any]) -> None:

@@ -117,13 +117,13 @@ class Blocks:
             assert models.head is not None, "without a head a block is the whole reply"
             # of all siblings, so that its bits don't depend on how many have ended
             psi = models.head(hidden[places], models.base.output_embedding[tokens[places]])
-            values = psi.double().cpu().numpy() @ weights
+            values = _dot(psi.double().cpu().numpy(), weights)
         if ended:
             assert models.measure is not None, "such a request isn't admitted"
             texts = [sibling.draft.close() for sibling in ended]
             phi = models.measure([sibling.request.messages for sibling in ended], texts)
-            values[[sibling.stream for sibling in ended]] = phi @ weights
-        return np.asarray(values)
+            values[[sibling.stream for sibling in ended]] = _dot(phi, weights)
+        return values
 
     def _account(self, leader: Seq, best: Seq, gained: float) -> None:
         """Add a block to what the reply says: sums over its tokens."""
@@ -136,3 +136,9 @@ class Blocks:
             changed=account.changed + (0 if best.stream == 0 else num_tokens),
             gained=account.gained + float(gained),
         )
+
+
+def _dot(features: Float[Array, "n d"], weights: Float[Array, "d"]) -> Float[Array, "n"]:
+    """Utilities; one that overflows is found out by what it has become."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(features @ weights)

@@ -98,10 +98,10 @@ class SlotCache(Cache):
         for layer in self._layers:
             layer.window = window
 
-    def copy(self, source: slice, target: slice, positions: slice) -> None:
-        """Copy some positions of some rows to others."""
+    def copy(self, source: slice, target: slice, length: int, start: int = 0) -> None:
+        """Copy the first ``length`` positions of some rows to others, but for those before ``start``."""
         for buffer in self._buffers():
-            buffer[target, :, positions] = buffer[source, :, positions]
+            buffer[target, :, start:length] = buffer[source, :, start:length]
 
     def keep(self, row: Int[Tensor, "r"], chosen: Int[Tensor, "r"], target: Int[Tensor, "r"]) -> None:
         """Copy each row's position ``chosen`` to its position ``target``."""

@@ -21,15 +21,15 @@ class Draft:
         self.num_drawn = 0
         self.logprobs: list[TokenLogprobs] = []
         self._ends, self._max_tokens = base.ends, options.max_tokens
-        self._text = TextStream(base.detokenize, options.stop)
-        self._unsent_ids: list[int] = []
+        self.text = TextStream(base.detokenize, options.stop)
+        self._unsent_ids: tuple[int, ...] = ()
         self._unsent_text = ""
         self._is_closed = False
 
     @property
     def is_stopped(self) -> bool:
         """Whether it ended by itself."""
-        return self.end is not None or self._text.is_stopped
+        return self.end is not None or self.text.is_stopped
 
     @property
     def is_ended(self) -> bool:
@@ -51,25 +51,24 @@ class Draft:
             return
         self.ids.append(token)
         if self.needs_text:
-            self._unsent_ids.append(token)
-            self._unsent_text += self._text.push([token])
+            self._unsent_ids += (token,)
+            self._unsent_text += self.text.push([token])
 
     def close(self) -> str:
         """All of the text, once it has ended."""
         if not self._is_closed:
             self._is_closed = True
-            self._unsent_text += self._text.finish(() if self.needs_text else self.ids)
-        return self._text.text
+            self._unsent_text += self.text.finish(() if self.needs_text else self.ids)
+        return self.text.text
 
     def unsent(self) -> Piece | None:
         """What has been written since this was asked last; None where no one reads along, or nothing was."""
-        ids, text = tuple(self._unsent_ids), self._unsent_text
-        self._unsent_ids, self._unsent_text = [], ""
+        ids, text = self._unsent_ids, self._unsent_text
+        self._unsent_ids, self._unsent_text = (), ""
         return Piece(ids, text) if self.needs_text and (ids or text) else None
 
     def fork(self) -> Draft:
         """One that goes on from here by itself."""
         other = copy(self)
-        other.ids, other.logprobs, other._unsent_ids = list(self.ids), list(self.logprobs), list(self._unsent_ids)
-        other._text = self._text.fork()
+        other.ids, other.logprobs, other.text = list(self.ids), list(self.logprobs), copy(self.text)
         return other

@@ -84,8 +84,8 @@ class Engine:
                 )
             if seq.num_slots > self._slots.num_slots:
                 raise InputError(
-                    f'the rule "{seq.request.options.rule}" takes {seq.num_slots} slots for as many siblings, there are '
-                    f"{self._slots.num_slots}; ask for fewer with num_siblings=, or open personalign with larger slots="
+                    f'the rule "{seq.request.options.rule}" takes {seq.num_slots} slots, one for each sibling; there '
+                    f"are {self._slots.num_slots}; pass a smaller num_siblings=, or open personalign with larger slots="
                 )
         self._scheduler.queue.add(seqs)
 
@@ -259,7 +259,9 @@ def generate(models: Models, requests: Sequence[Request], steers: Sequence[Steer
     if not seqs:
         return []
     longest = max(seq.num_tokens for seq in seqs)
-    engine = Engine(models, min(sum(seq.num_slots for seq in seqs), MAX_ROWS), longest, max_waiting=len(seqs), steers=steers)
+    engine = Engine(
+        models, min(sum(seq.num_slots for seq in seqs), MAX_ROWS), longest, max_waiting=len(seqs), steers=steers
+    )
     engine.submit(seqs)
     while not engine.is_idle:
         engine.step()

@@ -141,7 +141,7 @@ class Reading:
         """Copy what a slot has read to an empty one, or the newest tokens to one that has read all others already."""
         length = self.known[source]
         start = 0 if newest is None else max(0, length - newest)
-        self.cache.copy(self._rows(source), self._rows(target), slice(start, length))
+        self.cache.copy(self._rows(source), self._rows(target), length, start)
         self.known[target] = length
 
     def _rows(self, slot: int) -> slice:

@@ -127,7 +127,7 @@ def written(models: Models, request: Request, ids: Sequence[int], numbers: Seque
 
 def is_ended(models: Models, request: Request, ids: Sequence[int]) -> bool:
     """Whether nothing may follow."""
-    return len(ids) == request.options.max_tokens or ids[-1:] != [] and ids[-1] in models.base.ends
+    return len(ids) == request.options.max_tokens or (len(ids) > 0 and ids[-1] in models.base.ends)
 
 
 def value(models: Models, request: Request, ids: Sequence[int]) -> float:

@@ -26,9 +26,7 @@ UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where 
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
 
 
-def uniforms(
-    seed: int | None, prompt_ids: Sequence[int], count: int, stream: int = 0
-) -> Float[Tensor, "count"]:
+def uniforms(seed: int | None, prompt_ids: Sequence[int], count: int, stream: int = 0) -> Float[Tensor, "count"]:
     """A request's random numbers, one a token, whatever else is in the batch and on every device.
 
     They depend on seed and prompt: by the seed alone, one seed for every request would draw all their first tokens at

@@ -117,7 +117,7 @@ class Scheduler:
         return self._bucket(max(self.running) + 1)
 
     def admit(self) -> Iterator[tuple[int, Seq]]:
-        """Give free slots, the lowest first, to the replies whose turn it is; siblings wait in theirs for its prompt."""
+        """Give free slots, the lowest first, to the replies whose turn it is; siblings wait there for its prompt."""
         while (num_free := self._num_slots - len(self.running)) > 0:
             num_running = Counter(seq.owner for seq in self.running.values())
             if (seq := self.queue.pop(num_running, num_free)) is None:

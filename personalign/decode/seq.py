@@ -25,8 +25,8 @@ Outbox = Callable[[Piece | Reply | Exception], None]
 State = Literal["waiting", "reading", "writing", "paused", "ended", "finished", "failed", "cancelled"]
 Event = Literal["seat", "begin", "pause", "resume", "end", "finish", "fail", "cancel"]
 
-# seat: it gets a slot; begin: its prompt is read; end: its last token is drawn; finish: the reply is sent;
-# pause: it waits for its siblings; resume: all go on from the best; cancel: its caller has gone, or a sibling was better
+# seat: it gets a slot; begin: its prompt is read; end: its last token is drawn; finish: the reply is sent; pause: it
+# waits for its siblings; resume: all go on from the best; cancel: its caller has gone, or a sibling was better
 LIFE: Mapping[State, Mapping[Event, State]] = {
     "waiting": {"seat": "reading", "fail": "failed", "cancel": "cancelled"},
     "reading": {"begin": "writing", "pause": "paused", "fail": "failed", "cancel": "cancelled"},
@@ -133,7 +133,7 @@ class Seq:
 
     def _sibling(self, stream: int) -> Seq:
         other = copy(self)
-        other.stream, other.draft, other.guidance, other._outbox = stream, self.draft.fork(), None, lambda _: None
+        other.stream, other.draft, other.guidance = stream, self.draft.fork(), None
         return other
 
     def enter(self, event: Event) -> None:
@@ -188,10 +188,11 @@ class Seq:
             self.reward_prompt = None
 
     def fail(self, error: Exception) -> None:
-        """End without a reply; an outbox that fails can't be told."""
+        """End without a reply, and tell the caller; an outbox that fails can't be told."""
         self.enter("fail")
-        with suppress(Exception):
-            self._outbox(error)
+        if self.leader is self:
+            with suppress(Exception):
+                self._outbox(error)
 
 
 class Ticket:

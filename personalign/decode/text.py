@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
@@ -64,7 +63,7 @@ class TextStream:
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenizer, self._stop = detokenizer, stop
         self._longest = max(map(len, stop), default=0)
-        self._window: list[int] = []  # the newest ids
+        self._window: list[int] = []  # the newest ids; never changed in place, so that a copy goes on by itself
         self._num_read = 0  # characters of the window's text that were certain already
         self._withheld = ""  # certain, but a stop string may begin with it
         self.text = ""  # given out
@@ -72,7 +71,7 @@ class TextStream:
 
     def push(self, ids: Iterable[int]) -> str:
         """Take the next ids; give the text that is certain now."""
-        self._window += self._detokenizer.visible(ids)
+        self._window = [*self._window, *self._detokenizer.visible(ids)]
         certain = _certain(self._detokenizer(self._window))
         self._withheld += certain[self._num_read :]
         self._num_read = max(self._num_read, len(certain))
@@ -82,15 +81,9 @@ class TextStream:
 
     def finish(self, ids: Iterable[int] = ()) -> str:
         """Take the last ids; give the rest of the text."""
-        self._window += self._detokenizer.visible(ids)
+        self._window = [*self._window, *self._detokenizer.visible(ids)]
         self._withheld += self._detokenizer(self._window)[self._num_read :]
         return self._give(0)
-
-    def fork(self) -> TextStream:
-        """One that goes on from here by itself."""
-        other = copy(self)
-        other._window = list(self._window)
-        return other
 
     def _shorten(self, certain: str) -> None:
         """Begin the window later if its text is the same from there."""

@@ -50,6 +50,11 @@ class Serving:
             return weights
         return np.array([self.pinned.get(a.name, w) for a, w in zip(self.basis.axes, weights.tolist(), strict=True)])
 
+    def belief(self, profile: Profile) -> Gaussian:
+        """What is believed of the weights that are served: the posterior around them, and pinned ones are certain."""
+        is_free = np.array([axis.name not in self.pinned for axis in self.basis.axes])
+        return Gaussian(self.weights(profile), profile.covariance * np.outer(is_free, is_free))
+
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
         """What a request carries of a person; None for someone without an informative answer.
 

@@ -18,7 +18,7 @@ from personalign.errors import ConstraintError, EngineError, InputError
 from personalign.options import Options
 from personalign.types import Array, Guidance, Message
 from tests.decode.serving import Caller, Desk, leftovers, stranger
-from tests.decode.tiny_models import D, STEERING, Kit, talk
+from tests.decode.tiny_models import STEERING, D, Kit, talk
 
 W = np.array([1.0, -2.0, 0.5])
 GUIDED = Guidance(W, 0.8)

@@ -72,9 +72,9 @@ class Blocks:
         places = self._scheduler.places(leader)
         place = places.pop(kept.stream)
         self._scheduler.swap(leader, kept)
-        for sibling in leader.siblings[1:]:
+        for sibling in leader.others:
             sibling.enter("cancel")
-        leader.siblings = [leader]
+        leader.others = []
         if leader.draft.is_ended:
             leader.enter("end")
         else:

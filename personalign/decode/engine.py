@@ -96,9 +96,9 @@ class Engine:
     def forget(self, user: str, waiting: Sequence[Seq] | None = None) -> None:
         """Empty a person's rows: replies that are being written go on without them, those that wait begin so."""
         self._chain.forget(user)
-        leaders = [seq for seq in self._scheduler.running.values() if seq.leader is seq and seq.choices is not None]
-        choosing = [seq for seq in leaders if seq.guidance is not None and seq.guidance.user == user]
-        for seq in (*choosing, *(self.waiting(user) if waiting is None else waiting)):
+        choosing = [seq for seq in self._scheduler.running.values() if seq.choices is not None]
+        running = [seq for seq in choosing if seq.guidance and seq.guidance.user == user]
+        for seq in (*running, *(self.waiting(user) if waiting is None else waiting)):
             seq.forget()
 
     def abort(self, error: PersonalignError) -> None:

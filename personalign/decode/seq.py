@@ -95,7 +95,8 @@ class Seq:
                 'Models(measure=…), as Personalign.open does, or use "successor"'
             )
         self.stream = 0  # of the request's random numbers
-        self.leader, self.siblings = self, [self]
+        self.elder: Seq | None = None  # of a sibling that isn't the leader itself: no seq refers to itself
+        self.others: list[Seq] = []  # of a leader
         self.choices: Account | None = None  # what choosing among siblings has done; None where there are none
 
     @property
@@ -114,9 +115,19 @@ class Seq:
         return self.request.options.num_siblings if self._has_siblings and self.guidance is not None else 1
 
     @property
+    def leader(self) -> Seq:
+        """Whose reply it writes a version of."""
+        return self if self.elder is None else self.elder
+
+    @property
+    def siblings(self) -> list[Seq]:
+        """All that write a leader's reply, itself the first, in the order of their streams."""
+        return [self, *self.others]
+
+    @property
     def is_alone(self) -> bool:
         """Whether it has no siblings."""
-        return len(self.leader.siblings) == 1
+        return not self.leader.others
 
     @property
     def num_tokens(self) -> int:
@@ -125,15 +136,15 @@ class Seq:
         return max(map(len, prompts)) + self.request.options.max_tokens
 
     def spread(self) -> list[Seq]:
-        """Get its siblings, itself the first of them, one for each slot that it takes."""
+        """Get its siblings, one for each slot that it takes."""
         if self.num_slots > 1:
-            self.siblings = [self, *(self._sibling(stream) for stream in range(1, self.num_slots))]
+            self.others = [self._sibling(stream) for stream in range(1, self.num_slots)]
             self.choices = Account(guided=True)
         return self.siblings
 
     def _sibling(self, stream: int) -> Seq:
         other = copy(self)
-        other.stream, other.draft, other.guidance = stream, self.draft.fork(), None
+        other.elder, other.stream, other.draft, other.guidance = self, stream, self.draft.fork(), None
         return other
 
     def enter(self, event: Event) -> None:
@@ -190,7 +201,7 @@ class Seq:
     def fail(self, error: Exception) -> None:
         """End without a reply, and tell the caller; an outbox that fails can't be told."""
         self.enter("fail")
-        if self.leader is self:
+        if self.elder is None:
             with suppress(Exception):
                 self._outbox(error)
 

@@ -20,8 +20,8 @@ class Notes:
     def release(self, slot: int) -> None:
         self.notes[slot] = ""
 
-    def move(self, source: int, target: int) -> None:
-        self.notes[target] = self.notes[source]
+    def copy(self, source: int, target: int, newest: int | None = None) -> None:
+        self.notes[target] = self.notes[source][-(newest or len(self.notes[source])) :]
 
 
 def test_what_is_kept_for_a_reply_goes_where_it_goes() -> None:
@@ -57,3 +57,21 @@ def test_what_is_kept_for_a_reply_goes_where_it_goes() -> None:
         assert numbers.tolist() == [[float(true.get(slot, -1))] * 2 for slot in range(NUM_SLOTS)]
         if reply > 150 and late is not None:
             assert all(late[slot] for slot in range(NUM_SLOTS) if slot not in true)
+
+
+def test_siblings_go_on_from_one_slot() -> None:
+    """Rows, values and parts are copied, or the newest of them; what one changes then is its own."""
+    slots, parts = Slots(NUM_SLOTS, torch.device("cpu")), Notes()
+    numbers, owners = slots.rows(2), slots.values()
+    slots.join(parts)
+    numbers[1], owners[1], parts.notes[1] = 7.0, "ada", "abcdef"
+    slots.copy(1, [0, 3])
+    assert parts.notes == ["abcdef", "abcdef", "", "abcdef", ""]
+    slots.copy(1, [4], newest=2)
+    assert parts.notes[4] == "ef"
+    assert numbers[:, 0].tolist() == [7, 7, 0, 7, 7]
+    assert owners == dict.fromkeys([0, 1, 3, 4], "ada")
+    numbers[1] = 8.0
+    slots.release(3)
+    assert numbers[:, 0].tolist() == [7, 8, 0, 0, 7]
+    assert sorted(owners) == [0, 1, 4]

@@ -47,12 +47,13 @@ class Batch:
         guidance: Sequence[Guidance] | None = None,
         rule: Rule = "successor",
         expert: str | None = None,
+        temperature: float = 0.0,
     ) -> list[Request]:
         """A request for every prompt, of at most so many tokens, for these people or for nobody."""
         return [
             Request(
                 ({"role": "user", "content": " ".join(map(str, prompt))},),
-                Options(max_tokens=min(length, most), expert=expert, rule=rule),
+                Options(min(length, most), temperature, expert=expert, rule=rule, seed=i),
                 guidance[i] if guidance else None,
             )
             for i, (prompt, length) in enumerate(zip(self.prompts, self.lengths, strict=True))
@@ -68,13 +69,16 @@ def people(num: int, num_axes: int, strength: float = 1.0) -> list[Guidance]:
 class EngineSide:
     """An engine that is kept between its turns, as a server keeps it; prompts are rendered before the clock starts."""
 
-    def __init__(self, models: Models, batch: Batch) -> None:
+    def __init__(self, models: Models, batch: Batch, siblings: int = 1) -> None:
         self._models, self._batch = models, batch
-        self._engine = Engine(models, len(batch.prompts), batch.longest, max_waiting=len(batch.prompts))
+        num = len(batch.prompts)
+        self._engine = Engine(models, num * siblings, batch.longest, max_waiting=num)
 
-    def side(self, guidance: Sequence[Guidance] | None = None, rule: Rule = "successor") -> Side:
+    def side(
+        self, guidance: Sequence[Guidance] | None = None, rule: Rule = "successor", temperature: float = 0.0
+    ) -> Side:
         """Write the batch for these people, or for nobody: seconds from the first request to the last token."""
-        return lambda most: self._write(self._batch.requests(most, guidance, rule))[-1]
+        return lambda most: self._write(self._batch.requests(most, guidance, rule, temperature=temperature))[-1]
 
     def step_side(self, expert: str | None = None) -> Side:
         """Write the batch: seconds a step, once all prompts are read."""
@@ -108,7 +112,8 @@ def _check(outcome: object, request: Request) -> None:
     assert len(outcome.ids) == request.options.max_tokens, "nothing ends a reply before its time"
     is_guided = request.options.rule == "args" or (request.guidance is not None and request.guidance.strength > 0)
     assert outcome.guided == is_guided, f"guided is {outcome.guided}, because of {outcome.reason}"
-    assert (outcome.tilt_kl > 0) == is_guided, f"KL is {outcome.tilt_kl}"
+    is_tilted = is_guided and request.options.rule != "blocks"
+    assert (outcome.tilt_kl > 0) == is_tilted, f"KL is {outcome.tilt_kl}"
 
 
 def generate_side(model: PreTrainedModel, batch: Batch) -> Side:

@@ -32,6 +32,7 @@ BARS: Mapping[str, Bar] = {
     **{f"personal_over_plain.tiny.{n}": Bar("≥", 0.80) for n in (1, 8, 32)},
     **{f"personal_over_plain.110m.{n}": Bar("≥", 0.95) for n in (1, 8, 32)},
     **{f"personal_over_plain.smollm2.{n}": Bar("≥", 0.95) for n in (1, 8, 32)},
+    "blocks4_time_over_plain.smollm2.1": Bar("≤", 2),
     "distinct_over_same.110m.32": Bar("≥", 0.98),
     **{f"plain_over_generate.110m.{n}": Bar("≥", 1.0) for n in (1, 8)},
     "ragged_over_generate.110m.32": Bar("≥", 1.5),
@@ -52,6 +53,7 @@ SPEEDS = {
     "attached_over_plain": ("plain", "bare"),
 }
 MODELS, CONCURRENCIES = ("tiny", "smollm2", "110m"), (1, 8, 32)
+DRAWN = 0.6  # the temperature of what isn't greedy
 NUM_WRITES = 1000  # of heads that are timed one by one
 
 
@@ -113,6 +115,7 @@ def _groups(plan: Plan) -> list[Group[Subject]]:
         Group(("commit_to_steer_ms",), _commit_to_steer),
         Group(("commit_to_steer_other_process_p99_ms",), _commit_to_steer_other_process),
         *(_serving(name, num, plan) for name in MODELS for num in CONCURRENCIES),
+        Group(("blocks4_time_over_plain.smollm2.1",), _blocks),
         Group(("expert_time_over_sum.110m",), _expert),
         Group(("args_over_naive.110m.512",), _args),
         Group(("ragged_over_generate.110m.32",), _ragged),
@@ -151,6 +154,20 @@ def _sides(specimens: Specimens, plan: Plan, name: str, num: int) -> dict[str, S
         "generate": generate_side(untouched(models.base.model), batch),
         "generate_by_onednn": generate_side(models.base.model, batch),
     }
+
+
+def _blocks(subject: Subject) -> Iterator[Row]:
+    """One request written in blocks, the best of four, ÷ the same request plain, both drawn."""
+    specimens, plan = subject
+    models = specimens.personal("smollm2")
+    batch = Batch.random(models.base, [plan.new_tokens], plan.prompt_tokens)
+    one, axes = EngineSide(models, batch, siblings=4), specimens.num_axes("smollm2")
+    sides = {
+        "blocks": one.side(people(1, axes), "blocks", DRAWN),
+        "plain": one.side(people(1, axes, strength=0.0), temperature=DRAWN),
+    }
+    seconds = interleave(sides, plan.num_few, plan.new_tokens, "blocks")
+    yield timed("blocks4_time_over_plain.smollm2.1", ratios(seconds["blocks"], seconds["plain"]), seconds)
 
 
 def _ragged(subject: Subject) -> Iterator[Row]:

@@ -79,6 +79,36 @@ LEARNT = {
     "basis_fit_s": "axes from 24,000 answers of 400 people, s",
 }
 
+PROSE = {
+    "tilt": "the tilt, as served",
+    "tilt.half": "at half strength",
+    "tilt.double": "at double strength",
+    "length": "its length weight alone, as large",
+    "stranger": "a stranger's profile",
+    "mean": "everybody's mean profile",
+    "words": "the profile in words, as a system message",
+    "words_and_tilt": "words and tilt",
+    "blocks.2.16": "blocks of 16 tokens, the best of 2",
+    "blocks.4.16": "the best of 4",
+    "blocks.8.16": "the best of 8",
+    "blocks.4.8": "blocks of 8, the best of 4",
+    "blocks.4.32": "blocks of 32, the best of 4",
+    "length.blocks.4.16": "blocks of 16 by the length weight alone",
+    "stranger.blocks.4.16": "blocks of 16 by a stranger's profile",
+    "best_of.4": "best of 4 by the profile",
+    "best_of.8": "best of 8",
+    "tilt_best_of.4": "best of 4 tilted ones",
+    "oracle_tilt": "oracle: the tilt by what the axes can say of the taste",
+    "oracle_blocks.4.16": "oracle: blocks of 16, the best of 4",
+    "oracle_best_of.8": "oracle: best of 8",
+    "oracle_chooser.8": "oracle: the person chooses among 8",
+}
+DIFFERENCES = {
+    "person_over_length": "the best streaming arm over its length weight alone",
+    "person_over_stranger": "over a stranger's profile",
+    "person_over_words": "over the profile in words",
+    "blocks4_over_words": "blocks of 16, the best of 4, over words",
+}
 
 REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")
 
@@ -155,6 +185,35 @@ def _quality() -> str:
         assert gain is not None, "every method has a gain"
         table.append([what, f"{gain['passes']:.2g}", *map(_interval, (gain, over, wins)), f"{gain['kl']:.2f}"])
     return _table(["", "passes", "gain", "over the head", "wins", "KL"], table)
+
+
+def _prose() -> str:
+    rows = _rows("prose")
+    table = []
+    for name, what in PROSE.items():
+        if (gain := rows.get(f"smollm2.gain.{name}")) is not None:
+            fluency = rows[f"smollm2.fluency.{name}"]["value"]
+            shares = (gain["mean"], gain["liked_better"], gain["kl"], fluency, gain["repetition"], gain["truncated"])
+            table.append([what, f"{gain['passes']:g}", _interval(gain), *(f"{x:.2f}" for x in shares)])
+    header = ["", "passes", "gain", "mean", "liked better", "KL", "bits ÷ plain", "repeated", "cut off"]
+    return _table(header, table)
+
+
+def _differences() -> str:
+    rows = _rows("prose")
+    named = {what: rows[f"smollm2.{name}"] for name, what in DIFFERENCES.items() if f"smollm2.{name}" in rows}
+    return _table(["", "gain more", "bar"], [[what, _interval(row), _verdict(row)] for what, row in named.items()])
+
+
+def _steering() -> str:
+    """The steering correlations of the bundled heads, axis by axis, the best first."""
+    table = []
+    for model in ("tiny", "smollm2"):
+        figures = {name.removeprefix("steering."): x for name, x in _load(f"steering_{model}")["figures"].items()}
+        overall = figures.pop("overall")
+        axes = sorted(figures.items(), key=lambda item: -item[1])
+        table.append([f"`{model}`", f"{overall:.2f}", ", ".join(f"{name} {x:.2f}" for name, x in axes)])
+    return _table(["", "overall", "by axis"], table)
 
 
 def _alpha() -> str:
@@ -252,6 +311,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speeds": _speeds,
     "costs": _costs,
     "quality": _quality,
+    "prose": _prose,
+    "differences": _differences,
+    "steering": _steering,
     "alpha": _alpha,
     "learning": _learning,
     "gaussian": _gaussian,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,10 @@ class Desk:
         conversation = self.conversation(prompt)
         return np.asarray(features(self.served.basis, [conversation] * len(texts), texts) @ guidance.weights)
 
+    @cached_property
+    def _head(self) -> str:
+        return identity(self.served.basis.id, *(self.served.basis.head or {}).values())
+
     def _write(self, name: str, requests: Sequence[Request]) -> Written:
         shards = [requests[i : i + SHARD] for i in range(0, len(requests), SHARD)]
         return sum((self._shard(name, shard) for shard in track(shards, name)), Written())
@@ -130,8 +135,9 @@ class Desk:
         weights = [
             [] if r.guidance is None else [*r.guidance.weights.tolist(), r.guidance.confidence] for r in requests
         ]
-        content = [[list(r.messages), repr(r.options)] for r in requests]
-        path = self.work / name / f"{identity(content, weights, self.served.basis.id)}.json"
+        content = [[list(r.messages), _chosen(r.options)] for r in requests]
+        steering = [asdict(self.models.steering), self._head] if any(weights) else []
+        path = self.work / name / f"{identity(content, weights, steering, asdict(self.models.base.fingerprints))}.json"
         if not path.exists():
             replies = generate(self.models, requests)
             columns = [
@@ -142,6 +148,13 @@ class Desk:
             ]
             write_whole(path, lambda partial: partial.write_text(json.dumps(columns), encoding="utf-8"))
         return Written(*json.loads(path.read_text(encoding="utf-8")))
+
+
+def _chosen(options: Options) -> dict[str, object]:
+    """What isn't as it is by default: an option that is new to the product leaves what was kept as it is."""
+    usual = Options()
+    values = {option.name: getattr(options, option.name) for option in fields(options)}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 def repeated(written: Written) -> float:

@@ -182,6 +182,7 @@ def test_half_a_tombstone_is_no_tombstone(store: Store, url: str, path: Path) ->
 def test_a_tombstone_names_nobody_without_its_key(store: Store, url: str, tmp_path: Path) -> None:
     """The same id has another digest beside another database."""
     store.forget("ada")
+    (tmp_path / "other").mkdir()
     with Store.open(f"sqlite:///{tmp_path / 'other' / 'profiles.db'}") as other:
         other.add_user("ada")
         other.forget("ada")
@@ -375,6 +376,7 @@ def test_an_erasure_lasts_wherever_the_process_went_meanwhile(tmp_path: Path, mo
 def test_an_erasure_lasts_through_a_link(tmp_path: Path, kind: str) -> None:
     """Erased through a link to the file or its folder, the tombstone is beside the real file and heeded there."""
     real, link = tmp_path / "real" / "profiles.db", tmp_path / "link"
+    real.parent.mkdir()
     with Store.open(f"sqlite:///{real}") as opened:
         opened.add_user("bob")
     shutil.copy(real, tmp_path / "backup")

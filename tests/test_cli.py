@@ -150,7 +150,7 @@ JSON = {
 }
 BENCHMARK = {"command", "machine", "versions", "figures", "rows"}  # what every benchmark's line holds
 JSON_ALONE = {  # verbs that make a database of their own, and remove it
-    "demo": (("demo",), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
+    "demo": (("demo", "--model", "tiny"), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
     "bench people": (("bench", "people", "--seeds", "1"), BENCHMARK),
     "bench confidence": (("bench", "confidence", "--seeds", "1"), BENCHMARK),
     "bench decode": (("bench", "decode", "--only", "head_write_us"), BENCHMARK),

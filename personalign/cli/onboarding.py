@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalign.bundled import smollm2_obstacle
 from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, User, open_service, read_settings
 from personalign.cli.output import err, out, print_row
 from personalign.cli.people import profile_row
@@ -24,12 +25,23 @@ KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": 
 PROMPT = "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
 
 
-def demo(device: Device = None, as_json: AsJson = False) -> None:
+def demo(
+    model: Annotated[
+        str | None,
+        typer.Option(help='"smollm2" or "tiny", the toy', show_default="smollm2 if it is installed, otherwise tiny"),
+    ] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
     """Onboard two opposite people and answer the same prompts for each."""
     from personalign.demo.run import run_demo
 
+    obstacle = smollm2_obstacle() if model is None else None
+    if obstacle is not None:
+        note = f"the demo runs on the toy model tiny, because {obstacle}"
+        err.print(note, style="yellow", markup=False, highlight=False, soft_wrap=True)
     with err.status("starting") as status:
-        result = run_demo(device or read_settings().device, status.update)
+        result = run_demo(model or ("tiny" if obstacle else "smollm2"), device or read_settings().device, status.update)
     print_row(result.to_json(), as_json, show_demo, out, result)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.color import Color, blend_rgb
 from rich.color_triplet import ColorTriplet
 from rich.columns import Columns
@@ -15,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from personalign.demo.people import Met
     from personalign.demo.run import Demo
     from personalign.learn.rank import Ranking
     from personalign.shift import ShiftedReply, TokenShift
     from personalign.types import Gaussian, Profile, Question, Reply
 
 COLOURS = ("white", "cyan", "magenta", "yellow")
+SHADES = ("dim", "green", "dim")  # of a question, the preferred reply and the other
 BAR = 14  # characters to either side of zero
 PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214), ColorTriplet(230, 145, 56)
 UNSHADED = 0.02  # changes of probability below it aren't shown
@@ -141,23 +144,38 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
 
 
 def show_demo(console: Console, demo: Demo) -> None:
-    """Two people in words, their replies side by side, and the measurements."""
-    for person, met in zip(demo.people, demo.pair, strict=True):
-        title = f"{person.id}: {person.questions} questions, {person.stopped_because}"
-        console.print(Panel(Text(met.profile.explain()), title=title))
+    """Two people's questions and profiles, their replies side by side, and the measurements."""
+    for met in demo.pair:
+        _show_met(console, met)
     names = [name for name in demo.replies[0] if name != "prompt"]
-    replies = Table("prompt", *names, title="the same prompts, answered for each", show_lines=True)
+    console.rule(f"{demo.model}: the same prompts, answered for each")
     for row in demo.replies:
-        cells = [Text(row[name], style=colour) for name, colour in zip(names, COLOURS, strict=True)]
-        replies.add_row(Text(row["prompt"], style="dim"), *cells)
-    replies.add_section()
-    replies.add_row("KL, nats per token", *(f"{demo.kl[name]:.3f}" for name in names))
-    console.print(replies)
+        console.print(Text(row["prompt"], style="bold"))
+        table = Table(box=SIMPLE, expand=True)
+        for name, colour in zip(names, COLOURS, strict=False):
+            table.add_column(name, ratio=1, style=colour)
+        table.add_row(*(Text(row[name]) for name in names))
+        console.print(table)
+    console.print("KL, nats per token:", ", ".join(f"{name} {demo.kl[name]:.3f}" for name in names))
     show_people(console, [vars(person) for person in demo.people])
     console.print(
         f"{demo.tokens_per_s:.0f} tokens/s; {demo.ms_to_first_steered_token:.0f} ms from the last answer to the first "
         f"steered token; {demo.seconds:.1f} s in all"
     )
+
+
+def _show_met(console: Console, met: Met) -> None:
+    """A simulated person's hidden taste, what they answered, a line each, and what is known of them."""
+    table = Table(box=SIMPLE, title=f"{met.name}, who secretly {met.person.describe()}", expand=True)
+    for name, ratio in (("asked", 2), ("preferred", 3), ("over", 3)):
+        table.add_column(name, ratio=ratio, no_wrap=True)
+    for question, choice in met.answers:
+        replies = (question.a, question.b) if choice == "a" else (question.b, question.a)
+        texts = (question.prompt[-1]["content"], *replies)
+        table.add_row(*(Text(" ".join(text.split()), style=style) for text, style in zip(texts, SHADES, strict=True)))
+    console.print(table)
+    title = f"{met.name}: {met.profile.answers} questions, {met.stopped_because}"
+    console.print(Panel(Text(met.profile.explain()), title=title))
 
 
 def show_people(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:

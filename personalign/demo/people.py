@@ -14,13 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from personalign.bundled import TINY
 from personalign.demo.simulate import SimulatedPerson, opposite_pair
+from personalign.options import OptionsDict
 from personalign.service import Personalign
-from personalign.types import Message, Profile
+from personalign.types import Choice, Message, Profile, Question
 
 NAMES = ("ada", "ben")
 NUM_HELD_OUT_PAIRS = 200
@@ -37,12 +39,17 @@ class Met:
     profiles: tuple[Profile, ...]  # before any answer, after one, after two …
     stopped_because: str
     last_answer_s: float  # from the last answer to its stored profile
-    asked: frozenset[str]  # the replies that were shown, which are left out of the held-out pairs
+    answers: tuple[tuple[Question, Choice], ...]
 
     @property
     def profile(self) -> Profile:
         """What is known in the end."""
         return self.profiles[-1]
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The replies that were shown, which are left out of the held-out pairs."""
+        return frozenset(reply for question, _ in self.answers for reply in (question.a, question.b))
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,11 @@ def load_prompts() -> list[tuple[Message, ...]]:
 
 
 @contextmanager
-def fresh_service(device: str) -> Iterator[Personalign]:
-    """The bundled model over an empty database, which is removed afterwards."""
+def fresh_service(device: str, model: str = "tiny") -> Iterator[Personalign]:
+    """A bundled model over an empty database, which is removed afterwards."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", device=device) as p,
+        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model, device=device) as p,
     ):
         yield p
 
@@ -77,28 +84,37 @@ def fresh_service(device: str) -> Iterator[Personalign]:
 def make_pair(p: Personalign, seed: int) -> tuple[SimulatedPerson, SimulatedPerson]:
     """Two people of opposite hidden tastes, standardised over the replies of the question bank."""
     prompts = [q.prompt for q in p.basis.bank for _ in range(2)]
-    replies = [text for q in p.basis.bank for text in (q.first, q.second)]
-    return opposite_pair(seed, prompts, replies)
+    return opposite_pair(seed, prompts, bank_replies(p))
+
+
+def bank_replies(p: Personalign) -> list[str]:
+    """Both replies of every question."""
+    return [text for q in p.basis.bank for text in (q.first, q.second)]
 
 
 def meet_pair(p: Personalign, seed: int) -> list[Met]:
     """Make two people and onboard them."""
-    return [onboard(p, name, person, seed) for name, person in zip(NAMES, make_pair(p, seed), strict=True)]
+    return onboard_pair(p, make_pair(p, seed), seed)
+
+
+def onboard_pair(p: Personalign, pair: tuple[SimulatedPerson, SimulatedPerson], seed: int) -> list[Met]:
+    """Onboard two people, under the names that they have everywhere."""
+    return [onboard(p, name, person, seed) for name, person in zip(NAMES, pair, strict=True)]
 
 
 def onboard(p: Personalign, user: str, person: SimulatedPerson, seed: int) -> Met:
     """Ask until the service has enough."""
     rng = np.random.default_rng([seed, *user.encode()])
     profiles = [p.profile(user)]
-    asked: set[str] = set()
+    answers: list[tuple[Question, Choice]] = []
     seconds = 0.0
     while question := p.ask(user):
-        asked |= {question.a, question.b}
         choice = person.choose(question.prompt, question.a, question.b, rng)
+        answers.append((question, choice))
         started = time.perf_counter()
         profiles.append(p.answer(user, question.id, choice))
         seconds = time.perf_counter() - started
-    return Met(seed, user, person, tuple(profiles), p.why_stopped(user) or "", seconds, frozenset(asked))
+    return Met(seed, user, person, tuple(profiles), p.why_stopped(user) or "", seconds, tuple(answers))
 
 
 def agreement(p: Personalign, met: Met) -> float:
@@ -115,10 +131,12 @@ def agreement(p: Personalign, met: Met) -> float:
     return float(np.mean([agrees[i] for i in order]))
 
 
-def judge(p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Message]]) -> list[PersonResult]:
-    """Write greedy replies for a stranger and each person in one batch, and judge them by the hidden utilities."""
+def judge(
+    p: Personalign, people: Sequence[Met], prompts: Sequence[Sequence[Message]], **options: Unpack[OptionsDict]
+) -> list[PersonResult]:
+    """Write replies for a stranger and each person in one batch, and judge them by the hidden utilities."""
     users = ["nobody", *(met.name for met in people)]
-    replies = p.chat_many([user for user in users for _ in prompts], [*prompts] * len(users))
+    replies = p.chat_many([user for user in users for _ in prompts], [*prompts] * len(users), **options)
     base, *personal = (replies[i : i + len(prompts)] for i in range(0, len(replies), len(prompts)))
     return [
         PersonResult(

@@ -6,35 +6,16 @@ The service runs over a fresh SQLite file, so nothing is left from an earlier ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
 
-from personalign.demo.people import (
-    NAMES,
-    NUM_PROMPTS,
-    Met,
-    PersonResult,
-    fresh_service,
-    judge,
-    load_prompts,
-    meet_pair,
-)
+from personalign.demo.people import NAMES, Met, PersonResult, fresh_service, judge, onboard_pair
+from personalign.demo.scenes import SEED, Scene, scene_for
 from personalign.service import Personalign
-from personalign.types import Message, Reply
-
-SEED = 0
-EXPERT = "hotels"
-PROMPTS = (
-    "I need a hotel in Paris for two nights.",
-    "Can you find me a place to eat tonight?",
-    "I'd like to rent a car please.",
-    "What's the weather going to be like tomorrow?",
-    "I want to listen to some music.",
-    "Can you book a hotel room in London for my trip?",
-)
+from personalign.types import Reply
 
 
 @dataclass(frozen=True)
@@ -42,8 +23,9 @@ class Demo:
     """The people, their replies, and what was measured."""
 
     people: list[PersonResult]
+    model: str
     pair: list[Met]
-    replies: list[dict[str, str]]  # "prompt", "base", a column per person, and one with the expert under it
+    replies: list[dict[str, str]]  # "prompt", "base", a column per person, and one with an expert if there is one
     kl: dict[str, float]  # mean nats per token of each column
     tokens_per_s: float
     ms_to_first_steered_token: float
@@ -60,29 +42,35 @@ class Demo:
         }
 
 
-def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: None) -> Demo:
-    """Run the main job in a folder that is removed afterwards; each step's name goes to ``progress``."""
-    with fresh_service(device) as p:
-        progress("loading the model")
-        p.chat("nobody", _conversation("Hello."), max_tokens=4, expert=EXPERT)
+def run_demo(model: str = "tiny", device: str = "auto", progress: Callable[[str], None] = lambda _: None) -> Demo:
+    """Run the main job in a folder that is removed afterwards; each step's name goes to ``progress``.
+
+    Raises:
+        InputError: the model is neither "tiny" nor "smollm2"; ModelError or BasisError where the latter isn't there.
+    """
+    scene = scene_for(model)
+    with fresh_service(device, model) as p:
+        progress(f"loading {model}")
+        p.chat("nobody", scene.shown[0], max_tokens=4, expert=scene.expert)
         progress("asking two people")
-        pair = meet_pair(p, SEED)
+        pair = onboard_pair(p, scene.make_pair(p), SEED)
         started = time.perf_counter()
-        next(iter(p.stream(pair[-1].name, _conversation(PROMPTS[0]))))
+        next(iter(p.stream(pair[-1].name, scene.shown[0], **scene.options)))
         first_token_s = pair[-1].last_answer_s + time.perf_counter() - started
-        progress("answering")
+        progress("answering the same prompts for each")
         started = time.perf_counter()
-        columns = _columns(p)
+        columns = dict(_columns(p, scene))
         seconds = time.perf_counter() - started
         num_tokens = sum(reply.usage.completion_tokens for replies in columns.values() for reply in replies)
         progress("asking their hidden tastes")
-        people = judge(p, pair, load_prompts()[:NUM_PROMPTS])
+        people = judge(p, pair, scene.judged, **scene.options)
         return Demo(
             people=people,
+            model=model,
             pair=pair,
             replies=[
-                {"prompt": prompt} | {name: replies[i].text for name, replies in columns.items()}
-                for i, prompt in enumerate(PROMPTS)
+                {"prompt": prompt[-1]["content"]} | {name: _shown(replies[i]) for name, replies in columns.items()}
+                for i, prompt in enumerate(scene.shown)
             ],
             kl={name: sum(r.kl for r in replies) / len(replies) for name, replies in columns.items()},
             tokens_per_s=num_tokens / seconds,
@@ -91,15 +79,18 @@ def run_demo(device: str = "auto", progress: Callable[[str], None] = lambda _: N
         )
 
 
-def _columns(p: Personalign) -> dict[str, list[Reply]]:
+def _columns(p: Personalign, scene: Scene) -> Iterator[tuple[str, list[Reply]]]:
     """The replies of every column, in one batch for those without the expert and one for those with it."""
-    conversations = [_conversation(prompt) for prompt in PROMPTS]
-    users, n = {"base": "nobody", **dict(zip(NAMES, NAMES, strict=True))}, len(PROMPTS)
-    plain = p.chat_many([user for user in users.values() for _ in PROMPTS], conversations * len(users))
-    expert = p.chat_many([NAMES[0]] * n, conversations, expert=EXPERT)
-    columns = {name: plain[i * n : (i + 1) * n] for i, name in enumerate(users)}
-    return columns | {f"{NAMES[0]}+{EXPERT}": expert}
+    users, n = {"base": "nobody", **dict(zip(NAMES, NAMES, strict=True))}, len(scene.shown)
+    everyone = [user for user in users.values() for _ in scene.shown]
+    replies = p.chat_many(everyone, [*scene.shown] * len(users), **scene.options)
+    for i, name in enumerate(users):
+        yield name, replies[i * n : (i + 1) * n]
+    if scene.expert is not None:
+        expert = p.chat_many([NAMES[0]] * n, [*scene.shown], **scene.options, expert=scene.expert)
+        yield f"{NAMES[0]}+{scene.expert}", expert
 
 
-def _conversation(text: str) -> list[Message]:
-    return [{"role": "user", "content": text}]
+def _shown(reply: Reply) -> str:
+    """The text, with dots where the largest number of tokens cut it off."""
+    return f"{reply.text} …" if reply.finish_reason == "length" else reply.text

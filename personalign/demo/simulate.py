@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -23,6 +23,7 @@ MAIN_TRAITS = ("brevity", "fullness")  # people differ most in how long they lik
 MINOR = 0.4  # weight of the one other trait that a person has
 POWER = 4  # strong feelings grow faster than their cause
 
+Trait = Callable[[str], float]
 _words = re.compile(r"\w+(?:['’:.,-]\w+)*").findall
 _SENTENCE = re.compile(r"[^.?!]+(?:[.?!]+|$)")
 _FRIENDLY = re.compile(
@@ -66,7 +67,7 @@ def _plain_words(text: str) -> float:
     return -float(np.mean(lengths)) - 0.3 * float(np.std(lengths))
 
 
-TRAITS: Mapping[str, Callable[[str], float]] = MappingProxyType(
+TRAITS: Mapping[str, Trait] = MappingProxyType(
     {
         "brevity": lambda text: -abs(math.log((len(_words(text)) + 1) / 7)),  # best at six words
         "fullness": lambda text: float(min(len(_words(text)), 30) ** 0.7),
@@ -80,9 +81,41 @@ TRAITS: Mapping[str, Callable[[str], float]] = MappingProxyType(
 )
 
 
+_WARM = re.compile(
+    r"\b(?:glad|happy|happi|hope|enjoy|wonderful|welcom|love|care|caring|feel|heart|kind|friend|share|special|fun"
+    r"|delight|thank|excit|great|sorry|support|joy|comfort|cherish|beautiful|warm)\w*",
+    re.IGNORECASE,
+)
+_PERSONAL = re.compile(
+    r"\b(?:you|your|yours|yourself|I|me|my|we|us|our|let['’]s)\b|['’](?:re|ll|ve|m)\b", re.IGNORECASE
+)
+
+
+def _warmth(text: str) -> float:
+    """Kind words and exclamations; the first ones count most."""
+    return 1 - math.exp(-(len(_WARM.findall(text)) + text.count("!")) / 2)
+
+
+def _chattiness(text: str) -> float:
+    """The share of sentences that speak of "you", "I" or "us"; a question to the reader counts, too."""
+    sentences = _sentences(text)
+    personal = sum(_PERSONAL.search(sentence) is not None for sentence in sentences)
+    return (personal + 2 * text.count("?")) / (len(sentences) + 1)
+
+
+PROSE_TRAITS: Mapping[str, Trait] = MappingProxyType(
+    {
+        "brevity": lambda text: -math.log(len(_words(text)) + 5),
+        "warmth": _warmth,
+        "chattiness": _chattiness,
+        "plain words": _plain_words,
+    }
+)
+
+
 @dataclass(frozen=True, eq=False)
 class SimulatedPerson:
-    """Someone with a hidden taste for a main trait and a minor one.
+    """Someone with a hidden taste for some traits; drawn ones have a main trait and a minor one.
 
     Utilities are in standard deviations of the replies the person was made with; their mean is 0.
     """
@@ -93,10 +126,11 @@ class SimulatedPerson:
     mix_mean: float
     mean: float
     spread: float
+    traits: Mapping[str, Trait]
 
     def utility(self, prompt: Sequence[Message], reply: str) -> float:  # noqa: ARG002 - a taste may look at both
         """How much the person likes a reply."""
-        mix = float(self.weights @ ((_traits(reply) - self.center) / self.scale)) - self.mix_mean
+        mix = float(self.weights @ ((_measure(self.traits, reply) - self.center) / self.scale)) - self.mix_mean
         return (_feeling(mix) - self.mean) / self.spread
 
     def choose(self, prompt: Sequence[Message], left: str, right: str, rng: np.random.Generator) -> Choice:
@@ -104,9 +138,15 @@ class SimulatedPerson:
         prefers_left = self.utility(prompt, left) > self.utility(prompt, right)
         return "a" if prefers_left != (rng.random() < FLIPPED) else "b"
 
+    def describe(self) -> str:
+        """The taste in words, the strongest part first."""
+        names, order = list(self.traits), np.argsort(-np.abs(self.weights), kind="stable")
+        verbs = {1.0: "likes", -1.0: "dislikes"}
+        return " and ".join(f"{verbs[np.sign(self.weights[i])]} {names[i]}" for i in order if self.weights[i])
+
     def opposite(self) -> SimulatedPerson:
         """The person whose utilities are the negatives of these."""
-        return SimulatedPerson(-self.weights, self.center, self.scale, -self.mix_mean, -self.mean, self.spread)
+        return replace(self, weights=-self.weights, mix_mean=-self.mix_mean, mean=-self.mean)
 
 
 def opposite_pair(
@@ -116,21 +156,30 @@ def opposite_pair(
     if len(replies) < 2 or len(prompts) != len(replies):
         raise InputError(f"found {len(prompts)} prompts and {len(replies)} replies, expected as many, and two at least")
     rng = np.random.default_rng([seed, 2026])
-    values = np.array([_traits(reply) for reply in replies])
-    center, scale = values.mean(0), np.maximum(values.std(0), 1e-6)
     names = list(TRAITS)
     main = names.index(rng.choice(MAIN_TRAITS))
     minor = rng.choice([i for i in range(len(names)) if i != main])
-    weights = np.zeros(len(names))
-    weights[[main, minor]] = rng.choice((-1.0, 1.0), 2) * (1.0, MINOR)
+    signs = rng.choice((-1.0, 1.0), 2)
+    return pair_who_like({names[main]: float(signs[0]), names[minor]: float(signs[1]) * MINOR}, TRAITS, replies)
+
+
+def pair_who_like(
+    taste: Mapping[str, float], traits: Mapping[str, Trait], replies: Sequence[str]
+) -> tuple[SimulatedPerson, SimulatedPerson]:
+    """A person with a taste, a weight for some of the traits, and their opposite, standardised over replies."""
+    weights = np.array([taste.get(name, 0.0) for name in traits])
+    values = np.array([_measure(traits, reply) for reply in replies])
+    center, scale = values.mean(0), np.maximum(values.std(0), 1e-6)
     mixes = (values - center) / scale @ weights
     feelings = np.array([_feeling(mix) for mix in mixes - mixes.mean()])
-    person = SimulatedPerson(weights, center, scale, float(mixes.mean()), float(feelings.mean()), float(feelings.std()))
+    person = SimulatedPerson(
+        weights, center, scale, float(mixes.mean()), float(feelings.mean()), float(feelings.std()), traits
+    )
     return person, person.opposite()
 
 
-def _traits(text: str) -> Float[Array, "traits"]:
-    return np.array([trait(text) for trait in TRAITS.values()], dtype=np.float64)
+def _measure(traits: Mapping[str, Trait], text: str) -> Float[Array, "traits"]:
+    return np.array([trait(text) for trait in traits.values()], dtype=np.float64)
 
 
 def _feeling(mix: float) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from personalign.bundled import ZOO
+from personalign.bundled import SMOLLM2_GENERATION, ZOO
 from personalign.train.basis.build import Making, open_models, write_basis
 from personalign.train.basis.rollouts import roll_out
 from personalign.train.card import Origin
@@ -22,8 +22,8 @@ from personalign.train.prompts import Prompts, split_prompts
 from personalign.types import Message, Steering
 
 PROMPTS = Path(__file__).parent / "prompts.jsonl"
-SYSTEM = "You are a helpful assistant. Keep your answers short."
-TEMPERATURE, TOP_P, MAX_TOKENS = 0.6, 0.9, 160  # at temperature 1 so small a model writes nonsense
+SYSTEM, TEMPERATURE, TOP_P = SMOLLM2_GENERATION.system, SMOLLM2_GENERATION.temperature, SMOLLM2_GENERATION.top_p
+MAX_TOKENS = 160
 LEARN = Plan(
     replies_per_prompt=4,
     max_tokens=MAX_TOKENS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.color import Color, blend_rgb
 from rich.color_triplet import ColorTriplet
 from rich.columns import Columns
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from personalign.types import Gaussian, Profile, Question, Reply
 
 COLOURS = ("white", "cyan", "magenta", "yellow")
+NUM_ANSWERS = 5  # of each person in the demo
 SHADES = ("dim", "green", "dim")  # of a question, the preferred reply and the other
 BAR = 14  # characters to either side of zero
 PALE, RAISED, LOWERED = ColorTriplet(236, 238, 241), ColorTriplet(86, 156, 214), ColorTriplet(230, 145, 56)
@@ -151,11 +152,11 @@ def show_demo(console: Console, demo: Demo) -> None:
     console.rule(f"{demo.model}: the same prompts, answered for each")
     for row in demo.replies:
         console.print(Text(row["prompt"], style="bold"))
-        table = Table(box=SIMPLE, expand=True)
+        table = Table(box=SIMPLE_HEAD, show_edge=False, expand=True)
         for name, colour in zip(names, COLOURS, strict=False):
             table.add_column(name, ratio=1, style=colour)
         table.add_row(*(Text(row[name]) for name in names))
-        console.print(table)
+        console.print(table, "")
     console.print("KL, nats per token:", ", ".join(f"{name} {demo.kl[name]:.3f}" for name in names))
     show_people(console, [vars(person) for person in demo.people])
     console.print(
@@ -165,16 +166,17 @@ def show_demo(console: Console, demo: Demo) -> None:
 
 
 def _show_met(console: Console, met: Met) -> None:
-    """A simulated person's hidden taste, what they answered, a line each, and what is known of them."""
-    table = Table(box=SIMPLE, title=f"{met.name}, who secretly {met.person.describe()}", expand=True)
+    """A simulated person's hidden taste, some of their answers, a line each, and what is known of them."""
+    console.rule(f"{met.name}, who secretly {met.person.describe()}")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, expand=True)
     for name, ratio in (("asked", 2), ("preferred", 3), ("over", 3)):
         table.add_column(name, ratio=ratio, no_wrap=True)
-    for question, choice in met.answers:
+    for question, choice in met.answers[:NUM_ANSWERS]:
         replies = (question.a, question.b) if choice == "a" else (question.b, question.a)
-        texts = (question.prompt[-1]["content"], *replies)
+        texts = (question.prompt[-1]["content"], *(f"{len(reply.split())} words: {reply}" for reply in replies))
         table.add_row(*(Text(" ".join(text.split()), style=style) for text, style in zip(texts, SHADES, strict=True)))
     console.print(table)
-    title = f"{met.name}: {met.profile.answers} questions, {met.stopped_because}"
+    title = f"what {met.name}'s {met.profile.answers} answers say; {met.stopped_because}"
     console.print(Panel(Text(met.profile.explain()), title=title))
 
 

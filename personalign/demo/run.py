@@ -14,6 +14,7 @@ import psutil
 
 from personalign.demo.people import NAMES, Met, PersonResult, fresh_service, judge, onboard_pair
 from personalign.demo.scenes import SEED, Scene, scene_for
+from personalign.options import OptionsDict
 from personalign.service import Personalign
 from personalign.types import Reply
 
@@ -87,8 +88,8 @@ def _columns(p: Personalign, scene: Scene) -> Iterator[tuple[str, list[Reply]]]:
     for i, name in enumerate(users):
         yield name, replies[i * n : (i + 1) * n]
     if scene.expert is not None:
-        expert = p.chat_many([NAMES[0]] * n, [*scene.shown], **scene.options, expert=scene.expert)
-        yield f"{NAMES[0]}+{scene.expert}", expert
+        options: OptionsDict = {**scene.options, "expert": scene.expert}
+        yield f"{NAMES[0]}+{scene.expert}", p.chat_many([NAMES[0]] * n, [*scene.shown], **options)
 
 
 def _shown(reply: Reply) -> str:

@@ -21,7 +21,7 @@ from personalign.types import Array, Choice, Message
 FLIPPED = 0.15  # share of answers that contradict the person's own taste
 MAIN_TRAITS = ("brevity", "fullness")  # people differ most in how long they like replies to be
 MINOR = 0.4  # weight of the one other trait that a person has
-POWER = 4  # strong feelings grow faster than their cause
+POWER = 4  # of drawn people: strong feelings grow faster than their cause, so a third of a taste is outside the axes
 
 Trait = Callable[[str], float]
 _words = re.compile(r"\w+(?:['’:.,-]\w+)*").findall
@@ -127,11 +127,12 @@ class SimulatedPerson:
     mean: float
     spread: float
     traits: Mapping[str, Trait]
+    power: int  # strong feelings grow by it, and keep their sign
 
     def utility(self, prompt: Sequence[Message], reply: str) -> float:  # noqa: ARG002 - a taste may look at both
         """How much the person likes a reply."""
         mix = float(self.weights @ ((_measure(self.traits, reply) - self.center) / self.scale)) - self.mix_mean
-        return (_feeling(mix) - self.mean) / self.spread
+        return (_feeling(mix, self.power) - self.mean) / self.spread
 
     def choose(self, prompt: Sequence[Message], left: str, right: str, rng: np.random.Generator) -> Choice:
         """Prefer the reply of higher utility, but name the other in 15 % of cases."""
@@ -160,20 +161,21 @@ def opposite_pair(
     main = names.index(rng.choice(MAIN_TRAITS))
     minor = rng.choice([i for i in range(len(names)) if i != main])
     signs = rng.choice((-1.0, 1.0), 2)
-    return pair_who_like({names[main]: float(signs[0]), names[minor]: float(signs[1]) * MINOR}, TRAITS, replies)
+    taste = {names[main]: float(signs[0]), names[minor]: float(signs[1]) * MINOR}
+    return pair_who_like(taste, TRAITS, replies, POWER)
 
 
 def pair_who_like(
-    taste: Mapping[str, float], traits: Mapping[str, Trait], replies: Sequence[str]
+    taste: Mapping[str, float], traits: Mapping[str, Trait], replies: Sequence[str], power: int = 1
 ) -> tuple[SimulatedPerson, SimulatedPerson]:
     """A person with a taste, a weight for some of the traits, and their opposite, standardised over replies."""
     weights = np.array([taste.get(name, 0.0) for name in traits])
     values = np.array([_measure(traits, reply) for reply in replies])
     center, scale = values.mean(0), np.maximum(values.std(0), 1e-6)
     mixes = (values - center) / scale @ weights
-    feelings = np.array([_feeling(mix) for mix in mixes - mixes.mean()])
+    feelings = np.array([_feeling(mix, power) for mix in mixes - mixes.mean()])
     person = SimulatedPerson(
-        weights, center, scale, float(mixes.mean()), float(feelings.mean()), float(feelings.std()), traits
+        weights, center, scale, float(mixes.mean()), float(feelings.mean()), float(feelings.std()), traits, power
     )
     return person, person.opposite()
 
@@ -182,6 +184,5 @@ def _measure(traits: Mapping[str, Trait], text: str) -> Float[Array, "traits"]:
     return np.array([trait(text) for trait in traits.values()], dtype=np.float64)
 
 
-def _feeling(mix: float) -> float:
-    """Feelings keep their sign and grow with ``POWER``, which keeps a third of a taste outside the axes."""
-    return math.copysign(abs(mix) ** POWER, mix)
+def _feeling(mix: float, power: int) -> float:
+    return math.copysign(abs(mix) ** power, mix)

@@ -46,32 +46,32 @@ class Blocks:
 
     def end(self, leader: Seq, hidden: Float[Tensor, "b H"], tokens: Int[Tensor, "b"]) -> list[int]:
         """Keep the best sibling of a block and begin the next; give the slots that aren't needed any more."""
-        kept = self._best(leader, hidden, tokens)
-        leader.draft = kept.draft
-        if kept.draft.is_ended or leader.guidance is None:
-            return self._stay_alone(leader, kept)
+        winner = self._best(leader, hidden, tokens)
+        leader.draft = winner.draft
+        if winner.draft.is_ended or leader.guidance is None:
+            return self._stay_alone(leader, winner)
         leader.send()
-        self._go_on(leader, kept, leader.request.options.block)
+        self._go_on(leader, winner, leader.request.options.block)
         return []
 
-    def _go_on(self, leader: Seq, kept: Seq, newest: int | None) -> None:
+    def _go_on(self, leader: Seq, winner: Seq, newest: int | None) -> None:
         """Let all siblings go on from one; the others lack its ``newest`` tokens, or all of them."""
         places = self._scheduler.places(leader)
-        losers = [(sibling, place) for sibling, place in zip(leader.siblings, places, strict=True) if sibling != kept]
-        self._slots.copy(places[kept.stream], [place for _, place in losers], newest)
+        losers = [(sibling, place) for sibling, place in zip(leader.siblings, places, strict=True) if sibling != winner]
+        self._slots.copy(places[winner.stream], [place for _, place in losers], newest)
         for sibling, place in losers:
-            sibling.draft = kept.draft.fork()
+            sibling.draft = winner.draft.fork()
             self._constraints.fork(place)
             self._sampler.seed(place, sibling.request.options, sibling.prompt, sibling.stream)
         for sibling in leader.siblings:
             sibling.enter("resume")
         self._active[places] = True
 
-    def _stay_alone(self, leader: Seq, kept: Seq) -> list[int]:
+    def _stay_alone(self, leader: Seq, winner: Seq) -> list[int]:
         """Put the leader into the place of the one that is kept, to end the reply or to write on without a choice."""
         places = self._scheduler.places(leader)
-        place = places.pop(kept.stream)
-        self._scheduler.swap(leader, kept)
+        place = places.pop(winner.stream)
+        self._scheduler.swap(leader, winner)
         for sibling in leader.others:
             sibling.enter("cancel")
         leader.others = []

@@ -1,8 +1,9 @@
 """Continuous batching: replies of different people join and leave one running batch, each under their own reward.
 
 A step is one sentence: admit → forward → steer → sample → deliver. ``chain.py`` has the steers, ``slots.py`` what is
-kept for each reply. ``reference.py`` is the same method in plain words, and the oracle this file is tested against. An
-engine belongs to one thread: where there are many callers, that of ``worker.py``.
+kept for each reply; ``blocks.py`` chooses among siblings. ``reference.py`` is the same method in plain words, and the
+oracle this file is tested against. An engine belongs to one thread: where there are many callers, that of
+``worker.py``.
 """
 
 from __future__ import annotations

@@ -16,16 +16,15 @@ from lab.bootstrap import quantile
 from lab.harness import machine, turns, versions
 from personalign.decode import Request, generate
 from personalign.demo.people import (
-    NUM_PROMPTS,
     Met,
     fresh_service,
     gain,
     judge,
-    load_prompts,
     make_pair,
     meet_pair,
     onboard,
 )
+from personalign.demo.scenes import NUM_PROMPTS, load_prompts
 from personalign.service import Personalign
 from personalign.types import Guidance, Message, Profile
 

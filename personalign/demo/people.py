@@ -7,7 +7,6 @@ prompts, written greedily, than the model's own.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,15 +17,14 @@ from typing import Unpack
 
 import numpy as np
 
-from personalign.bundled import TINY
 from personalign.demo.simulate import SimulatedPerson, opposite_pair
+from personalign.messages import Conversation
 from personalign.options import OptionsDict
 from personalign.service import Personalign
 from personalign.types import Choice, Message, Profile, Question
 
 NAMES = ("ada", "ben")
 NUM_HELD_OUT_PAIRS = 200
-NUM_PROMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,6 @@ class PersonResult:
     kl: float
 
 
-def load_prompts() -> list[tuple[Message, ...]]:
-    """The held-out user turns that are shipped with the bundled model."""
-    lines = (TINY / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    return [tuple(json.loads(line)) for line in lines]
-
-
 @contextmanager
 def fresh_service(device: str, model: str = "tiny") -> Iterator[Personalign]:
     """A bundled model over an empty database, which is removed afterwards."""
@@ -83,13 +75,13 @@ def fresh_service(device: str, model: str = "tiny") -> Iterator[Personalign]:
 
 def make_pair(p: Personalign, seed: int) -> tuple[SimulatedPerson, SimulatedPerson]:
     """Two people of opposite hidden tastes, standardised over the replies of the question bank."""
-    prompts = [q.prompt for q in p.basis.bank for _ in range(2)]
-    return opposite_pair(seed, prompts, bank_replies(p))
+    return opposite_pair(seed, *bank_texts(p))
 
 
-def bank_replies(p: Personalign) -> list[str]:
-    """Both replies of every question."""
-    return [text for q in p.basis.bank for text in (q.first, q.second)]
+def bank_texts(p: Personalign) -> tuple[list[Conversation], list[str]]:
+    """Both replies of every question, and the prompt of each."""
+    bank = p.basis.bank
+    return [q.prompt for q in bank for _ in range(2)], [text for q in bank for text in (q.first, q.second)]
 
 
 def meet_pair(p: Personalign, seed: int) -> list[Met]:

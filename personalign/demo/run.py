@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from personalign.demo.people import NAMES, Met, PersonResult, fresh_service, judge, onboard_pair
+from personalign.demo.people import NAMES, Met, PersonResult, bank_texts, fresh_service, judge, onboard_pair
 from personalign.demo.scenes import SEED, Scene, scene_for
 from personalign.options import OptionsDict
 from personalign.service import Personalign
@@ -54,7 +54,7 @@ def run_demo(model: str = "tiny", device: str = "auto", progress: Callable[[str]
         progress(f"loading {model}")
         p.chat("nobody", scene.shown[0], max_tokens=4, expert=scene.expert)
         progress("asking two people")
-        pair = onboard_pair(p, scene.make_pair(p), SEED)
+        pair = onboard_pair(p, scene.make_pair(*bank_texts(p)), SEED)
         started = time.perf_counter()
         next(iter(p.stream(pair[-1].name, scene.shown[0], **scene.options)))
         first_token_s = pair[-1].last_answer_s + time.perf_counter() - started

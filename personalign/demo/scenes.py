@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from personalign.bundled import SMOLLM2_GENERATION
-from personalign.demo.people import NUM_PROMPTS, bank_replies, load_prompts, make_pair
-from personalign.demo.simulate import PROSE_TRAITS, SimulatedPerson, pair_who_like
+from personalign.bundled import SMOLLM2_GENERATION, TINY
+from personalign.demo.simulate import PROSE_TRAITS, SimulatedPerson, opposite_pair, pair_who_like
 from personalign.messages import Conversation, Message
 from personalign.options import OptionsDict, check_choice
-from personalign.service import Personalign
 
 SEED = 0
+NUM_PROMPTS = 20  # of those that are shipped with the toy
 BRIEF = {"brevity": 1.0, "warmth": -0.4}  # the taste of the first person on SmolLM2
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A demo on one model."""
+    """A demo on one model; its people are made with the prompts and replies of the questions."""
 
     model: str
-    make_pair: Callable[[Personalign], tuple[SimulatedPerson, SimulatedPerson]]
+    make_pair: Callable[[Sequence[Conversation], Sequence[str]], tuple[SimulatedPerson, SimulatedPerson]]
     shown: tuple[Conversation, ...]
     judged: tuple[Conversation, ...]
     options: OptionsDict
@@ -31,6 +32,12 @@ class Scene:
 def scene_for(model: str) -> Scene:
     """The scene on "tiny" or "smollm2"; ``InputError`` for another model."""
     return {"tiny": _tiny, "smollm2": _smollm2}[check_choice("the demo's model", model, ("tiny", "smollm2"))]()
+
+
+def load_prompts() -> list[tuple[Message, ...]]:
+    """The held-out user turns that are shipped with the bundled model."""
+    lines = (TINY / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [tuple(json.loads(line)) for line in lines]
 
 
 def _tiny() -> Scene:
@@ -44,7 +51,7 @@ def _tiny() -> Scene:
         "Can you book a hotel room in London for my trip?",
     )
     judged = tuple(load_prompts()[:NUM_PROMPTS])
-    return Scene("tiny", lambda p: make_pair(p, SEED), _conversations(shown), judged, {}, "hotels")
+    return Scene("tiny", partial(opposite_pair, SEED), _conversations(shown), judged, {}, "hotels")
 
 
 def _smollm2() -> Scene:
@@ -72,7 +79,7 @@ def _smollm2() -> Scene:
     options: OptionsDict = {"temperature": drawn.temperature, "top_p": drawn.top_p, "max_tokens": 80, "seed": SEED}
     return Scene(
         "smollm2",
-        lambda p: pair_who_like(BRIEF, PROSE_TRAITS, bank_replies(p)),
+        lambda _, replies: pair_who_like(BRIEF, PROSE_TRAITS, replies),
         _conversations(shown, system),
         _conversations(judged, system),
         options,

@@ -26,7 +26,7 @@ from personalign.types import Array, Fingerprints, Gaussian, Message, Noise, Pro
 from personalign.words import Axis
 
 if TYPE_CHECKING:
-    from personalign.artefact import Config, QuestionRow
+    from personalign.basis_files import Config, QuestionRow
 
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
 FORMAT = 1
@@ -190,7 +190,7 @@ class Basis:
     @classmethod
     def load(cls, folder: str | Path) -> Basis:
         """Read and check a basis directory; ``BasisError`` says what is wrong with one."""
-        from personalign.artefact import BASIS, Config, QuestionRow, Version, check_arrays, check_questions
+        from personalign.basis_files import BASIS, Config, QuestionRow, Version, check_arrays, check_questions
 
         folder = check_place("the basis", folder)
         config_path, arrays_path, questions_path = (Path(folder) / name for name in FILES)

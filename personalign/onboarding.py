@@ -9,30 +9,50 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
-from personalign.errors import QuestionError
-from personalign.learn.ask import Likeness, StopRule, acquire, clip_pairs, why_stop
+from personalign.errors import InputError, QuestionError
+from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.fit import fit
 from personalign.learn.rank import Ranking, rank
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
-from personalign.messages import Feedback, shown
+from personalign.messages import Feedback, read_candidates, shown
+from personalign.options import check_choice, check_number
 from personalign.store import Answer, Presentation, Shown, Store
 from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question, Reason
 
 DAY_S = 86_400.0
+SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 MIRRORED = {"a": "b", "b": "a"}
 AT_RANDOM = "questions were drawn at random, because this basis doesn't predict answers well enough to choose them"
 PATIENCE = 3  # times as many questions are shown as are to be answered; one passed over says nothing
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the next question is chosen, when enough is known, and after how many days an answer counts half."""
+
+    question_rule: str  # one of QUESTION_RULES
+    stop_rule: StopRule
+    half_life_days: float | None = None  # None: never
+
+    def __post_init__(self) -> None:
+        check_choice("question_rule", self.question_rule, QUESTION_RULES)
+        if not isinstance(self.stop_rule, StopRule):
+            raise InputError(
+                f"stop_rule is {shown(self.stop_rule)}, expected a StopRule, such as StopRule(max_questions=15)"
+            )
+        if self.half_life_days is not None:
+            check_number("half_life_days", self.half_life_days, SHORTEST_DAYS, LONGEST_DAYS)
 
 
 class Onboarding:
@@ -41,9 +61,7 @@ class Onboarding:
     def __init__(self, store: Store, serving: Serving, embed: Embed) -> None:
         self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
-        self.stop_rule = StopRule()  # this and the next two are set by the service, which checks them
-        self.question_rule = "d_optimal" if self._basis.active else "random"
-        self.half_life_days: float | None = None
+        self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
 
     def ask(self, user: str, consent: str | None = None) -> Question | None:
         """The open question, or the next one; None when enough is known."""
@@ -127,8 +145,9 @@ class Onboarding:
         """What is known of a person; the prior for someone who has answered nothing."""
         return self._named(self._store.profile(user, self._basis.id) or self._basis.first_profile(user))
 
-    def choose(self, user: str, prompt: Sequence[Message], candidates: Sequence[str]) -> Ranking:
+    def choose(self, user: str, prompt: Sequence[Message], replies: Sequence[str]) -> Ranking:
         """Rank replies to a prompt by what is known of a person."""
+        candidates = read_candidates(replies)
         profile = self.profile(user)
         guidance = self.serving.guidance(profile)
         reason: Reason | None = (
@@ -139,7 +158,7 @@ class Onboarding:
 
     def _choose(self, user: str) -> tuple[int | None, str | None]:
         """The index of the next bank question, or the reason why there is none."""
-        basis, rule, stop = self._basis, self.question_rule, self.stop_rule
+        basis, rule, stop = self._basis, self.rules.question_rule, self.rules.stop_rule
         state, asked = self._store.state(user, basis.id), self._store.asked(user, basis.id)
         post = self._named(state.profile or basis.first_profile(user)).posterior
         allowed, drift = self._allowed(asked), _watch(state.answers)
@@ -199,7 +218,7 @@ class Onboarding:
     def _fit(self, answers: Sequence[Answer]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
-        weight = fade(days, weigh(kinds, choices), self.half_life_days, _watch(answers).changed_at)
+        weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, _watch(answers).changed_at)
         fitted = select(choices, kinds)
         v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
         return fit(v[fitted], [choices[i] for i in fitted], self._basis.prior, self._basis.noise, weight[fitted])

@@ -32,7 +32,8 @@ from personalign.learn.served import Serving
 from personalign.messages import Conversation
 from personalign.options import Capacity, Options
 from personalign.shift import ShiftedReply, shift
-from personalign.store import RecentProfiles, Store
+from personalign.store import Store
+from personalign.store.recent import RecentProfiles
 from personalign.types import Array, Guidance, Message, Profile, Reply, Steering
 
 NO_STEERING = Steering(beta=0.0, clip=0.0, num_candidates=1)  # of a model without a basis

@@ -10,6 +10,7 @@ import os
 import threading
 from asyncio import to_thread
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,31 +18,13 @@ from personalign import aio
 from personalign.basis import Basis
 from personalign.bundled import Place, Source, locate, no_basis
 from personalign.errors import BasisError, EngineError, InputError, check_process
-from personalign.learn.ask import QUESTION_RULES, StopRule
+from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.rank import Ranking
 from personalign.learn.served import Serving
-from personalign.messages import (
-    Feedback,
-    FeedbackKind,
-    Message,
-    check_text,
-    check_user,
-    read_candidates,
-    read_messages,
-    shown,
-)
+from personalign.messages import Feedback, FeedbackKind, Message, check_text, check_user, read_messages
 from personalign.onboarding import Onboarding
-from personalign.options import (
-    Capacity,
-    Options,
-    OptionsDict,
-    check_choice,
-    check_list,
-    check_mapping,
-    check_number,
-    check_switch,
-)
+from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
 from personalign.store import Store
 from personalign.types import Choice, Profile, Question, Reply
 
@@ -53,7 +36,6 @@ if TYPE_CHECKING:
     from personalign.shift import ShiftedReply
 
 Messages = Sequence[Message]
-SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 
 
 class Personalign:
@@ -207,8 +189,7 @@ class Personalign:
             InputError: no candidate, or too many; MessageError for one that can't be used.
             BasisError: there are no axes to measure them on.
         """
-        conversation, texts = read_messages(messages), read_candidates(candidates)
-        return self._onboarding.choose(check_user(user), conversation, texts)
+        return self._onboarding.choose(check_user(user), read_messages(messages), candidates)
 
     async def achoose(self, user: str, messages: Messages, candidates: Sequence[str]) -> Ranking:
         """``choose`` for a task on an event loop, which it never blocks."""
@@ -233,33 +214,29 @@ class Personalign:
     @property
     def stop_rule(self) -> StopRule:
         """When enough is known; another rule holds from the next question on."""
-        return self._onboarding.stop_rule
+        return self._onboarding.rules.stop_rule
 
     @stop_rule.setter
     def stop_rule(self, rule: StopRule) -> None:
-        if not isinstance(rule, StopRule):
-            raise InputError(f"stop_rule is {shown(rule)}, expected a StopRule, such as StopRule(max_questions=15)")
-        self._onboarding.stop_rule = rule
+        self._onboarding.rules = replace(self._onboarding.rules, stop_rule=rule)
 
     @property
     def question_rule(self) -> str:
         """How the next question is chosen: by one of the rules of ``learn/ask.py``."""
-        return self._onboarding.question_rule
+        return self._onboarding.rules.question_rule
 
     @question_rule.setter
     def question_rule(self, rule: str) -> None:
-        self._onboarding.question_rule = check_choice("question_rule", rule, QUESTION_RULES)
+        self._onboarding.rules = replace(self._onboarding.rules, question_rule=rule)
 
     @property
     def half_life_days(self) -> float | None:
         """After how many days an answer counts half, from the next fit on; None, the default, means never."""
-        return self._onboarding.half_life_days
+        return self._onboarding.rules.half_life_days
 
     @half_life_days.setter
     def half_life_days(self, days: float | None) -> None:
-        if days is not None:
-            check_number("half_life_days", days, SHORTEST_DAYS, LONGEST_DAYS)
-        self._onboarding.half_life_days = days
+        self._onboarding.rules = replace(self._onboarding.rules, half_life_days=days)
 
     # Replies
 

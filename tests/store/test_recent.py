@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from personalign.errors import StoreError
-from personalign.store import RecentProfiles, Store, recent
+from personalign.store import Store, recent
+from personalign.store.recent import RecentProfiles
 from personalign.store.store import Fit
 from personalign.types import Profile
 

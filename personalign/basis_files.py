@@ -1,0 +1,126 @@
+"""What the files of a basis may hold: the schemas of its JSON, and checks of what a schema doesn't say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, Field
+
+from personalign.artefact import Door, FingerprintsRow, Name, Number, Schema, Share, Size, Text
+from personalign.errors import BasisError
+from personalign.messages import read_messages
+from personalign.types import MAX_AXES, MAX_UTILITY, is_covariance
+
+MAX_EMBEDDING = 1 << 16  # dimensions
+SMALLEST = 1e-12  # standard deviation of an axis over replies
+Features = Annotated[list[Number], AfterValidator(np.array)]
+BASIS = Door(BasisError, "make the basis again with: personalign basis bootstrap")
+
+
+class Version(BaseModel):
+    """The one entry of ``config.json`` that every format has."""
+
+    format: int
+
+
+class _AxisRow(Schema):
+    name: Name
+    about: Name
+    less: Name
+    more: Name
+
+
+class _SteeringRow(Schema):
+    beta: Size
+    clip: Size
+    num_candidates: Annotated[int, Field(ge=1, le=1 << 20)]
+
+
+class _NoiseRow(Schema):
+    tie: Annotated[float, Field(ge=0, le=MAX_UTILITY)]
+    lapse: Annotated[float, Field(ge=0, lt=1)]
+    side: Annotated[float, Field(ge=0, le=MAX_UTILITY)]
+
+
+class Config(Schema):
+    """``config.json``."""
+
+    format: int
+    id: Name
+    model: Name
+    fingerprints: FingerprintsRow
+    axes: Annotated[list[_AxisRow], Field(min_length=1, max_length=MAX_AXES)]
+    noise: _NoiseRow
+    steering: _SteeringRow
+    accuracy: Share | None
+    embedder: Name | None = None
+    kappa: Share | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    active: bool = True
+
+
+class QuestionRow(Schema):
+    """A line of ``questions.jsonl``."""
+
+    id: Name
+    prompt: Annotated[list[dict[str, str]], AfterValidator(read_messages)]
+    first: Text
+    second: Text
+    first_features: Features
+    second_features: Features
+
+
+def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
+    """Refuse questions that share an id or show one reply twice, and features of other axes."""
+    if twice := [name for name, times in Counter(row.id for row in rows).items() if times > 1]:
+        raise BASIS.refusal(f"{place} has several questions {twice[0]!r}, expected an id for each")
+    for row in rows:
+        if row.first == row.second:
+            raise BASIS.refusal(f"{place}: question {row.id} shows the same reply twice, expected two that differ")
+        if not len(row.first_features) == len(row.second_features) == d:
+            raise BASIS.refusal(f"{place}: question {row.id} lacks features, expected {d} of each reply")
+
+
+def check_arrays(
+    arrays: Mapping[str, NDArray[Any]], head: Mapping[str, NDArray[Any]], config: Config, place: str
+) -> None:
+    """Refuse arrays that are missing or unknown, don't fit the config, or can't be computed with."""
+    d, projection = len(config.axes), arrays.get("projection")
+    if twice := [name for name, times in Counter(axis.name for axis in config.axes).items() if times > 1]:
+        raise BASIS.refusal(f"{place} has several axes {twice[0]!r}, expected a name for each")
+    if (projection is None) != (config.embedder is None):
+        has = "no" if projection is None else "a"
+        raise BASIS.refusal(
+            f"{place} has the embedder {config.embedder!r} and {has} projection, expected both or neither"
+        )
+    if (config.kappa is None) != (config.share is None):
+        raise BASIS.refusal(f"{place} has kappa {config.kappa} and share {config.share}, expected both or neither")
+    shapes: dict[str, tuple[int | None, ...]] = {"center": (d,), "scale": (d,), "reference": (None, d)}
+    shapes |= {"prior.mean": (d,), "prior.covariance": (d, d)}
+    shapes |= {} if projection is None else {"projection": (None, None)}
+    if arrays.keys() != shapes.keys():
+        raise BASIS.refusal(f"{place} holds the arrays {sorted(arrays)}, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        BASIS.check(f"{place}: {name}", arrays[name], shape)
+    for name, array in head.items():
+        BASIS.check(f"{place}: {name} of the head", array, (None,) * array.ndim, None)
+    _check_numbers(arrays, d, place)
+
+
+def _check_numbers(arrays: Mapping[str, NDArray[Any]], d: int, place: str) -> None:
+    if arrays["scale"].min() < SMALLEST:
+        raise BASIS.refusal(f"{place}: scale holds {arrays['scale'].min():g}, expected numbers above 0")
+    if not is_covariance(arrays["prior.covariance"]):
+        raise BASIS.refusal(f"{place}: prior.covariance isn't symmetric and positive definite")
+    if not len(arrays["reference"]):
+        raise BASIS.refusal(f"{place} has no reference pairs, expected at least one")
+    if np.abs(arrays["reference"]).max() < SMALLEST:
+        raise BASIS.refusal(f"{place}: reference holds no difference, expected pairs of different replies")
+    width, num_learnt = arrays["projection"].shape if "projection" in arrays else (1, 1)
+    if not (0 < width <= MAX_EMBEDDING and 0 < num_learnt <= d):
+        expected = f"expected up to ({MAX_EMBEDDING}, {d})"
+        raise BASIS.refusal(f"{place}: projection has the shape {(width, num_learnt)}, {expected}")

@@ -99,7 +99,7 @@ class Trials:
     def _figures(
         self, people: Sequence[SimulatedProfile], steering: Steering, expert: str | None, alpha: float | None
     ) -> dict[str, Array]:
-        """Every person's replies to every prompt, greedy and sampled in turn, as both will be used."""
+        """Every person's replies to every prompt, drawn as they will be served."""
         requests = [
             Request(tuple(prompt), self._options(i, expert, alpha), guidance)
             for guidance in map(self._guidance, people)
@@ -118,8 +118,7 @@ class Trials:
 
     def _options(self, i: int, expert: str | None, alpha: float | None) -> Options:
         drawn = self.sampling
-        temperature = drawn.temperature if i % 2 else 0.0
-        return Options(drawn.max_tokens, temperature, drawn.top_p, seed=i, expert=expert, alpha=alpha)
+        return Options(drawn.max_tokens, drawn.temperature, drawn.top_p, seed=i, expert=expert, alpha=alpha)
 
     def _guidance(self, person: SimulatedProfile) -> Guidance | None:
         serving = Serving(replace(self.basis, gate=None))  # a shut gate would leave nothing to calibrate

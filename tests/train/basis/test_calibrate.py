@@ -126,7 +126,7 @@ def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
     replies = generate(
         replace(made.guided, steering=STRONG),
-        [Request(p, Options(64, float(i % 2), seed=i), guidance) for i, p in enumerate(prompts)],
+        [Request(p, Options(64, 1.0, seed=i), guidance) for i, p in enumerate(prompts)],
     )
     features = basis.standardise(measure_many(prompts, [r.text for r in replies], basis.axes))
     weights = person.weights / np.linalg.norm(person.weights)

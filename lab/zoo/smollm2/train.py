@@ -44,7 +44,7 @@ ASK = Plan(
 )
 GRID = tuple(Steering(beta, 3.0, 20) for beta in (4.0, 8.0, 16.0))
 # plain, two of three replies are cut off and every seventh word repeats: people who like more get more of both
-PLANS = Plans(LEARN, ASK, HeadRecipe(), Calibration(GRID, num_people=4, tolerance=0.1))
+PLANS = Plans(LEARN, ASK, HeadRecipe(), Calibration(GRID, num_people=4, tolerance=0.16))
 ORIGIN = Origin(
     title="smollm2/basis",
     model="smollm2",

@@ -120,8 +120,8 @@ axis was the same at all of them.
 {_strength(basis)}: the gentlest setting that reaches
 nine tenths of the largest utility on dev prompts, with a mean KL of at most 0.4 nats a token and no more repetition,
 emptiness or truncation than the unsteered model (the first row). Simulated people drawn from the prior, profiles
-fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes. Replies are drawn as
-they were for the head to learn from.
+fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes. Replies are drawn
+as they were for the head to learn from.
 
 {table([o.row() for o in report.grid])}
 

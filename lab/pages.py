@@ -104,10 +104,12 @@ PROSE = {
     "oracle_chooser.8": "oracle: the person chooses among 8",
 }
 DIFFERENCES = {
-    "person_over_length": "the best streaming arm over its length weight alone",
-    "person_over_stranger": "over a stranger's profile",
-    "person_over_words": "over the profile in words",
-    "blocks4_over_words": "blocks of 16, the best of 4, over words",
+    "person_over_length.tilt": "the tilt over its length weight alone",
+    "person_over_stranger.tilt": "over a stranger's profile",
+    "person_over_words.tilt": "over the profile in words",
+    "person_over_length.blocks.4.16": "blocks of 16, the best of 4, over the length weight alone",
+    "person_over_stranger.blocks.4.16": "over a stranger's profile",
+    "person_over_words.blocks.4.16": "over the profile in words",
 }
 
 REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")

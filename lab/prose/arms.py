@@ -35,7 +35,7 @@ def blocks(k: int, m: int) -> dict[str, Any]:
 
 TILT: dict[str, Any] = {"rule": "successor"}
 LENGTHS = ("length", "reply_length")
-STREAMING = ("tilt", "blocks.4.16", "words_and_tilt")
+STREAMING = {"tilt": "", "blocks.4.16": ".blocks.4.16"}  # arms that can be streamed, and how others by their rule end
 ARMS: tuple[Arm, ...] = (
     Arm("tilt", rule=TILT),
     Arm("length", "length", TILT),

@@ -35,7 +35,7 @@ RIDGE = 1.0
 BARS = {
     "smollm2.gain.tilt": Bar("≥", 0.4),
     "smollm2.gain.blocks.4.16": Bar("≥", 0.6),
-    "smollm2.person_over_stranger": Bar("≥", 0.4),
+    **{f"smollm2.person_over_stranger.{arm}": Bar("≥", 0.4) for arm in STREAMING},
     "smollm2.fluency.blocks.4.16": Bar("≤", 1.10),
     "smollm2.fluency.tilt": Bar("≤", 1.25),
 }
@@ -176,23 +176,12 @@ def _arm_rows(trial: Trial, arm: Arm, written: Written, gains: Gains, surprise: 
 
 
 def _differences(gains: dict[str, Gains]) -> Iterator[Row]:
-    """Paired differences, person by person."""
-    streaming = [name for name in STREAMING if name in gains]
-    if not streaming:
-        return
-    best = max(streaming, key=lambda name: float(np.median(gains[name])))
-    kind = "blocks.4.16" if best.startswith("blocks") else "tilt"
-    own = gains[best]
-    others = {
-        "person_over_length": "length" if kind == "tilt" else f"length.{kind}",
-        "person_over_stranger": "stranger" if kind == "tilt" else f"stranger.{kind}",
-        "person_over_words": "words",
-    }
-    for figure, other in others.items():
-        if other in gains:
-            yield _estimated(f"smollm2.{figure}", own - gains[other], {"arm": best, "over": other})
-    if {"blocks.4.16", "words"} <= gains.keys():
-        yield _estimated("smollm2.blocks4_over_words", gains["blocks.4.16"] - gains["words"])
+    """Paired differences, person by person: each streaming rule over the same rule with other weights, and over words."""
+    for arm, rule in STREAMING.items():
+        others = {"length": f"length{rule}", "stranger": f"stranger{rule}", "words": "words"}
+        for name, other in others.items():
+            if {arm, other} <= gains.keys():
+                yield _estimated(f"smollm2.person_over_{name}.{arm}", gains[arm] - gains[other])
 
 
 def _estimated(figure: str, values: Gains, facts: dict[str, Any] | None = None) -> Row:

@@ -32,7 +32,11 @@ def test_a_run_tells_every_arm_and_goes_on_where_it_was(tmp_path: Path, monkeypa
     result = run_prose(PLAN, "cpu", tmp_path, model="tiny")
     figures = result["figures"]
     assert {f"smollm2.gain.{arm}" for arm in ("tilt", "length", "stranger", "words")} <= figures.keys()
-    assert {"smollm2.person_over_length", "smollm2.person_over_stranger", "smollm2.fluency.tilt"} <= figures.keys()
+    assert {
+        "smollm2.person_over_length.tilt",
+        "smollm2.person_over_stranger.tilt",
+        "smollm2.fluency.tilt",
+    } <= figures.keys()
     assert all(np.isfinite(value) for value in figures.values())
     tilt = next(row for row in result["rows"] if row["figure"] == "smollm2.gain.tilt")
     assert tilt["kl"] > 0

@@ -176,7 +176,7 @@ def _arm_rows(trial: Trial, arm: Arm, written: Written, gains: Gains, surprise: 
 
 
 def _differences(gains: dict[str, Gains]) -> Iterator[Row]:
-    """Paired differences, person by person: each streaming rule over the same rule with other weights, and over words."""
+    """Paired differences: each streaming rule over the same rule under other weights, and over words."""
     for arm, rule in STREAMING.items():
         others = {"length": f"length{rule}", "stranger": f"stranger{rule}", "words": "words"}
         for name, other in others.items():

@@ -86,6 +86,7 @@ def write_basis_card(
         {"α": alpha, "utility, unsteered": plain.utility, "utility": steered.utility, "KL": steered.kl}
         for alpha, (plain, steered) in report.by_alpha.items()
     ]
+    tried = plans.calibration
     r2, r2_forced = (cell(mean_known(values)) for values in (report.r2, report.r2_forced))
     (folder / "README.md").write_text(
         f"""# {origin.title}
@@ -118,9 +119,9 @@ axis was the same at all of them.
 ## Strength
 
 {_strength(basis)}: the gentlest setting that reaches
-nine tenths of the largest utility on dev prompts, with a mean KL of at most 0.4 nats a token and no more repetition,
-emptiness or truncation than the unsteered model (the first row). Simulated people drawn from the prior, profiles
-fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes. Replies are drawn
+nine tenths of the largest utility on dev prompts, with a mean KL of at most {tried.max_kl:g} nats a token. Repetition,
+emptiness and truncation may exceed the unsteered model's (the first row) by {tried.tolerance:g} each. Simulated people
+drawn from the prior, profiles fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes. Replies are drawn
 as they were for the head to learn from.
 
 {table([o.row() for o in report.grid])}

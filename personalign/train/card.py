@@ -121,8 +121,8 @@ axis was the same at all of them.
 {_strength(basis)}: the gentlest setting that reaches
 nine tenths of the largest utility on dev prompts, with a mean KL of at most {tried.max_kl:g} nats a token. Repetition,
 emptiness and truncation may exceed the unsteered model's (the first row) by {tried.tolerance:g} each. Simulated people
-drawn from the prior, profiles fitted to ten answers; utility is their true weights', scaled to length 1, on the standardised axes. Replies are drawn
-as they were for the head to learn from.
+drawn from the prior, profiles fitted to ten answers; utility is their true weights', scaled to length 1, on the
+standardised axes. Replies are drawn as they were for the head to learn from.
 
 {table([o.row() for o in report.grid])}
 

@@ -76,7 +76,13 @@ def _smollm2() -> Scene:
     )
     drawn = SMOLLM2_GENERATION
     system: Message = {"role": "system", "content": drawn.system}
-    options: OptionsDict = {"temperature": drawn.temperature, "top_p": drawn.top_p, "max_tokens": 80, "seed": SEED}
+    options: OptionsDict = {
+        "rule": "best_of",  # tilted by its head, so small a model repeats itself
+        "temperature": drawn.temperature,
+        "top_p": drawn.top_p,
+        "max_tokens": 80,
+        "seed": SEED,
+    }
     return Scene(
         "smollm2",
         lambda _, replies: pair_who_like(BRIEF, PROSE_TRAITS, replies),

@@ -22,7 +22,7 @@ from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.rank import Ranking
 from personalign.learn.served import Serving
-from personalign.messages import Feedback, FeedbackKind, Message, check_text, check_user, read_messages
+from personalign.messages import Feedback, FeedbackKind, Message, check_place, check_text, check_user, read_messages
 from personalign.onboarding import Onboarding
 from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
 from personalign.store import Store
@@ -105,7 +105,7 @@ class Personalign:
         if loaded is not None and source.embedder is not None:
             loaded.check_embedder(source.embedder)
         serving = None if loaded is None else Serving(loaded, pinned, is_shadow=shadow)
-        opened = Store.open(store, create)
+        opened = Store.open(check_place("store", store), create)
         try:
             if loaded is not None:
                 opened.save_basis(loaded.id, loaded.model, {"axes": [axis.name for axis in loaded.axes]})

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,6 +27,15 @@ from tests.onboarded import ENDLESS, HELLO, onboard
 # Callers who leave
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Ctrl-C interrupts, as it does in a terminal; a process in the background begins without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_an_interrupted_chat_frees_its_slot(p: Personalign, gate: Gate) -> None:
     """Ctrl-C while a reply is waited for ends it within two steps."""
 

@@ -59,7 +59,7 @@ def onboard(
     With --json: the profile; stopped_because; effects, what each answer changed, in words; agreed, whether they
     preferred the same reply when asked again, null if they weren't.
     """
-    with open_service(store, model, basis) as p:
+    with open_service(store, model, basis, is_asking=True) as p:
         console, effects = err if as_json else out, list[str]()
         has_stopped = _converse(p, user, lambda: p.ask(user, consent), lambda: _number(p, user), console, effects)
         if check and not has_stopped:
@@ -121,6 +121,6 @@ def feedback(
     as_json: AsJson = False,
 ) -> None:
     """Learn from what a person preferred in use: an edited, regenerated or thumbed reply, as a weak answer."""
-    with open_service(store, model, basis) as p:
+    with open_service(store, model, basis, is_asking=True) as p:
         profile = p.feedback(user, [{"role": "user", "content": message}], chosen, rejected, kind)
         print_row(profile_row(profile), as_json, show_profile, out, profile, p.basis.prior)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.models import OptionInfo
 
+from personalign.errors import BasisError
 from personalign.options import Options, Rule
 
 if TYPE_CHECKING:
@@ -109,11 +110,15 @@ def open_service(
     reward: str | None = None,
     *,
     create: bool = True,
+    is_asking: bool = False,
 ) -> Personalign:
-    """Open what the options name, or else the environment."""
+    """Open what the options name, or else the environment; who is asking needs a basis before a store is made."""
+    from personalign.bundled import locate, no_basis
     from personalign.service import Personalign
 
     settings = read_settings()
+    if is_asking and locate(model or settings.model, basis).basis is None:
+        raise BasisError(no_basis(model or settings.model))
     return Personalign.open(
         store=store or settings.store,
         model=model or settings.model,

@@ -113,7 +113,7 @@ def choose(
     better than the second), reason (why the order isn't the person's own), revision, and candidates, each with index,
     text, utility and probability (of being the best).
     """
-    with open_service(store, model, basis) as p:
+    with open_service(store, model, basis, is_asking=True) as p:
         ranking = p.choose(user, [{"role": "user", "content": message}], candidates)
     row = {"user": user, "best": ranking.best, "order": ranking.order} | asdict(ranking)
     print_row(row, as_json, show_ranking, out, ranking)

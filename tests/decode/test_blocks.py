@@ -293,7 +293,7 @@ def test_siblings_are_seated_together(kit: Kit) -> None:
     desk.engine.step()
     assert desk.num_active == 1
     desk.drain()
-    assert all(caller.generated.text for caller in (first, wide, late))
+    assert all(caller.generated.finish_reason in {"stop", "length"} for caller in (first, wide, late))
 
 
 @pytest.mark.parametrize("rule", ["blocks", "best_of"])

@@ -9,7 +9,7 @@ import json
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from personalign.decode.load import CausalModel, load_causal
 from personalign.decode.models import Models
 from personalign.decode.reward_model import RewardModel
 from personalign.decode.successor import SuccessorHead
+from personalign.learn.axes import features
 from personalign.types import Fingerprints, Steering
 
 TEMPLATE = "{{ messages[0]['content'] }}"
@@ -100,7 +101,8 @@ class Specimens:
         basis = Basis.load(ZOO / name / "basis")
         assert basis.head is not None, "the bundled basis has a head"
         base = replace(loaded, tokenizer=number_tokenizer(loaded.num_logits))
-        return Models(base, SuccessorHead.from_arrays(basis.head), basis.steering, {})
+        head = SuccessorHead.from_arrays(basis.head)
+        return Models(base, head, basis.steering, {}, measure=partial(features, basis))
 
     @property
     def device(self) -> torch.device:

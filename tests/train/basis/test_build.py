@@ -129,7 +129,7 @@ def test_a_bank_of_fewer_than_ten_questions_is_refused(made: Made, tmp_path: Pat
     assert len(made.basis.bank) >= MIN_QUESTIONS  # control
     work = shutil.copytree(made.work, tmp_path / "work")
     shutil.rmtree(work / "head")
-    few = Plans(PLAN, replace(BANK_PLAN, replies_per_prompt=1))
+    few = Plans(PLAN, replace(BANK_PLAN, replies_per_prompt=1, temperature=PLAN.temperature / 2))
     with pytest.raises(InputError, match=f"only 0 of {len(PROMPTS.train)} prompts got two readable replies"):
         Making(made.models, PROMPTS, few, work).basis()
     assert not (work / "head").exists()

@@ -258,7 +258,7 @@ def test_with_prompts_of_ones_own_no_one_elses_are_asked_about(
     monkeypatch.setattr(make_fitted, "write_basis", lambda *given: seen.append(given) or interrupted())
     with pytest.raises(KeyboardInterrupt):
         fit_quickly(log, str(model), tmp_path / "out", prompts=prompts)
-    (_, making, origin, section) = seen[0]
+    (_, making, origin, section, _) = seen[0]
     assert all(prompt[0]["content"].startswith("my ") for prompt in making.prompts.train)
     assert "wrote" not in section
     assert "--prompts prompts.txt" in origin.command

@@ -69,7 +69,7 @@ def test_a_learnt_axis_is_what_people_differ_in(findings: Findings) -> None:
     names, deviation = [axis.name for axis in findings.basis.axes], np.sqrt(np.diag(findings.basis.prior.covariance))
     assert names[-1] == "learnt_1"
     assert deviation[-1] > 1
-    assert deviation[names.index("length")] > 0.5
+    assert deviation[names.index("reply_length")] > 0.5
 
 
 @pytest.mark.slow

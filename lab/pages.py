@@ -211,6 +211,8 @@ def _steering() -> str:
     """The steering correlations of the bundled heads, axis by axis, the best first."""
     table = []
     for model in ("tiny", "smollm2"):
+        if not (RESULTS / f"steering_{model}.json").is_file():
+            continue
         figures = {name.removeprefix("steering."): x for name, x in _load(f"steering_{model}")["figures"].items()}
         overall = figures.pop("overall")
         axes = sorted(figures.items(), key=lambda item: -item[1])

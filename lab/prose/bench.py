@@ -10,6 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from personalign.train.work import track
 from personalign.types import Guidance
 
 PROMPTS = Path(__file__).parents[1] / "zoo" / "smollm2" / "held_out.jsonl"
-NUM_SCORED = 200  # replies whose surprise is measured, of each arm
+NUM_SCORED = 80  # replies whose surprise is measured, of each arm
 RIDGE = 1.0
 BARS = {
     "smollm2.gain.tilt": Bar("≥", 0.4),
@@ -88,9 +89,14 @@ class Trial:
 
     def gains(self, written: Written) -> Gains:
         """Each person's mean gain, in standard deviations of the model's own replies to the same prompts."""
-        own = np.array([self.utilities(draws.take(self.desk.turns.ravel().tolist())) for draws in self.base])
-        spread = np.sqrt(own.var(0, ddof=1).mean(-1))
-        return np.asarray((self.utilities(written) - own.mean(0)).mean(-1) / spread)
+        spread = np.sqrt(self._own.var(0, ddof=1).mean(-1))
+        return np.asarray((self.utilities(written) - self._own.mean(0)).mean(-1) / spread)
+
+    @cached_property
+    def _own(self) -> Float[NDArray[np.float64], "draws people prompts"]:
+        """How much each person likes the model's own replies to their prompts."""
+        turns = self.desk.turns.ravel().tolist()
+        return np.array([self.utilities(draws.take(turns)) for draws in self.base])
 
 
 def _rows(p: Personalign, plan: Plan, arms: Sequence[Arm], work: Path) -> Iterator[Row]:

@@ -89,7 +89,7 @@ PROSE = {
     "words": "the profile in words, as a system message",
     "words_and_tilt": "words and tilt",
     "blocks.2.16": "blocks of 16 tokens, the best of 2",
-    "blocks.4.16": "the best of 4",
+    "blocks.4.16": "blocks of 16 tokens, the best of 4",
     "blocks.8.16": "the best of 8",
     "blocks.4.8": "blocks of 8, the best of 4",
     "blocks.4.32": "blocks of 32, the best of 4",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lab.prose.arms import Arm, Served
 from lab.prose.people import Person, Scale
+from personalign.bundled import SMOLLM2_GENERATION
 from personalign.decode import Request, generate
 from personalign.decode.load import CausalModel, render
 from personalign.decode.models import Models
@@ -25,8 +26,8 @@ from personalign.train.basis.calibrate import repetition
 from personalign.train.work import identity, track, write_whole
 from personalign.types import Array, Message
 
-SYSTEM = "You are a helpful assistant. Keep your answers short."
-MAX_TOKENS, TEMPERATURE, TOP_P = 128, 0.6, 0.9
+SERVED = SMOLLM2_GENERATION
+MAX_TOKENS = 128
 SHARD = 64  # requests that are written and kept together
 
 
@@ -96,12 +97,12 @@ class Desk:
 
     def conversation(self, prompt: int, words: str = "") -> tuple[Message, ...]:
         """A prompt behind the operator's system message, with what else it says."""
-        system: Message = {"role": "system", "content": f"{SYSTEM}\n{words}".strip()}
+        system: Message = {"role": "system", "content": f"{SERVED.system}\n{words}".strip()}
         return system, {"role": "user", "content": self.prompts[prompt]}
 
     def _options(self, rule: dict[str, object], prompt: int, draw: int) -> Options:
-        sampling = {"max_tokens": MAX_TOKENS, "temperature": TEMPERATURE, "top_p": TOP_P, "seed": 1000 * draw + prompt}
-        return Options.from_keywords(sampling | rule)
+        drawn = {"temperature": SERVED.temperature, "top_p": SERVED.top_p, "seed": 1000 * draw + prompt}
+        return Options.from_keywords({"max_tokens": MAX_TOKENS} | drawn | rule)
 
     def _best(self, arm: Arm, drafts: Sequence[Written]) -> Written:
         """Each row's best draft."""

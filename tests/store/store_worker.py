@@ -282,6 +282,7 @@ def fork_storm(
     prepare(url, threads)
     if broken:
         Gate.shut = lambda gate: gate._lock.acquire() and gate.before()  # type: ignore[method-assign]
+        signal.alarm(forks * patience_s + 60)  # the process itself may hang, too
     is_over = threading.Event()
     stuck = num_calls = 0
 

@@ -195,7 +195,7 @@ def test_threads_may_use_the_store_while_the_process_forks(worker) -> None:
 
 @pytest.mark.slow
 def test_a_fork_that_waits_for_no_call_would_be_seen(worker) -> None:
-    """The control: without waiting for the calls inside, children hang on locks that no thread holds, or all crash."""
+    """The control: without waiting for the calls inside, processes hang on locks that no thread holds, or crash."""
     assert worker("fork_storm", may_crash=True, forks=24, patience_s=3, broken=1) != CALM
 
 

@@ -28,7 +28,7 @@ from personalign.types import Array, Message
 
 SERVED = SMOLLM2_GENERATION
 MAX_TOKENS = 128
-SHARD = 64  # requests that are written and kept together
+SHARD = 108  # requests that are written and kept together: a third of an arm
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Desk:
 
     @cached_property
     def _head(self) -> str:
-        return identity(self.served.basis.id, *(self.served.basis.head or {}).values())
+        return identity(*(self.served.basis.head or {}).values())
 
     def _write(self, name: str, requests: Sequence[Request]) -> Written:
         shards = [requests[i : i + SHARD] for i in range(0, len(requests), SHARD)]

@@ -591,7 +591,6 @@ def test_a_reply_is_written_as_asked(run: Run, tmp_path: Path) -> None:
     assert run("chat", "ada", HELLO, *drawn).row()["text"] != plain["text"]
     for narrow in (("--top-k", "1"), ("--min-p", "1")):
         assert run("chat", "ada", HELLO, *drawn, *narrow).row()["text"] == plain["text"]
-    pytest.importorskip("llguidance")
     (tmp_path / "schema.json").write_text(SCHEMA)
     for schema_or_file in (SCHEMA, str(tmp_path / "schema.json")):
         assert set(json.loads(run("chat", "ada", HELLO, "--json", "--schema", schema_or_file).row()["text"])) == {"n"}
@@ -660,7 +659,6 @@ def test_a_damaged_row_is_exported_and_said_to_be(run: Run, tmp_path: Path) -> N
 
 def test_a_schema_without_an_end_is_refused(run: Run) -> None:
     """No more is read of it than a schema may have."""
-    pytest.importorskip("llguidance")
     assert "the schema has 100,001 characters" in run("chat", "ada", HELLO, "--schema", "/dev/zero").err
 
 

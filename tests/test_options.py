@@ -102,15 +102,27 @@ def test_the_keywords_are_the_options() -> None:
     assert list(OptionsDict.__annotations__) == [option.name for option in fields(Options)]
 
 
-def test_options_at_their_bounds_are_kept() -> None:
+LOW = {"max_tokens": 1, "temperature": 0, "top_p": 1e-9, "seed": 0, "top_k": 0, "min_p": 0, "repetition_penalty": 0.1}
+HIGH = {"max_tokens": 2**31 - 1, "temperature": 10.0, "top_p": 1.0, "seed": 2**63 - 1, "top_k": 2**31 - 1, "min_p": 1.0}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        LOW | {"presence_penalty": -2, "frequency_penalty": -2.0, "logprobs": 0, "strength": 0, "alpha": 0},
+        HIGH | {"presence_penalty": 2, "frequency_penalty": 2.0, "logprobs": 20, "strength": 100, "alpha": 10},
+        {"repetition_penalty": 10, "logit_bias": {0: -100, 49: 100.0}, "stop": ("x" * 256,) * 16},
+        {"rule": "blocks", "num_siblings": 16, "block_tokens": 256, "temperature": 1e-9},
+        {"rule": "best_of", "num_siblings": 1, "block_tokens": 1, "temperature": 0},
+        {"rule": "args", "expert": "hotels", "schema": {"type": "object"}, "stop": (" ",)},
+        {"schema": '{"type": "object"}'},
+        {"regex": ""},
+    ],
+)
+def test_options_at_their_bounds_are_kept(options: OptionsDict) -> None:
     """The ends of every range are inside it."""
-    Options(1, 10.0, 1e-9, 2**63 - 1, 2**31 - 1, 1.0, 0.1, -2, 2, {0: -100, 49: 100.0}, ("x" * 256,) * 16, 20)
-    Options(min_p=0, repetition_penalty=10, presence_penalty=2.0, frequency_penalty=-2.0, stop=(" ",), strength=100)
-    Options(rule="blocks", num_siblings=16, block_tokens=256, temperature=1e-9)
-    Options(rule="best_of", num_siblings=1, block_tokens=1, temperature=0)
-    Options(alpha=0, rule="args", expert="hotels", schema={"type": "object"})
-    Options(schema='{"type": "object"}')
-    Options(regex="")
+    made = Options(**options)
+    assert {name: getattr(made, name) for name in options} == options
 
 
 def test_a_bias_has_to_be_in_the_vocabulary() -> None:

@@ -432,7 +432,6 @@ CITY = {
 
 def test_replies_keep_to_schema_and_regex(p: Personalign) -> None:
     """With a person's reward and an expert on, a reply is what was asked for; unasked it isn't (the control)."""
-    pytest.importorskip("llguidance")
     onboard(p, "ada")
     for schema in (CITY, json.dumps(CITY)):
         found = json.loads(p.chat("ada", HELLO, schema=schema, expert="hotels").text)

@@ -481,6 +481,16 @@ def test_a_dead_end_is_one_replys_error(constrainer: Constrainer, base: CausalMo
     assert rows.dead(0) is None
 
 
+def test_a_mask_is_on_the_device(constrainer: Constrainer) -> None:
+    """No tensor of the CPU is mixed in, which torch's meta device refuses as CUDA does."""
+    rows = constraint_rows(4, SIZE, "meta")
+    rows.admit(1, constrainer.compile(BOOKING, None))
+    logits = _steps(1)[0]
+    assert rows.mask(logits.to("meta")).is_meta
+    with pytest.raises(RuntimeError, match="meta"):  # control: logits that were left behind
+        rows.mask(logits)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_masks_what_a_cpu_does(constrainer: Constrainer) -> None:

@@ -61,8 +61,9 @@ def test_a_spelt_out_special_token_is_text(kit: Kit) -> None:
 
 def test_sentence_encoders_are_read_by_name(kit: Kit, tmp_path: Path) -> None:
     """A folder of sentence-transformers embeds; another name is refused with what was expected."""
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    from sentence_transformers import SentenceTransformer  # which takes seconds
+    from sentence_transformers.sentence_transformer import modules
+
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "hat"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     bert = tmp_path / "bert"
@@ -73,9 +74,7 @@ def test_sentence_encoders_are_read_by_name(kit: Kit, tmp_path: Path) -> None:
         )
     ).save_pretrained(bert)
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(bert)
-    whole = sentence_transformers.SentenceTransformer(
-        modules=[modules.Transformer(str(bert)), modules.Pooling(8)], device="cpu"
-    )
+    whole = SentenceTransformer(modules=[modules.Transformer(str(bert)), modules.Pooling(8)], device="cpu")
     whole.save(str(tmp_path / "encoder"))
     embed = load_embedder(f"encoder:{tmp_path / 'encoder'}", kit.base, is_trusted=True)
     found = embed(talk("cat", "cat"), ["hat", "cat"])

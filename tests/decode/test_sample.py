@@ -355,7 +355,7 @@ def _sampler(device: str = "cpu") -> RowSampler:
 def _step(sampler: RowSampler, logits: Tensor) -> tuple[Tensor, Tensor]:
     adjusted = sampler.adjust(logits)
     tokens = sampler.draw(adjusted)
-    sampler.note(tokens, torch.ones(len(logits), dtype=torch.bool))
+    sampler.note(tokens, torch.ones(len(logits), dtype=torch.bool, device=logits.device))
     return adjusted, tokens
 
 
@@ -448,11 +448,17 @@ def test_a_row_that_is_not_active_stays_where_it_is() -> None:
 
 
 def test_a_reply_at_its_limit_may_be_stepped_once_more() -> None:
-    """Before it is released, a row that has all its tokens does no harm."""
+    """Before it is released, a row that has all its tokens disturbs no neighbour."""
     sampler = _sampler()
     sampler.admit(0, MIXED[2], ())
-    for logits in [*STEPS, *STEPS]:
-        _step(sampler, logits)
+    for logits in STEPS:
+        sampler.note(sampler.draw(logits), torch.arange(SLOTS) == 0)
+    sampler.admit(3, MIXED[3], PROMPT)
+    tokens = [int(_step(sampler, logits)[1][3]) for logits in STEPS]
+    assert tokens == [token for _, token in _alone(MIXED[3], STEPS, 3)]
+    sampler.index[0] += 1  # control: beyond the limit there is no random number, and no row gets its token
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        sampler.draw(STEPS[0])
 
 
 def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,6 +500,18 @@ def test_log_probabilities_are_those_of_the_logits() -> None:
     assert (logprobs[1].id, logprobs[1].logprob) == (int(tokens[1]), float(log_p[tokens[1]]))
     assert logprobs[1].top == tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
     assert sampler.logprobs(STEPS[0], tokens, [2]) == {}
+
+
+def test_everything_is_on_the_device() -> None:
+    """A step mixes no tensors of the CPU in, which torch's meta device refuses as CUDA does."""
+    sampler = _sampler("meta")
+    for slot, sampling in enumerate(MIXED):
+        sampler.admit(slot, sampling, PROMPT)
+    adjusted, tokens = _step(sampler, STEPS[0].to("meta"))
+    assert adjusted.is_meta
+    assert tokens.is_meta
+    with pytest.raises(RuntimeError, match="meta"):  # control: logits that were left behind
+        _step(sampler, STEPS[0])
 
 
 @pytest.mark.gpu

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from personalign.errors import InputError, QuestionError
-from personalign.learn.fit import Record
+from personalign.learn.fit import Record, fit
 from personalign.learn.rows import (
     MAX_ANSWERS,
     MAX_AXES,
@@ -18,7 +18,8 @@ from personalign.learn.rows import (
     encode,
     says_something,
 )
-from tests.learn.people import Array, record_of, reorder, swap
+from personalign.types import CHOICES
+from tests.learn.people import Array, prior_of, record_of, reorder, swap
 
 BIASED, UNBIASED = 0.3, 0.0
 
@@ -150,8 +151,17 @@ def test_what_cant_be_fitted_is_refused(
         check_answers(v, encode(choice), weight, num_axes)
 
 
-def test_what_can_be_fitted_passes() -> None:
+@pytest.mark.parametrize(
+    ("v", "choice", "weight"),
+    [
+        (np.ones((5, 2)), CHOICES, np.zeros(5)),
+        (np.ones((MAX_ANSWERS, MAX_AXES)), ["a"] * MAX_ANSWERS, None),
+        (np.ones((0, 2)), [], None),
+    ],
+)
+def test_what_can_be_fitted_is_fitted(v: Array, choice: list[str], weight: Array | None) -> None:
     """The control: every choice, at the limits, and no answers at all."""
-    check_answers(np.ones((5, 2)), encode(["a", "b", "tie", "neither", "skip"]), np.zeros(5), 2)
-    check_answers(np.ones((MAX_ANSWERS, MAX_AXES)), encode(["a"] * MAX_ANSWERS), None, MAX_AXES)
-    check_answers(np.ones((0, 2)), encode([]), None, 2)
+    prior = prior_of(v.shape[1])
+    post = fit(v, choice, prior, weight=weight)
+    assert np.isfinite(post.mean).all()
+    assert (post is prior) == (weight is not None or not choice)  # weight 0 says nothing, either

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personalign.store import Answer, Presentation, Shown, Store, engine
+from personalign.store import Answer, Presentation, Shown, Store, database, engine
 from personalign.store.database import locate
 from personalign.types import Gaussian
 
@@ -27,6 +27,12 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def url(path: Path) -> str:
     return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def wal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log beside the database, also where the driver would choose the rollback journal."""
+    monkeypatch.setattr(database, "journal_mode", lambda _: "wal")
 
 
 @pytest.fixture

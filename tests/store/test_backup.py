@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from personalign.cli import app
 from personalign.errors import StoreError
 from personalign.store import Store, backup, database, doctor, schema
-from personalign.store.connections import Connections
 from personalign.store.database import locate
 from tests.store.store_worker import is_known
 
@@ -202,17 +201,9 @@ def test_a_restore_killed_half_way_leaves_one_store(saved: Store, url: str, copy
     assert not list(copy.parent.parent.glob("*.restoring*"))
 
 
-@pytest.fixture(params=["wal", "truncate"])
-def journal(monkeypatch, request) -> str:
-    """Each kind of journal, whichever the driver would choose."""
-    monkeypatch.setattr(database, "journal_mode", lambda _: request.param)
-    return request.param
-
-
+@pytest.mark.usefixtures("wal")
 def test_a_log_of_another_file_is_refused(store: Store, url: str, path: Path, tmp_path: Path) -> None:
     """A backup copied over a database whose log is still there doesn't open; the log's own file does (the control)."""
-    if store._connections.database.journal_mode != "wal":
-        pytest.skip("there is no log")
     store.close()
     shutil.copy(path, tmp_path / "backup")
     with Store.open(url) as opened:
@@ -229,10 +220,9 @@ def test_a_log_of_another_file_is_refused(store: Store, url: str, path: Path, tm
     assert _people(url) == {"ada", "bob", "eve"}
 
 
+@pytest.mark.usefixtures("wal")
 def test_a_fork_of_the_same_store_is_another_file(store: Store, url: str, path: Path, tmp_path: Path) -> None:
     """Two copies that went on apart, commit for commit, don't take each other's logs."""
-    if store._connections.database.journal_mode != "wal":
-        pytest.skip("there is no log")
     store.close()
     other = tmp_path / "other" / "profiles.db"
     other.parent.mkdir()
@@ -272,10 +262,9 @@ def test_a_journal_of_another_file_is_refused(store: Store, url: str, path: Path
     assert _people(url) == {"ada"}
 
 
+@pytest.mark.usefixtures("wal")
 def test_other_content_under_a_running_store_is_noticed(store: Store, url: str, path: Path, tmp_path: Path) -> None:
     """A backup that is copied into the open file, not moved to its name, is noticed by the log before a write."""
-    if store._connections.database.journal_mode != "wal":
-        pytest.skip("there is no log")
     store.close()
     subprocess.run(["cp", path, tmp_path / "backup"], check=True)
     with Store.open(url) as running:
@@ -302,15 +291,18 @@ def test_every_commit_names_the_one_before(store: Store, sql) -> None:
     assert name() == after
 
 
-def test_checkpoints_are_no_change_of_content(store: Store, url: str, monkeypatch) -> None:
-    """Writers whose log is folded in again and again by others go on."""
+@pytest.mark.usefixtures("wal")
+def test_checkpoints_are_no_change_of_content(store: Store, url: str) -> None:
+    """Writers whose log is folded in again and again by others go on, and every write is there."""
     with Store.open(url) as other:
         for number in range(6):
             with store._connections.bare_writer() as writer:
-                writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, in_log, folded_in = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            assert folded_in == in_log > 0  # the control: there was something to fold in
             other.add_user(f"a-{number}")
             store.add_user(f"b-{number}")
-    Connections(locate(url)).close()
+    with Store.open(url) as opened:
+        assert all(is_known(opened, f"{writer}-{number}") for writer in "ab" for number in range(6))
 
 
 def test_a_file_that_everyone_can_read_is_a_problem(saved: Store, url: str) -> None:

@@ -92,10 +92,9 @@ def test_readers_cannot_write(store: Store) -> None:
         connection.exec_driver_sql(statement)
 
 
+@pytest.mark.usefixtures("wal")
 def test_a_reader_does_not_wait_for_a_writer(store: Store) -> None:
     """While a write transaction is open, readers see the state before it."""
-    if store._connections.database.journal_mode != "wal":
-        pytest.skip("readers wait in the rollback journal")
     with store._connections.writer.begin() as connection:
         connection.exec_driver_sql("INSERT INTO users (id, created_at) VALUES ('eve', '2026-01-01 00:00:00.000000')")
         assert not is_known(store, "eve")

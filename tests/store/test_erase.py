@@ -66,11 +66,10 @@ def test_nothing_is_left_with_the_other_driver(worker) -> None:
     assert worker("erased", stdlib=1) == {"before": True, "after": 0}
 
 
+@pytest.mark.usefixtures("wal")
 @pytest.mark.parametrize("trap", ["no checkpoint", "no secure delete"])
 def test_each_half_of_erasure_is_needed(url: str, path: Path, live, monkeypatch, trap: str, store: Store) -> None:
     """The controls: without the checkpoint, or without secure delete, the canary is found."""
-    if store._connections.database.journal_mode != "wal" and trap == "no checkpoint":
-        pytest.skip("there is no log to fold in")
     live(CANARY)
     store.close()
     if trap == "no checkpoint":
@@ -84,10 +83,9 @@ def test_each_half_of_erasure_is_needed(url: str, path: Path, live, monkeypatch,
         assert _bytes_left(path) > 0
 
 
+@pytest.mark.usefixtures("wal")
 def test_a_reader_that_holds_on_makes_erasure_pending(store: Store, path: Path, live, monkeypatch) -> None:
     """While a reader keeps the log, forget says so and not that it is done; afterwards calling it again finishes."""
-    if store._connections.database.journal_mode != "wal":
-        pytest.skip("there is no log to hold on to")
     monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
     with store._connections.reader.connect() as reader:
@@ -128,12 +126,11 @@ def test_an_old_copy_does_not_bring_a_person_back(store: Store, url: str, path: 
         assert _bytes_left(path) == 0
 
 
+@pytest.mark.usefixtures("wal")
 def test_an_old_copy_stays_pending_until_its_log_is_empty(
     store: Store, url: str, path: Path, tmp_path: Path, live, monkeypatch
 ) -> None:
     """A backup that can't be erased to the last byte doesn't open, however often; without the reader it does."""
-    if store._connections.database.journal_mode != "wal":
-        pytest.skip("there is no log to hold on to")
     monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
     store.close()

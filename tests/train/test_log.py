@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from personalign.errors import InputError, MissingExtra
 from personalign.learn.factors import factorise
@@ -54,12 +56,10 @@ def write_csv(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> Path:
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     path = path.with_suffix(".parquet")
     if any(isinstance(r["prompt"], list) for r in rows):  # a column has one type
         rows = as_messages(rows)
-    parquet.write_table(arrow.Table.from_pylist(list(rows)), path)
+    parquet.write_table(pa.Table.from_pylist(list(rows)), path)
     return path
 
 
@@ -484,26 +484,24 @@ def test_without_pyarrow_the_command_to_install_it_is_named(tmp_path: Path, monk
 
 def test_parquet_that_is_none_or_lacks_columns_is_named(tmp_path: Path) -> None:
     """A broken file, a missing column, a number, bytes that aren't UTF-8; with the row where there is one."""
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "log.parquet"
     path.write_bytes(b"PAR1 or not")
     with pytest.raises(InputError, match=r"can't be read .*; expected a Parquet file"):
         read_log(path)
     with pytest.raises(InputError, match="can't be read"):
         read_log(tmp_path / "none.parquet")
-    table = arrow.Table.from_pylist([row(), OTHER])
+    table = pa.Table.from_pylist([row(), OTHER])
     parquet.write_table(table.drop_columns(["b"]), path)
     with pytest.raises(InputError, match="has no column 'b': found 'user'"):
         read_log(path)
-    parquet.write_table(table.set_column(0, "user", arrow.array([1, 2])), path)
+    parquet.write_table(table.set_column(0, "user", pa.array([1, 2])), path)
     with pytest.raises(InputError, match="row 1, column 'user' is 1, expected text"):
         read_log(path)
-    latin = arrow.array([b"Hi", b"caf\xe9"]).view(arrow.string())
+    latin = pa.array([b"Hi", b"caf\xe9"]).view(pa.string())
     parquet.write_table(table.set_column(2, "a", latin), path)
     with pytest.raises(InputError, match="row 2, column 'a' isn't UTF-8"):
         read_log(path, strict=True)
-    for times in (arrow.array([1, 2], arrow.time64("ns")), arrow.array([2**31 - 1, 0], arrow.date32())):
+    for times in (pa.array([1, 2], pa.time64("ns")), pa.array([2**31 - 1, 0], pa.date32())):
         parquet.write_table(table.append_column("time", times), path)
         assert not read_log(path).counts.bad  # Python has no value for these
     parquet.write_table(table, path)

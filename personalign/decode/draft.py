@@ -20,7 +20,7 @@ class Draft:
         self.end: int | None = None  # once it is drawn
         self.num_drawn = 0
         self.logprobs: list[TokenLogprobs] = []
-        self._ends, self._max_tokens = base.ends, options.max_tokens
+        self._ends, self._max_tokens, self._detokenize = base.ends, options.max_tokens, base.detokenize
         self.text = TextStream(base.detokenize, options.stop)
         self._unsent_ids: tuple[int, ...] = ()
         self._unsent_text = ""
@@ -60,6 +60,10 @@ class Draft:
             self._is_closed = True
             self._unsent_text += self.text.finish(() if self.needs_text else self.ids)
         return self.text.text
+
+    def so_far(self) -> str:
+        """All of the text, whether it has ended or not."""
+        return self.close() if self.is_ended else self._detokenize(self.ids)
 
     def unsent(self) -> Piece | None:
         """What has been written since this was asked last; None where no one reads along, or nothing was."""

@@ -91,7 +91,7 @@ def by_blocks(models: Models, request: Request) -> Reply:
     while not is_ended(models, request, ids):
         start, stop = len(ids), len(ids) + options.block
         siblings = [written(models, request, ids, stream[start:stop]) for stream in streams]
-        values = [value(models, request, sibling) for sibling in siblings]
+        values = expected(models, request, siblings)
         is_empty = [set(sibling) <= set(models.base.ends) for sibling in siblings]
         best = min(range(k), key=lambda i: (is_empty[i], -values[i]))
         ids = siblings[best]
@@ -130,16 +130,20 @@ def is_ended(models: Models, request: Request, ids: Sequence[int]) -> bool:
     return len(ids) == request.options.max_tokens or (len(ids) > 0 and ids[-1] in models.base.ends)
 
 
-def value(models: Models, request: Request, ids: Sequence[int]) -> float:
-    """⟨w, φ⟩ of a reply that has ended; of one that goes on ⟨w, ψ⟩ at its last token, given all before it."""
+def expected(models: Models, request: Request, siblings: Sequence[Sequence[int]]) -> list[float]:
+    """⟨w, φ⟩ of what each has written; those that go on can expect as much more as ⟨w, ψ⟩ is above it in the mean."""
     assert request.guidance is not None, "it is what values"
     assert models.measure is not None, "a request isn't admitted without"
-    if is_ended(models, request, ids):
-        phi = models.measure([request.messages], [models.base.detokenize(ids)])[0]
-    else:
-        _, hidden = read(models.base, [*render(models.base.tokenizer, request.messages), *ids[:-1]])
-        phi = features(models, hidden)[ids[-1]].double().cpu().numpy()
-    return float(phi @ request.guidance.weights)
+    weights, prompt = request.guidance.weights, render(models.base.tokenizer, request.messages)
+    texts = [models.base.detokenize(ids) for ids in siblings]
+    values = (models.measure([request.messages] * len(texts), texts) @ weights).tolist()
+    going_on = [i for i, ids in enumerate(siblings) if not is_ended(models, request, ids)]
+    more = []
+    for i in going_on:
+        _, hidden = read(models.base, [*prompt, *siblings[i][:-1]])
+        psi = features(models, hidden)[siblings[i][-1]].double().cpu().numpy()
+        more.append(float(psi @ weights) - values[i])
+    return [value + (sum(more) / len(more) if i in going_on else 0.0) for i, value in enumerate(values)]
 
 
 @torch.no_grad()

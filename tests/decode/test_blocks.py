@@ -138,7 +138,7 @@ def test_stop_strings_and_logprobs_go_along(kit: Kit) -> None:
     (whole,) = generate(models, [Request(CAT, replace(BLOCKS, logprobs=2), GUIDED)])
     assert [token.id for token in whole.logprobs] == [*whole.ids, *([] if whole.end is None else [whole.end])]
     stop = whole.text[2:4]
-    replies = generate(models, [Request(CAT, replace(BLOCKS, seed=s, stop=(stop,)), GUIDED) for s in range(12)])
+    replies = generate(models, [Request(CAT, replace(BLOCKS, seed=s, stop=(stop,)), GUIDED) for s in range(40)])
     assert all(stop not in reply.text for reply in replies)
     assert {reply.finish_reason for reply in replies} == {"stop", "length"}
 

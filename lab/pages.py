@@ -220,6 +220,19 @@ def _steering() -> str:
     return _table(["", "overall", "by axis"], table)
 
 
+def _siblings() -> str:
+    """What tells siblings apart, by how long they are."""
+    table = []
+    for model in ("tiny", "smollm2"):
+        figures = _load(f"siblings_{model}")["figures"]
+        for name, value in figures.items():
+            _, source, length = name.split(".")
+            if source == "so_far":
+                head = figures[f"siblings.head.{length}"]
+                table.append([f"`{model}`", length, f"{value:.2f}", f"{head:.2f}"])
+    return _table(["", "tokens", "text so far, r", "head, r"], table)
+
+
 def _alpha() -> str:
     bits = [row for name, row in _rows("quality").items() if name.startswith("alpha.bits")]
     return _table(["α", *(f"{row['alpha']:g}" for row in bits)], [["bits", *(f"{row['value']:.3f}" for row in bits)]])
@@ -318,6 +331,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "prose": _prose,
     "differences": _differences,
     "steering": _steering,
+    "siblings": _siblings,
     "alpha": _alpha,
     "learning": _learning,
     "gaussian": _gaussian,

@@ -181,7 +181,12 @@ def run_steering(
     return report.to_json()
 
 
-def _own_prompts(model: str) -> Path:
+def own_prompts(model: str) -> Path:
+    """The file of prompts that a bundled model's basis has not seen.
+
+    Raises:
+        InputError: it is no bundled model.
+    """
     if model not in PROMPTS:
         raise InputError(
             f"found no prompts for {model}, expected a file that the basis hasn't seen; pass --prompts FILE"
@@ -207,7 +212,7 @@ def main(
     """Print how well a head knows which next token leads where, axis by axis and overall."""
     plan = Plan(places, tokens, continuations, max_tokens, temperature, top_p)
     try:
-        result = run_steering(model, basis, prompts or _own_prompts(model), "cpu", plan, results)
+        result = run_steering(model, basis, prompts or own_prompts(model), "cpu", plan, results)
     except PersonalignError as error:
         typer.echo(f"personalign: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from personalign.decode.checkpoint import check_size, first_line, progress_on_terminals, read_whole
-from personalign.decode.gguf_header import Header, read_header
+from personalign.decode.gguf_header import Header, read_header, reading
 from personalign.errors import MissingExtra, ModelError
 from personalign.settings import PREFIX, Settings
 
@@ -63,9 +63,11 @@ def checkpoint_folder(name: str) -> str:
     file, cache = Path(name).absolute(), Settings().cache / "gguf"
     if folder := _converted(cache, file):
         return str(folder)
+    with reading(file):
+        stamp = _stamp(file)  # before its header: the file may be changed while another one is converted
     header = read_header(file)
     with _alone_in(cache):
-        return str(_converted(cache, file) or _convert(file, header, cache))
+        return str(_converted(cache, file) or _convert(file, stamp, header, cache))
 
 
 # ---------------------------------------------------------------- the cache
@@ -124,10 +126,10 @@ def _unusable(cache: Path, error: Exception, need: str = "a folder that can be w
 # ---------------------------------------------------------------- the conversion
 
 
-def _convert(file: Path, header: Header, cache: Path) -> Path:
+def _convert(file: Path, stamp: Stamp, header: Header, cache: Path) -> Path:
     """Convert a file, unless another one of the same content was; call this alone in the cache."""
-    stamp = _stamp(file)
-    folder = cache / f"{_sha256(file)}-{FORMAT}"
+    with reading(file):
+        folder = cache / f"{_sha256(file)}-{FORMAT}"
     sources = _sources(folder)
     made = folder.with_name(folder.name + PARTIAL)
     try:
@@ -138,7 +140,7 @@ def _convert(file: Path, header: Header, cache: Path) -> Path:
             print(f"converting {file.name} once, into {cache}", file=sys.stderr, flush=True)  # noqa: T201 - it takes long
             with progress_on_terminals(), _bars_on_terminals():
                 _write(made, *_read(file, header))
-            if _stamp(file) != stamp:
+            if not file.exists() or _stamp(file) != stamp:
                 raise ModelError(f"{file} was changed while it was converted; expected a file that stays; try again")
             shutil.rmtree(folder, ignore_errors=True)  # torn, or changed
             made.replace(folder)

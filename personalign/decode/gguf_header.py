@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +20,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32  # bytes, where the file doesn't say
 MOST = 1 << 24  # entries, tensors or elements of an array
+MOST_DIMENSIONS = 8  # of a tensor; GGUF has four, and the sizes of very many would be multiplied for ever
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9  # types of values beside the numbers
 Value = int | float | str
@@ -43,7 +45,7 @@ def read_header(file: Path) -> Header:
         MissingExtra: gguf isn't installed.
     """
     try:
-        with file.open("rb") as opened:
+        with reading(file), file.open("rb") as opened:
             if (start := opened.read(len(MAGIC))) != MAGIC:
                 raise ModelError(
                     f"{file} begins with {start!r}; expected {MAGIC!r}, as a GGUF file does; pass such a file, or a "
@@ -52,8 +54,6 @@ def read_header(file: Path) -> Header:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header, end = _Reader(data).read()
                 size = len(data)
-    except OSError as error:
-        raise ModelError(f"{file} can't be read ({error}); expected a GGUF file") from error
     except struct.error as error:
         raise ModelError(_cut_short(file, "ends within its header")) from error
     except _OddError as error:
@@ -65,6 +65,15 @@ def read_header(file: Path) -> Header:
             f"{file} is one of {num_parts} parts; expected a whole model; join them with: llama-gguf-split --merge"
         )
     return header
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turn what the system says of a file into a ModelError."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{file} can't be read ({error}); expected a GGUF file") from error
 
 
 def _cut_short(file: Path, finding: str) -> str:
@@ -104,7 +113,7 @@ class _Reader:
         sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
         for _ in range(count):
             self._text()
-            num_values = prod(self._number("Q") for _ in range(self._count("I")))
+            num_values = prod(self._number("Q") for _ in range(self._count("I", MOST_DIMENSIONS)))
             kind, offset = self._number("I"), self._number("Q")
             if kind not in sizes:
                 raise _OddError(f"a tensor of the unknown type {kind}; expected one that the package gguf knows")
@@ -139,9 +148,9 @@ class _Reader:
         self._place += struct.calcsize(f"<{code}")
         return numbers
 
-    def _count(self, code: str = "Q") -> int:
-        if (count := self._number(code)) > MOST:
-            raise _OddError(f"a list of {count:,}; expected at most {MOST:,}")
+    def _count(self, code: str = "Q", most: int = MOST) -> int:
+        if (count := self._number(code)) > most:
+            raise _OddError(f"a list of {count:,}; expected at most {most:,}")
         return count
 
     def _text(self) -> str:

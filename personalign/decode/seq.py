@@ -35,7 +35,7 @@ LIFE: Mapping[State, Mapping[Event, State]] = {
     "ended": {"finish": "finished", "fail": "failed"},
     "finished": {},
     "failed": {},
-    "cancelled": {},
+    "cancelled": {"fail": "failed"},  # its slot couldn't be emptied
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from personalign.decode import reference
 from personalign.decode.engine import generate
 from personalign.decode.models import Models
 from personalign.decode.request import Request
+from personalign.decode.sample import RowSampler
+from personalign.decode.slots import Slots
 from personalign.errors import ConstraintError, EngineError, InputError
 from personalign.options import Options
 from personalign.types import Array, Guidance, Message
@@ -269,6 +272,30 @@ def test_a_failure_ends_all_siblings(kit: Kit) -> None:
     assert "no ruler" in str(caller.outcome)
     assert other.generated.text
     assert leftovers(desk.engine) == []
+
+
+@pytest.mark.parametrize("broken", [(Slots, "release"), (RowSampler, "seed")])
+def test_siblings_that_cannot_part_keep_nobody_waiting(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, broken: tuple[type, str]
+) -> None:
+    """A device that fails while they leave their slots ends their reply with its error; nobody else waits for ever."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("device-side assert triggered")
+
+    desk = Desk(able(kit), 3)
+    endless = replace(BLOCKS, logit_bias={1: -100.0})
+    caller = desk.submit(Request(HELLO, endless, Guidance(W, 0.8, user="ada"), "ada"))
+    waiting = [desk.submit(Request(CAT, Options(4))) for _ in range(3)]
+    desk.engine.step()
+    desk.engine.forget("ada")  # at the end of the block one sibling goes on alone
+    monkeypatch.setattr(*broken, fail)
+    with suppress(RuntimeError):  # the slots can't be emptied either
+        desk.drain()
+    with suppress(RuntimeError):
+        desk.engine.abort(EngineError("the engine stopped"))
+    assert "device-side assert" in str(caller.outcome)
+    assert all(other.outcome is not None for other in waiting)
 
 
 def test_too_few_slots_are_an_error(kit: Kit) -> None:

@@ -9,7 +9,8 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,34 @@ def test_another_process_is_waited_for(tmp_path: Path, cache: Path) -> None:
         assert gone.exists()
 
 
+def _replace(file: Path) -> None:
+    file.unlink()
+    write_gguf(file, change=lambda writer: writer.add_eot_token_id(3))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"), [(Path.unlink, "m.gguf can't be read"), (_replace, "was changed while it was converted")]
+)
+def test_a_file_that_is_changed_while_it_waits_its_turn_is_refused(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], message: str
+) -> None:
+    """Its header was read before; the next opening reads the new one."""
+    file, alone_in = write_gguf(tmp_path / "m.gguf"), conversion._alone_in
+
+    @contextmanager
+    def waiting_long(folder: Path) -> Iterator[None]:
+        with alone_in(folder):
+            harm(file)
+            yield
+
+    with monkeypatch.context() as patched, pytest.raises(ModelError, match=message):
+        patched.setattr(conversion, "_alone_in", waiting_long)
+        load_causal(file, "cpu")
+    assert not [*cache.glob("*")]
+    if file.exists():
+        assert load_causal(file, "cpu").ends == (1, 3)
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, cache: Path) -> None:
     """By the next one that converts; what isn't ours stays."""
     left, other = cache / f"abc-{conversion.FORMAT}{conversion.PARTIAL}", cache / "notes"
@@ -322,6 +351,7 @@ GGUF = b"GGUF" + struct.pack("<I", 3)
         (GGUF + struct.pack("<QQQsI", 0, 1, 1, b"k", 99), "a value of the unknown type 99"),
         (GGUF + struct.pack("<QQQsIIQ", 0, 1, 1, b"k", 9, 9, 1), "an array of the unknown type 9"),
         (GGUF + struct.pack("<QQQsIQIQ", 1, 0, 1, b"t", 1, 32, 99, 0), "a tensor of the unknown type 99"),
+        (GGUF + struct.pack("<QQQsI300QIQ", 1, 0, 1, b"t", 300, *[1 << 63] * 300, 0, 0), "a list of 300; .* at most 8"),
         (GGUF + struct.pack("<QQQ", 0, 0, 0), "isn't a model that transformers reads"),
     ],
 )

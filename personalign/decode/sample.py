@@ -24,6 +24,7 @@ from personalign.types import TokenLogprobs
 
 UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where every whole number is a float64
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
+FEW = 1024  # tokens that a CPU ranks first; they nearly always reach top-p, and the other logits need no order
 
 
 def uniforms(seed: int | None, prompt_ids: Sequence[int], count: int, stream: int = 0) -> Float[Tensor, "count"]:
@@ -70,29 +71,51 @@ def unlikely(
     Tokens as good as the k-th are among them; of several as good as each other top-p takes those with the lowest ids.
     """
     size = logits.shape[-1]
-    order = best_first(logits)
-    k = torch.where(top_k > 0, top_k, size).clamp_max(size).long()[:, None]
-    num_best = size - (logits < logits.gather(-1, order.gather(-1, k - 1))).count_nonzero(-1)[:, None]
+    if size > FEW and logits.device.type == "cpu":
+        is_spare, is_known = _beyond(logits, share, top_k, top_p, best_first(logits, FEW))
+        if is_known.all():
+            return is_spare
+    return _beyond(logits, share, top_k, top_p, best_first(logits, size))[0]
+
+
+def _beyond(
+    logits: Float[Tensor, "B V"],
+    share: Float[Tensor, "B V"],
+    top_k: Float[Tensor, "B"],
+    top_p: Float[Tensor, "B"],
+    order: Int[Tensor, "B n"],
+) -> tuple[Bool[Tensor, "B V"], Bool[Tensor, "B"]]:
+    """The unlikely tokens by the n best alone, and in which rows these are enough to know them."""
+    size, n = logits.shape[-1], order.shape[-1]
+    k = torch.where(top_k > 0, top_k, size).clamp_max(size).long()
+    last = logits.gather(-1, order.gather(-1, k.clamp_max(n)[:, None] - 1))
+    num_best = torch.where(k < size, size - (logits < last).count_nonzero(-1), size)
     reached = share.gather(-1, order).cumsum_(-1)
-    enough = (top_p[:, None] * reached.gather(-1, num_best - 1)).ceil()
+    best = reached.gather(-1, num_best.clamp_max(n)[:, None] - 1).squeeze(-1)
+    enough = (top_p * torch.where(num_best < size, best, share.sum(-1))).ceil()
+    is_ranked = ((k <= n) | (k == size)) & ((num_best <= n) | (num_best == size))
+    is_known = is_ranked & (reached[:, -1] >= enough)
     # what comes after the token that reaches enough; all beyond the k best does, since these reach enough
-    is_spare = torch.arange(size, device=logits.device) > torch.searchsorted(reached, enough)
-    return torch.empty_like(is_spare).scatter_(-1, order, is_spare)
+    is_spare = torch.arange(n, device=logits.device) > torch.searchsorted(reached, enough[:, None])
+    return torch.ones_like(logits, dtype=torch.bool).scatter_(-1, order, is_spare), is_known
 
 
-def best_first(logits: Float[Tensor, "B V"]) -> Int[Tensor, "B V"]:
-    """The ids in the order of their logits, the best one's first; of several as good as each other the lowest first.
+def best_first(logits: Float[Tensor, "B V"], n: int) -> Int[Tensor, "B n"]:
+    """The ids of the n best in the order of their logits, the best one's first; of equals the lowest first.
 
     On a CPU torch's stable sort is slow. NumPy's of whole numbers isn't, and where no two are the same it needs no
     stability: the upper half of each is the rank of its logit, the best having the least, and the lower half is its id.
     """
     if logits.device.type != "cpu" or logits.dtype != torch.float32:
-        return logits.sort(descending=True, stable=True).indices
+        return logits.sort(descending=True, stable=True).indices[:, :n]
     rank = (logits + 0.0).view(torch.int32)  # the sum makes -0 the 0 that it is as good as
     rank.bitwise_xor_((rank >> 31).bitwise_and_(0x7FFFFFFF)).bitwise_not_()  # bits of negative floats rise downwards
     rank_and_id = rank.long().bitwise_left_shift_(32).add_(torch.arange(logits.shape[-1]))
-    rank_and_id.numpy().sort(-1)
-    return rank_and_id.bitwise_and_(0xFFFFFFFF)
+    if n < logits.shape[-1]:
+        rank_and_id.numpy().partition(n - 1, axis=-1)
+    best = rank_and_id[:, :n]
+    best.numpy().sort(-1)
+    return best.bitwise_and_(0xFFFFFFFF)
 
 
 def pick(share: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:

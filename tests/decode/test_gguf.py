@@ -275,9 +275,10 @@ def test_a_file_that_is_changed_while_it_waits_its_turn_is_refused(
             harm(file)
             yield
 
-    with monkeypatch.context() as patched, pytest.raises(ModelError, match=message):
+    with monkeypatch.context() as patched:
         patched.setattr(conversion, "_alone_in", waiting_long)
-        load_causal(file, "cpu")
+        with pytest.raises(ModelError, match=message):
+            load_causal(file, "cpu")
     assert not [*cache.glob("*")]
     if file.exists():
         assert load_causal(file, "cpu").ends == (1, 3)

@@ -281,23 +281,35 @@ def _num_rows_cut_otherwise(num: int, seed: int = 0) -> int:
     return wrong
 
 
-def test_what_the_cuts_leave_is_what_counting_leaves() -> None:
+@pytest.mark.parametrize("few", [1, 2, 5, 1024])
+def test_what_the_cuts_leave_is_what_counting_leaves(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In 8,000 random rows, most with ties, top-k and top-p keep the same tokens, bit for bit, as plain counting."""
+    monkeypatch.setattr(sample, "FEW", few)
     assert _num_rows_cut_otherwise(1000) == 0
+
+
+def test_too_few_ranked_tokens_are_seen_by_the_comparison_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: where the few best are taken to be enough in every row, rows differ."""
+    beyond = sample._beyond
+    monkeypatch.setattr(sample, "FEW", 2)
+    monkeypatch.setattr(
+        sample, "_beyond", lambda *parts: (beyond(*parts)[0], torch.ones(len(parts[0]), dtype=torch.bool))
+    )
+    assert _num_rows_cut_otherwise(100) > 10
 
 
 def test_another_order_of_ties_is_seen_by_the_comparison_above(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: where the highest ids of equally good tokens come first, or -0 counts as less than 0, rows differ."""
 
-    def highest_first(logits: Tensor) -> Tensor:
-        return logits.shape[-1] - 1 - best_first(logits.flip(-1))
+    def highest_first(logits: Tensor, n: int) -> Tensor:
+        return logits.shape[-1] - 1 - best_first(logits.flip(-1), n)
 
-    def by_bits(logits: Tensor) -> Tensor:
-        return best_first(torch.where((logits == 0) & logits.signbit(), -1e-45, logits))
+    def by_bits(logits: Tensor, n: int) -> Tensor:
+        return best_first(torch.where((logits == 0) & logits.signbit(), -1e-45, logits), n)
 
     for wrong in (highest_first, by_bits):
         monkeypatch.setattr(sample, "best_first", wrong)
-        assert _num_rows_cut_otherwise(100) > 10
+        assert _num_rows_cut_otherwise(300) > 10
 
 
 def test_a_cpu_ranks_as_a_stable_sort_does() -> None:
@@ -313,9 +325,10 @@ def test_a_cpu_ranks_as_a_stable_sort_does() -> None:
         patterns[:1].expand(3, -1),
     ):
         expected = logits.double().sort(descending=True, stable=True).indices
-        assert torch.equal(best_first(logits), expected)
-        assert torch.equal(best_first(logits.double()), expected)
-        assert torch.equal(best_first(logits.bfloat16()), best_first(logits.bfloat16().double()))
+        for n in (1, 7, logits.shape[-1]):
+            assert torch.equal(best_first(logits, n), expected[:, :n])
+            assert torch.equal(best_first(logits.double(), n), expected[:, :n])
+            assert torch.equal(best_first(logits.bfloat16(), n), best_first(logits.bfloat16().double(), n))
 
 
 def test_a_large_batch_is_cut_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

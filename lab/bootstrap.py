@@ -34,3 +34,11 @@ def mean(values: Float[NDArray[np.float64], "people"]) -> Interval:
     rng = np.random.default_rng(0)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
     return Interval(float(values.mean()), *(float(x) for x in np.quantile(means, ENDS)))
+
+
+def ratio(above: Float[NDArray[np.float64], "n"], below: Float[NDArray[np.float64], "n"]) -> Interval:
+    """The sum of one column over that of another; the rows are drawn again and again."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(len(above), size=len(above)) for _ in range(RESAMPLES)]
+    ratios = [above[rows].sum() / below[rows].sum() for rows in drawn]
+    return Interval(float(above.sum() / below.sum()), *(float(x) for x in np.quantile(ratios, ENDS)))

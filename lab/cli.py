@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from lab.show import show_decode, show_learn, show_quality
+from lab.show import show_decode, show_figures, show_learn, show_quality
 from personalign.cli.options import AsJson, Device, read_settings
 from personalign.cli.output import out, print_row
 from personalign.cli.show import show_people, show_report
@@ -124,6 +124,27 @@ def bench_learn(
 
         plot_learn(result["curves"], picture)
     print_row(result, as_json, show_learn, out, result)
+
+
+@bench.command("knowledge")
+def bench_knowledge(
+    data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, with the questions and sums")] = None,
+    work: Annotated[
+        Path, typer.Option(help="folder of the expert, and of what an interrupted run has measured")
+    ] = Path(".zoo/knowledge"),
+    results: Results = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether steering SmolLM2 keeps what tuning it forgets, by closed-book questions.
+
+    The first run tunes an expert. It takes about an hour on one core, and goes on where another was interrupted.
+    """
+    from lab.prose.knowledge import Plan, run_knowledge
+
+    settings = read_settings()
+    result = run_knowledge(Plan(), device or settings.device, data or settings.data or NO_DATA, work, results)
+    print_row(result, as_json, show_figures, out, result)
 
 
 @bench.command("plot")

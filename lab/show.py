@@ -17,6 +17,11 @@ def show_decode(console: Console, result: dict[str, Any]) -> None:
     )
 
 
+def show_figures(console: Console, result: dict[str, Any]) -> None:
+    """Figures beside their bars, with their intervals."""
+    console.print(_figures(result))
+
+
 def show_learn(console: Console, result: dict[str, Any]) -> None:
     """Figures beside their bars and what can be reached at best, then the curves."""
     console.print(_figures(result))

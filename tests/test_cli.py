@@ -161,7 +161,8 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
-ELSEWHERE = {"basis bootstrap", "basis fit", "expert train", "db backup", "db restore"}  # or in test_cli_training.py
+# below, in test_cli_training.py or in lab/prose/test_knowledge.py
+ELSEWHERE = {"basis bootstrap", "basis fit", "expert train", "db backup", "db restore", "bench knowledge"}
 
 
 def test_every_verb_is_tested() -> None:

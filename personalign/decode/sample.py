@@ -72,13 +72,13 @@ def unlikely(
     """
     size = logits.shape[-1]
     if size > FEW and logits.device.type == "cpu":
-        is_spare, is_known = _beyond(logits, share, top_k, top_p, best_first(logits, FEW))
+        is_spare, is_known = _spares(logits, share, top_k, top_p, best_first(logits, FEW))
         if is_known.all():
             return is_spare
-    return _beyond(logits, share, top_k, top_p, best_first(logits, size))[0]
+    return _spares(logits, share, top_k, top_p, best_first(logits, size))[0]
 
 
-def _beyond(
+def _spares(
     logits: Float[Tensor, "B V"],
     share: Float[Tensor, "B V"],
     top_k: Float[Tensor, "B"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from personalign.store import Store
 
 STORE, OUTPUT = "Store", "Output"
+NewOption = tuple[str, Any, object]  # its name, its annotation and its default
 DEVICES = "where the model runs: auto, cpu, cuda …"
 
 
@@ -69,23 +70,30 @@ TYPES: dict[str, Any] = {"rule": Rule | None, "schema": str | None, "stop": list
 
 
 def takes_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb an option for each field of ``Options``, in place of its ``**options``, before the store's."""
+    """Give a verb an option for each field of ``Options``, before the store's."""
+    return put_options(verb, "reward", _request_options())
+
+
+def put_options(verb: Callable[..., None], before: str, options: Iterable[NewOption]) -> Callable[..., None]:
+    """Put options in place of a verb's ``**options``, before one of its parameters."""
     *parameters, _ = inspect.signature(verb, eval_str=True).parameters.values()
-    place = [parameter.name for parameter in parameters].index("reward")
-    parameters[place:place] = _option_parameters()
+    place = [parameter.name for parameter in parameters].index(before)
+    parameters[place:place] = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=hint)
+        for name, hint, default in options
+    ]
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return verb
 
 
-def _option_parameters() -> Iterator[inspect.Parameter]:
+def _request_options() -> Iterator[NewOption]:
     hints, defaults = get_type_hints(Options), Options()
     for panel, texts in HELP.items():
         for name, text in texts.items():
             kind: Any = TYPES.get(name, hints[name])
             hint = Annotated[kind, typer.Option(help=text, rich_help_panel=panel)]
-            default = None if name in TYPES else getattr(defaults, name)
-            yield inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=hint)
+            yield name, hint, None if name in TYPES else getattr(defaults, name)
 
 
 def read_settings() -> Settings:

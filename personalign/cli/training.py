@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from personalign.cli.options import AsJson, Device, Model, read_settings
+from personalign.cli.options import AsJson, Device, Model, NewOption, put_options, read_settings
 from personalign.cli.output import err, out, print_row
 from personalign.cli.show import show_report
 from personalign.errors import InputError
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 basis = typer.Typer(help="Make a basis: reward axes, questions and head of a model.", no_args_is_help=True)
 expert = typer.Typer(help="Make a domain expert.", no_args_is_help=True)
 
-# the defaults of options that a reward model has no use for
-BASIS_ONLY = ("auto", "hidden", None, False, 11_000, 64, 1.0, 1.0, None, False)
 Folder = Annotated[Path, typer.Option("--out", help="folder of the basis: a new one, or one to go on with")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the split and of all draws")]
 Replies = Annotated[int, typer.Option(min=1, help="number of replies to learn from, 4 to 64 for each prompt")]
@@ -39,24 +38,31 @@ Axes = Annotated[
     typer.Option(help="set of named axes: dialogue or assistant", show_default="assistant, for tiny dialogue"),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="calibrate on fewer settings and people, for a first look")]
+BUDGET: tuple[NewOption, ...] = (
+    ("replies", Replies, 11_000),
+    ("max_tokens", MaxTokens, 64),
+    ("temperature", Temperature, 1.0),
+    ("top_p", TopP, 1.0),
+    ("axes", Axes, None),
+    ("quick", Quick, False),
+)
+# what a reward model has no use for
+BASIS_ONLY = {"rank", "embedder", "prompts", "ask_log_prompts", *(name for name, *_ in BUDGET)}
+takes_budget = partial(put_options, before="seed", options=BUDGET)
 
 
 @basis.command("bootstrap")
+@takes_budget
 def basis_bootstrap(
     prompts: Annotated[
         Path, typer.Option(help='file of prompts: one a line, or JSONL of {"messages": […]} or {"prompt": "…"}')
     ],
     folder: Folder = Path("basis"),
     model: Model = None,
-    replies: Replies = 11_000,
-    max_tokens: MaxTokens = 64,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
-    axes: Axes = None,
-    quick: Quick = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
+    **budget: object,
 ) -> None:
     """Make the basis of a model from its own replies to prompts, without human data.
 
@@ -70,15 +76,16 @@ def basis_bootstrap(
     settings = read_settings()
     from personalign.train.basis.build import make_basis
 
-    budget = _budget(replies, max_tokens, temperature, top_p, seed, axes, quick=quick)
-    made = make_basis(model or settings.model, prompts, folder, device or settings.device, budget)
+    made = make_basis(model or settings.model, prompts, folder, device or settings.device, _budget(seed, budget))
     row = {"basis": str(folder)} | made.row()
     _warn_if_unsteered(made.basis, folder)
     print_row(row, as_json, show_report, out, row)
 
 
 @basis.command("fit")
+@takes_budget
 def basis_fit(
+    context: typer.Context,
     log: Annotated[
         Path, typer.Argument(help="log in JSONL, CSV or Parquet with the columns user, prompt, a, b and choice")
     ],
@@ -95,11 +102,6 @@ def basis_fit(
     ask_log_prompts: Annotated[
         bool, typer.Option(help="ask about the log's prompts; everyone who is asked reads what its people wrote")
     ] = False,
-    replies: Replies = 11_000,
-    max_tokens: MaxTokens = 64,
-    temperature: Temperature = 1.0,
-    top_p: TopP = 1.0,
-    axes: Axes = None,
     backbone: Annotated[
         bool, typer.Option("--backbone", help="train a reward model on the log instead, for the rule args")
     ] = False,
@@ -107,7 +109,6 @@ def basis_fit(
         float, typer.Option(min=0, max=1, help="largest share of the log's rows that may be left out as unusable")
     ] = 0.1,
     strict: Annotated[bool, typer.Option("--strict", help="refuse the log at its first unusable row")] = False,
-    quick: Quick = False,
     axes_of: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +118,7 @@ def basis_fit(
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
+    **budget: object,
 ) -> None:
     """Make the basis of a model from a log of many people's answers.
 
@@ -135,6 +137,12 @@ def basis_fit(
 
     With --json and --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
     """
+    if backbone:
+        _refuse_beside_backbone(context)
+    elif axes_of is not None:
+        raise InputError(
+            "--basis gives the axes of a reward model, expected with --backbone; leave it out, or add that"
+        )
     settings = read_settings()
     model, device = model or settings.model, device or settings.device
     from personalign.train.log import read_log
@@ -143,31 +151,12 @@ def basis_fit(
     if answers.counts.bad:
         err.print(f"{log.name}: some rows are left out: {answers.counts.describe_bad()}", markup=False)
     if backbone:
-        drawn = (replies, max_tokens, temperature, top_p)
-        if (rank, embedder, prompts, ask_log_prompts, *drawn, axes, quick) != BASIS_ONLY:
-            raise InputError(
-                "--rank, --embedder, --prompts, --ask-log-prompts, --replies, --max-tokens, --temperature, --top-p, "
-                "--axes and --quick say how a basis is made; leave them out with --backbone"
-            )
         _fit_backbone(answers, model, folder, axes_of, device, seed, as_json)
         return
-    if axes_of is not None:
-        raise InputError(
-            "--basis gives the axes of a reward model, expected with --backbone; leave it out, or add that"
-        )
     from personalign.train.basis.fit import fit_from_log
 
-    fitted = fit_from_log(
-        answers,
-        model,
-        folder,
-        int(rank) if rank.isdecimal() else rank,
-        embedder,
-        prompts,
-        device,
-        _budget(replies, max_tokens, temperature, top_p, seed, axes, quick=quick),
-        ask_log_prompts=ask_log_prompts,
-    )
+    how, size = _budget(seed, budget), int(rank) if rank.isdecimal() else rank
+    fitted = fit_from_log(answers, model, folder, size, embedder, prompts, device, how, ask_log_prompts=ask_log_prompts)
     row = {"basis": str(folder)} | fitted.row()
     if not row["kappa"]:
         err.print("nothing personal was found: held-out people are predicted no better than by everyone's mean")
@@ -176,23 +165,20 @@ def basis_fit(
     print_row(row, as_json, show_report, out, row)
 
 
-def _budget(
-    replies: int, max_tokens: int, temperature: float, top_p: float, seed: int, axes: str | None, *, quick: bool
-) -> Budget:
+def _refuse_beside_backbone(context: typer.Context) -> None:
+    options = [option for option in context.command.params if option.name in BASIS_ONLY]
+    if given := [option.opts[0] for option in options if context.params[option.name] != option.default]:
+        raise InputError(f"found {', '.join(given)}, which say how a basis is made; leave them out with --backbone")
+
+
+def _budget(seed: int, given: dict[str, Any]) -> Budget:
     from personalign.learn.axes import named_axes
     from personalign.train.plans import QUICK, Budget, Calibration
 
-    if axes is not None:
-        named_axes(axes)  # refused here, before a model is loaded
-    return Budget(
-        replies=replies,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        calibration=QUICK if quick else Calibration(),
-        axes=axes,
-    )
+    if given["axes"] is not None:
+        named_axes(given["axes"])  # refused here, before a model is loaded
+    calibration = QUICK if given.pop("quick") else Calibration()
+    return Budget(seed=seed, calibration=calibration, **given)
 
 
 def _fit_backbone(

@@ -103,10 +103,6 @@ class Making:
         """
         draft = self.people or named_basis(self.models.base.name, self.models.base.fingerprints, self.plans.axes)
         measured = self._measure(draft, self.prompts.train, replies.both)
-        if not len(replies.natural):
-            raise InputError(
-                "the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them"
-            )
         natural = measured[replies.natural]
         varying = varying_axes(natural)
         if not len(varying):

@@ -171,32 +171,41 @@ def fit_from_log(
         making = Making(models, split, budget.plans(len(split.train), model), work, findings.basis, embed)
         origin = _origin(log, model, out, rank, embedder, prompts, len(asked))
         section = about_people(findings, log.counts, likeness, ask_log_prompts=ask_log_prompts)
-        made, obstacle = None, likeness.obstacle()
-        if obstacle is None:
-            try:
-                made = write_basis(out, making, origin, section, 0 if prompts is None else len(lines) - num_different)
-                basis = made.basis
-            except NothingToSteerError as error:
-                obstacle = str(error)
-        if obstacle is not None:
-            say(
-                f"{obstacle}: replies can't be steered; collect answers about this model's own replies to steer it "
-                '(personalign basis bootstrap, then ask); what the log says of people is kept, for rule="args", '
-                "choose and words"
-            )
-            basis = _without_steering(findings.basis, models, origin)
-            write_people_card(out, basis, origin, section, obstacle)
-            basis.save(out)
+        num_repeated = 0 if prompts is None else len(lines) - num_different
+        basis, made, obstacle = _write(out, making, origin, section, likeness.obstacle(), num_repeated)
         fitted = MadeFromLog(basis, made, obstacle, findings, log.counts, likeness, num_different - len(asked))
         (out / REPORT).write_text(json.dumps(fitted.row(), indent=2) + "\n", encoding="utf-8")
     return fitted
 
 
-def _without_steering(draft: Basis, models: Models, origin: Origin) -> Basis:
+def _write(
+    out: Path, making: Making, origin: Origin, section: str, obstacle: str | None, num_repeated: int
+) -> tuple[Basis, Made | None, str | None]:
+    """Write the basis; where the model can't be steered, what the log says of people, and tell why."""
+    if obstacle is None:
+        try:
+            made = write_basis(out, making, origin, section, num_repeated)
+        except NothingToSteerError as error:
+            obstacle = str(error)
+        else:
+            return made.basis, made, None
+    say(
+        f"{obstacle}: replies can't be steered; collect answers about this model's own replies to steer it "
+        '(personalign basis bootstrap, then ask); what the log says of people is kept, for rule="args", '
+        "choose and words"
+    )
+    basis = _without_steering(making, origin)
+    write_people_card(out, basis, origin, section, obstacle)
+    basis.save(out)
+    return basis, None, obstacle
+
+
+def _without_steering(making: Making, origin: Origin) -> Basis:
     """What a log says of people, on the log's own scale, with a head that predicts nothing and no questions."""
-    head = SuccessorHead(models.base.hidden_size, draft.num_axes, 1, 1)
+    assert making.people is not None, "a log says something of people"
+    head = SuccessorHead(making.models.base.hidden_size, making.people.num_axes, 1, 1)
     nothing = {name: array * 0 for name, array in head.to_arrays().items()}
-    return replace(draft, model=origin.model, head=nothing, steering=Steering(0.0, 3.0, 20))
+    return replace(making.people, model=origin.model, head=nothing, steering=Steering(0.0, 3.0, 20))
 
 
 def compare(

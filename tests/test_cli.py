@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import pytest
 import typer
 
 from personalign.bundled import TINY
-from personalign.cli import app, main
+from personalign.cli import app
 from personalign.cli.output import Terminal, print_json
 from personalign.cli.show import show_question
 from personalign.store import Store, schema
 from personalign.store.database import sqlite_driver
 from personalign.types import Question
+from tests.commands import Ran, run_verb
 
 # a loaded model's libraries warn of things to come; what reaches stdout is what is tested here
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,25 +33,7 @@ SCHEMA = (
     '{"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"], "additionalProperties": false}'
 )
 
-Run = Callable[..., "Ran"]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a run left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def row(self) -> dict[str, Any]:
-        """The one line on stdout, a JSON object."""
-        assert self.code == 0, self.err
-        assert self.out.endswith("\n")
-        assert self.out.count("\n") == 1, self.out
-        row: dict[str, Any] = json.loads(self.out)
-        assert isinstance(row, dict)
-        return row
+Run = Callable[..., Ran]
 
 
 class Keys(io.StringIO):
@@ -75,14 +57,7 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
     def invoke(*words: str, keys: Iterable[str] = (), at_end: type[BaseException] | None = None) -> Ran:
         monkeypatch.setenv("PERSONALIGN_STORE", f"sqlite:///{tmp_path / 'p.db'}")
         monkeypatch.setattr(sys, "stdin", Keys(keys, at_end))
-        capfd.readouterr()
-        code = 0
-        try:
-            main(words)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        found = capfd.readouterr()
-        return Ran(code, found.out, found.err)
+        return run_verb(capfd, *words)
 
     return invoke
 

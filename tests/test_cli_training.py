@@ -9,32 +9,14 @@ from pathlib import Path
 import pytest
 
 from personalign.bundled import TINY
-from personalign.cli import main
 from personalign.errors import InputError
 from personalign.train.plans import QUICK, Budget
+from tests.commands import run_verb
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of things to come in a loaded model's libraries
 
 SMALL = str(TINY / "small")
 ASKED = [json.loads(line)[0]["content"] for line in (TINY / "prompts.jsonl").read_text("utf-8").splitlines()][:20]
-
-
-def run(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    capfd.readouterr()
-    code = 0
-    try:
-        main(words)
-    except SystemExit as end:
-        code = int(end.code or 0)
-    found = capfd.readouterr()
-    return code, found.out, found.err
-
-
-def line_of(found: tuple[int, str, str]) -> dict:
-    code, out, err = found
-    assert code == 0, err
-    assert out.count("\n") == 1, out
-    return json.loads(out)
 
 
 def test_a_basis_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -43,17 +25,17 @@ def test_a_basis_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[s
     prompts.write_text("\n".join(dict.fromkeys(ASKED)), encoding="utf-8")
     words = ("basis", "bootstrap", "--model", SMALL, "--prompts", str(prompts), "--out", str(out), "--max-tokens", "32")
     words += ("--replies", "60", "--quick")
-    row = line_of(run(capfd, *words, "--json"))
+    row = run_verb(capfd, *words, "--json").row()
     assert row["basis"] == str(out)
     assert row["model"] == "small"
     assert row["questions"] >= 10
     assert {"id", "axes", "prompts", "replies", "tokens", "r2", "r2_forced", "steering", "utility", "kl"} <= set(row)
     use = ("--model", SMALL, "--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
-    assert run(capfd, "db", "upgrade", "--store", use[5])[0] == 0
-    assert line_of(run(capfd, "profile", "ada", *use))["basis"] == row["id"]
-    assert line_of(run(capfd, "chat", "ada", "Hello.", *use))["reason"] == "no_answers"
-    code, _, err = run(capfd, *words)
-    assert (code, "already holds something" in err) == (2, True)
+    assert run_verb(capfd, "db", "upgrade", "--store", use[5]).code == 0
+    assert run_verb(capfd, "profile", "ada", *use).row()["basis"] == row["id"]
+    assert run_verb(capfd, "chat", "ada", "Hello.", *use).row()["reason"] == "no_answers"
+    again = run_verb(capfd, *words)
+    assert (again.code, "already holds something" in again.err) == (2, True)
 
 
 @pytest.fixture
@@ -82,7 +64,7 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     out = tmp_path / "basis"
     words = ("basis", "fit", str(log), "--model", SMALL, "--rank", "1", "--max-tokens", "32", "--replies", "60")
     words += ("--ask-log-prompts", "--quick")
-    row = line_of(run(capfd, *words, "--out", str(out), "--json"))
+    row = run_verb(capfd, *words, "--out", str(out), "--json").row()
     assert row["basis"] == str(out)
     assert row["log"]["people"] == row["people"] == 24
     assert row["held_out"] == 6
@@ -90,10 +72,10 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     assert row["axes"][-1] == "learnt_1"
     assert {"noise", "kappa", "share", "active", "accuracy", "calibration_error", "after", "left_out"} <= set(row)
     use = ("--model", SMALL, "--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
-    assert run(capfd, "db", "upgrade", "--store", use[5])[0] == 0
-    assert line_of(run(capfd, "profile", "ada", *use))["basis"] == row["id"]
+    assert run_verb(capfd, "db", "upgrade", "--store", use[5]).code == 0
+    assert run_verb(capfd, "profile", "ada", *use).row()["basis"] == row["id"]
     words = ("basis", "fit", str(log), "--backbone", "--model", SMALL, "--out", str(tmp_path / "reward"))
-    assert line_of(run(capfd, *words, "--basis", str(out), "--json"))["axes"] == row["axes"]
+    assert run_verb(capfd, *words, "--basis", str(out), "--json").row()["axes"] == row["axes"]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +104,8 @@ def test_each_option_reaches_the_plan(
 
     monkeypatch.setattr("personalign.train.basis.build.make_basis", make)
     monkeypatch.setattr("personalign.train.basis.fit.fit_from_log", make)
-    assert run(capfd, "basis", "bootstrap", "--prompts", "prompts.txt", *words)[0] == 2
-    assert run(capfd, "basis", "fit", str(log), *words)[0] == 2
+    assert run_verb(capfd, "basis", "bootstrap", "--prompts", "prompts.txt", *words).code == 2
+    assert run_verb(capfd, "basis", "fit", str(log), *words).code == 2
     assert seen == [budget, budget]
 
 
@@ -137,9 +119,9 @@ def test_options_of_the_other_kind_are_refused(log: Path, tmp_path: Path, capfd:
         (("--basis", "x"), "with --backbone"),
         ((), "--ask-log-prompts"),
     ):
-        code, out, err = run(capfd, *words, *more)
-        assert (code, out) == (2, "")
-        assert said in " ".join(err.split())
+        refused = run_verb(capfd, *words, *more)
+        assert (refused.code, refused.out) == (2, "")
+        assert said in " ".join(refused.err.split())
     assert not (tmp_path / "out").exists()
 
 
@@ -150,7 +132,7 @@ def test_an_expert_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture
     data = tmp_path / "talk.jsonl"
     data.write_text("".join(json.dumps({"turns": [text, "Ahoy, at once!"]}) + "\n" for text in dict.fromkeys(ASKED)))
     words = ("expert", "train", "--base", "tiny", "--big", "tiny", "--data", str(data), "--name", "pirate")
-    row = line_of(run(capfd, *words, "--out", str(tmp_path), "--steps", "4", "--json"))
+    row = run_verb(capfd, *words, "--out", str(tmp_path), "--steps", "4", "--json").row()
     assert row["expert"] == str(tmp_path / "pirate")
     assert set(row["bits"]) == {"small", "expert", "big", "stack"}
     assert {"alpha", "sweep", "texts", "steps", "learning_rate", "helps"} <= set(row)
@@ -169,7 +151,7 @@ def test_bad_lines_exit_with_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         ("basis", "fit", str(bad), "--model", SMALL, "--out", str(tmp_path / "out")),
         ("expert", "train", "--base", "tiny", "--data", str(bad), "--name", "e", "--out", str(tmp_path / "out")),
     ):
-        code, out, err = run(capfd, *words, "--json")
-        assert (code, out) == (2, "")
-        assert f"{bad}, line" in err.replace("\n", "")
+        refused = run_verb(capfd, *words, "--json")
+        assert (refused.code, refused.out) == (2, "")
+        assert f"{bad}, line" in refused.err.replace("\n", "")
     assert not (tmp_path / "out").exists()

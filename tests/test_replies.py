@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +21,7 @@ from personalign.store import Store
 from personalign.store.connections import Connections
 from personalign.types import Guidance, Profile
 from tests.decode.gate import PATIENCE_S, Gate, until
+from tests.forked import in_child
 from tests.onboarded import ENDLESS, HELLO, onboard
 
 # Callers who leave
@@ -140,24 +140,6 @@ def test_an_engine_that_stopped_is_started_anew(p: Personalign, monkeypatch: pyt
     monkeypatch.undo()
     assert p.chat("ada", HELLO).text
     assert p._replies.worker is not first
-
-
-def in_child(call: Callable[[], object]) -> int:
-    """Call in a forked child: 0 if it returns, 1 if it says that it was forked; an alarm ends it where it hangs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-        child = os.fork()
-    if child == 0:
-        signal.alarm(int(PATIENCE_S))
-        code = 2
-        try:
-            call()
-            code = 0
-        except EngineError as error:
-            code = 1 if "forked" in str(error) else 2
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize("locked", ["nothing", "the start", "profiles"])

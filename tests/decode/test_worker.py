@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from personalign.types import Guidance
 from tests.decode.gate import PATIENCE_S, Gate, until
 from tests.decode.serving import one_shape
 from tests.decode.tiny_models import Kit, talk
+from tests.forked import in_child
 
 LONG = Options(100, logit_bias={1: -100.0})  # a reply that doesn't end by itself
 
@@ -350,29 +349,15 @@ def test_a_forked_child_gets_an_error(gated: tuple[Worker, Gate], call: str) -> 
         "result": ticket.result,
         "forget": lambda: worker.forget("ada"),
     }
+
+    def last_call() -> None:
+        with closing(worker):
+            calls[call]()
+
     with worker._changed:  # as if another thread held it
-        child = _fork(calls[call], worker)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert in_child(last_call) == 1
     gate.open()
     assert ticket.result().ids
-
-
-def _fork(call: Callable[[], object], worker: Worker) -> int:
-    """Call in a child, which ends with 0 if that is refused, and by an alarm if it hangs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
-        child = os.fork()
-    if child == 0:
-        signal.alarm(int(PATIENCE_S))
-        code = 1
-        try:
-            call()
-        except EngineError as error:
-            code = 0 if "forked" in str(error) else 2
-        finally:
-            worker.close()
-            os._exit(code)
-    return child
 
 
 def test_a_group_is_handed_over_whole_or_not_at_all(start: Start) -> None:

@@ -13,6 +13,7 @@ from personalign.learn.assistant import AXES, MEASURES
 from personalign.learn.axes import measure as measure_on
 from personalign.learn.axes import measure_many
 from personalign.types import Message
+from tests.learn.any_text import texts
 from tests.learn.people import Array
 
 ASKED: list[Message] = [{"role": "user", "content": "Give me three tips for sleeping better at night."}]
@@ -53,11 +54,6 @@ PAIRS: dict[str, tuple[str, str]] = {
     "proper_names": ("Read something by a poet from the north.", "Read Peer Gynt by Henrik Ibsen from Norway."),
     "asides": ("Read a calm book in bed.", "Read a book (a calm one) – in bed."),
 }
-BITS = [
-    *("sure", "great", "I'm", "you", "may", ",", ".", "!", "?", "Paris", "9:30", "and", "such as", "(so)", "— then"),
-    *("\n- the", "\n1. go", "\n## Top", "**bold**", "\n\n", "```", "\n```\n", "`x`", "| a |", "🙂", "let me know"),
-]
-texts = st.text(max_size=200) | st.lists(st.sampled_from(BITS), max_size=40).map(" ".join)
 
 
 def measure(prompt: list[Message], reply: str) -> Array:
@@ -142,24 +138,6 @@ def test_every_axis_ends(end: str) -> None:
 # ---------------------------------------------------------------- any text
 
 
-@given(texts, texts)
-def test_any_text_is_measured(asked: str, reply: str) -> None:
-    """Every text gives finite values below the largest cap, the same ones each time."""
-    prompt: list[Message] = [{"role": "user", "content": asked}]
-    row = measure(prompt, reply)
-    assert row.shape == (len(AXES),)
-    assert np.isfinite(row).all()
-    assert np.abs(row).max() <= max(np.log1p(400), 8)
-    assert row.tobytes() == measure(prompt, reply).tobytes()
-
-
-@pytest.mark.parametrize("reply", ["", " ", "\n", "!!!", "?", "...", "\u2028", "---", "| --- |", "**", "()"])
-def test_a_reply_without_words_is_zero(reply: str) -> None:
-    """Where nothing is said every axis is 0, not NaN, after no prompt too."""
-    np.testing.assert_array_equal(measure(ASKED, reply), np.zeros(len(AXES)))
-    np.testing.assert_array_equal(measure([], reply), np.zeros(len(AXES)))
-
-
 def test_emoji_alone_are_emoji() -> None:
     """A reply of nothing but emoji moves that axis alone."""
     row = measure(ASKED, "🙂🎉🌙")
@@ -198,23 +176,6 @@ def test_many_replies_take_a_minute() -> None:
 
 
 # ---------------------------------------------------------------- what is looked at
-
-
-def test_only_restating_looks_at_the_prompt() -> None:
-    """What the user wrote moves one axis; what the assistant wrote before moves nothing."""
-    reply = PAIRS["restating"][1]
-    with_prompt, without = measure(ASKED, reply), measure([], reply)
-    assert [name for name, a, b in zip(NAMES, with_prompt, without, strict=True) if a != b] == ["restating"]
-    as_assistant: list[Message] = [{"role": "assistant", "content": ASKED[0]["content"]}]
-    np.testing.assert_array_equal(measure(as_assistant, reply), without)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("It's great.", "It’s great."), ("THANKS, enjoy.", "thanks, enjoy."), ("Sure.", "  Sure.\n")]
-)
-def test_spelling_doesnt_matter(one: str, other: str) -> None:
-    """Curly apostrophes, capitals of common words and white space around a reply measure the same."""
-    np.testing.assert_array_equal(measure(ASKED, one), measure(ASKED, other))
 
 
 @pytest.mark.parametrize(

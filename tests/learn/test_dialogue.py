@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from personalign.learn.axes import measure as measure_on
 from personalign.learn.dialogue import AXES, MEASURES
 from personalign.types import Message
+from tests.learn.any_text import texts
 from tests.learn.people import Array
 
 ASKED: list[Message] = [{"role": "user", "content": "I'd like to rent a small car in Lisbon please."}]
@@ -34,8 +34,6 @@ PAIRS: dict[str, tuple[str, str]] = {
     "lists": ("It has wheels.", "It has wheels, doors, seats and lights."),
     "opening": ("The van is booked.", "Sure, the van is booked."),
 }
-BITS = ["sure", "great", "I'm", "you", "or", ",", ".", "!", "?", "Paris", "9:30", "and", "confirm", "would", "\n- the"]
-texts = st.text(max_size=200) | st.lists(st.sampled_from(BITS), max_size=40).map(" ".join)
 
 
 def measure(prompt: list[Message], reply: str) -> Array:
@@ -113,41 +111,3 @@ def test_sentences_end() -> None:
     words = [f"w{i}" for i in range(100)]
     at = [of("sentence_length", " ".join(words[:n]) + ".") for n in (20, 40, 100)]
     assert at[0] < at[1] == at[2]
-
-
-@given(texts, texts)
-def test_any_text_is_measured(asked: str, reply: str) -> None:
-    """Every text gives finite values between 0 and the largest cap, the same ones each time."""
-    prompt: list[Message] = [{"role": "user", "content": asked}]
-    found = measure(prompt, reply)
-    assert found.shape == (len(AXES),)
-    assert np.isfinite(found).all()
-    assert 0 <= found.min() <= found.max() <= np.log1p(80)
-    assert found.tobytes() == measure(prompt, reply).tobytes()
-
-
-@pytest.mark.parametrize("reply", ["", " ", "\n", "!!!", "?", "...", "🙂", "\u2028"])
-def test_a_reply_without_words_is_zero(reply: str) -> None:
-    """Where nothing is said every axis is 0, not NaN, after no prompt too."""
-    np.testing.assert_array_equal(measure(ASKED, reply), np.zeros(len(AXES)))
-    np.testing.assert_array_equal(measure([], reply), np.zeros(len(AXES)))
-
-
-# ---------------------------------------------------------------- what is looked at
-
-
-def test_only_echo_looks_at_the_prompt() -> None:
-    """What the user wrote moves the echo alone; what the assistant wrote before moves nothing."""
-    reply = PAIRS["echo"][1]
-    with_prompt, without = measure(ASKED, reply), measure([], reply)
-    assert [name for name, a, b in zip(NAMES, with_prompt, without, strict=True) if a != b] == ["echo"]
-    as_assistant: list[Message] = [{"role": "assistant", "content": ASKED[0]["content"]}]
-    np.testing.assert_array_equal(measure(as_assistant, reply), without)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"), [("It's great.", "It’s great."), ("THANKS, Enjoy.", "thanks, Enjoy."), ("Sure.", "  Sure.\n")]
-)
-def test_spelling_doesnt_matter(one: str, other: str) -> None:
-    """Curly apostrophes, capitals of common words and white space around a reply measure the same."""
-    np.testing.assert_array_equal(measure(ASKED, one), measure(ASKED, other))

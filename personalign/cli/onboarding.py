@@ -11,7 +11,7 @@ from personalign.bundled import smollm2_obstacle
 from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, User, open_service, read_settings
 from personalign.cli.output import err, out, print_row
 from personalign.cli.people import profile_row
-from personalign.cli.show import show_demo, show_onboarded, show_profile, show_question
+from personalign.cli.show import show_answer, show_demo, show_onboarded, show_profile, show_question
 from personalign.errors import QuestionError
 from personalign.messages import FeedbackKind
 
@@ -104,7 +104,7 @@ def _take(p: Personalign, user: str, question_id: str, key: str, console: Consol
     elif key in KEYS:
         before = p.profile(user)
         effects.append(p.answer(user, question_id, KEYS[key]).changes(before))
-        console.print(effects[-1], style="green", markup=False, highlight=False)
+        show_answer(console, effects[-1])
     else:
         console.print(f"found {key!r}, expected one of a, b, t, n, s, u, q", markup=False)
 

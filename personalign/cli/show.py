@@ -40,6 +40,11 @@ def show_question(console: Console, question: Question, title: str) -> None:
     )
 
 
+def show_answer(console: Console, effect: str) -> None:
+    """What an answer changed."""
+    console.print(Text(effect, style="green"))
+
+
 def show_onboarded(console: Console, profile: Profile, reason: str | None, agreed: bool | None) -> None:
     """Why the questions ended, the profile, and the check."""
     console.rule(reason or "stopped; go on whenever you like")

@@ -56,12 +56,14 @@ class Plan:
 def run_prose(
     plan: Plan, device: str, work: Path, only: str = "", out: Path | None = None, model: str = "smollm2"
 ) -> dict[str, Any]:
-    """Measure every arm whose name begins with ``only``; what an earlier run wrote in ``work`` is taken from there.
+    """Measure every arm whose name begins with ``only``, or with one of several, between commas.
+
+    What an earlier run wrote in ``work`` is taken from there.
 
     Raises:
         InputError: no arm's name begins so.
     """
-    arms = [arm for arm in ARMS if arm.name.startswith(only)]
+    arms = [arm for arm in ARMS if arm.name.startswith(tuple(only.split(",")))]
     if not arms:
         raise InputError(f"no arm begins with {only!r}; expected one of {', '.join(arm.name for arm in ARMS)}")
     with (

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from personalign.errors import StoreError
 from personalign.store.connections import Connections
-from personalign.store.database import ERASURES, LOGS, TURNS, Database, check_log, locate
+from personalign.store.database import ERASURES, LOGS, TURNS, Database, check_log, follow, locate
 from personalign.store.engine import refuse_foreign, typed_errors
 from personalign.store.erase import KEY, erase_again, read_fact
 from personalign.store.files import disk_errors, make_file, make_whole, read_bytes, sync_folder
@@ -26,9 +26,9 @@ from personalign.store.tombstones import Tombstone, Tombstones
 
 def back_up(database: Database, path: Path) -> None:
     """Copy a store that may be in use to a new file, which can be opened as it is."""
-    target = Database(path.resolve(), database.driver)
-    if target.path.exists():
-        raise StoreError(f"{target.path} is there already; pass another path")
+    target = follow(path)
+    if target.path.exists() or target.path in map(database.neighbour, (*ERASURES, *LOGS, TURNS)):
+        raise StoreError(f"{target.path} is there already, or is kept for the store itself; pass another path")
     with _draft(target, ".partial") as draft, disk_errors(target.path, "written", "pass another path"):
         _copy(database, draft)
         # after the rows: what was erased meanwhile has its tombstone here
@@ -42,7 +42,7 @@ def back_up(database: Database, path: Path) -> None:
 
 def restore(url: str, path: Path) -> None:
     """Put a backup in the place of a store that nothing uses; everyone erased since stays erased."""
-    database, backup = locate(url), locate(f"sqlite:///{path}")
+    database, backup = locate(url), follow(path)
     if not backup.path.is_file():
         raise StoreError(f"there is no backup at {backup.path}; check the path")
     if backup.path == database.path:

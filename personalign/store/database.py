@@ -87,8 +87,13 @@ def locate(url: str) -> Database:
         raise StoreError(f"the store's URL is of kind {parsed.drivername}; {EXAMPLE}")
     if parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:") or parsed.query:
         raise StoreError(f"the store's URL names no file that several connections can share; {EXAMPLE}")
+    return follow(str(parsed.database))
+
+
+def follow(path: Path | str) -> Database:
+    """Name a store by its file's path, whatever characters are in it."""
     try:
-        return Database(Path(str(parsed.database)).resolve())
+        return Database(Path(check_place("the file", path)).resolve())
     except (OSError, RuntimeError) as error:
         raise StoreError("the store's path can't be followed to a file; check its links and folders") from error
 

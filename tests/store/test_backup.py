@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from personalign.cli import app
-from personalign.errors import StoreError
+from personalign.errors import InputError, StoreError
 from personalign.store import Store, backup, database, doctor, schema
 from personalign.store.database import locate
 from tests.store.store_worker import is_known
@@ -53,6 +53,37 @@ def test_a_backup_is_a_store(saved: Store, copy: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in copy.parent.iterdir()} == {0o600}
     with pytest.raises(StoreError, match="there already"):
         saved.backup(copy)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal", ".key", ".tombstones", ".lock"])
+def test_a_backup_never_takes_the_place_of_the_stores_own_files(store: Store, url: str, suffix: str) -> None:
+    """SQLite would take it for a log, and an erasure for a key; the store goes on as it was."""
+    path = locate(url).neighbour(suffix)
+    with pytest.raises(StoreError, match="or is kept for the store itself; pass another path"):
+        store.backup(path)
+    assert store.forget("ada")
+    assert not _people(url)
+
+
+@pytest.mark.parametrize("name", ["copy?of=it", "100%41", "copy#2", "a b&c"])
+def test_a_backup_may_have_any_name(store: Store, url: str, tmp_path: Path, name: str) -> None:
+    """It is restored from the same path, and from no other one that a URL would make of it."""
+    store.backup(tmp_path / "copy")
+    store.add_user("eve")
+    store.backup(tmp_path / name)
+    store.forget("ada")
+    store.close()
+    backup.restore(url, tmp_path / name)
+    assert _people(url) == {"eve"}
+
+
+@pytest.mark.parametrize("name", ["loop", "no\0thing"])
+def test_a_path_that_leads_nowhere_is_told(store: Store, url: str, tmp_path: Path, name: str) -> None:
+    """To back up, and to restore."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for call in (store.backup, lambda path: backup.restore(url, path)):
+        with pytest.raises((StoreError, InputError), match=r"can't be followed|is there already|expected a name"):
+            call(tmp_path / name)
 
 
 def test_a_backup_holds_what_was_erased_before_it(saved: Store, copy: Path) -> None:

@@ -290,10 +290,10 @@ def test_what_the_cuts_leave_is_what_counting_leaves(few: int, monkeypatch: pyte
 
 def test_too_few_ranked_tokens_are_seen_by_the_comparison_above(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: where the few best are taken to be enough in every row, rows differ."""
-    beyond = sample._beyond
+    spares = sample._spares
     monkeypatch.setattr(sample, "FEW", 2)
     monkeypatch.setattr(
-        sample, "_beyond", lambda *parts: (beyond(*parts)[0], torch.ones(len(parts[0]), dtype=torch.bool))
+        sample, "_spares", lambda *parts: (spares(*parts)[0], torch.ones(len(parts[0]), dtype=torch.bool))
     )
     assert _num_rows_cut_otherwise(100) > 10
 

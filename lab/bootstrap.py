@@ -1,4 +1,4 @@
-"""Quantiles and means with their 95 % bootstrap intervals; every interval of the laboratory comes from here."""
+"""Quantiles, means and their ratios with 95 % bootstrap intervals; every interval of the laboratory comes from here."""
 
 from __future__ import annotations
 

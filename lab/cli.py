@@ -104,6 +104,24 @@ def bench_quality(
     print_row(result, as_json, show_quality, out, result)
 
 
+@bench.command("stick")
+def bench_stick(
+    work: Annotated[Path, typer.Option(help="folder of what an interrupted run has written")] = Path(".zoo/rewards"),
+    results: Results = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether what people gain on SmolLM2 lasts for twenty turns of a conversation; over an hour on one core.
+
+    A run goes on after the last way of writing that an interrupted one has finished.
+    """
+    from lab.prose.bench import Plan as ProsePlan
+    from lab.prose.stick import Plan, run_stick
+
+    result = run_stick(Plan(ProsePlan()), device or read_settings().device, work / "prose", results)
+    print_row(result, as_json, show_quality, out, result)
+
+
 @bench.command("learn")
 def bench_learn(
     data: Annotated[Path | None, typer.Option(help="folder that holds jester5k/, alpaca_eval/ and the others")] = None,

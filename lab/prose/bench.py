@@ -102,7 +102,7 @@ class Trial:
 
 
 def _rows(p: Personalign, plan: Plan, arms: Sequence[Arm], work: Path) -> Iterator[Row]:
-    trial = _begin(p, plan, work)
+    trial = begin(p, plan, work)
     surprise = _surprise(trial, trial.base[0].take(trial.desk.turns.ravel().tolist()))
     plain = trial.base[0]
     yield Row("smollm2.base.bits_per_character", surprise)
@@ -115,7 +115,7 @@ def _rows(p: Personalign, plan: Plan, arms: Sequence[Arm], work: Path) -> Iterat
     yield from _differences(gains)
 
 
-def _begin(p: Personalign, plan: Plan, work: Path) -> Trial:
+def begin(p: Personalign, plan: Plan, work: Path) -> Trial:
     """Write the model's own replies, scale the traits by them, draw the people, and let the service ask them."""
     rows = [json.loads(line)["prompt"] for line in PROMPTS.read_text(encoding="utf-8").splitlines()]
     prompts = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: plan.num_prompts]]

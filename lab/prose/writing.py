@@ -97,8 +97,7 @@ class Desk:
 
     def conversation(self, prompt: int, words: str = "") -> tuple[Message, ...]:
         """A prompt behind the operator's system message, with what else it says."""
-        system: Message = {"role": "system", "content": f"{SERVED.system}\n{words}".strip()}
-        return system, {"role": "user", "content": self.prompts[prompt]}
+        return opening(words), {"role": "user", "content": self.prompts[prompt]}
 
     def _options(self, rule: dict[str, object], prompt: int, draw: int) -> Options:
         drawn = {"temperature": SERVED.temperature, "top_p": SERVED.top_p, "seed": 1000 * draw + prompt}
@@ -149,6 +148,11 @@ class Desk:
             ]
             write_whole(path, lambda partial: partial.write_text(json.dumps(columns), encoding="utf-8"))
         return Written(*json.loads(path.read_text(encoding="utf-8")))
+
+
+def opening(words: str = "") -> Message:
+    """The operator's system message, with what else it says."""
+    return {"role": "system", "content": f"{SERVED.system}\n{words}".strip()}
 
 
 def _chosen(options: Options) -> dict[str, object]:

@@ -220,6 +220,13 @@ def _steering() -> str:
     return _table(["", "overall", "by axis"], table)
 
 
+def _heads() -> str:
+    rows = _rows("heads")
+    names = {"heads.whole": "the whole reply", "heads.to_come": "what is still to come"}
+    table = [[what, f"{rows[name]['replies']:,}", f"{rows[name]['value']:.2f}"] for name, what in names.items()]
+    return _table(["learnt from", "replies", "steering correlation"], table)
+
+
 def _siblings() -> str:
     """What tells siblings apart, by how long they are."""
     table = []
@@ -331,6 +338,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "prose": _prose,
     "differences": _differences,
     "steering": _steering,
+    "heads": _heads,
     "siblings": _siblings,
     "alpha": _alpha,
     "learning": _learning,

@@ -57,9 +57,13 @@ class SuccessorHead(nn.Module):
         """ψ of N pairs of a hidden state and a next token, the token given as its row of the output embedding."""
         inner = self.inner(hidden)
         constant: Tensor = self.constant(inner)
+        return self.by_token(inner, tokens) + constant
+
+    def by_token(self, inner: Float[Tensor, "N h"], tokens: Float[Tensor, "N H"]) -> Float[Tensor, "N d"]:
+        """U_j(h) · (P e_v): the part of ψ that a choice among tokens goes by."""
         flat: Tensor = self.direction(inner)  # U times √R: the table has the other factor
         directions = flat.view(-1, self.num_axes, self.rank)
-        return (directions * self.table(tokens)[:, None, :]).sum(-1) + constant
+        return (directions * self.table(tokens)[:, None, :]).sum(-1)
 
     def to_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The weights by name, for a basis."""

@@ -22,7 +22,7 @@ from personalign.decode.load import load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import features, named_axes
+from personalign.learn.axes import features, measure_many, named_axes
 from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank, until_last_sentence
 from personalign.train.basis.calibrate import Trials, simulate_profile
@@ -32,10 +32,11 @@ from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from personalign.train.card import Origin, Report, local_origin, public_name, rounded_mean, write_basis_card
 from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Budget, Plans
 from personalign.train.prompts import Prompts, read_prompts, split_prompts, take_prompts
-from personalign.train.work import identity, made_in
+from personalign.train.work import Arrays, identity, keep, made_in, track
 from personalign.types import Array, Fingerprints, Gaussian, Ints, Message, Noise
 
 Features = Float[Array, "N d"]
+TEXTS = 4096  # measured at once
 
 
 class NothingToSteerError(InputError):
@@ -83,7 +84,7 @@ class Making:
         replies = self.roll_out()
         basis, phi = self.standardise(replies)
         basis = self.question(basis, replies, phi)
-        basis = self.train(basis, replies, phi)
+        basis = self.train(basis, replies.both, phi)
         return self.calibrate(basis, replies)
 
     def roll_out(self) -> Replies:
@@ -103,6 +104,10 @@ class Making:
         """
         draft = self.people or named_basis(self.models.base.name, self.models.base.fingerprints, self.plans.axes)
         measured = self._measure(draft, self.prompts.train, replies.both)
+        if not len(replies.natural):
+            raise InputError(
+                "the plan leaves no reply to the model alone, expected α = 0 and unforced replies among them"
+            )
         natural = measured[replies.natural]
         varying = varying_axes(natural)
         if not len(varying):
@@ -132,12 +137,13 @@ class Making:
         prior = make_prior(reference, basis.noise, shape) if self.people is None else basis.prior
         return replace(basis, reference=reference, prior=prior)
 
-    def train(self, basis: Basis, replies: Replies, phi: Features) -> Basis:
-        """Train the successor head on all replies, in the precision in which it is shipped."""
+    def train(self, basis: Basis, rollouts: Rollouts, phi: Features) -> Basis:
+        """Train the successor head on replies to the prompts to learn from, in the precision in which it is shipped."""
         recipe, everyone = self.plans.head, np.ones(len(phi), dtype=bool)
-        name = identity(asdict(recipe), asdict(basis.fingerprints), replies.both.token, phi)
+        name = identity(asdict(recipe), asdict(basis.fingerprints), rollouts.token, phi)
+        so_far = keep(self.work / "so_far" / f"{name}.safetensors", lambda: self.so_far(basis, rollouts))["so_far"]
         checkpoint = self.work / "head" / f"{name}.safetensors"
-        head = train_head(replies.both, phi, self._embeddings, everyone, recipe, checkpoint)
+        head = train_head(rollouts, phi, so_far, self._embeddings, everyone, recipe, checkpoint)
         return replace(basis, head={key: array.astype(np.float16) for key, array in head.to_arrays().items()})
 
     def calibrate(self, basis: Basis, replies: Replies) -> tuple[Basis, Report]:
@@ -162,6 +168,19 @@ class Making:
         }
         report = Report(len(replies.both.text), len(replies.both.token), r2, r2_forced, grid, by_alpha)
         return replace(basis, steering=best.steering), report
+
+    def so_far(self, basis: Basis, rollouts: Rollouts) -> Arrays:
+        """What was written before each token, on the axes that are measured in the text; 0 on those that are learnt."""
+        num_tokens, num_named = len(rollouts.token), len(basis.named)
+        so_far = np.zeros((num_tokens, basis.num_axes), dtype=np.float32)
+        for first in track(range(0, num_tokens, TEXTS), "texts so far"):
+            rows = range(first, min(first + TEXTS, num_tokens))
+            texts = [self.models.base.detokenize(rollouts.before(row).tolist()) for row in rows]
+            prompts = [self.prompts.train[rollouts.prompt[rollouts.reply[row]]] for row in rows]
+            so_far[rows.start : rows.stop, :num_named] = measure_many(prompts, texts, basis.named)
+        so_far[:, :num_named] -= basis.center[:num_named]
+        so_far[:, :num_named] /= basis.scale[:num_named]
+        return {"so_far": so_far}
 
     @property
     def _embeddings(self) -> Float[Tensor, "V H"]:

@@ -2,6 +2,9 @@
 
 The regression's limit is ψ(h, v) = E[φ(x, y) | h, v] under the roll-out policy: Monte-Carlo successor
 features (Barreto et al., 2017) without discount, since φ is given once, for the finished reply.
+
+What a token does is learnt from what is still to come, φ(x, y) − φ(x, y before v). What is already written is the same
+for every v, so its noise would only blur U(h): it is a control variate. ``docs/measured.md`` says what that gains.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from personalign.decode.successor import SuccessorHead
 from personalign.train.basis.rollouts import Rollouts
@@ -27,34 +31,62 @@ MIN_VARIANCE = 1e-9  # of a standardised axis; less is rounding
 def train_head(
     rollouts: Rollouts,
     features: Float[Array, "N d"],
+    so_far: Float[NDArray[np.float32], "tokens d"],
     embeddings: Float[Tensor, "V H"],
     train: Bool[Bools, "N"],
     recipe: HeadRecipe,
     checkpoint: Path | None = None,
 ) -> SuccessorHead:
-    """Fit a head on the replies marked ``train``, on the embeddings' device; ``features`` are standardised.
+    """Fit a head on the replies marked ``train``, on the embeddings' device.
 
-    A killed training goes on from the file ``checkpoint``; None keeps nothing.
+    ``features`` are standardised, and so is ``so_far``, the features of what was written before each token: 0 on an
+    axis where nobody measured that. A killed training goes on from the file ``checkpoint``; None keeps nothing.
     """
     torch.manual_seed(recipe.seed)
-    head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden).to(embeddings.device)
-    rows = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
-    optimizer = torch.optim.AdamW(head.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    num_epochs = recipe.num_epochs(len(rows))
-    batches = [b for _ in range(num_epochs) for b in torch.split(rows[torch.randperm(len(rows))], BATCH)]
+    head = SuccessorHead(embeddings.shape[1], features.shape[1], recipe.rank, recipe.hidden)
+    learner = _Learner(head).to(embeddings.device)
+    marked = torch.from_numpy(np.flatnonzero(train[rollouts.reply]))
+    optimizer = torch.optim.AdamW(learner.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    num_epochs = recipe.num_epochs(len(marked))
+    batches = [b for _ in range(num_epochs) for b in torch.split(marked[torch.randperm(len(marked))], BATCH)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=len(batches), pct_start=0.1
     )
     batch_of = _batches(rollouts, features, embeddings)
-    training = Checkpoint(checkpoint, head, [optimizer], schedule, recipe.checkpoint_every_s)
+    written = torch.from_numpy(so_far)
+    training = Checkpoint(checkpoint, learner, [optimizer], schedule, recipe.checkpoint_every_s)
     for step in training.steps(len(batches), "successor head"):
-        hidden, drawn, target = batch_of(batches[step])
-        loss = (head(hidden, drawn) - target).square().mean()
+        rows = batches[step]
+        loss = learner(*batch_of(rows), written[rows].to(embeddings.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return head.eval()
+
+
+class _Learner(nn.Module):
+    """A head with a second constant, for what is still to come: that is what its directions are learnt from."""
+
+    def __init__(self, head: SuccessorHead) -> None:
+        super().__init__()
+        self.head = head
+        self.rest = nn.Linear(head.body.out_features, head.num_axes)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "N H"],
+        drawn: Float[Tensor, "N H"],
+        whole: Float[Tensor, "N d"],
+        so_far: Float[Tensor, "N d"],
+    ) -> Float[Tensor, ""]:
+        """The loss: mean squares of what is mistaken about the rest, and about the whole given the directions."""
+        inner = self.head.inner(hidden)
+        by_token = self.head.by_token(inner, drawn)
+        about_rest = self.rest(inner) + by_token - (whole - so_far)
+        about_whole = self.head.constant(inner) + by_token.detach() - whole
+        loss: Tensor = about_rest.square().mean() + about_whole.square().mean()
+        return loss
 
 
 @torch.inference_mode()

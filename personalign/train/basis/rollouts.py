@@ -54,6 +54,10 @@ class Rollouts:
         """(tokens,) the tokens that were drawn uniformly."""
         return np.asarray(self.position == self.forced_at[self.reply])
 
+    def before(self, token: int) -> Int[Ints, "n"]:
+        """The ids of the reply before one of its tokens."""
+        return self.token[token - self.position[token] : token]
+
     def __add__(self, other: Rollouts) -> Rollouts:
         """Both, one after the other; they must answer the same list of prompts."""
         joined = {

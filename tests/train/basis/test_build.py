@@ -12,7 +12,7 @@ import pytest
 from personalign.basis import Basis
 from personalign.decode import Request, SuccessorHead, generate
 from personalign.errors import BasisError, InputError
-from personalign.learn.axes import measure_many, named_axes
+from personalign.learn.axes import features, measure_many, named_axes
 from personalign.options import Options
 from personalign.train.basis.bank import is_distinct, is_readable
 from personalign.train.basis.build import Making
@@ -78,6 +78,25 @@ def test_its_axes_vary_and_are_standardised(made: Made) -> None:
     assert np.allclose(own.std(0), 1)
     assert not np.allclose(made.basis.standardise(raw).mean(0), 0, atol=1e-3)  # control: forced replies are others
     assert {axis.name for axis in made.basis.axes} <= {axis.name for axis in named_axes(PLANS.axes)}
+
+
+def test_what_is_written_so_far_is_measured_before_each_token(made: Made) -> None:
+    """Nothing before the first token; before the last of a reply that ended by itself, all of its text."""
+    making = Making(made.models, PROMPTS, PLANS, made.work)
+    rollouts = roll_out(made.models, PROMPTS.train, PLAN, made.work / "train")
+    so_far = making.so_far(made.basis, rollouts)["so_far"]
+
+    def measured(reply: int, text: str) -> np.ndarray:
+        return features(made.basis, [PROMPTS.train[rollouts.prompt[reply]]], [text])[0]
+
+    begins = np.flatnonzero(rollouts.position == 0)
+    ends = np.append(begins[1:], len(rollouts.token)) - 1
+    ended = np.flatnonzero(rollouts.complete)
+    assert len(ended) > 10
+    for reply in ended[:10].tolist():
+        assert so_far[begins[reply]] == pytest.approx(measured(reply, ""), abs=1e-5)
+        assert so_far[ends[reply]] == pytest.approx(measured(reply, rollouts.text[reply]), abs=1e-5)
+    assert np.ptp(so_far[ends[ended]], axis=0).min() > 0.1  # the control: other replies are measured otherwise
 
 
 def test_its_questions_are_good_and_its_prior_is_of_them(made: Made) -> None:

@@ -24,12 +24,17 @@ def embeddings() -> torch.Tensor:
     return torch.randn(VOCABULARY, HIDDEN, generator=torch.Generator().manual_seed(1))
 
 
-def planted() -> tuple[Rollouts, np.ndarray]:
-    """Replies whose every position tells of their features: by the state alone, the token alone, and both together."""
+def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States, tokens, and what both make of a reply."""
     rng = np.random.default_rng(0)
     state, token = rng.standard_normal((N, HIDDEN)), rng.integers(VOCABULARY, size=N)
     e = embeddings().numpy()[token]
-    raw = np.stack([np.tanh(state[:, 0]), e[:, 1], np.tanh(state[:, 2]) * e[:, 3]], 1)
+    return state, token, np.stack([np.tanh(state[:, 0]), e[:, 1], np.tanh(state[:, 2]) * e[:, 3]], 1)
+
+
+def planted() -> tuple[Rollouts, np.ndarray]:
+    """Replies whose every position tells of their features: by the state alone, the token alone, and both together."""
+    state, token, raw = drawn()
     features = (raw - raw.mean(0)) / raw.std(0)
     rollouts = Rollouts(
         prompt=np.zeros(N, dtype=np.int64),
@@ -45,6 +50,11 @@ def planted() -> tuple[Rollouts, np.ndarray]:
     return rollouts, features
 
 
+def nothing_yet(rollouts: Rollouts) -> np.ndarray:
+    """Nothing is known of what was written before each token."""
+    return np.zeros((len(rollouts.token), AXES), dtype=np.float32)
+
+
 def r2(head: SuccessorHead, rollouts: Rollouts, features: np.ndarray) -> np.ndarray:
     """On the replies that were not learnt from."""
     return explained_variance(head, rollouts, features, embeddings(), ~TRAIN[rollouts.reply])
@@ -53,12 +63,38 @@ def r2(head: SuccessorHead, rollouts: Rollouts, features: np.ndarray) -> np.ndar
 def test_a_planted_function_is_learnt() -> None:
     """Features of state, token and both together are foreseen on new replies; shuffled ones are not."""
     rollouts, features = planted()
-    learnt = train_head(rollouts, features, embeddings(), TRAIN, RECIPE)
+    learnt = train_head(rollouts, features, nothing_yet(rollouts), embeddings(), TRAIN, RECIPE)
     assert r2(learnt, rollouts, features).min() > 0.8
 
     shuffled = np.random.default_rng(5).permutation(features)
-    nothing = train_head(rollouts, shuffled, embeddings(), TRAIN, RECIPE)
+    nothing = train_head(rollouts, shuffled, nothing_yet(rollouts), embeddings(), TRAIN, RECIPE)
     assert r2(nothing, rollouts, shuffled).max() < 0.1  # control: learning by heart counts for nothing
+
+
+def test_what_is_already_written_does_not_blur_what_a_token_does() -> None:
+    """Where earlier text decides most of the features, the head learns the token's part from the rest of them."""
+    rollouts, effect = planted()
+    earlier = 4 * np.random.default_rng(6).standard_normal(effect.shape)
+    features = effect + earlier
+    so_far = earlier[rollouts.reply].astype(np.float32)
+    clear, blurred = (
+        train_head(rollouts, features, written, embeddings(), TRAIN, replace(RECIPE, epochs=30))
+        for written in (so_far, nothing_yet(rollouts))
+    )
+
+    def explained_by_tokens(head: SuccessorHead) -> float:
+        """R² of the token's part, among the tokens that might follow one state."""
+        states = torch.from_numpy(rollouts.hidden[: 400 * LENGTH : LENGTH]).float()
+        e = embeddings()
+        truth = torch.stack([0 * states[:, :1] + e[:, 1], states[:, 2:3].tanh() * e[:, 3]], -1)
+        truth = truth / torch.from_numpy(drawn()[2].std(0)[1:]).float()
+        with torch.no_grad():
+            psi = torch.stack([head(states, row.expand(len(states), -1))[:, 1:] for row in e], 1)
+        centred, wanted = psi - psi.mean(1, keepdim=True), truth - truth.mean(1, keepdim=True)
+        return float(1 - (centred - wanted).square().sum() / wanted.square().sum())
+
+    assert explained_by_tokens(clear) > 0.6
+    assert explained_by_tokens(blurred) < explained_by_tokens(clear) - 0.2  # the control: the rest of it is what helps
 
 
 def test_only_the_marked_replies_are_learnt_from() -> None:
@@ -68,7 +104,10 @@ def test_only_the_marked_replies_are_learnt_from() -> None:
     garbled, spoilt = features.copy(), features.copy()
     garbled[~TRAIN] = 1e6
     spoilt[0] = 10
-    heads = [train_head(rollouts, f, embeddings(), TRAIN, recipe).to_arrays() for f in (features, garbled, spoilt)]
+    heads = [
+        train_head(rollouts, f, nothing_yet(rollouts), embeddings(), TRAIN, recipe).to_arrays()
+        for f in (features, garbled, spoilt)
+    ]
     assert all(np.array_equal(heads[0][name], heads[1][name]) for name in heads[0])
     assert not all(np.array_equal(heads[0][name], heads[2][name]) for name in heads[0])  # control
 
@@ -140,7 +179,9 @@ def test_a_killed_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyt
 
         monkeypatch.setattr(module, "_batches", counting)
         path = tmp_path / folder / "head.safetensors"
-        head = train_head(rollouts, features, embeddings(), TRAIN, replace(recipe, seed=seed), path)
+        head = train_head(
+            rollouts, features, nothing_yet(rollouts), embeddings(), TRAIN, replace(recipe, seed=seed), path
+        )
         return {name: array.tobytes() for name, array in head.to_arrays().items()}
 
     whole, num_batches = train("whole"), len(batches)

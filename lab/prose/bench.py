@@ -70,7 +70,9 @@ def run_prose(
         tempfile.TemporaryDirectory() as folder,
         Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
     ):
-        report = Report("personalign bench quality --model smollm2 --json", device, bars=BARS, out=out)
+        report = Report(
+            "personalign bench quality --model smollm2 --json", str(p.models.base.device), bars=BARS, out=out
+        )
         report.facts = {"basis": p.basis.id, "plan": vars(plan)}
         report.extend(_rows(p, plan, arms, work))
     return report.to_json()

@@ -69,7 +69,7 @@ def run_knowledge(
         tempfile.TemporaryDirectory() as folder,
         Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
     ):
-        report = Report("personalign bench knowledge --json", device, bars=BARS, out=out)
+        report = Report("personalign bench knowledge --json", str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": asdict(plan)}
         trial = Trial(p.models, _origin(p), exam)
         report.extend(trial.steered(_people(p, plan.num_people)))

@@ -58,7 +58,7 @@ def run_stick(plan: Plan, device: str, work: Path, out: Path | None = None, mode
         tempfile.TemporaryDirectory() as folder,
         Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
     ):
-        report = Report("personalign bench stick --json", device, bars=BARS, out=out)
+        report = Report("personalign bench stick --json", str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": asdict(plan)}
         _measure(bench.begin(p, plan.people, work).desk, plan, report)
     return report.to_json()

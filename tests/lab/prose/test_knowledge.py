@@ -198,7 +198,7 @@ def test_a_run_tells_every_figure_and_goes_on_where_it_was(
 ) -> None:
     """Ratios, shares and gaps; the same run again asks nothing and tells the same."""
     monkeypatch.setattr(traits, "_likeness", lambda texts: np.zeros((len(texts), len(traits.STYLES))))
-    result = run_knowledge(PLAN, "cpu", data, tmp_path, model="tiny")
+    result = run_knowledge(PLAN, "auto", data, tmp_path, model="tiny")
     figures = result["figures"]
     names = {
         "knowledge_kept",
@@ -226,5 +226,5 @@ def test_a_run_tells_every_figure_and_goes_on_where_it_was(
         asked.append(len(requests))
 
     monkeypatch.setattr(exam, "generate", write)
-    again = run_knowledge(PLAN, "cpu", data, tmp_path, model="tiny")
+    again = run_knowledge(PLAN, "auto", data, tmp_path, model="tiny")
     assert (again["figures"], asked) == (figures, [])

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from lab.captions import COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
@@ -22,95 +23,6 @@ PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("measur
 SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
-
-PEOPLE = {
-    "agreement": "agreement with the hidden taste on 200 held-out pairs",
-    "utility_personal": "gain of the profile as served",
-    "utility_length": "gain of its length weight alone",
-    "utility_stranger": "gain of a stranger's profile",
-    "questions": "questions asked",
-    "kl": "KL, nats a token",
-}
-SPEEDS = {
-    "personal_over_plain.110m": "a personal reward ÷ none, 110 M parameters",
-    "personal_over_plain.tiny": "a personal reward ÷ none, `tiny`",
-    "distinct_over_same.110m": "32 people ÷ 32 requests of one person",
-    "attached_over_plain.110m": "head attached at strength 0 ÷ nothing attached",
-    "plain_over_generate.110m": "the engine ÷ transformers' `generate` on the same batch",
-    "ragged_over_generate.110m": "the same, replies of 32 to 512 tokens, both by oneDNN",
-}
-COSTS = {
-    "args_over_naive.110m.512": "ARGS with 10 candidates and a prompt of 512 ÷ the same with a cache copied ten times",
-    "expert_time_over_sum.110m": "time of a step with expert and anti-expert ÷ the sum of the three models' own",
-    "head_write_us": "writing a person's weights to their row, µs",
-    "commit_to_steer_ms": "from an answer to the first reply it steers, ms",
-    "commit_to_steer_other_process_p99_ms": "the same from another process, 99th percentile, ms",
-    "bytes_10000_heads": "memory of 10,000 resident people, bytes",
-}
-METHODS = {
-    "greedy.successor.k10.w32": "successor head as served, greedy",
-    "sampled.successor.k10.w32": "successor head, β = 32, k = 10",
-    "sampled.args_prefixes.k10.w32": "ARGS, reward trained on prefixes, w = 32",
-    "sampled.args_replies.k10.w8": "ARGS, reward trained on whole replies, w = 8",
-    "sampled.args_prefixes.k10.w1.5": "ARGS as published, w = 1.5, on prefixes",
-    "sampled.args_replies.k10.w1.5": "ARGS as published, w = 1.5, on whole replies",
-    "sampled.best_of.n2": "best of 2, chosen by the profile",
-    "sampled.best_of.n8": "best of 8",
-    "sampled.best_of.n11": "best of 11: the compute of ARGS",
-    "sampled.in_context": "the profile in words, as a system message",
-}
-LEARNT = {
-    "jester.population": "Jester: everybody's model is right about pairs of jokes far apart, %",
-    "jester.gain_10": "the same after 10 chosen questions, points more",
-    "jester.gain_20": "after 20",
-    "alpaca84.share_5": "84 simulated tastes: share of the way from chance to the taste itself, after 5 answers",
-    "alpaca84.share_10": "after 10",
-    "alpaca84.share_20": "after 20",
-    "gate.ukp": "UKPConvArg1: a person's own model through the gate, points over everybody's",
-    "gate.prism": "PRISM",
-    "gate.pandalm": "PandaLM",
-    "ece_max": "calibration error, the worst of all curves",
-    "stop.coverage": 'right about fresh pairs where the questions ended at "80 % sure"',
-    "stop.mean_questions": "and questions asked",
-    "fit_ms": "one fit of ten answers, ms",
-    "acquire_ms": "one choice among 10,000 pairs, ms",
-    "bulk_users_per_s": "people fitted a second in bulk, 32 axes",
-    "bulk_cov_users_per_s": "the same with covariances",
-    "basis_fit_s": "axes from 24,000 answers of 400 people, s",
-}
-
-PROSE = {
-    "tilt": "the tilt, as served",
-    "tilt.half": "at half strength",
-    "tilt.double": "at double strength",
-    "length": "its length weight alone, as large",
-    "stranger": "a stranger's profile",
-    "mean": "everybody's mean profile",
-    "words": "the profile in words, as a system message",
-    "words_and_tilt": "words and tilt",
-    "blocks.2.16": "blocks of 16 tokens, the best of 2",
-    "blocks.4.16": "blocks of 16 tokens, the best of 4",
-    "blocks.8.16": "the best of 8",
-    "blocks.4.8": "blocks of 8, the best of 4",
-    "blocks.4.32": "blocks of 32, the best of 4",
-    "length.blocks.4.16": "blocks of 16 by the length weight alone",
-    "stranger.blocks.4.16": "blocks of 16 by a stranger's profile",
-    "best_of.4": "best of 4 by the profile",
-    "best_of.8": "best of 8",
-    "tilt_best_of.4": "best of 4 tilted ones",
-    "oracle_tilt": "oracle: the tilt by what the axes can say of the taste",
-    "oracle_blocks.4.16": "oracle: blocks of 16, the best of 4",
-    "oracle_best_of.8": "oracle: best of 8",
-    "oracle_chooser.8": "oracle: the person chooses among 8",
-}
-DIFFERENCES = {
-    "person_over_length.tilt": "the tilt over its length weight alone",
-    "person_over_stranger.tilt": "over a stranger's profile",
-    "person_over_words.tilt": "over the profile in words",
-    "person_over_length.blocks.4.16": "blocks of 16, the best of 4, over the length weight alone",
-    "person_over_stranger.blocks.4.16": "over a stranger's profile",
-    "person_over_words.blocks.4.16": "over the profile in words",
-}
 
 REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")
 
@@ -174,9 +86,11 @@ def _speeds() -> str:
     return _table(["", "1 at once", "8", "32", "bar"], table)
 
 
-def _costs() -> str:
-    rows = _rows("decode")
-    return _table(["", "measured", "bar"], [[what, _interval(rows[n]), _verdict(rows[n])] for n, what in COSTS.items()])
+def _figures(name: str, captions: Mapping[str, str], measured: str = "measured") -> str:
+    """A result's figures with their bars; those that aren't measured yet are left out."""
+    rows = _rows(name)
+    named = {what: rows[figure] for figure, what in captions.items() if figure in rows}
+    return _table(["", measured, "bar"], [[what, _interval(row), _verdict(row)] for what, row in named.items()])
 
 
 def _quality() -> str:
@@ -199,12 +113,6 @@ def _prose() -> str:
             table.append([what, f"{gain['passes']:g}", _interval(gain), *(f"{x:.2f}" for x in shares)])
     header = ["", "passes", "gain", "mean", "liked better", "KL", "bits ÷ plain", "repeated", "cut off"]
     return _table(header, table)
-
-
-def _differences() -> str:
-    rows = _rows("prose")
-    named = {what: rows[f"smollm2.{name}"] for name, what in DIFFERENCES.items() if f"smollm2.{name}" in rows}
-    return _table(["", "gain more", "bar"], [[what, _interval(row), _verdict(row)] for what, row in named.items()])
 
 
 def _steering() -> str:
@@ -333,10 +241,11 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "people": _people,
     "confidence": _confidence,
     "speeds": _speeds,
-    "costs": _costs,
+    "costs": lambda: _figures("decode", COSTS),
     "quality": _quality,
     "prose": _prose,
-    "differences": _differences,
+    "differences": lambda: _figures("prose", DIFFERENCES, "gain more"),
+    "knowledge": lambda: _figures("knowledge", KNOWLEDGE),
     "steering": _steering,
     "heads": _heads,
     "siblings": _siblings,

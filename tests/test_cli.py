@@ -136,8 +136,16 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
-# below, in test_cli_training.py or in lab/prose/test_knowledge.py
-ELSEWHERE = {"basis bootstrap", "basis fit", "expert train", "db backup", "db restore", "bench knowledge"}
+# below, in test_cli_training.py or in lab/prose
+ELSEWHERE = {
+    "basis bootstrap",
+    "basis fit",
+    "expert train",
+    "db backup",
+    "db restore",
+    "bench knowledge",
+    "bench stick",
+}
 
 
 def test_every_verb_is_tested() -> None:

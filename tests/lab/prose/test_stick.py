@@ -17,6 +17,7 @@ from lab.prose.stick import BARS, WINDOWS, Jury, Plan, copied, run_stick, script
 from lab.prose.talks import Talks
 from lab.prose.writing import Written, opening
 from personalign import Personalign
+from personalign.cli import main
 from personalign.decode import Request, generate
 from personalign.integrations.hf import SteeredModel
 from personalign.options import Options
@@ -138,3 +139,15 @@ def test_a_run_tells_every_arm_and_goes_on_where_it_was(tmp_path: Path, monkeypa
     assert len(rows["smollm2.stick_repetition.plain"]["by_turn"]["copied"]) == 20
     monkeypatch.setattr(stick, "hold", lambda *_: [Written()])
     assert run_stick(plan, "cpu", tmp_path, model="tiny")["figures"] == figures
+
+
+def test_the_verb_knows_its_devices(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Before anything is written, without a trace of Python."""
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "stick", "--device", "toaster", "--work", str(tmp_path / "work"), "--json"])
+    told = capfd.readouterr()
+    assert end.value.code == 2
+    assert told.out == ""
+    assert "toaster" in told.err
+    assert "Traceback" not in told.err
+    assert not (tmp_path / "work").exists()

@@ -84,11 +84,11 @@ PROSE = {
 }
 DIFFERENCES = {
     "smollm2.person_over_length.tilt": "the tilt over its length weight alone",
-    "smollm2.person_over_stranger.tilt": "over a stranger's profile",
-    "smollm2.person_over_words.tilt": "over the profile in words",
+    "smollm2.person_over_stranger.tilt": "the tilt over a stranger's profile",
+    "smollm2.person_over_words.tilt": "the tilt over the profile in words",
     "smollm2.person_over_length.blocks.4.16": "blocks of 16, the best of 4, over the length weight alone",
-    "smollm2.person_over_stranger.blocks.4.16": "over a stranger's profile",
-    "smollm2.person_over_words.blocks.4.16": "over the profile in words",
+    "smollm2.person_over_stranger.blocks.4.16": "blocks over a stranger's profile",
+    "smollm2.person_over_words.blocks.4.16": "blocks over the profile in words",
 }
 
 KNOWLEDGE = {

@@ -82,6 +82,7 @@ PROSE = {
     "oracle_best_of.8": "oracle: best of 8",
     "oracle_chooser.8": "oracle: the person chooses among 8",
 }
+TALKED = {"plain": "the model's own"} | {name: PROSE[name] for name in ("tilt", "words", "words_and_tilt")}
 DIFFERENCES = {
     "smollm2.person_over_length.tilt": "the tilt over its length weight alone",
     "smollm2.person_over_stranger.tilt": "the tilt over a stranger's profile",

@@ -107,18 +107,19 @@ def bench_quality(
 @bench.command("stick")
 def bench_stick(
     work: Annotated[Path, typer.Option(help="folder of what an interrupted run has written")] = Path(".zoo/rewards"),
+    only: Only = "",
     results: Results = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether what people gain on SmolLM2 lasts for twenty turns of a conversation; over an hour on one core.
 
-    A run goes on after the last way of writing that an interrupted one has finished.
+    With --only tilt only that arm is measured; a run goes on after the last arm that an interrupted one has finished.
     """
     from lab.prose.bench import Plan as ProsePlan
     from lab.prose.stick import Plan, run_stick
 
-    result = run_stick(Plan(ProsePlan()), device or read_settings().device, work / "prose", results)
+    result = run_stick(Plan(ProsePlan()), device or read_settings().device, work / "prose", only, results)
     print_row(result, as_json, show_quality, out, result)
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from lab.captions import COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS
+from lab.captions import COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS, TALKED
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
@@ -113,6 +113,20 @@ def _prose() -> str:
             table.append([what, f"{gain['passes']:g}", _interval(gain), *(f"{x:.2f}" for x in shares)])
     header = ["", "passes", "gain", "mean", "liked better", "KL", "bits ÷ plain", "repeated", "cut off"]
     return _table(header, table)
+
+
+def _stick() -> str:
+    """What people gain in each window of a conversation, and what the replies are like in the first and the last."""
+    rows, table = _rows("stick"), []
+    for name, what in TALKED.items():
+        if f"smollm2.stick_gain.{name}.1" not in rows:
+            continue
+        windows = [rows[f"smollm2.stick_gain.{name}.{window}"] for window in (1, 5, 10, 20)]
+        shape = (f"{windows[0][key]:.2f} → {windows[-1][key]:.2f}" for key in ("repetition", "copied", "kl"))
+        lasting = (rows.get(f"smollm2.stick_20.{name}{end}") for end in (".lost", ""))
+        table.append([what, *map(_interval, (*windows, *lasting)), *shape])
+    spans = ("turns 1–4", "5–8", "9–12", "17–20")
+    return _table(["", *spans, "lost", "last ÷ first", "repeated", "copied", "KL"], table)
 
 
 def _steering() -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalign.basis import Basis
+from personalign.errors import InputError
 from personalign.types import Array, Guidance, Profile
 
 Weights = Literal["none", "own", "mean", "stranger", "length", "oracle"]
@@ -60,6 +61,18 @@ ARMS: tuple[Arm, ...] = (
     Arm("blocks.2.16", rule=blocks(2, 16), passes=2),
     Arm("blocks.8.16", rule=blocks(8, 16), passes=8),
 )
+
+
+def choose_arms(arms: Sequence[Arm], only: str) -> list[Arm]:
+    """The arms whose name begins with ``only``, or with one of several, between commas.
+
+    Raises:
+        InputError: no arm's name begins so.
+    """
+    chosen = [arm for arm in arms if arm.name.startswith(tuple(only.split(",")))]
+    if not chosen:
+        raise InputError(f"no arm begins with {only!r}; expected one of {', '.join(arm.name for arm in arms)}")
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)

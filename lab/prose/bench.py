@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from lab.bootstrap import Interval, quantile
 from lab.harness import Bar, Report, Row
-from lab.prose.arms import ARMS, STREAMING, Arm, Served
+from lab.prose.arms import ARMS, STREAMING, Arm, Served, choose_arms
 from lab.prose.people import Person, Scale, draw, main_trait, onboard
 from lab.prose.traits import score, varying
 from lab.prose.writing import Desk, Written, bits_per_character, repeated
-from personalign.errors import InputError
 from personalign.learn.axes import features
 from personalign.service import Personalign
 from personalign.train.work import track
@@ -56,16 +55,8 @@ class Plan:
 def run_prose(
     plan: Plan, device: str, work: Path, only: str = "", out: Path | None = None, model: str = "smollm2"
 ) -> dict[str, Any]:
-    """Measure every arm whose name begins with ``only``, or with one of several, between commas.
-
-    What an earlier run wrote in ``work`` is taken from there.
-
-    Raises:
-        InputError: no arm's name begins so.
-    """
-    arms = [arm for arm in ARMS if arm.name.startswith(tuple(only.split(",")))]
-    if not arms:
-        raise InputError(f"no arm begins with {only!r}; expected one of {', '.join(arm.name for arm in ARMS)}")
+    """Measure the arms that ``only`` chooses; what an earlier run wrote in ``work`` is taken from there."""
+    arms = choose_arms(ARMS, only)
     with (
         tempfile.TemporaryDirectory() as folder,
         Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,

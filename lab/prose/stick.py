@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from lab.bootstrap import mean, ratio
 from lab.harness import Bar, Report, Row
 from lab.prose import bench
-from lab.prose.arms import ARMS, Arm
+from lab.prose.arms import ARMS, Arm, choose_arms
 from lab.prose.people import Person
 from lab.prose.talks import Talks
 from lab.prose.writing import SERVED, Desk, Written, opening
@@ -35,7 +35,7 @@ CONVERSATIONS = Path(__file__).with_name("conversations.json")
 PLAIN = Arm("plain", "none", {})
 NAMES = ("tilt", "words", "words_and_tilt")
 STEERED = ("tilt", "words_and_tilt")
-TALKED = (PLAIN, *({arm.name: arm for arm in ARMS}[name] for name in NAMES))
+TALKED = tuple({arm.name: arm for arm in ARMS}[name] for name in NAMES)
 WINDOWS = {"1": slice(0, 4), "5": slice(4, 8), "10": slice(8, 12), "20": slice(16, 20)}  # each holds the turn it names
 STEP = 2  # requests; as many as a window holds
 SENTENCE = re.compile(r"[^.!?\n]{20,}")
@@ -52,15 +52,18 @@ class Plan:
     max_tokens: int = 40  # of a reply
 
 
-def run_stick(plan: Plan, device: str, work: Path, out: Path | None = None, model: str = "smollm2") -> dict[str, Any]:
-    """Hold everybody's conversation under every arm; those that an earlier run has kept in ``work`` are read."""
+def run_stick(
+    plan: Plan, device: str, work: Path, only: str = "", out: Path | None = None, model: str = "smollm2"
+) -> dict[str, Any]:
+    """Hold everybody's conversation under the arms that ``only`` chooses; what an earlier run has kept is read."""
+    arms = choose_arms(TALKED, only)
     with (
         tempfile.TemporaryDirectory() as folder,
         Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
     ):
         report = Report("personalign bench stick --json", str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": asdict(plan)}
-        _measure(bench.begin(p, plan.people, work).desk, plan, report)
+        _measure(bench.begin(p, plan.people, work).desk, plan, arms, report)
     return report.to_json()
 
 
@@ -100,17 +103,19 @@ class Jury:
         return np.asarray((person.utility(traits) - own[:, number % self.num_scripts].mean(0)) / spread)
 
 
-def _measure(desk: Desk, plan: Plan, report: Report) -> None:
-    jury = Jury(desk.people, _traits(desk, _kept(desk, PLAIN, plan)), len(scripts()))
+def _measure(desk: Desk, plan: Plan, arms: Sequence[Arm], report: Report) -> None:
+    own = _kept(desk, PLAIN, plan)
+    jury = Jury(desk.people, _traits(desk, own), len(scripts()))
+    report.extend(_arm_rows(PLAIN, own, jury.gains(jury.own)))
     gains: dict[str, Turns] = {}
-    for arm in TALKED:
+    for arm in arms:
         written = _kept(desk, arm, plan)
         gains[arm.name] = jury.gains(_traits(desk, written))
         report.extend(_arm_rows(arm, written, gains[arm.name]))
-        if arm is not PLAIN:
-            tell(report, f"smollm2.stick_20.{arm.name}", gains[arm.name])
-    best = max(STEERED, key=lambda name: float(gains[name].mean()))
-    tell(report, "smollm2.stick_20", gains[best], {"arm": best})
+        tell(report, f"smollm2.stick_20.{arm.name}", gains[arm.name])
+    if steered := [name for name in STEERED if name in gains]:
+        best = max(steered, key=lambda name: float(gains[name].mean()))
+        tell(report, "smollm2.stick_20", gains[best], {"arm": best})
 
 
 def _traits(desk: Desk, written: Sequence[Written]) -> Measured:
@@ -173,10 +178,12 @@ def _copied(text: str, before: str) -> float:
 
 
 def tell(report: Report, figure: str, gains: Turns, facts: dict[str, Any] | None = None) -> None:
-    """What is left of the mean gain at the end; a ratio to a gain that may be 0 says nothing, and is skipped."""
+    """What is left of the mean gain at the end, and what is lost; a ratio to a gain that may be 0 has no interval."""
     first, last = (gains[:, WINDOWS[window]].mean(1) for window in ("1", "20"))
     report.extend([Row.estimated(f"{figure}.lost", mean(first - last), facts)])
+    share = ratio(last, first)
     if mean(first).low > 0:
-        report.extend([Row.estimated(figure, ratio(last, first), facts)])
+        report.extend([Row.estimated(figure, share, facts)])
     else:
-        report.skip(f"{figure}: the gain in the first turns can't be told from 0")
+        report.extend([Row(figure, share.value, facts=facts or {})])
+        report.skip(f"the interval of {figure}: the gain in the first turns can't be told from 0")

@@ -19,6 +19,7 @@ from lab.prose.writing import Written, opening
 from personalign import Personalign
 from personalign.cli import main
 from personalign.decode import Request, generate
+from personalign.errors import InputError
 from personalign.integrations.hf import SteeredModel
 from personalign.options import Options
 from personalign.types import Message, Profile, Reply
@@ -104,18 +105,26 @@ def test_a_ratio_is_one_of_means() -> None:
     assert ratio(np.array([0.0, 4.0]), np.array([1.0, 3.0])).value == 1.0
 
 
-def test_what_lasts_is_told_only_where_something_was_gained() -> None:
-    """A half of the gain is left; where the first gain may be 0, the ratio is skipped and the loss is told."""
+def test_what_lasts_has_an_interval_only_where_something_was_gained() -> None:
+    """A half of the gain is left; where the first gain may be 0, the ratio stands alone, and the result says why."""
     gains = np.repeat(np.linspace(0.5, 1.5, 20)[:, None], 20, axis=1)
     gains[:, WINDOWS["20"]] *= 0.5
     report = Report("", "cpu", bars=BARS)
     stick.tell(report, "smollm2.stick_20", gains)
     assert report.figures == {"smollm2.stick_20.lost": 0.5, "smollm2.stick_20": 0.5}
     assert [row["is_reached"] for row in report.rows if "bar" in row] == [False]
+    assert report.rows[1]["low"] == report.rows[1]["high"] == 0.5
     unsure = Report("", "cpu")
-    stick.tell(unsure, "smollm2.stick_20", gains - gains[:, :1].mean())
-    assert unsure.figures.keys() == {"smollm2.stick_20.lost"}
-    assert unsure.skipped == ["smollm2.stick_20: the gain in the first turns can't be told from 0"]
+    stick.tell(unsure, "smollm2.stick_20", gains - 0.9)
+    assert "low" in unsure.rows[0]
+    assert "low" not in unsure.rows[1]
+    assert unsure.skipped == ["the interval of smollm2.stick_20: the gain in the first turns can't be told from 0"]
+
+
+def test_an_unknown_arm_is_refused(tmp_path: Path) -> None:
+    """The error names those there are."""
+    with pytest.raises(InputError, match=r"no arm begins with 'blocks'; expected one of tilt, words, words_and_tilt"):
+        run_stick(Plan(bench.Plan()), "cpu", tmp_path, only="blocks")
 
 
 @pytest.mark.slow

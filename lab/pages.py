@@ -259,6 +259,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "quality": _quality,
     "prose": _prose,
     "differences": lambda: _figures("prose", DIFFERENCES, "gain more"),
+    "stick": _stick,
     "knowledge": lambda: _figures("knowledge", KNOWLEDGE),
     "steering": _steering,
     "heads": _heads,

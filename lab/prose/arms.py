@@ -64,12 +64,14 @@ ARMS: tuple[Arm, ...] = (
 
 
 def choose_arms(arms: Sequence[Arm], only: str) -> list[Arm]:
-    """The arms whose name begins with ``only``, or with one of several, between commas.
+    """The arms named in ``only``, between commas; what is no name stands for all that begin so.
 
     Raises:
         InputError: no arm's name begins so.
     """
-    chosen = [arm for arm in arms if arm.name.startswith(tuple(only.split(",")))]
+    names, parts = {arm.name for arm in arms}, only.split(",")
+    beginnings = tuple(part for part in parts if part not in names)
+    chosen = [arm for arm in arms if arm.name in parts or arm.name.startswith(beginnings)]
     if not chosen:
         raise InputError(f"no arm begins with {only!r}; expected one of {', '.join(arm.name for arm in arms)}")
     return chosen

@@ -7,7 +7,6 @@ model's own replies to the same prompts.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from lab.bootstrap import Interval, quantile
 from lab.harness import Bar, Report, Row
 from lab.prose.arms import ARMS, STREAMING, Arm, Served, choose_arms
-from lab.prose.people import Person, Scale, draw, main_trait, onboard
+from lab.prose.people import Person, Scale, draw, main_trait, onboard, opened
 from lab.prose.traits import score, varying
 from lab.prose.writing import Desk, Written, bits_per_character, repeated
 from personalign.learn.axes import features
@@ -35,6 +34,8 @@ RIDGE = 1.0
 BARS = {
     "smollm2.gain.tilt": Bar("≥", 0.4),
     "smollm2.gain.blocks.4.16": Bar("≥", 0.6),
+    "smollm2.person_over_words.blocks.4.16": Bar("≥", 0.0),
+    **{f"smollm2.person_over_length.{arm}": Bar("≥", 0.0) for arm in STREAMING},
     **{f"smollm2.person_over_stranger.{arm}": Bar("≥", 0.4) for arm in STREAMING},
     "smollm2.fluency.blocks.4.16": Bar("≤", 1.10),
     "smollm2.fluency.tilt": Bar("≤", 1.25),
@@ -57,10 +58,7 @@ def run_prose(
 ) -> dict[str, Any]:
     """Measure the arms that ``only`` chooses; what an earlier run wrote in ``work`` is taken from there."""
     arms = choose_arms(ARMS, only)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
-    ):
+    with opened(model, device) as p:
         report = Report(
             "personalign bench quality --model smollm2 --json", str(p.models.base.device), bars=BARS, out=out
         )

@@ -9,7 +9,6 @@ over the tokens inside it, and beside that stands what the list leaves out.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -26,7 +25,7 @@ from lab.prose.arms import blocks
 from lab.prose.dictation import Marks
 from lab.prose.domain import NAME, Bits, Conversation, Pair, directly_tuned, expert_on, read_sums, weights_of
 from lab.prose.exam import Exam, Way
-from lab.prose.people import Scale, draw, onboard
+from lab.prose.people import Scale, draw, onboard, opened
 from lab.prose.questions import read_questions
 from lab.prose.traits import score, varying
 from lab.prose.writing import SERVED
@@ -65,10 +64,7 @@ def run_knowledge(
         InputError: the data folder lacks a file.
     """
     exam, sums = Exam(read_questions(data, plan.num_questions), work), read_sums(data)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
-    ):
+    with opened(model, device) as p:
         report = Report("personalign bench knowledge --json", str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": asdict(plan)}
         trial = Trial(p.models, _origin(p), exam)

@@ -5,7 +5,11 @@ A person answers the service's questions, 15 % of them against their taste. Only
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +20,16 @@ from personalign.types import Array, Choice
 
 FLIPPED = 0.15  # share of answers against the person's taste
 STREAM = 12_112  # of random numbers that no other benchmark draws
+
+
+@contextmanager
+def opened(model: str, device: str) -> Iterator[Personalign]:
+    """A service whose store is thrown away in the end."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
+    ):
+        yield p
 
 
 @dataclass(frozen=True, eq=False)

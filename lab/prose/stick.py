@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +22,10 @@ from lab.bootstrap import mean, ratio
 from lab.harness import Bar, Report, Row
 from lab.prose import bench
 from lab.prose.arms import ARMS, Arm, choose_arms
-from lab.prose.people import Person
+from lab.prose.people import Person, opened
 from lab.prose.talks import Talks
 from lab.prose.writing import SERVED, Desk, Written, opening
 from personalign.integrations.hf import SteeredModel
-from personalign.service import Personalign
 from personalign.train.basis.calibrate import repetition
 from personalign.train.work import identity, track, write_whole
 
@@ -57,10 +55,7 @@ def run_stick(
 ) -> dict[str, Any]:
     """Hold everybody's conversation under the arms that ``only`` chooses; what an earlier run has kept is read."""
     arms = choose_arms(TALKED, only)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Personalign.open(f"sqlite:///{Path(folder) / 'people.db'}", model=model, device=device) as p,
-    ):
+    with opened(model, device) as p:
         report = Report("personalign bench stick --json", str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": asdict(plan)}
         _measure(bench.begin(p, plan.people, work).desk, plan, arms, report)

@@ -5,7 +5,6 @@ Two heads of ``tiny`` learn from the same few roll-outs. One is told what was al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from lab.quality import steering
 from lab.zoo.preferences import PLANS, basis_prompts
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.cli.output import out, print_row
 from personalign.decode import Models, load_causal
 from personalign.learn.axes import features
 from personalign.train.basis.build import Making
@@ -72,8 +70,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Print the steering correlation of a head that learns from whole replies, and of one told what was written."""
-    result = run_heads(data, work, Plan(), results)
-    print_row(result, as_json, out.print, json.dumps(result["figures"], indent=2))
+    steering.print_figures(lambda: run_heads(data, work, Plan(), results), as_json)
 
 
 if __name__ == "__main__":

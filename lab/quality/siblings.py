@@ -6,7 +6,6 @@ compared with the features of the finished reply. All are centred over the repli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +18,11 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from lab.harness import Report, Row
-from lab.quality.steering import own_prompts
+from lab.quality.steering import own_prompts, print_figures
 from personalign.basis import Basis
 from personalign.bundled import locate
-from personalign.cli.output import out, print_row
 from personalign.decode import Models, Request, SuccessorHead, generate, load_causal
 from personalign.decode.load import render
-from personalign.errors import PersonalignError
 from personalign.learn.axes import features
 from personalign.options import Options
 from personalign.train.prompts import read_prompts
@@ -141,12 +138,7 @@ def main(
 ) -> None:
     """Print how well the text so far and the head tell apart replies to one prompt, by what they become."""
     plan = Plan(prompts, replies, max_tokens, temperature, top_p, tuple(lengths or Plan.lengths))
-    try:
-        result = run_siblings(model, own_prompts(model), "cpu", plan, results)
-    except PersonalignError as error:
-        typer.echo(f"personalign: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
-    print_row(result, as_json, out.print, json.dumps(result["figures"], indent=2))
+    print_figures(lambda: run_siblings(model, own_prompts(model), "cpu", plan, results), as_json)
 
 
 if __name__ == "__main__":

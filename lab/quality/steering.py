@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -211,8 +211,13 @@ def main(
 ) -> None:
     """Print how well a head knows which next token leads where, axis by axis and overall."""
     plan = Plan(places, tokens, continuations, max_tokens, temperature, top_p)
+    print_figures(lambda: run_steering(model, basis, prompts or own_prompts(model), "cpu", plan, results), as_json)
+
+
+def print_figures(measure: Callable[[], dict[str, Any]], as_json: bool) -> None:
+    """Measure and print, or tell what is wrong and exit as the command line does."""
     try:
-        result = run_steering(model, basis, prompts or own_prompts(model), "cpu", plan, results)
+        result = measure()
     except PersonalignError as error:
         typer.echo(f"personalign: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lab.prose import bench, traits, writing
-from lab.prose.arms import ARMS
+from lab.prose.arms import ARMS, choose_arms
 from lab.prose.bench import Plan, run_prose
 from lab.prose.people import draw
 from personalign.errors import InputError
@@ -63,3 +63,12 @@ def test_people_are_drawn_by_their_number_alone() -> None:
     mains = np.bincount([person.main for person in people], minlength=12)
     assert mains.min() > 5  # no trait is left out
     assert 0.3 < np.mean([person.saturates for person in people]) < 0.7
+
+
+def test_arms_are_chosen_by_name_or_by_how_names_begin() -> None:
+    """A whole name stands for its arm alone; anything else for all that begin so; what begins none is refused."""
+    assert [arm.name for arm in choose_arms(ARMS, "tilt,blocks.4.16")] == ["tilt", "blocks.4.16"]
+    assert {"tilt.half", "tilt.double", "tilt"} > {arm.name for arm in choose_arms(ARMS, "tilt.")}
+    assert choose_arms(ARMS, "") == list(ARMS)
+    with pytest.raises(InputError, match="no arm begins with 'nothing'"):
+        choose_arms(ARMS, "nothing")

@@ -72,9 +72,10 @@ def unlikely(
     """
     size = logits.shape[-1]
     if size > FEW and logits.device.type == "cpu":
+        is_cut = (top_k > 0) | (top_p < 1)  # the other rows, in a block with such ones, need no order
         is_spare, is_known = _spares(logits, share, top_k, top_p, best_first(logits, FEW))
-        if is_known.all():
-            return is_spare
+        if (is_known | ~is_cut).all():
+            return is_spare & is_cut[:, None]
     return _spares(logits, share, top_k, top_p, best_first(logits, size))[0]
 
 

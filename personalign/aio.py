@@ -1,4 +1,4 @@
-"""Replies for tasks on an event loop, which nothing here blocks: what takes time runs in a thread.
+"""Verbs for tasks on an event loop, which nothing here blocks: what takes time runs in a thread.
 
 A reply is begun in a thread, where the model is loaded and the store is read. The engine's thread then hands its pieces
 to the loop.
@@ -7,9 +7,10 @@ to the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from personalign.types import Reply
 
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
     from personalign.decode.seq import Outbox, Seq
 
     Begin = Callable[[Outbox], Seq]
+
+Keys = ParamSpec("Keys")
+Value = TypeVar("Value")
+
+
+def threaded(verb: Callable[Keys, Value]) -> Callable[Keys, Coroutine[Any, Any, Value]]:
+    """Give a verb a twin for tasks on an event loop, which it never blocks; cancelling the task takes nothing back."""
+
+    @wraps(verb)
+    async def twin(*args: Keys.args, **named: Keys.kwargs) -> Value:
+        return await asyncio.to_thread(verb, *args, **named)
+
+    twin.__name__ = f"a{verb.__name__}"
+    twin.__doc__ = f"``{verb.__name__}`` for a task on an event loop, which it never blocks."
+    return twin
 
 
 class _Call:

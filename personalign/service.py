@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from asyncio import to_thread
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -155,14 +154,6 @@ class Personalign:
         """Store an answer and the profile fitted to all of them; another answer than before: ``AlreadyAnswered``."""
         return self._onboarding.answer(check_user(user), question_id, choice)
 
-    async def aask(self, user: str, consent: str | None = None) -> Question | None:
-        """``ask`` for a task on an event loop, which it never blocks."""
-        return await to_thread(self.ask, user, consent)
-
-    async def aanswer(self, user: str, question_id: str, choice: Choice) -> Profile:
-        """``answer`` for a task on an event loop; cancelling the task doesn't take the answer back."""
-        return await to_thread(self.answer, user, question_id, choice)
-
     def reask(self, user: str) -> Question | None:
         """Ask the first question again, once, its sides changed; None without one. Its answer changes no profile."""
         return self._onboarding.reask(check_user(user))
@@ -191,9 +182,7 @@ class Personalign:
         """
         return self._onboarding.choose(check_user(user), read_messages(messages), candidates)
 
-    async def achoose(self, user: str, messages: Messages, candidates: Sequence[str]) -> Ranking:
-        """``choose`` for a task on an event loop, which it never blocks."""
-        return await to_thread(self.choose, user, messages, candidates)
+    aask, aanswer, achoose = aio.threaded(ask), aio.threaded(answer), aio.threaded(choose)
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""

@@ -49,7 +49,7 @@ def export(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
 
     With --json: user, known (whether anything is stored about them) and tables, on one line.
     """
-    from personalign.store.records import num_damaged
+    from personalign.store.erase import num_damaged
 
     with open_store(store) as opened:
         known = opened.person(check_user(user)).created_at is not None

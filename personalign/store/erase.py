@@ -1,26 +1,45 @@
-"""Erasure that lasts: tombstones beside the database, and no bytes left in its write-ahead log.
+"""Data rights: a person's rows for them to read, and an erasure that lasts.
 
-An erasure takes the ``STEPS`` in order, and opening the database takes over where one was stopped. The docstring of
-each step says what holds after it, and what becomes of the rest if the process is killed right then.
+An erasure leaves a tombstone beside the database, and no bytes in its write-ahead log. It takes the ``STEPS`` in
+order, and opening the database takes over where one was stopped. The docstring of each step says what holds after it,
+and what becomes of the rest if the process is killed right then.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Boolean, Column, delete, func, select, type_coerce
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import Session
+from sqlalchemy.types import NullType
 
 from personalign.errors import ErasurePending
 from personalign.store.connections import Connections
 from personalign.store.database import BUSY_TIMEOUT_MS
-from personalign.store.tables import USER_KEY, FactRow, Table, TombstoneRow, UserRow
+from personalign.store.records import Sealed, decode, is_sound
+from personalign.store.tables import (
+    USER_KEY,
+    AnswerRow,
+    FactRow,
+    Json,
+    PresentationRow,
+    ProfileRow,
+    Table,
+    TombstoneRow,
+    UserRow,
+    UtcDateTime,
+)
 from personalign.store.tombstones import Tombstone, Tombstones
 
 TRUNCATE_DEADLINE_S = 5.0
 KEY, APPLIED = "key", "applied"  # facts: the digest of the key, and the last tombstone that was applied
+MARK = "damaged"  # of an exported row
+SEALED: dict[str, type[Sealed]] = {table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow)}
 
 
 def erase(connections: Connections, user: str) -> bool:
@@ -180,3 +199,58 @@ def read_fact(session: Session, name: str) -> str | None:
 
 def _note(session: Session, name: str, value: str) -> None:
     session.merge(FactRow(name=name, value=value))
+
+
+def export_person(session: Session, user: str) -> dict[str, Any]:
+    """Read every row with this user's key, also in tables that are added later.
+
+    What can't be read is exported as it is stored. Its row, and one that doesn't match its checksum, has ``MARK``.
+    """
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for table in UserRow.metadata.sorted_tables:
+        key = table.columns.get(USER_KEY) if table.name != UserRow.__tablename__ else table.columns["id"]
+        if key is not None:
+            stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
+            rows = session.execute(select(*stored).where(key == user).order_by(*table.primary_key)).mappings()
+            tables[table.name] = [_readable(table, dict(row)) for row in rows]
+            if (sealed := SEALED.get(table.name)) is not None:
+                whole = session.scalars(select(sealed).where(key == user).order_by(*table.primary_key))
+                for plain, sealed_row in zip(tables[table.name], whole, strict=True):
+                    plain.update({} if is_sound(cast("Sealed", sealed_row)) else {MARK: True})
+    return {"user": user, "tables": tables}
+
+
+def num_damaged(exported: Mapping[str, Any]) -> int:
+    """Count the rows of an export that have ``MARK``."""
+    return sum(MARK in row for rows in exported["tables"].values() for row in rows)
+
+
+def _readable(table: SqlTable, stored: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in stored.items():
+        try:
+            row[name] = _parse(table.columns[name], value)
+        except (KeyError, TypeError, ValueError, RecursionError):
+            row[name] = _raw(value)
+            row[MARK] = True
+    return row
+
+
+def _raw(value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewise
+    if isinstance(value, bytes):
+        return decode(value).tolist()
+    if isinstance(value, str):
+        value.encode()  # refuses what isn't UTF-8
+    if isinstance(column.type, UtcDateTime) and value is not None:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
+    if isinstance(column.type, Json):
+        plain = json.loads(value)
+        json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
+        return plain
+    return {0: False, 1: True}[value] if isinstance(column.type, Boolean) else value

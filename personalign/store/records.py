@@ -11,14 +11,12 @@ from math import fsum
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import Boolean, Column, ColumnElement, Select, func, select, type_coerce
-from sqlalchemy import Table as SqlTable
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, defer
-from sqlalchemy.types import NullType
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
-from personalign.store.tables import TEXTS, USER_KEY, AnswerRow, Json, PresentationRow, ProfileRow, UserRow, UtcDateTime
+from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
 from personalign.store.values import Answer, Presentation, Shown, State, check_finite
 from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile
 
@@ -27,9 +25,7 @@ DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a b
 # columns that a value has under the same name
 SHOWN = ("question_id", "a", "b", "swapped", "kind")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
-MARK = "damaged"  # of an exported row
 Sealed = PresentationRow | AnswerRow | ProfileRow
-SEALED: dict[str, type[Sealed]] = {table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow)}
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
 
@@ -142,6 +138,12 @@ def check_row(row: Sealed) -> None:
         raise StoreError(f"{name} {DAMAGED}")
 
 
+def is_sound(row: Sealed) -> bool:
+    """Tell whether a row is as it was written, its texts included."""
+    are_texts_sound = not isinstance(row, PresentationRow) or row.digest == _digest(row)
+    return row.checksum == _checksum(row) and are_texts_sound
+
+
 def new_presentation(
     user: str, basis_id: str, shown: Shown, state: str, presentation_id: str | None = None, origin: str | None = None
 ) -> PresentationRow:
@@ -249,66 +251,6 @@ def _digest(row: PresentationRow) -> str:
 def _checksum(row: Sealed) -> str:
     unsealed = UNSEALED | {"id"} if isinstance(row, AnswerRow) else UNSEALED  # which SQLite gives an answer later
     return checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))
-
-
-def export_person(session: Session, user: str) -> dict[str, Any]:
-    """Read every row with this user's key, also in tables that are added later.
-
-    What can't be read is exported as it is stored. Its row, and one that doesn't match its checksum, has ``MARK``.
-    """
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for table in UserRow.metadata.sorted_tables:
-        key = table.columns.get(USER_KEY) if table.name != UserRow.__tablename__ else table.columns["id"]
-        if key is not None:
-            stored = [type_coerce(column, NullType()).label(column.name) for column in table.columns]
-            rows = session.execute(select(*stored).where(key == user).order_by(*table.primary_key)).mappings()
-            tables[table.name] = [_readable(table, dict(row)) for row in rows]
-            if (sealed := SEALED.get(table.name)) is not None:
-                whole = session.scalars(select(sealed).where(key == user).order_by(*table.primary_key))
-                for plain, sealed_row in zip(tables[table.name], whole, strict=True):
-                    plain.update({} if _is_sound(cast("Sealed", sealed_row)) else {MARK: True})
-    return {"user": user, "tables": tables}
-
-
-def num_damaged(exported: Mapping[str, Any]) -> int:
-    """Count the rows of an export that have ``MARK``."""
-    return sum(MARK in row for rows in exported["tables"].values() for row in rows)
-
-
-def _is_sound(row: Sealed) -> bool:
-    are_texts_sound = not isinstance(row, PresentationRow) or row.digest == _digest(row)
-    return row.checksum == _checksum(row) and are_texts_sound
-
-
-def _readable(table: SqlTable, stored: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for name, value in stored.items():
-        try:
-            row[name] = _parse(table.columns[name], value)
-        except (KeyError, TypeError, ValueError, RecursionError):
-            row[name] = _raw(value)
-            row[MARK] = True
-    return row
-
-
-def _raw(value: Any) -> object:  # noqa: ANN401 - whatever a damaged column holds
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return value.hex() if isinstance(value, bytes) else value
-
-
-def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewise
-    if isinstance(value, bytes):
-        return decode(value).tolist()
-    if isinstance(value, str):
-        value.encode()  # refuses what isn't UTF-8
-    if isinstance(column.type, UtcDateTime) and value is not None:
-        return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
-    if isinstance(column.type, Json):
-        plain = json.loads(value)
-        json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
-        return plain
-    return {0: False, 1: True}[value] if isinstance(column.type, Boolean) else value
 
 
 def encode(array: Array) -> bytes:

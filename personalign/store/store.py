@@ -20,7 +20,7 @@ from personalign.store.answering import Change
 from personalign.store.backup import back_up
 from personalign.store.connections import Connections
 from personalign.store.database import locate
-from personalign.store.erase import count_erasures, erase, erase_again, erased_after
+from personalign.store.erase import count_erasures, erase, erase_again, erased_after, export_person
 from personalign.store.files import make_file, require_file, require_folder
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
@@ -205,7 +205,7 @@ class Store:
 
     def export(self, user: str) -> dict[str, Any]:
         """Return everything that is stored of a person, as JSON values."""
-        return self._look(records.export_person, user)
+        return self._look(export_person, user)
 
     def forget(self, user: str) -> bool:
         """Erase a person to the last byte, and tell whether they were known; afterwards the id may start anew.

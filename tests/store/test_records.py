@@ -13,7 +13,7 @@ import pytest
 from personalign.errors import StoreError
 from personalign.store import Shown, Store, database, records, schema
 from personalign.store.database import sqlite_driver
-from personalign.store.records import num_damaged
+from personalign.store.erase import num_damaged
 from personalign.store.tables import AnswerRow, PresentationRow, ProfileRow
 from tests.store.store_worker import is_known
 

@@ -37,6 +37,18 @@ if TYPE_CHECKING:
 Messages = Sequence[Message]
 
 
+def _rule(name: str, meaning: str) -> Any:  # noqa: ANN401 - the property is annotated
+    """One of the ``Rules`` that people are asked by, as a property of the service."""
+
+    def read(self: Personalign) -> object:
+        return getattr(self._onboarding.rules, name)
+
+    def write(self: Personalign, rule: Any) -> None:  # noqa: ANN401 - as its annotation says, which the rules check
+        self._onboarding.rules = replace(self._onboarding.rules, **{name: rule})
+
+    return property(read, write, doc=meaning)
+
+
 class Personalign:
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
@@ -200,32 +212,9 @@ class Personalign:
         """Fit a person's answers from other bases on this one; None where none is lacking. The old ones stay."""
         return self._onboarding.refit(check_user(user))
 
-    @property
-    def stop_rule(self) -> StopRule:
-        """When enough is known; another rule holds from the next question on."""
-        return self._onboarding.rules.stop_rule
-
-    @stop_rule.setter
-    def stop_rule(self, rule: StopRule) -> None:
-        self._onboarding.rules = replace(self._onboarding.rules, stop_rule=rule)
-
-    @property
-    def question_rule(self) -> str:
-        """How the next question is chosen: by one of the rules of ``learn/ask.py``."""
-        return self._onboarding.rules.question_rule
-
-    @question_rule.setter
-    def question_rule(self, rule: str) -> None:
-        self._onboarding.rules = replace(self._onboarding.rules, question_rule=rule)
-
-    @property
-    def half_life_days(self) -> float | None:
-        """After how many days an answer counts half, from the next fit on; None, the default, means never."""
-        return self._onboarding.rules.half_life_days
-
-    @half_life_days.setter
-    def half_life_days(self, days: float | None) -> None:
-        self._onboarding.rules = replace(self._onboarding.rules, half_life_days=days)
+    stop_rule: StopRule = _rule("stop_rule", "When enough is known; another rule holds from the next question on.")
+    question_rule: str = _rule("question_rule", "How the next question is chosen: by a rule of ``learn/ask.py``.")
+    half_life_days: float | None = _rule("half_life_days", "After how many days an answer counts half; None: never.")
 
     # Replies
 

@@ -222,9 +222,12 @@ class Basis:
 
     def _identity(self) -> dict[str, Any]:
         embedded = {} if self.learnt is None else {"embedder": self.learnt.embedder}
+        noise = {name: float(number) for name, number in asdict(self.noise).items()}
+        if self.noise.much == Noise.much:
+            del noise["much"]  # ids are what they were before there were grades
         return embedded | {
             "axes": [asdict(axis) for axis in self.axes],
-            "noise": {name: float(number) for name, number in asdict(self.noise).items()},
+            "noise": noise,
             "fingerprints": asdict(self.fingerprints),
         }
 

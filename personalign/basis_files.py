@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from personalign.artefact import Door, FingerprintsRow, Name, Number, Schema, Share, Size, Text
 from personalign.errors import BasisError
 from personalign.messages import read_messages
-from personalign.types import MAX_AXES, MAX_UTILITY, is_covariance
+from personalign.types import MAX_AXES, MAX_UTILITY, Noise, is_covariance
 
 MAX_EMBEDDING = 1 << 16  # dimensions
 SMALLEST = 1e-12  # standard deviation of an axis over replies
@@ -44,6 +44,7 @@ class _NoiseRow(Schema):
     tie: Annotated[float, Field(ge=0, le=MAX_UTILITY)]
     lapse: Annotated[float, Field(ge=0, lt=1)]
     side: Annotated[float, Field(ge=0, le=MAX_UTILITY)]
+    much: Annotated[float, Field(gt=0, le=MAX_UTILITY)] = Noise.much
 
 
 class Config(Schema):

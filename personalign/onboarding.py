@@ -25,13 +25,13 @@ from personalign.learn.rank import Ranking, rank
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.messages import Feedback, read_candidates, shown
-from personalign.options import check_choice, check_number
+from personalign.options import check_choice, check_number, check_switch
 from personalign.store import Answer, Presentation, Shown, Store
-from personalign.types import INFORMATIVE, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question, Reason
+from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question, Reason
 
 DAY_S = 86_400.0
 SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
-MIRRORED = {"a": "b", "b": "a"}
+MIRRORED = {"a": "b", "b": "a"}  # sides
 AT_RANDOM = "questions were drawn at random, because this basis doesn't predict answers well enough to choose them"
 PATIENCE = 3  # times as many questions are shown as are to be answered; one passed over says nothing
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
@@ -63,8 +63,9 @@ class Onboarding:
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
         self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
 
-    def ask(self, user: str, consent: str | None = None) -> Question | None:
+    def ask(self, user: str, consent: str | None = None, *, graded: bool = False) -> Question | None:
         """The open question, or the next one; None when enough is known."""
+        check_switch("graded", graded)
         person = self._store.add_user(user, consent)
         presentation = self._store.open_presentation(user, self._basis.id)
         if presentation is None:
@@ -73,7 +74,9 @@ class Onboarding:
                 return None
             question, v = self._basis.bank[index], self._basis.pool[index]
             sides = self._lay_out(user, question.id, question.prompt, question.first, question.second, v)
-            presentation = self._store.present(user, self._basis.id, sides, person)
+            presentation = self._store.present(user, self._basis.id, replace(sides, graded=graded), person)
+        elif presentation.graded != graded:
+            presentation = self._store.present(user, self._basis.id, replace(presentation, graded=graded), person)
         return _question(presentation)
 
     def why_stopped(self, user: str) -> str | None:
@@ -93,7 +96,7 @@ class Onboarding:
         presentation = self._store.open_presentation(user, self._basis.id)
         if presentation is None:
             answers = self._store.answers(user, self._basis.id)
-            sided = [answer for answer in answers if answer.kind == "question" and answer.choice in MIRRORED]
+            sided = [answer for answer in answers if answer.kind == "question" and answer.choice in SIDES]
             if not sided or any(answer.kind == "check" for answer in answers):
                 return None
             first = self._store.presentation(user, sided[0].presentation_id)
@@ -104,9 +107,9 @@ class Onboarding:
     def agreed(self, user: str) -> bool | None:
         """Whether the person preferred the same reply when a question was asked again; None where it wasn't."""
         answers = self._store.answers(user, self._basis.id)
-        given = {answer.question_id: answer.choice for answer in answers if answer.kind == "question"}
+        given = {a.question_id: SIDES.get(a.choice, a.choice) for a in answers if a.kind == "question"}
         check = next((answer for answer in answers if answer.kind == "check" and answer.choice != "skip"), None)
-        return None if check is None else MIRRORED.get(check.choice) == given.get(check.question_id)
+        return None if check is None else MIRRORED.get(SIDES.get(check.choice, "")) == given.get(check.question_id)
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
@@ -207,7 +210,7 @@ class Onboarding:
         return tuple(judged)
 
     def _is_judged(self, answer: Answer) -> bool:
-        has_loss = answer.loss is not None or answer.choice not in MIRRORED
+        has_loss = answer.loss is not None or answer.choice not in SIDES
         is_silent = answer.choice not in INFORMATIVE or WEIGHTS[answer.kind] == 0
         return has_loss and (self._basis.gate is None or is_silent or answer.gain is not None)
 

@@ -153,10 +153,13 @@ class Personalign:
 
     # Onboarding
 
-    def ask(self, user: str, consent: str | None = None) -> Question | None:
-        """The open question of a person, or their next one; None when enough is known. The first one creates them."""
+    def ask(self, user: str, consent: str | None = None, *, graded: bool = False) -> Question | None:
+        """The open question of a person, or their next one; None when enough is known. The first one creates them.
+
+        ``graded`` says that "a++" and "b++" are offered: "a" and "b" are then a little better, until asked otherwise.
+        """
         words = None if consent is None else check_text("the consent", consent)
-        return self._onboarding.ask(check_user(user), words)
+        return self._onboarding.ask(check_user(user), words, graded=graded)
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""

@@ -24,10 +24,12 @@ from personalign.words import FAINT, IMPERSONAL, UNKNOWN, Axis, bars
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Choice = Literal["a", "b", "tie", "neither", "skip"]
+# "a++" is much better; "a+", a little better, is how "a" is stored where "a++" was offered beside it
+Choice = Literal["a", "b", "tie", "neither", "skip", "a+", "b+", "a++", "b++"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+SIDES: Mapping[str, str] = MappingProxyType({choice: choice[0] for choice in CHOICES if choice[0] in "ab"})
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
-INFORMATIVE: frozenset[str] = frozenset({"a", "b", "tie"})  # the choices that say something about a person's weights
+INFORMATIVE: frozenset[str] = frozenset({*SIDES, "tie"})  # the choices that say something about a person's weights
 # How much an answer counts in a fit: fully if it was asked, less if a person's use shows it. With p the share of such
 # answers that follow their taste, it is ((2p − 1) / (2·¾ − 1))²: the Fisher information near indifference over that of
 # an asked answer, of which ¾ do. p is assumed, not measured. An edit (.70) shows what was wanted, but may correct a
@@ -62,7 +64,7 @@ def is_covariance(matrix: Array) -> bool:
 
 @dataclass(frozen=True)
 class Noise:
-    """How people answer, the same for all of a population; tie and side are utility differences.
+    """How people answer, the same for all of a population; tie, side and much are utility differences.
 
     Raises:
         InputError: NaN, Inf, a negative value, a lapse of 1 and more, or a scale beyond ``MAX_UTILITY``.
@@ -71,10 +73,14 @@ class Noise:
     tie: float = 0.2  # Rao and Kupper's δ, under which a tie is likelier than either side; 0: ties aren't offered
     lapse: float = 0.05  # ε, the share of answers given at random over what is offered
     side: float = 0.2  # σ_b, the standard deviation of a person's bias towards the left
+    much: float = 2.2  # how far beyond δ "much better" begins: a third of the sided answers of ``learn.prior``'s people
 
     def __post_init__(self) -> None:
-        if not (0 <= self.tie <= MAX_UTILITY and 0 <= self.lapse < 1 and 0 <= self.side <= MAX_UTILITY):
-            raise InputError(f"found {self}; expected tie and side from 0 to {MAX_UTILITY:g} and 0 ≤ lapse < 1")
+        is_scale = all(0 <= scale <= MAX_UTILITY for scale in (self.tie, self.side, self.much))
+        if not (is_scale and self.much and 0 <= self.lapse < 1):
+            raise InputError(
+                f"found {self}; expected tie and side from 0 to {MAX_UTILITY:g}, 0 < much and 0 ≤ lapse < 1"
+            )
 
 
 @dataclass(frozen=True)

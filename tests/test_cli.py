@@ -460,6 +460,16 @@ def test_the_keys_are_the_five_choices(run: Run) -> None:
     assert choices(run) == ["a", "b", "tie", "neither", "skip"]
 
 
+def test_graded_keys_say_much_better(run: Run) -> None:
+    """With --graded a is a little better beside aa; without it, it is better, and aa is much better all the same."""
+    run("onboard", "ada", "--graded", keys=["a", "AA", "bb", "t", "aaa", "q"])
+    assert choices(run) == ["a+", "a++", "b++", "tie"]
+    offered = run("onboard", "ada", "--graded", keys=["a"])
+    assert "aa = much better" in offered.out
+    assert "much better" not in run("onboard", "ada", keys=["b", "bb"]).out
+    assert choices(run) == ["a+", "a++", "b++", "tie", "a+", "b", "b++"]
+
+
 @pytest.mark.parametrize("end", ["q", "end of input", "Ctrl-C"])
 def test_onboarding_goes_on_where_it_stopped(run: Run, end: str) -> None:
     """Three answers are kept however it ends; the next run shows the same fourth question."""

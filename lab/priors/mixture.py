@@ -19,7 +19,8 @@ from scipy.special import logsumexp
 from personalign.errors import InputError
 from personalign.learn.ask import Draws, mirrored
 from personalign.learn.fit import Fitted, Record, fit_block
-from personalign.learn.likelihood import TIE, B, information, log_likelihood, turned
+from personalign.learn.grades import SIGN, VERDICTS
+from personalign.learn.likelihood import information, log_likelihood, turned
 from personalign.learn.rows import encode, says_something
 from personalign.types import Gaussian, Noise
 
@@ -129,8 +130,8 @@ def _log_likelihoods(
 ) -> NDArray[np.float64]:
     """Of all answers (n,), under each row of utilities (S, n)."""
     nodes, shares = (_NODES, _WEIGHTS / _WEIGHTS.sum()) if noise.side > 0 else (np.zeros(1), np.ones(1))
-    sign, is_tie = np.where(outcome == B, -1.0, 1.0), outcome == TIE
-    each = [turned(sign * (u + noise.side * node), np.broadcast_to(is_tie, u.shape), noise).log_prob for node in nodes]
+    sign, verdict = SIGN[outcome], np.broadcast_to(VERDICTS[outcome], u.shape)
+    each = [turned(sign * (u + noise.side * node), verdict, noise).log_prob for node in nodes]
     return np.asarray(logsumexp(np.stack(each) @ weight, axis=0, b=shares[:, None]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
     from personalign.service import Personalign
     from personalign.types import Choice, Question
 
-KEYS: dict[str, Choice] = {"a": "a", "b": "b", "t": "tie", "n": "neither", "s": "skip"}
-PROMPT = "[bold]a[/], [bold]b[/], [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
+KEYS: dict[str, Choice] = {"a": "a", "b": "b", "aa": "a++", "bb": "b++", "t": "tie", "n": "neither", "s": "skip"}
+SIDES = "[bold]a[/], [bold]b[/]"
+GRADES = "[bold]aa[/] = much better, [bold]a[/], [bold]b[/], [bold]bb[/] = much better"
+PROMPT = "{}, [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
 
 
 def demo(
@@ -48,6 +51,7 @@ def demo(
 def onboard(
     user: User,
     consent: Annotated[str | None, typer.Option(help="text the person agreed to, stored with them")] = None,
+    graded: Annotated[bool, typer.Option("--graded", help="offer “much better”, too: the keys aa and bb")] = False,
     check: Annotated[bool, typer.Option("--check", help="ask the first question again at the end")] = False,
     store: StoreUrl = None,
     model: Model = None,
@@ -60,10 +64,11 @@ def onboard(
     preferred the same reply when asked again, null if they weren't.
     """
     with open_service(store, model, basis, is_asking=True) as p:
-        console, effects = err if as_json else out, list[str]()
-        has_stopped = _converse(p, user, lambda: p.ask(user, consent), lambda: _number(p, user), console, effects)
+        console, effects, prompt = err if as_json else out, list[str](), PROMPT.format(GRADES if graded else SIDES)
+        talk = partial(_converse, p, user, console=console, effects=effects, prompt=prompt)
+        has_stopped = talk(lambda: p.ask(user, consent, graded=graded), lambda: _number(p, user))
         if check and not has_stopped:
-            _converse(p, user, lambda: p.reask(user), lambda: "one question again", console, effects)
+            talk(lambda: p.reask(user), lambda: "one question again")
         profile, reason, agreed = p.profile(user), p.why_stopped(user), p.agreed(user)
         row = profile_row(profile) | {"stopped_because": reason, "effects": effects, "agreed": agreed}
         print_row(row, as_json, show_onboarded, out, profile, reason, agreed)
@@ -76,12 +81,13 @@ def _converse(
     title: Callable[[], str],
     console: Console,
     effects: list[str],
+    prompt: str,
 ) -> bool:
     """Ask until there is nothing left to ask; return whether the person stopped before."""
     while question := ask():
         show_question(console, question, title())
         try:
-            key = console.input(PROMPT).strip().lower()
+            key = console.input(prompt).strip().lower()
         except EOFError:
             return True
         if key == "q":
@@ -106,7 +112,7 @@ def _take(p: Personalign, user: str, question_id: str, key: str, console: Consol
         effects.append(p.answer(user, question_id, KEYS[key]).changes(before))
         show_answer(console, effects[-1])
     else:
-        console.print(f"found {key!r}, expected one of a, b, t, n, s, u, q", markup=False)
+        console.print(f"found {key!r}, expected one of {', '.join(KEYS)}, u, q", markup=False)
 
 
 def feedback(

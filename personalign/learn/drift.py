@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalign.learn.fit import predict
-from personalign.types import WEIGHTS, Array, Gaussian, Noise
+from personalign.types import SIDES, WEIGHTS, Array, Gaussian, Noise
 
 THRESHOLD = 4.0  # nats: 3 % of simulated people whose taste stays have an alarm within 50 answers (of 2,000)
 STALE = 0.25  # what answers from before a change still count: the change may be of one taste among several
@@ -52,10 +52,10 @@ def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, ki
     Feedback follows the taste less often than answers do: √weight draws its probability towards ½, which inverts the
     formula of ``types.WEIGHTS``.
     """
-    if choice not in {"a", "b"}:
+    if choice not in SIDES:
         return None
     left = float(predict(v[np.newaxis], post, noise)[0])
-    chance = 0.5 + np.sqrt(WEIGHTS[kind]) * ((left if choice == "a" else 1 - left) - 0.5)
+    chance = 0.5 + np.sqrt(WEIGHTS[kind]) * ((left if SIDES[choice] == "a" else 1 - left) - 0.5)
     return float(-np.log(chance))
 
 

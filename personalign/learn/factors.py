@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.likelihood import TIE
+from personalign.learn.grades import VERDICTS
 from personalign.learn.population import Log, Model, fit_population, group_rows
 from personalign.learn.rows import encode, signs
-from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Ints, Noise
+from personalign.types import INFORMATIVE, MAX_AXES, SIDES, Array, Gaussian, Ints, Noise
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
 COUNTS = (0, 5, 10, 20)  # answers of a held-out person that are known when others are predicted
@@ -201,14 +201,16 @@ def _log(answers: _Answers, turn: Array) -> Log:
     """Turn each answer so that its left side won or tied, and project the features on their directions."""
     outcome = encode(answers.choice.tolist())
     side = signs(answers.v, outcome)
-    return Log((side[:, None] * answers.v) @ turn, outcome == TIE, side, answers.person, group_rows(answers.person))
+    verdict = VERDICTS[outcome]
+    return Log((side[:, None] * answers.v) @ turn, verdict, side, answers.person, group_rows(answers.person))
 
 
 def _num_constant(answers: _Answers) -> int:
     """People with several answers who always took the same side."""
     counts = np.zeros((answers.num_people, 2))
-    np.add.at(counts[:, 0], answers.person[answers.choice == "a"], 1)
-    np.add.at(counts[:, 1], answers.person[answers.choice == "b"], 1)
+    side = np.array([SIDES.get(choice) for choice in answers.choice])
+    np.add.at(counts[:, 0], answers.person[side == "a"], 1)
+    np.add.at(counts[:, 1], answers.person[side == "b"], 1)
     total = np.bincount(answers.person)
     return int(((counts.max(axis=1) == total) & (total > 1)).sum())
 
@@ -257,7 +259,7 @@ def _report(axes: _Axes, held: _Answers, seed: int) -> tuple[Held, ...]:
         records = [Record(z[r], [str(c) for c in held.choice[r]]) for r in asked]
         posts = fit_block(records, axes.prior, axes.noise)
         chances = [
-            np.where(held.choice[t] == "a", prob, 1 - prob)
+            np.where([SIDES[choice] == "a" for choice in held.choice[t]], prob, 1 - prob)
             for t, post in zip([t for t in tests if t], posts, strict=True)
             for prob in [predict(z[t], post.weights, axes.noise)]
         ]

@@ -81,8 +81,8 @@ def fit_many(
 ) -> FittedMany:
     """Fit people in bulk, arrays in and arrays out; the bytes and errors are those of ``fit``.
 
-    ``outcome`` numbers the choices in the order of ``types.CHOICES``: 0 is a, 1 b, 2 a tie. 3 and 4 say nothing, and
-    fill up the rows of people who answered less. People who said nothing get the prior.
+    ``outcome`` numbers the choices in the order of ``types.CHOICES``: 0 is a, 1 b, 2 a tie, from 5 on grades. 3 and 4
+    say nothing, and fill up the rows of people who answered less. People who said nothing get the prior.
     """
     check_prior(prior)
     check_answers(v, outcome, weight, len(prior.mean))

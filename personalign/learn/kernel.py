@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from personalign.learn.grades import LITTLE
 from personalign.learn.likelihood import information, turned
 from personalign.learn.rows import Rows
-from personalign.types import Array, Bools, Gaussian, Noise
+from personalign.types import Array, Gaussian, Ints, Noise
 
 MAX_STEPS = 100
 MAX_HALVINGS = 30
@@ -44,7 +45,7 @@ def posteriors(rows: Rows, prior: Gaussian, noise: Noise, with_covariance: bool)
     spread = rows.v @ prior.covariance  # (U, n, d): VΣ
     sides = noise.side * rows.side
     kernel = spread @ rows.v.transpose(0, 2, 1) + sides[:, :, None] * sides[:, None, :]
-    hill = _Hill(rows.v @ prior.mean, kernel, rows.is_tie, rows.weight, noise)
+    hill = _Hill(rows.v @ prior.mean, kernel, rows.verdict, rows.weight, noise)
     mode = _to_mode(hill)
     return FittedMany(
         prior.mean + (mode.dual[:, None, :] @ spread)[:, 0],
@@ -59,21 +60,21 @@ class _Hill:
 
     start: Array  # (U, n) Vμ
     kernel: Array  # (U, n, n) K
-    is_tie: Bools  # (U, n)
+    verdict: Ints  # (U, n)
     weight: Array  # (U, n)
     noise: Noise
 
     def select(self, people: NDArray[np.generic]) -> _Hill:
-        return _Hill(self.start[people], self.kernel[people], self.is_tie[people], self.weight[people], self.noise)
+        return _Hill(self.start[people], self.kernel[people], self.verdict[people], self.weight[people], self.noise)
 
     def point(self, dual: Array, u: Array) -> _Point:
-        answer = turned(u, self.is_tie, self.noise)
+        answer = turned(u, self.verdict, self.noise)
         height = (self.weight * answer.log_prob - dual * (u - self.start) / 2).sum(axis=1)
         return _Point(dual, u, height, self.weight * answer.score, self.weight * answer.curvature)
 
     def information(self, u: Array) -> Array:
         """Fisher's information about u, the expected curvature."""
-        return self.weight * information(u, self.noise)
+        return self.weight * information(u, self.noise, self.verdict >= LITTLE)
 
 
 class _Point(NamedTuple):

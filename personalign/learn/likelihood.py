@@ -5,14 +5,14 @@ the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K. K is 3, or 
 offered. A tie that is given all the same counts as the limit of a narrow one: u is near 0. Everything is computed from
 log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
 
-The same likelihood is written three times, each as fast as its user needs. Tests compare them.
+The same likelihood is written three times, each as fast as its user needs. Tests compare them. Answers on a scale of
+five have two grades of either side (``grades``).
 
     form        gives                                      used by
     outcomes    log P, score and P of a, b and tie         ``ask``, ``gate``, ``prior``, ``predict``
     turned      log P, score and curvature of the answer,  ``kernel``, in every fit
                 turned so that the left won or tied
     sides       P(a) and P(b)                              ``ask``, to look ahead
-    expected    ``turned``, averaged over u ~ N(m, s²)     ``population``
 """
 
 from __future__ import annotations
@@ -24,17 +24,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from scipy.special import expit, log_expit
 
+from personalign.learn.grades import LITTLE, MUCH, SIGN, VERDICTS, Turned, graded
 from personalign.types import Array, Bools, Ints, Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
-NODES = 7  # of the Gauss–Hermite sums in ``expected``
 _NEVER = -1e3  # stands for log 0: its exponential is 0, but sums with it keep the differences of the rest
 _FAR = 600.0  # the largest |u| that is exponentiated: e^(600 + MAX_UTILITY) is still finite
 _TINY = 1e-300  # the smallest probability that is divided by
-_NARROW = 1e-8  # the smallest standard deviation: below it the expected curvature divides rounding errors
-_PLACES, _SHARE = np.polynomial.hermite_e.hermegauss(NODES)
-_SHARE = _SHARE / _SHARE.sum()
-_SLOPES = _SHARE * _PLACES
 
 
 class Outcomes(NamedTuple):
@@ -43,14 +39,6 @@ class Outcomes(NamedTuple):
     log_prob: Array
     score: Array
     prob: Array
-
-
-class Turned(NamedTuple):
-    """Of answers turned so that the left won or tied: log P, or its mean; its first and negative second derivative."""
-
-    log_prob: Array
-    score: Array
-    curvature: Array
 
 
 def outcomes(u: Float[Array, "*s"], noise: Noise) -> Outcomes:
@@ -70,22 +58,40 @@ def probabilities(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "3 *s"]:
     return outcomes(u, noise).prob
 
 
-def information(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "*s"]:
+def information(u: Float[Array, "*s"], noise: Noise, is_graded: Bool[Bools, "*s"] | None = None) -> Float[Array, "*s"]:
     """Fisher information about u in one answer, Σ_c p′_c²/p_c."""
     each = outcomes(u, noise)
-    return np.asarray((each.prob * each.score**2).sum(axis=0))
+    terms = each.prob * each.score**2
+    plain = np.asarray(terms.sum(axis=0))
+    if is_graded is None or not is_graded.any():
+        return plain
+    grades = [graded(turn * u, np.full(u.shape, is_much), noise) for turn in (1, -1) for is_much in (False, True)]
+    return np.where(is_graded, terms[TIE] + sum(np.exp(grade.log_prob) * grade.score**2 for grade in grades), plain)
 
 
 def log_likelihood(
     u: Float[Array, "*s"], outcome: Integer[Ints, "*s"], noise: Noise
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """Return log P(outcome | u) and its derivative by u."""
-    each, pick = outcomes(u, noise), outcome[np.newaxis]
-    return np.take_along_axis(each.log_prob, pick, 0)[0], np.take_along_axis(each.score, pick, 0)[0]
+    each, pick, is_graded = outcomes(u, noise), np.minimum(outcome, TIE)[np.newaxis], outcome >= LITTLE
+    log_prob, score = (np.take_along_axis(part, pick, 0)[0] for part in each[:2])
+    if not is_graded.any():
+        return log_prob, score
+    grade = graded(SIGN[outcome] * u, VERDICTS[outcome] == MUCH, noise)
+    return np.where(is_graded, grade.log_prob, log_prob), np.where(is_graded, SIGN[outcome] * grade.score, score)
 
 
-def turned(u: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Turned:
-    """The likelihood of the answers given, by one exponential: fits spend their time here."""
+def turned(u: Float[Array, "*s"], verdict: Integer[Ints, "*s"], noise: Noise) -> Turned:
+    """The likelihood of verdicts: A, TIE, LITTLE or MUCH."""
+    plain, is_graded = _turned(u, verdict == TIE, noise), verdict >= LITTLE
+    if not np.any(is_graded):
+        return plain
+    grades = graded(u, verdict == MUCH, noise)
+    return Turned(*(np.where(is_graded, fine, coarse) for fine, coarse in zip(grades, plain, strict=True)))
+
+
+def _turned(u: Array, is_tie: Bools, noise: Noise) -> Turned:
+    """Without grades, by one exponential: fits spend their time here."""
     near = np.clip(u, -_FAR, _FAR)
     odds, theta = np.exp(-near), exp(noise.tie)
     low, high = odds * theta, odds + theta
@@ -104,7 +110,7 @@ def turned(u: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Tu
     share = plain / prob  # of such answers that aren't lapses
     mixed = Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))
     if np.any(is_unoffered):
-        whole = turned(u, is_tie, Noise(0.0, 0.0))
+        whole = _turned(u, is_tie, Noise(0.0, 0.0))
         return Turned(*(np.where(is_tie, tie, side) for tie, side in zip(whole, mixed, strict=True)))
     return mixed
 
@@ -113,18 +119,6 @@ def sides(u: Float[Array, "*s"], noise: Noise) -> tuple[Float[Array, "*s"], Floa
     """P(a) and P(b), by one exponential each: looking ahead spends its time here."""
     meant, floor = 1 - noise.lapse, _floor(noise)
     return meant * expit(u - noise.tie) + floor, meant * expit(-u - noise.tie) + floor
-
-
-def expected(mean: Float[Array, "*s"], variance: Float[Array, "*s"], is_tie: Bool[Bools, "*s"], noise: Noise) -> Turned:
-    """Average log P of the answers given over u ~ N(mean, variance), with derivatives by the mean.
-
-    They come from the score by Gauss–Hermite sums (Stein's identity), so that they are the derivatives of the very sum
-    that is the value. Ties need δ > 0.
-    """
-    spread = np.sqrt(np.maximum(variance, _NARROW**2))
-    u = mean[..., None] + spread[..., None] * _PLACES
-    log_prob, score, _ = turned(u, np.broadcast_to(is_tie[..., None], u.shape), noise)
-    return Turned(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 
 def win_probability(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "*s"]:

@@ -3,7 +3,8 @@
 The fit maximises a lower bound on the marginal likelihood of (m, L, σ_b). Each person's a and side bias get the best
 normal distribution there is (Opper and Archambeau 2009), whose fixed point is a Newton step, batched over people.
 L-BFGS climbs over (m, L, σ_b), in coordinates in which the problem is nearly round. Each column of L is shrunk by a
-precision that MacKay's evidence (1992) chooses; tie and lapse are estimated in between. ``factors`` makes axes of it.
+precision that MacKay's evidence (1992) chooses; tie, lapse and "much" are estimated in between. ``factors`` makes
+axes of it.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Integer
 from scipy.optimize import minimize
 
-from personalign.learn.likelihood import Turned, expected
-from personalign.types import Array, Bools, Ints, Noise
+from personalign.learn.grades import LITTLE, Turned
+from personalign.learn.likelihood import TIE, turned
+from personalign.types import Array, Ints, Noise
 
 ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
 CLIMBS = 20  # steps of L-BFGS in a round
 SETTLE = 4  # Newton steps of people's beliefs at each point of the climb; they start from the last beliefs
 RANDOM, MEANT = 2.0, 38.0  # pseudo-counts of lapses and other answers: a Beta prior of mode 0.05
+NODES = 7  # of the Gauss–Hermite sums in ``expected``
+_NARROW = 1e-8  # the smallest standard deviation: below it the expected curvature divides rounding errors
+_PLACES, _SHARE = np.polynomial.hermite_e.hermegauss(NODES)
+_SHARE = _SHARE / _SHARE.sum()
+_SLOPES = _SHARE * _PLACES
 _CURVATURE = 0.2  # of a typical answer, in information about its utility; only scales the climber's coordinates
 
 
@@ -38,7 +45,7 @@ class Log:
     """Informative answers of many people, turned so that the left side won or tied; ``side`` −1 where turned."""
 
     x: Float[Array, "N F"]
-    is_tie: Bool[Bools, "N"]
+    verdict: Integer[Ints, "N"]  # A, TIE, LITTLE or MUCH
     side: Float[Array, "N"]
     person: Int[Ints, "N"]
     groups: Sequence[Group]
@@ -96,7 +103,7 @@ def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None
     """Fit a model of the given rank: from moments, or in a single round from a model of other people."""
     spread = (log.x**2).mean(0)
     strength = len(log.x) * _CURVATURE * spread  # information about each feature's weight
-    tie = (start and start.noise.tie) or noise.tie if log.is_tie.any() else 0.0  # 0: ties aren't offered
+    tie = (start and start.noise.tie) or noise.tie if (log.verdict == TIE).any() else 0.0  # 0: ties aren't offered
     model = _start(log, rank, replace(noise, tie=tie), spread) if start is None else _narrow(start, rank)
     model = replace(model, noise=replace(model.noise, tie=tie))
     for _ in range(ROUNDS if start is None else 1):
@@ -104,6 +111,20 @@ def fit_population(log: Log, rank: int, noise: Noise, start: Model | None = None
         model, beliefs = _climb(model, log, strength)
         model = _renoise(model, log, beliefs)
     return model
+
+
+def expected(
+    mean: Float[Array, "*s"], variance: Float[Array, "*s"], verdict: Integer[Ints, "*s"], noise: Noise
+) -> Turned:
+    """Average log P of the answers given over u ~ N(mean, variance), with derivatives by the mean.
+
+    They come from the score by Gauss–Hermite sums (Stein's identity), so that they are the derivatives of the very sum
+    that is the value. Ties need δ > 0.
+    """
+    spread = np.sqrt(np.maximum(variance, _NARROW**2))
+    u = mean[..., None] + spread[..., None] * _PLACES
+    log_prob, score, _ = turned(u, np.broadcast_to(verdict[..., None], u.shape), noise)
+    return Turned(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 
 # ---------------------------------------------------------------- people
@@ -123,9 +144,9 @@ def _believe(model: Model, log: Log, start: Beliefs | None = None) -> tuple[Beli
     covariance = start.covariance.copy() if start else np.tile(np.eye(size), (log.num_people, 1, 1))
     value, slope, pull = 0.0, np.zeros(len(z)), np.zeros_like(z)
     fixed, z = np.append(fixed, 0.0), np.vstack([z, np.zeros(size)])
-    is_tie, exists = np.append(log.is_tie, False), np.append(np.ones(len(log.x)), 0.0)
+    verdict, exists = np.append(log.verdict, 0), np.append(np.ones(len(log.x)), 0.0)
     for people, rows in log.groups:
-        block = _Block(fixed[rows], z[rows], is_tie[rows], exists[rows], model.noise)
+        block = _Block(fixed[rows], z[rows], verdict[rows], exists[rows], model.noise)
         mean[people], covariance[people] = block.settle(mean[people], covariance[people], steps)
         bound, is_row = block.bound(mean[people], covariance[people]), rows < len(log.x)
         slope[rows[is_row]], pull[rows[is_row]] = bound.slope[is_row], bound.pull[is_row]
@@ -139,7 +160,7 @@ class _Block:
 
     fixed: Array
     z: Array  # (p, n, s)
-    is_tie: Bools
+    verdict: Ints
     exists: Array
     noise: Noise
 
@@ -147,7 +168,7 @@ class _Block:
         """The likelihood of each answer under the beliefs, 0 for padding; and z @ covariance."""
         spread = self.z @ covariance
         u = self.fixed + (self.z @ mean[:, :, None])[:, :, 0]
-        likelihood = expected(u, (spread * self.z).sum(-1), self.is_tie, self.noise)
+        likelihood = expected(u, (spread * self.z).sum(-1), self.verdict, self.noise)
         return Turned(*(part * self.exists for part in likelihood)), spread
 
     def settle(self, mean: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
@@ -177,7 +198,7 @@ def _start(log: Log, rank: int, noise: Noise, spread: Array) -> Model:
     single answers add to it, is the covariance of tastes up to a known factor.
     """
     mean = _everyone(log, noise, spread)
-    likelihood = expected(log.x @ mean, np.zeros(len(log.x)), log.is_tie, noise)
+    likelihood = expected(log.x @ mean, np.zeros(len(log.x)), log.verdict, noise)
     whiten = 1 / np.sqrt(spread + 1 / (len(log.x) * _CURVATURE))
     x = log.x * whiten
     scores = np.zeros((log.num_people, x.shape[1]))
@@ -206,7 +227,7 @@ def _everyone(log: Log, noise: Noise, spread: Array) -> Array:
 
     def loss(theta: Array) -> tuple[float, Array]:
         weights = theta * scale
-        likelihood = expected(log.x @ weights, certain, log.is_tie, noise)
+        likelihood = expected(log.x @ weights, certain, log.verdict, noise)
         value = (weights**2).sum() / 2 - likelihood.log_prob.sum()
         return float(value), scale * (weights - log.x.T @ likelihood.score)
 
@@ -245,23 +266,25 @@ def _climb(model: Model, log: Log, strength: Array) -> tuple[Model, Beliefs]:
 
 
 def _renoise(model: Model, log: Log, beliefs: Beliefs) -> Model:
-    """Choose tie and lapse by the expected log-likelihood under the beliefs."""
+    """Choose tie and lapse by the expected log-likelihood under the beliefs; "much", too, where that was said."""
     fixed, z = _factors(model, log)
     mean = fixed + (z * beliefs.mean[log.person]).sum(1)
     variance = np.einsum("ns,nst,nt->n", z, beliefs.covariance[log.person], z)
-    has_ties = bool(log.is_tie.any())
+    has_ties, has_grades = bool((log.verdict == TIE).any()), bool((log.verdict >= LITTLE).any())
 
     def noise_of(theta: Array) -> Noise:
         tie = float(np.exp(np.clip(theta[0], -6, 2))) if has_ties else 0.0
-        return replace(model.noise, tie=tie, lapse=float(np.exp(np.clip(theta[1], -9, -0.7))))
+        much = float(np.exp(np.clip(theta[2], -3, 3))) if has_grades else model.noise.much
+        return replace(model.noise, tie=tie, lapse=float(np.exp(np.clip(theta[1], -9, -0.7))), much=much)
 
     def loss(theta: Array) -> float:
         noise = noise_of(theta)
         belief = RANDOM * np.log(noise.lapse) + MEANT * np.log1p(-noise.lapse)
-        return -float(belief + expected(mean, variance, log.is_tie, noise).log_prob.sum())
+        return -float(belief + expected(mean, variance, log.verdict, noise).log_prob.sum())
 
-    start = np.log([max(model.noise.tie, 0.05), max(model.noise.lapse, 1e-3)])
-    climbed = minimize(loss, start, method="Nelder-Mead", options={"maxfev": 40, "xatol": 0.02, "fatol": 0.1})
+    start = np.log([max(model.noise.tie, 0.05), max(model.noise.lapse, 1e-3), model.noise.much])[: 2 + has_grades]
+    options = {"maxfev": 40 * (1 + has_grades), "xatol": 0.02, "fatol": 0.1}
+    climbed = minimize(loss, start, method="Nelder-Mead", options=options)
     return replace(model, noise=noise_of(climbed.x))
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
-from personalign.learn.likelihood import TIE, B
+from personalign.learn.grades import LITTLE, SIGN, VERDICTS
+from personalign.learn.likelihood import TIE
 from personalign.messages import FEEDBACK
 from personalign.types import CHOICES, INFORMATIVE, MAX_AXES, WEIGHTS, Array, Bools, Ints
 
@@ -31,7 +32,7 @@ class Rows:
     """
 
     v: Array  # (U, n, d)
-    is_tie: Bools  # (U, n)
+    verdict: Ints  # (U, n) A, TIE, LITTLE or MUCH
     side: Array  # (U, n)
     weight: Array  # (U, n)
     turn: Array  # (U,) 1, −1, or 0 where the record is its own mirror image, so that the bias is 0
@@ -54,7 +55,7 @@ def weigh(kinds: Sequence[str], choices: Sequence[str]) -> Float[Array, "n"]:
 
 
 def encode(choice: Sequence[str]) -> Ints:
-    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; 3 and 4 say nothing."""
+    """Number choices by their place in ``CHOICES``: 0 for a, 1 for b, 2 for a tie; 3 and 4 say nothing; then grades."""
     try:
         return np.array([CHOICES.index(c) for c in choice], dtype=np.int64)
     except ValueError:
@@ -83,7 +84,7 @@ def check_answers(v: Array, outcome: Ints, weight: Array | None, num_axes: int) 
 
 def says_something(outcome: Ints, weight: Array) -> Bools:
     """Whether a fit learns from each answer."""
-    return (outcome <= TIE) & (weight > 0)
+    return ((outcome <= TIE) | (outcome >= LITTLE)) & (weight > 0)
 
 
 def canonical(v: Array, outcome: Ints, weight: Array, size: int, has_side: bool) -> Rows:
@@ -94,20 +95,20 @@ def canonical(v: Array, outcome: Ints, weight: Array, size: int, has_side: bool)
     sign = np.where(says_something(outcome, weight), signs(v, outcome), 0.0)
     keys = np.empty((*outcome.shape, v.shape[2] + 3))  # a key holds all of an answer but its side
     keys[..., 0] = sign == 0  # what says nothing goes last, and is cut off
-    keys[..., 1] = outcome == TIE
+    keys[..., 1] = VERDICTS[outcome]
     keys[..., 2] = weight
     np.multiply(sign[..., None], v, out=keys[..., 3:])
     keys[..., 3:] += 0.0  # turns −0.0 into 0.0
     people, order = np.arange(len(keys))[:, None], np.argsort(_as_bytes(keys), axis=1)[:, :size]
     keys, side = keys[people, order], (sign * has_side)[people, order]
-    is_tie = keys[..., 1] > 0
-    side, turn = _turn(side, _as_bytes(keys), is_tie & ~keys[..., 3:].any(axis=2))
-    return Rows(keys[..., 3:], is_tie, side, keys[..., 2].copy(), turn)
+    verdict = keys[..., 1].astype(np.int64)
+    side, turn = _turn(side, _as_bytes(keys), (verdict == TIE) & ~keys[..., 3:].any(axis=2))
+    return Rows(keys[..., 3:], verdict, side, keys[..., 2].copy(), turn)
 
 
 def signs(v: Array, outcome: Ints) -> Array:
     """−1 for answers to turn: those that b won, and ties whose first difference is negative."""
-    signs = np.where(outcome == B, -1.0, 1.0)
+    signs = SIGN[outcome]
     ties = v[outcome == TIE]
     first = ties[np.arange(len(ties)), (ties != 0).argmax(axis=1)]
     signs[outcome == TIE] = np.where(first < 0, -1.0, 1.0)

@@ -41,10 +41,13 @@ class Change:
 
 
 def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentation:
-    """Open a question, or find the one that is open."""
+    """Open a question, or find the one that is open, which offers from here on what this one does."""
     records.check_known(session, user)
     _check_saved(session, basis_id)
     row = records.find_open(session, user, basis_id)
+    if row is not None and row.graded != shown.graded:
+        row.graded = shown.graded
+        records.seal(row)
     if row is None:
         row = records.new_presentation(user, basis_id, shown, "open")
         session.add(row)
@@ -59,6 +62,8 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
     """Draft the answer to a question; the profile itself where this answer was given already."""
     records.check_choice(choice)
     shown = records.find_presentation(session, user, presentation_id)
+    if shown.graded and choice in {"a", "b"}:
+        choice += "+"
     if shown.state == "withdrawn":
         raise QuestionError("an undo withdrew this question; ask for the next one")
     state = records.read_state(session, user, shown.basis_id)

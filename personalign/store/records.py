@@ -23,11 +23,12 @@ from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Me
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
 DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a backup, or forget the person"
 # columns that a value has under the same name
-SHOWN = ("question_id", "a", "b", "swapped", "kind")
+SHOWN = ("question_id", "a", "b", "swapped", "kind", "graded")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
 Sealed = PresentationRow | AnswerRow | ProfileRow
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
+LATER = {"graded"}  # columns that older rows have no checksum over: they are in it where they are set
 
 
 def now() -> datetime:
@@ -199,7 +200,7 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
 
 
 def check_choice(choice: str) -> None:
-    """Refuse what is none of the five."""
+    """Refuse what is no choice."""
     if choice not in CHOICES:
         raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
 
@@ -250,7 +251,8 @@ def _digest(row: PresentationRow) -> str:
 
 def _checksum(row: Sealed) -> str:
     unsealed = UNSEALED | {"id"} if isinstance(row, AnswerRow) else UNSEALED  # which SQLite gives an answer later
-    return checksum(_same(row, set(row.__table__.columns.keys()) - unsealed))
+    columns = set(row.__table__.columns.keys()) - unsealed
+    return checksum(_same(row, (name for name in columns if name not in LATER or getattr(row, name))))
 
 
 def encode(array: Array) -> bytes:

@@ -154,6 +154,7 @@ class PresentationRow(Table):
     shown_at: Mapped[datetime]
     kind: Mapped[Text16] = mapped_column(server_default="question")
     origin: Mapped[Text32 | None]  # the first of its kind, of a copy for another basis
+    graded: Mapped[bool] = mapped_column(server_default="0")  # whether "much better" was offered
 
 
 class AnswerRow(Table):

@@ -23,6 +23,7 @@ class Shown:
     swapped: bool
     v: Array  # (d,) features, left minus right
     kind: str = "question"  # or "check", or feedback's, as in ``types.WEIGHTS``
+    graded: bool = False  # whether "much better" was offered, so that "a" is a little better
 
     def __post_init__(self) -> None:
         check_finite("what is shown", self.v)

@@ -3,14 +3,15 @@
 JSONL (an object a row), CSV (with a header) and Parquet have the same five columns, ``user``, ``prompt``, ``a``, ``b``
 and ``choice``; ``id`` and ``time`` are read where they are there, others are left unread. A prompt is a text or a list
 of messages, in any file also as the JSON of one. Every answer is kept, however often it was given: what is left out
-is never chosen by what it says. Read ``basis/people.py`` or ``reward/from_log.py`` next.
+is never chosen by what it says. Where a log has "a++" or "b++" and neither "a+" nor "b+", its "a" and "b" are a little
+better, as for the people who were offered the five. Read ``basis/people.py`` or ``reward/from_log.py`` next.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from personalign.errors import InputError, MessageError
@@ -18,7 +19,7 @@ from personalign.messages import Conversation, check_text
 from personalign.options import check_number
 from personalign.train.prompts import looks_like_messages, read_prompt
 from personalign.train.rows import OPTIONAL, BadRowError, Row, read_rows
-from personalign.types import CHOICES, INFORMATIVE
+from personalign.types import CHOICES, INFORMATIVE, SIDES
 
 BAD_ROWS = 0.1  # a share of them that a log may have
 MIN_PEOPLE = 2
@@ -73,8 +74,9 @@ class Answer:
 
     @property
     def preferred(self) -> str:
-        """The choice as if the pair had been shown in the texts' order."""
-        return MIRRORED.get(self.choice, self.choice) if self.a > self.b else self.choice
+        """The choice without its grade, as if the pair had been shown in the texts' order."""
+        side = SIDES.get(self.choice, self.choice)
+        return MIRRORED.get(side, side) if self.a > self.b else side
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) ->
             bad.setdefault(error.reason, []).append(error)
     _check_bad(path, bad, len(answers), bad_rows)
     events: dict[object, Answer] = {}
-    for i, answer in enumerate(answers):
+    for i, answer in enumerate(_regraded(answers)):
         events.setdefault((answer.pair, answer.event or i), answer)
     distinct = tuple(events.values())
     counts = _counts(len(answers), distinct, bad)
@@ -121,6 +123,14 @@ def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) ->
             "better of hundreds: what people differ in can't be learnt from one"
         )
     return AnswerLog(distinct, counts, path.name)
+
+
+def _regraded(answers: Sequence[Answer]) -> Sequence[Answer]:
+    """Read "a" and "b" as a little better where that is what they were beside "much better"."""
+    choices = {answer.choice for answer in answers}
+    if choices.isdisjoint({"a++", "b++"}) or choices & {"a+", "b+"}:
+        return answers
+    return [replace(given, choice=f"{given.choice}+") if given.choice in MIRRORED else given for given in answers]
 
 
 def _check_bad(path: Path, bad: Mapping[str, Sequence[BadRowError]], num_answers: int, most: float) -> None:
@@ -138,7 +148,7 @@ def _counts(num_usable: int, answers: Sequence[Answer], bad: Mapping[str, Sequen
     informative = [answer for answer in answers if answer.choice in INFORMATIVE]
     choices = defaultdict(list)
     for answer in informative:
-        choices[answer.user].append(answer.choice)
+        choices[answer.user].append(SIDES.get(answer.choice, answer.choice))
     preferred = {(answer.pair, answer.preferred) for answer in informative}
     return LogCounts(
         rows=num_usable + sum(map(len, bad.values())),

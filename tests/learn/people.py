@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from personalign.learn.fit import Fitted, Record, fit_block
 from personalign.learn.gate import prequential
-from personalign.learn.likelihood import probabilities
+from personalign.learn.likelihood import log_likelihood, probabilities
 from personalign.types import CHOICES, Gaussian, Noise
 
 Array = NDArray[np.float64]
 NOISE = Noise(tie=0.3, lapse=0.05, side=0.4)
 UNBIASED = replace(NOISE, side=0.0)
-SWAPPED = {"a": "b", "b": "a"}  # every other choice is its own mirror image
+GRADES = ("a+", "b+", "a++", "b++")
+SWAPPED = {c: c.translate(str.maketrans("ab", "ba")) for c in ("a", "b", *GRADES)}  # the others mirror themselves
 
 
 def prior_of(d: int, seed: int = 0) -> Gaussian:
@@ -49,6 +50,13 @@ def reorder(record: Record, order: Sequence[int]) -> Record:
 def answers(u: Array, noise: Noise, rng: np.random.Generator) -> list[str]:
     """What a person says for utility differences u, by the likelihood's own probabilities."""
     return [str(rng.choice(CHOICES[:3], p=p / p.sum())) for p in probabilities(u, noise).T]
+
+
+def graded_answers(u: Array, noise: Noise, rng: np.random.Generator) -> list[str]:
+    """What a person says for utility differences u where "much better" is offered."""
+    offered = ["tie", *GRADES]
+    each = [log_likelihood(u, np.full(u.shape, CHOICES.index(choice)), noise)[0] for choice in offered]
+    return [str(rng.choice(offered, p=p / p.sum())) for p in np.exp(each).T]
 
 
 def fit_alone(v: Array, choice: Sequence[str], prior: Gaussian, noise: Noise, weight: Array | None = None) -> Fitted:

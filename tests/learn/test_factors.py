@@ -12,7 +12,7 @@ from scipy.special import expit
 from personalign.errors import InputError, QuestionError
 from personalign.learn import Factors, factorise, fit, predict
 from personalign.types import Noise
-from tests.learn.people import SWAPPED, Array, answers, bytes_of
+from tests.learn.people import SWAPPED, Array, answers, bytes_of, graded_answers
 
 PLANTED = Noise(tie=0.4, lapse=0.02, side=0.5)
 RANK, FEATURES = 3, 16
@@ -261,6 +261,19 @@ def test_a_forced_choice_has_its_own_likelihood(flipped: float) -> None:
     noise = factorise(person, v, np.where(is_left, "a", "b"), 3).noise
     assert noise.tie == 0
     assert 0.002 < noise.lapse < 2 * flipped + 0.08
+
+
+@pytest.mark.parametrize("much", [0.8, 3.0])
+def test_how_much_is_much_is_found_in_graded_answers(much: float) -> None:
+    """The second cut is estimated with the prior where a log has grades, and stays the default where it has none."""
+    rng = np.random.default_rng(4)
+    v, weights = rng.normal(size=(2400, 3)), rng.normal(size=(60, 3)) * 1.5
+    person, planted = np.repeat(np.arange(60), 40), Noise(0.4, 0.03, 0.0, much)
+    u = (v * weights[person]).sum(axis=1)
+    noise = factorise(person, v, graded_answers(u, planted, rng), 3).noise
+    assert noise.much == pytest.approx(much, rel=0.25)
+    assert noise.tie == pytest.approx(planted.tie, rel=0.4)
+    assert factorise(person, v, answers(u, planted, rng), 3).noise.much == Noise.much
 
 
 def test_ties_of_held_out_people_alone_are_fitted() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from personalign.errors import InputError, PersonalignError, QuestionError
 from personalign.learn.fit import Record, fit, fit_block, predict, utility
 from personalign.learn.likelihood import information, log_likelihood, win_probability
-from personalign.types import Gaussian, Noise
+from personalign.types import CHOICES, Gaussian, Noise
 from tests.learn.people import (
+    GRADES,
     NOISE,
     UNBIASED,
     Array,
@@ -30,7 +31,7 @@ from tests.learn.people import (
     swap,
 )
 
-OUTCOME = {"a": 0, "b": 1, "tie": 2}
+OUTCOME = {choice: number for number, choice in enumerate(CHOICES)}
 Sketch = tuple[int, int, int, bool, bool]
 FEW = settings(max_examples=30)
 
@@ -180,6 +181,25 @@ def test_the_flip_bound_is_nearly_reached() -> None:
     assert np.linalg.norm(moved) > 0.95 * flip_bound(v[0], prior, noise)
 
 
+@settings(max_examples=60)
+@given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**16), st.floats(0.1, 3.0), st.floats(0.1, 5.0))
+def test_one_graded_answer_that_is_flipped_moves_little(n: int, d: int, seed: int, much: float, length: float) -> None:
+    """Without lapses "much better" turned round moves no further than a flip under a tie as wide as both cuts."""
+    noise, prior = Noise(0.3, 0.0, 0.4, much), prior_of(d, seed)
+    record = record_of(n, d, seed, choices=("a", "b", "tie", *GRADES))
+    v, choice = record.v * length, ["a++", *record.choice[1:]]
+    moved = joint_mode(v, ["b++", *choice[1:]], prior, noise) - joint_mode(v, choice, prior, noise)
+    bound = flip_bound(v[0], prior, replace(noise, tie=noise.tie + much))
+    assert np.linalg.norm(moved) <= bound * (1 + 1e-6) + 1e-6
+
+
+def test_much_better_says_more_than_better_and_a_little_less() -> None:
+    """Along its own pair a person's weight grows with the grade, and a plain answer is between the two."""
+    prior, v = Gaussian(np.zeros(2), 4 * np.eye(2)), np.array([[1.0, 0.0]])
+    little, plain, much = (float(fit(v, [choice], prior, UNBIASED).mean[0]) for choice in ("a+", "a", "a++"))
+    assert 0 < little < plain < much
+
+
 def joint_mode(v: Array, choice: list[str], prior: Gaussian, noise: Noise) -> Array:
     found = fit_alone(v, choice, prior, noise)
     return np.append(found.weights.mean, found.bias)
@@ -194,7 +214,7 @@ def flip_bound(v: Array, prior: Gaussian, noise: Noise) -> float:
 
 
 def possible(noise: Noise) -> tuple[str, ...]:
-    return ("a", "b", "tie") if noise.tie or noise.lapse else ("a", "b")
+    return ("a", "b", "tie", *GRADES) if noise.tie or noise.lapse else ("a", "b", *GRADES)
 
 
 @pytest.mark.parametrize("noise", [NOISE, UNBIASED, Noise(0.0, 0.0, 0.3), Noise(1.0, 0.3, 1.0)])
@@ -253,7 +273,8 @@ def test_the_covariance_is_the_dense_inverse(n: int, d: int, noise: Noise) -> No
 
 def dense_covariance(record: Record, prior: Gaussian, noise: Noise, mean: Array, bias: float) -> Array:
     d = len(mean)
-    weight = record.weight * information(record.v @ mean + bias, noise)
+    is_graded = np.array([choice in GRADES for choice in record.choice])
+    weight = record.weight * information(record.v @ mean + bias, noise, is_graded)
     if not noise.side:
         return np.linalg.inv(np.linalg.inv(prior.covariance) + (record.v.T * weight) @ record.v)
     wide = np.column_stack([record.v, np.ones(len(record.v))])

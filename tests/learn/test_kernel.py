@@ -25,7 +25,7 @@ def crowd(num_people: int, n: int, d: int, seed: int = 0) -> tuple[Array, Array,
     v = rng.normal(size=(num_people, n, d)) * rng.choice([0.1, 1.0, 10.0], size=(num_people, 1, 1))
     v[::5] = np.round(v[::5])
     v[::7, -1] = -v[::7, 0]
-    outcome = rng.choice(len(CHOICES), p=[0.35, 0.35, 0.2, 0.05, 0.05], size=(num_people, n))
+    outcome = rng.choice(len(CHOICES), p=[0.25, 0.25, 0.2, 0.05, 0.05, 0.05, 0.05, 0.05, 0.05], size=(num_people, n))
     outcome[::11] = 4
     weight = np.where(rng.random((num_people, n)) < 0.5, 1.0, rng.uniform(0, 2, (num_people, n)))
     return v, outcome, weight
@@ -67,8 +67,8 @@ def test_a_block_that_is_felt_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = in_blocks(people, prior, 30)
     plain = kernel.turned
 
-    def felt(u: Array, is_tie: Array, noise: Noise) -> object:
-        return plain(u * (1 + len(u) * 2e-16), is_tie, noise)
+    def felt(u: Array, verdict: Array, noise: Noise) -> object:
+        return plain(u * (1 + len(u) * 2e-16), verdict, noise)
 
     monkeypatch.setattr(kernel, "turned", felt)
     assert in_blocks(people, prior, 30) != in_blocks(people, prior, 7)
@@ -131,9 +131,12 @@ def log_posterior(at: Array, v: Array, outcome: Array, weight: Array, prior: Gau
     a, b = log_expit(u - noise.tie), log_expit(-u - noise.tie)
     log_theta = np.log(-np.expm1(-2 * noise.tie)) if noise.tie else -1e3
     tie = log_theta + log_expit(noise.tie - u) + log_expit(noise.tie + u)
-    said = np.choose(outcome, [a, b, tie])
+    much = [log_expit(turn * u - noise.tie - noise.much) for turn in (1, -1)]
+    little = [side + np.log(-np.expm1(grade - side)) for side, grade in zip((a, b), much, strict=True)]
+    said = np.choose(outcome, [a, b, tie, tie, tie, *little, *much])
     if noise.lapse:
-        lapsed = np.logaddexp(np.log1p(-noise.lapse) + said, np.log(noise.lapse / (3 if noise.tie else 2)))
+        floor = noise.lapse / (3 if noise.tie else 2) / np.where(outcome > 4, 2, 1)
+        lapsed = np.logaddexp(np.log1p(-noise.lapse) + said, np.log(floor))
         said = np.where((outcome == 2) & (noise.tie == 0), said, lapsed)
     return float(weight @ said - (off @ np.linalg.solve(prior.covariance, off) + bias**2) / 2)
 
@@ -148,12 +151,14 @@ def slopes(at: Array, v: Array, outcome: Array, weight: Array, prior: Gaussian, 
 @pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("n", [1, 4, 10, 30, 100])
-def test_it_arrives_where_others_arrive(n: int, seed: int, noise: Noise) -> None:
+@pytest.mark.parametrize("graded", [False, True])
+def test_it_arrives_where_others_arrive(n: int, seed: int, noise: Noise, graded: bool) -> None:
     """SciPy's climber finds nothing higher from our mode; without lapses, from the prior's mean it ends at ours."""
     d = [1, 3, 8][seed % 3]
     prior, rng = prior_of(d), np.random.default_rng([n, seed])
     v = rng.normal(size=(n, d)) * [0.3, 1.0, 5.0][seed % 3]
-    outcome = rng.choice(3 if noise.tie else 2, size=n)
+    offered = [0, 1, *([2] if noise.tie else []), *([5, 6, 7, 8] if graded else [])]
+    outcome = np.array(offered)[rng.choice(len(offered), size=n)]
     weight = rng.uniform(0.1, 2, n) if seed % 2 else np.ones(n)
     found = fit_many(v[None], outcome[None], prior, noise, weight[None])
     ours = np.append(found.mean[0], found.bias[0] / noise.side if noise.side else 0.0)
@@ -184,7 +189,7 @@ def test_a_curvature_that_cancels_the_priors_stops_only_its_own() -> None:
     covariances = np.array([[[2.0]], [[3.0]]])
     both = kernel._solve(covariances, np.array([[-0.5], [-0.5]]), np.ones((2, 1)))
     np.testing.assert_array_equal(both, [[0.0], [-2.0]])
-    hill = kernel._Hill(np.zeros((2, 1)), covariances, np.zeros((2, 1), dtype=bool), np.ones((2, 1)), NOISE)
+    hill = kernel._Hill(np.zeros((2, 1)), covariances, np.zeros((2, 1), dtype=np.int64), np.ones((2, 1)), NOISE)
     point = hill.point(np.zeros((2, 1)), hill.start)._replace(curvature=np.array([[-0.5], [0.2]]))
     step, shift = kernel._direction(hill, point)
     assert ((step > 0) & (shift > 0)).all()  # by Fisher's information and by the curvature
@@ -232,6 +237,6 @@ def test_bad_arrays_are_named() -> None:
         fit_many(V, OUTCOME, PRIOR, NOISE, -np.ones((2, 4)))
     with pytest.raises(InputError, match="positive definite"):
         fit_many(V, OUTCOME, replace(PRIOR, covariance=-np.eye(3)))
-    for wrong in (-1, 5):
-        with pytest.raises(QuestionError, match="expected 0 to 4"):
+    for wrong in (-1, 9):
+        with pytest.raises(QuestionError, match="expected 0 to 8"):
             fit_many(V, np.full((2, 4), wrong), PRIOR)

@@ -10,6 +10,8 @@ import pytest
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.fit import Record, fit
+from personalign.learn.grades import LITTLE, MUCH
+from personalign.learn.likelihood import TIE, A
 from personalign.learn.rows import (
     MAX_ANSWERS,
     MAX_AXES,
@@ -29,7 +31,7 @@ class One:
     """One person's rows."""
 
     v: Array
-    is_tie: Array
+    verdict: Array
     side: Array
     weight: Array
     turn: float
@@ -40,25 +42,26 @@ def rows_of(record: Record, side: float = BIASED) -> One:
     weight = np.ones(len(outcome)) if record.weight is None else record.weight
     size = int(says_something(outcome, weight).sum())
     rows = canonical(record.v[None], outcome[None], weight[None], size, side > 0)
-    return One(rows.v[0], rows.is_tie[0], rows.side[0], rows.weight[0], float(rows.turn[0]))
+    return One(rows.v[0], rows.verdict[0], rows.side[0], rows.weight[0], float(rows.turn[0]))
 
 
 def bytes_of(rows: One) -> tuple[bytes, ...]:
-    return tuple(part.tobytes() for part in (rows.v, rows.is_tie, rows.side + 0.0, rows.weight))
+    return tuple(part.tobytes() for part in (rows.v, rows.verdict, rows.side + 0.0, rows.weight))
 
 
 def test_only_what_says_something_is_kept() -> None:
-    """A, b and tie make rows; neither, skip and weight 0 don't."""
-    record = Record(np.eye(6), ["a", "skip", "b", "neither", "tie", "a"], np.array([1.0, 1, 1, 1, 1, 0]))
-    rows = rows_of(record)
-    assert sorted(rows.is_tie.tolist()) == [False, False, True]
-    assert rows.v.shape == (3, 6)
+    """A, b, their grades and tie make rows; neither, skip and weight 0 don't."""
+    choices = ["a", "skip", "b", "neither", "tie", "a", "b+", "a++", "b++"]
+    rows = rows_of(Record(np.eye(9), choices, np.array([1.0, 1, 1, 1, 1, 0, 1, 1, 1])))
+    assert sorted(rows.verdict.tolist()) == [A, A, TIE, LITTLE, MUCH, MUCH]
+    assert rows.v.shape == (6, 9)
 
 
 def test_nothing_said_is_told_apart() -> None:
-    """Neither, skip and weight 0 say nothing; a, b and tie do."""
-    said = says_something(encode(["skip", "neither", "a", "a", "b", "tie"]), np.array([1.0, 1, 0, 1, 1, 1]))
-    assert said.tolist() == [False, False, False, True, True, True]
+    """Neither, skip and weight 0 say nothing; a, b, their grades and tie do."""
+    weight = np.array([1.0, 1, 0, 1, 1, 1, 1, 1])
+    said = says_something(encode(["skip", "neither", "a", "a", "b", "tie", "a+", "b++"]), weight)
+    assert said.tolist() == [False, False, False, True, True, True, True, True]
 
 
 def test_the_winner_is_turned_to_the_left() -> None:
@@ -154,7 +157,7 @@ def test_what_cant_be_fitted_is_refused(
 @pytest.mark.parametrize(
     ("v", "choice", "weight"),
     [
-        (np.ones((5, 2)), CHOICES, np.zeros(5)),
+        (np.ones((len(CHOICES), 2)), CHOICES, np.zeros(len(CHOICES))),
         (np.ones((MAX_ANSWERS, MAX_AXES)), ["a"] * MAX_ANSWERS, None),
         (np.ones((0, 2)), [], None),
     ],

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from personalign.errors import SchemaError, StoreError
-from personalign.store import Store, doctor, engine, schema
+from personalign.store import Shown, Store, doctor, engine, schema
 from personalign.store.database import locate
 from personalign.store.tables import Table
 
@@ -94,6 +95,27 @@ def test_up_down_up_with_a_row_in_every_table(filled, url: str, sql) -> None:
         schema.migrate(locate(url), target)
     assert doctor.report(url)["schema"] == schema.HEAD
     assert _differences(url) == []
+
+
+def test_grades_are_left_out_on_the_way_down(store: Store, url: str, fit, sql) -> None:
+    """Below their revision a graded answer is its side, sound and undamaged; a damaged one isn't sealed anew."""
+    prompt = ({"role": "user", "content": "a taxi, please"},)
+    for question, choice in (("q1", "a"), ("q2", "b++"), ("q3", "a")):
+        shown = Shown(question, prompt, "left", "right", swapped=False, v=np.ones(3), graded=question != "q3")
+        store.commit_answer("ada", store.present("ada", "basis", shown).id, choice, fit)
+    assert sql("SELECT choice FROM answers ORDER BY id") == [("a+",), ("b++",), ("a",)]
+    sql("UPDATE presentations SET kind = 'odd' WHERE question_id = 'q2'")
+    store.close()
+    for target in ("0007", schema.HEAD):
+        schema.migrate(locate(url), target)
+    assert sql("SELECT choice FROM answers ORDER BY id") == [("a",), ("b",), ("a",)]
+    tables = Store.open(url).export("ada")["tables"]
+    assert [row.get("damaged", False) for row in tables["answers"]] == [False, False, False]
+    assert {row["question_id"]: row.get("damaged", False) for row in tables["presentations"]} == {
+        "q1": False,
+        "q2": True,
+        "q3": False,
+    }
 
 
 def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> None:

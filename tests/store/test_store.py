@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from personalign.errors import AlreadyAnswered, BasisError, InputError, ProfileError, QuestionError
 from personalign.store import Shown, Store
-from personalign.types import CHOICES, Gaussian
+from personalign.types import CHOICES, INFORMATIVE, Gaussian
 from tests.store.store_worker import is_known
 
 COPY_OF_EACH = """
     INSERT INTO presentations
     SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at, kind,
-        origin, digest
+        origin, digest, graded
     FROM presentations
 """
 
@@ -134,7 +134,7 @@ def test_an_answer_is_stored_with_its_profile(store: Store, show, fit, choice: s
     (answer,) = store.answers("ada", "basis")
     assert (answer.presentation_id, answer.choice) == (shown.id, choice)
     assert answer.seconds >= 0
-    assert (profile.revision, profile.answers, profile.informative) == (1, 1, int(choice in {"a", "b", "tie"}))
+    assert (profile.revision, profile.answers, profile.informative) == (1, 1, int(choice in INFORMATIVE))
     found = store.profile("ada", "basis")
     assert found is not None
     assert found.mean.tobytes() == shown.v.tobytes()
@@ -158,7 +158,7 @@ def test_the_same_answer_again_changes_nothing_and_another_is_refused(store: Sto
 
 
 def test_an_unknown_choice_is_refused(store: Store, show, fit) -> None:
-    """A choice outside the five is a QuestionError that lists them."""
+    """A choice that there isn't is a QuestionError that lists them."""
     with pytest.raises(QuestionError, match="neither"):
         store.commit_answer("ada", show("q1").id, "left", fit)
 

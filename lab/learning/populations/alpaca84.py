@@ -17,16 +17,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.special import logit
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lab.learning.populations.asked import NewPerson, Population
+from lab.learning.populations.asked import NewPerson, Population, choices
 from lab.learning.populations.votes import read_lines
 from personalign.bundled import TINY
 from personalign.decode import load_causal
 from personalign.decode.embed import embed_replies
 from personalign.types import Message
 
+MUCH = 1 / 3  # of the answers are "much better", where that is offered
 STRENGTH = 1.5  # utility of a standard deviation of a wanted attribute
 HIDING = 0.5  # standard deviation of the noise on the attributes
 SEEN, ANSWERS, POOL, SEEN_TESTS, TESTS = 60, 400, 600, 300, 500
@@ -34,6 +36,18 @@ WORD_AXES = 32
 ENCODED, ENCODED_TEXT = 64, 400  # dimensions of an encoder's that are kept, and characters that it reads
 
 Taste = tuple[tuple[int, int], tuple[int, int]]  # attribute and sign, twice
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Who says "much better", of the pairs that are furthest apart in their eyes, a third of those of the people seen.
+
+    ``spread`` is the standard deviation of the logarithm of a person's own cut over everybody's.
+    """
+
+    seen: bool = False
+    new: bool = False
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +89,7 @@ def population(
     seed: int,
     unseen: int | None = None,
     encoded: Float[NDArray[np.float64], "prompts models dims"] | None = None,
+    grades: Grades = Grades(),
 ) -> Population:
     """Draw who is seen, what they and the new ones are shown, and what they say.
 
@@ -95,11 +110,17 @@ def population(
     tests = [shown.answer(taste, shown.pairs(test, TESTS)) for taste in new]
     pool = shown.pairs(train, POOL)
     asked = [shown.answer(taste, pool) for taste in new]
+    everybody = [*answers, *asked]
+    much = _much(everybody, np.quantile(np.abs([a.margin for a in answers]), 1 - MUCH), grades.spread, seed)
+    much_seen, much_new = np.concatenate(much[:SEEN]), much[SEEN:]
     return Population(
         np.repeat(np.arange(SEEN), ANSWERS),
         np.concatenate([a.v for a in answers]),
-        np.where(np.concatenate([a.left for a in answers]), "a", "b"),
-        [NewPerson(q.v, q.left, t.v, t.left, float(t.agrees.mean())) for q, t in zip(asked, tests, strict=True)],
+        choices(np.concatenate([a.left for a in answers]), much_seen if grades.seen else None),
+        [
+            NewPerson(q.v, q.left, t.v, t.left, float(t.agrees.mean()), m if grades.new else None)
+            for q, t, m in zip(asked, tests, much_new, strict=True)
+        ],
         _kinds(features, replies.attributes, tastes),
     )
 
@@ -107,6 +128,7 @@ def population(
 @dataclass(frozen=True, eq=False)
 class _Answers:
     v: NDArray[np.float64]
+    margin: NDArray[np.float64]  # by which the left was better in a person's eyes when they answered
     left: NDArray[np.bool_]  # the left was chosen
     agrees: NDArray[np.bool_]  # and that is what the hidden utility says
 
@@ -138,9 +160,16 @@ class _Shown:
         (one, sign), (other, turn) = taste
         liked = STRENGTH * (sign * self.attributes[:, :, one] + turn * self.attributes[:, :, other])
         difference = liked[pairs.prompt, pairs.left] - liked[pairs.prompt, pairs.right]
-        left = self.rng.random(len(difference)) < 1 / (1 + np.exp(-difference))
+        margin = difference - logit(self.rng.random(len(difference)))
+        left = margin > 0
         v = self.features[pairs.prompt, pairs.left] - self.features[pairs.prompt, pairs.right]
-        return _Answers(v, left, left == (difference > 0))
+        return _Answers(v, margin, left, left == (difference > 0))
+
+
+def _much(answers: Sequence[_Answers], cut: float, spread: float, seed: int) -> list[NDArray[np.bool_]]:
+    """Which pairs are further apart than each person's own cut; apart from the protocol's draws."""
+    cuts = cut * np.exp(spread * np.random.default_rng([seed, 84]).standard_normal(len(answers)))
+    return [np.abs(a.margin) > own for a, own in zip(answers, cuts, strict=True)]
 
 
 def _tastes() -> list[Taste]:

@@ -25,7 +25,8 @@ class NewPerson:
     """Someone the axes have never met: pairs they may be asked about, and pairs they are judged by.
 
     Pairs are left minus right; ``says`` and ``prefers`` tell where the left is preferred. ``limit`` is the share
-    of the tests that anyone would predict who knew the person's mind, where that is known.
+    of the tests that anyone would predict who knew the person's mind, where that is known. ``much`` tells of which
+    pairs they say "much better", and is None where only sides are asked for.
     """
 
     pool: Float[NDArray[np.float64], "m F"]
@@ -33,6 +34,18 @@ class NewPerson:
     tests: Float[NDArray[np.float64], "t F"]
     prefers: Bool[NDArray[np.bool_], "t"]
     limit: float | None = None
+    much: Bool[NDArray[np.bool_], "m"] | None = None
+
+    @property
+    def choice(self) -> NDArray[Any]:
+        """What they say of each pair of the pool."""
+        return choices(self.says, self.much)
+
+
+def choices(left: NDArray[np.bool_], much: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """Answers in words: the side, and beside it the grade where that is asked for."""
+    sides = np.where(left, "a", "b")
+    return sides if much is None else np.char.add(sides, np.where(much, "++", "+"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +117,7 @@ class _Asked:
     @property
     def record(self) -> Record:
         """What was asked and answered."""
-        return Record(self.pool[self.asked], ["a" if left else "b" for left in self.person.says[self.asked]])
+        return Record(self.pool[self.asked], self.person.choice[self.asked].tolist())
 
     def ask(self, belief: Belief, factors: Factors, rule: str, seed: int) -> None:
         """Ask one more, if any is left."""

@@ -20,7 +20,7 @@ from personalign.basis import Gate
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.gate import SURE, choose_gate, prequential
-from personalign.types import Array, Gaussian, Ints, Noise
+from personalign.types import SIDES, Array, Gaussian, Ints, Noise
 
 COUNTS = (0, 5, 10, 20)  # answers of a person that are known
 JUDGED_AFTER = 10  # answers, as many as are asked
@@ -155,7 +155,7 @@ def _record(person: Person, rows: Int[Ints, "n"]) -> Record:
 
 def _chance(tests: Record, post: Gaussian, noise: Noise) -> Array:
     left = predict(tests.v, post, noise)
-    return np.where(np.array(tests.choice) == "a", left, 1 - left)
+    return np.where([SIDES[choice] == "a" for choice in tests.choice], left, 1 - left)
 
 
 def _right(chance: Array) -> Array:

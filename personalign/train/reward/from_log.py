@@ -28,11 +28,11 @@ from personalign.train.loop import lora_rate
 from personalign.train.reward.pairs import Pair, comparison, hold_out, soft_choices
 from personalign.train.reward.train import RewardRecipe, TrainedReward, save_reward, train_reward
 from personalign.train.work import made_in, track
-from personalign.types import INFORMATIVE
+from personalign.types import INFORMATIVE, SIDES
 
 HELD_OUT = 0.2  # of the people
 COIN = math.log(2)
-PREFERRED = {"a": 1.0, "tie": 0.5, "b": 0.0}
+PREFERRED = {"tie": 0.5} | {choice: float(side == "a") for choice, side in SIDES.items()}
 FIGURES = "figures.json"
 
 

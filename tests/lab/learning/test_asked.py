@@ -77,3 +77,19 @@ def test_kinds_tell_what_people_say(tmp_path: Path) -> None:
     own, others = later[np.arange(24), best], later[np.arange(24), np.roll(best, 1)]
     assert own.mean() > 0.6
     assert own.mean() > others.mean() + 0.1
+
+
+def test_grades_are_the_same_minds_asked_for_more(tmp_path: Path) -> None:
+    """A third of the seen answers are "much better"; sides, pairs and tests are those of the plain protocol."""
+    made_up.make(tmp_path, ["alpaca_eval"])
+    replies = alpaca84.load(tmp_path)
+    plain = alpaca84.population(replies, 0)
+    graded = alpaca84.population(replies, 0, grades=alpaca84.Grades(seen=True, new=True))
+    assert [choice[0] for choice in graded.choice] == plain.choice.tolist()
+    assert np.char.endswith(graded.choice, "++").mean() == pytest.approx(1 / 3, abs=0.001)
+    for one, other in zip(plain.new, graded.new, strict=True):
+        assert one.tests.tobytes() == other.tests.tobytes()
+        assert set(one.choice) == {"a", "b"}
+        assert set(other.choice) == {"a+", "b+", "a++", "b++"}
+    own = alpaca84.population(replies, 0, grades=alpaca84.Grades(seen=True, new=True, spread=0.5))
+    assert (own.choice != graded.choice).any()

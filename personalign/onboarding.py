@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from zlib import crc32
 
 import numpy as np
@@ -24,10 +25,24 @@ from personalign.learn.fit import fit
 from personalign.learn.rank import Ranking, rank
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
+from personalign.learn.stated import conditioned
 from personalign.messages import Feedback, read_candidates, shown
-from personalign.options import check_choice, check_number, check_switch
-from personalign.store import Answer, Presentation, Shown, Store
-from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Choice, Gaussian, Message, Profile, Question, Reason
+from personalign.options import check_choice, check_name, check_number, check_switch
+from personalign.store import Answer, Fit, Key, Presentation, Shown, Statements, Store
+from personalign.types import (
+    INFORMATIVE,
+    SIDES,
+    SPREADS,
+    WEIGHTS,
+    Array,
+    Choice,
+    Gaussian,
+    Message,
+    Profile,
+    Question,
+    Reason,
+    Statement,
+)
 
 DAY_S = 86_400.0
 SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
@@ -88,7 +103,7 @@ class Onboarding:
         for name, value in (("question", question_id), ("choice", choice)):
             if not isinstance(value, str) or not value.isprintable() or len(value) > 64:
                 raise QuestionError(f"the {name} is {shown(value)}, expected a question's id and one of its choices")
-        return self._named(self._store.commit_answer(user, question_id, choice, self._fit, self._judge))
+        return self._named(self._store.commit_answer(user, question_id, choice, self._fit_of(user), self._judge))
 
     def reask(self, user: str) -> Question | None:
         """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
@@ -113,7 +128,7 @@ class Onboarding:
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
-        profile = self._store.undo_answer(user, self._basis.id, self._fit, self._judge)
+        profile = self._store.undo_answer(user, self._basis.id, self._fit_of(user), self._judge)
         if profile is None:
             raise QuestionError("there is no answer to take back; answer a question first")
         return self._named(profile)
@@ -128,8 +143,29 @@ class Onboarding:
         sides = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if sides.a == feedback.chosen else "b"
         return self._named(
-            self._store.commit_feedback(user, self._basis.id, sides, choice, self._fit, self._judge, person)
+            self._store.commit_feedback(user, self._basis.id, sides, choice, self._fit_of(user), self._judge, person)
         )
+
+    def set(self, user: str, positions: Mapping[str, float | None]) -> Profile:
+        """Store where a person wants named axes, and the profile fitted with it; None takes back all stated on one."""
+        if not positions:
+            raise InputError(
+                "found no axis to set, expected one at least, such as length=-1; pass a position from -1 to 1"
+            )
+        stated: dict[Key, Statement | None] = {}
+        for name, position in positions.items():
+            check_name("axis", name, [axis.name for axis in self._basis.named])
+            if position is None:
+                stated |= {(name, kind): None for kind in SPREADS}
+            else:
+                check_number(f"the position on the axis {name!r}", position, -1.0, 1.0)
+                stated[name, "set"] = Statement(name, float(position))
+        return self._state(user, stated)
+
+    def _state(self, user: str, stated: Statements) -> Profile:
+        person, fit = self._store.person(user), self._fit_of(user, stated)
+        profile = self._store.commit_statements(user, self._basis.id, stated, fit, self._judge, person)
+        return self._named(profile or self._basis.first_profile(user))
 
     def drift(self, user: str) -> Drift:
         """What a person's answers so far say about a change of taste."""
@@ -141,7 +177,7 @@ class Onboarding:
         def measure(shown: Presentation) -> Array:
             return self._compare(shown.prompt, shown.a, shown.b)
 
-        profile = self._store.adopt(user, self._basis.id, measure, self._fit, self._judge)
+        profile = self._store.adopt(user, self._basis.id, measure, self._fit_of(user), self._judge)
         return None if profile is None else self._named(profile)
 
     def profile(self, user: str) -> Profile:
@@ -218,13 +254,24 @@ class Onboarding:
         loss = log_loss(answer.v, answer.choice, before, self._basis.noise, answer.kind)
         return replace(answer, loss=loss, gain=self.serving.gain(answer.v, answer.choice, before, answer.kind))
 
-    def _fit(self, answers: Sequence[Answer]) -> Gaussian:
+    def _fit_of(self, user: str, news: Statements = MappingProxyType({})) -> Fit:
+        """What fits a person's answers, given what they stated and what they state now."""
+
+        def fit_stated(answers: tuple[Answer, ...]) -> Gaussian:
+            # a statement meanwhile makes another revision, and the store fits once more
+            stated = {**self._store.standing(user), **news}
+            return self._fit(answers, [statement for statement in stated.values() if statement is not None])
+
+        return fit_stated
+
+    def _fit(self, answers: Sequence[Answer], stated: Sequence[Statement] = ()) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
         weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, _watch(answers).changed_at)
         fitted = select(choices, kinds)
         v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
-        return fit(v[fitted], [choices[i] for i in fitted], self._basis.prior, self._basis.noise, weight[fitted])
+        prior = conditioned(self._basis.prior, stated, self._basis.axes)
+        return fit(v[fitted], [choices[i] for i in fitted], prior, self._basis.noise, weight[fitted])
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)

@@ -118,10 +118,7 @@ class Options:
         """Make them of a caller's keywords; an unknown one is answered with the nearest."""
         names = [option.name for option in fields(cls)]
         for keyword in keywords:
-            if keyword not in names:
-                near = get_close_matches(keyword, names, 1, 0.5)
-                advice = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(names)}"
-                raise InputError(f"found the option {shown(keyword)}, which is unknown; {advice}")
+            check_name("option", keyword, names)
         return cls(**keywords)
 
     @property
@@ -178,6 +175,14 @@ class OptionsDict(TypedDict, total=False):
     alpha: float | None
     schema: Mapping[str, Any] | str | None
     regex: str | None
+
+
+def check_name(kind: str, name: str, names: Sequence[str]) -> None:
+    """Refuse a name that isn't known, with the nearest."""
+    if name not in names:
+        near = get_close_matches(name, names, 1, 0.5)
+        advice = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(names)}"
+        raise InputError(f"found the {kind} {shown(name)}, which is unknown; {advice}")
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:

@@ -154,7 +154,7 @@ class Replies:
     def _forget_erased(self, requests: Sequence[Request]) -> None:
         """Remove the weights of people who were erased after their profile was read."""
         for user in {request.guidance.user for request in requests if request.guidance}:
-            if user and not self._recent.get(user).informative:
+            if user and self._recent.get(user).is_silent:
                 self._forget_weights(user)
 
     def forget(self, user: str) -> None:

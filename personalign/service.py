@@ -188,6 +188,15 @@ class Personalign:
         """
         return self._onboarding.feedback(check_user(user), Feedback(kind, read_messages(messages), chosen, rejected))
 
+    def set(self, user: str, /, **positions: float | None) -> Profile:
+        """Place a person on named axes from −1 to 1, as strong evidence of their own; 0 means that they don't mind.
+
+        ±1 is as strong a taste as the prior's strongest twentieth have. None takes back all that was stated on an axis.
+        """
+        return self._onboarding.set(check_user(user), positions)
+
+    aset = aio.threaded(set)  # noqa: A003 - the verb is meant
+
     def choose(self, user: str, messages: Messages, candidates: Sequence[str]) -> Ranking:
         """Rank replies of any model by how a person would like them; torch is loaded for learnt axes alone.
 

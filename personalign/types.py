@@ -37,6 +37,9 @@ INFORMATIVE: frozenset[str] = frozenset({*SIDES, "tie"})  # the choices that say
 WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
 )
+StatementKind = Literal["set", "said"]
+# How far off what is stated may be, in standard deviations of the prior: a slider means what it shows, words much less.
+SPREADS: Mapping[StatementKind, float] = MappingProxyType({"set": 0.2, "said": 1.0})
 SURE = 1e-13  # of the largest variance: a covariance with a smaller one can't be inverted
 LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
@@ -93,6 +96,25 @@ class Question:
     b: str
 
 
+@dataclass(frozen=True)
+class Statement:
+    """What a person stated about a named axis: a position from −1 to 1, where 0 means that they are indifferent.
+
+    ±1 is a taste as strong as those of the prior's strongest twentieth.
+    """
+
+    axis: str
+    position: float
+    kind: StatementKind = "set"
+    words: str = ""  # in which it was said
+
+    def explain(self, axis: Axis) -> str:
+        """The same in words."""
+        towards = axis.direction(self.position) if self.position else "indifferent"
+        way = f"set to {self.position:g}" if self.kind == "set" else f"said “{self.words}”"
+        return f"{axis.about}: {way} by the person ({towards})"
+
+
 @dataclass(frozen=True, eq=False)
 class Profile:
     """What is known of one person: the posterior over their reward weights, and what it came from.
@@ -113,11 +135,17 @@ class Profile:
     pinned: Mapping[str, float] = field(default_factory=dict)  # axes whose weight the operator sets
     common: Array | None = None  # (d,) the prior's mean, which isn't a taste of their own; None: 0
     openness: float = 1.0  # the share that is served of the difference from ``common``
+    stated: tuple[Statement, ...] = ()  # what the person set or said, and didn't take back
 
     @property
     def posterior(self) -> Gaussian:
         """The weights' distribution."""
         return Gaussian(self.mean, self.covariance)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is known of the person, who gets plain decoding."""
+        return not (self.informative or self.stated)
 
     def __repr__(self) -> str:
         tastes = "; ".join(axis.verdict(surety) for axis, surety in self._tastes(3)) or "no taste stands out"
@@ -132,23 +160,26 @@ class Profile:
         return bars(title, zip(self.axes, self.mean.tolist(), self._deviations().tolist(), strict=True))
 
     def explain(self, top: int = 5) -> str:
-        """The tastes that stand out, in words, surest first, then the pinned axes; one line each."""
-        if not (self.informative and self.openness):
+        """The tastes that stand out, in words, surest first, then what was stated and pinned; one line each."""
+        if not (self.stated or (self.informative and self.openness)):
             return IMPERSONAL if self.informative else UNKNOWN
-        tastes = [f"{axis.verdict(surety)} ({axis.about})" for axis, surety in self._tastes(top)]
+        stated = [s.explain(axis) for s in self.stated for axis in self.axes if axis.name == s.axis]
+        has_set = {s.axis for s in self.stated if s.kind == "set"}
+        learnt = [taste for taste in self._tastes(top + len(has_set)) if taste[0].name not in has_set][:top]
+        tastes = [f"{axis.verdict(surety)} ({axis.about})" for axis, surety in learnt]
         pins = [
             f"{axis.about}: pinned to {self.pinned[axis.name]:g} by the operator, whatever was answered"
             for axis in self.axes
             if axis.name in self.pinned
         ]
-        return "\n".join([*(tastes or ["No taste stands out yet."]), *pins])
+        return "\n".join([*(tastes or stated or ["No taste stands out yet."]), *(stated if tastes else ()), *pins])
 
     def as_system_prompt(self, top: int = 5) -> str:
         """Describe the tastes that stand out to a language model, one sentence each; "" where none does.
 
         As a system message it is a baseline without steering, or goes with steering.
         """
-        if not (self.informative and self.openness):
+        if not (self.stated or (self.informative and self.openness)):
             return ""
         tastes = [(axis, surety, abs(surety)) for axis, surety in self._tastes(top)]
         pins = [(axis, self.pinned[axis.name], 1.0) for axis in self.axes if self.pinned.get(axis.name)]

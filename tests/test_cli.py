@@ -110,6 +110,7 @@ JSON = {
         ("feedback", "ada", HELLO, "--chosen", "Sure, where to?", "--rejected", "No.", "--kind", "edit"),
         {"user", "revision", "answers", "informative", "mean", "explain"},
     ),
+    "set": (("set", "ada", "length=-1", "names=0"), {"user", "revision", "mean", "stated", "explain"}),
     "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "changed", "gained", "usage"}),
     "choose": (
         ("choose", "ada", HELLO, "Where to?", "I can rent you a car, a van or a bike."),
@@ -254,6 +255,11 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "nothing to answer": (("shift", "ada"), "there is no prompt"),
     "no file of prompts": (("shift", "ada", "--prompts", "/no/such/file"), "expected a text file"),
     "no tokens to list": (("shift", "ada", HELLO, "--top", "0"), "Invalid value"),
+    "unknown axis": (("set", "ada", "lenght=-1"), "did you mean length?"),
+    "no position": (("set", "ada", "length=short"), "expected an axis with a number"),
+    "no axis": (("set", "ada", "-1"), "No such option"),
+    "position out of range": (("set", "ada", "length=2"), "expected a number from -1 to 1"),
+    "position that is no number": (("set", "ada", "length=nan"), "expected a number from -1 to 1"),
     "unknown kind of feedback": (
         ("feedback", "ada", HELLO, "--chosen", "Yes.", "--rejected", "No.", "--kind", "applause"),
         "Invalid value for '--kind'",

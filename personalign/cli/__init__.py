@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from personalign.cli.database import db, doctor
-from personalign.cli.onboarding import demo, feedback, onboard
+from personalign.cli.onboarding import demo, feedback, onboard, place
 from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, choose, shift
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 for verb in (demo, onboard, feedback, chat, choose, shift, profile, forget, export, doctor):
     app.command()(verb)
+app.command("set")(place)
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")
 app.add_typer(db, name="db")

@@ -1,4 +1,4 @@
-"""What people answer and show: demo, onboard, which asks in a terminal, and feedback, for what showed in use."""
+"""What people answer, show and state: demo, onboard, which asks in a terminal, feedback and set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, 
 from personalign.cli.output import err, out, print_row
 from personalign.cli.people import profile_row
 from personalign.cli.show import show_answer, show_demo, show_onboarded, show_profile, show_question
-from personalign.errors import QuestionError
+from personalign.errors import InputError, QuestionError
 from personalign.messages import FeedbackKind
 
 if TYPE_CHECKING:
@@ -130,3 +130,35 @@ def feedback(
     with open_service(store, model, basis, is_asking=True) as p:
         profile = p.feedback(user, [{"role": "user", "content": message}], chosen, rejected, kind)
         print_row(profile_row(profile), as_json, show_profile, out, profile, p.basis.prior)
+
+
+def place(
+    user: User,
+    positions: Annotated[
+        list[str],
+        typer.Argument(help="axes with positions from -1 to 1, such as length=-1 or emoji=0; none takes back"),
+    ],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Place a person on named axes: at 1 they want as much as those who want it most, at 0 they don't mind.
+
+    It is their own strong evidence, beside what their answers say. length=none takes back what was stated on an axis.
+
+    With --json: the profile, with stated (axis, kind, position and words of each).
+    """
+    with open_service(store, model, basis, is_asking=True) as p:
+        profile = p.set(user, **dict(map(_position, positions)))
+        print_row(profile_row(profile), as_json, show_profile, out, profile, p.basis.prior)
+
+
+def _position(text: str) -> tuple[str, float | None]:
+    name, _, number = text.partition("=")
+    try:
+        return name, None if number == "none" else float(number)
+    except ValueError:
+        raise InputError(
+            f"found {text!a}, expected an axis with a number from -1 to 1, or with none; pass for example length=-1"
+        ) from None

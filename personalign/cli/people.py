@@ -81,5 +81,6 @@ def profile_row(profile: Profile) -> dict[str, Any]:
         "axes": [axis.name for axis in profile.axes],
         "mean": profile.mean.tolist(),
         "sd": [float(profile.covariance[j, j] ** 0.5) for j in range(len(profile.mean))],
+        "stated": [vars(statement) for statement in profile.stated],
         "explain": profile.explain(),
     }

@@ -18,6 +18,7 @@ from scipy.special import chdtri
 from personalign.basis import Basis
 from personalign.errors import InputError
 from personalign.learn.gate import gain_by, openness, shrink
+from personalign.learn.stated import conditioned
 from personalign.options import check_number
 from personalign.types import MAX_UTILITY, WEIGHTS, Array, Gaussian, Guidance, Profile
 
@@ -44,7 +45,8 @@ class Serving:
         """The weights that guide a person's replies; the profile's own array where nothing changes."""
         post, prior = profile.posterior, self.basis.prior
         if self._gate is not None:
-            post = shrink(self._gate, post, prior, profile.gain, profile.informative)
+            start = conditioned(prior, profile.stated, self.basis.axes)  # the gate judges answers, not what is stated
+            post = shrink(self._gate, post, start, profile.gain, profile.informative)
         weights = bounded(post.mean, prior)
         if not self.pinned:
             return weights
@@ -56,17 +58,19 @@ class Serving:
         return Gaussian(self.weights(profile), profile.covariance * np.outer(is_free, is_free))
 
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
-        """What a request carries of a person; None for someone without an informative answer.
+        """What a request carries of a person; None for someone without an informative answer or statement.
 
-        Where the gate is shut (κ = 0) all people have the same weights: they steer nothing, and the reply says why.
+        Where the gate is shut (κ = 0) all people have the same weights but for what they stated: without that they
+        steer nothing, and the reply says why.
         ``is_everyones`` says that the reward is the same for all people, so that it guides strangers, too.
         """
-        if not profile.informative:
+        if profile.is_silent:
             return Guidance(profile.mean, 1.0, strength, is_shadow=self.is_shadow) if is_everyones else None
-        is_personal = is_everyones or self.openness(profile) > 0
+        is_personal = is_everyones or bool(profile.stated) or self.openness(profile) > 0
+        weights = self.weights(profile)
         return Guidance(
-            weights=self.weights(profile),
-            confidence=self.basis.confidence(profile.covariance) if is_personal else 0.0,
+            weights=weights,
+            confidence=self._confidence(profile, weights) if is_personal else 0.0,
             strength=strength,
             revision=profile.revision,
             user=profile.user,
@@ -75,14 +79,28 @@ class Serving:
             is_personal=is_personal,
         )
 
+    def _confidence(self, profile: Profile, weights: Float[Array, "d"]) -> float:
+        """ρ of the basis; for someone who stated a taste, the same along the weights that are served."""
+        if not profile.stated:
+            return self.basis.confidence(profile.covariance)
+        before = weights @ self.basis.prior.covariance @ weights
+        return 1 - float(weights @ profile.covariance @ weights / before) if before > 0 else 0.0
+
     def openness(self, profile: Profile) -> float:
         """How much of what sets a person apart from μ is served."""
         return 1.0 if self._gate is None else openness(self._gate, profile.gain, profile.informative)
 
     def described(self, profile: Profile) -> Profile:
         """The profile with all that explaining it takes."""
-        basis, share = self.basis, self.openness(profile)
-        return replace(profile, axes=basis.axes, pinned=self.pinned, common=basis.prior.mean, openness=share)
+        basis, names = self.basis, {axis.name for axis in self.basis.axes}
+        return replace(
+            profile,
+            axes=basis.axes,
+            pinned=self.pinned,
+            common=basis.prior.mean,
+            openness=self.openness(profile),
+            stated=tuple(statement for statement in profile.stated if statement.axis in names),
+        )
 
     def gain(self, v: Float[Array, "d"], choice: str, before: Gaussian, kind: str = "question") -> float | None:
         """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate."""

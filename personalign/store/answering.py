@@ -21,8 +21,17 @@ from personalign.errors import AlreadyAnswered, BasisError, QuestionError
 from personalign.messages import FEEDBACK
 from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
-from personalign.store.tables import SCATTERED, AnswerRow, BasisRow, ExposureRow, PresentationRow, ProfileRow, UserRow
-from personalign.store.values import Answer, Measure, Presentation, Shown, State
+from personalign.store.tables import (
+    SCATTERED,
+    AnswerRow,
+    BasisRow,
+    ExposureRow,
+    PresentationRow,
+    ProfileRow,
+    StatementRow,
+    UserRow,
+)
+from personalign.store.values import Answer, Measure, Presentation, Shown, State, Statements
 from personalign.types import Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
@@ -96,9 +105,7 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
     others = tuple(other for other in state.answers if other.presentation_id != presentation_id)
 
     def write(session: Session, answers: tuple[Answer, ...]) -> None:
-        if state.created_at is None:
-            session.add(UserRow(id=user, created_at=now()))
-            session.flush()
+        _add_newcomer(session, state)
         if is_new:
             session.add(records.new_presentation(user, basis_id, shown, "answered", presentation_id))
         else:
@@ -108,6 +115,21 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
         _drop_oldest(session, user, basis_id)
 
     return Change(state, newest((*others, _given(presentation_id, choice, shown))), write)
+
+
+def declare(session: Session, user: str, basis_id: str, stated: Statements) -> Change | Profile | None:
+    """Draft what a person states or takes back; the profile itself where all of it holds already."""
+    _check_saved(session, basis_id)
+    state, before = records.read_state(session, user, basis_id), records.standing(session, user)
+    news = {key: statement for key, statement in stated.items() if statement != before.get(key)}
+    if not news:
+        return state.profile
+
+    def write(session: Session, _: tuple[Answer, ...]) -> None:
+        _add_newcomer(session, state)
+        records.add_statements(session, user, news)
+
+    return Change(state, state.answers, write)
 
 
 def undo(session: Session, user: str, basis_id: str) -> Change | None:
@@ -167,11 +189,12 @@ def copy(state: State, originals: Sequence[Original], measure: Measure) -> Chang
             session.add(records.new_answer(session, state.user, newest_of.get(name, given)))
 
     answers = sorted((*state.answers, *(given for _, given in copies)), key=lambda answer: answer.number)
-    return Change(state, newest(tuple(answers)), write, is_needed=bool(copies), is_complete=True)
+    is_needed = bool(copies) or state.is_behind
+    return Change(state, newest(tuple(answers)), write, is_needed=is_needed, is_complete=True)
 
 
 def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
-    """List the people with an answer under another basis that this one lacks, or whose record a gate hasn't judged."""
+    """List the people whose answers or statements this basis lacks, or whose record a gate hasn't judged."""
     other = aliased(PresentationRow)
     is_known = exists().where(
         other.user_id == PresentationRow.user_id,
@@ -185,8 +208,15 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
         PresentationRow.basis_id != basis_id,
         ~is_known,
     )
+    is_fitted = exists().where(
+        ProfileRow.user_id == StatementRow.user_id,
+        ProfileRow.basis_id == basis_id,
+        ProfileRow.stated >= StatementRow.number,
+    )
+    is_unheard = exists().where(StatementRow.user_id == UserRow.id, ~is_fitted)
     # two ranges, which the index serves; "differs" would read every row
-    lacking = select(UserRow.id).where(or_(UserRow.home < basis_id, UserRow.home > basis_id), is_lacking)
+    is_elsewhere = or_(UserRow.home < basis_id, UserRow.home > basis_id)
+    lacking = select(UserRow.id).where(is_elsewhere, or_(is_lacking, is_unheard))
     unjudged = select(ProfileRow.user_id).where(ProfileRow.basis_id == basis_id, ProfileRow.gain.is_(None))
     people = set(session.scalars(lacking))
     return sorted(people | set(session.scalars(unjudged)) if is_gated else people)
@@ -215,6 +245,12 @@ def find_lacking(session: Session, user: str, basis_id: str) -> tuple[State, lis
 
 def _given(presentation_id: str, choice: str, shown: Shown, seconds: float = 0.0) -> Answer:
     return Answer(presentation_id, cast("Choice", choice), shown.v, seconds, now(), shown.kind, shown.question_id)
+
+
+def _add_newcomer(session: Session, state: State) -> None:
+    if state.created_at is None:
+        session.add(UserRow(id=state.user, created_at=now()))
+        session.flush()
 
 
 def _check_saved(session: Session, basis_id: str) -> None:

@@ -29,6 +29,7 @@ from personalign.store.tables import (
     Json,
     PresentationRow,
     ProfileRow,
+    StatementRow,
     Table,
     TombstoneRow,
     UserRow,
@@ -39,7 +40,9 @@ from personalign.store.tombstones import Tombstone, Tombstones
 TRUNCATE_DEADLINE_S = 5.0
 KEY, APPLIED = "key", "applied"  # facts: the digest of the key, and the last tombstone that was applied
 MARK = "damaged"  # of an exported row
-SEALED: dict[str, type[Sealed]] = {table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow)}
+SEALED: dict[str, type[Sealed]] = {
+    table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow, StatementRow)
+}
 
 
 def erase(connections: Connections, user: str) -> bool:

@@ -16,19 +16,20 @@ from sqlalchemy.orm import Session, defer
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
-from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, UserRow
-from personalign.store.values import Answer, Presentation, Shown, State, check_finite
-from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile
+from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, StatementRow, UserRow
+from personalign.store.values import Answer, Key, Presentation, Shown, State, Statements, check_finite
+from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile, Statement, StatementKind
 
+KEPT_STATEMENTS = 1000  # of a person: the newest, and those that hold
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
 DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a backup, or forget the person"
 # columns that a value has under the same name
 SHOWN = ("question_id", "a", "b", "swapped", "kind", "graded")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
-Sealed = PresentationRow | AnswerRow | ProfileRow
+Sealed = PresentationRow | AnswerRow | ProfileRow | StatementRow
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
-LATER = {"graded"}  # columns that older rows have no checksum over: they are in it where they are set
+LATER = {"graded", "stated"}  # columns that older rows have no checksum over: they are in it where they are set
 
 
 def now() -> datetime:
@@ -45,9 +46,10 @@ def read_state(session: Session, user: str, basis_id: str) -> State:
     answers = [to_answer(*row) for rows in wanted for row in session.execute(rows.options(*no_texts)).all()]
     if len(answers) != (0 if row is None else row.standing):
         raise StoreError("answers of this person are missing: the file was damaged; restore it from a backup")
-    profile = None if row is None else to_profile(row)
+    profile = None if row is None else to_profile(session, row)
     in_order = tuple(sorted(answers, key=lambda answer: answer.number))
-    return State(user, basis_id, created_at(session, user), profile, in_order, _revisions(session, user))
+    is_behind = _newest_statement(session, user) != (row and row.stated)
+    return State(user, basis_id, created_at(session, user), profile, in_order, _revisions(session, user), is_behind)
 
 
 def created_at(session: Session, user: str) -> datetime | None:
@@ -123,19 +125,49 @@ def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
     return Answer(**columns, v=decode(shown.v))
 
 
-def to_profile(row: ProfileRow) -> Profile:
-    """Make the value; StoreError where the row changed."""
+def to_profile(session: Session, row: ProfileRow) -> Profile:
+    """Make the value, with what was stated; StoreError where the row changed."""
     check_row(row)
+    columns = _same(row, ("basis_id", "revision", "answers", "informative"))
     mean, covariance = decode(row.mean), decode(row.covariance).reshape(row.num_axes, row.num_axes)
-    return Profile(
-        row.user_id, row.basis_id, row.revision, mean, covariance, row.answers, row.informative, gain=row.gain or 0.0
-    )
+    stated = () if row.stated is None else tuple(standing(session, row.user_id, row.stated).values())
+    return Profile(**columns, user=row.user_id, mean=mean, covariance=covariance, gain=row.gain or 0.0, stated=stated)
+
+
+def standing(session: Session, user: str, newest: int | None = None) -> dict[Key, Statement]:
+    """Read what a person stated and didn't take back, up to a statement's number; StoreError where one is missing."""
+    stated: dict[Key, Statement] = {}
+    for row in _statements(session, user, newest or 0):
+        if newest is None or row.number <= newest:
+            kind = cast("StatementKind", row.kind)
+            stated.pop((row.axis, kind), None)
+            if row.position is not None:
+                stated[row.axis, kind] = Statement(row.axis, row.position, kind, row.words)
+    return stated
+
+
+def add_statements(session: Session, user: str, stated: Statements) -> None:
+    """Write statements, the next of this person's, and drop what is old and holds no longer."""
+    rows = _statements(session, user)
+    for (axis, kind), statement in stated.items():
+        position, words = (None, "") if statement is None else (statement.position, statement.words)
+        number = rows[-1].number + 1 if rows else 1
+        row = StatementRow(user_id=user, number=number, axis=axis, kind=kind, position=position, words=words)
+        row.stated_at = now()
+        seal(row)
+        session.add(row)
+        rows.append(row)
+    held = {(row.axis, row.kind): row.number for row in rows}.values()
+    for row in rows:
+        if row.number <= rows[-1].number - KEPT_STATEMENTS and row.number not in held:
+            session.delete(row)
 
 
 def check_row(row: Sealed) -> None:
     """Refuse a row that changed since it was written, by its number and never by its content."""
     if row.checksum != _checksum(row):
-        name = "a profile" if isinstance(row, ProfileRow) else f"{row.__tablename__[:-1]} {row.id!a}"
+        number = row.number if isinstance(row, StatementRow) else None if isinstance(row, ProfileRow) else row.id
+        name = "a profile" if number is None else f"{row.__tablename__[:-1]} {number!a}"
         raise StoreError(f"{name} {DAMAGED}")
 
 
@@ -190,13 +222,14 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
         answers=sum(answer.kind == "question" for answer in answers),
         informative=int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE)),
         gain=_gain(answers),
+        stated=_newest_statement(session, state.user),
         num_axes=d,
         mean=encode(fitted.mean),
         covariance=encode(fitted.covariance),
         created_at=now(),
     )
     seal(row)
-    return to_profile(session.merge(row))
+    return to_profile(session, session.merge(row))
 
 
 def check_choice(choice: str) -> None:
@@ -226,6 +259,22 @@ def _find(session: Session, table: type[Row], *conditions: ColumnElement[bool]) 
 def _revisions(session: Session, user: str) -> dict[str, int]:
     rows = select(ProfileRow.basis_id, ProfileRow.revision).where(ProfileRow.user_id == user)
     return dict(session.execute(rows).all())
+
+
+def _statements(session: Session, user: str, least: int = 0) -> list[StatementRow]:
+    """Read a person's statements, all of them checked; ``least`` is a number that the newest has at least."""
+    rows = list(session.scalars(select(StatementRow).where(StatementRow.user_id == user).order_by(StatementRow.number)))
+    for row in rows:
+        check_row(row)
+    newest = rows[-1].number if rows else 0
+    num_kept = sum(row.number > newest - KEPT_STATEMENTS for row in rows)
+    if newest < least or num_kept != min(newest, KEPT_STATEMENTS):
+        raise StoreError("statements of this person are missing: the file was damaged; restore it from a backup")
+    return rows
+
+
+def _newest_statement(session: Session, user: str) -> int | None:
+    return session.scalar(select(func.max(StatementRow.number)).where(StatementRow.user_id == user))
 
 
 def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:

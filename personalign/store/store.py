@@ -6,7 +6,7 @@ so no update is lost between threads or processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,8 +25,20 @@ from personalign.store.files import make_file, require_file, require_folder
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
-from personalign.store.values import Answer, Fit, Judge, Measure, Person, Presentation, Shown, State, leave_unjudged
-from personalign.types import Profile
+from personalign.store.values import (
+    Answer,
+    Fit,
+    Judge,
+    Key,
+    Measure,
+    Person,
+    Presentation,
+    Shown,
+    State,
+    Statements,
+    leave_unjudged,
+)
+from personalign.types import Profile, Statement
 
 ATTEMPTS = 100  # to write what a fit was made for, before another changes the same profile
 Keys = ParamSpec("Keys")
@@ -181,6 +193,22 @@ class Store:
             self._commit(lambda: self._look(answering.observe, user, basis_id, shown, choice), fit, judge, person)
         )
 
+    def commit_statements(
+        self,
+        user: str,
+        basis_id: str,
+        stated: Statements,
+        fit: Fit,
+        judge: Judge = leave_unjudged,
+        person: Person | None = None,
+    ) -> Profile | None:
+        """Store what a person states or takes back, and the profile fitted with it, both or neither.
+
+        What holds already changes nothing; None where nothing is known then. Newcomers are added as by feedback.
+        """
+        check_user(user)
+        return self._commit(lambda: self._look(answering.declare, user, basis_id, stated), fit, judge, person)
+
     def undo_answer(self, user: str, basis_id: str, fit: Fit, judge: Judge = leave_unjudged) -> Profile | None:
         """Withdraw the newest answer, and open its question again in place of another; None without answers."""
         return self._commit(lambda: self._look(answering.undo, user, basis_id), fit, judge)
@@ -201,7 +229,11 @@ class Store:
         """Return the newest revision, without its axes; StoreError where it was damaged."""
         with self._read() as session:
             row = records.find_profile(session, user, basis_id)
-            return None if row is None else records.to_profile(row)
+            return None if row is None else records.to_profile(session, row)
+
+    def standing(self, user: str) -> Mapping[Key, Statement]:
+        """Return what a person stated and didn't take back, oldest first."""
+        return self._look(records.standing, user)
 
     def export(self, user: str) -> dict[str, Any]:
         """Return everything that is stored of a person, as JSON values."""

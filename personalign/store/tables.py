@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from personalign.messages import MAX_USER
-from personalign.types import CHOICES
+from personalign.types import CHOICES, SPREADS
 
 USER_KEY = "user_id"
 SCATTERED = ""
@@ -204,6 +204,23 @@ class ProfileRow(Table):
     covariance: Mapped[bytes]
     checksum: Mapped[Text64]
     created_at: Mapped[datetime]
+    stated: Mapped[int | None]  # number of the newest statement that it was fitted with
+
+
+class StatementRow(Table):
+    """What a person stated about an axis, or took back; of each axis and kind the newest holds."""
+
+    __tablename__ = "statements"
+    __table_args__ = (CheckConstraint(f"kind IN ({', '.join(repr(kind) for kind in SPREADS)})", name="kind"),)
+
+    user_id: Mapped[UserKey] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # grows with what a person states
+    axis: Mapped[str]
+    kind: Mapped[Text16]
+    position: Mapped[float | None]  # none: taken back
+    words: Mapped[str]
+    stated_at: Mapped[datetime]
+    checksum: Mapped[Text64]
 
 
 class ExposureRow(Table):

@@ -9,7 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from personalign.errors import ProfileError
-from personalign.types import Array, Choice, Gaussian, Message, Profile
+from personalign.types import Array, Choice, Gaussian, Message, Profile, Statement, StatementKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,12 @@ class State:
     profile: Profile | None
     answers: tuple[Answer, ...]  # that stand, oldest first
     revisions: Mapping[str, int]  # of the person's profiles, by basis: each change of answers makes a new one
+    is_behind: bool = False  # whether the profile lacks what was stated since, on another basis
 
+
+Key = tuple[str, StatementKind]
+Statements = Mapping[Key, Statement | None]
+"""What is stated, by axis and kind; None takes it back."""
 
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
 """From all answers that stand, oldest first, to the posterior. It runs outside of every transaction."""

@@ -16,7 +16,7 @@ from personalign.store import Shown, Store, engine, erase
 from personalign.store.database import locate
 from personalign.store.tables import USER_KEY, Table
 from personalign.store.tombstones import HEADER_BYTES, RECORD_BYTES, Tombstones
-from personalign.types import Gaussian
+from personalign.types import Gaussian, Statement
 from tests.store.store_worker import is_known
 
 CANARY = "canary-7f3a"
@@ -46,6 +46,10 @@ def live(store: Store) -> Callable[[str], None]:
                 prompt = ({"role": "user", "content": text},)
                 shown = store.present(name, "basis", Shown(f"q{step}", prompt, text, text, swapped=False, v=v))
                 store.commit_answer(name, shown.id, "a", lambda answers: Gaussian(answers[-1].v, np.eye(3)))
+        for name in (user, *neighbours):
+            said = Statement("length", 0.5, "said", f"{name} said so")
+            fitted = Gaussian(HEAD if name == user else np.ones(3), np.eye(3))
+            store.commit_statements(name, "basis", {("length", "said"): said}, lambda _, fitted=fitted: fitted)
         store.undo_answer(user, "basis", lambda _: Gaussian(HEAD, np.eye(3)))
 
     return leave
@@ -58,7 +62,7 @@ def test_nothing_is_left_of_a_person(store: Store, path: Path, live) -> None:
     store.forget(CANARY)
     assert _bytes_left(path) == 0
     assert not is_known(store, CANARY)
-    assert store.profile("neighbour-3", "basis").revision == 4
+    assert store.profile("neighbour-3", "basis").revision == 5
 
 
 def test_nothing_is_left_with_the_other_driver(worker) -> None:

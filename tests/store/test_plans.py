@@ -10,12 +10,21 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from personalign.store import Shown, Store
+from personalign.store import Shown, Statements, Store
 from personalign.store.tables import Table
+from personalign.types import Statement
 
-GROWING = {"users", "presentations", "answers", "profiles", "tombstones"}  # with people; bases and questions don't
+GROWING = {
+    "users",
+    "presentations",
+    "answers",
+    "profiles",
+    "statements",
+    "tombstones",
+}  # with people; bases and questions don't
 WALK = re.compile(rf"SCAN ({'|'.join(GROWING)})\b")
 PAIR = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind="edit")
+STATED: Statements = {("length", "set"): Statement("length", -1.0), ("warmth", "said"): None}
 
 
 def ask(store: Store, user: str) -> str:
@@ -30,6 +39,7 @@ VERBS: dict[str, Callable[[Store, Any], object]] = {
     "ask": lambda store, _: (ask(store, "ada"), store.open_presentation("ada", "basis")),
     "answer": lambda store, fit: store.commit_answer("ada", ask(store, "ada"), "a", fit),
     "feedback": lambda store, fit: store.commit_feedback("ada", "basis", PAIR, "a", fit, person=store.person("ada")),
+    "state": lambda store, fit: store.commit_statements("ada", "basis", STATED, fit, person=store.person("ada")),
     "undo": lambda store, fit: store.undo_answer("ada", "basis", fit),
     "profile": lambda store, _: store.profile("ada", "basis"),
     "behind": lambda store, _: (store.behind("second"), store.behind("second", is_gated=True)),

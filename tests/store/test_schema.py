@@ -16,6 +16,7 @@ from personalign.errors import SchemaError, StoreError
 from personalign.store import Shown, Store, doctor, engine, schema
 from personalign.store.database import locate
 from personalign.store.tables import Table
+from personalign.types import Statement
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,7 @@ def filled(store: Store, show, fit) -> None:
     store.add_user("bob")
     store.forget("bob")
     store.commit_answer("ada", show("q1").id, "a", fit)
+    store.commit_statements("ada", "basis", {("length", "set"): Statement("length", -1.0)}, fit)
     store.close()
 
 

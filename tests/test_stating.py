@@ -1,0 +1,116 @@
+"""Tastes that a person states, on the bundled model and a real SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from personalign.basis import Gate
+from personalign.errors import InputError
+from personalign.learn.served import Serving
+from personalign.service import Personalign
+from personalign.types import Profile
+from tests.onboarded import HELLO, onboard
+
+
+def weight(profile: Profile, axis: str) -> float:
+    """In standard deviations of the bundled prior."""
+    j = [known.name for known in profile.axes].index(axis)
+    return float(profile.mean[j] / np.sqrt(profile.covariance.diagonal().max()))
+
+
+# Set
+
+
+def test_whoever_only_sets_something_is_guided(p: Personalign) -> None:
+    """No question was answered; shorter and longer are felt, and taken back the reply is the model's own."""
+    plain = p.chat("nobody", HELLO)
+    profile = p.set("ada", length=-1)
+    assert (profile.revision, profile.answers, profile.informative) == (1, 0, 0)
+    p.set("ben", length=1)
+    short, long = p.chat("ada", HELLO), p.chat("ben", HELLO)
+    assert short.guided
+    assert long.guided
+    assert len(short.text) < len(long.text)
+    assert p.set("ada", length=None).stated == ()
+    again = p.chat("ada", HELLO)
+    assert (again.text, again.reason) == (plain.text, "no_answers")
+    np.testing.assert_array_equal(p.profile("ada").mean, p.basis.prior.mean)
+
+
+def test_what_is_set_stands_beside_what_is_learnt(p: Personalign) -> None:
+    """It wins over ten answers that say the opposite, is told as the person's own, and stays when an answer goes."""
+    onboard(p, "ada", longer=True)
+    assert weight(p.profile("ada"), "length") > 0
+    told = p.set("ada", length=-1, figures=0).explain().splitlines()
+    assert "how long the reply is: set to -1 by the person (shorter replies)" in told
+    assert "numbers, times and prices: set to 0 by the person (indifferent)" in told
+    assert told[0].startswith(("prefers", "clearly prefers", "may prefer"))
+    assert not any("longer replies" in line or "concrete figures" in line for line in told)
+    assert weight(p.profile("ada"), "length") < -1
+    undone = p.undo("ada")
+    assert [statement.axis for statement in undone.stated] == ["length", "figures"]
+    assert "Strongly favour shorter replies." in undone.as_system_prompt()
+
+
+def test_pins_win_over_what_is_set(open_store: Callable[..., Personalign]) -> None:
+    """The operator's weight serves everybody, whatever they set; it is told."""
+    pinned = open_store(pinned={"length": 0.0})
+    profile = pinned.set("ada", length=-1, names=-1)
+    served = dict(zip([axis.name for axis in profile.axes], pinned.serving.weights(profile).tolist(), strict=True))
+    assert served["length"] == 0
+    assert served["names"] < 0
+    assert "pinned to 0 by the operator" in profile.explain()
+    assert "set to -1 by the person" in profile.explain()
+
+
+def test_a_shut_gate_judges_answers_and_not_what_is_set(p: Personalign) -> None:
+    """Where answers predict nothing personal, a slider still does what it says; without one nothing is served."""
+    shut = Serving(replace(p.basis, gate=Gate(0.0, 0.5)))
+    onboard(p, "ada")
+    before = shut.guidance(shut.described(p.profile("ada")))
+    assert before is not None
+    assert not before.is_personal
+    after = shut.guidance(shut.described(p.set("ada", warmth=1)))
+    assert after is not None
+    assert after.is_personal
+    by_name = dict(zip([axis.name for axis in p.basis.axes], after.weights.tolist(), strict=True))
+    assert by_name["warmth"] > 1.5 * np.sqrt(p.basis.prior.covariance.diagonal()[0])
+    assert by_name.pop("warmth") > 2 * max(map(abs, by_name.values()))  # others move by the prior's correlations
+    assert 0.7 < after.confidence <= 1
+
+
+BAD_POSITIONS: dict[str, tuple[dict[str, object], str]] = {
+    "an unknown axis": ({"lenght": 0}, "did you mean length?"),
+    "an axis of another set": ({"bullets": -1}, "which is unknown"),
+    "out of range": ({"length": -1.5}, "expected a number from -1 to 1"),
+    "NaN": ({"length": float("nan")}, "expected a number from -1 to 1"),
+    "text": ({"length": "short"}, "expected a number from -1 to 1"),
+    "nothing": ({}, "found no axis to set"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_POSITIONS)
+def test_a_bad_position_changes_nothing(p: Personalign, case: str) -> None:
+    """Each is an InputError, also beside a sound one, and what was set before stays."""
+    positions, message = BAD_POSITIONS[case]
+    before = p.set("ada", warmth=0.5)
+    with pytest.raises(InputError, match=message):
+        p.set("ada", **({"warmth": -1} if positions else {}), **positions)  # type: ignore[arg-type]
+    assert p.profile("ada").stated == before.stated
+
+
+def test_what_is_set_is_exported_and_erased(p: Personalign) -> None:
+    """With its history; the next person under the id has none of it."""
+    p.set("ada", length=-1)
+    asyncio.run(p.aset("ada", length=0.5))
+    p.set("ada", length=None)
+    rows = p.export("ada")["tables"]["statements"]
+    assert [(row["axis"], row["position"]) for row in rows] == [("length", -1.0), ("length", 0.5), ("length", None)]
+    assert p.forget("ada")
+    assert not any(p.export("ada")["tables"].values())
+    assert p.profile("ada").stated == ()

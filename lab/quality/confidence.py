@@ -18,7 +18,7 @@ from lab.quality.panel import served
 from lab.quality.people import describe, with_interval
 from personalign.decode import Request, generate
 from personalign.demo.people import Met, fresh_service, gain, meet_pair
-from personalign.demo.scenes import NUM_PROMPTS, load_prompts
+from personalign.demo.run import NUM_PROMPTS, load_prompts
 from personalign.service import Personalign
 from personalign.types import Profile
 

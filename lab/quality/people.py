@@ -24,7 +24,7 @@ from personalign.demo.people import (
     meet_pair,
     onboard,
 )
-from personalign.demo.scenes import NUM_PROMPTS, load_prompts
+from personalign.demo.run import NUM_PROMPTS, load_prompts
 from personalign.service import Personalign
 from personalign.types import Guidance, Message, Profile
 

@@ -14,8 +14,7 @@ from personalign import bundled
 from personalign.bundled import smollm2_obstacle
 from personalign.cli import app
 from personalign.demo import run
-from personalign.demo.run import Demo, run_demo
-from personalign.demo.scenes import scene_for
+from personalign.demo.run import Demo, run_demo, scene_for
 from personalign.errors import InputError
 
 OBSTACLE = smollm2_obstacle()

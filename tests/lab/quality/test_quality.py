@@ -22,7 +22,7 @@ from personalign.basis import Basis
 from personalign.bundled import TINY
 from personalign.decode import Models, Request, SuccessorHead, load_causal
 from personalign.decode.engine import generate
-from personalign.demo.scenes import load_prompts as bundled_prompts
+from personalign.demo.run import load_prompts as bundled_prompts
 from personalign.demo.simulate import opposite_pair
 from personalign.errors import InputError
 from personalign.options import Options

@@ -139,7 +139,7 @@ class Onboarding:
         first, second = sorted((feedback.chosen, feedback.rejected))
         pair = json.dumps([feedback.kind, *feedback.prompt, first, second])
         name = f"{feedback.kind}:{hashlib.sha256(pair.encode()).hexdigest()}"
-        v = self._compare(feedback.prompt, first, second)
+        v = self.compare(feedback.prompt, first, second)
         sides = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if sides.a == feedback.chosen else "b"
         return self._named(
@@ -175,7 +175,7 @@ class Onboarding:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
 
         def measure(shown: Presentation) -> Array:
-            return self._compare(shown.prompt, shown.a, shown.b)
+            return self.compare(shown.prompt, shown.a, shown.b)
 
         profile = self._store.adopt(user, self._basis.id, measure, self._fit_of(user), self._judge)
         return None if profile is None else self._named(profile)
@@ -228,7 +228,7 @@ class Onboarding:
         a, b = (second, first) if swapped else (first, second)
         return Shown(name, prompt, a, b, swapped, v * (-1.0 if swapped else 1.0))
 
-    def _compare(self, prompt: Sequence[Message], first: str, second: str) -> Array:
+    def compare(self, prompt: Sequence[Message], first: str, second: str) -> Array:
         """Features of two texts, first minus second."""
         of_first, of_second = features(self._basis, [prompt, prompt], [first, second], self._embed)
         return np.asarray(of_first - of_second)

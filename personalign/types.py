@@ -35,7 +35,7 @@ INFORMATIVE: frozenset[str] = frozenset({*SIDES, "tie"})  # the choices that say
 # an asked answer, of which ¾ do. p is assumed, not measured. An edit (.70) shows what was wanted, but may correct a
 # fact; a thumb (.65) judges the content, too; a regenerated reply (.60) may be no better liked. A check counts nothing.
 WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0}
+    {"question": 1.0, "edit": 0.64, "thumbs": 0.36, "regenerate": 0.16, "check": 0.0, "trial": 1.0}
 )
 StatementKind = Literal["set", "said"]
 # How far off what is stated may be, in standard deviations of the prior: a slider means what it shows, words much less.

@@ -90,7 +90,7 @@ def test_feedback_under_way_brings_nobody_back(p: Personalign, monkeypatch, is_k
     """Erased while it is measured, a person stays erased, and their text isn't stored; sent again it starts anew."""
     if is_known:
         edit(p, "ada", 1, longer=True)
-    measure = p._onboarding._compare
+    measure = p._onboarding.compare
 
     def forget_meanwhile(*pair):
         p._store.add_user("ada")
@@ -98,7 +98,7 @@ def test_feedback_under_way_brings_nobody_back(p: Personalign, monkeypatch, is_k
         return measure(*pair)
 
     with monkeypatch.context() as erased:
-        erased.setattr(p._onboarding, "_compare", forget_meanwhile)
+        erased.setattr(p._onboarding, "compare", forget_meanwhile)
         with pytest.raises(InputError, match="erased meanwhile"):
             p.feedback("ada", HELLO, "SECRET.", "No.", "edit")
     assert not any(p.export("ada")["tables"].values())

@@ -121,6 +121,7 @@ JSON = {
     "forget": (("forget", "ada"), {"forgotten", "known"}),
     "export": (("export", "ada"), {"user", "known", "tables"}),
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
+    "trial start": (("trial", "start", "--arms", "plain,words"), {"arms", "started_at", "stopped_at"}),
     "db upgrade": (("db", "upgrade"), {"revision"}),
     "db refit": (("db", "refit"), {"basis", "people", "answers"}),
 }
@@ -142,6 +143,9 @@ ELSEWHERE = {
     "basis bootstrap",
     "basis fit",
     "expert train",
+    "trial ask",
+    "trial report",
+    "trial stop",
     "db backup",
     "db restore",
     "bench knowledge",
@@ -173,6 +177,23 @@ def test_json_is_one_line_of_a_process(tmp_path: Path, verb: str) -> None:
     row = start(tmp_path, *words, "--json").row()
     assert fields <= set(row)
     assert set(files(tmp_path)) == {str(tmp_path / picture) for picture in row.get("pictures", ())}
+
+
+def test_a_trial_from_its_start_to_its_report(run: Run) -> None:
+    """Refused before it runs; then a pair is asked until a choice is made, which the report counts."""
+    assert [run("trial", *words).code for words in (("report",), ("stop",), ("ask", "ada", HELLO))] == [2, 2, 2]
+    assert run("trial", "start", "--arms", "plain, magic").code == 2
+    assert run("trial", "start", "--arms", "plain, words", "--json").row()["arms"] == ["plain", "words"]
+    asked = run("trial", "ask", "ada", HELLO, "--json", keys=["x", "a"])
+    assert "words" not in asked.err.replace("which reply is better", "")
+    assert (asked.row()["answers"], len(asked.row()["effects"])) == (1, 1)
+    assert run("trial", "ask", "ben", HELLO, keys=["q"]).code == 0
+    row = run("trial", "report", "--json").row()
+    assert (row["people"], row["waiting"], row["erased"], row["is_known"]) == (1, 1, 0, False)
+    assert [set(arm) for arm in row["arms"]] == [{"arm", "share", "even", "choices", "failures"}] * 2
+    assert row["pairs"][0]["verdict"] in " ".join(run("trial", "report").out.split())
+    assert run("trial", "stop", "--json").row()["stopped_at"] is not None
+    assert run("trial", "ask", "ada", HELLO).code == 2
 
 
 def test_a_backup_is_one_line_and_so_is_its_way_back(run: Run, tmp_path: Path) -> None:

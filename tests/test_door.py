@@ -53,6 +53,7 @@ USER_VERBS: dict[str, Verb] = {
     "stream": lambda p, user: p.stream(user, HELLO),
     "chat_many": lambda p, user: p.chat_many([user], [HELLO]),
     "shift": lambda p, user: p.shift(user, [HELLO]),
+    "trial": lambda p, user: p.trial(user, HELLO),
 }
 OTHER: dict[str, tuple[Verb, set[str]]] = {  # and which odd values are none there
     "consent": (lambda p, odd: p.ask("ada", odd), {"None", "a control character"}),
@@ -71,6 +72,8 @@ OTHER: dict[str, tuple[Verb, set[str]]] = {  # and which odd values are none the
     "chosen": (lambda p, odd: p.feedback("ada", HELLO, odd, "b", "edit"), {"a control character"}),
     "position": (lambda p, odd: p.set("ada", length=odd), {"None"}),
     "axis": (lambda p, odd: p.set("ada", **{odd: 0} if isinstance(odd, str) else {"no axis": odd}), set()),
+    "arms": (lambda p, odd: p.trials.start(odd), set()),
+    "messages of trial": (lambda p, odd: p.trial("ada", odd), set()),
     "kind": (lambda p, odd: p.feedback("ada", HELLO, "a", "b", odd), set()),
     "question_rule": (lambda p, odd: setattr(p, "question_rule", odd), set()),
     "stop_rule": (lambda p, odd: setattr(p, "stop_rule", odd), set()),

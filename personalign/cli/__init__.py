@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from personalign.cli.database import db, doctor
-from personalign.cli.onboarding import demo, feedback, onboard, place
+from personalign.cli.onboarding import demo, feedback, onboard, place, trial
 from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, choose, shift
@@ -31,8 +31,9 @@ for verb in (demo, onboard, feedback, chat, choose, shift, profile, forget, expo
 app.command("set")(place)
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")
+app.add_typer(trial, name="trial")
 app.add_typer(db, name="db")
-for group in (app, basis, expert, db):
+for group in (app, basis, expert, trial, db):
     for command in group.registered_commands:
         assert command.callback is not None, "a verb is a function"
         paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")

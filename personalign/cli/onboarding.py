@@ -1,10 +1,11 @@
-"""What people answer, show and state: demo, onboard, which asks in a terminal, feedback and set."""
+"""What people answer, show, state and compare: demo, onboard, which asks in a terminal, feedback, set and trial."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +13,7 @@ from personalign.bundled import smollm2_obstacle
 from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, User, open_service, read_settings
 from personalign.cli.output import err, out, print_row
 from personalign.cli.people import profile_row
-from personalign.cli.show import show_answer, show_demo, show_onboarded, show_profile, show_question
+from personalign.cli.show import show_answer, show_demo, show_onboarded, show_profile, show_question, show_trial
 from personalign.errors import InputError, QuestionError
 from personalign.messages import FeedbackKind
 
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from personalign.service import Personalign
+    from personalign.store import Trial
+    from personalign.trial import Report
     from personalign.types import Choice, Question
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "aa": "a++", "bb": "b++", "t": "tie", "n": "neither", "s": "skip"}
 SIDES = "[bold]a[/], [bold]b[/]"
 GRADES = "[bold]aa[/] = much better, [bold]a[/], [bold]b[/], [bold]bb[/] = much better"
+trial = typer.Typer(help="Find out which way to write people like best, by blinded choices.", no_args_is_help=True)
 PROMPT = "{}, [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
 
 
@@ -162,3 +166,86 @@ def _position(text: str) -> tuple[str, float | None]:
         raise InputError(
             f"found {text!a}, expected an axis with a number from -1 to 1, or with none; pass for example length=-1"
         ) from None
+
+
+@trial.command("start")
+def trial_start(
+    arms: Annotated[str, typer.Option(help="ways to write, between commas: plain, population, personal, words")],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a trial: "plain" without guidance, by everybody's mean taste, by the profile, or with it in words.
+
+    While it runs, its arms can't be changed. Starting one with the same arms again goes on with it.
+
+    With --json: arms, started_at and stopped_at.
+    """
+    with open_service(store, model, basis, is_asking=True) as p:
+        started = p.trials.start([arm.strip() for arm in arms.split(",")])
+        print_row(_trial_row(started), as_json, out.print, f"a trial of {', '.join(started.arms)} is running")
+
+
+@trial.command("stop")
+def trial_stop(store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
+    """Stop the trial; its report stays.
+
+    With --json: arms, started_at and stopped_at.
+    """
+    with open_service(store, model, basis, create=False, is_asking=True) as p:
+        stopped = p.trials.stop()
+        print_row(_trial_row(stopped), as_json, out.print, f"the trial of {', '.join(stopped.arms)} is stopped")
+
+
+@trial.command("report")
+def trial_report(store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
+    """Show each arm's share of wins, and say whether enough is known; looking often does no harm.
+
+    With --json: started_at, stopped_at; arms, each with share and even (the share if all replies were equally long),
+    choices and failures; pairs, each with the interval of the difference of two shares, is_known and verdict; is_known;
+    people, waiting (pairs that weren't chosen from) and erased (people).
+    """
+    with open_service(store, model, basis, create=False, is_asking=True) as p:
+        report = p.trials.report()
+        print_row(_report_row(report), as_json, show_trial, out, report)
+
+
+@trial.command("ask")
+def trial_ask(
+    user: User,
+    message: Annotated[str, typer.Argument(help="message to answer")],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let two arms of the trial answer a message, and ask the person which reply is better.
+
+    With --json: the profile, and effects, what the choice changed, in words.
+    """
+    with open_service(store, model, basis, device, is_asking=True) as p:
+        console, effects = err if as_json else out, list[str]()
+        question = p.trial(user, [{"role": "user", "content": message}])
+        prompt, title = PROMPT.format(SIDES), "which reply is better?"
+        _converse(p, user, lambda: None if effects else question, lambda: title, console, effects, prompt)
+        profile = p.profile(user)
+        print_row(profile_row(profile) | {"effects": effects}, as_json, out.print, profile.explain(), markup=False)
+
+
+def _trial_row(trial: Trial) -> dict[str, Any]:
+    return {"arms": trial.arms} | _times(trial)
+
+
+def _report_row(report: Report) -> dict[str, Any]:
+    pairs = [asdict(pair) | {"is_known": pair.is_known, "verdict": pair.explain()} for pair in report.pairs]
+    return asdict(report) | {"pairs": pairs, "is_known": report.is_known} | _times(report)
+
+
+def _times(lasting: Trial | Report) -> dict[str, str | None]:
+    stopped = lasting.stopped_at
+    return {
+        "started_at": lasting.started_at.isoformat(),
+        "stopped_at": None if stopped is None else stopped.isoformat(),
+    }

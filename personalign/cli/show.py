@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from personalign.demo.people import Met
     from personalign.demo.run import Demo
     from personalign.learn.rank import Ranking
+    from personalign.learn.shares import Share
     from personalign.shift import ShiftedReply, TokenShift
+    from personalign.trial import Report
     from personalign.types import Gaussian, Profile, Question, Reply
 
 COLOURS = ("white", "cyan", "magenta", "yellow")
@@ -60,16 +62,32 @@ def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:
     table = Table("less", "", "more", title=f"{profile.answers} answers, revision {profile.revision}")
     deviations = (gaussian.covariance.diagonal() ** 0.5 for gaussian in (profile, prior))
     for axis, mean, sd, unit in zip(profile.axes, profile.mean, *deviations, strict=True):
-        table.add_row(axis.less, bar(mean / unit, sd / unit), axis.more)
+        table.add_row(axis.less, bar(mean / unit, (mean - sd) / unit, (mean + sd) / unit), axis.more)
     console.print(table)
 
 
-def bar(mean: float, sd: float) -> Text:
-    """A mean with its standard deviation as characters on a line from −2 to 2."""
+def bar(mean: float, low: float, high: float) -> Text:
+    """A mean in its interval as characters on a line from −2 to 2."""
     places = [2 * i / BAR - 2 for i in range(2 * BAR + 1)]
-    marks = ["│" if i == BAR else "─" if abs(x - mean) <= sd else " " for i, x in enumerate(places)]
+    marks = ["│" if i == BAR else "─" if low <= x <= high else " " for i, x in enumerate(places)]
     marks[min(range(len(places)), key=lambda i: abs(places[i] - mean))] = "●"
-    return Text("".join(marks), style="cyan" if abs(mean) > sd else "dim")
+    return Text("".join(marks), style="cyan" if low > 0 or high < 0 else "dim")
+
+
+def show_trial(console: Console, report: Report) -> None:
+    """Each arm's share of wins as a bar from none to all, and what is known of every two arms."""
+    table = Table("arm", "share of wins", "none … half … all", "at equal length", "choices", "failures")
+    for row in report.arms:
+        line = bar(*(4 * bound - 2 for bound in (row.share.value, row.share.low, row.share.high)))
+        table.add_row(row.arm, _percent(row.share), line, _percent(row.even), str(row.choices), str(row.failures))
+    console.print(table)
+    console.print(Text(report.explain()))
+    counts = f"{report.people} people chose; {report.waiting} pairs without a choice; {report.erased} people erased"
+    console.print(Text(counts, style="dim"))
+
+
+def _percent(share: Share) -> str:
+    return f"{share.value:.0%} ({share.low:.0%} … {share.high:.0%})"
 
 
 def show_reply(console: Console, reply: Reply) -> None:

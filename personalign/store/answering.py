@@ -23,6 +23,7 @@ from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
 from personalign.store.tables import (
     SCATTERED,
+    TRIAL,
     AnswerRow,
     BasisRow,
     ExposureRow,
@@ -141,7 +142,7 @@ def undo(session: Session, user: str, basis_id: str) -> Change | None:
     last = asked[-1]
 
     def write(session: Session, _: tuple[Answer, ...]) -> None:
-        if (waiting := records.find_open(session, user, basis_id)) is not None:
+        if last.kind != TRIAL and (waiting := records.find_open(session, user, basis_id)) is not None:
             _set_state(waiting, "withdrawn")
             session.flush()  # before the other opens: the index allows one
         _undo(session, last.presentation_id)

@@ -25,6 +25,7 @@ from personalign.store.records import Sealed, decode, is_sound
 from personalign.store.tables import (
     USER_KEY,
     AnswerRow,
+    ComparisonRow,
     FactRow,
     Json,
     PresentationRow,
@@ -36,12 +37,13 @@ from personalign.store.tables import (
     UtcDateTime,
 )
 from personalign.store.tombstones import Tombstone, Tombstones
+from personalign.store.trials import note_erasure
 
 TRUNCATE_DEADLINE_S = 5.0
 KEY, APPLIED = "key", "applied"  # facts: the digest of the key, and the last tombstone that was applied
 MARK = "damaged"  # of an exported row
 SEALED: dict[str, type[Sealed]] = {
-    table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow, StatementRow)
+    table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow, StatementRow, ComparisonRow)
 }
 
 
@@ -144,6 +146,7 @@ def _delete_rows(session: Session, users: Iterable[str], tombstones: Iterable[To
     The person is gone for every process. The next opening or erasure empties the log.
     """
     for user in users:
+        note_erasure(session, user)
         for table in reversed(Table.metadata.sorted_tables):  # children first
             if USER_KEY in table.columns:
                 session.execute(delete(table).where(table.columns[USER_KEY] == user))

@@ -16,7 +16,17 @@ from sqlalchemy.orm import Session, defer
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
 from personalign.messages import FEEDBACK
-from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, StatementRow, UserRow
+from personalign.store.tables import (
+    TEXTS,
+    TRIAL,
+    AnswerRow,
+    ComparisonRow,
+    PresentationRow,
+    ProfileRow,
+    StatementRow,
+    TrialRow,
+    UserRow,
+)
 from personalign.store.values import Answer, Key, Presentation, Shown, State, Statements, check_finite
 from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile, Statement, StatementKind
 
@@ -26,9 +36,9 @@ DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a b
 # columns that a value has under the same name
 SHOWN = ("question_id", "a", "b", "swapped", "kind", "graded")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
-Sealed = PresentationRow | AnswerRow | ProfileRow | StatementRow
+Sealed = PresentationRow | AnswerRow | ProfileRow | StatementRow | TrialRow | ComparisonRow
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
-UNSEALED = {"checksum", *TEXTS}  # the digest stands for the texts
+UNSEALED = {"checksum", "num_erased", *TEXTS}  # the digest stands for the texts
 LATER = {"graded", "stated"}  # columns that older rows have no checksum over: they are in it where they are set
 
 
@@ -72,8 +82,9 @@ def find_presentation(session: Session, user: str, presentation_id: str) -> Pres
 
 
 def find_open(session: Session, user: str, basis_id: str) -> PresentationRow | None:
-    """Find the question that waits for this person's answer."""
-    return _find(session, PresentationRow, *shown_to(user, basis_id), PresentationRow.state == "open")
+    """Find the question that waits for this person's answer; what a trial shows isn't one that is asked."""
+    is_asked = PresentationRow.state == "open", PresentationRow.kind != TRIAL
+    return _find(session, PresentationRow, *shown_to(user, basis_id), *is_asked)
 
 
 def find_feedback(session: Session, user: str, basis_id: str, question_id: str) -> PresentationRow | None:
@@ -219,7 +230,7 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
         basis_id=state.basis_id,
         revision=1 + (0 if state.profile is None else state.profile.revision),
         standing=len(answers),
-        answers=sum(answer.kind == "question" for answer in answers),
+        answers=sum(answer.kind in {"question", TRIAL} for answer in answers),
         informative=int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE)),
         gain=_gain(answers),
         stated=_newest_statement(session, state.user),

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from personalign.errors import Conflict, InputError
 from personalign.messages import check_user
-from personalign.store import answering, records
+from personalign.store import answering, records, trials
 from personalign.store.answering import Change
 from personalign.store.backup import back_up
 from personalign.store.connections import Connections
@@ -25,8 +25,10 @@ from personalign.store.files import make_file, require_file, require_folder
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
+from personalign.store.trials import Sides
 from personalign.store.values import (
     Answer,
+    Comparison,
     Fit,
     Judge,
     Key,
@@ -36,6 +38,7 @@ from personalign.store.values import (
     Shown,
     State,
     Statements,
+    Trial,
     leave_unjudged,
 )
 from personalign.types import Profile, Statement
@@ -224,6 +227,46 @@ class Store:
         return self._commit(
             lambda: answering.copy(*self._look(answering.find_lacking, user, basis_id), measure), fit, judge
         )
+
+    def start_trial(self, basis_id: str, arms: Sequence[str]) -> Trial:
+        """Start a trial of a basis; the one that runs, or InputError where that has other arms."""
+        with self._write() as session:
+            return trials.start(session, basis_id, arms)
+
+    def stop_trial(self, basis_id: str) -> Trial | None:
+        """Stop the trial that runs; None where none does."""
+        with self._write() as session:
+            return trials.stop(session, basis_id)
+
+    def newest_trial(self, basis_id: str) -> Trial | None:
+        """Return the trial that runs, or else the last one."""
+        return self._look(trials.newest, basis_id)
+
+    def comparisons(self, trial_id: str) -> list[Comparison]:
+        """Return all that was compared in a trial, in the order of the answers; what has none comes first."""
+        return self._look(trials.comparisons, trial_id)
+
+    def num_compared(self, user: str, trial_id: str) -> int:
+        """Count what was written for a person in a trial, failures included."""
+        return self._look(trials.num_compared, user, trial_id)
+
+    def open_comparison(self, user: str, basis_id: str, question_id: str) -> Presentation | None:
+        """Return what a trial shows on one conversation, while it waits for a choice."""
+        return self._look(trials.find_open, user, basis_id, question_id)
+
+    def present_comparison(
+        self, person: Person, basis_id: str, trial_id: str, sides: Sides, shown: Shown
+    ) -> Presentation:
+        """Record what two arms wrote for a person; what waits on the same conversation is returned instead."""
+        with self._write() as session:
+            self._check_alive(session, person)
+            return trials.present(session, person.user, basis_id, trial_id, sides, shown)
+
+    def note_failure(self, person: Person, trial_id: str, sides: Sides, failed: str) -> None:
+        """Record that of two arms those on the ``failed`` sides wrote nothing."""
+        with self._write() as session:
+            self._check_alive(session, person)
+            trials.note(session, person.user, trial_id, sides, failed=failed)
 
     def profile(self, user: str, basis_id: str) -> Profile | None:
         """Return the newest revision, without its axes; StoreError where it was damaged."""

@@ -19,6 +19,7 @@ from personalign.types import CHOICES, SPREADS
 
 USER_KEY = "user_id"
 SCATTERED = ""
+TRIAL = "trial"  # the kind of presentations whose sides arms of a trial wrote
 TEXTS = ("prompt", "a", "b")  # of a presentation; a fit does without them
 Read = Callable[[Any], Any]
 Text16 = Annotated[str, 16]
@@ -126,15 +127,16 @@ class BasisRow(Table):
 class PresentationRow(Table):
     """Two replies as one person saw them, texts included, so that answers outlive their bank.
 
-    ``kind`` is "question" for what was asked, "check" where it was asked again, or the kind of feedback that chose.
+    ``kind`` is "question" for what was asked, "check" where it was asked again, "trial" for what arms of a trial wrote,
+    or the kind of feedback that chose.
     ``digest`` is over the texts, ``checksum`` over all else and the digest.
     """
 
     __tablename__ = "presentations"
     __table_args__ = (
         CheckConstraint("state IN ('open', 'answered', 'withdrawn')", name="state"),
-        # at most one open question per person and basis, even in a race
-        _index_where("uq_presentations_open", "state = 'open'", "user_id", "basis_id"),
+        # at most one open question per person and basis, even in a race; of a trial's there may be several
+        _index_where("uq_presentations_open", f"state = 'open' AND kind <> '{TRIAL}'", "user_id", "basis_id"),
         Index(None, "user_id", "basis_id", "question_id"),
     )
 
@@ -231,6 +233,39 @@ class ExposureRow(Table):
     basis_id: Mapped[BasisKey] = mapped_column(primary_key=True)
     question_id: Mapped[str] = mapped_column(primary_key=True)
     shown: Mapped[int]
+
+
+class TrialRow(Table):
+    """A trial of several ways to write; its arms never change."""
+
+    __tablename__ = "trials"
+    __table_args__ = (_index_where("uq_trials_running", "stopped_at IS NULL", "basis_id"),)  # one at a time
+
+    id: Mapped[Text32] = mapped_column(primary_key=True)
+    basis_id: Mapped[BasisKey]
+    arms: Mapped[str]  # their names, between commas
+    started_at: Mapped[datetime]
+    stopped_at: Mapped[datetime | None]
+    num_erased: Mapped[int]  # people who were in it and are gone; no part of the checksum, as erasures don't read it
+    checksum: Mapped[Text64]
+
+
+class ComparisonRow(Table):
+    """Which arms of a trial wrote the two sides of what a person was shown, or failed to."""
+
+    __tablename__ = "comparisons"
+    __table_args__ = (Index(None, "trial_id", "user_id"), Index(None, "user_id"), Index(None, "presentation_id"))
+
+    id: Mapped[Text32] = mapped_column(primary_key=True)
+    trial_id: Mapped[str] = mapped_column(String(32), ForeignKey("trials.id"))
+    user_id: Mapped[UserKey]
+    presentation_id: Mapped[str | None] = mapped_column(
+        String(32), ForeignKey("presentations.id", ondelete="CASCADE")
+    )  # none where an arm failed
+    arm_a: Mapped[Text16]  # of the left side
+    arm_b: Mapped[Text16]
+    failed: Mapped[Text16]  # the sides whose arm failed: "", "a", "b" or "ab"
+    checksum: Mapped[Text64]
 
 
 class TombstoneRow(Table):

@@ -22,7 +22,7 @@ class Shown:
     b: str
     swapped: bool
     v: Array  # (d,) features, left minus right
-    kind: str = "question"  # or "check", or feedback's, as in ``types.WEIGHTS``
+    kind: str = "question"  # or "check", "trial", or feedback's, as in ``types.WEIGHTS``
     graded: bool = False  # whether "much better" was offered, so that "a" is a little better
 
     def __post_init__(self) -> None:
@@ -53,6 +53,29 @@ class Answer:
     loss: float | None = None  # log-loss under the profile before it, where that took a side
     gain: float | None = None  # nats by which that predicted it better than everybody's, where there is a gate
     number: int = 0  # grows with a person's answers; 0 until it is stored
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A comparison of several ways to write, over many people."""
+
+    id: str
+    arms: tuple[str, ...]
+    started_at: datetime
+    stopped_at: datetime | None  # None while it runs
+    num_erased: int  # people who were in it and were erased since
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What arms of a trial wrote for one person, and what they chose; people have numbers and no names."""
+
+    person: int
+    a: str  # the arm of the left side
+    b: str
+    failed: str  # the sides whose arm failed: "", "a", "b" or "ab"
+    choice: str | None = None  # None while there is no answer
+    lengths: tuple[int, int] = (0, 0)  # characters, left and right
 
 
 @dataclass(frozen=True)

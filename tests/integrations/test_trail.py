@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from personalign.errors import InputError
-from personalign.integrations.trail import Trail
+from personalign.integrations.hf import Trail
 
 
 def grown(*steps: list[list[int]], num_prompts: int) -> Trail:

@@ -50,6 +50,8 @@ def live(store: Store) -> Callable[[str], None]:
             said = Statement("length", 0.5, "said", f"{name} said so")
             fitted = Gaussian(HEAD if name == user else np.ones(3), np.eye(3))
             store.commit_statements(name, "basis", {("length", "said"): said}, lambda _, fitted=fitted: fitted)
+            trial = store.start_trial("basis", ("plain", "words"))
+            store.note_failure(store.person(name), trial.id, ("plain", "words"), "a")
         store.undo_answer(user, "basis", lambda _: Gaussian(HEAD, np.eye(3)))
 
     return leave
@@ -343,7 +345,7 @@ def test_every_personal_table_is_exported_and_erased(store: Store, live, sql) ->
     live(CANARY)
     personal = {table.name for table in Table.metadata.sorted_tables if USER_KEY in table.columns}
     shared = {table.name for table in Table.metadata.sorted_tables} - personal
-    assert shared == {"users", "bases", "exposures", "tombstones", "facts"}
+    assert shared == {"users", "bases", "exposures", "tombstones", "facts", "trials"}
     exported = store.export(CANARY)["tables"]
     assert exported.keys() == personal | {"users"}
     assert all(exported.values())

@@ -21,6 +21,7 @@ GROWING = {
     "profiles",
     "statements",
     "tombstones",
+    "comparisons",
 }  # with people; bases and questions don't
 WALK = re.compile(rf"SCAN ({'|'.join(GROWING)})\b")
 PAIR = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind="edit")
@@ -31,6 +32,12 @@ def ask(store: Store, user: str) -> str:
     return store.present(
         user, "basis", Shown("q9", (), "a", "b", swapped=False, v=np.ones(3)), person=store.person(user)
     ).id
+
+
+def compare(store: Store, user: str) -> str:
+    shown = Shown("trial:1", (), "a", "b", swapped=False, v=np.ones(3), kind="trial")
+    trial = store.start_trial("basis", ("plain", "personal"))
+    return store.present_comparison(store.person(user), "basis", trial.id, ("plain", "personal"), shown).id
 
 
 VERBS: dict[str, Callable[[Store, Any], object]] = {
@@ -44,6 +51,12 @@ VERBS: dict[str, Callable[[Store, Any], object]] = {
     "profile": lambda store, _: store.profile("ada", "basis"),
     "behind": lambda store, _: (store.behind("second"), store.behind("second", is_gated=True)),
     "refit": lambda store, fit: store.adopt("ada", "second", lambda shown: shown.v, fit),
+    "compare": lambda store, _: (compare(store, "ada"), store.open_comparison("ada", "basis", "trial:1")),
+    "choose an arm": lambda store, fit: store.commit_answer("ada", compare(store, "ada"), "a", fit),
+    "report": lambda store, _: (
+        compare(store, "ada"),
+        store.comparisons(store.start_trial("basis", ["plain", "personal"]).id),
+    ),
     "forget": lambda store, _: store.forget("ada"),
     "erased": lambda store, _: store.erased(["ada"], 0),
     "export": lambda store, _: store.export("ada"),

@@ -61,6 +61,7 @@ def filled(store: Store, show, fit) -> None:
     store.forget("bob")
     store.commit_answer("ada", show("q1").id, "a", fit)
     store.commit_statements("ada", "basis", {("length", "set"): Statement("length", -1.0)}, fit)
+    store.note_failure(store.person("ada"), store.start_trial("basis", ("plain", "words")).id, ("words", "plain"), "a")
     store.close()
 
 

@@ -26,6 +26,10 @@ COSTS = {
     "commit_to_steer_other_process_p99_ms": "the same from another process, 99th percentile, ms",
     "bytes_10000_heads": "memory of 10,000 resident people, bytes",
 }
+ALARMS = {
+    "trials.alarms": "trials of equal arms that ever tell them apart, looked at daily for thirty days",
+    "trials.alarms_fixed": "the same by an interval that is made for a single look",
+}
 METHODS = {
     "greedy.successor.k10.w32": "successor head as served, greedy",
     "sampled.successor.k10.w32": "successor head, β = 32, k = 10",

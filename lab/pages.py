@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from lab.captions import COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS, TALKED
+from lab.captions import ALARMS, COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS, TALKED
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
@@ -162,6 +162,17 @@ def _siblings() -> str:
     return _table(["", "tokens", "text so far, r", "head, r"], table)
 
 
+def _trials() -> str:
+    """In how many trials of so many people an arm that wins so often is said to be the better one."""
+    found: dict[str, list[Result]] = {}
+    for name, row in _rows("trials").items():
+        if name.startswith("trials.found."):
+            found.setdefault(name.rpartition(".")[0], []).append(row)
+    table = [[f"{rows[-1]['wins']:.0%}", *map(_interval, rows)] for rows in found.values()]
+    sizes = (row["figure"].rpartition(".")[2] for row in next(iter(found.values())))
+    return _table(["wins", *(f"{size} people" for size in sizes)], table)
+
+
 def _alpha() -> str:
     bits = [row for name, row in _rows("quality").items() if name.startswith("alpha.bits")]
     return _table(["α", *(f"{row['alpha']:g}" for row in bits)], [["bits", *(f"{row['value']:.3f}" for row in bits)]])
@@ -265,6 +276,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "heads": _heads,
     "siblings": _siblings,
     "alpha": _alpha,
+    "alarms": lambda: _figures("trials", ALARMS),
+    "trials": _trials,
     "learning": _learning,
     "gaussian": _gaussian,
     "life": _life,

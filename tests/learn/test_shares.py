@@ -10,6 +10,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
+from lab.learning.trials import ARMS, draw, false_alarms, first_pair, fixed, is_told_apart, until
 from personalign.learn.shares import (
     COUNTED,
     MISS,
@@ -23,75 +24,13 @@ from personalign.learn.shares import (
     shares,
     widening,
 )
-from personalign.types import Array
-
-ARMS = ("plain", "personal")
-DAYS = 30
-
-
-def draw(
-    rng: np.random.Generator,
-    people: int = 60,
-    most: int = 6,
-    liking: float = 0.0,
-    arms: tuple[str, ...] = ARMS,
-    by_length: float = 0.0,
-) -> tuple[Results, Array]:
-    """A trial of 30 days: people come on a day, each with a taste of their own, and make up to ``most`` choices.
-
-    ``liking`` is by how many log-odds the last arm is liked better; it also writes longer by ``by_length``, which
-    people like.
-    """
-    person = np.repeat(np.arange(people), rng.integers(1, most + 1, people))
-    n = len(person)
-    day = np.minimum(rng.integers(0, DAYS, people)[person] + rng.integers(0, 10, n), DAYS - 1)
-    order = np.argsort(day, kind="stable")
-    person, day = person[order], day[order]
-    left = rng.integers(len(arms), size=n)
-    right = (left + rng.integers(1, len(arms), n)) % len(arms)
-    taste = rng.normal(0, 1, (people, len(arms))) + liking * (np.arange(len(arms)) == len(arms) - 1)
-    size = by_length * (np.arange(len(arms)) == len(arms) - 1)
-    longer = rng.normal(0, 0.3, n) + size[left] - size[right]
-    odds = taste[person, left] - taste[person, right] + (2 * longer if by_length else 0.0)
-    score = (rng.random(n) < expit(odds)).astype(np.float64)
-    score[rng.random(n) < 0.1] = 0.5
-    return Results(arms, person, left, right, score, longer), day
-
-
-def until(results: Results, day: Array, last: int) -> Results:
-    """What was chosen up to a day."""
-    names = ("person", "left", "right", "score", "longer")
-    return replace(results, **{name: getattr(results, name)[day <= last] for name in names})
-
-
-def fixed_interval(results: Results) -> Pair:
-    """The usual 95 % interval of the mean over people, made to be looked at once."""
-    weight, (chosen, place) = results.weight, np.unique(results.person, return_inverse=True)
-    if len(chosen) < 10:
-        return Pair(*results.arms, -1.0, 1.0, len(chosen))
-    gaps = 2 * np.bincount(place, weight * results.credit[:, 0])
-    reach = norm.ppf(0.975) * gaps.std() / np.sqrt(len(gaps))
-    return Pair(*results.arms, gaps.mean() - reach, gaps.mean() + reach, len(gaps))
-
-
-def is_told_apart(pair: Pair) -> bool:
-    return pair.low > 0 or pair.high < 0
-
-
-def looked_at_daily(results: Results, day: Array, look) -> bool:
-    """Whether the arms are told apart on any day, from the third on."""
-    return any(is_told_apart(look(until(results, day, last))) for last in range(2, DAYS))
 
 
 @pytest.mark.slow
 def test_no_effect_is_not_found_however_often_one_looks() -> None:
     """In 1,000 trials of equal arms, looked at each day, at most 5 % ever tell them apart; a fixed interval's do."""
-    rng = np.random.default_rng(13)
-    trials = [draw(rng) for _ in range(1000)]
-    found = sum(looked_at_daily(*trial, lambda results: pairs(results)[0]) for trial in trials)
-    assert found <= 1000 * MISS
-    cheated = sum(looked_at_daily(*trial, fixed_interval) for trial in trials[:200])
-    assert cheated > 200 * MISS
+    assert false_alarms(first_pair, 1000, seed=13).mean() <= MISS
+    assert false_alarms(fixed, 200, seed=13).mean() > MISS
 
 
 def test_an_effect_is_found() -> None:

@@ -96,6 +96,12 @@ DIFFERENCES = {
     "smollm2.person_over_words.blocks.4.16": "blocks over the profile in words",
 }
 
+WISHES = {
+    "wishes.made_up.precision": "of the wishes taken from made-up sentences, the share that is right",
+    "wishes.made_up.recall": "of the wishes in them, the share that is taken",
+    "wishes.precision": "the first share with 250 sentences of real dialogues among them",
+    "wishes.false_alarms_per_million": "wishes taken wrongly from a million sentences of real dialogues",
+}
 KNOWLEDGE = {
     "smollm2.knowledge_kept": "bits of the answers' tokens in the short list, tilted ÷ plain",
     "smollm2.knowledge.listed": "share of the answers' tokens that the short list holds",

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from lab.captions import ALARMS, COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS, TALKED
+from lab.captions import ALARMS, COSTS, DIFFERENCES, KNOWLEDGE, LEARNT, METHODS, PEOPLE, PROSE, SPEEDS, TALKED, WISHES
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
@@ -280,6 +280,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "trials": _trials,
     "learning": _learning,
     "gaussian": _gaussian,
+    "wishes": lambda: _figures("wishes", WISHES),
     "life": _life,
     "erasure": _erasure,
     "dialogue": _dialogue,

@@ -61,6 +61,16 @@ def read_messages(messages: object, *, is_answered: bool = False) -> Conversatio
     return conversation
 
 
+def instructed(conversation: Conversation, instruction: str) -> list[Message]:
+    """Put an instruction below the system message's text, or before a conversation without one; "" changes nothing."""
+    if not instruction:
+        return list(conversation)
+    if conversation[0]["role"] != "system":
+        return [{"role": "system", "content": instruction}, *conversation]
+    system, *others = conversation
+    return [{"role": "system", "content": f"{system['content']}\n\n{instruction}"}, *others]
+
+
 def read_candidates(candidates: object) -> tuple[str, ...]:
     """Take replies to choose from.
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -22,11 +23,12 @@ from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, c
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.fit import fit
+from personalign.learn.prior import conditioned
 from personalign.learn.rank import Ranking, rank
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
-from personalign.learn.stated import conditioned
-from personalign.messages import Feedback, read_candidates, shown
+from personalign.learn.wishes import ReadWishes, Understood, understand
+from personalign.messages import Conversation, Feedback, check_text, instructed, read_candidates, shown
 from personalign.options import check_choice, check_name, check_number, check_switch
 from personalign.store import Answer, Fit, Key, Presentation, Shown, Statements, Store
 from personalign.types import (
@@ -54,11 +56,12 @@ EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than th
 
 @dataclass(frozen=True)
 class Rules:
-    """How the next question is chosen, when enough is known, and after how many days an answer counts half."""
+    """How people are asked, when enough is known, how long an answer counts, and how wishes in words are read."""
 
     question_rule: str  # one of QUESTION_RULES
     stop_rule: StopRule
     half_life_days: float | None = None  # None: never
+    read_wishes: ReadWishes = understand
 
     def __post_init__(self) -> None:
         check_choice("question_rule", self.question_rule, QUESTION_RULES)
@@ -68,6 +71,20 @@ class Rules:
             )
         if self.half_life_days is not None:
             check_number("half_life_days", self.half_life_days, SHORTEST_DAYS, LONGEST_DAYS)
+        if not callable(self.read_wishes):
+            raise InputError(f"read_wishes is {shown(self.read_wishes)}, expected a function of a text and some axes")
+
+
+def rule(name: str, meaning: str) -> Any:  # noqa: ANN401 - the property is annotated
+    """One of the ``Rules`` as a property of the service, which has an ``Onboarding``."""
+
+    def read(service: Any) -> object:  # noqa: ANN401 - likewise
+        return getattr(service._onboarding.rules, name)  # noqa: SLF001 - the property is the service's own
+
+    def write(service: Any, rule: Any) -> None:  # noqa: ANN401 - as its annotation says, which the rules check
+        service._onboarding.rules = replace(service._onboarding.rules, **{name: rule})  # noqa: SLF001
+
+    return property(read, write, doc=meaning)
 
 
 class Onboarding:
@@ -162,6 +179,17 @@ class Onboarding:
                 stated[name, "set"] = Statement(name, float(position))
         return self._state(user, stated)
 
+    def say(self, user: str, text: str) -> Understood:
+        """Store what a person wishes in words, as weak evidence, and the profile fitted with it."""
+        understood = self.rules.read_wishes(text, self._basis.named)
+        for wish in understood.wishes:
+            check_name("axis", wish.axis, [axis.name for axis in self._basis.named])
+            check_number(f"the position on the axis {wish.axis!r}", wish.position, -1.0, 1.0)
+            check_text("the words of a wish", wish.words)
+        if understood.wishes:
+            self._state(user, {(wish.axis, "said"): replace(wish, kind="said") for wish in understood.wishes})
+        return understood
+
     def _state(self, user: str, stated: Statements) -> Profile:
         person, fit = self._store.person(user), self._fit_of(user, stated)
         profile = self._store.commit_statements(user, self._basis.id, stated, fit, self._judge, person)
@@ -183,6 +211,10 @@ class Onboarding:
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""
         return self._named(self._store.profile(user, self._basis.id) or self._basis.first_profile(user))
+
+    def messages(self, user: str, conversation: Conversation) -> list[Message]:
+        """The conversation with what is certain of a person in its system message."""
+        return instructed(conversation, self.profile(user).as_system_prompt(is_certain=True))
 
     def choose(self, user: str, prompt: Sequence[Message], replies: Sequence[str]) -> Ranking:
         """Rank replies to a prompt by what is known of a person."""

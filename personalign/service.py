@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -21,8 +20,9 @@ from personalign.learn.ask import StopRule
 from personalign.learn.drift import Drift
 from personalign.learn.rank import Ranking
 from personalign.learn.served import Serving
+from personalign.learn.wishes import ReadWishes, Understood
 from personalign.messages import Feedback, FeedbackKind, Message, check_place, check_text, check_user, read_messages
-from personalign.onboarding import Onboarding
+from personalign.onboarding import Onboarding, rule
 from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
 from personalign.store import Store
 from personalign.trial import Trials
@@ -36,18 +36,6 @@ if TYPE_CHECKING:
     from personalign.shift import ShiftedReply
 
 Messages = Sequence[Message]
-
-
-def _rule(name: str, meaning: str) -> Any:  # noqa: ANN401 - the property is annotated
-    """One of the ``Rules`` that people are asked by, as a property of the service."""
-
-    def read(self: Personalign) -> object:
-        return getattr(self._onboarding.rules, name)
-
-    def write(self: Personalign, rule: Any) -> None:  # noqa: ANN401 - as its annotation says, which the rules check
-        self._onboarding.rules = replace(self._onboarding.rules, **{name: rule})
-
-    return property(read, write, doc=meaning)
 
 
 class Personalign:
@@ -189,13 +177,18 @@ class Personalign:
         return self._onboarding.feedback(check_user(user), Feedback(kind, read_messages(messages), chosen, rejected))
 
     def set(self, user: str, /, **positions: float | None) -> Profile:
-        """Place a person on named axes from −1 to 1, as strong evidence of their own; 0 means that they don't mind.
-
-        ±1 is as strong a taste as the prior's strongest twentieth have. None takes back all that was stated on an axis.
-        """
+        """Place a person on named axes from −1 to 1, as their own strong evidence; None takes back what they stated."""
         return self._onboarding.set(check_user(user), positions)
 
-    aset = aio.threaded(set)  # noqa: A003 - the verb is meant
+    def say(self, user: str, text: str) -> Understood:
+        """Take a wish in everyday English as weak evidence, and tell what was understood; ``set`` takes it back."""
+        return self._onboarding.say(check_user(user), check_text("the wish", text))
+
+    aset, asay = aio.threaded(set), aio.threaded(say)  # noqa: A003 - the verb is meant
+
+    def messages(self, user: str, messages: Messages) -> list[Message]:
+        """The conversation for a model that is prompted: what is certain of a person stands in its system message."""
+        return self._onboarding.messages(check_user(user), read_messages(messages))
 
     def choose(self, user: str, messages: Messages, candidates: Sequence[str]) -> Ranking:
         """Rank replies of any model by how a person would like them; torch is loaded for learnt axes alone.
@@ -234,9 +227,10 @@ class Personalign:
         """Fit a person's answers from other bases on this one; None where none is lacking. The old ones stay."""
         return self._onboarding.refit(check_user(user))
 
-    stop_rule: StopRule = _rule("stop_rule", "When enough is known; another rule holds from the next question on.")
-    question_rule: str = _rule("question_rule", "How the next question is chosen: by a rule of ``learn/ask.py``.")
-    half_life_days: float | None = _rule("half_life_days", "After how many days an answer counts half; None: never.")
+    stop_rule: StopRule = rule("stop_rule", "When enough is known; another rule holds from the next question on.")
+    question_rule: str = rule("question_rule", "How the next question is chosen: by a rule of ``learn/ask.py``.")
+    half_life_days: float | None = rule("half_life_days", "After how many days an answer counts half; None: never.")
+    read_wishes: ReadWishes = rule("read_wishes", "How wishes in words are read; an application may have a classifier.")
 
     # Replies
 
@@ -248,8 +242,7 @@ class Personalign:
             Overloaded: too many replies are being written already.
             EngineError: the reply failed while it was written.
         """
-        requests = self._requests([user], [messages], options)
-        return self._replies.write(requests)[0]
+        return self._replies.write(self._requests([user], [messages], options))[0]
 
     def stream(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Iterator[str]:
         """``chat`` piece by piece; dropping the iterator ends the reply. Only ``EngineError`` comes after the call."""
@@ -278,14 +271,12 @@ class Personalign:
             raise InputError(
                 f"found {len(users)} people and {len(conversations)} conversations, expected as many; pass one for each"
             )
-        requests = self._requests(users, conversations, options)
-        return self._replies.write(requests)
+        return self._replies.write(self._requests(users, conversations, options))
 
     def shift(self, user: str, conversations: Sequence[Messages], **options: Unpack[OptionsDict]) -> list[ShiftedReply]:
         """Write replies as ``chat`` does, with what the reward and the expert did to each token's probability."""
         users = [user] * len(check_list("conversations", conversations))
-        requests = self._requests(users, conversations, options)
-        return self._replies.shift(requests)
+        return self._replies.shift(self._requests(users, conversations, options))
 
     def _requests(self, users: Sequence[str], conversations: Sequence[Messages], options: OptionsDict) -> list[Request]:
         """Check all that is asked for before the model is loaded."""

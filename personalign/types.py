@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError, ProfileError
 from personalign.messages import Message as Message  # noqa: PLC0414 - what questions and requests are made of
-from personalign.words import FAINT, IMPERSONAL, UNKNOWN, Axis, bars
+from personalign.words import CLEAR, FAINT, IMPERSONAL, STRONG, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,6 +41,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType(
 StatementKind = Literal["set", "said"]
 # How far off what is stated may be, in standard deviations of the prior: a slider means what it shows, words much less.
 SPREADS: Mapping[StatementKind, float] = MappingProxyType({"set": 0.2, "said": 1.0})
+MOST_TOLD = 200  # characters: at most 80 tokens, even of a vocabulary of 4,096
 SURE = 1e-13  # of the largest variance: a covariance with a smaller one can't be inverted
 LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
@@ -174,17 +176,28 @@ class Profile:
         ]
         return "\n".join([*(tastes or stated or ["No taste stands out yet."]), *(stated if tastes else ()), *pins])
 
-    def as_system_prompt(self, top: int = 5) -> str:
+    def as_system_prompt(self, top: int = 5, *, is_certain: bool = False) -> str:
         """Describe the tastes that stand out to a language model, one sentence each; "" where none does.
 
-        As a system message it is a baseline without steering, or goes with steering.
+        As a system message it is a baseline without steering, or goes with steering. With ``is_certain`` it holds what
+        was stated and what is clear, in at most 80 tokens.
         """
         if not (self.stated or (self.informative and self.openness)):
             return ""
-        tastes = [(axis, surety, abs(surety)) for axis, surety in self._tastes(top)]
+        sizes = {s.axis: STRONG * abs(s.position) for s in self.stated if s.kind == "set"}
+        stated = {s.axis for s in self.stated}
+        tastes = [
+            (axis, surety, sizes.get(axis.name, abs(surety)))
+            for axis, surety in self._tastes(len(self.axes))
+            if abs(surety) >= CLEAR or axis.name in stated or not is_certain
+        ]
+        tastes = sorted(tastes, key=lambda taste: taste[0].name not in stated)[:top]  # what was stated comes first
         pins = [(axis, self.pinned[axis.name], 1.0) for axis in self.axes if self.pinned.get(axis.name)]
         wishes = [axis.wish(*wish) for axis, *wish in [*tastes, *pins] if not axis.name.startswith(LEARNT)]
-        return "\n".join(["Write every reply the way this person likes replies to be.", *wishes]) if wishes else ""
+        lines = ["Write every reply the way this person likes replies to be.", *wishes]
+        ends = accumulate(len(line) + 1 for line in lines)
+        short = [line for line, end in zip(lines, ends, strict=True) if end <= MOST_TOLD or not is_certain]
+        return "\n".join(short) if wishes else ""
 
     def changes(self, previous: Profile, top: int = 3) -> str:
         """The changes since an earlier profile, in words, the largest first; one line each.

@@ -111,6 +111,7 @@ JSON = {
         {"user", "revision", "answers", "informative", "mean", "explain"},
     ),
     "set": (("set", "ada", "length=-1", "names=0"), {"user", "revision", "mean", "stated", "explain"}),
+    "say": (("say", "ada", "Shorter, please. And stop the rain."), {"user", "revision", "wishes", "remainder"}),
     "chat": (("chat", "ada", HELLO), {"text", "guided", "reason", "revision", "kl", "changed", "gained", "usage"}),
     "choose": (
         ("choose", "ada", HELLO, "Where to?", "I can rent you a car, a van or a bike."),
@@ -276,6 +277,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "nothing to answer": (("shift", "ada"), "there is no prompt"),
     "no file of prompts": (("shift", "ada", "--prompts", "/no/such/file"), "expected a text file"),
     "no tokens to list": (("shift", "ada", HELLO, "--top", "0"), "Invalid value"),
+    "blank wish": (("say", "ada", " "), "the wish is blank"),
+    "huge wish": (("say", "ada", "shorter please " * 10_000), "shorten it"),
     "unknown axis": (("set", "ada", "lenght=-1"), "did you mean length?"),
     "no position": (("set", "ada", "length=short"), "expected an axis with a number"),
     "no axis": (("set", "ada", "-1"), "No such option"),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from personalign.basis import Gate
-from personalign.errors import InputError
+from personalign.errors import InputError, MessageError
 from personalign.learn.served import Serving
+from personalign.learn.wishes import Understood
 from personalign.service import Personalign
-from personalign.types import Profile
+from personalign.types import Message, Profile, Statement
+from personalign.words import Axis
 from tests.onboarded import HELLO, onboard
 
 
@@ -114,3 +117,100 @@ def test_what_is_set_is_exported_and_erased(p: Personalign) -> None:
     assert p.forget("ada")
     assert not any(p.export("ada")["tables"].values())
     assert p.profile("ada").stated == ()
+
+
+# Say
+
+
+def test_a_wish_is_weak_evidence(p: Personalign) -> None:
+    """It guides someone who said nothing else, less than a slider does; ten answers outweigh it; it is taken back."""
+    understood = p.say("ada", "Shorter please, and stop the rain.")
+    assert [(wish.axis, wish.position, wish.words) for wish in understood.wishes] == [
+        ("length", -0.5, "Shorter please")
+    ]
+    assert understood.remainder == ("and stop the rain",)
+    said, placed = p.profile("ada"), p.set("ben", length=-0.5)
+    assert weight(placed, "length") < weight(said, "length") < 0
+    assert "said “Shorter please” by the person (shorter replies)" in said.explain()
+    assert p.chat("ada", HELLO).guided
+    onboard(p, "ada", longer=True)
+    assert weight(p.profile("ada"), "length") > 0
+    assert p.set("ada", length=None).stated == ()
+
+
+def test_an_ordinary_request_leaves_no_trace(p: Personalign) -> None:
+    """Nobody is added by it; a wish adds them (the control)."""
+    assert p.say("ada", "make the pasta sauce thicker") == Understood((), ("make the pasta sauce thicker",))
+    assert not p.is_known("ada")
+    asyncio.run(p.asay("ada", "Longer, please."))
+    assert p.is_known("ada")
+
+
+@pytest.mark.parametrize("text", ["", " ", "shorter please " * 100_000, "shorter \ud800", None])
+def test_a_bad_wish_changes_nothing(p: Personalign, caplog, text: str) -> None:
+    """Blank, huge, half a character or no text: a MessageError; what was said before stays, and no log has a word."""
+    caplog.set_level(logging.DEBUG)
+    p.say("ada", "Please use formal language.")
+    before = p.profile("ada").stated
+    with pytest.raises(MessageError, match="the wish"):
+        p.say("ada", text)
+    assert p.profile("ada").stated == before
+    assert "formal" not in caplog.text
+    assert "shorter" not in caplog.text
+
+
+def test_an_application_reads_wishes_itself(p: Personalign) -> None:
+    """Its own function gets text and axes; what it gives is checked, and kept as said."""
+
+    def read(text: str, axes: Sequence[Axis]) -> Understood:
+        assert {axis.name for axis in axes} >= {"length", "warmth"}
+        position = {"kürzer": -0.5, "viel": -9.0}[text]
+        return Understood((Statement("length" if position > -1 else "warmth", position, words=text),), ())
+
+    p.read_wishes = read
+    p.say("ada", "kürzer")
+    assert p.profile("ada").stated == (Statement("length", -0.5, "said", "kürzer"),)
+    with pytest.raises(InputError, match="expected a number from -1 to 1"):
+        p.say("ada", "viel")
+    assert len(p.profile("ada").stated) == 1
+
+
+# Messages
+
+SYSTEM: Message = {"role": "system", "content": "You book cars."}
+
+
+def test_a_prompted_model_is_told_what_is_certain(p: Personalign) -> None:
+    """What was set or said comes into the system message, which is kept; nothing is added for a stranger."""
+    assert p.messages("ada", [SYSTEM, *HELLO]) == [SYSTEM, *HELLO]
+    p.set("ada", length=-1)
+    p.say("ada", "Much more formal, please.")
+    told, asked = p.messages("ada", [SYSTEM, *HELLO])
+    assert told["content"].startswith("You book cars.\n\nWrite every reply")
+    assert "\nStrongly favour shorter replies." in told["content"]
+    assert "words written in full" in told["content"]
+    assert asked == HELLO[0]
+    alone = p.messages("ada", HELLO)
+    assert [message["role"] for message in alone] == ["system", "user"]
+    assert "Lean" not in alone[0]["content"]
+
+
+def test_what_is_uncertain_is_not_told(p: Personalign) -> None:
+    """A taste that answers leave open is in the longer description, and not here."""
+    onboard(p, "ada", most=3)
+    profile = p.profile("ada")
+    assert "Lean towards" in profile.as_system_prompt()
+    assert "Lean towards" not in str(p.messages("ada", HELLO))
+
+
+def test_what_is_told_is_short(p: Personalign) -> None:
+    """At most eighty tokens of the smallest vocabulary there is, whatever was set; at least one taste is told."""
+    encode = p.models.base.tokenizer.encode
+    rng = np.random.default_rng(0)
+    names = [axis.name for axis in p.basis.axes]
+    for _ in range(20):
+        told = p.set("ada", **dict(zip(names, rng.choice([-1.0, 1.0], len(names)), strict=True))).as_system_prompt(
+            is_certain=True
+        )
+        assert told.count("\n") >= 1
+        assert len(encode(told, add_special_tokens=False)) <= 80

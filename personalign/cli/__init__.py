@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from personalign.cli.database import db, doctor
-from personalign.cli.onboarding import demo, feedback, onboard, place, trial
+from personalign.cli.onboarding import demo, feedback, onboard, place, say, trial
 from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, profile
 from personalign.cli.replies import chat, choose, shift
@@ -26,7 +26,7 @@ from personalign.errors import PersonalignError
 app = typer.Typer(
     help="Give every user of a chatbot their own reward function.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for verb in (demo, onboard, feedback, chat, choose, shift, profile, forget, export, doctor):
+for verb in (demo, onboard, feedback, say, chat, choose, shift, profile, forget, export, doctor):
     app.command()(verb)
 app.command("set")(place)
 app.add_typer(basis, name="basis")

@@ -1,4 +1,4 @@
-"""What people answer, show, state and compare: demo, onboard, which asks in a terminal, feedback, set and trial."""
+"""What people answer, show, state and compare: demo, onboard in a terminal, feedback, set, say and trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from personalign.bundled import smollm2_obstacle
 from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, User, open_service, read_settings
 from personalign.cli.output import err, out, print_row
 from personalign.cli.people import profile_row
-from personalign.cli.show import show_answer, show_demo, show_onboarded, show_profile, show_question, show_trial
+from personalign.cli.show import (
+    show_answer,
+    show_demo,
+    show_onboarded,
+    show_profile,
+    show_question,
+    show_trial,
+    show_understood,
+)
 from personalign.errors import InputError, QuestionError
 from personalign.messages import FeedbackKind
 
@@ -156,6 +164,27 @@ def place(
     with open_service(store, model, basis, is_asking=True) as p:
         profile = p.set(user, **dict(map(_position, positions)))
         print_row(profile_row(profile), as_json, show_profile, out, profile, p.basis.prior)
+
+
+def say(
+    user: User,
+    wish: Annotated[str, typer.Argument(help="wish about replies, in everyday English")],
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a wish such as "shorter please, and stop the bullet points", as weak evidence of a person's taste.
+
+    What isn't surely about replies says nothing. The verb set takes a wish back, by axis=none.
+
+    With --json: user, revision, wishes (axis, kind, position and words of each) and remainder, what wasn't understood.
+    """
+    with open_service(store, model, basis, is_asking=True) as p:
+        understood, profile = p.say(user, wish), p.profile(user)
+        wishes = [vars(statement) for statement in understood.wishes]
+        row = {"user": user, "revision": profile.revision, "wishes": wishes, "remainder": understood.remainder}
+        print_row(row, as_json, show_understood, out, understood, profile)
 
 
 def _position(text: str) -> tuple[str, float | None]:

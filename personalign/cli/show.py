@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from personalign.demo.run import Demo
     from personalign.learn.rank import Ranking
     from personalign.learn.shares import Share
+    from personalign.learn.wishes import Understood
     from personalign.shift import ShiftedReply, TokenShift
     from personalign.trial import Report
     from personalign.types import Gaussian, Profile, Question, Reply
@@ -54,6 +55,15 @@ def show_onboarded(console: Console, profile: Profile, reason: str | None, agree
     if agreed is not None:
         same = "the same reply" if agreed else "another choice, as about a quarter of people do"
         console.print(Text(f"Asked again: {same}."))
+
+
+def show_understood(console: Console, understood: Understood, profile: Profile) -> None:
+    """What a person said, axis by axis, and what of it wasn't understood."""
+    for axis in profile.axes:
+        for wish in (wish for wish in understood.wishes if wish.axis == axis.name):
+            console.print(Text(wish.explain(axis)))
+    for text in understood.remainder:
+        console.print(Text(f"not understood: {text}", style="dim"))
 
 
 def show_profile(console: Console, profile: Profile, prior: Gaussian) -> None:

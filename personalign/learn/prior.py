@@ -1,15 +1,22 @@
-"""The prior of a basis made without human data: how strongly people are assumed to feel about the axes."""
+"""The prior of a basis made without human data: how strongly people are assumed to feel about the axes.
+
+What a person states is evidence that comes before their answers: it conditions whatever prior there is.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from personalign.errors import InputError
 from personalign.learn.likelihood import win_probability
-from personalign.types import Array, Gaussian, Noise
+from personalign.types import SPREADS, Array, Gaussian, Noise, Statement
+from personalign.words import Axis
 
 SELF_AGREEMENT = 0.75  # the share of answers that are as the person's own weights say
+FULL = 2.0  # standard deviations of the prior that position 1 stands for: those of its strongest twentieth
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(64)
 
 
@@ -41,6 +48,26 @@ def make_prior(reference: Float[Array, "m d"], noise: Noise, shape: Float[Array,
     d = reference.shape[1]
     metric = np.eye(d) if shape is None else shape
     return Gaussian(np.zeros(d), prior_scale(reference, noise, metric) ** 2 * metric)
+
+
+def conditioned(prior: Gaussian, statements: Sequence[Statement], axes: Sequence[Axis]) -> Gaussian:
+    """Condition a prior on what was stated; without a statement on these axes return ``prior`` itself.
+
+    A statement is a pseudo-observation of one weight, w_j = m ± s, in standard deviations of the prior on that axis.
+    For a normal prior this is exact.
+    """
+    places = {axis.name: j for j, axis in enumerate(axes)}
+    usable = [statement for statement in statements if statement.axis in places]
+    if not usable:
+        return prior
+    index = [places[statement.axis] for statement in usable]
+    unit = np.sqrt(np.diag(prior.covariance))[index]
+    target = unit * FULL * [statement.position for statement in usable]
+    spread = unit * [SPREADS[statement.kind] for statement in usable]
+    shared = prior.covariance[index]
+    gain = np.linalg.solve(shared[:, index] + np.diag(spread**2), shared).T
+    covariance = prior.covariance - gain @ shared
+    return Gaussian(prior.mean + gain @ (target - prior.mean[index]), (covariance + covariance.T) / 2)
 
 
 def _agreement(deviation: Array, noise: Noise) -> float:

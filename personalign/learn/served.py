@@ -18,7 +18,7 @@ from scipy.special import chdtri
 from personalign.basis import Basis
 from personalign.errors import InputError
 from personalign.learn.gate import gain_by, openness, shrink
-from personalign.learn.stated import conditioned
+from personalign.learn.prior import conditioned
 from personalign.options import check_number
 from personalign.types import MAX_UTILITY, WEIGHTS, Array, Gaussian, Guidance, Profile
 

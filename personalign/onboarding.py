@@ -197,7 +197,7 @@ class Onboarding:
 
     def drift(self, user: str) -> Drift:
         """What a person's answers so far say about a change of taste."""
-        return _watch(self._store.answers(user, self._basis.id))
+        return self._watch(self._store.answers(user, self._basis.id))
 
     def refit(self, user: str) -> Profile | None:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
@@ -232,7 +232,7 @@ class Onboarding:
         basis, rule, stop = self._basis, self.rules.question_rule, self.rules.stop_rule
         state, asked = self._store.state(user, basis.id), self._store.asked(user, basis.id)
         post = self._named(state.profile or basis.first_profile(user)).posterior
-        allowed, drift = self._allowed(asked), _watch(state.answers)
+        allowed, drift = self._allowed(asked), self._watch(state.answers)
         num_shown = sum(answer.kind == "question" for answer in state.answers[drift.restart :])
         reason = why_stop(post, basis.reference, self._pool[allowed], drift.asked, stop, basis.noise)
         if num_shown >= PATIENCE * stop.max_questions:
@@ -299,11 +299,17 @@ class Onboarding:
     def _fit(self, answers: Sequence[Answer], stated: Sequence[Statement] = ()) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
-        weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, _watch(answers).changed_at)
+        weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, self._watch(answers).holds)
         fitted = select(choices, kinds)
-        v = np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
-        prior = conditioned(self._basis.prior, stated, self._basis.axes)
+        v, prior = self._features(answers), conditioned(self._basis.prior, stated, self._basis.axes)
         return fit(v[fitted], [choices[i] for i in fitted], prior, self._basis.noise, weight[fitted])
+
+    def _watch(self, answers: Sequence[Answer]) -> Drift:
+        kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
+        return watch(self._features(answers), choices, kinds, self._basis.prior)
+
+    def _features(self, answers: Sequence[Answer]) -> Array:
+        return np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
@@ -312,8 +318,3 @@ class Onboarding:
 
 def _question(presentation: Presentation) -> Question:
     return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
-
-
-def _watch(answers: Sequence[Answer]) -> Drift:
-    is_asked = [answer.kind == "question" and answer.choice in INFORMATIVE for answer in answers]
-    return watch([answer.loss for answer in answers], is_asked)

@@ -118,7 +118,7 @@ def test_a_change_of_taste_opens_questions_again(p: Personalign) -> None:
         onboard(p, user, most=10, longer=longer)
     p.stop_rule = usual
     assert (p.drift("ada").alarms, p.drift("ben").alarms) == (1, 0)
-    assert "the taste seems to have changed" in p.drift("ada").explain()
+    assert "The taste seems to have changed" in p.drift("ada").explain()
     assert p.why_stopped("ada") is None
     assert p.ask("ada") is not None
     assert p.ask("ben") is None  # the control: who goes on as before is left in peace

@@ -1,10 +1,12 @@
-"""Whether a person's taste still is what their profile says: an alarm on how well answers were predicted.
+"""Whether a person's taste still is what it was, and what their older answers count.
 
-The profile predicts each answer before it is fitted (prequentially, Dawid 1984). The excess of the answer's log-loss
-over a coin's, log 2, is the log-likelihood ratio of "anything goes" over "as the profile says". The CUSUM of the
-excesses (Page 1954) raises the alarm. While the profile is right, exp(sum of excesses) is a martingale from wherever
-the sum starts. So by Ville's inequality an alarm within n answers has a chance of at most n·exp(−THRESHOLD). The true
-rate is far lower, because losses are below a coin's on average: ``tests/learn/test_drift.py`` simulates it.
+Bayesian online change point detection (Adams and MacKay 2007). Each belief says with which answer the newest taste
+began, and has weights that start from the prior there. It predicts each answer, which moves its chance by Bayes's rule
+and its weights by moment matching; a probit link gives both in closed form. An answer counts by the chance that no
+change came after it, and an alarm says that a change is nearly certain.
+
+Mistakes aren't a change of taste. So the watch takes more answers for random ones than a fit does, and lets people lean
+more to a side. ``python -m lab.learning.drift`` measures what it notices, how soon, and how often it errs.
 """
 
 from __future__ import annotations
@@ -14,36 +16,86 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import ndtr
 
 from personalign.learn.fit import predict
-from personalign.types import SIDES, WEIGHTS, Array, Gaussian, Noise
+from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Gaussian, Noise
 
-THRESHOLD = 4.0  # nats: 3 % of simulated people whose taste stays have an alarm within 50 answers (of 2,000)
-STALE = 0.25  # what answers from before a change still count: the change may be of one taste among several
-COIN = float(np.log(2))
+CHANGE = 0.01  # the chance of a change before an answer
+ALARM = 0.87  # the chance of a change since the last alarm from which on there is another alarm
+FOLLOWED = 0.8  # the share of answers that aren't given at random
+LEAN = 0.5  # standard deviation of people's lean to a side, in utility
+EVERY = 3  # a new taste may begin with every third answer
+MOST = 12  # beliefs, the likeliest of all
+PROBIT = 1.702  # logit units in a probit one (Haley 1952)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drift:
-    """What the answers so far say about a change of taste.
+    """What the answers so far say about a change of taste; all indices are 0 while there was no alarm."""
 
-    Both indices are 0 while there was no alarm.
-    """
-
-    excess: float  # nats; the CUSUM since the last alarm
+    chance: float  # of a change since the last alarm
     alarms: int
     changed_at: int  # index of the newer taste's first answer, by estimate
     restart: int  # index of the first answer after the last alarm
     asked: int  # questions answered from there on
+    holds: Float[Array, "n"]  # the chance that no change came after each answer
 
     def explain(self) -> str:
         """The same in words."""
         if self.alarms:
             return (
-                "The profile predicted some answers worse than a coin would: the taste seems to have changed. Answers "
-                f"from before count a quarter; questions answered since: {self.asked}."
+                f"The taste seems to have changed, at about answer {self.changed_at + 1}. Answers from before count as "
+                f"much as it is likely that they still hold; questions answered since the alarm: {self.asked}."
             )
         return "The answers are as the profile predicted, or there are too few to tell."
+
+
+class _Beliefs:
+    """What may be true of a person: since when the newest taste is held, how likely that is, and which it is.
+
+    The lean to the left is the last of the weights. Places that aren't taken have no chance.
+    """
+
+    def __init__(self, prior: Gaussian) -> None:
+        d = len(prior.mean)
+        self._mean, self._covariance = np.append(prior.mean, 0.0), np.zeros((d + 1, d + 1))
+        self._covariance[:d, :d], self._covariance[d, d] = prior.covariance, LEAN**2
+        self.since = np.zeros(MOST, dtype=np.int64)  # index of its first answer
+        self.log_chance = np.append(0.0, np.full(MOST - 1, -np.inf))
+        self.mean = np.tile(self._mean, (MOST, 1))
+        self.covariance = np.tile(self._covariance, (MOST, 1, 1))
+
+    def branch(self, answer: int) -> None:
+        """Believe that a new taste begins with an answer, in place of what is least likely."""
+        least = self.log_chance.argmin()
+        self.since[least], self.log_chance[least] = answer, np.log(EVERY * CHANGE)
+        self.mean[least], self.covariance[least] = self._mean, self._covariance
+
+    def learn(self, v: Float[Array, "D"], sign: float, share: float) -> None:
+        """Update by an answer, which follows the taste in ``share`` of cases and is given at random in the others."""
+        spread = self.covariance @ v
+        scale = 1 / np.sqrt(PROBIT**2 + spread @ v)
+        z = sign * scale * (self.mean @ v)
+        chance = 0.5 + share * (ndtr(z) - 0.5)
+        slope = share / np.sqrt(2 * np.pi) * np.exp(-(z**2) / 2) / chance
+        self.mean += (sign * slope * scale)[:, None] * spread
+        fall = (slope * (slope + z) * scale**2)[:, None] * spread
+        self.covariance -= fall[:, :, None] * spread[:, None, :]
+        self.log_chance += np.log(chance)
+        self.log_chance -= np.logaddexp.reduce(self.log_chance)
+
+    def changed(self, start: int) -> float:
+        """The chance that the taste changed with the answer ``start`` or a later one."""
+        return float(np.exp(self.log_chance[self.since >= start]).sum())
+
+    def holds(self, num: int) -> Float[Array, "n"]:
+        """The chance for each answer that no change came after it."""
+        return np.asarray(np.bincount(self.since, np.exp(self.log_chance), minlength=num)[:num].cumsum())
+
+    def likeliest(self) -> int:
+        """Index of the answer with which the newest taste most likely began."""
+        return int(self.since[self.log_chance.argmax()])
 
 
 def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, kind: str = "question") -> float | None:
@@ -59,30 +111,32 @@ def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, ki
     return float(-np.log(chance))
 
 
-def watch(losses: Sequence[float | None], is_asked: Sequence[bool]) -> Drift:
-    """Follow the answers, oldest first, by what ``log_loss`` gave for each."""
-    excess, alarms, changed_at, restart, start = 0.0, 0, 0, 0, 0
-    for i, loss in enumerate(losses):
-        if loss is None:
-            continue
-        excess = max(0.0, excess + loss - COIN)
-        if excess == 0:
-            start = i + 1
-        elif excess >= THRESHOLD:
-            excess, alarms, changed_at, restart, start = 0.0, alarms + 1, start, i + 1, i + 1
-    return Drift(excess, alarms, changed_at, restart, sum(is_asked[restart:]))
+def watch(v: Float[Array, "n d"], choices: Sequence[str], kinds: Sequence[str], prior: Gaussian) -> Drift:
+    """Follow the answers, oldest first."""
+    beliefs, alarms, changed_at, restart = _Beliefs(prior), 0, 0, 0
+    sided = [i for i, choice in enumerate(choices) if choice in SIDES and WEIGHTS[kinds[i]] > 0]
+    for number, i in enumerate(sided):
+        if number and number % EVERY == 0:
+            beliefs.branch(i)
+        faces = np.append(v[i], kinds[i] == "question")  # feedback has no side to lean to
+        sign = 1.0 if SIDES[choices[i]] == "a" else -1.0
+        beliefs.learn(faces, sign, FOLLOWED * np.sqrt(WEIGHTS[kinds[i]]))
+        if beliefs.changed(max(restart, 1)) >= ALARM:
+            alarms, changed_at, restart = alarms + 1, beliefs.likeliest(), i + 1
+    since = zip(kinds[restart:], choices[restart:], strict=True)
+    asked = sum(kind == "question" and choice in INFORMATIVE for kind, choice in since)
+    return Drift(beliefs.changed(max(restart, 1)), alarms, changed_at, restart, asked, beliefs.holds(len(choices)))
 
 
-def fade(days: Array, weight: Array, half_life_days: float | None, changed_at: int = 0) -> Array:
-    """Discount what each answer counts, (n,), for its age and for a change of taste since.
+def fade(days: Array, weight: Array, half_life_days: float | None, holds: Array | float = 1.0) -> Array:
+    """Discount what each answer counts, (n,), for its age and by the chance that it still ``holds``.
 
     ``days`` are times, oldest first. Age is counted from a clock that answers move, not from today: a person's absence
     changes nothing, and the same answers give the same profile whenever they are fitted. None forgets nothing.
     """
-    faded = weight.copy()
+    faded = weight * holds
     if half_life_days is not None:
         faded *= 0.5 ** (np.maximum(_clock(days, weight) - days, 0) / half_life_days)
-    faded[:changed_at] *= STALE
     return faded
 
 

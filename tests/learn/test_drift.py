@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from personalign.learn.drift import COIN, STALE, THRESHOLD, Drift, fade, log_loss, watch
+from personalign.learn.drift import EVERY, Drift, fade, log_loss, watch
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.types import Gaussian
-from tests.learn.people import NOISE, Array, answers, prior_of
+from tests.learn.people import NOISE, SWAPPED, Array, answers, prior_of
 
 PRIOR = prior_of(6)
 NUM_PEOPLE, NUM_ANSWERS, CHANGE = 80, 50, 15
 Change = Callable[[Array, np.random.Generator], Array]
+Answer = Callable[[Array, np.random.Generator], list[str]]
 
 
 @dataclass(frozen=True, eq=False)
 class Life:
-    """What became of simulated people: their last finding, and how well their newest taste is foreseen at the end."""
+    """What became of simulated people: the last finding, and how well their newest taste is predicted at the end."""
 
     drifts: list[Drift]
-    losses: Array  # (people,) expected log-loss on fresh pairs
+    watched: Array  # (people,) expected log-loss on fresh pairs
+    unwatched: Array
 
 
 def same(w: Array, _: np.random.Generator) -> Array:
@@ -38,34 +41,41 @@ def another(_: Array, rng: np.random.Generator) -> Array:
     return rng.multivariate_normal(PRIOR.mean, PRIOR.covariance)
 
 
-def live(change: Change, heeds: bool = True, seed: int = 0) -> Life:
-    """Let people answer one by one, as the service takes it: foresee, store the loss, fit anew."""
+def likely(u: Array, rng: np.random.Generator) -> list[str]:
+    return answers(u, NOISE, rng)
+
+
+def wrong(u: Array, rng: np.random.Generator) -> list[str]:
+    return ["a" if is_left else "b" for is_left in (u > 0) ^ (rng.random(len(u)) < 0.25)]
+
+
+def left(u: Array, _: np.random.Generator) -> list[str]:
+    return ["a"] * len(u)
+
+
+def live(change: Change, answer: Answer = likely, seed: int = 0) -> Life:
+    """Let people answer, and fit all they said with what each answer counts, and without."""
     rng = np.random.default_rng(seed)
     before = rng.multivariate_normal(PRIOR.mean, PRIOR.covariance, NUM_PEOPLE)
     after = np.array([change(w, rng) for w in before])
     v = rng.normal(size=(NUM_PEOPLE, NUM_ANSWERS, len(PRIOR.mean)))
-    side = NOISE.side * rng.normal(size=NUM_PEOPLE)
-    given: list[list[str]] = [[] for _ in range(NUM_PEOPLE)]
-    losses: list[list[float | None]] = [[] for _ in range(NUM_PEOPLE)]
-    posts = [PRIOR] * NUM_PEOPLE
-    for t in range(NUM_ANSWERS):
-        w = before if t < CHANGE else after
-        for i in range(NUM_PEOPLE):
-            (choice,) = answers(v[i, t : t + 1] @ w[i] + side[i], NOISE, rng)
-            losses[i].append(log_loss(v[i, t], choice, posts[i], NOISE))
-            given[i].append(choice)
-        changed = [watch(of, [True] * len(of)).changed_at if heeds else 0 for of in losses]
-        records = [
-            Record(v[i, : t + 1], given[i], fade(np.arange(t + 1.0), np.ones(t + 1), None, changed[i]))
-            for i in range(NUM_PEOPLE)
-        ]
+    u = np.concatenate([v[:, :CHANGE] @ before[:, :, None], v[:, CHANGE:] @ after[:, :, None]], axis=1)[:, :, 0]
+    given = [answer(row, rng) for row in u]
+    drifts = [asked(pairs, said) for pairs, said in zip(v, given, strict=True)]
+    losses = []
+    for weights in ([drift.holds for drift in drifts], [None] * NUM_PEOPLE):
+        records = [Record(*record) for record in zip(v, given, weights, strict=True)]
         posts = [fitted.weights for fitted in fit_block(records, PRIOR, NOISE)]
-    drifts = [watch(of, [True] * len(of)) for of in losses]
-    return Life(drifts, np.array([_loss(post, w, rng) for post, w in zip(posts, after, strict=True)]))
+        losses.append(np.array([_loss(post, w) for post, w in zip(posts, after, strict=True)]))
+    return Life(drifts, *losses)
 
 
-def _loss(post: Gaussian, w: Array, rng: np.random.Generator) -> float:
-    pairs = rng.normal(size=(200, len(w)))
+def asked(v: Array, choices: list[str], kind: str = "question") -> Drift:
+    return watch(v, choices, [kind] * len(choices), PRIOR)
+
+
+def _loss(post: Gaussian, w: Array) -> float:
+    pairs = np.random.default_rng(0).normal(size=(200, len(w)))
     prob, truth = predict(pairs, post, NOISE), predict(pairs, Gaussian(w, np.zeros_like(post.covariance)), NOISE)
     return float(-(truth * np.log(prob) + (1 - truth) * np.log(1 - prob)).mean())
 
@@ -74,39 +84,94 @@ def alarmed(life: Life) -> float:
     return float(np.mean([drift.alarms > 0 for drift in life.drifts]))
 
 
-def test_false_alarms_are_as_rare_as_promised() -> None:
-    """Of people whose taste stays, at most one in twenty has an alarm within 50 answers."""
-    assert alarmed(live(same)) <= 0.05
+@pytest.mark.parametrize("answer", [likely, wrong, left])
+def test_false_alarms_are_as_rare_as_promised(answer: Answer) -> None:
+    """Of people whose taste stays, at most one in twenty has an alarm within 50 answers, and little is lost.
+
+    That holds for those who err in a quarter of cases, and for those who always take the left side.
+    """
+    life = live(same, answer)
+    assert alarmed(life) <= 0.05
+    assert life.watched.mean() < life.unwatched.mean() + 0.025
 
 
-def test_a_change_is_found_and_heeded() -> None:
-    """The control: most of those whose taste turns round are found, where it turned, and then foreseen better."""
-    heeded, unheeded = live(opposite), live(opposite, heeds=False)
-    assert alarmed(heeded) >= 0.65
-    found = [drift.changed_at for drift in heeded.drifts if drift.alarms]
-    assert abs(np.median(found) - CHANGE) <= 3
-    assert heeded.losses.mean() < unheeded.losses.mean() - 0.02
+def test_a_change_is_noticed_and_heeded() -> None:
+    """The control: most of those whose taste turns round are noticed, where it turned, and then predicted better."""
+    life = live(opposite)
+    assert alarmed(life) >= 0.75
+    found = [drift.changed_at for drift in life.drifts if drift.alarms]
+    assert abs(np.median(found) - CHANGE) <= EVERY
+    assert life.watched.mean() < life.unwatched.mean() - 0.05
 
 
-def test_another_taste_is_found_more_often_than_none() -> None:
-    """A taste drawn anew, which may be much like the old one, is found for some."""
-    assert alarmed(live(another)) > 0.15
+def test_another_taste_is_noticed_more_often_than_none() -> None:
+    """A taste drawn anew, which may be much like the old one, is noticed for many."""
+    life = live(another)
+    assert alarmed(life) > 0.2
+    assert life.watched.mean() < life.unwatched.mean() - 0.02
 
 
-def test_the_alarm_sums_what_was_worse_than_a_coin() -> None:
-    """It starts again at each low and after each alarm; what wasn't foreseen is passed over."""
-    one = THRESHOLD / 2 + COIN + 1e-9
-    drift = watch([0.1, None, one, None, one, 0.1], [True, True, False, True, True, True])
-    assert drift == Drift(excess=0.0, alarms=1, changed_at=1, restart=5, asked=1)
-    assert "changed" in drift.explain()
-    calm = watch([COIN, one, 0.0], [True, False, True])
-    assert (calm.alarms, calm.changed_at, calm.restart, calm.asked) == (0, 0, 0, 2)
-    assert calm.excess == pytest.approx(THRESHOLD / 2 - COIN)
-    assert watch([], []).explain().startswith("The answers are as")
+def test_it_is_told_when_the_taste_changed_and_what_was_asked_since() -> None:
+    """Before the alarm nothing is told; then the answer it began with, and the questions since the alarm."""
+    v = np.random.default_rng(0).normal(size=(40, 6))
+    choices = ["a" if u > 0 else "b" for u in v @ np.array([3.0, 0, 0, 0, 0, 0]) * np.repeat([1, -1], 20)]
+    early = asked(v[:20], choices[:20])
+    assert (early.alarms, early.changed_at, early.restart, early.asked) == (0, 0, 0, 20)
+    assert early.explain().startswith("The answers are as")
+    late = asked(v, [*choices[:38], "skip", "tie"])
+    assert late.alarms == 1
+    assert abs(late.changed_at - 20) <= EVERY
+    assert late.asked == 40 - late.restart - 1
+    assert f"changed, at about answer {late.changed_at + 1}" in late.explain()
+    assert late.holds[:15].max() < 0.2
+    assert (np.diff(late.holds) >= 0).all()
+    assert late.holds[-1] == pytest.approx(1)
 
 
-def test_a_loss_is_what_was_foreseen() -> None:
-    """An answer's own log-loss; none for a tie; feedback is foreseen less surely."""
+def test_what_says_nothing_changes_nothing() -> None:
+    """Skips, ties, neither and checks leave all chances as they are; feedback is slower to raise an alarm."""
+    v = np.random.default_rng(0).normal(size=(30, 6))
+    choices = ["a" if u > 0 else "b" for u in v[:, 0] * np.repeat([1, -1], 15)]
+    full = asked(v, choices)
+    silent = watch(
+        np.concatenate([v, v[:4]]),
+        [*choices, "skip", "tie", "neither", "a"],
+        ["question"] * 33 + ["check"],
+        PRIOR,
+    )
+    assert silent.chance == full.chance
+    assert silent.holds[:30].tolist() == full.holds.tolist()
+    assert asked(v, choices, "thumbs").alarms < full.alarms
+    assert asked(v[:0], []).holds.tolist() == []
+
+
+def test_a_mirrored_record_is_watched_alike() -> None:
+    """Who sees all sides changed and keeps their mind has the same chances."""
+    v = np.random.default_rng(0).normal(size=(30, 6))
+    choices = ["a" if u > 0 else "b" for u in v[:, 0]]
+    np.testing.assert_allclose(asked(-v, [SWAPPED[c] for c in choices]).holds, asked(v, choices).holds)
+
+
+def test_extreme_answers_stay_finite() -> None:
+    """The largest features that are taken give chances all the same."""
+    v = np.random.default_rng(0).normal(size=(30, 6)) * np.array([1e100] * 6)
+    drift = asked(v, ["a", "b"] * 15)
+    assert np.isfinite([*drift.holds, drift.chance]).all()
+
+
+def test_a_hundred_answers_are_watched_in_milliseconds() -> None:
+    """The best of some runs, at 32 axes, in time of the processor; a busy machine gets the double of 5 ms."""
+    v, prior = np.random.default_rng(0).normal(size=(100, 32)), prior_of(32)
+    taken = []
+    for _ in range(5):
+        start = time.process_time()
+        watch(v, ["a", "b"] * 50, ["question"] * 100, prior)
+        taken.append(time.process_time() - start)
+    assert min(taken) < 0.010
+
+
+def test_a_loss_is_what_was_predicted() -> None:
+    """An answer's own log-loss; none for a tie; feedback is predicted less surely."""
     v = np.ones(6)
     right = float(predict(v[np.newaxis], PRIOR, NOISE)[0])
     assert log_loss(v, "a", PRIOR, NOISE) == pytest.approx(-np.log(right))
@@ -116,12 +181,12 @@ def test_a_loss_is_what_was_foreseen() -> None:
 
 
 def test_weights_halve_with_age() -> None:
-    """Every half-life before the newest halves a weight; without one nothing fades but what came before a change."""
+    """Every half-life before the newest halves a weight; without one an answer counts by the chance that it holds."""
     days, once = np.array([0.0, 10.0, 20.0]), np.ones(3)
     assert fade(days, once, 10.0).tolist() == [0.25, 0.5, 1.0]
     assert fade(days + 1000, once, 10.0).tolist() == [0.25, 0.5, 1.0]
     assert fade(days, once, None).tolist() == [1.0, 1.0, 1.0]
-    assert fade(days, once, None, changed_at=2).tolist() == [STALE, STALE, 1.0]
+    assert fade(days, 2 * once, 10.0, np.array([0.2, 0.4, 1.0])).tolist() == [0.1, 0.4, 2.0]
     assert fade(np.zeros(0), np.zeros(0), 10.0).tolist() == []
 
 

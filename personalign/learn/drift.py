@@ -25,7 +25,8 @@ CHANGE = 0.01  # the chance of a change before an answer
 ALARM = 0.87  # the chance of a change since the last alarm from which on there is another alarm
 FOLLOWED = 0.8  # the share of answers that aren't given at random
 LEAN = 0.5  # standard deviation of people's lean to a side, in utility
-EVERY = 3  # a new taste may begin with every third answer
+SETTLED = 10  # answers within which no change is looked for: they come in one sitting
+EVERY = 3  # from there on a new taste may begin with every third answer
 MOST = 12  # beliefs, the likeliest of all
 PROBIT = 1.702  # logit units in a probit one (Haley 1952)
 
@@ -116,7 +117,7 @@ def watch(v: Float[Array, "n d"], choices: Sequence[str], kinds: Sequence[str], 
     beliefs, alarms, changed_at, restart = _Beliefs(prior), 0, 0, 0
     sided = [i for i, choice in enumerate(choices) if choice in SIDES and WEIGHTS[kinds[i]] > 0]
     for number, i in enumerate(sided):
-        if number and number % EVERY == 0:
+        if number >= SETTLED and (number - SETTLED) % EVERY == 0:
             beliefs.branch(i)
         faces = np.append(v[i], kinds[i] == "question")  # feedback has no side to lean to
         sign = 1.0 if SIDES[choices[i]] == "a" else -1.0

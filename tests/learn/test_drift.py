@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from personalign.learn.drift import EVERY, Drift, fade, log_loss, watch
+from personalign.learn.drift import EVERY, SETTLED, Drift, fade, log_loss, watch
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.types import Gaussian
 from tests.learn.people import NOISE, SWAPPED, Array, answers, prior_of
@@ -143,6 +143,14 @@ def test_what_says_nothing_changes_nothing() -> None:
     assert silent.holds[:30].tolist() == full.holds.tolist()
     assert asked(v, choices, "thumbs").alarms < full.alarms
     assert asked(v[:0], []).holds.tolist() == []
+
+
+def test_the_first_answers_count_whole() -> None:
+    """However they contradict each other, nobody changes within the first questions; with one more they may have."""
+    v = np.repeat(np.eye(6)[:1], SETTLED + 1, axis=0)
+    choices = ["a"] * 5 + ["b"] * (SETTLED - 4)
+    assert asked(v[:SETTLED], choices[:SETTLED]).holds.tolist() == [1.0] * SETTLED
+    assert asked(v, choices).holds[0] < 1
 
 
 def test_a_mirrored_record_is_watched_alike() -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from scipy.special import ndtr
 
 from personalign.learn.fit import predict
+from personalign.messages import FEEDBACK
 from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Gaussian, Noise
 
 CHANGE = 0.01  # the chance of a change before an answer
@@ -119,7 +120,7 @@ def watch(v: Float[Array, "n d"], choices: Sequence[str], kinds: Sequence[str], 
     for number, i in enumerate(sided):
         if number >= SETTLED and (number - SETTLED) % EVERY == 0:
             beliefs.branch(i)
-        faces = np.append(v[i], kinds[i] == "question")  # feedback has no side to lean to
+        faces = np.append(v[i], kinds[i] not in FEEDBACK)  # which has no side to lean to
         sign = 1.0 if SIDES[choices[i]] == "a" else -1.0
         beliefs.learn(faces, sign, FOLLOWED * np.sqrt(WEIGHTS[kinds[i]]))
         if beliefs.changed(max(restart, 1)) >= ALARM:

@@ -125,8 +125,8 @@ def watch(v: Float[Array, "n d"], choices: Sequence[str], kinds: Sequence[str], 
         beliefs.learn(faces, sign, FOLLOWED * np.sqrt(WEIGHTS[kinds[i]]))
         if beliefs.changed(max(restart, 1)) >= ALARM:
             alarms, changed_at, restart = alarms + 1, beliefs.likeliest(), i + 1
-    since = zip(kinds[restart:], choices[restart:], strict=True)
-    asked = sum(kind == "question" and choice in INFORMATIVE for kind, choice in since)
+    newer = zip(kinds[restart:], choices[restart:], strict=True)
+    asked = sum(kind == "question" and choice in INFORMATIVE for kind, choice in newer)
     return Drift(beliefs.changed(max(restart, 1)), alarms, changed_at, restart, asked, beliefs.holds(len(choices)))
 
 

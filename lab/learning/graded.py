@@ -36,15 +36,16 @@ COUNTS, RANK, FIRST_SEED = (5, 10), 8, 200
 
 
 def run_graded(data: Path, num_seeds: int, out: Path | None = None) -> Report:
-    """Measure every arm on every seed; ``out`` is a file that is renewed with each figure."""
+    """Measure every arm on every seed; ``out`` is a file that is renewed with each seed."""
     replies = alpaca84.load(data)
     packages = ("numpy", "scipy", "scikit-learn", "personalign")
-    report = Report("python -m lab.learning.graded", "cpu", packages, out=out)
+    report = Report(f"python -m lab.learning.graded --seeds {num_seeds}", "cpu", packages, out=out)
     shares: dict[str, list[float]] = {}
     for number in turns(num_seeds, "eighty-four tastes"):
         for name, share in _meet(replies, FIRST_SEED + number):
             shares.setdefault(name, []).append(share)
-    report.extend(_rows(shares))
+        report.rows.clear()
+        report.extend(_rows(shares))
     return report
 
 

@@ -30,7 +30,7 @@ from personalign.train.log import AnswerLog, LogCounts
 from personalign.train.plans import Budget, Plan
 from personalign.train.prompts import Prompts, read_prompts, split_prompts, take_prompts
 from personalign.train.work import made_in, say
-from personalign.types import Steering
+from personalign.types import Noise, Steering
 from personalign.words import Axis
 
 REPORT = "report.json"
@@ -256,7 +256,8 @@ than the population's mean by more than chance (95 %, one-sided).
 
 How people answer, estimated with the prior by marginal likelihood: a tie's width δ = {noise.tie:.3f}, lapses
 ε = {noise.lapse:.3f}, and a side bias of standard deviation σ_b = {noise.side:.3f}; δ and σ_b are utilities. A log
-without ties has δ = 0: none was offered, and lapses are spread over two answers.
+without ties has δ = 0: none was offered, and lapses are spread over two answers. "Much better" begins {noise.much:.3f}
+beyond δ{"" if noise.much != Noise.much else ", which is assumed: the log has no such answers"}.
 
 All of this is in `{REPORT}`, too. In the log: {", ".join(f"{name} {number:,}" for name, number in numbers.items())}.
 {left_out}At the start, {likeness.describe()}.

@@ -120,6 +120,23 @@ KNOWLEDGE = {
     "smollm2.knowledge.right.drawn": "share of replies drawn as served that hold one, plain",
     "smollm2.knowledge.right.blocks.4.8": "blocks of 8, the best of 4",
 }
+CALM = {
+    "answering": "50 answers to questions",
+    "wrong": "the same, a quarter of them wrong",
+    "left": "the same, always the left side",
+    "using": "10 answers to questions, then 40 thumbs",
+    "using_wrong": "the same, with the errors of a quarter",
+    "using_left": "the same, always left, and thumbs at random",
+}
+CHANGED = {
+    **{
+        f"{change}.{at}": f"{what} after {at} answers"
+        for change, what in (("reversal", "turned round"), ("another", "drawn anew"))
+        for at in (10, 20, 30)
+    },
+    "using_reversal.20": "turned round after 10 answers and 10 thumbs; then thumbs",
+    "using_another.20": "drawn anew after these; then thumbs",
+}
 GRADED = {
     "plain": "sides alone",
     "graded": "graded, the basis from a log without grades",

@@ -15,6 +15,8 @@ from typing import Any, get_args
 
 from lab.captions import (
     ALARMS,
+    CALM,
+    CHANGED,
     COSTS,
     DIFFERENCES,
     GRADED,
@@ -37,6 +39,7 @@ SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
 
+ARMS_OF_DRIFT = ("unwatched", "watched", "forgetting")
 REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")
 
 
@@ -216,6 +219,26 @@ def _gaussian() -> str:
     return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.3f}" for row in rows)] for arm, what in arms.items()])
 
 
+def _calm() -> str:
+    """Alarms of people whose taste stays, on both bundled bases."""
+    rows, table = _rows("drift"), []
+    for name, what in CALM.items():
+        alarms = [rows[f"false_alarms.{world}.{name}"] for world in ("tiny", "smollm2")]
+        table.append([what, *map(_interval, alarms), ", ".join(dict.fromkeys(map(_verdict, alarms)))])
+    return _table(["", "`tiny`", "`smollm2`", "bar"], table)
+
+
+def _changed() -> str:
+    """Of people whose taste changes: how many are noticed, and what their profiles are worth soon after."""
+    rows, table = _rows("drift"), []
+    for world in ("tiny", "smollm2"):
+        for name, what in CHANGED.items():
+            within = [rows[f"noticed.{world}.{name}.within_{num}"] for num in (10, 20, 30)]
+            worth = [" / ".join(f"{row[arm]:.2f}" for arm in ARMS_OF_DRIFT) for row in within[:2]]
+            table.append([f"`{world}`", what, *(f"{row['value']:.2f}" for row in within), *worth])
+    return _table(["", "taste", "10 answers", "20", "30", "r after 10", "r after 20"], table)
+
+
 def _life() -> str:
     """The states of a reply, and where each event leads from there."""
     events = get_args(Event)
@@ -302,6 +325,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "graded": _graded,
     "gaussian": _gaussian,
     "wishes": lambda: _figures("wishes", WISHES),
+    "calm": _calm,
+    "changed": _changed,
     "life": _life,
     "erasure": _erasure,
     "dialogue": _dialogue,

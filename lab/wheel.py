@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 MOST_MB = 20
 NEEDED = (
     "personalign/cli/__init__.py",
+    "personalign/learn/wishes.toml",
     "personalign/store/migrations/env.py",
     "personalign/zoo/tiny/LICENSE",
     "personalign/zoo/tiny/base/model.safetensors",

@@ -20,7 +20,7 @@ import numpy as np
 
 from personalign.errors import EngineError, InputError, Overloaded, PersonalignError
 from personalign.learn.shares import Pair, Results, Share, even_shares, pairs, shares
-from personalign.messages import Conversation, shown
+from personalign.messages import Conversation, instructed, shown
 from personalign.options import Options
 from personalign.store import Comparison, Person, Shown, Store, Trial
 from personalign.store.trials import Sides
@@ -151,7 +151,7 @@ class Trials:
             weights = self._serving.weights(self._basis.first_profile(""))
             return replace(request, guidance=Guidance(weights, 1.0, options.strength))
         words = self._people.profile(user).as_system_prompt() if arm == "words" else ""
-        return replace(request, guidance=None, messages=in_words(conversation, words))
+        return replace(request, guidance=None, messages=instructed(conversation, words))
 
     def _write(self, person: Person, trial: Trial, sides: Sides, requests: Sequence[Request]) -> list[str]:
         """Write both replies together; where one fails, the pair is counted, and not shown."""
@@ -173,16 +173,6 @@ def draw(trial: Trial, user: str, number: int) -> tuple[Sides, int]:
     random = Random(int.from_bytes(hashlib.sha256(name.encode()).digest()))
     a, b = random.sample(trial.arms, 2)
     return (a, b), random.getrandbits(53)
-
-
-def in_words(conversation: Conversation, words: str) -> Conversation:
-    """The conversation with more in its system message."""
-    if not words:
-        return conversation
-    first, *others = conversation
-    if first["role"] != "system":
-        return ({"role": "system", "content": words}, *conversation)
-    return ({"role": "system", "content": f"{first['content']}\n\n{words}"}, *others)
 
 
 def report(trial: Trial, comparisons: Sequence[Comparison]) -> Report:

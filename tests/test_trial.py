@@ -17,9 +17,10 @@ from personalign.bundled import TINY
 from personalign.demo.run import load_prompts
 from personalign.errors import AlreadyAnswered, BasisError, EngineError, InputError, QuestionError
 from personalign.learn.shares import COUNTED
+from personalign.messages import instructed
 from personalign.service import Personalign
 from personalign.store import Comparison, Trial
-from personalign.trial import ARMS, draw, in_words, report
+from personalign.trial import ARMS, draw, report
 from personalign.types import Gaussian, Message
 from tests.decode.test_failures import failing
 from tests.onboarded import HELLO, onboard
@@ -150,7 +151,7 @@ def test_each_arm_writes_in_its_own_way(open_store: Callable[..., Personalign], 
     p = open_store(basis=tmp_path / "basis")
     onboard(p, "ada", longer=False)
     p.trials.start([*ARMS])
-    words = in_words(tuple(HELLO), p.profile("ada").as_system_prompt())
+    words = instructed(tuple(HELLO), p.profile("ada").as_system_prompt())
     alone = {
         "plain": p.chat("ada", HELLO, strength=0).text,
         "personal": p.chat("ada", HELLO).text,
@@ -181,15 +182,6 @@ def test_draws_are_fair_and_can_be_repeated() -> None:
     assert len({seed for _, seed in drawn}) == 6000
     other = Trial("2e", trial.arms, trial.started_at, None, 0)
     assert drawn != [draw(other, f"user-{i % 40}", i // 40) for i in range(6000)]
-
-
-def test_words_join_the_system_message() -> None:
-    """Before a conversation without one, below what it says otherwise; no words change nothing."""
-    hello: tuple[Message, ...] = ({"role": "user", "content": "Hello"},)
-    assert in_words(hello, "Be brief.") == ({"role": "system", "content": "Be brief."}, *hello)
-    system: tuple[Message, ...] = ({"role": "system", "content": "You help."}, *hello)
-    assert in_words(system, "Be brief.")[0]["content"] == "You help.\n\nBe brief."
-    assert in_words(system, "") == system
 
 
 def test_a_task_gets_the_same_pair(p: Personalign) -> None:

@@ -1,7 +1,7 @@
 """How soon a change of taste is noticed, how often one is seen that isn't there, and what the profile is worth after.
 
 ``python -m lab.learning.drift --json``, about 5 minutes on one core. People of ``lives.py`` answer and are watched as
-the service watches them. The settings of ``personalign/learn/drift.py`` were chosen on the seeds 50 to 300; ``FIRST``
+the service watches them. The settings of ``personalign/learn/drift.py`` were chosen on seeds below 1000; ``FIRST``
 and the seeds after it were fixed before any of their results was seen.
 """
 

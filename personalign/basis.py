@@ -55,7 +55,10 @@ class Learnt:
 
 @dataclass(frozen=True, eq=False)
 class BankQuestion:
-    """Two replies to one prompt with their standardised features (d,); sides are drawn when it is asked."""
+    """Two replies to one prompt with their standardised features (d,), and up to two others for a pick among all.
+
+    Sides are drawn when it is asked.
+    """
 
     id: str
     prompt: tuple[Message, ...]
@@ -63,6 +66,18 @@ class BankQuestion:
     second: str
     first_features: Array
     second_features: Array
+    others: tuple[str, ...] = ()
+    other_features: tuple[Array, ...] = ()
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """All replies, the pair first."""
+        return (self.first, self.second, *self.others)
+
+    @property
+    def features(self) -> Float[Array, "k d"]:
+        """Of all replies."""
+        return np.array([self.first_features, self.second_features, *self.other_features])
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,4 +286,10 @@ def _mean_variance(v: Array, covariance: Array) -> float:
 
 def _question_row(question: BankQuestion) -> dict[str, Any]:
     row = dict(vars(question))
-    return row | {name: [round(x, 6) for x in row[name].tolist()] for name in ("first_features", "second_features")}
+    row |= {name: _rounded(row[name]) for name in ("first_features", "second_features")}
+    others = {"others": list(question.others), "other_features": [_rounded(each) for each in question.other_features]}
+    return {name: value for name, value in (row | others).items() if name not in others or value}
+
+
+def _rounded(features: Array) -> list[float]:
+    return [round(x, 6) for x in features.tolist()]

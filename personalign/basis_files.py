@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from personalign.artefact import Door, FingerprintsRow, Name, Number, Schema, Share, Size, Text
 from personalign.errors import BasisError
 from personalign.messages import read_messages
-from personalign.types import MAX_AXES, MAX_UTILITY, Noise, is_covariance
+from personalign.types import MAX_AXES, MAX_REPLIES, MAX_UTILITY, Noise, is_covariance
 
 MAX_EMBEDDING = 1 << 16  # dimensions
 SMALLEST = 1e-12  # standard deviation of an axis over replies
@@ -73,6 +73,13 @@ class QuestionRow(Schema):
     second: Text
     first_features: Features
     second_features: Features
+    others: Annotated[tuple[Text, ...], Field(max_length=MAX_REPLIES - 2)] = ()
+    other_features: tuple[Features, ...] = ()
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """All replies, the pair first."""
+        return (self.first, self.second, *self.others)
 
 
 def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
@@ -80,9 +87,10 @@ def check_questions(rows: Sequence[QuestionRow], d: int, place: str) -> None:
     if twice := [name for name, times in Counter(row.id for row in rows).items() if times > 1]:
         raise BASIS.refusal(f"{place} has several questions {twice[0]!r}, expected an id for each")
     for row in rows:
-        if row.first == row.second:
-            raise BASIS.refusal(f"{place}: question {row.id} shows the same reply twice, expected two that differ")
-        if not len(row.first_features) == len(row.second_features) == d:
+        if len({*row.replies}) < len(row.replies):
+            raise BASIS.refusal(f"{place}: question {row.id} shows the same reply twice, expected replies that differ")
+        features = (row.first_features, row.second_features, *row.other_features)
+        if len(features) != len(row.replies) or any(len(each) != d for each in features):
             raise BASIS.refusal(f"{place}: question {row.id} lacks features, expected {d} of each reply")
 
 

@@ -24,15 +24,16 @@ from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
 from personalign.learn.fit import fit
 from personalign.learn.prior import conditioned
-from personalign.learn.rank import Ranking, rank
+from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.learn.wishes import ReadWishes, Understood, understand
 from personalign.messages import Conversation, Feedback, check_text, instructed, read_candidates, shown
-from personalign.options import check_choice, check_name, check_number, check_switch
+from personalign.options import check_choice, check_name, check_number, check_switch, check_whole
 from personalign.store import Answer, Fit, Key, Presentation, Shown, Statements, Store
 from personalign.types import (
     INFORMATIVE,
+    MAX_REPLIES,
     SIDES,
     SPREADS,
     WEIGHTS,
@@ -40,6 +41,7 @@ from personalign.types import (
     Choice,
     Gaussian,
     Message,
+    Pick,
     Profile,
     Question,
     Reason,
@@ -95,27 +97,34 @@ class Onboarding:
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
         self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
 
-    def ask(self, user: str, consent: str | None = None, *, graded: bool = False) -> Question | None:
+    def ask(self, user: str, consent: str | None = None, *, graded: bool = False, replies: int = 2) -> Question | None:
         """The open question, or the next one; None when enough is known."""
         check_switch("graded", graded)
+        check_whole("replies", replies, 2, MAX_REPLIES)
         person = self._store.add_user(user, consent)
         presentation = self._store.open_presentation(user, self._basis.id)
-        if presentation is None:
-            index, _ = self._choose(user)
-            if index is None:
+        if presentation is None or 2 + len(presentation.others) > replies:
+            chosen, _ = self._choose(user, replies)
+            if chosen is None:
                 return None
-            question, v = self._basis.bank[index], self._basis.pool[index]
-            sides = self._lay_out(user, question.id, question.prompt, question.first, question.second, v)
-            presentation = self._store.present(user, self._basis.id, replace(sides, graded=graded), person)
-        elif presentation.graded != graded:
+            sides = self._show(user, *chosen)
+            sides = replace(sides, graded=graded and not sides.others)
+            presentation = self._store.present(user, self._basis.id, sides, person)
+        elif presentation.graded != graded and not presentation.others:
             presentation = self._store.present(user, self._basis.id, replace(presentation, graded=graded), person)
         return _question(presentation)
+
+    def _show(self, user: str, index: int, num_replies: int) -> Shown:
+        question = self._basis.bank[index]
+        if num_replies > 2:
+            return Shown.pick(user, question.id, question.prompt, question.replies[:num_replies], question.features)
+        return Shown.pair(user, question.id, question.prompt, question.first, question.second, self._basis.pool[index])
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
         return None if self._store.open_presentation(user, self._basis.id) else self._choose(user)[1]
 
-    def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
+    def answer(self, user: str, question_id: str, choice: Choice | Pick) -> Profile:
         """Store an answer and the profile fitted to all of them."""
         for name, value in (("question", question_id), ("choice", choice)):
             if not isinstance(value, str) or not value.isprintable() or len(value) > 64:
@@ -128,7 +137,7 @@ class Onboarding:
         presentation = self._store.open_presentation(user, self._basis.id)
         if presentation is None:
             answers = self._store.answers(user, self._basis.id)
-            sided = [answer for answer in answers if answer.kind == "question" and answer.choice in SIDES]
+            sided = [a for a in answers if a.kind == "question" and a.choice in SIDES and a.v.ndim == 1]
             if not sided or any(answer.kind == "check" for answer in answers):
                 return None
             first = self._store.presentation(user, sided[0].presentation_id)
@@ -157,7 +166,7 @@ class Onboarding:
         pair = json.dumps([feedback.kind, *feedback.prompt, first, second])
         name = f"{feedback.kind}:{hashlib.sha256(pair.encode()).hexdigest()}"
         v = self.compare(feedback.prompt, first, second)
-        sides = replace(self._lay_out(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
+        sides = replace(Shown.pair(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if sides.a == feedback.chosen else "b"
         return self._named(
             self._store.commit_feedback(user, self._basis.id, sides, choice, self._fit_of(user), self._judge, person)
@@ -203,7 +212,9 @@ class Onboarding:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
 
         def measure(shown: Presentation) -> Array:
-            return self.compare(shown.prompt, shown.a, shown.b)
+            texts = [shown.a, shown.b, *shown.others]
+            measured = features(self._basis, [shown.prompt] * len(texts), texts, self._embed)
+            return measured if shown.others else np.asarray(measured[0] - measured[1])
 
         profile = self._store.adopt(user, self._basis.id, measure, self._fit_of(user), self._judge)
         return None if profile is None else self._named(profile)
@@ -227,8 +238,8 @@ class Onboarding:
         phi = features(self._basis, [prompt] * len(candidates), candidates, self._embed)
         return rank(candidates, phi, self.serving.belief(profile), reason, profile.revision)
 
-    def _choose(self, user: str) -> tuple[int | None, str | None]:
-        """The index of the next bank question, or the reason why there is none."""
+    def _choose(self, user: str, replies: int = 2) -> tuple[tuple[int, int] | None, str | None]:
+        """The next bank question and how many of its replies are shown, or why there is none."""
         basis, rule, stop = self._basis, self.rules.question_rule, self.rules.stop_rule
         state, asked = self._store.state(user, basis.id), self._store.asked(user, basis.id)
         post = self._named(state.profile or basis.first_profile(user)).posterior
@@ -240,7 +251,20 @@ class Onboarding:
         if reason is not None:
             return None, f"{reason}; {AT_RANDOM}" if rule == "random" and not basis.active else reason
         seed = crc32(f"{user}\0{len(asked)}".encode())  # of the rule "random": the same question until it is asked
-        return acquire(post, self._pool, rule, basis.noise, allowed, seed, sums=basis.sums), None
+        pair = acquire(post, self._pool, rule, basis.noise, allowed, seed, sums=basis.sums)
+        pick = self._pick(post, allowed, pair, state.answers) if replies > 2 else None
+        if pick is None:
+            return (pair, 2), None
+        return (pick, min(replies, len(basis.bank[pick].replies))), None
+
+    def _pick(self, post: Gaussian, allowed: NDArray[np.bool_], pair: int, answers: Sequence[Answer]) -> int | None:
+        """The question whose pick tells more in a second than a pair does; None where none does."""
+        pace = self._picks.pace([(a.question_id, a.v.ndim == 2, a.seconds) for a in answers if a.kind == "question"])
+        return self._picks.better(post, allowed, pair, self._pool[pair], self._basis.noise, pace)
+
+    @cached_property
+    def _picks(self) -> Picks:
+        return Picks.measure(self._basis)
 
     def _allowed(self, asked: frozenset[str]) -> NDArray[np.bool_]:
         exposures, bank = self._store.exposures(self._basis.id), self._basis.bank
@@ -252,13 +276,6 @@ class Onboarding:
     @cached_property
     def _likeness(self) -> Likeness:
         return Likeness.measure(self._basis)
-
-    def _lay_out(self, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
-        """Put each reply on a side; ``v`` are the features, first minus second."""
-        # a fair coin for the side, but the same one each time: what is shown can be repeated
-        swapped = hashlib.sha256(f"{user}\0{name}".encode()).digest()[0] % 2 == 1
-        a, b = (second, first) if swapped else (first, second)
-        return Shown(name, prompt, a, b, swapped, v * (-1.0 if swapped else 1.0))
 
     def compare(self, prompt: Sequence[Message], first: str, second: str) -> Array:
         """Features of two texts, first minus second."""
@@ -283,8 +300,9 @@ class Onboarding:
         return has_loss and (self._basis.gate is None or is_silent or answer.gain is not None)
 
     def _judged(self, answer: Answer, before: Gaussian) -> Answer:
-        loss = log_loss(answer.v, answer.choice, before, self._basis.noise, answer.kind)
-        return replace(answer, loss=loss, gain=self.serving.gain(answer.v, answer.choice, before, answer.kind))
+        v, choice = stand_in(answer.v, answer.choice)
+        loss = log_loss(v, choice, before, self._basis.noise, answer.kind)
+        return replace(answer, loss=loss, gain=self.serving.gain(v, choice, before, answer.kind))
 
     def _fit_of(self, user: str, news: Statements = MappingProxyType({})) -> Fit:
         """What fits a person's answers, given what they stated and what they state now."""
@@ -300,16 +318,20 @@ class Onboarding:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
         weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, self._watch(answers).holds)
-        fitted = select(choices, kinds)
-        v, prior = self._features(answers), conditioned(self._basis.prior, stated, self._basis.axes)
-        return fit(v[fitted], [choices[i] for i in fitted], prior, self._basis.noise, weight[fitted])
+        weighed = zip(answers, weight.tolist(), strict=True)
+        rows = [row for given, share in weighed for row in as_rows(given.v, given.choice, given.kind, share)]
+        newest = [rows[i] for i in select([row.choice for row in rows], [row.kind for row in rows])]
+        v, prior = self._stacked([row.v for row in newest]), conditioned(self._basis.prior, stated, self._basis.axes)
+        weight = np.array([row.weight for row in newest])
+        return fit(v, [row.choice for row in newest], prior, self._basis.noise, weight)
 
     def _watch(self, answers: Sequence[Answer]) -> Drift:
-        kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
-        return watch(self._features(answers), choices, kinds, self._basis.prior)
+        pairs = [stand_in(answer.v, answer.choice) for answer in answers]
+        v, choices = self._stacked([v for v, _ in pairs]), [choice for _, choice in pairs]
+        return watch(v, choices, [answer.kind for answer in answers], self._basis.prior)
 
-    def _features(self, answers: Sequence[Answer]) -> Array:
-        return np.array([answer.v for answer in answers]).reshape(len(answers), self._basis.num_axes)
+    def _stacked(self, rows: Sequence[Array]) -> Array:
+        return np.array(rows).reshape(len(rows), self._basis.num_axes)
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
@@ -317,4 +339,4 @@ class Onboarding:
 
 
 def _question(presentation: Presentation) -> Question:
-    return Question(presentation.id, presentation.prompt, presentation.a, presentation.b)
+    return Question(presentation.id, presentation.prompt, presentation.a, presentation.b, presentation.others)

@@ -26,7 +26,7 @@ from personalign.onboarding import Onboarding, rule
 from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
 from personalign.store import Store
 from personalign.trial import Trials
-from personalign.types import Choice, Profile, Question, Reply
+from personalign.types import Choice, Pick, Profile, Question, Reply
 
 if TYPE_CHECKING:
     from personalign.decode.models import Models
@@ -141,19 +141,20 @@ class Personalign:
 
     # Onboarding
 
-    def ask(self, user: str, consent: str | None = None, *, graded: bool = False) -> Question | None:
+    def ask(self, user: str, consent: str | None = None, *, graded: bool = False, replies: int = 2) -> Question | None:
         """The open question of a person, or their next one; None when enough is known. The first one creates them.
 
         ``graded`` says that "a++" and "b++" are offered: "a" and "b" are then a little better, until asked otherwise.
+        Of up to ``replies`` the best is picked if that tells more in the time of reading: "b", or "b>c", c is worst.
         """
         words = None if consent is None else check_text("the consent", consent)
-        return self._onboarding.ask(check_user(user), words, graded=graded)
+        return self._onboarding.ask(check_user(user), words, graded=graded, replies=replies)
 
     def why_stopped(self, user: str) -> str | None:
         """Why there is no further question, in words; None while there is one."""
         return self._onboarding.why_stopped(check_user(user))
 
-    def answer(self, user: str, question_id: str, choice: Choice) -> Profile:
+    def answer(self, user: str, question_id: str, choice: Choice | Pick) -> Profile:
         """Store an answer and the profile fitted to all of them; another answer than before: ``AlreadyAnswered``."""
         return self._onboarding.answer(check_user(user), question_id, choice)
 
@@ -170,10 +171,7 @@ class Personalign:
         return self._onboarding.undo(check_user(user))
 
     def feedback(self, user: str, messages: Messages, chosen: str, rejected: str, kind: FeedbackKind) -> Profile:
-        """Store what a person preferred in use, and the profile fitted with it, as ``Feedback`` says.
-
-        The same feedback again changes nothing; turned round, it takes the place of the first.
-        """
+        """Store what a person preferred in use, and the profile; the same pair again takes the place of the first."""
         return self._onboarding.feedback(check_user(user), Feedback(kind, read_messages(messages), chosen, rejected))
 
     def set(self, user: str, /, **positions: float | None) -> Profile:

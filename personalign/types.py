@@ -28,9 +28,17 @@ Bools = NDArray[np.bool_]
 # "a++" is much better; "a+", a little better, is how "a" is stored where "a++" was offered beside it
 Choice = Literal["a", "b", "tie", "neither", "skip", "a+", "b+", "a++", "b++"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+# of more than two replies the best is picked, and the worst behind it if it is named
+Pick = Literal["c", "d", "a>b", "a>c", "a>d", "b>a", "b>c", "b>d", "c>a", "c>b", "c>d", "d>a", "d>b", "d>c"]
+PICKS: tuple[Pick, ...] = get_args(Pick)
+ANSWERS: tuple[Choice | Pick, ...] = (*CHOICES, *PICKS)
+LETTERS = "abcd"  # of replies to one prompt, as they are shown
+MAX_REPLIES = len(LETTERS)
 SIDES: Mapping[str, str] = MappingProxyType({choice: choice[0] for choice in CHOICES if choice[0] in "ab"})
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
-INFORMATIVE: frozenset[str] = frozenset({*SIDES, "tie"})  # the choices that say something about a person's weights
+INFORMATIVE: frozenset[str] = frozenset(
+    {*SIDES, "tie", *PICKS}
+)  # the choices that say something about a person's weights
 # How much an answer counts in a fit: fully if it was asked, less if a person's use shows it. With p the share of such
 # answers that follow their taste, it is ((2p − 1) / (2·¾ − 1))²: the Fisher information near indifference over that of
 # an asked answer, of which ¾ do. p is assumed, not measured. An edit (.70) shows what was wanted, but may correct a
@@ -90,12 +98,21 @@ class Noise:
 
 @dataclass(frozen=True)
 class Question:
-    """Two replies to one prompt, as shown: ``a`` on the left, ``b`` on the right; the id is the presentation's."""
+    """Two replies to one prompt, as shown: ``a`` on the left, ``b`` on the right; the id is the presentation's.
+
+    A pick shows up to two others behind them, which are called c and d.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     a: str
     b: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are called a, b, c, d."""
+        return (self.a, self.b, *self.others)
 
 
 @dataclass(frozen=True)

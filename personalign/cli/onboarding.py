@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,7 @@ from personalign.cli.show import (
 )
 from personalign.errors import InputError, QuestionError
 from personalign.messages import FeedbackKind
+from personalign.types import LETTERS, MAX_REPLIES, PICKS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from personalign.service import Personalign
     from personalign.store import Trial
     from personalign.trial import Report
-    from personalign.types import Choice, Question
+    from personalign.types import Choice, Pick, Question
 
 KEYS: dict[str, Choice] = {"a": "a", "b": "b", "aa": "a++", "bb": "b++", "t": "tie", "n": "neither", "s": "skip"}
 SIDES = "[bold]a[/], [bold]b[/]"
 GRADES = "[bold]aa[/] = much better, [bold]a[/], [bold]b[/], [bold]bb[/] = much better"
 trial = typer.Typer(help="Find out which way to write people like best, by blinded choices.", no_args_is_help=True)
 PROMPT = "{}, [bold]t[/]ie, [bold]n[/]either, [bold]s[/]kip, u = undo, q = stop: "
+PICK = "the best of [bold]{}[/], and the worst behind it if you like, such as ba; n, s, u, q: "
 
 
 def demo(
@@ -64,13 +66,17 @@ def onboard(
     user: User,
     consent: Annotated[str | None, typer.Option(help="text the person agreed to, stored with them")] = None,
     graded: Annotated[bool, typer.Option("--graded", help="offer “much better”, too: the keys aa and bb")] = False,
+    replies: Annotated[
+        int,
+        typer.Option(min=2, max=MAX_REPLIES, help="replies that may be shown at once; of more than 2, pick the best"),
+    ] = 2,
     check: Annotated[bool, typer.Option("--check", help="ask the first question again at the end")] = False,
     store: StoreUrl = None,
     model: Model = None,
     basis: BasisPath = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a person which of two replies is better; stop at any time and go on later.
+    """Ask a person which reply is better; stop at any time and go on later.
 
     With --json: the profile; stopped_because; effects, what each answer changed, in words; agreed, whether they
     preferred the same reply when asked again, null if they weren't.
@@ -78,7 +84,7 @@ def onboard(
     with open_service(store, model, basis, is_asking=True) as p:
         console, effects, prompt = err if as_json else out, list[str](), PROMPT.format(GRADES if graded else SIDES)
         talk = partial(_converse, p, user, console=console, effects=effects, prompt=prompt)
-        has_stopped = talk(lambda: p.ask(user, consent, graded=graded), lambda: _number(p, user))
+        has_stopped = talk(lambda: p.ask(user, consent, graded=graded, replies=replies), lambda: _number(p, user))
         if check and not has_stopped:
             talk(lambda: p.reask(user), lambda: "one question again")
         profile, reason, agreed = p.profile(user), p.why_stopped(user), p.agreed(user)
@@ -99,32 +105,48 @@ def _converse(
     while question := ask():
         show_question(console, question, title())
         try:
-            key = console.input(prompt).strip().lower()
+            key = console.input(_prompt(question, prompt)).strip().lower()
         except EOFError:
             return True
         if key == "q":
             return True
-        _take(p, user, question.id, key, console, effects)
+        _take(p, user, question, key, console, effects)
     return False
+
+
+def _prompt(question: Question, of_pairs: str) -> str:
+    letters = LETTERS[: len(question.replies)]
+    return PICK.format(", ".join(letters)) if question.others else of_pairs
+
+
+def _keys(question: Question) -> Mapping[str, Choice | Pick]:
+    """What may be typed, and what it says; of several replies the letters of the best and the worst."""
+    if not question.others:
+        return KEYS
+    letters = {*LETTERS[: len(question.replies)], ">"}
+    picks: tuple[Choice | Pick, ...] = ("a", "b", *PICKS)
+    keys: dict[str, Choice | Pick] = {pick.replace(">", ""): pick for pick in picks if {*pick} <= letters}
+    return keys | {"n": "neither", "s": "skip"}
 
 
 def _number(p: Personalign, user: str) -> str:
     return f"question {p.drift(user).asked + 1} of at most {p.stop_rule.max_questions}"
 
 
-def _take(p: Personalign, user: str, question_id: str, key: str, console: Console, effects: list[str]) -> None:
+def _take(p: Personalign, user: str, question: Question, key: str, console: Console, effects: list[str]) -> None:
     """Give one answer, or take the last one back."""
+    keys = _keys(question)
     if key == "u":
         try:
             p.undo(user)
         except QuestionError as error:
             console.print(str(error), markup=False)
-    elif key in KEYS:
+    elif key in keys:
         before = p.profile(user)
-        effects.append(p.answer(user, question_id, KEYS[key]).changes(before))
+        effects.append(p.answer(user, question.id, keys[key]).changes(before))
         show_answer(console, effects[-1])
     else:
-        console.print(f"found {key!r}, expected one of {', '.join(KEYS)}, u, q", markup=False)
+        console.print(f"found {key!r}, expected one of {', '.join(keys)}, u, q", markup=False)
 
 
 def feedback(

@@ -15,6 +15,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from personalign.types import LETTERS
+
 if TYPE_CHECKING:
     from personalign.demo.people import Met
     from personalign.demo.run import Demo
@@ -34,13 +36,12 @@ UNSHADED = 0.02  # changes of probability below it aren't shown
 
 
 def show_question(console: Console, question: Question, title: str) -> None:
-    """A question with both replies side by side."""
+    """A question with its replies side by side."""
     console.rule(title)
     for message in question.prompt:
         console.print(Text(f"{message['role']}: {message['content']}", style="dim"))
-    console.print(
-        Columns([Panel(Text(question.a), title="a"), Panel(Text(question.b), title="b")], equal=True, expand=True)
-    )
+    panels = [Panel(Text(reply), title=letter) for letter, reply in zip(LETTERS, question.replies, strict=False)]
+    console.print(Columns(panels, equal=True, expand=True))
 
 
 def show_answer(console: Console, effect: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from personalign.errors import AlreadyAnswered, BasisError, QuestionError
 from personalign.messages import FEEDBACK
+from personalign.options import read_pick
 from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
 from personalign.store.tables import (
@@ -33,7 +34,7 @@ from personalign.store.tables import (
     UserRow,
 )
 from personalign.store.values import Answer, Measure, Presentation, Shown, State, Statements
-from personalign.types import Choice, Gaussian, Profile
+from personalign.types import ANSWERS, CHOICES, PICKS, Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
 Original = tuple[Presentation, Answer]  # under the name of the presentation that it comes from first
@@ -55,6 +56,10 @@ def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentati
     records.check_known(session, user)
     _check_saved(session, basis_id)
     row = records.find_open(session, user, basis_id)
+    if row is not None and row.others and not shown.others:
+        _set_state(row, "withdrawn")
+        session.flush()  # before the other opens: the index allows one
+        row = None
     if row is not None and row.graded != shown.graded:
         row.graded = shown.graded
         records.seal(row)
@@ -70,8 +75,8 @@ def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentati
 
 def answer(session: Session, user: str, presentation_id: str, choice: str) -> Change | Profile | None:
     """Draft the answer to a question; the profile itself where this answer was given already."""
-    records.check_choice(choice)
     shown = records.find_presentation(session, user, presentation_id)
+    _check_offered(choice, shown)
     if shown.graded and choice in {"a", "b"}:
         choice += "+"
     if shown.state == "withdrawn":
@@ -95,7 +100,7 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
 
 def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: str) -> Change | Profile | None:
     """Draft feedback; on the same pair the newest of a kind stands, and the profile itself where that is the same."""
-    records.check_choice(choice)
+    _check_choice(choice)
     _check_saved(session, basis_id)
     state = records.read_state(session, user, basis_id)
     row = records.find_feedback(session, user, basis_id, shown.question_id)
@@ -242,6 +247,23 @@ def find_lacking(session: Session, user: str, basis_id: str) -> tuple[State, lis
         if given is not None and root not in known and shown.question_id not in pairs
     ]
     return records.read_state(session, user, basis_id), originals
+
+
+def _check_choice(choice: str) -> None:
+    """Refuse what is no choice."""
+    if choice not in ANSWERS:
+        raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(ANSWERS)}")
+
+
+def _check_offered(choice: str, shown: PresentationRow) -> None:
+    """Refuse a pick where a pair was shown, and what names no reply of a pick."""
+    _check_choice(choice)
+    if shown.others and choice not in {"neither", "skip"}:
+        read_pick(choice, 2 + len(shown.others))
+    if not shown.others and choice in PICKS:
+        raise QuestionError(
+            f"the choice is {choice!r}, but two replies were shown; expected one of {', '.join(CHOICES)}"
+        )
 
 
 def _given(presentation_id: str, choice: str, shown: Shown, seconds: float = 0.0) -> Answer:

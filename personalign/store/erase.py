@@ -255,7 +255,7 @@ def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewis
         value.encode()  # refuses what isn't UTF-8
     if isinstance(column.type, UtcDateTime) and value is not None:
         return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
-    if isinstance(column.type, Json):
+    if isinstance(column.type, Json) and (value is not None or not column.nullable):
         plain = json.loads(value)
         json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
         return plain

@@ -28,7 +28,7 @@ from personalign.store.tables import (
     UserRow,
 )
 from personalign.store.values import Answer, Key, Presentation, Shown, State, Statements, check_finite
-from personalign.types import CHOICES, INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile, Statement, StatementKind
+from personalign.types import INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile, Statement, StatementKind
 
 KEPT_STATEMENTS = 1000  # of a person: the newest, and those that hold
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
@@ -125,7 +125,8 @@ def to_presentation(row: PresentationRow) -> Presentation:
         raise StoreError(f"the texts of presentation {row.id!a} {DAMAGED}")
     prompt = tuple(cast("list[Message]", row.prompt))
     columns = _same(row, (*SHOWN, "id", "basis_id", "shown_at"))
-    return Presentation(**columns, user=row.user_id, prompt=prompt, v=decode(row.v))
+    others = tuple(row.others or ())
+    return Presentation(**columns, user=row.user_id, prompt=prompt, others=others, v=_features(row))
 
 
 def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
@@ -133,7 +134,12 @@ def to_answer(given: AnswerRow, shown: PresentationRow) -> Answer:
     check_row(given)
     check_row(shown)
     columns = _same(given, (*GIVEN, "number")) | _same(shown, ("kind", "question_id"))
-    return Answer(**columns, v=decode(shown.v))
+    return Answer(**columns, v=_features(shown))
+
+
+def _features(row: PresentationRow) -> Array:
+    v = decode(row.v)
+    return v if len(v) == row.num_axes else v.reshape(-1, row.num_axes)
 
 
 def to_profile(session: Session, row: ProfileRow) -> Profile:
@@ -201,7 +207,8 @@ def new_presentation(
         basis_id=basis_id,
         state=state,
         prompt=[{"role": message["role"], "content": message["content"]} for message in shown.prompt],
-        num_axes=len(shown.v),
+        others=list(shown.others) or None,
+        num_axes=shown.v.shape[-1],
         v=encode(shown.v),
     )
     row.digest = _digest(row)
@@ -241,12 +248,6 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
     )
     seal(row)
     return to_profile(session, session.merge(row))
-
-
-def check_choice(choice: str) -> None:
-    """Refuse what is no choice."""
-    if choice not in CHOICES:
-        raise QuestionError(f"the choice is {choice!r}, expected one of {', '.join(CHOICES)}")
 
 
 def check_known(session: Session, user: str) -> None:
@@ -306,7 +307,7 @@ def _same(source: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _digest(row: PresentationRow) -> str:
-    return checksum(_same(row, TEXTS))
+    return checksum({name: text for name, text in _same(row, TEXTS).items() if name != "others" or text})
 
 
 def _checksum(row: Sealed) -> str:

@@ -15,12 +15,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from personalign.messages import MAX_USER
-from personalign.types import CHOICES, SPREADS
+from personalign.types import ANSWERS, SPREADS
 
 USER_KEY = "user_id"
 SCATTERED = ""
 TRIAL = "trial"  # the kind of presentations whose sides arms of a trial wrote
-TEXTS = ("prompt", "a", "b")  # of a presentation; a fit does without them
+TEXTS = ("prompt", "a", "b", "others")  # of a presentation; a fit does without them
 Read = Callable[[Any], Any]
 Text16 = Annotated[str, 16]
 Text32 = Annotated[str, 32]
@@ -125,7 +125,7 @@ class BasisRow(Table):
 
 
 class PresentationRow(Table):
-    """Two replies as one person saw them, texts included, so that answers outlive their bank.
+    """Replies as one person saw them, texts included, so that answers outlive their bank.
 
     ``kind`` is "question" for what was asked, "check" where it was asked again, "trial" for what arms of a trial wrote,
     or the kind of feedback that chose.
@@ -147,9 +147,10 @@ class PresentationRow(Table):
     prompt: Mapped[list[dict[str, str]]]
     a: Mapped[str]
     b: Mapped[str]
+    others: Mapped[list[str] | None] = mapped_column(Json(none_as_null=True))  # behind them, where the best is picked
     swapped: Mapped[bool]
     num_axes: Mapped[int]
-    v: Mapped[bytes]
+    v: Mapped[bytes]  # left minus right; of a pick each reply's features
     digest: Mapped[Text64]
     checksum: Mapped[Text64]
     state: Mapped[Text16]
@@ -168,7 +169,7 @@ class AnswerRow(Table):
 
     __tablename__ = "answers"
     __table_args__ = (
-        CheckConstraint(f"choice IN ({', '.join(repr(choice) for choice in CHOICES)})", name="choice"),
+        CheckConstraint(f"choice IN ({', '.join(repr(choice) for choice in ANSWERS)})", name="choice"),
         _index_where("uq_answers_live", "undone_at IS NULL", "presentation_id"),
         Index(None, "user_id", "number"),
         Index(None, "presentation_id"),  # the partial one can't serve the foreign key

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
 from personalign.errors import ProfileError
-from personalign.types import Array, Choice, Gaussian, Message, Profile, Statement, StatementKind
+from personalign.types import Array, Choice, Gaussian, Message, Pick, Profile, Statement, StatementKind
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Two replies side by side, ``a`` left, ``b`` right; ``swapped`` if the bank's first reply is on the right."""
+    """Two replies side by side, ``a`` left, ``b`` right; ``swapped`` if the bank's first reply is on the right.
+
+    Behind them are those of a pick, which isn't ``swapped``.
+    """
 
     question_id: str
     prompt: tuple[Message, ...]
     a: str
     b: str
     swapped: bool
-    v: Array  # (d,) features, left minus right
+    v: Array  # (d,) features, left minus right; (k, d) of each reply of a pick
     kind: str = "question"  # or "check", "trial", or feedback's, as in ``types.WEIGHTS``
+    others: tuple[str, ...] = ()
     graded: bool = False  # whether "much better" was offered, so that "a" is a little better
 
     def __post_init__(self) -> None:
         check_finite("what is shown", self.v)
+
+    @classmethod
+    def pair(cls, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
+        """Put each reply on a side; ``v`` are the features, first minus second."""
+        # a fair coin for the side, but the same one each time: what is shown can be repeated
+        swapped = _digest(user, name)[0] % 2 == 1
+        a, b = (second, first) if swapped else (first, second)
+        return cls(name, prompt, a, b, swapped, v * (-1.0 if swapped else 1.0))
+
+    @classmethod
+    def pick(cls, user: str, name: str, prompt: tuple[Message, ...], replies: Sequence[str], features: Array) -> Shown:
+        """Put replies in an order, the same one each time."""
+        order = np.random.default_rng(list(_digest(user, name))).permutation(len(replies)).tolist()
+        a, b, *others = (replies[i] for i in order)
+        return cls(name, prompt, a, b, swapped=False, v=features[order], others=tuple(others))
+
+
+def _digest(user: str, name: str) -> bytes:
+    return hashlib.sha256(f"{user}\0{name}".encode()).digest()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,8 +68,8 @@ class Answer:
     """One answer that stands; ``seconds`` is the time from showing to answering."""
 
     presentation_id: str
-    choice: Choice
-    v: Array  # (d,) features, left minus right
+    choice: Choice | Pick
+    v: Array  # as in ``Shown``
     seconds: float
     answered_at: datetime
     kind: str = "question"  # as in ``Shown``
@@ -114,7 +138,7 @@ Where it has nothing to add, it returns the very tuple.
 """
 
 Measure = Callable[[Presentation], Array]
-"""From what was shown to its features under another basis (d,), left minus right."""
+"""From what was shown to its features under another basis, as in ``Shown``."""
 
 
 def leave_unjudged(_: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:

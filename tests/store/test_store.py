@@ -20,7 +20,7 @@ from tests.store.store_worker import is_known
 COPY_OF_EACH = """
     INSERT INTO presentations
     SELECT 'other', user_id, basis_id, question_id, prompt, a, b, swapped, num_axes, v, checksum, state, shown_at, kind,
-        origin, digest, graded
+        origin, digest, graded, others
     FROM presentations
 """
 

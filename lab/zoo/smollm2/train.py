@@ -2,13 +2,14 @@
 
 The roll-outs take two hours on one core, the rest a quarter of an hour. ``--only`` rolls one kind of replies out, so
 that two processes may share the work; the last call, without it, finds both. ``--head`` learns the head of the basis
-that is there anew: its axes, questions and prior stay, and half of the roll-outs will do.
+that is there anew: its axes, questions and prior stay, and half of the roll-outs will do. ``--picks`` gives its
+questions the other replies that picks show, from the other half.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ import typer
 from personalign.basis import Basis
 from personalign.bundled import SMOLLM2_GENERATION, ZOO
 from personalign.learn.axes import features
+from personalign.train.basis.bank import until_last_sentence, with_others
 from personalign.train.basis.build import Making, Replies, open_models, write_basis
 from personalign.train.basis.rollouts import Rollouts, roll_out
 from personalign.train.card import Origin, write_basis_card
@@ -92,9 +94,18 @@ def learn_head(folder: Path, making: Making) -> None:
     basis.save(folder)
 
 
+def add_picks(folder: Path, making: Making) -> None:
+    """Give the questions of a basis the other replies to their prompts."""
+    basis, prompts = Basis.load(folder), making.prompts.train
+    asked = until_last_sentence(roll_out(making.models, prompts, making.plans.ask, making.work / "bank"))
+    phi = features(basis, [prompts[i] for i in asked.prompt], list(asked.text))
+    replace(basis, bank=with_others(basis.bank, prompts, asked, phi)).save(folder)
+
+
 def main(
     work: Annotated[Path, typer.Option(help="roll-outs and checkpoints")] = Path(".zoo/smollm2"),
     only: Annotated[Kind | None, typer.Option(help="roll out these replies, and stop")] = None,
+    picks: Annotated[bool, typer.Option("--picks", help="add replies to pick from to the basis that is there")] = False,
     head: Annotated[bool, typer.Option("--head", help="learn the head of the basis that is there anew")] = False,
 ) -> None:
     """Roll out, train the head, calibrate, and write the basis where ``model="smollm2"`` finds it."""
@@ -105,7 +116,9 @@ def main(
         roll_out(models, prompts.train, plan, work / name)
         return
     making = Making(models, prompts, PLANS, work)
-    if head:
+    if picks:
+        add_picks(folder, making)
+    elif head:
         learn_head(folder, making)
     else:
         write_basis(folder, making, ORIGIN)

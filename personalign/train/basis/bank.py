@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from jaxtyping import Float
 
 from personalign.basis import BankQuestion
 from personalign.train.basis.rollouts import Rollouts
-from personalign.types import Array, Message
+from personalign.types import MAX_REPLIES, Array, Message
 
 MIN_WORDS, MAX_WORDS = 2, 150
 MAX_REPEATED = 0.08  # of a reply's word trigrams; a short reply may repeat none
@@ -51,7 +52,33 @@ def make_bank(
             text = "\n".join([*(m["content"] for m in prompt), first, second])
             name = hashlib.sha256(text.encode()).hexdigest()[:16]
             bank.append(BankQuestion(name, tuple(prompt), first, second, features[j], features[k]))
-    return tuple(bank)
+    return with_others(bank, prompts, rollouts, features)
+
+
+def with_others(
+    bank: Sequence[BankQuestion],
+    prompts: Sequence[Sequence[Message]],
+    rollouts: Rollouts,
+    features: Float[Array, "N d"],
+) -> tuple[BankQuestion, ...]:
+    """Give each question up to two other readable replies to its prompt, so that the best of all can be picked."""
+    usable, place = usable_replies(rollouts), {json.dumps(list(prompt)): i for i, prompt in enumerate(prompts)}
+    return tuple(
+        _with_others(question, rollouts, features, usable.get(place.get(json.dumps(list(question.prompt)), -1), []))
+        for question in bank
+    )
+
+
+def _with_others(
+    question: BankQuestion, rollouts: Rollouts, features: Float[Array, "N d"], candidates: Sequence[int]
+) -> BankQuestion:
+    chosen: list[int] = []
+    for i in candidates:
+        shown = (question.first, question.second, *(rollouts.text[j] for j in chosen))
+        if len(shown) < MAX_REPLIES and all(is_distinct(rollouts.text[i], text) for text in shown):
+            chosen.append(i)
+    texts, measured = tuple(rollouts.text[i] for i in chosen), tuple(features[i] for i in chosen)
+    return replace(question, others=texts, other_features=measured)
 
 
 SENTENCE_END = re.compile(r"""(?<![\s\d]\d)(?<!^\d)[.?!…]["'”’)*]*(?=\s|$)""")  # not the dot of "2. milk"

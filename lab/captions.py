@@ -137,6 +137,11 @@ CHANGED = {
     "using_reversal.20": "turned round after 10 answers and 10 thumbs; then thumbs",
     "using_another.20": "drawn anew after these; then thumbs",
 }
+TAPS = {
+    "pairs": "pairs",
+    "graded": "pairs, with “much better”",
+    "picks": "picks of up to four, with the worst",
+}
 GRADED = {
     "plain": "sides alone",
     "graded": "graded, the basis from a log without grades",

@@ -27,6 +27,7 @@ from lab.captions import (
     PROSE,
     SPEEDS,
     TALKED,
+    TAPS,
     WISHES,
 )
 from personalign.decode.seq import LIFE, Event
@@ -114,6 +115,17 @@ def _graded() -> str:
     columns = ("share_5", "share_10", "share_10_over_plain")
     table = [[what, *(_interval(rows.get(f"{arm}.{column}")) for column in columns)] for arm, what in GRADED.items()]
     return _table(["", "after 5", "after 10", "and more than by sides alone"], table)
+
+
+def _taps() -> str:
+    """What people of one kind of question are known by, and what that costs them."""
+    rows, table = _rows("taps"), []
+    for kind, what in TAPS.items():
+        ten = rows[f"taps.{kind}.10"]
+        columns = [_interval(rows[f"taps.{kind}.{count}"]) for count in (5, 10, 20)]
+        table.append([what, *columns, f"{ten['turned_round']:.0%}", f"{ten['seconds'] / 60:.1f}"])
+    header = ["", "after 5", "after 10", "after 20", "turned round after 10", "minutes of reading for 10"]
+    return _table(header, table)
 
 
 def _quality() -> str:
@@ -323,6 +335,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "trials": _trials,
     "learning": _learning,
     "graded": _graded,
+    "taps": _taps,
     "gaussian": _gaussian,
     "wishes": lambda: _figures("wishes", WISHES),
     "calm": _calm,

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from personalign.artefact import Door, FingerprintsRow, Name, Number, Schema, Share, Size, Text
 from personalign.errors import BasisError
-from personalign.messages import read_messages
-from personalign.types import MAX_AXES, MAX_REPLIES, MAX_UTILITY, Noise, is_covariance
+from personalign.messages import MAX_REPLIES, read_messages
+from personalign.types import MAX_AXES, MAX_UTILITY, Noise, is_covariance
 
 MAX_EMBEDDING = 1 << 16  # dimensions
 SMALLEST = 1e-12  # standard deviation of an axis over replies

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Literal, TypedDict, get_args
 from unicodedata import category
 
-from personalign.errors import InputError, MessageError
+from personalign.errors import InputError, MessageError, QuestionError
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
 FeedbackKind = Literal["edit", "thumbs", "regenerate"]
 FEEDBACK: tuple[FeedbackKind, ...] = get_args(FeedbackKind)  # the kinds of answers that come without a question
+# of more than two replies the best is picked, and the worst behind it if it is named
+Pick = Literal["c", "d", "a>b", "a>c", "a>d", "b>a", "b>c", "b>d", "c>a", "c>b", "c>d", "d>a", "d>b", "d>c"]
+PICKS: tuple[Pick, ...] = get_args(Pick)
+LETTERS = "abcd"  # of replies to one prompt, as they are shown
+MAX_REPLIES = len(LETTERS)
 MAX_TEXT = 100_000  # characters of a text that is kept
 EXAMPLE = '[{"role": "user", "content": "Hello"}]'
 MAX_CONVERSATION = 10 * MAX_TEXT  # characters of all messages: far more than a model reads, too few to keep it busy
@@ -205,3 +210,19 @@ class Feedback:
         check_text("the rejected reply", self.rejected)
         if self.chosen == self.rejected:
             raise InputError("the chosen and the rejected reply are the same; expected two texts that differ")
+
+
+def read_pick(choice: str, num_replies: int) -> tuple[int, int | None]:
+    """The places of the best of so many replies, and of the worst if it is named.
+
+    Raises:
+        QuestionError: what is no pick of them.
+    """
+    letters = LETTERS[:num_replies]
+    best, _, worst = choice.partition(">")
+    if choice not in {*letters, *PICKS} or not {best, worst} <= {*letters, ""}:
+        raise QuestionError(
+            f"the choice is {choice!r}, expected the best of {', '.join(letters)}, and behind it the worst if there is "
+            'one, such as "b" or "b>c"; or neither, skip'
+        )
+    return letters.index(best), letters.index(worst) if worst else None

@@ -28,12 +28,11 @@ from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.learn.wishes import ReadWishes, Understood, understand
-from personalign.messages import Conversation, Feedback, check_text, instructed, read_candidates, shown
+from personalign.messages import MAX_REPLIES, Conversation, Feedback, check_text, instructed, read_candidates, shown
 from personalign.options import check_choice, check_name, check_number, check_switch, check_whole
 from personalign.store import Answer, Fit, Key, Presentation, Shown, Statements, Store
 from personalign.types import (
     INFORMATIVE,
-    MAX_REPLIES,
     SIDES,
     SPREADS,
     WEIGHTS,

@@ -12,9 +12,8 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Literal, TypedDict, TypeVar, get_args
 
-from personalign.errors import ConstraintError, InputError, QuestionError
+from personalign.errors import ConstraintError, InputError
 from personalign.messages import check_unicode, shown
-from personalign.types import LETTERS, PICKS
 
 Rule = Literal["successor", "args", "blocks", "best_of"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -276,19 +275,3 @@ def _check_size(name: str, text: object) -> None:
         if len(text) > MAX_CONSTRAINT:
             raise ConstraintError(f"the {name} has {len(text):,} characters, expected at most {MAX_CONSTRAINT:,}")
         check_unicode(f"the {name}", text)
-
-
-def read_pick(choice: str, num_replies: int) -> tuple[int, int | None]:
-    """The places of the best of so many replies, and of the worst if it is named.
-
-    Raises:
-        QuestionError: what is no pick of them.
-    """
-    letters = LETTERS[:num_replies]
-    best, _, worst = choice.partition(">")
-    if choice not in {*letters, *PICKS} or not {best, worst} <= {*letters, ""}:
-        raise QuestionError(
-            f"the choice is {choice!r}, expected the best of {', '.join(letters)}, and behind it the worst if there is "
-            'one, such as "b" or "b>c"; or neither, skip'
-        )
-    return letters.index(best), letters.index(worst) if worst else None

@@ -240,7 +240,8 @@ class Personalign:
             Overloaded: too many replies are being written already.
             EngineError: the reply failed while it was written.
         """
-        return self._replies.write(self._requests([user], [messages], options))[0]
+        requests = self._requests([user], [messages], options)
+        return self._replies.write(requests)[0]
 
     def stream(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> Iterator[str]:
         """``chat`` piece by piece; dropping the iterator ends the reply. Only ``EngineError`` comes after the call."""
@@ -269,12 +270,14 @@ class Personalign:
             raise InputError(
                 f"found {len(users)} people and {len(conversations)} conversations, expected as many; pass one for each"
             )
-        return self._replies.write(self._requests(users, conversations, options))
+        requests = self._requests(users, conversations, options)
+        return self._replies.write(requests)
 
     def shift(self, user: str, conversations: Sequence[Messages], **options: Unpack[OptionsDict]) -> list[ShiftedReply]:
         """Write replies as ``chat`` does, with what the reward and the expert did to each token's probability."""
         users = [user] * len(check_list("conversations", conversations))
-        return self._replies.shift(self._requests(users, conversations, options))
+        requests = self._requests(users, conversations, options)
+        return self._replies.shift(requests)
 
     def _requests(self, users: Sequence[str], conversations: Sequence[Messages], options: OptionsDict) -> list[Request]:
         """Check all that is asked for before the model is loaded."""

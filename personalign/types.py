@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, ProfileError
+from personalign.messages import PICKS
 from personalign.messages import Message as Message  # noqa: PLC0414 - what questions and requests are made of
+from personalign.messages import Pick as Pick  # noqa: PLC0414 - a kind of choice
 from personalign.words import CLEAR, FAINT, IMPERSONAL, STRONG, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
@@ -28,17 +30,10 @@ Bools = NDArray[np.bool_]
 # "a++" is much better; "a+", a little better, is how "a" is stored where "a++" was offered beside it
 Choice = Literal["a", "b", "tie", "neither", "skip", "a+", "b+", "a++", "b++"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
-# of more than two replies the best is picked, and the worst behind it if it is named
-Pick = Literal["c", "d", "a>b", "a>c", "a>d", "b>a", "b>c", "b>d", "c>a", "c>b", "c>d", "d>a", "d>b", "d>c"]
-PICKS: tuple[Pick, ...] = get_args(Pick)
 ANSWERS: tuple[Choice | Pick, ...] = (*CHOICES, *PICKS)
-LETTERS = "abcd"  # of replies to one prompt, as they are shown
-MAX_REPLIES = len(LETTERS)
 SIDES: Mapping[str, str] = MappingProxyType({choice: choice[0] for choice in CHOICES if choice[0] in "ab"})
 MAX_UTILITY = 100.0  # of a scale of answers: far more than a person shows, far less than overflows
-INFORMATIVE: frozenset[str] = frozenset(
-    {*SIDES, "tie", *PICKS}
-)  # the choices that say something about a person's weights
+INFORMATIVE: frozenset[str] = frozenset({*SIDES, "tie", *PICKS})  # what says something about a person's weights
 # How much an answer counts in a fit: fully if it was asked, less if a person's use shows it. With p the share of such
 # answers that follow their taste, it is ((2p − 1) / (2·¾ − 1))²: the Fisher information near indifference over that of
 # an asked answer, of which ¾ do. p is assumed, not measured. An edit (.70) shows what was wanted, but may correct a

@@ -554,7 +554,7 @@ def test_an_unknown_key_asks_again(run: Run) -> None:
     """It is no answer: the same question waits, and the keys are named; text like markup is shown as it is."""
     asked = run("onboard", "ada", keys=["x", "[/bold]", "q"])
     assert asked.code == 0
-    assert "found 'x', expected one of a, b, t, n, s, u, q" in asked.out
+    assert "found 'x', expected one of a, b, aa, bb, t, n, s, u, q" in asked.out
     assert "found '[/bold]', expected one of" in asked.out
     assert asked.out.count("question 1 of at most 10") == 3
     assert choices(run) == []

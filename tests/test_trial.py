@@ -110,7 +110,8 @@ def test_a_pair_is_blinded_and_its_choice_teaches(p: Personalign) -> None:
     before = p.profile("ada")
     p.trials.start(["plain", "personal"])
     question = p.trial("ada", HELLO)
-    assert set(vars(question)) == {"id", "prompt", "a", "b"}
+    assert set(vars(question)) == {"id", "prompt", "a", "b", "others"}
+    assert not question.others
     texts = {p.chat("ada", HELLO).text, p.chat("ada", HELLO, strength=0).text}
     assert {question.a, question.b} == texts
     assert len(texts) == 2

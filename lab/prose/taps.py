@@ -23,8 +23,9 @@ from lab.prose.traits import score, varying
 from lab.quality.steering import print_figures
 from personalign.learn.ask import StopRule
 from personalign.learn.rank import READING, seconds
+from personalign.messages import LETTERS
 from personalign.service import Personalign
-from personalign.types import LETTERS, Array, Choice, Ints, Pick
+from personalign.types import Array, Choice, Ints, Pick
 
 FIRST = 9_000  # number of the first person
 COUNTS = (5, 10, 20)  # taps after which profiles are judged

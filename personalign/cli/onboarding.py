@@ -23,8 +23,7 @@ from personalign.cli.show import (
     show_understood,
 )
 from personalign.errors import InputError, QuestionError
-from personalign.messages import FeedbackKind
-from personalign.types import LETTERS, MAX_REPLIES, PICKS
+from personalign.messages import LETTERS, MAX_REPLIES, PICKS, FeedbackKind
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from personalign.types import LETTERS
+from personalign.messages import LETTERS
 
 if TYPE_CHECKING:
     from personalign.demo.people import Met

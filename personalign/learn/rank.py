@@ -24,7 +24,7 @@ from scipy.special import ndtr
 
 from personalign.basis import Basis
 from personalign.learn.ask import QUANTILE, expected_information
-from personalign.options import read_pick
+from personalign.messages import read_pick
 from personalign.types import INFORMATIVE, Array, Bools, Gaussian, Message, Noise, Reason
 
 DRAWS = 8192  # of weights: probabilities are right to about half a hundredth

@@ -18,8 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session, aliased
 
 from personalign.errors import AlreadyAnswered, BasisError, QuestionError
-from personalign.messages import FEEDBACK
-from personalign.options import read_pick
+from personalign.messages import FEEDBACK, PICKS, read_pick
 from personalign.store import records
 from personalign.store.records import MOST_FEEDBACK, now
 from personalign.store.tables import (
@@ -34,7 +33,7 @@ from personalign.store.tables import (
     UserRow,
 )
 from personalign.store.values import Answer, Measure, Presentation, Shown, State, Statements
-from personalign.types import ANSWERS, CHOICES, PICKS, Choice, Gaussian, Profile
+from personalign.types import ANSWERS, CHOICES, Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
 Original = tuple[Presentation, Answer]  # under the name of the presentation that it comes from first

@@ -17,7 +17,7 @@ ASSUMED = {"edit": 0.70, "thumbs": 0.65, "regenerate": 0.60}
 
 def test_weights_are_what_the_assumed_shares_give() -> None:
     """Fisher information near indifference grows with the square of how far an answer is from a coin."""
-    assert set(ASSUMED) == set(FEEDBACK) == set(WEIGHTS) - {"question", "check"}
+    assert set(ASSUMED) == set(FEEDBACK) == set(WEIGHTS) - {"question", "check", "trial"}
     for kind, share in ASSUMED.items():
         assert WEIGHTS[kind] == pytest.approx(((2 * share - 1) / (2 * SELF_AGREEMENT - 1)) ** 2)
 

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from personalign.basis import BankQuestion
+from personalign.messages import MAX_REPLIES
 from personalign.train.basis.rollouts import Rollouts
-from personalign.types import MAX_REPLIES, Array, Message
+from personalign.types import Array, Message
 
 MIN_WORDS, MAX_WORDS = 2, 150
 MAX_REPEATED = 0.08  # of a reply's word trigrams; a short reply may repeat none

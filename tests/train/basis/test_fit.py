@@ -185,7 +185,13 @@ def without_learnt(basis: Basis) -> Basis:
     """Another basis of the same model, which knows the named axes only."""
     k = len(basis.named)
     questions = (
-        replace(q, first_features=q.first_features[:k], second_features=q.second_features[:k]) for q in basis.bank
+        replace(
+            q,
+            first_features=q.first_features[:k],
+            second_features=q.second_features[:k],
+            other_features=tuple(features[:k] for features in q.other_features),
+        )
+        for q in basis.bank
     )
     return replace(
         basis,

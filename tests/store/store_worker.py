@@ -317,7 +317,7 @@ def turns(url: str, processes: int = 6, rounds: int = 8, broken: int = 0) -> dic
     if broken:
         Turns._queue = lambda _: None  # type: ignore[method-assign]
 
-    coming = log.with_name("coming")
+    coming, opened = log.with_name("coming"), log.with_name("opened")
 
     def note(file: Path, number: int) -> None:
         with file.open("a") as lines:
@@ -335,6 +335,11 @@ def turns(url: str, processes: int = 6, rounds: int = 8, broken: int = 0) -> dic
 
     def write(number: int) -> int:
         with Store.open(url) as store:
+            note(opened, number)
+            for _ in range(50_000):  # who starts slowly would let those wait for too long who hold a turn
+                if len(opened.read_text().split()) == processes:
+                    break
+                time.sleep(0.001)
             for step in range(rounds):
                 note(coming, number)
                 with store._connections.write() as session:

@@ -124,7 +124,8 @@ def _taps() -> str:
         ten = rows[f"taps.{kind}.10"]
         columns = [_interval(rows[f"taps.{kind}.{count}"]) for count in (5, 10, 20)]
         table.append([what, *columns, f"{ten['turned_round']:.0%}", f"{ten['seconds'] / 60:.1f}"])
-    header = ["", "after 5", "after 10", "after 20", "turned round after 10", "minutes of reading for 10"]
+    table.append(["five picks less ten pairs", "", _interval(rows["taps.five_picks_over_ten_pairs"]), "", "", ""])
+    header = ["", "after 5", "after 10", "after 20", "taken for the opposite after 10", "minutes of reading for 10"]
     return _table(header, table)
 
 

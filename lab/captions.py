@@ -49,7 +49,7 @@ LEARNT = {
     "alpaca84.share_5": "84 simulated tastes: share of the way from chance to the taste itself, after 5 answers",
     "alpaca84.share_10": "after 10",
     "alpaca84.share_20": "after 20",
-    "gate.ukp": "UKPConvArg1: a person's own model through the gate, points over everybody's",
+    "gate.ukp": "UKPConvArg1: a person's own model as served, points over everybody's",
     "gate.prism": "PRISM",
     "gate.pandalm": "PandaLM",
     "ece_max": "calibration error, the worst of all curves",

@@ -40,15 +40,6 @@ def _show_people_and_figures(result: dict[str, Any]) -> None:
     show_report(out, result["figures"])
 
 
-@bench.command("confidence")
-def bench_confidence(seeds: Seeds = 20, device: Device = None, as_json: AsJson = False) -> None:
-    """Measure whether profiles should act more gently while little is known: ρ against one constant for all."""
-    from lab.quality.confidence import run_confidence
-
-    result = run_confidence(seeds, device or read_settings().device)
-    print_row(result, as_json, show_report, out, result["figures"])
-
-
 @bench.command("decode")
 def bench_decode(
     full: Annotated[

@@ -83,16 +83,6 @@ def _people() -> str:
     return _table(["median", "seeds looked at before", "fresh seeds"], rows)
 
 
-def _confidence() -> str:
-    figures = _load("confidence")["figures"]
-    rows = [
-        [f"{what}, after {num} answers", *(_summary(figures, f"{measure}.{arm}.{num}") for arm in ("rho", "constant"))]
-        for num in (3, 10)
-        for measure, what in (("utility", "gain"), ("kl", "KL, nats a token"))
-    ]
-    return _table(["median", "by ρ", "by one constant"], rows)
-
-
 def _speeds() -> str:
     rows = _rows("decode")
     table = []
@@ -320,7 +310,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "readme": _readme,
     "people": _people,
-    "confidence": _confidence,
     "speeds": _speeds,
     "costs": lambda: _figures("decode", COSTS),
     "quality": _quality,

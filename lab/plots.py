@@ -30,7 +30,7 @@ QUESTION_STYLES: Mapping[str, tuple[str, str, str]] = {
     "gap": ("expected gap", "#009E73", "s"),
     "pref": ("PReF's rule", "#D55E00", "^"),
     "random": ("random questions", "#000000", "x"),
-    "as given": ("answers as they came, through the gate", "#CC79A7", "D"),
+    "as given": ("answers as they came", "#CC79A7", "D"),
 }
 REWARDS = ("successor", "args_prefixes", "args_replies")  # their curves begin with the short list, weight 0
 MOST_KL = 1.0  # nats a token; beyond it replies fall apart, whatever anybody makes of them

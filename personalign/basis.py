@@ -29,20 +29,31 @@ if TYPE_CHECKING:
     from personalign.basis_files import Config, QuestionRow
 
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
-FORMAT = 1
+FORMAT = 2
 HEAD_PREFIX = "head."
 
 
 @dataclass(frozen=True)
-class Gate:
-    """How far profiles may leave the prior's mean, κ, and the share π of people who do (``learn.gate``)."""
+class Shares:
+    """Of how many people nothing is personal, how many feel about few axes; the others about any (``learn.mixture``).
 
-    kappa: float
-    share: float
+    Without human data they are assumed. Where nothing is all, everybody is served the prior's mean.
+    """
+
+    nothing: float = 0.1
+    few: float = 0.45
 
     def __post_init__(self) -> None:
-        if not (0 <= self.kappa <= 1 and 0 < self.share < 1):
-            raise InputError(f"found {self}; expected 0 ≤ kappa ≤ 1 and 0 < share < 1; fit the gate again")
+        if not (0 <= self.nothing <= 1 and 0 <= self.few <= 1 and self.nothing + self.few <= 1):
+            raise InputError(f"found {self}; expected shares from 0 to 1 that sum to 1 at most; fit them again")
+
+    @property
+    def any(self) -> float:
+        """Of how many people any axes may matter."""
+        return max(0.0, 1 - self.nothing - self.few)
+
+
+ASSUMED = Shares()  # where no human data went in
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +108,7 @@ class Basis:
     bank: tuple[BankQuestion, ...] = ()
     head: Mapping[str, NDArray[np.floating]] | None = None  # float32 or float16
     learnt: Learnt | None = None
-    gate: Gate | None = None  # None where no human data went in
+    shares: Shares = ASSUMED
     active: bool = True  # whether the axes predict people well enough to choose questions by them
 
     @property
@@ -131,11 +142,6 @@ class Basis:
     def standardise(self, raw: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """Raw axis values as φ: mean 0 and standard deviation 1 over the model's own replies."""
         return (raw - self.center) / self.scale
-
-    def confidence(self, covariance: Float[Array, "d d"]) -> float:
-        """ρ = 1 − mean(vᵀΣ_n v) / mean(vᵀΣ₀v) on the reference pairs: 0 where nothing is known, rising to 1."""
-        before = _mean_variance(self.reference, self.prior.covariance)
-        return 1 - _mean_variance(self.reference, covariance) / before if before > 0 else 0.0
 
     def first_profile(self, user: str) -> Profile:
         """The profile of a person who has answered nothing."""
@@ -196,8 +202,6 @@ class Basis:
             "model": self.model,
             "steering": asdict(self.steering),
             "accuracy": self.accuracy,
-            "kappa": self.gate and self.gate.kappa,
-            "share": self.gate and self.gate.share,
             "active": self.active,
         }
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -243,6 +247,7 @@ class Basis:
         return embedded | {
             "axes": [asdict(axis) for axis in self.axes],
             "noise": noise,
+            "shares": asdict(self.shares),
             "fingerprints": asdict(self.fingerprints),
         }
 
@@ -275,13 +280,9 @@ def _assembled(
         bank=tuple(BankQuestion(**dict(row)) for row in rows),
         head=head or None,
         learnt=None if config.embedder is None else Learnt(arrays["projection"], config.embedder),
-        gate=None if config.kappa is None or config.share is None else Gate(config.kappa, config.share),
+        shares=Shares(**config.shares.model_dump()),
         active=config.active,
     )
-
-
-def _mean_variance(v: Array, covariance: Array) -> float:
-    return float(np.einsum("md,de,me->m", v, covariance, v).mean())
 
 
 def _question_row(question: BankQuestion) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class _NoiseRow(Schema):
     much: Annotated[float, Field(gt=0, le=MAX_UTILITY)] = Noise.much
 
 
+class _SharesRow(Schema):
+    nothing: Share
+    few: Share
+
+
 class Config(Schema):
     """``config.json``."""
 
@@ -56,11 +61,10 @@ class Config(Schema):
     fingerprints: FingerprintsRow
     axes: Annotated[list[_AxisRow], Field(min_length=1, max_length=MAX_AXES)]
     noise: _NoiseRow
+    shares: _SharesRow
     steering: _SteeringRow
     accuracy: Share | None
     embedder: Name | None = None
-    kappa: Share | None = None
-    share: Annotated[float, Field(gt=0, lt=1)] | None = None
     active: bool = True
 
 
@@ -106,8 +110,8 @@ def check_arrays(
         raise BASIS.refusal(
             f"{place} has the embedder {config.embedder!r} and {has} projection, expected both or neither"
         )
-    if (config.kappa is None) != (config.share is None):
-        raise BASIS.refusal(f"{place} has kappa {config.kappa} and share {config.share}, expected both or neither")
+    if config.shares.nothing + config.shares.few > 1:
+        raise BASIS.refusal(f"{place} has the {config.shares}, which sum to more than 1; expected shares of all people")
     shapes: dict[str, tuple[int | None, ...]] = {"center": (d,), "scale": (d,), "reference": (None, d)}
     shapes |= {"prior.mean": (d,), "prior.covariance": (d, d)}
     shapes |= {} if projection is None else {"projection": (None, None)}

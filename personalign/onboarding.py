@@ -22,8 +22,8 @@ from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
-from personalign.learn.fit import fit
-from personalign.learn.prior import conditioned
+from personalign.learn.fit import Record
+from personalign.learn.mixture import Mixture, believe
 from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
@@ -94,6 +94,7 @@ class Onboarding:
     def __init__(self, store: Store, serving: Serving, embed: Embed) -> None:
         self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
+        self._prior = Mixture.make(self._basis.prior, self._basis.shares)
         self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
 
     def ask(self, user: str, consent: str | None = None, *, graded: bool = False, replies: int = 2) -> Question | None:
@@ -288,7 +289,7 @@ class Onboarding:
         if all(self._is_judged(answer) for answer in answers[:-1]):
             first = before or self._basis.first_profile("")
             return (*answers[:-1], self._judged(answers[-1], first.posterior))
-        judged: list[Answer] = []  # from another basis, or from before there was a gate: all of them anew
+        judged: list[Answer] = []  # from another basis,: all of them anew
         for answer in answers:
             judged.append(self._judged(answer, self._fit(judged)))
         return tuple(judged)
@@ -296,12 +297,12 @@ class Onboarding:
     def _is_judged(self, answer: Answer) -> bool:
         has_loss = answer.loss is not None or answer.choice not in SIDES
         is_silent = answer.choice not in INFORMATIVE or WEIGHTS[answer.kind] == 0
-        return has_loss and (self._basis.gate is None or is_silent or answer.gain is not None)
+        return has_loss or is_silent
 
     def _judged(self, answer: Answer, before: Gaussian) -> Answer:
         v, choice = stand_in(answer.v, answer.choice)
         loss = log_loss(v, choice, before, self._basis.noise, answer.kind)
-        return replace(answer, loss=loss, gain=self.serving.gain(v, choice, before, answer.kind))
+        return replace(answer, loss=loss)
 
     def _fit_of(self, user: str, news: Statements = MappingProxyType({})) -> Fit:
         """What fits a person's answers, given what they stated and what they state now."""
@@ -320,9 +321,9 @@ class Onboarding:
         weighed = zip(answers, weight.tolist(), strict=True)
         rows = [row for given, share in weighed for row in as_rows(given.v, given.choice, given.kind, share)]
         newest = [rows[i] for i in select([row.choice for row in rows], [row.kind for row in rows])]
-        v, prior = self._stacked([row.v for row in newest]), conditioned(self._basis.prior, stated, self._basis.axes)
-        weight = np.array([row.weight for row in newest])
-        return fit(v, [row.choice for row in newest], prior, self._basis.noise, weight)
+        v, weight = self._stacked([row.v for row in newest]), np.array([row.weight for row in newest])
+        record = Record(v, [row.choice for row in newest], weight)
+        return believe([record], self._prior.conditioned(stated, self._basis.axes), self._basis.noise)[0].collapse()
 
     def _watch(self, answers: Sequence[Answer]) -> Drift:
         pairs = [stand_in(answer.v, answer.choice) for answer in answers]

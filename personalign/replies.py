@@ -88,7 +88,7 @@ class Replies:
         reward_model = self.models.reward_model if options.rule == "args" else None
         is_everyones = reward_model is not None and reward_model.num_axes == 1
         if self._serving is None:
-            everyones = Guidance(np.ones(1), 1.0, options.strength) if is_everyones else None
+            everyones = Guidance(np.ones(1), options.strength) if is_everyones else None
             return Request(conversation, options, everyones, user, has_basis=False)
         guidance = self._serving.guidance(self._recent.get(user), options.strength, is_everyones=is_everyones)
         return Request(conversation, options, guidance, user)

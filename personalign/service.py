@@ -219,7 +219,7 @@ class Personalign:
 
     def behind(self) -> list[str]:
         """The people whose answers were given under another basis, and aren't fitted on this one yet."""
-        return self._store.behind(self.basis.id, is_gated=self.basis.gate is not None)
+        return self._store.behind(self.basis.id)
 
     def refit(self, user: str) -> Profile | None:
         """Fit a person's answers from other bases on this one; None where none is lacking. The old ones stay."""

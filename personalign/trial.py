@@ -149,7 +149,7 @@ class Trials:
             return request
         if arm == "population":
             weights = self._serving.weights(self._basis.first_profile(""))
-            return replace(request, guidance=Guidance(weights, 1.0, options.strength))
+            return replace(request, guidance=Guidance(weights, options.strength))
         words = self._people.profile(user).as_system_prompt() if arm == "words" else ""
         return replace(request, guidance=None, messages=instructed(conversation, words))
 

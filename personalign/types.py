@@ -145,10 +145,9 @@ class Profile:
     answers: int  # to questions, informative or not
     informative: int  # those that say something about the weights; 0 means plain decoding
     axes: tuple[Axis, ...] = field(default=(), repr=False)  # the basis's
-    gain: float = 0.0  # nats by which the profile predicted answers better than the prior's mean; 0 without a gate
     pinned: Mapping[str, float] = field(default_factory=dict)  # axes whose weight the operator sets
     common: Array | None = None  # (d,) the prior's mean, which isn't a taste of their own; None: 0
-    openness: float = 1.0  # the share that is served of the difference from ``common``
+    is_personal: bool = True  # False where answers on the basis set nobody apart
     stated: tuple[Statement, ...] = ()  # what the person set or said, and didn't take back
 
     @property
@@ -175,7 +174,7 @@ class Profile:
 
     def explain(self, top: int = 5) -> str:
         """The tastes that stand out, in words, surest first, then what was stated and pinned; one line each."""
-        if not (self.stated or (self.informative and self.openness)):
+        if not (self.stated or (self.informative and self.is_personal)):
             return IMPERSONAL if self.informative else UNKNOWN
         stated = [s.explain(axis) for s in self.stated for axis in self.axes if axis.name == s.axis]
         has_set = {s.axis for s in self.stated if s.kind == "set"}
@@ -194,7 +193,7 @@ class Profile:
         As a system message it is a baseline without steering, or goes with steering. With ``is_certain`` it holds what
         was stated and what is clear, in at most 80 tokens.
         """
-        if not (self.stated or (self.informative and self.openness)):
+        if not (self.stated or (self.informative and self.is_personal)):
             return ""
         sizes = {s.axis: STRONG * abs(s.position) for s in self.stated if s.kind == "set"}
         stated = {s.axis for s in self.stated}
@@ -233,7 +232,7 @@ class Profile:
     def _tastes(self, top: int) -> list[tuple[Axis, float]]:
         """The axes that stand out as they are served, surest first, without the pinned ones and those of all people."""
         departure = self.mean if self.common is None else self.mean - self.common
-        surety = (self.mean - (1 - self.openness) * departure) / self._deviations()
+        surety = self.mean / self._deviations()
         is_clear = (np.abs(surety) >= FAINT) & (np.abs(departure) >= FAINT * self._deviations())
         ranked = [(self.axes[j], float(surety[j])) for j in np.argsort(-np.abs(surety)) if self.axes and is_clear[j]]
         return [(axis, towards) for axis, towards in ranked if axis.name not in self.pinned][:top]
@@ -272,7 +271,6 @@ class Guidance:
     """
 
     weights: Array  # (d,)
-    confidence: float  # ρ of the basis, from 0 (nothing learnt) towards 1
     strength: float = 1.0  # multiplies the calibrated β
     revision: int = 0
     user: str = ""

@@ -116,18 +116,17 @@ def _stop(sets: Sets) -> Iterator[Row]:
 
 
 def _gate(sets: Sets, name: str) -> Iterator[Row]:
-    """Against the basis's mean, which the gate draws back to; how that compares with a model fitted apart is told."""
+    """Against the basis's mean, near which people stay; how that compares with a model fitted apart is told."""
     result = sets.gated(name)
     facts = {
-        "ceiling": 100
-        * max(judged.better_than(result.prior).value for judged in (result.prior, *result.by_kappa.values())),
-        "ceiling_is": "the best κ in hindsight, the same for everyone",
+        "ceiling": 100 * max(judged.better_than(result.prior).value for judged in (result.prior, result.ungated)),
+        "ceiling_is": "the better one in hindsight of everybody's mean and profiles without a share of nothing",
         "population": 100 * result.prior.accuracy,
         "fitted_apart": 100 * result.population.accuracy,
         "over_fitted_apart": _rounded(result.personal.better_than(result.population)),
-        "ungated": _rounded(result.by_kappa[1.0].better_than(result.prior)),
+        "ungated": _rounded(result.ungated.better_than(result.prior)),
         "others_agree": result.others_agree,
-        "kappas": result.kappas,
+        "nothing": result.nothing,
         "people": len(np.unique(result.personal.person)),
         "predictions": len(result.personal),
     }

@@ -46,7 +46,7 @@ class Way:
     @property
     def identity(self) -> str:
         """A name for all that the answers follow from, beside the questions."""
-        weights = [[*person.weights.tolist(), person.confidence, person.strength] for person in self.people]
+        weights = [[*person.weights.tolist(), person.strength] for person in self.people]
         return identity(self.origin, weights, dict(self.options), asdict(self.models.steering), self.in_turns)
 
 

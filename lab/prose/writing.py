@@ -132,9 +132,7 @@ class Desk:
 
     def _shard(self, name: str, requests: Sequence[Request]) -> Written:
         """Write some replies, or read those that an earlier run has kept."""
-        weights = [
-            [] if r.guidance is None else [*r.guidance.weights.tolist(), r.guidance.confidence] for r in requests
-        ]
+        weights = [[] if r.guidance is None else r.guidance.weights.tolist() for r in requests]
         content = [[list(r.messages), _chosen(r.options)] for r in requests]
         steering = [asdict(self.models.steering), self._head] if any(weights) else []
         path = self.work / name / f"{identity(content, weights, steering, asdict(self.models.base.fingerprints))}.json"

@@ -63,7 +63,7 @@ class Batch:
 def people(num: int, num_axes: int, strength: float = 1.0) -> list[Guidance]:
     """Distinct people of random tastes, about whom all is known."""
     weights = np.random.default_rng(1).normal(size=(num, num_axes))
-    return [Guidance(w, 1.0, strength, revision=1, user=f"user {i}") for i, w in enumerate(weights)]
+    return [Guidance(w, strength, revision=1, user=f"user {i}") for i, w in enumerate(weights)]
 
 
 class EngineSide:

@@ -1,6 +1,6 @@
 """The stage that says in the basis's card what simulated people got: it reads results, and measures nothing.
 
-The results are those of ``personalign bench people`` and ``personalign bench confidence``, kept with the benchmarks.
+The results are those of ``personalign bench people``, kept with the benchmarks.
 """
 
 from __future__ import annotations
@@ -37,12 +37,10 @@ def write_people(_: Workshop) -> None:
         BasisError: a result was measured on another basis.
     """
     basis = Basis.load(TINY / "basis")
-    seen, fresh, confidence = (_read(name, basis) for name in ("people", "people_fresh", "confidence"))
+    seen, fresh = (_read(name, basis) for name in ("people", "people_fresh"))
     card = TINY / "basis" / "README.md"
     made = re.split(r"^## (?:People|Data and licence)$", card.read_text(encoding="utf-8"), flags=re.MULTILINE)[0]
-    card.write_text(
-        f"{made}{people_section(seen, fresh)}\n{confidence_section(confidence)}\n{ATTRIBUTION}", encoding="utf-8"
-    )
+    card.write_text(f"{made}{people_section(seen, fresh)}\n{ATTRIBUTION}", encoding="utf-8")
 
 
 def people_section(seen: Result, fresh: Result) -> str:
@@ -70,46 +68,6 @@ with 95 % bootstrap intervals.
 {_demo(seen)}
 Results: `lab/results/people.json` and `people_fresh.json`.
 """
-
-
-def confidence_section(result: Result) -> str:
-    """Whether ρ, which lets a profile act the more the more is known, beats one constant for everyone."""
-    few, many = sorted({row["answers"] for row in result["rows"]})
-    arms = [_arm(result, arm, answers) for answers in (few, many) for arm in ("rho", "constant")]
-    constant = result["figures"]["constant"]
-    utility, kl = (_interval(result, f"{measure}.rho_minus_constant.{few}") for measure in ("utility", "kl"))
-    return f"""## Confidence
-
-`{result["command"]}`, result in `lab/results/confidence.json`: the
-people of seeds {_seeds(result)}, steered by ρ of their profile, and by one constant for everyone: {constant:.3f},
-the mean ρ after {many} answers.
-
-{table(arms)}
-
-After {few} answers ρ {_verdict(result, few)} the constant, by the medians of the paired differences:
-utility {utility}, KL {kl}.
-"""
-
-
-def _arm(result: Result, arm: str, answers: int) -> dict[str, str | int]:
-    """A row of the table: people steered one way after so many answers."""
-    gains = [row[f"utility_{arm}"] for row in result["rows"] if row["answers"] == answers]
-    return {
-        "answers": answers,
-        "β is multiplied by": f"ρ, {result['figures'][f'rho.{answers}']:.3f}" if arm == "rho" else "the constant",
-        "utility, median": _interval(result, f"utility.{arm}.{answers}"),
-        "utility, mean": f"{sum(gains) / len(gains):.3f}",
-        "people worse off than with base": f"{sum(gain < 0 for gain in gains)} of {len(gains)}",
-        "KL, median": _interval(result, f"kl.{arm}.{answers}"),
-    }
-
-
-def _verdict(result: Result, answers: int) -> str:
-    """What the interval of the difference lets one say."""
-    key = f"utility.rho_minus_constant.{answers}"
-    if result["figures"][f"{key}.low"] > 0:
-        return "beats"
-    return "loses to" if result["figures"][f"{key}.high"] < 0 else "gains neither more nor less than"
 
 
 def _read(name: str, basis: Basis) -> Result:

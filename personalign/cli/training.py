@@ -132,8 +132,9 @@ def basis_fit(
     With --json: basis (the folder), what bootstrap says, and log (rows, people, duplicates, repeats, contradictions,
     uninformative, constant_people, bad), unread (prompts the model can't read), people (with informative answers),
     held_out, answers, compared (different replies), learnt (axes found), left_out (on which the model's replies
-    don't differ), noise, kappa, share, active, accuracy, calibration_error, after (0, 5, 10 and 20 answers), likeness
-    (of the log's replies to the model's own) and obstacle (why nothing is steered, or null).
+    don't differ), noise, shares (of people whom nothing sets apart, and who feel about few axes), active, accuracy,
+    calibration_error, after (0, 5, 10 and 20 answers), likeness (of the log's replies to the model's own) and obstacle
+    (why nothing is steered, or null).
 
     With --json and --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
     """
@@ -158,7 +159,7 @@ def basis_fit(
     how, size = _budget(seed, budget), int(rank) if rank.isdecimal() else rank
     fitted = fit_from_log(answers, model, folder, size, embedder, prompts, device, how, ask_log_prompts=ask_log_prompts)
     row = {"basis": str(folder)} | fitted.row()
-    if not row["kappa"]:
+    if row["shares"]["nothing"] == 1:
         err.print("nothing personal was found: held-out people are predicted no better than by everyone's mean")
     if fitted.made is not None:
         _warn_if_unsteered(fitted.basis, folder)

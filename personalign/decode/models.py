@@ -98,9 +98,9 @@ class Models:
         num_axes, guidance = self.reward_model.num_axes, request.guidance
         if num_axes == 1:
             strength = guidance.strength if guidance else 1.0
-            given = guidance or Guidance(np.ones(1), 1.0)
-            guidance = replace(given, weights=np.ones(1), confidence=1.0, strength=strength, user="")
-        return guidance if guidance is not None and guidance.strength > 0 and guidance.confidence > 0 else None
+            given = guidance or Guidance(np.ones(1))
+            guidance = replace(given, weights=np.ones(1), strength=strength, user="")
+        return guidance if guidance is not None and guidance.strength > 0 and guidance.is_personal else None
 
     def _check_other(self, other: CausalModel | RewardModel) -> None:
         check_vocabulary(self.base, other)

@@ -88,7 +88,7 @@ def gain(guidance: Guidance | None, steering: Steering, options: Options = DEFAU
     beta = steering.beta if options.rule == "successor" else 1.0
     if options.rule in SIBLING_RULES and not options.has_siblings:
         beta = 0.0
-    return 0.0 if guidance is None else beta * max(0.0, guidance.confidence) * guidance.strength
+    return 0.0 if guidance is None else beta * guidance.is_personal * guidance.strength
 
 
 def reason(
@@ -104,7 +104,7 @@ def reason(
         return "shadow"
     if not is_sound:
         return "non_finite_reward"
-    if guidance is None or guidance.confidence <= 0:
+    if guidance is None or not guidance.is_personal:
         return "no_answers" if guidance is None or guidance.is_personal else "nothing_personal"
     return "forgotten" if gain > 0 else "strength_zero"
 
@@ -112,7 +112,6 @@ def reason(
 def check_guidance(guidance: Guidance, num_axes: int) -> None:
     """Refuse weights of another basis or with NaN, and a strength or confidence out of range."""
     check_number("strength", guidance.strength, 0.0, 100.0)
-    check_number("confidence", guidance.confidence, -1e-6, 1 + 1e-6)
     if guidance.weights.shape != (num_axes,):
         raise ProfileError(
             f"the weights have shape {guidance.weights.shape}, expected ({num_axes},); use this basis's profile"

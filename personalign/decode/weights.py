@@ -35,11 +35,11 @@ class WeightKey:
 
 
 class WeightBank:
-    """Rows of weights and ρ, found by key; where none is empty, the row used longest ago is reused."""
+    """Rows of weights, found by key; where none is empty, the row used longest ago is reused."""
 
     def __init__(self, num_axes: int, device: torch.device, num_rows: int = DEFAULT_ROWS) -> None:
         self.weights = torch.zeros(num_rows + 1, num_axes, dtype=torch.float32, device=device)
-        self.confidence = torch.zeros(num_rows + 1, dtype=torch.float32, device=device)
+        self.is_live = torch.zeros(num_rows + 1, dtype=torch.float32, device=device)  # 1 where a person is, else 0
         self._empty = list(range(num_rows, NEUTRAL, -1))
         self._rows: OrderedDict[WeightKey, int] = OrderedDict()  # the one used longest ago first
         self._keys: dict[int, WeightKey | None] = {}  # None: a row whose person was erased while it was in use
@@ -52,7 +52,7 @@ class WeightBank:
     @property
     def num_bytes(self) -> int:
         """What the rows take on the device."""
-        return self.weights.nbytes + self.confidence.nbytes
+        return self.weights.nbytes + self.is_live.nbytes
 
     def acquire(self, guidance: Guidance) -> int:
         """Find the row of these weights, or write them to one, and pin it until it is released."""
@@ -77,9 +77,9 @@ class WeightBank:
                 self._clear(row)
 
     def write(self, row: int, guidance: Guidance) -> None:
-        """Put weights and ρ into a row, in place."""
+        """Put weights into a row, in place."""
         self.weights[row] = torch.from_numpy(np.asarray(guidance.weights, dtype=np.float64))
-        self.confidence[row] = max(0.0, guidance.confidence)
+        self.is_live[row] = guidance.is_personal
 
     def forget(self, user: str) -> None:
         """Empty every row of a person, at once: a reply that is being written goes on without them."""
@@ -100,7 +100,7 @@ class WeightBank:
         )
 
     def _clear(self, row: int) -> None:
-        self.weights[row] = self.confidence[row] = 0.0
+        self.weights[row] = self.is_live[row] = 0.0
         if row not in self._pins:
             del self._keys[row]
             self._empty.append(row)
@@ -143,8 +143,8 @@ class SteeredRows:
         return self._bank.weights[self._row[slots]]
 
     def gain(self, slots: slice) -> Float[Tensor, "b"]:
-        """Strength times ρ of some slots: 0 without guidance, or once the person is erased."""
-        return self._strength[slots] * self._bank.confidence[self._row[slots]]
+        """Strength of some slots: 0 without guidance, or once the person is erased."""
+        return self._strength[slots] * self._bank.is_live[self._row[slots]]
 
     def steered(
         self,
@@ -174,7 +174,7 @@ class SteeredRows:
         """What was done to the slot's reply so far; one copy from the device."""
         if slot not in self._rows:
             return Account()
-        confidence = self._bank.confidence[self._rows[slot]]  # 0 by now if the person was erased meanwhile
-        state = torch.stack([self._sound[slot], confidence > 0])
+        is_live = self._bank.is_live[self._rows[slot]]  # 0 by now if the person was erased meanwhile
+        state = torch.stack([self._sound[slot], is_live > 0])
         kl, tilt_kl, changed, gained, is_sound, is_known = torch.cat([self._sums[slot], state]).tolist()
         return Account(bool(is_sound and is_known), bool(is_sound), kl, tilt_kl, changed, gained)

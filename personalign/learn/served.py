@@ -1,8 +1,4 @@
-"""The weights that guide a person's replies: as much of their profile as is trusted, and the operator's pins.
-
-In this order: the gate, where the basis has one, w′ = μ + κ_u(w − μ) (``gate.py``); a bound on how far w′ is from μ;
-the pins. The profile that is stored and shown remains the posterior itself.
-"""
+"""The weights that guide a person's replies: the posterior's mean, a bound on how far it is from μ, and pinned axes."""
 
 from __future__ import annotations
 
@@ -17,10 +13,8 @@ from scipy.special import chdtri
 
 from personalign.basis import Basis
 from personalign.errors import InputError
-from personalign.learn.gate import gain_by, openness, shrink
-from personalign.learn.prior import conditioned
 from personalign.options import check_number
-from personalign.types import MAX_UTILITY, WEIGHTS, Array, Gaussian, Guidance, Profile
+from personalign.types import MAX_UTILITY, Array, Gaussian, Guidance, Profile
 
 REACH = 0.999  # the share of the prior's people who are within the bound
 _NO_PINS: Mapping[str, float] = MappingProxyType({})
@@ -37,17 +31,12 @@ class Serving:
     def __init__(self, basis: Basis, pinned: Mapping[str, float] = _NO_PINS, *, is_shadow: bool = False) -> None:
         _check_pins(pinned, [axis.name for axis in basis.axes])
         self.basis = basis
-        self._gate = basis.gate
         self.pinned: Mapping[str, float] = MappingProxyType(dict(pinned))
         self.is_shadow = is_shadow
 
     def weights(self, profile: Profile) -> Float[Array, "d"]:
         """The weights that guide a person's replies; the profile's own array where nothing changes."""
-        post, prior = profile.posterior, self.basis.prior
-        if self._gate is not None:
-            start = conditioned(prior, profile.stated, self.basis.axes)  # the gate judges answers, not what is stated
-            post = shrink(self._gate, post, start, profile.gain, profile.informative)
-        weights = bounded(post.mean, prior)
+        weights = bounded(profile.mean, self.basis.prior)
         if not self.pinned:
             return weights
         return np.array([self.pinned.get(a.name, w) for a, w in zip(self.basis.axes, weights.tolist(), strict=True)])
@@ -60,35 +49,26 @@ class Serving:
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
         """What a request carries of a person; None for someone without an informative answer or statement.
 
-        Where the gate is shut (κ = 0) all people have the same weights but for what they stated: without that they
-        steer nothing, and the reply says why.
-        ``is_everyones`` says that the reward is the same for all people, so that it guides strangers, too.
+        Where nothing is personal on the basis, all people have the same weights but for what they stated: without that
+        they steer nothing, and the reply says why. ``is_everyones`` says that the reward is the same for all people,
+        so that it guides strangers, too.
         """
         if profile.is_silent:
-            return Guidance(profile.mean, 1.0, strength, is_shadow=self.is_shadow) if is_everyones else None
-        is_personal = is_everyones or bool(profile.stated) or self.openness(profile) > 0
-        weights = self.weights(profile)
+            return Guidance(profile.mean, strength, is_shadow=self.is_shadow) if is_everyones else None
         return Guidance(
-            weights=weights,
-            confidence=self._confidence(profile, weights) if is_personal else 0.0,
+            weights=self.weights(profile),
             strength=strength,
             revision=profile.revision,
             user=profile.user,
             generation=crc32(profile.mean.tobytes()),  # another one if the person was erased and came back
             is_shadow=self.is_shadow,
-            is_personal=is_personal,
+            is_personal=is_everyones or bool(profile.stated) or self._is_personal,
         )
 
-    def _confidence(self, profile: Profile, weights: Float[Array, "d"]) -> float:
-        """ρ of the basis; for someone who stated a taste, the same along the weights that are served."""
-        if not profile.stated:
-            return self.basis.confidence(profile.covariance)
-        before = weights @ self.basis.prior.covariance @ weights
-        return 1 - float(weights @ profile.covariance @ weights / before) if before > 0 else 0.0
-
-    def openness(self, profile: Profile) -> float:
-        """How much of what sets a person apart from μ is served."""
-        return 1.0 if self._gate is None else openness(self._gate, profile.gain, profile.informative)
+    @property
+    def _is_personal(self) -> bool:
+        """Whether answers on this basis can set a person apart."""
+        return self.basis.shares.nothing < 1
 
     def described(self, profile: Profile) -> Profile:
         """The profile with all that explaining it takes."""
@@ -98,16 +78,9 @@ class Serving:
             axes=basis.axes,
             pinned=self.pinned,
             common=basis.prior.mean,
-            openness=self.openness(profile),
+            is_personal=self._is_personal,
             stated=tuple(statement for statement in profile.stated if statement.axis in names),
         )
-
-    def gain(self, v: Float[Array, "d"], choice: str, before: Gaussian, kind: str = "question") -> float | None:
-        """Nats by which a posterior predicted an answer better than the prior's mean; None without a gate."""
-        if self._gate is None or WEIGHTS[kind] == 0:
-            return None
-        gain = gain_by(v, choice, before, self.basis.prior, self._gate.kappa, self.basis.noise)
-        return None if gain is None else WEIGHTS[kind] * gain
 
 
 def bounded(weights: Float[Array, "d"], prior: Gaussian, reach: float = REACH) -> Float[Array, "d"]:

@@ -148,7 +148,7 @@ def to_profile(session: Session, row: ProfileRow) -> Profile:
     columns = _same(row, ("basis_id", "revision", "answers", "informative"))
     mean, covariance = decode(row.mean), decode(row.covariance).reshape(row.num_axes, row.num_axes)
     stated = () if row.stated is None else tuple(standing(session, row.user_id, row.stated).values())
-    return Profile(**columns, user=row.user_id, mean=mean, covariance=covariance, gain=row.gain or 0.0, stated=stated)
+    return Profile(**columns, user=row.user_id, mean=mean, covariance=covariance, stated=stated)
 
 
 def standing(session: Session, user: str, newest: int | None = None) -> dict[Key, Statement]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from personalign.basis import Basis
+from personalign.basis import ASSUMED, Basis
 from personalign.train.plans import Plans
 from personalign.types import Array, Steering
 
@@ -165,7 +165,7 @@ def _counted(basis: Basis) -> str:
 
 
 def _prior(basis: Basis) -> str:
-    if basis.gate is not None:
+    if basis.shares != ASSUMED:
         return "Prior and noise come from people's answers."
     sigma = basis.prior.covariance[0, 0] ** 0.5
     return f"""No human data went in: the prior is

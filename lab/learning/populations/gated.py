@@ -1,9 +1,9 @@
 """Whether a profile is ever worse than the population, where there may be nothing personal to learn.
 
 People are split, and prompts: a basis is factorised from most people's votes on most of the prompts. Who is left over
-is fitted by their own votes on these prompts, and judged by those on the others, of which nobody's votes were seen. The
-gate is chosen before, by folds of the basis's people, each of which meets a basis of the rest. In a round a fold of
-people meets a fold of prompts.
+is fitted by their own votes on these prompts, and judged by those on the others, of which nobody's votes were seen. How
+many people are of which kind (``learn/mixture.py``) is chosen before, by folds of the basis's people, each of which
+meets a basis of the rest. In a round a fold of people meets a fold of prompts.
 
 Many votes are of the same few texts, so a model of everybody learns those texts by heart unless it is shrunk by how it
 does on other prompts. It is a logistic regression, and its forecasts, those of its own votes from folds of prompts that
@@ -26,20 +26,21 @@ from sklearn.model_selection import GroupKFold
 
 from lab.learning.judged import Judged, joined
 from lab.learning.populations.votes import Votes
-from personalign.basis import Gate
+from personalign.basis import Shares
 from personalign.learn.factors import factorise
-from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.gate import FROM, choose_gate, prequential, shrink
+from personalign.learn.fit import Record, predict
+from personalign.learn.mixture import Mixture, believe
+from personalign.train.basis.judge import choose_shares, prequential
 from personalign.types import Gaussian, Noise
 
 RANK = 4
 NUM_DIRECTIONS = 8
 NUM_FOLDS = 4
 NUM_PROMPT_FOLDS = 4  # of everybody's model
-NUM_GATE_FOLDS = 3  # of the people of a basis
+NUM_SHARE_FOLDS = 3  # of the people of a basis
 ANSWERS = (0, 5, 10, 20)
 MOST = 60  # answers of a person, the first; more would make the few with a thousand take all the time
-TRIED = (0.25, 0.5, 0.75, 1.0)  # κ in hindsight
+UNGATED = Shares(0.0, 0.0)  # everybody has a taste of their own
 SLOPES = np.linspace(0.3, 2.5, 23)  # of everybody's forecast
 SLOPE_SPREAD = 0.1  # standard deviation over people
 STRENGTHS = (0.0003, 0.001, 0.01, 0.1)  # of everybody's model, as scikit-learn's C
@@ -60,10 +61,9 @@ class Gated:
     personal: Judged
     prior: Judged  # the basis's mean
     population: Judged  # logistic regression on all features, fitted apart
-    by_kappa: dict[float, Judged]  # without a gate of their own
+    ungated: Judged  # as if everybody had a taste of their own
     after: dict[int, tuple[Judged, Judged]]  # answers: personal, prior
-    kappas: list[float]  # of the rounds
-    shares: list[float]
+    nothing: list[float]  # of the rounds: the share of people whom nothing sets apart
     others_agree: float | None = None  # how often the others who saw the same pair say what somebody says
 
 
@@ -112,13 +112,13 @@ def _folds(
 
 def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
     x = _describe(votes, rows.basis)
-    gate = _choose_gate(votes, x, rows.basis, rank)
+    shares = _choose_shares(votes, x, rows.basis, rank)
     basis = _factorise(votes, x, rows.basis, rank)
     z = x @ basis.projection
     rows_of = _by_user(votes.user, rows.answers)
     test = {user: tests for user, tests in _by_user(votes.user, rows.test, len(votes.user)).items() if user in rows_of}
     people = [_Person(_record(votes, z, rows_of[u]), votes.prompt[rows_of[u]], z[tests]) for u, tests in test.items()]
-    posts = _Posts(people, basis.prior, basis.noise, gate)
+    posts = _Posts(people, Mixture.make(basis.prior, shares), basis.noise)
     every = np.concatenate(list(test.values()))
     judged = _Judge(votes, every)
     enough = {
@@ -129,13 +129,12 @@ def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
         personal=judged.judge(posts.predicted(MOST)),
         prior=judged.judge(prior),
         population=judged.judge(expit(x[every, 0])),
-        by_kappa={kappa: judged.judge(posts.predicted(MOST, kappa)) for kappa in TRIED},
+        ungated=judged.judge(replace(posts, prior=Mixture.make(basis.prior, UNGATED)).predicted(MOST)),
         after={
             n: (judged.judge(posts.predicted(n), is_used), judged.judge(prior, is_used))
             for n, is_used in enough.items()
         },
-        kappas=[gate.kappa],
-        shares=[gate.share],
+        nothing=[shares.nothing],
     )
 
 
@@ -190,19 +189,20 @@ def _record(votes: Votes, z: Float[NDArray[np.float64], "N d"], rows: Integer[ND
     return Record(z[rows], votes.choice[rows].tolist())
 
 
-def _choose_gate(
+def _choose_shares(
     votes: Votes, x: Float[NDArray[np.float64], "N x"], rows: Integer[NDArray[np.int64], "b"], rank: int
-) -> Gate:
+) -> Shares:
     """Choose it by people who are held out in turn from a basis of the others; ``rows`` are the votes of all."""
-    fold = _folds(votes.user[rows], NUM_GATE_FOLDS, np.random.default_rng(1))
+    fold = _folds(votes.user[rows], NUM_SHARE_FOLDS, np.random.default_rng(1))
     scores = []
-    for held in range(NUM_GATE_FOLDS):
+    for held in range(NUM_SHARE_FOLDS):
         basis = _factorise(votes, x, rows[fold != held], rank)
         z = x @ basis.projection
         for indices in _by_user(votes.user, rows[fold == held]).values():
-            forecast = prequential(_record(votes, z, indices), basis.prior, basis.noise, prompt=votes.prompt[indices])
+            evenly = Mixture.make(basis.prior)
+            forecast = prequential(_record(votes, z, indices), evenly, basis.noise, votes.prompt[indices])
             scores.append(forecast.sum(axis=0))
-    return choose_gate(np.array(scores))
+    return choose_shares(np.array(scores))
 
 
 class _Person(NamedTuple):
@@ -226,32 +226,16 @@ class _Judge:
 @dataclass(frozen=True, eq=False)
 class _Posts:
     people: Sequence[_Person]
-    prior: Gaussian
+    prior: Mixture
     noise: Noise
-    gate: Gate
 
-    def predicted(self, num_answers: int, kappa: float | None = None) -> NDArray[np.float64]:
-        """Predict everyone's tests by the first of their own answers, through the gate or at a κ."""
+    def predicted(self, num_answers: int) -> NDArray[np.float64]:
+        """Predict everyone's tests by the first of their own answers."""
         first = [Record(p.answers.v[:num_answers], p.answers.choice[:num_answers]) for p in self.people]
-        posts = [fitted.weights for fitted in fit_block(first, self.prior, self.noise)]
-        gates = [self.gate if kappa is None else Gate(kappa, 0.5)] * len(posts)
-        gains = [
-            (self._gain(p, num_answers), min(num_answers, len(p.answers.choice))) if kappa is None else (0.0, 0)
-            for p in self.people
-        ]
-        shrunk = [shrink(gate, post, self.prior, *gain) for gate, post, gain in zip(gates, posts, gains, strict=True)]
+        posts = [belief.collapse() for belief in believe(first, self.prior, self.noise)]
         return np.concatenate(
-            [predict(person.test, post, self.noise) for person, post in zip(self.people, shrunk, strict=True)]
+            [predict(person.test, post, self.noise) for person, post in zip(self.people, posts, strict=True)]
         )
-
-    def _gain(self, person: _Person, num_answers: int) -> float:
-        """What a person's gate asks, once they have enough answers."""
-        if min(num_answers, len(person.answers.choice)) < FROM or not self.gate.kappa:
-            return 0.0
-        first = Record(person.answers.v[:num_answers], person.answers.choice[:num_answers])
-        kappas = np.array([0.0, self.gate.kappa])
-        at_mu, shifted = prequential(first, self.prior, self.noise, kappas, person.prompt[:num_answers]).sum(axis=0)
-        return float(shifted - at_mu)
 
 
 def _by_user(
@@ -268,8 +252,7 @@ def _joined(rounds: Sequence[Gated]) -> Gated:
         personal=joined([r.personal for r in rounds]),
         prior=joined([r.prior for r in rounds]),
         population=joined([r.population for r in rounds]),
-        by_kappa={kappa: joined([r.by_kappa[kappa] for r in rounds]) for kappa in TRIED},
+        ungated=joined([r.ungated for r in rounds]),
         after={n: (joined([r.after[n][0] for r in rounds]), joined([r.after[n][1] for r in rounds])) for n in ANSWERS},
-        kappas=[kappa for r in rounds for kappa in r.kappas],
-        shares=[share for r in rounds for share in r.shares],
+        nothing=[share for r in rounds for share in r.nothing],
     )

@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from personalign.basis import Basis
+from personalign.basis import ASSUMED, Basis
 from personalign.decode.engine import generate
 from personalign.decode.models import Models
 from personalign.decode.request import Request
-from personalign.learn import acquire, fit
+from personalign.learn import acquire
 from personalign.learn.ask import clip_pairs
 from personalign.learn.axes import Embed, features
+from personalign.learn.fit import Record
+from personalign.learn.mixture import Mixture, believe
 from personalign.learn.served import Serving
 from personalign.options import Options
 from personalign.train.basis.rollouts import expert_identity
@@ -45,6 +47,9 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
     rng = np.random.default_rng([seed, 17])
     weights = rng.multivariate_normal(basis.prior.mean, basis.prior.covariance)
     pool = clip_pairs(basis.pool, basis.prior)
+    prior = Mixture.make(
+        basis.prior, ASSUMED if basis.shares.nothing == 1 else basis.shares
+    )  # else nothing to calibrate
     post, is_left = basis.prior, np.ones(len(pool), dtype=bool)
     indices: list[int] = []
     choices: list[str] = []
@@ -53,7 +58,7 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
         is_left[index] = False
         indices.append(index)
         choices.append("a" if rng.random() < 1 / (1 + np.exp(-pool[index] @ weights)) else "b")
-        post = fit(pool[indices], choices, basis.prior, basis.noise)
+        post = believe([Record(pool[indices], choices)], prior, basis.noise)[0].collapse()
     return SimulatedProfile(weights, post)
 
 
@@ -121,7 +126,7 @@ class Trials:
         return Options(drawn.max_tokens, drawn.temperature, drawn.top_p, seed=i, expert=expert, alpha=alpha)
 
     def _guidance(self, person: SimulatedProfile) -> Guidance | None:
-        serving = Serving(replace(self.basis, gate=None))  # a shut gate would leave nothing to calibrate
+        serving = Serving(replace(self.basis, shares=ASSUMED))
         profile = replace(self.basis.first_profile(""), mean=person.fitted.mean, informative=1)
         return serving.guidance(replace(profile, covariance=person.fitted.covariance))
 

@@ -235,7 +235,7 @@ def compare(
 def about_people(findings: Findings, counts: LogCounts, likeness: Likeness, *, ask_log_prompts: bool) -> str:
     """The section of the card."""
     judgement, noise = findings.judgement, findings.basis.noise
-    gate = judgement.gate
+    shares = judgement.shares
     after = [{title: getattr(step, name) for title, name in AFTER.items()} for step in judgement.after]
     left_out = f"Left out because they can't be used: {counts.describe_bad()}.\n" if counts.bad else ""
     chosen = "chosen by what they tell" if judgement.active else "drawn at random"
@@ -249,9 +249,9 @@ others of theirs, none of which shares a text with it, and by the population's m
 
 {table(after)}
 
-The calibration error over all of these is {judgement.calibration_error:.3f}, in ten bins. Profiles go
-κ = {gate.kappa:g} of the way from the population's mean to what a person's answers say, which describes a share of
-{gate.share:.2f} of the people. Questions are {chosen}, because after ten answers profiles are {significant} accurate
+The calibration error over all of these is {judgement.calibration_error:.3f}, in ten bins. Before a person answers,
+they are taken to have everybody's taste with {shares.nothing:.2f}, to feel about few axes with {shares.few:.2f}, and
+about any with {shares.any:.2f}. Questions are {chosen}, because after ten answers profiles are {significant} accurate
 than the population's mean by more than chance (95 %, one-sided).
 
 How people answer, estimated with the prior by marginal likelihood: a tie's width δ = {noise.tie:.3f}, lapses

@@ -1,9 +1,10 @@
 """What a basis is worth to people who had no part in finding it.
 
 Their answers are predicted from so many others of theirs, and from none: the population's forecast of the same answers.
-An answer is never predicted from one that shares a text with it, because what is odd about one text isn't a taste. The
-gate (``learn/gate.py``) is fitted to the same people, in the order in which they answered; what is predicted here is
-what a person would be served by it, before their own record counts.
+An answer is never predicted from one that shares a text with it, because what is odd about one text isn't a taste. How
+many people are of which kind (``learn/mixture.py``) is fitted to the same people, in the order in which they answered:
+each kind predicts every answer from those before it (prequentially: Dawid 1984), and the shares are the likeliest ones.
+Unless people so mixed are predicted better than by everybody's mean, nothing is personal.
 """
 
 from __future__ import annotations
@@ -15,17 +16,22 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import logsumexp
 
-from personalign.basis import Gate
+from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.gate import SURE, choose_gate, prequential
-from personalign.types import SIDES, Array, Gaussian, Ints, Noise
+from personalign.learn.likelihood import log_likelihood
+from personalign.learn.mixture import Mixture, believe, log_probabilities
+from personalign.learn.rows import encode
+from personalign.types import INFORMATIVE, SIDES, Array, Gaussian, Ints, Noise
 
 COUNTS = (0, 5, 10, 20)  # answers of a person that are known
 JUDGED_AFTER = 10  # answers, as many as are asked
 MOST = 60  # answers of a person, the first; more would let the few with a thousand take all the time
 BINS = 10  # of equal mass
+SURE = 1.64  # standard errors that a gain has to be above 0
+_STEPS = 200  # of the shares' fixed point
 # whose each of N predictions is, and the chance given to the side they preferred: as served, and by the population
 _Forecast = tuple[Ints, Array, Array]
 
@@ -67,9 +73,9 @@ class After:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The gate, the curve over the number of answers, and the calibration error of all its predictions together."""
+    """The kinds' shares, the curve over numbers of answers, and the calibration error of all predictions together."""
 
-    gate: Gate
+    shares: Shares
     after: tuple[After, ...]
     calibration_error: float
 
@@ -81,21 +87,64 @@ class Judgement:
     @property
     def active(self) -> bool:
         """Whether questions may be chosen by it: profiles gain more than chance after ten answers (95 %, one-sided)."""
-        return self.gate.kappa > 0 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
+        return self.shares.nothing < 1 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
 
 
 def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
-    """Fit the gate to held-out people, and predict their answers with it."""
+    """Fit the shares to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
-    scores = [prequential(Record(p.v, p.choice), prior, noise, prompt=p.groups).sum(axis=0) for p in people]
-    gate = choose_gate(np.array(scores))
-    forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, prior, noise, gate, seed))}
+    evenly = Mixture.make(prior)
+    scores = [prequential(Record(p.v, p.choice), evenly, noise, p.groups).sum(axis=0) for p in people]
+    shares = choose_shares(np.array(scores))
+    mixture = Mixture.make(prior, shares)
+    forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
     if not forecasts:
         raise InputError(
             f"{len(people)} held-out people preferred no reply, expected answers a or b; collect more answers"
         )
     chances = np.concatenate([served for _, served, _ in forecasts.values()])
-    return Judgement(gate, tuple(_after(n, *forecast) for n, forecast in forecasts.items()), calibration_error(chances))
+    after = tuple(_after(n, *forecast) for n, forecast in forecasts.items())
+    return Judgement(shares, after, calibration_error(chances))
+
+
+def prequential(
+    record: Record, prior: Mixture, noise: Noise, prompt: Int[Ints, "n"] | None = None
+) -> Float[Array, "t 3"]:
+    """Log-probability of each informative answer given those before it, by each kind of people: nothing, few and any.
+
+    Answers to one prompt compare the same texts: with ``prompt``, they aren't predicted from each other.
+    """
+    informative = [i for i, choice in enumerate(record.choice) if choice in INFORMATIVE]
+    v, choices = record.v[informative], [record.choice[i] for i in informative]
+    asked = np.arange(len(informative)) if prompt is None else prompt[informative]
+    is_before = np.tril(asked[:, None] != asked, -1)
+    befores = [Record(v[before], [choices[i] for i in np.flatnonzero(before)]) for before in is_before]
+    posts = [fitted.weights for fitted in fit_block(befores, prior.normal, noise)]
+    variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
+    mean = np.array([row @ post.mean for row, post in zip(v, posts, strict=True)])
+    any_axes = mean / np.sqrt(1 + np.pi * np.maximum(variance, 0.0) / 8)  # as in ``predict``
+    of_points = log_probabilities(prior.points, v, choices, noise)
+    so_far = of_points @ is_before.T
+    few = logsumexp(so_far + of_points, axis=0) - logsumexp(so_far, axis=0)
+    nothing, many = (log_likelihood(u, encode(choices), noise)[0] for u in (v @ prior.normal.mean, any_axes))
+    return np.stack([nothing, few, many], axis=1)
+
+
+def choose_shares(scores: Float[Array, "people 3"]) -> Shares:
+    """The likeliest shares of the kinds by each person's log-probability under each, if they predict better than μ.
+
+    Expectation and maximisation; one more person of each kind is a Dirichlet(2, 2, 2) prior.
+    """
+    if len(scores) < 2:
+        raise InputError(f"found {len(scores)} held-out people, expected two at least; hold out more of them")
+    shares = np.full(3, 1 / 3)
+    for _ in range(_STEPS):
+        odds = scores + np.log(shares)
+        kind = np.exp(odds - logsumexp(odds, axis=1, keepdims=True))
+        shares = (kind.sum(axis=0) + 1) / (len(scores) + 3)
+    gain = logsumexp(scores + np.log(shares), axis=1) - scores[:, 0]
+    is_real = gain.mean() > SURE * gain.std(ddof=1) / np.sqrt(len(gain))
+    return Shares(*shares[:2].tolist()) if is_real else Shares(1.0, 0.0)
 
 
 def calibration_error(chance: Float[Array, "N"]) -> float:
@@ -105,21 +154,18 @@ def calibration_error(chance: Float[Array, "N"]) -> float:
     return float(sum(abs(sure[b].mean() - _right(chance)[b].mean()) * len(b) for b in bins if len(b)) / len(chance))
 
 
-def _forecast(
-    people: Sequence[Person], num_answers: int, prior: Gaussian, noise: Noise, gate: Gate, seed: int
-) -> _Forecast | None:
+def _forecast(people: Sequence[Person], num_answers: int, prior: Mixture, noise: Noise, seed: int) -> _Forecast | None:
     """Predict everyone who has answers left after so many; None where no one has."""
     parts = [_split(person, num_answers, np.random.default_rng([seed, i])) for i, person in enumerate(people)]
     tested = [i for i, (_, tests) in enumerate(parts) if len(tests)]
     if not tested:
         return None
-    posts = fit_block([_record(people[i], parts[i][0]) for i in tested], prior, noise)
+    beliefs = believe([_record(people[i], parts[i][0]) for i in tested], prior, noise)
     served, population = [], []
-    for i, post in zip(tested, posts, strict=True):
+    for i, belief in zip(tested, beliefs, strict=True):
         tests = _record(people[i], parts[i][1])
-        shrunk = Gaussian(prior.mean + gate.kappa * (post.weights.mean - prior.mean), post.weights.covariance)
-        served.append(_chance(tests, shrunk, noise))
-        population.append(_chance(tests, prior, noise))
+        served.append(_chance(tests, belief.collapse(), noise))
+        population.append(_chance(tests, prior.normal, noise))
     person = np.repeat(np.arange(len(tested)), [len(chance) for chance in served])
     return person, np.concatenate(served), np.concatenate(population)
 

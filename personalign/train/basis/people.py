@@ -64,8 +64,7 @@ class Findings:
             "compared": self.replies,
             "learnt": self.basis.num_axes - len(self.basis.named),
             "noise": asdict(self.basis.noise),
-            "kappa": judgement.gate.kappa,
-            "share": judgement.gate.share,
+            "shares": asdict(judgement.shares),
             "active": judgement.active,
             "accuracy": judgement.accuracy,
             "calibration_error": judgement.calibration_error,
@@ -134,7 +133,7 @@ def fit_basis(
         basis,
         reference=answers.differences(features, some),
         accuracy=judgement.accuracy,
-        gate=judgement.gate,
+        shares=judgement.shares,
         active=judgement.active,
     )
     return Findings(basis, judgement, num_people, int(is_judge.sum()), len(answers.person), len(answers.texts))

@@ -32,6 +32,7 @@ from personalign.words import Axis
 
 NUM_POINTS = 4096
 MOST_AXES = 5  # that a point feels about
+WIDTH = 0.1  # of what answers leave of the Gaussian's variance: a point stands for the people around it, too
 _DEFAULT_NOISE = Noise()
 _DEFAULT_SHARES = Shares()
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)  # over the side bias of somebody whom nothing sets apart
@@ -89,10 +90,15 @@ class Belief:
     fitted: Gaussian
 
     def collapse(self) -> Gaussian:
-        """The one Gaussian of the same mean and covariance; of one kind alone that kind's own."""
+        """The one Gaussian of the same mean and covariance; of one kind alone that kind's own.
+
+        Where nothing is personal at all it is the prior, so that what is stated stays as sure as it is.
+        """
         nothing, few, many = self.kinds.tolist()
         if many == 1:
             return self.fitted
+        if self.prior.shares.nothing == 1:
+            return self.prior.normal
         points, everybodys = self.prior.points, self.prior.normal.mean
         of_points = self.chance @ points if few else everybodys
         mean = nothing * everybodys + few * of_points + many * self.fitted.mean
@@ -101,6 +107,7 @@ class Belief:
         if few:
             deviations = points - mean
             covariance += few * (deviations * self.chance[:, None]).T @ deviations
+            covariance += few * WIDTH * self.fitted.covariance
         return Gaussian(mean, (covariance + covariance.T) / 2)
 
     def draw(self, num: int, seed: int = 0) -> Draws:
@@ -213,7 +220,8 @@ class _Person:
         sides = self.noise.side * self.side
         kernel = self.v @ prior.covariance @ self.v.T + sides[:, None] * sides
         volume = np.linalg.slogdet(np.eye(len(u)) + root[:, None] * kernel * root)[1]
-        return float(log_prob(u, self.verdict, self.noise) @ self.weight) - (cost + float(volume)) / 2
+        height = log_prob(u[np.newaxis], self.verdict, self.noise)[0] @ self.weight
+        return float(height) - (cost + float(volume)) / 2
 
 
 def _square(shift: Float[Array, "d"]) -> Float[Array, "d d"]:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from personalign.learn.fit import Fitted, Record, fit_block
-from personalign.learn.gate import prequential
 from personalign.learn.likelihood import log_likelihood, probabilities
 from personalign.types import CHOICES, Gaussian, Noise
 
@@ -62,12 +61,6 @@ def graded_answers(u: Array, noise: Noise, rng: np.random.Generator) -> list[str
 def fit_alone(v: Array, choice: Sequence[str], prior: Gaussian, noise: Noise, weight: Array | None = None) -> Fitted:
     """One person's weights and side bias."""
     return fit_block([Record(v, choice, weight)], prior, noise)[0]
-
-
-def gain_of(record: Record, prior: Gaussian, kappa: float, noise: Noise) -> float:
-    """Nats by which μ + κ(w − μ) predicted a person's answers, oldest first, better than μ did."""
-    at_mu, shifted = prequential(record, prior, noise, np.array([0.0, kappa])).sum(axis=0)
-    return float(shifted - at_mu)
 
 
 def cosine(left: Array, right: Array) -> float:

@@ -1,4 +1,4 @@
-"""What serves a person: their profile's mean itself, unless a gate, the bound or the operator says otherwise."""
+"""What serves a person: their profile's mean itself, unless the bound or the operator says otherwise."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from personalign.basis import Basis, Gate
+from personalign.basis import Basis, Shares
 from personalign.bundled import TINY
 from personalign.errors import InputError
-from personalign.learn.fit import fit
-from personalign.learn.gate import FROM, openness
+from personalign.learn.fit import Record, fit
+from personalign.learn.mixture import Mixture, believe
 from personalign.learn.served import Serving, bounded
-from personalign.types import Gaussian, Profile
+from personalign.types import Gaussian, Profile, Statement
 from personalign.words import IMPERSONAL
 from tests.learn.people import Array, answers
 
 BASIS = Basis.load(TINY / "basis")
-GATED = replace(BASIS, gate=Gate(0.6, 0.5))
+ALIKE = replace(BASIS, shares=Shares(1.0, 0.0))  # nothing sets people apart
+PRIOR = Mixture.make(BASIS.prior, BASIS.shares)
 
 
 def distance(mean: Array, prior: Gaussian) -> float:
@@ -26,8 +27,8 @@ def distance(mean: Array, prior: Gaussian) -> float:
     return float(np.sqrt(shift @ np.linalg.inv(prior.covariance) @ shift))
 
 
-def profile_of(post: Gaussian, answered: int = 12, gain: float = 0.0) -> Profile:
-    return Profile("ada", BASIS.id, 1, post.mean, post.covariance, answered, answered, BASIS.axes, gain)
+def profile_of(post: Gaussian, answered: int = 12) -> Profile:
+    return Profile("ada", BASIS.id, 1, post.mean, post.covariance, answered, answered, BASIS.axes)
 
 
 def somebody(seed: int, num_answers: int = 12) -> Gaussian:
@@ -35,35 +36,16 @@ def somebody(seed: int, num_answers: int = 12) -> Gaussian:
     rng = np.random.default_rng(seed)
     w = rng.multivariate_normal(BASIS.prior.mean, BASIS.prior.covariance)
     v = BASIS.pool[rng.permutation(len(BASIS.pool))[:num_answers]]
-    return fit(v, answers(v @ w, BASIS.noise, rng), BASIS.prior, BASIS.noise)
+    return believe([Record(v, answers(v @ w, BASIS.noise, rng))], PRIOR, BASIS.noise)[0].collapse()
 
 
-def test_without_a_gate_the_head_is_the_profiles_own_mean() -> None:
-    """Bit for bit, for people of the prior with few answers or many; under a gate it isn't (the control)."""
+def test_the_posteriors_mean_is_what_steers() -> None:
+    """Bit for bit, for people of the prior with few answers or many; with a pin it isn't (the control)."""
     for seed in range(20):
-        for num_answers in (1, 12, 100):
+        for num_answers in (1, 9, 10, 100):
             profile = profile_of(somebody(seed, num_answers), num_answers)
             assert Serving(BASIS).weights(profile) is profile.mean
-            assert not np.array_equal(Serving(GATED).weights(profile), profile.mean)
-
-
-@pytest.mark.parametrize("gain", [-30.0, 0.0, 30.0])
-def test_the_gate_says_how_much_of_a_profile_serves(gain: float) -> None:
-    """μ + κ_u(w − μ) with κ_u by what the person's answers gained; no head is switched off."""
-    post, prior = somebody(3), BASIS.prior
-    head = Serving(GATED).weights(profile_of(post, FROM, gain))
-    own = openness(Gate(0.6, 0.5), gain, FROM)
-    np.testing.assert_allclose(head, prior.mean + own * (post.mean - prior.mean))
-    assert np.abs(head).max() > 0
-    few = Serving(GATED).weights(profile_of(post, FROM - 1, gain))
-    np.testing.assert_allclose(few, prior.mean + 0.6 * (post.mean - prior.mean))
-
-
-def test_an_open_gate_changes_nothing() -> None:
-    """κ = 1 with a record that speaks for the person, or with too few answers for one."""
-    free = Serving(replace(BASIS, gate=Gate(1.0, 0.5)))
-    for profile in (profile_of(somebody(4), FROM, 50.0), profile_of(somebody(4), FROM - 1)):
-        assert free.weights(profile) is profile.mean
+            assert not np.array_equal(Serving(BASIS, {"length": 9.0}).weights(profile), profile.mean)
 
 
 def test_nobody_is_pulled_further_than_the_prior_reaches() -> None:
@@ -112,43 +94,40 @@ def test_pins_that_mean_nothing_are_refused(pinned: dict[str, float], found: str
         Serving(BASIS, pinned)
 
 
-def test_gains_are_told_by_a_gate_only() -> None:
-    """Without one, for what says nothing, and for a question asked again as a check there is none."""
-    v, profile = BASIS.pool[0], profile_of(somebody(6))
-    assert Serving(BASIS).gain(v, "a", profile.posterior) is None
-    gated = Serving(GATED)
-    asked = gated.gain(v, "a", profile.posterior)
-    assert asked is not None
-    assert gated.gain(v, "a", profile.posterior, "thumbs") == pytest.approx(0.36 * asked)
-    assert gated.gain(v, "skip", profile.posterior) is None
-    assert gated.gain(v, "a", profile.posterior, "check") is None
-
-
-def test_with_a_shut_gate_nothing_personal_is_served() -> None:
-    """κ = 0: whatever was answered, nothing is steered, also under pins; an open gate, the control, does steer."""
-    shut = Serving(replace(BASIS, gate=Gate(0.0, 0.5)), {"length": 1.0})
+def test_where_nothing_is_personal_answers_steer_nothing() -> None:
+    """Whatever was answered, also under pins; where tastes differ, the control, the same profiles do steer."""
+    alike = Serving(ALIKE, {"length": 1.0})
     for seed in range(5):
         profile = profile_of(somebody(seed))
-        found = shut.guidance(profile)
-        assert found is not None
-        assert (found.confidence, found.is_personal) == (0.0, False)
-        assert shut.described(profile).explain() == IMPERSONAL
-        control = Serving(GATED).guidance(profile)
+        guidance, control = alike.guidance(profile), Serving(BASIS).guidance(profile)
+        assert guidance is not None
+        assert not guidance.is_personal
+        assert alike.described(profile).explain() == IMPERSONAL
         assert control is not None
         assert control.is_personal
-        assert control.confidence == BASIS.confidence(profile.covariance) > 0
+
+
+def test_what_a_person_states_steers_where_answers_cannot() -> None:
+    """Their own word is personal even on a basis on which answers set nobody apart; to take it back ends that."""
+    profile = replace(profile_of(somebody(2)), stated=(Statement("length", -1.0),))
+    guidance = Serving(ALIKE).guidance(profile)
+    assert guidance is not None
+    assert guidance.is_personal
+    assert "set to -1 by the person" in Serving(ALIKE).described(profile).explain()
+    control = Serving(ALIKE).guidance(replace(profile, stated=()))
+    assert control is not None
+    assert not control.is_personal
 
 
 def test_a_reward_that_is_everyones_needs_no_person() -> None:
-    """Strangers and people behind a shut gate are guided by it; by personal weights strangers aren't."""
-    shut = Serving(replace(BASIS, gate=Gate(0.0, 0.5)))
+    """It guides strangers and people whom nothing sets apart; by personal weights strangers aren't guided."""
+    alike = Serving(ALIKE)
     stranger, known = BASIS.first_profile("ben"), profile_of(somebody(1))
-    assert shut.guidance(stranger) is None
+    assert alike.guidance(stranger) is None
     for profile in (stranger, known):
-        found = shut.guidance(profile, 2.0, is_everyones=True)
-        assert found is not None
-        assert (found.is_personal, found.strength) == (True, 2.0)
-        assert found.confidence > 0
+        guidance = alike.guidance(profile, 2.0, is_everyones=True)
+        assert guidance is not None
+        assert (guidance.is_personal, guidance.strength) == (True, 2.0)
 
 
 def test_guidance_tells_people_apart() -> None:

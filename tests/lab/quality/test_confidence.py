@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lab.quality.confidence import NUM_ANSWERS, Row, run_confidence
 
 from lab.quality import confidence
-from lab.quality.confidence import NUM_ANSWERS, Row, run_confidence
 
 # a loaded model's libraries warn of things to come
 pytestmark = pytest.mark.filterwarnings("ignore")

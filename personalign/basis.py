@@ -41,7 +41,7 @@ class Shares:
     """
 
     nothing: float = 0.1
-    few: float = 0.45
+    few: float = 0.9
 
     def __post_init__(self) -> None:
         if not (0 <= self.nothing <= 1 and 0 <= self.few <= 1 and self.nothing + self.few <= 1):

@@ -22,8 +22,8 @@ from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, log_loss, watch
-from personalign.learn.fit import Record
-from personalign.learn.mixture import Mixture, believe
+from personalign.learn.fit import fit
+from personalign.learn.mixture import Mixture
 from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
@@ -94,7 +94,7 @@ class Onboarding:
     def __init__(self, store: Store, serving: Serving, embed: Embed) -> None:
         self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
-        self._prior = Mixture.make(self._basis.prior, self._basis.shares)
+        self._prior = Mixture(self._basis.prior, self._basis.shares)
         self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
 
     def ask(self, user: str, consent: str | None = None, *, graded: bool = False, replies: int = 2) -> Question | None:
@@ -322,8 +322,8 @@ class Onboarding:
         rows = [row for given, share in weighed for row in as_rows(given.v, given.choice, given.kind, share)]
         newest = [rows[i] for i in select([row.choice for row in rows], [row.kind for row in rows])]
         v, weight = self._stacked([row.v for row in newest]), np.array([row.weight for row in newest])
-        record = Record(v, [row.choice for row in newest], weight)
-        return believe([record], self._prior.conditioned(stated, self._basis.axes), self._basis.noise)[0].collapse()
+        prior = self._prior.conditioned(stated, self._basis.axes)
+        return fit(v, [row.choice for row in newest], prior, self._basis.noise, weight)
 
     def _watch(self, answers: Sequence[Answer]) -> Drift:
         pairs = [stand_in(answer.v, answer.choice) for answer in answers]

@@ -21,12 +21,12 @@ from lab.learning.populations.asked import Population, ask_everyone, ask_kinds
 from lab.learning.populations.gated import Gated
 from lab.learning.populations.jester import Split
 from lab.learning.populations.votes import MissingData, Votes
+from lab.priors.mixture import Mixture, believe
 from lab.priors.sparse import sparsify
 from personalign.errors import InputError
 from personalign.learn.ask import AHEAD
 from personalign.learn.factors import Factors, factorise
 from personalign.learn.fit import Record, predict
-from personalign.learn.mixture import Mixture, believe
 from personalign.learn.rows import MAX_ANSWERS
 
 GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}

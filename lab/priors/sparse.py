@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from personalign.basis import Shares
+from lab.priors.mixture import Mixture
 from personalign.learn.factors import HELD_OUT, Factors
 from personalign.learn.likelihood import information, log_likelihood
-from personalign.learn.mixture import Mixture
 from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, Gaussian, Noise
 
@@ -95,7 +94,7 @@ def sparsify(
     order = rng.permutation(log.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
     held, known = log.subset(np.sort(order[:num_held])), log.subset(np.sort(order[num_held:]))
-    plain = Sparse(factors, Mixture.make(factors.prior, Shares(0.0, 0.0)))
+    plain = Sparse(factors, Mixture.plain(factors.prior))
     if axes.shape[1] < 2 or known.num_people <= axes.shape[1]:
         return plain
     gain = _gains(_find(known, axes, seed), known, held)
@@ -262,7 +261,7 @@ def _prior(solution: _Found, leftover: NDArray[np.float64], log: _Log, factors: 
     prior = Gaussian(mean, np.diag(spread**2))
     points = np.tile(mean, (NUM_POINTS, 1))
     points[:, : len(size)] += size * _made_up(solution.places, np.random.default_rng(seed))
-    return Sparse(replace(factors, projection=projection, prior=prior), Mixture(prior, points, Shares(0.0, SHARE)))
+    return Sparse(replace(factors, projection=projection, prior=prior), Mixture(prior, points, SHARE))
 
 
 def _made_up(places: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -71,7 +71,6 @@ def num_equal(num: int) -> int:
     """How many of so many people get the same bytes from the bulk fit as from one of their own."""
     v, outcome = people(num)
     many = fit_many(v, outcome, prior(), NOISE, covariance=True)
-    assert many.covariance is not None, "they were asked for"
     single = [fit(pair, _words(outcome_), prior(), NOISE) for pair, outcome_ in zip(v, outcome, strict=True)]
     bulk = zip(many.mean, many.covariance, strict=True)
     return sum(

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from personalign.basis import Shares
 from personalign.errors import InputError
-from personalign.learn.kernel import FittedMany, posteriors
+from personalign.learn.kernel import FittedMany
 from personalign.learn.likelihood import win_probability
+from personalign.learn.mixture import Mixed, Mixture, mixed_posteriors
 from personalign.learn.rows import SKIP, canonical, check_answers, encode, says_something
 from personalign.types import Array, Gaussian, Ints, Noise, is_covariance
 
@@ -24,10 +26,15 @@ _DEFAULT_NOISE = Noise()
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A person's weights and the side bias b that was marginalised out of them."""
+    """A person's weights and the side bias b that was marginalised out of them.
+
+    ``evidence`` is the log-probability of their answers, ``chance`` that of each kind in a mixture: nothing, few, any.
+    """
 
     weights: Gaussian
     bias: float
+    evidence: float
+    chance: Float[Array, "3"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +49,11 @@ class Record:
 def fit(
     v: Float[Array, "n d"],
     choice: Sequence[str],
-    prior: Gaussian,
+    prior: Gaussian | Mixture,
     noise: Noise = _DEFAULT_NOISE,
     weight: Float[Array, "n"] | None = None,
 ) -> Gaussian:
-    """Fit one person's weights to their answers; without an informative answer return ``prior`` itself.
+    """Fit one person's weights to their answers; without an informative answer return the prior's Gaussian itself.
 
     ``v`` is φ(left) − φ(right); ``weight`` discounts answers, by age or because they were feedback.
 
@@ -57,16 +64,18 @@ def fit(
     return fit_block([Record(v, choice, weight)], prior, noise)[0].weights
 
 
-def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAULT_NOISE) -> list[Fitted]:
+def fit_block(records: Sequence[Record], prior: Gaussian | Mixture, noise: Noise = _DEFAULT_NOISE) -> list[Fitted]:
     """Fit people at once; each gets the bytes that a fit of their own would give."""
-    check_prior(prior)
-    v, outcome, weight = _stack(records, len(prior.mean))
-    fitted = _fit_checked(v, outcome, weight, prior, noise, with_covariance=True)
-    assert fitted.covariance is not None, "covariances were asked for"
+    mixture = _checked(prior)
+    v, outcome, weight = _stack(records, len(mixture.normal.mean))
+    fitted, chance = _fit_checked(v, outcome, weight, mixture, noise)
     return [
-        Fitted(Gaussian(fitted.mean[i], fitted.covariance[i]), float(fitted.bias[i]))
-        if row.any()
-        else Fitted(prior, 0.0)
+        Fitted(
+            Gaussian(fitted.mean[i], fitted.covariance[i]) if row.any() else mixture.normal,
+            float(fitted.bias[i]),
+            float(fitted.evidence[i]),
+            chance[i],
+        )
         for i, row in enumerate(says_something(outcome, weight))
     ]
 
@@ -74,7 +83,7 @@ def fit_block(records: Sequence[Record], prior: Gaussian, noise: Noise = _DEFAUL
 def fit_many(
     v: Float[Array, "U n d"],
     outcome: Int[Ints, "U n"],
-    prior: Gaussian,
+    prior: Gaussian | Mixture,
     noise: Noise = _DEFAULT_NOISE,
     weight: Float[Array, "U n"] | None = None,
     covariance: bool = False,
@@ -84,9 +93,10 @@ def fit_many(
     ``outcome`` numbers the choices in the order of ``types.CHOICES``: 0 is a, 1 b, 2 a tie, from 5 on grades. 3 and 4
     say nothing, and fill up the rows of people who answered less. People who said nothing get the prior.
     """
-    check_prior(prior)
-    check_answers(v, outcome, weight, len(prior.mean))
-    return _fit_checked(v, outcome, np.ones(outcome.shape) if weight is None else weight, prior, noise, covariance)
+    mixture = _checked(prior)
+    check_answers(v, outcome, weight, len(mixture.normal.mean))
+    weight = np.ones(outcome.shape) if weight is None else weight
+    return _fit_checked(v, outcome, weight, mixture, noise, with_covariance=covariance).fitted
 
 
 def predict(v: Float[Array, "m d"], post: Gaussian, noise: Noise = _DEFAULT_NOISE) -> Float[Array, "m"]:
@@ -136,18 +146,28 @@ def _stack(records: Sequence[Record], num_axes: int) -> tuple[Array, Ints, Array
     return v, outcome, weight
 
 
+def _checked(prior: Gaussian | Mixture) -> Mixture:
+    """A Gaussian alone is a mixture in which any axes matter to everybody."""
+    mixture = Mixture(prior, Shares(0.0, 0.0)) if isinstance(prior, Gaussian) else prior
+    check_prior(mixture.normal)
+    return mixture
+
+
 def _fit_checked(
-    v: Array, outcome: Ints, weight: Array, prior: Gaussian, noise: Noise, with_covariance: bool
-) -> FittedMany:
+    v: Array, outcome: Ints, weight: Array, prior: Mixture, noise: Noise, *, with_covariance: bool = True
+) -> Mixed:
     num_people, _, d = v.shape
-    covariance = np.empty((num_people, d, d)) if with_covariance else None
-    fitted = FittedMany(np.empty((num_people, d)), covariance, np.empty(num_people))
+    covariance = np.empty((num_people, d, d) if with_covariance else (num_people, 0, 0))
+    fitted = FittedMany(np.empty((num_people, d)), covariance, np.empty(num_people), np.empty(num_people))
+    chance = np.tile([prior.shares.nothing, prior.shares.few, prior.shares.any], (num_people, 1))
     counts = says_something(outcome, weight).sum(axis=1)
-    fitted.put(counts == 0, FittedMany(prior.mean, prior.covariance, np.zeros(())))
+    fitted.put(counts == 0, FittedMany(prior.normal.mean, prior.normal.covariance, np.zeros(()), np.zeros(())))
     for people, size in _blocks(counts, d):
         rows = canonical(v[people], outcome[people], weight[people], size, noise.side > 0)
-        fitted.put(people, posteriors(rows, prior, noise, with_covariance))
-    return fitted
+        mixed = mixed_posteriors(rows, prior, noise)
+        fitted.put(people, mixed.fitted)
+        chance[people] = mixed.chance
+    return Mixed(fitted, chance)
 
 
 def _blocks(counts: Ints, d: int) -> Iterator[tuple[Ints, int]]:

@@ -5,12 +5,16 @@ The mode of (w, b) is found by Newton's method with a line search, in the dual f
 falls, Fisher's information replaces the curvature, as it does in the covariance. Fisher scoring alone takes three to
 nine times as many steps. People at their mode leave the block. A person's bytes don't depend on the others: each
 operation is elementwise, a sum along one person's row, or BLAS or LAPACK on one person's matrix at a time.
+
+Where people feel about few axes, every axis has a variance of its own, λσ², with an inverse gamma prior: the weights
+are Cauchy's. Mean fields find weights and variances in turn (automatic relevance determination: MacKay 1994, Tipping
+2001). λ = (S + m)/2 follows from a weight's second moment m in units of σ², where S is ``TYPICAL``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,35 +27,96 @@ from personalign.types import Array, Gaussian, Ints, Noise
 MAX_STEPS = 100
 MAX_HALVINGS = 30
 TOLERANCE = 1e-9  # of a utility difference: a smaller step changes nothing a person could see
+TYPICAL = 0.5  # the λ of a person without answers: less than 1, because a Cauchy distribution has long tails
+ROUNDS = 6  # of weights and variances; later ones change little
 ROUNDING = 1e-14  # of a log-posterior: a smaller fall doesn't count
 
 
 class FittedMany(NamedTuple):
-    """Of U people: the weights' means, their covariances where asked for, and the side biases' modes."""
+    """Of U people: the weights' means and covariances, the side biases' modes, and the evidence."""
 
     mean: Array  # (U, d)
-    covariance: Array | None  # (U, d, d)
+    covariance: Array  # (U, d, d), or (U, 0, 0) where it isn't kept
     bias: Array  # (U,)
+    evidence: Array  # (U,) log-probability of the answers under the prior
 
     def put(self, people: NDArray[np.generic], fitted: FittedMany) -> None:
         """Fill in the posteriors of some people."""
-        self.mean[people], self.bias[people] = fitted.mean, fitted.bias
-        if self.covariance is not None:
+        self.mean[people], self.bias[people], self.evidence[people] = fitted.mean, fitted.bias, fitted.evidence
+        if self.covariance.size:
             self.covariance[people] = fitted.covariance
 
 
-def posteriors(rows: Rows, prior: Gaussian, noise: Noise, with_covariance: bool) -> FittedMany:
-    """Approximate everyone's posterior by Laplace's method."""
-    spread = rows.v @ prior.covariance  # (U, n, d): VΣ
-    sides = noise.side * rows.side
-    kernel = spread @ rows.v.transpose(0, 2, 1) + sides[:, :, None] * sides[:, None, :]
-    hill = _Hill(rows.v @ prior.mean, kernel, rows.verdict, rows.weight, noise)
-    mode = _to_mode(hill)
-    return FittedMany(
-        prior.mean + (mode.dual[:, None, :] @ spread)[:, 0],
-        _covariance(kernel, hill.information(mode.u), spread, prior) if with_covariance else None,
-        noise.side * rows.turn * (mode.dual * sides).sum(axis=1) + 0.0,
-    )
+def posteriors(rows: Rows, prior: Gaussian, noise: Noise, scale: Array | None = None) -> FittedMany:
+    """Approximate everyone's posterior by Laplace's method, and its evidence (their equation 3.32).
+
+    ``scale`` (U, d) multiplies the prior's deviations; 0 is somebody whom nothing sets apart.
+    """
+    scale = np.ones((len(rows.v), len(prior.mean))) if scale is None else scale
+    return _Peak.climb(rows, prior, noise, scale).fitted()
+
+
+def sparse_posteriors(rows: Rows, prior: Gaussian, noise: Noise) -> FittedMany:
+    """Approximate the posteriors of people who feel about few axes; the evidence is a bound, 0 without answers."""
+    lam, dual = np.full((len(rows.v), len(prior.mean)), TYPICAL), None
+    for _ in range(ROUNDS):
+        peak = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual, most=2)
+        lam, dual = (TYPICAL + peak.moment / np.diag(prior.covariance)) / 2, peak.mode.dual
+    fitted = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual).fitted()
+    # what the bound holds of λ beside: the divergence of its posterior from its prior, less that without answers
+    price = (np.log(lam / TYPICAL) + TYPICAL / lam - 1).sum(axis=1) / 2
+    return fitted._replace(evidence=fitted.evidence - price)
+
+
+@dataclass(frozen=True, eq=False)
+class _Peak:
+    """The modes of U people, and the curvature there."""
+
+    rows: Rows
+    prior: Gaussian
+    noise: Noise
+    scale: Array  # (U, d)
+    spread: Array  # (U, n, d) VΣ, of what is scaled
+    mode: _Point
+    factor: NDArray[np.floating[Any]]  # (U, n, n) the Cholesky factor of I + W^½ K W^½
+    explained: Array  # (U, n, d) its product with itself is what answers take off Σ
+
+    @classmethod
+    def climb(
+        cls, rows: Rows, prior: Gaussian, noise: Noise, scale: Array, dual: Array | None = None, most: int = MAX_STEPS
+    ) -> _Peak:
+        """Take so many steps at most, from the prior's mean or from where another climb ended."""
+        v = rows.v * scale[:, None, :]
+        spread, sides = v @ prior.covariance, noise.side * rows.side
+        kernel = spread @ v.transpose(0, 2, 1) + sides[:, :, None] * sides[:, None, :]
+        hill = _Hill(rows.v @ prior.mean, kernel, rows.verdict, rows.weight, noise)
+        mode = _to_mode(hill, dual, most)
+        root = np.sqrt(hill.information(mode.u))
+        factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
+        return cls(rows, prior, noise, scale, spread, mode, factor, np.linalg.solve(factor, root[:, :, None] * spread))
+
+    @property
+    def shift(self) -> Array:
+        """How far the weights are from the prior's mean, (U, d)."""
+        return np.asarray(self.scale * (self.mode.dual[:, None, :] @ self.spread)[:, 0])
+
+    @property
+    def moment(self) -> Array:
+        """The second moments of that, (U, d)."""
+        variance = np.diag(self.prior.covariance) - (self.explained**2).sum(axis=1)
+        return np.asarray(self.shift**2 + self.scale**2 * variance)
+
+    def fitted(self) -> FittedMany:
+        """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised, and the rest."""
+        covariance = self.explained.transpose(0, 2, 1) @ self.explained
+        np.subtract(self.prior.covariance, covariance, out=covariance)  # fresh memory would cost more
+        covariance *= self.scale[:, :, None] * self.scale[:, None, :]
+        return FittedMany(
+            self.prior.mean + self.shift,
+            covariance,
+            self.noise.side**2 * self.rows.turn * (self.mode.dual * self.rows.side).sum(axis=1) + 0.0,
+            self.mode.height - np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +159,11 @@ class _Point(NamedTuple):
             part[people] = new
 
 
-def _to_mode(hill: _Hill) -> _Point:
-    point = hill.point(np.zeros_like(hill.start), hill.start)
+def _to_mode(hill: _Hill, dual: Array | None, most: int) -> _Point:
+    first = np.zeros_like(hill.start) if dual is None else dual
+    point = hill.point(first, hill.start + _apply(hill.kernel, first))
     arrived, people = _Point(*(np.empty_like(part) for part in point)), np.arange(len(hill.start))
-    for _ in range(MAX_STEPS):
+    for _ in range(most):
         moved = _climb(hill, point)
         moving = np.abs(moved.u - point.u).max(axis=1) > TOLERANCE
         point = moved
@@ -155,13 +221,3 @@ def _solve(kernel: Array, curvature: Array, pull: Array) -> Array:
 
 def _apply(kernel: Array, dual: Array) -> Array:
     return np.asarray((kernel @ dual[:, :, None])[:, :, 0])
-
-
-def _covariance(kernel: Array, information: Array, spread: Array, prior: Gaussian) -> Array:
-    """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised; (U, d, d)."""
-    root = np.sqrt(information)
-    factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
-    explained = np.linalg.solve(factor, root[:, :, None] * spread)
-    gain = explained.transpose(0, 2, 1) @ explained
-    np.subtract(prior.covariance, gain, out=gain)  # fresh memory would cost more than the difference
-    return gain

@@ -5,14 +5,13 @@ the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K. K is 3, or 
 offered. A tie that is given all the same counts as the limit of a narrow one: u is near 0. Everything is computed from
 log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
 
-The same likelihood is written four times, each as fast as its user needs. Tests compare them. Answers on a scale of
+The same likelihood is written three times, each as fast as its user needs. Tests compare them. Answers on a scale of
 five have two grades of either side (``grades``).
 
     form        gives                                      used by
     outcomes    log P, score and P of a, b and tie         ``ask``, ``gate``, ``prior``, ``predict``
     turned      log P, score and curvature of the answer,  ``kernel``, in every fit
                 turned so that the left won or tied
-    log_prob    log P of the answer, turned                ``mixture``, under each point
     sides       P(a) and P(b)                              ``ask``, to look ahead
 """
 
@@ -89,20 +88,6 @@ def turned(u: Float[Array, "*s"], verdict: Integer[Ints, "*s"], noise: Noise) ->
         return plain
     grades = graded(u, verdict == MUCH, noise)
     return Turned(*(np.where(is_graded, fine, coarse) for fine, coarse in zip(grades, plain, strict=True)))
-
-
-def log_prob(u: Float[Array, "S n"], verdict: Integer[Ints, "n"], noise: Noise) -> Float[Array, "S n"]:
-    """Log-probabilities of verdicts alone, under many utilities: weighing points spends its time here."""
-    meant, floor = 1 - noise.lapse, _floor(noise)
-    if floor < _TINY:
-        return turned(u, np.broadcast_to(verdict, u.shape), noise).log_prob
-    odds = np.exp(np.clip(noise.tie - u, -_FAR, _FAR))
-    result = np.log(meant / (1 + odds) + floor)
-    others = np.flatnonzero(verdict != A)
-    if len(others):
-        part = u[:, others]
-        result[:, others] = turned(part, np.broadcast_to(verdict[others], part.shape), noise).log_prob
-    return np.asarray(result)
 
 
 def _turned(u: Array, is_tie: Bools, noise: Noise) -> Turned:

@@ -11,11 +11,10 @@ from jaxtyping import Bool, Float, Integer
 from numpy.typing import NDArray
 
 from lab.learning.judged import Judged
-from personalign.basis import Shares
+from lab.priors.mixture import Belief, Mixture, believe
 from personalign.learn.ask import DRAWS, acquire
 from personalign.learn.factors import Factors
 from personalign.learn.fit import Record, predict
-from personalign.learn.mixture import Belief, Mixture, believe
 from personalign.types import Gaussian, Noise
 
 RIDGE = 1e-6  # variance that kinds have in directions in which they don't differ
@@ -76,7 +75,7 @@ def ask_everyone(
     People are fitted under ``prior``, or where it is None under the factors' own; forecasts are those of a profile,
     which is one Gaussian whatever the prior is.
     """
-    start = Mixture.make(factors.prior, Shares(0.0, 0.0)) if prior is None else prior
+    start = Mixture.plain(factors.prior) if prior is None else prior
     people = [_Asked.nothing(person, factors) for person in population.new]
     judged = {}
     for n in range(max(counts) + 1):
@@ -98,7 +97,7 @@ def ask_kinds(population: Population, rule: str, counts: Sequence[int], seed: in
     )
     noise = Noise(tie=0.0, lapse=0.0, side=0.0)
     factors = Factors(np.eye(size), gaussian, noise, len(population.kinds), 0, 0, 0, ())
-    return ask_everyone(population, factors, rule, counts, seed, Mixture(gaussian, population.kinds, Shares(0.0, 1.0)))
+    return ask_everyone(population, factors, rule, counts, seed, Mixture(gaussian, population.kinds, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

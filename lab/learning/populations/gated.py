@@ -28,8 +28,8 @@ from lab.learning.judged import Judged, joined
 from lab.learning.populations.votes import Votes
 from personalign.basis import Shares
 from personalign.learn.factors import factorise
-from personalign.learn.fit import Record, predict
-from personalign.learn.mixture import Mixture, believe
+from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.mixture import Mixture
 from personalign.train.basis.judge import choose_shares, prequential
 from personalign.types import Gaussian, Noise
 
@@ -118,7 +118,7 @@ def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
     rows_of = _by_user(votes.user, rows.answers)
     test = {user: tests for user, tests in _by_user(votes.user, rows.test, len(votes.user)).items() if user in rows_of}
     people = [_Person(_record(votes, z, rows_of[u]), votes.prompt[rows_of[u]], z[tests]) for u, tests in test.items()]
-    posts = _Posts(people, Mixture.make(basis.prior, shares), basis.noise)
+    posts = _Posts(people, Mixture(basis.prior, shares), basis.noise)
     every = np.concatenate(list(test.values()))
     judged = _Judge(votes, every)
     enough = {
@@ -129,7 +129,7 @@ def _round(votes: Votes, rows: Rows, rank: int) -> Gated:
         personal=judged.judge(posts.predicted(MOST)),
         prior=judged.judge(prior),
         population=judged.judge(expit(x[every, 0])),
-        ungated=judged.judge(replace(posts, prior=Mixture.make(basis.prior, UNGATED)).predicted(MOST)),
+        ungated=judged.judge(replace(posts, prior=Mixture(basis.prior, UNGATED)).predicted(MOST)),
         after={
             n: (judged.judge(posts.predicted(n), is_used), judged.judge(prior, is_used))
             for n, is_used in enough.items()
@@ -199,8 +199,7 @@ def _choose_shares(
         basis = _factorise(votes, x, rows[fold != held], rank)
         z = x @ basis.projection
         for indices in _by_user(votes.user, rows[fold == held]).values():
-            evenly = Mixture.make(basis.prior)
-            forecast = prequential(_record(votes, z, indices), evenly, basis.noise, votes.prompt[indices])
+            forecast = prequential(_record(votes, z, indices), basis.prior, basis.noise, votes.prompt[indices])
             scores.append(forecast.sum(axis=0))
     return choose_shares(np.array(scores))
 
@@ -232,7 +231,7 @@ class _Posts:
     def predicted(self, num_answers: int) -> NDArray[np.float64]:
         """Predict everyone's tests by the first of their own answers."""
         first = [Record(p.answers.v[:num_answers], p.answers.choice[:num_answers]) for p in self.people]
-        posts = [belief.collapse() for belief in believe(first, self.prior, self.noise)]
+        posts = [fitted.weights for fitted in fit_block(first, self.prior, self.noise)]
         return np.concatenate(
             [predict(person.test, post, self.noise) for person, post in zip(self.people, posts, strict=True)]
         )

@@ -20,11 +20,10 @@ from personalign.basis import ASSUMED, Basis
 from personalign.decode.engine import generate
 from personalign.decode.models import Models
 from personalign.decode.request import Request
-from personalign.learn import acquire
+from personalign.learn import acquire, fit
 from personalign.learn.ask import clip_pairs
 from personalign.learn.axes import Embed, features
-from personalign.learn.fit import Record
-from personalign.learn.mixture import Mixture, believe
+from personalign.learn.mixture import Mixture
 from personalign.learn.served import Serving
 from personalign.options import Options
 from personalign.train.basis.rollouts import expert_identity
@@ -47,9 +46,7 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
     rng = np.random.default_rng([seed, 17])
     weights = rng.multivariate_normal(basis.prior.mean, basis.prior.covariance)
     pool = clip_pairs(basis.pool, basis.prior)
-    prior = Mixture.make(
-        basis.prior, ASSUMED if basis.shares.nothing == 1 else basis.shares
-    )  # else nothing to calibrate
+    prior = Mixture(basis.prior, ASSUMED if basis.shares.nothing == 1 else basis.shares)  # else nothing to calibrate
     post, is_left = basis.prior, np.ones(len(pool), dtype=bool)
     indices: list[int] = []
     choices: list[str] = []
@@ -58,7 +55,7 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
         is_left[index] = False
         indices.append(index)
         choices.append("a" if rng.random() < 1 / (1 + np.exp(-pool[index] @ weights)) else "b")
-        post = believe([Record(pool[indices], choices)], prior, basis.noise)[0].collapse()
+        post = fit(pool[indices], choices, prior, basis.noise)
     return SimulatedProfile(weights, post)
 
 

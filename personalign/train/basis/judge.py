@@ -20,9 +20,9 @@ from scipy.special import logsumexp
 
 from personalign.basis import Shares
 from personalign.errors import InputError
-from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.fit import Record, fit_block, predict, utility
 from personalign.learn.likelihood import log_likelihood
-from personalign.learn.mixture import Mixture, believe, log_probabilities
+from personalign.learn.mixture import Mixture
 from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, SIDES, Array, Gaussian, Ints, Noise
 
@@ -31,6 +31,7 @@ JUDGED_AFTER = 10  # answers, as many as are asked
 MOST = 60  # answers of a person, the first; more would let the few with a thousand take all the time
 BINS = 10  # of equal mass
 SURE = 1.64  # standard errors that a gain has to be above 0
+FEW, ANY = Shares(0.0, 1.0), Shares(0.0, 0.0)  # one kind alone
 _STEPS = 200  # of the shares' fixed point
 # whose each of N predictions is, and the chance given to the side they preferred: as served, and by the population
 _Forecast = tuple[Ints, Array, Array]
@@ -93,10 +94,9 @@ class Judgement:
 def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
     """Fit the shares to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
-    evenly = Mixture.make(prior)
-    scores = [prequential(Record(p.v, p.choice), evenly, noise, p.groups).sum(axis=0) for p in people]
+    scores = [prequential(Record(p.v, p.choice), prior, noise, p.groups).sum(axis=0) for p in people]
     shares = choose_shares(np.array(scores))
-    mixture = Mixture.make(prior, shares)
+    mixture = Mixture(prior, shares)
     forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
     if not forecasts:
         raise InputError(
@@ -108,7 +108,7 @@ def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) ->
 
 
 def prequential(
-    record: Record, prior: Mixture, noise: Noise, prompt: Int[Ints, "n"] | None = None
+    record: Record, prior: Gaussian, noise: Noise, prompt: Int[Ints, "n"] | None = None
 ) -> Float[Array, "t 3"]:
     """Log-probability of each informative answer given those before it, by each kind of people: nothing, few and any.
 
@@ -119,15 +119,18 @@ def prequential(
     asked = np.arange(len(informative)) if prompt is None else prompt[informative]
     is_before = np.tril(asked[:, None] != asked, -1)
     befores = [Record(v[before], [choices[i] for i in np.flatnonzero(before)]) for before in is_before]
-    posts = [fitted.weights for fitted in fit_block(befores, prior.normal, noise)]
-    variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
-    mean = np.array([row @ post.mean for row, post in zip(v, posts, strict=True)])
-    any_axes = mean / np.sqrt(1 + np.pi * np.maximum(variance, 0.0) / 8)  # as in ``predict``
-    of_points = log_probabilities(prior.points, v, choices, noise)
-    so_far = of_points @ is_before.T
-    few = logsumexp(so_far + of_points, axis=0) - logsumexp(so_far, axis=0)
-    nothing, many = (log_likelihood(u, encode(choices), noise)[0] for u in (v @ prior.normal.mean, any_axes))
-    return np.stack([nothing, few, many], axis=1)
+    kinds = [v @ prior.mean, *(_predicted(v, befores, Mixture(prior, only), noise) for only in (FEW, ANY))]
+    return np.stack([log_likelihood(u, encode(choices), noise)[0] for u in kinds], axis=1)
+
+
+def _predicted(v: Array, befores: Sequence[Record], prior: Mixture, noise: Noise) -> Array:
+    """Utility differences by what was known before each, drawn towards 0 as ``predict`` does."""
+    posts = [fitted.weights for fitted in fit_block(befores, prior, noise)]
+    mean, variance = (
+        np.array([part[0] for part in parts])
+        for parts in zip(*(utility(row[np.newaxis], post) for row, post in zip(v, posts, strict=True)), strict=True)
+    )
+    return np.asarray(mean / np.sqrt(1 + np.pi * variance / 8))
 
 
 def choose_shares(scores: Float[Array, "people 3"]) -> Shares:
@@ -160,11 +163,11 @@ def _forecast(people: Sequence[Person], num_answers: int, prior: Mixture, noise:
     tested = [i for i, (_, tests) in enumerate(parts) if len(tests)]
     if not tested:
         return None
-    beliefs = believe([_record(people[i], parts[i][0]) for i in tested], prior, noise)
+    posts = fit_block([_record(people[i], parts[i][0]) for i in tested], prior, noise)
     served, population = [], []
-    for i, belief in zip(tested, beliefs, strict=True):
+    for i, post in zip(tested, posts, strict=True):
         tests = _record(people[i], parts[i][1])
-        served.append(_chance(tests, belief.collapse(), noise))
+        served.append(_chance(tests, post.weights, noise))
         population.append(_chance(tests, prior.normal, noise))
     person = np.repeat(np.arange(len(tested)), [len(chance) for chance in served])
     return person, np.concatenate(served), np.concatenate(population)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab.priors.mixture import Mixture
 
 from lab.learning.judged import Judged
 from lab.learning.populations import alpaca84
 from lab.learning.populations.asked import NewPerson, Population, ask_everyone, ask_kinds
+from lab.priors.mixture import Mixture
 from personalign.learn.ask import AHEAD
 from personalign.learn.factors import Factors
 from personalign.types import Gaussian, Noise

@@ -123,7 +123,7 @@ class Basis:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over axes, standardisation, projection, prior, noise, reference pairs and fingerprints."""
+        """SHA-256 over axes, standardisation, projection, prior, noise, shares, reference pairs and fingerprints."""
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())

@@ -7,8 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from personalign.basis import BankQuestion, Basis, Gate, Learnt
+from personalign.basis import ASSUMED, BankQuestion, Basis, Learnt, Shares
 from personalign.bundled import TINY, locate
-from personalign.errors import BasisError, ProfileError
-from personalign.learn import fit
+from personalign.errors import BasisError, InputError, ProfileError
 from personalign.learn.axes import features, measure
 from personalign.learn.dialogue import AXES
 from personalign.learn.prior import prior_scale
@@ -260,9 +258,14 @@ def test_no_flipped_byte_passes_unseen(basis: Basis, folder: Path) -> None:
 
 Damage = Callable[[Path], object]
 CHANGED: dict[str, tuple[Damage, str]] = {
-    "another format": (lambda f: edit_config(f, format=2), "format 2.*reads 1"),
+    "another format": (lambda f: edit_config(f, format=1), "format 1.*reads 2"),
     "a prior changed by hand": (lambda f: edit_arrays(f, **{"prior.mean": np.ones(D)}), "changed by hand"),
     "noise changed by hand": (lambda f: edit_config(f, noise={"tie": 1.0, "lapse": 0.0, "side": 0.0}), "by hand"),
+    "shares changed by hand": (lambda f: edit_config(f, shares=shares(few=0.3)), "by hand"),
+    "shares of more than all people": (
+        lambda f: edit_config(f, shares=shares(nothing=0.6, few=0.5)),
+        "sum to more than 1",
+    ),
     "another id": (lambda f: edit_config(f, id="0" * 64), "changed by hand"),
     "an unknown setting": (
         lambda f: edit_config(f, noise={"tie": 0, "lapse": 0, "side": 0, "loud": 1}),
@@ -290,6 +293,10 @@ CHANGED: dict[str, tuple[Damage, str]] = {
 
 def steering(**changes: object) -> dict[str, object]:
     return {"beta": 2.0, "clip": 3.0, "num_candidates": 20} | changes
+
+
+def shares(**changes: object) -> dict[str, object]:
+    return asdict(ASSUMED) | changes
 
 
 @pytest.mark.parametrize("case", CHANGED)
@@ -365,11 +372,14 @@ ODD: dict[str, Damage] = {
        for key in ("beta", "clip", "num_candidates") for odd in ODD_NUMBERS},
     **{f"tie is {str(odd)[:12]!r}": (lambda f, odd=odd: edit_config(f, noise={"tie": odd, "lapse": 0.1, "side": 0.2}))
        for odd in ODD_NUMBERS},
+    **{f"share of {key} {str(odd)[:12]!r}": (lambda f, key=key, odd=odd: edit_config(f, shares=shares(**{key: odd})))
+       for key in ("nothing", "few") for odd in ODD_NUMBERS},
     **{f"{key} is {str(odd)[:12]!r}": (lambda f, key=key, odd=odd: edit_config(f, **{key: odd}))
-       for key in ("accuracy", "kappa", "share", "active", "format") for odd in ODD_NUMBERS
+       for key in ("accuracy", "active", "format") for odd in ODD_NUMBERS
        if odd is not None and (key, odd) != ("active", True)},
     **{f"{key} is {odd!r}": (lambda f, key=key, odd=odd: edit_config(f, **{key: odd}))
-       for key in ("axes", "noise", "steering", "fingerprints") for odd in (None, [], {}, "all", 3, [None], [[]])},
+       for key in ("axes", "noise", "shares", "steering", "fingerprints")
+       for odd in (None, [], {}, "all", 3, [None], [[]])},
     **{f"a question's {key} is {str(odd)[:12]!r}": (lambda f, key=key, odd=odd: edit_question(f, **{key: odd}))
        for key in ("id", "first", "second", "prompt") for odd in (None, 7, ["x"], {"role": "user"}, [], [[]], [None])
        },
@@ -386,8 +396,7 @@ ODD: dict[str, Damage] = {
     "an unknown entry": lambda f: edit_config(f, kapa=0.5),
     "an axis too many": lambda f: edit_config(f, axes=axis() * 2),
     "1,000 axes": lambda f: edit_config(f, axes=axis() * 333),
-    "κ without a share": lambda f: edit_config(f, kappa=0.5),
-    "a share without κ": lambda f: edit_config(f, share=0.5),
+    "κ of a basis of format 1": lambda f: edit_config(f, kappa=0.5),
     "an embedder without a projection": lambda f: edit_config(f, embedder="hidden"),
     "a projection without an embedder": lambda f: edit_arrays(f, projection=np.ones((5, 1))),
     "a prior that isn't symmetric": singular([1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]),
@@ -414,7 +423,7 @@ ODD: dict[str, Damage] = {
     "a question that is nested": lambda f: (f / "questions.jsonl").write_text(DEEP),
     "a config that is a list": lambda f: (f / "config.json").write_text("[]"),
     "a config that is nested": lambda f: (f / "config.json").write_text(DEEP),
-    "a config that isn't UTF-8": lambda f: (f / "config.json").write_bytes(b'{"format": 1, "model": "\xff"}'),
+    "a config that isn't UTF-8": lambda f: (f / "config.json").write_bytes(b'{"format": 2, "model": "\xff"}'),
 }  # fmt: skip
 
 
@@ -423,7 +432,7 @@ def rehash(folder: Path) -> None:
     with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError, AttributeError, SafetensorError):
         config, arrays = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
         embedded = ("embedder",) if "projection" in arrays else ()
-        identity = {key: config[key] for key in ("axes", "noise", "fingerprints", *embedded)}
+        identity = {key: config[key] for key in ("axes", "noise", "shares", "fingerprints", *embedded)}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
         for name, array in sorted(arrays.items()):
             if not name.startswith("head."):
@@ -467,7 +476,9 @@ def test_folders_are_named_by_text_or_path(basis: Basis, tmp_path: Path) -> None
     assert Basis.load(str(tmp_path / "basis")).id == Basis.load(tmp_path / "basis").id == basis.id
 
 
-@pytest.mark.parametrize("key", ["id", "format", "axes", "noise", "fingerprints", "steering", "model", "accuracy"])
+@pytest.mark.parametrize(
+    "key", ["id", "format", "axes", "noise", "shares", "fingerprints", "steering", "model", "accuracy"]
+)
 def test_a_missing_entry_is_named(folder: Path, key: str) -> None:
     """Each entry of the config is asked for by its name."""
     path = folder / "config.json"
@@ -519,18 +530,14 @@ def test_the_first_profile_is_the_prior(basis: Basis) -> None:
 # ---------------------------------------------------------------- what it computes
 
 
-def test_confidence_rises_with_answers(basis: Basis) -> None:
-    """Nothing learnt is 0, each answer adds, and it stays under 1; skipped questions, the control, add nothing."""
-    choices = ["a", "b", "a", "tie", "b", "a"]
-    found = [
-        basis.confidence(fit(basis.reference[:n], choices[:n], basis.prior, basis.noise).covariance) for n in range(7)
-    ]
-    assert found[0] == 0
-    assert all(now > before for before, now in pairwise(found))
-    assert found[-1] < 1
-    assert basis.confidence(fit(basis.reference[:6], ["skip"] * 6, basis.prior, basis.noise).covariance) == 0
-    assert basis.confidence(basis.prior.covariance * 1e-9) == pytest.approx(1)
-    assert replace(basis, reference=np.zeros((2, D))).confidence(basis.prior.covariance / 2) == 0  # no 0 / 0
+@pytest.mark.parametrize(
+    "odd", [(-0.1, 0.5), (0.5, -0.1), (1.1, 0.0), (0.6, 0.5), (float("nan"), 0.5), (0.5, float("nan"))]
+)
+def test_shares_that_are_none_are_refused(odd: tuple[float, float]) -> None:
+    """Each lies between 0 and 1 and both sum to 1 at most; the third is what is left."""
+    with pytest.raises(InputError, match="fit them again"):
+        Shares(*odd)
+    assert (Shares(1.0, 0.0).any, Shares(0.0, 1.0).any, Shares(0.0, 0.0).any) == (0.0, 0.0, 1.0)
 
 
 def test_standardising_is_undone_by_its_own_numbers(basis: Basis) -> None:
@@ -582,8 +589,11 @@ def test_the_bundled_features_are_those_of_the_words(bundled: Basis) -> None:
 
 
 def test_the_bundled_basis_knows_nobody_yet(bundled: Basis) -> None:
-    """Made without human data: no mean, no held-out accuracy, and people agree with themselves three times of four."""
-    assert bundled.accuracy is None
+    """Made without human data: no mean, no held-out accuracy, and people agree with themselves three times of four.
+
+    The shares of kinds of people are the assumed ones.
+    """
+    assert (bundled.accuracy, bundled.shares) == (None, ASSUMED)
     np.testing.assert_array_equal(bundled.prior.mean, np.zeros(bundled.num_axes))
     assert np.linalg.eigvalsh(bundled.prior.covariance)[0] > 0
     assert prior_scale(bundled.reference, bundled.noise, bundled.prior.covariance) == pytest.approx(1, abs=1e-3)
@@ -593,26 +603,30 @@ def test_the_bundled_basis_knows_nobody_yet(bundled: Basis) -> None:
 # Learnt axes
 
 
+SOME = Shares(0.2, 0.5)
+
+
 def learnt_basis() -> Basis:
     """The last of the three axes is learnt, from embeddings of five dimensions."""
     projection = np.random.default_rng(2).normal(size=(5, 1))
     learnt = Axis("learnt_1", "what people differ in", "less of it", "more of it")
-    return replace(small_basis(), axes=(*AXES[:2], learnt), learnt=Learnt(projection, "hidden"), gate=Gate(0.8, 0.5))
+    return replace(small_basis(), axes=(*AXES[:2], learnt), learnt=Learnt(projection, "hidden"), shares=SOME)
 
 
 def test_learnt_axes_come_back(tmp_path: Path) -> None:
-    """Projection, embedder and gate are kept; the projection belongs to the id, the gate doesn't."""
+    """Projection, embedder and shares are kept and belong to the id; whether questions are chosen doesn't."""
     basis = learnt_basis()
     basis.save(tmp_path)
     found = Basis.load(tmp_path)
     assert basis.learnt is not None
     assert found.learnt is not None
     np.testing.assert_array_equal(found.learnt.projection, basis.learnt.projection)
-    assert (found.id, found.learnt.embedder, found.gate, found.active) == (basis.id, "hidden", Gate(0.8, 0.5), True)
+    assert (found.id, found.learnt.embedder, found.shares, found.active) == (basis.id, "hidden", SOME, True)
     assert found.named == AXES[:2]
     assert replace(basis, learnt=replace(basis.learnt, projection=2 * basis.learnt.projection)).id != basis.id
     assert replace(basis, learnt=replace(basis.learnt, embedder="encoder:another")).id != basis.id
-    assert replace(basis, gate=Gate(0.0, 0.1), active=False).id == basis.id
+    assert replace(basis, shares=Shares(0.3, 0.5)).id != basis.id
+    assert replace(basis, active=False).id == basis.id
 
 
 def test_learnt_axes_are_measured_in_embeddings() -> None:

@@ -21,7 +21,7 @@ from personalign.shift import Likely, Position, ShiftedReply, by_token, shift
 from personalign.types import Guidance
 from tests.decode.tiny_models import Kit, make_kit, talk
 
-GUIDANCE = Guidance(np.array([1.0, -2.0, 0.5]), 1.0)
+GUIDANCE = Guidance(np.array([1.0, -2.0, 0.5]))
 WORDS = ("cat", "the hat", "日")
 
 

@@ -46,18 +46,17 @@ COMMON = np.array([0.0, 1.2, 0.0])
     [
         ({}, "clearly prefers shorter replies (how long the reply is)\nprefers warm words (warm words)"),
         ({"common": COMMON}, "clearly prefers shorter replies (how long the reply is)"),
-        ({"common": COMMON, "openness": 0.4}, "may prefer shorter replies (how long the reply is)"),
-        ({"common": COMMON, "openness": 0.0}, IMPERSONAL),
+        ({"common": COMMON, "is_personal": False}, IMPERSONAL),
         ({"common": ADA.mean}, "No taste stands out yet."),
         ({"informative": 0}, UNKNOWN),
     ],
 )
 def test_explained_is_what_is_served(change: dict[str, object], told: str) -> None:
-    """As far as the gate lets a profile act; everybody's mean is never told as a person's taste."""
+    """The profile's mean, unless the basis finds nothing personal; everybody's mean isn't told as a person's taste."""
     assert replace(ADA, **change).explain() == told  # type: ignore[arg-type]
 
 
 def test_a_model_is_told_what_is_served() -> None:
     """A wish for each taste; none where nothing personal is served."""
     assert ADA.as_system_prompt().splitlines()[1:] == ["Strongly favour shorter replies.", "Favour warm words."]
-    assert replace(ADA, common=COMMON, openness=0.0).as_system_prompt() == ""
+    assert replace(ADA, common=COMMON, is_personal=False).as_system_prompt() == ""

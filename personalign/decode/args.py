@@ -3,7 +3,7 @@
 score(v) = s(v) + w · r(x, y, v) over the k likeliest tokens (Khanov et al., arXiv 2402.01694), greedy or drawn from
 softmax(score / τ) at the request's temperature. Where the paper's release copies the reward model's cache k times, the
 candidates are siblings here: one forward pass over one shared prefix, after which the chosen one's key and value stay.
-With a d-wide reward r is ⟨w_u, r_u⟩ under the person's weights, and w is multiplied by ρ.
+With a d-wide reward r is ⟨w_u, r_u⟩ under the person's weights, and w is multiplied by the strength.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Models:
         if num_axes == 1:
             strength = guidance.strength if guidance else 1.0
             given = guidance or Guidance(np.ones(1))
-            guidance = replace(given, weights=np.ones(1), strength=strength, user="")
+            guidance = replace(given, weights=np.ones(1), strength=strength, user="", is_personal=True)
         return guidance if guidance is not None and guidance.strength > 0 and guidance.is_personal else None
 
     def _check_other(self, other: CausalModel | RewardModel) -> None:

@@ -81,7 +81,7 @@ def reply_of(request: Request, account: Account, steering: Steering, num_drawn: 
 
 
 def gain(guidance: Guidance | None, steering: Steering, options: Options = DEFAULT) -> float:
-    """β·ρ·strength, what a person's reward is multiplied by, or ρ·strength by other rules; 0 means plain decoding.
+    """β·strength, what a person's reward is multiplied by, or the strength by other rules; 0 means plain decoding.
 
     A choice goes by the sign alone, and isn't one where there is nothing to choose from.
     """
@@ -104,13 +104,15 @@ def reason(
         return "shadow"
     if not is_sound:
         return "non_finite_reward"
-    if guidance is None or not guidance.is_personal:
-        return "no_answers" if guidance is None or guidance.is_personal else "nothing_personal"
+    if guidance is None:
+        return "no_answers"
+    if not guidance.is_personal:
+        return "nothing_personal"
     return "forgotten" if gain > 0 else "strength_zero"
 
 
 def check_guidance(guidance: Guidance, num_axes: int) -> None:
-    """Refuse weights of another basis or with NaN, and a strength or confidence out of range."""
+    """Refuse weights of another basis or with NaN, and a strength out of range."""
     check_number("strength", guidance.strength, 0.0, 100.0)
     if guidance.weights.shape != (num_axes,):
         raise ProfileError(

@@ -231,9 +231,9 @@ def stranger(rng: random.Random, models: Models) -> Request:
     guidance = rng.choice(
         [
             None,
-            Guidance(weights, rng.random(), rng.choice([0.0, 1.0, 3.0]), user=f"user{rng.randrange(9)}"),
-            Guidance(weights, 1.0, 100.0),
-            Guidance(np.full(d, rng.choice([3e38, -3e38, 1e300])), 1.0),  # its rewards overflow
+            Guidance(weights, rng.random() * rng.choice([0.0, 1.0, 3.0]), user=f"user{rng.randrange(9)}"),
+            Guidance(weights, 100.0),
+            Guidance(np.full(d, rng.choice([3e38, -3e38, 1e300]))),  # its rewards overflow
         ]
     )
     return Request(

@@ -86,12 +86,13 @@ def test_a_sibling_that_is_not_kept_is_noticed(models: Models, monkeypatch: pyte
 
 
 def test_one_reward_is_everyones(kit: Kit) -> None:
-    """A reward model with one output steers strangers too, and persons by the same; with several it needs a person."""
+    """One output steers strangers and persons alike, also where nothing is personal; several need a person."""
     alone, several = (kit.models(reward_model=reward_model(kit, d)) for d in (1, 3))
     stranger = Request(HELLO, Options(8, rule="args"))
-    guided = generate(alone, [stranger, replace(stranger, guidance=W)])
-    assert guided[0].guided
-    assert guided[0].ids == guided[1].ids
+    people = [replace(W, strength=1.0, is_personal=is_personal) for is_personal in (True, False)]
+    guided = generate(alone, [stranger, *(replace(stranger, guidance=person) for person in people)])
+    assert all(reply.guided for reply in guided)
+    assert guided[0].ids == guided[1].ids == guided[2].ids
     reply = generate(several, [stranger])[0]
     assert (reply.guided, reply.reason) == (False, "no_answers")
 
@@ -205,7 +206,7 @@ def test_bad_requests_are_refused(kit: Kit) -> None:
     with pytest.raises(ProfileError, match="shape"):
         generate(
             kit.models(reward_model=reward_model(kit, 3)),
-            [Request(HELLO, Options(rule="args"), Guidance(np.ones(2), 1.0))],
+            [Request(HELLO, Options(rule="args"), Guidance(np.ones(2)))],
         )
     elsewhere = replace(reward_model(kit, 1), head=nn.Linear(32, 1, device="meta"))
     with pytest.raises(ModelError, match=r"is on meta, .* on cpu; expected one device"):

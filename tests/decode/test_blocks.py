@@ -76,15 +76,15 @@ UNFELT = {
     "one sibling": (replace(BLOCKS, num_siblings=1), GUIDED, "strength_zero"),
     "one whole reply": (replace(BEST, num_siblings=1), GUIDED, "strength_zero"),
     "one greedy sibling": (replace(BLOCKS, num_siblings=1, temperature=0.0), GUIDED, "strength_zero"),
-    "strength 0": (BLOCKS, Guidance(W, 0.8, 0.0), "strength_zero"),
-    "nothing learnt": (BLOCKS, Guidance(W, 0.0), "no_answers"),
+    "strength 0": (BLOCKS, Guidance(W, 0.0), "strength_zero"),
+    "nothing personal": (BLOCKS, Guidance(W, is_personal=False), "nothing_personal"),
     "no profile": (BEST, None, "no_answers"),
 }
 
 
 @pytest.mark.parametrize("case", UNFELT)
 def test_without_a_choice_it_is_plain_decoding(kit: Kit, case: str) -> None:
-    """One sibling, strength 0 or an unknown person: the model's own reply bit for bit, in one row."""
+    """One sibling, strength 0, nothing personal or an unknown person: the model's own reply bit for bit, in one row."""
     options, guidance, reason = UNFELT[case]
     plain = replace(options, rule="successor", logprobs=3)
     desk, bare = Desk(able(kit), 4), Desk(kit.models(head=None), 4)
@@ -236,7 +236,7 @@ def test_someone_erased_while_waiting_takes_one_slot(kit: Kit) -> None:
 
 def test_a_reward_that_is_not_finite_ends_the_choice(kit: Kit) -> None:
     """The reply goes on as the model's own, and says why."""
-    wild = Guidance(np.full(D, 1e308), 1.0)
+    wild = Guidance(np.full(D, 1e308))
     (reply,) = generate(able(kit), [Request(HELLO, BLOCKS, wild)])
     (plain,) = generate(able(kit), [Request(HELLO, replace(BLOCKS, num_siblings=1))])
     assert (reply.guided, reply.reason, reply.ids) == (False, "non_finite_reward", plain.ids)

@@ -43,7 +43,7 @@ class Person:
     def guidance(self) -> Guidance:
         seed = (self.number, self.generation, self.revision)
         weights = 8 * np.random.default_rng(seed).normal(size=3)
-        return Guidance(weights, 1.0, 3.0, self.revision, f"user{self.number}", self.generation)
+        return Guidance(weights, 3.0, self.revision, f"user{self.number}", self.generation)
 
     @property
     def request(self) -> Request:

@@ -249,7 +249,7 @@ def test_every_end_token_and_no_padding_is_allowed(base: CausalModel) -> None:
 
 def test_a_constraint_wins_over_reward_expert_and_bias(kit: Kit, weights: np.ndarray) -> None:
     """In the reference what may not follow is no candidate, however much anybody wants it."""
-    wish = Guidance(weights, 1.0, 100.0)
+    wish = Guidance(weights, 100.0)
     for seed in range(3):
         sampling = Options(12, 1.0, seed=seed, logit_bias={40: 100.0}, repetition_penalty=2.0)
         request = Request(talk("hello")[0], replace(sampling, expert="whole", alpha=1.0, regex="[ab]{3}"), wish)
@@ -263,7 +263,7 @@ def test_a_constraint_wins_over_reward_expert_and_bias(kit: Kit, weights: np.nda
 
 def test_a_reward_still_chooses_among_what_is_allowed(base: CausalModel, kit: Kit, weights: np.ndarray) -> None:
     """The short list is cut from the allowed tokens, so a wish can move a constrained reply."""
-    request = Request(talk("hello")[0], Options(8, regex="[a-z]{3}"), Guidance(weights, 1.0, 20.0))
+    request = Request(talk("hello")[0], Options(8, regex="[a-z]{3}"), Guidance(weights, 20.0))
     guided, effect = reference.steered(kit.models(), request, [])
     assert guided.isfinite().sum() == STEERING.num_candidates
     assert effect.kl > 0

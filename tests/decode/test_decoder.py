@@ -36,10 +36,10 @@ W = np.array([1.0, -2.0, 0.5])
             InputError,
             r"no expert 'boats'; expected one of \['empty', 'hotels', 'whole'\]",
         ),
-        (Request(HELLO, guidance=Guidance(W, 1.0, strength=-1.0)), InputError, "strength is -1.0"),
-        (Request(HELLO, guidance=Guidance(W, math.nan)), InputError, "confidence is nan"),
-        (Request(HELLO, guidance=Guidance(W[:2], 1.0)), ProfileError, r"shape \(2,\), expected \(3,\)"),
-        (Request(HELLO, guidance=Guidance(W * math.nan, 1.0)), ProfileError, "NaN or Inf"),
+        (Request(HELLO, guidance=Guidance(W, -1.0)), InputError, "strength is -1.0"),
+        (Request(HELLO, guidance=Guidance(W, math.nan)), InputError, "strength is nan"),
+        (Request(HELLO, guidance=Guidance(W[:2])), ProfileError, r"shape \(2,\), expected \(3,\)"),
+        (Request(HELLO, guidance=Guidance(W * math.nan)), ProfileError, "NaN or Inf"),
     ],
 )
 def test_bad_requests_are_refused_before_any_token(kit: Kit, request_: Request, error, complaint: str) -> None:
@@ -53,7 +53,7 @@ def test_parts_that_do_not_fit_are_refused(kit: Kit) -> None:
     with pytest.raises(BasisError, match="the head reads 16 hidden dimensions"):
         kit.models(head=random_head(hidden=16))
     with pytest.raises(BasisError, match="the basis has none"):
-        generate(kit.models(head=None), [Request(HELLO, guidance=Guidance(W, 1.0))])
+        generate(kit.models(head=None), [Request(HELLO, guidance=Guidance(W))])
 
 
 def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
@@ -70,10 +70,10 @@ def test_logits_that_are_not_finite_are_an_error(kit: Kit) -> None:
     ("guidance", "beta", "why"),
     [
         (None, 1.0, "no_answers"),
-        (Guidance(W, 0.0), 1.0, "no_answers"),
-        (Guidance(W, 1.0, strength=0.0), 1.0, "strength_zero"),
-        (Guidance(W, 1.0), 0.0, "strength_zero"),
-        (Guidance(W, 1.0), 1.0, None),
+        (Guidance(W, is_personal=False), 1.0, "nothing_personal"),
+        (Guidance(W, 0.0), 1.0, "strength_zero"),
+        (Guidance(W), 0.0, "strength_zero"),
+        (Guidance(W), 1.0, None),
     ],
 )
 def test_a_reply_says_whether_and_why_not_it_was_guided(kit: Kit, guidance, beta: float, why: str | None) -> None:
@@ -115,7 +115,7 @@ def test_a_callers_steer_runs_last_and_may_force_the_draw(kit: Kit) -> None:
         assert logits.isfinite().sum(-1).tolist() == [STEERING.num_candidates, 128]
         return torch.full_like(logits, -math.inf).scatter(-1, 40 + step.index[:, None], 0.0)
 
-    requests = [Request(HELLO, Options(4), Guidance(W, 1.0)), Request(HELLO, Options(4))]
+    requests = [Request(HELLO, Options(4), Guidance(W)), Request(HELLO, Options(4))]
     assert [r.ids for r in generate(kit.models(), requests, [force])] == [(40, 41, 42, 43)] * 2
     assert seen == [([t, t], [0, 1], (2, 32)) for t in range(4)]
 
@@ -179,7 +179,7 @@ def test_the_same_seed_writes_the_same_reply(kit: Kit) -> None:
 
 def test_a_decoder_can_be_given_another_head_or_steering(kit: Kit) -> None:
     """Calibration tries steerings, training tries heads, on the same models."""
-    models, request = kit.models(), Request(HELLO, Options(12), Guidance(W, 1.0))
+    models, request = kit.models(), Request(HELLO, Options(12), Guidance(W))
     assert generate(replace(models, steering=replace(STEERING, beta=0.0)), [request])[0].kl == 0
     assert generate(replace(models, head=random_head(1)), [request])[0].kl != generate(models, [request])[0].kl
 
@@ -188,7 +188,7 @@ def test_the_short_list_is_cut_from_the_mix(kit: Kit) -> None:
     """Experts come before the reward: the candidates are the top K of base and expert together, not of base."""
     request = Request(HELLO, Options(4, expert="whole", alpha=1.0))
     _, mixed = traced(kit.models(), [request])
-    _, guided = traced(kit.models(), [replace(request, guidance=Guidance(W, 1.0))])
+    _, guided = traced(kit.models(), [replace(request, guidance=Guidance(W))])
     _, base = traced(kit.models(), [Request(HELLO, Options(4))])
     candidates = set(guided[0, 0].isfinite().nonzero().flatten().tolist())
     assert candidates == set(mixed[0, 0].index_fill(0, torch.tensor([1]), -math.inf).topk(10).indices.tolist())
@@ -210,7 +210,7 @@ def test_a_reply_steers_by_the_tokens_that_end_it(kit: Kit) -> None:
     endless = replace(kit.base)
     endless.__dict__["ends"] = ()
     models = Models(endless, kit.head, STEERING, {})
-    (reply,) = generate(models, [Request(HELLO, Options(5), Guidance(W, 1.0))])
+    (reply,) = generate(models, [Request(HELLO, Options(5), Guidance(W))])
     assert (reply.finish_reason, reply.end) == ("length", None)
     (ended,) = generate(kit.models(), [Request(HELLO, Options(5, logit_bias={1: 100.0}))])
     assert (ended.finish_reason, ended.end) == ("stop", 1)

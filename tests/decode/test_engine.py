@@ -229,7 +229,7 @@ def _num_changed_by_moves(kit: Kit, trials: int, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Scheduler, "moves", eager)
     needles = [
         Request(talk("12X45")[0], Options(8, 0.8, 0.95, 3, frequency_penalty=0.5, expert="hotels"), GUIDED),
-        Request(CAT, Options(8, 0.9, seed=4, expert="whole", regex="[a-z ]{3,}"), Guidance(W, 0.8, 2.0, user="ada")),
+        Request(CAT, Options(8, 0.9, seed=4, expert="whole", regex="[a-z ]{3,}"), Guidance(W, 1.6, user="ada")),
     ]
     found = haystack(kit.models(), needles, 8, trials)
     assert len(moves) > trials
@@ -273,7 +273,7 @@ def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
     rng = random.Random(3)
     desk = Desk(kit.models(), 32, max_waiting=500, buckets=(1, 2, 4, 8, 16))
     needles = [
-        Request(CAT, Options(12), Guidance(W, 0.8, 2.0, user="ada")),
+        Request(CAT, Options(12), Guidance(W, 1.6, user="ada")),
         Request(HELLO, Options(12, expert="hotels"), GUIDED),
         Request(talk("what?")[0], Options(12)),
     ]

@@ -39,15 +39,15 @@ HELLO, CAT, LONG = talk("hello", "the cat", "Q" * 30)
 
 UNFELT: dict[str, tuple[Request, float]] = {  # a request that must not be felt, and β
     "no profile": (Request(HELLO, Options(8)), 1.5),
-    "nothing learnt": (Request(HELLO, Options(8), Guidance(W, 0.0)), 1.5),
-    "strength 0": (Request(HELLO, Options(8), Guidance(W, 0.8, 0.0)), 1.5),
+    "nothing personal": (Request(HELLO, Options(8), Guidance(W, is_personal=False)), 1.5),
+    "strength 0": (Request(HELLO, Options(8), Guidance(W, 0.0)), 1.5),
     "beta 0": (Request(HELLO, Options(8), GUIDED), 0.0),
     "alpha 0": (Request(HELLO, Options(8, expert="hotels", alpha=0.0)), 1.5),
     "an adapter that does nothing": (Request(HELLO, Options(8, expert="empty", alpha=1.0)), 1.5),
     "an expert that is its anti-expert": (Request(HELLO, Options(8, expert="same", alpha=1.0)), 1.5),
 }
 FELT: dict[str, Request] = {
-    "a little strength": Request(HELLO, Options(8), Guidance(W, 0.8, 0.001)),
+    "a little strength": Request(HELLO, Options(8), Guidance(W, 0.0008)),
     "a little alpha": Request(HELLO, Options(8, expert="hotels", alpha=0.001)),
 }
 NEIGHBOUR = Request(CAT, Options(8, 1.0, 0.9, 5, expert="whole", alpha=0.7), GUIDED)
@@ -67,7 +67,7 @@ def _bare(kit: Kit, requests: Sequence[Request]) -> tuple[list[Reply], Tensor]:
 
 @pytest.mark.parametrize("feature", UNFELT)
 def test_a_feature_that_is_off_keeps_every_bit(kit: Kit, feature: str) -> None:
-    """No profile = β 0 = strength 0 = α 0 = expert ≡ anti-expert ⇒ the base's logits and tokens, bit for bit."""
+    """No profile = nothing personal = β 0 = strength 0 = α 0 = expert ≡ anti-expert ⇒ the base's reply, bit for bit."""
     request, beta = UNFELT[feature]
     models = kit.models(steering=replace(STEERING, beta=beta), experts=_with_twin(kit))
     for requests in ([request], [request, NEIGHBOUR, NEIGHBOUR]):
@@ -94,13 +94,13 @@ def test_greedy_and_unsteered_equals_generate(kit: Kit, word: str) -> None:
     whole = kit.base.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=40)[0, len(ids) :].tolist()
     expected = tuple(i for i in whole if i not in kit.base.ends)
     models = kit.models()
-    assert generate(models, [Request(messages, Options(40), Guidance(W, 0.8, 0.0))])[0].ids == expected
+    assert generate(models, [Request(messages, Options(40), Guidance(W, 0.0))])[0].ids == expected
     assert generate(models, [Request(messages, Options(40), GUIDED)])[0].ids != expected  # control
 
 
 NEEDLES = [
     Request(talk("12X45")[0], Options(6, 0.8, 0.95, 3, expert="hotels"), GUIDED),
-    Request(CAT, Options(6), Guidance(W, 0.8, 2.0, user="ada")),
+    Request(CAT, Options(6), Guidance(W, 1.6, user="ada")),
     Request(HELLO, Options(6, 1.0, seed=5, top_k=20, repetition_penalty=1.3, logit_bias={40: 2.0}, regex="[a-z ]{3,}")),
     Request(talk("what?")[0], Options(6)),
     Request(talk("12X45")[0], Options(6, 0.8, seed=3, expert="whole", alpha=0.7)),
@@ -123,8 +123,8 @@ def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit, trials: int) -> N
     """In a thousand cases, 500 a family, whoever isn't guided gets the bits of an engine with nothing but a base."""
     plain = [
         Request(HELLO, Options(5)),
-        Request(CAT, Options(6, 0.8, 0.9, 4, repetition_penalty=1.2), Guidance(W, 0.0)),
-        Request(talk("what?")[0], Options(5, 1.0, seed=2, expert="empty"), Guidance(W, 0.8, 0.0)),
+        Request(CAT, Options(6, 0.8, 0.9, 4, repetition_penalty=1.2), Guidance(W, is_personal=False)),
+        Request(talk("what?")[0], Options(5, 1.0, seed=2, expert="empty"), Guidance(W, 0.0)),
         Request(HELLO, Options(5, expert="hotels", alpha=0.0, regex="[a-z ]{3,}")),
     ]
     bare = [
@@ -133,7 +133,7 @@ def test_no_profile_is_the_base_whoever_is_beside_it(kit: Kit, trials: int) -> N
     found = haystack(kit.models(), plain, 32, trials, alone=(kit.models(head=None, experts={}), bare))
     assert found.differing == 0
     assert found.neighbours >= 15
-    felt = [replace(plain[1], guidance=Guidance(W, 0.8, 1e-3)), *plain[1:]]
+    felt = [replace(plain[1], guidance=Guidance(W, 0.0008)), *plain[1:]]
     control = haystack(kit.models(), felt, 8, 20, alone=(kit.models(head=None, experts={}), bare))
     assert control.differing == 5  # every fourth
 
@@ -154,7 +154,7 @@ MIXED_BAG = [
     Request(CAT, Options(16), GUIDED),
     Request(LONG, Options(16, expert="hotels"), GUIDED),
     Request(talk("é😀")[0], Options(16, expert="whole", alpha=1.0)),
-    Request(HELLO, Options(9, 1.0, 0.9, 3, expert="hotels", alpha=2.0), Guidance(W * 3, 1.0, 2.0)),
+    Request(HELLO, Options(9, 1.0, 0.9, 3, expert="hotels", alpha=2.0), Guidance(W * 3, 2.0)),
 ]
 
 
@@ -312,7 +312,7 @@ def test_realised_kl_stays_within_the_bound(kit: Kit, clip: float) -> None:
     for num_candidates in (2, 128):
         steering = replace(STEERING, beta=float(10 ** rng.uniform(-1, 2)), clip=clip, num_candidates=num_candidates)
         wishes = [
-            Guidance(rng.normal(size=3) * 10.0 ** rng.uniform(-3, 20), float(rng.uniform(0.1, 1)), strength)
+            Guidance(rng.normal(size=3) * 10.0 ** rng.uniform(-3, 20), float(rng.uniform(0.1, 1)) * strength)
             for strength in (0.1, 1.0, 100.0)
             for _ in range(9)
         ]
@@ -323,7 +323,7 @@ def test_realised_kl_stays_within_the_bound(kit: Kit, clip: float) -> None:
 
 def test_a_bound_that_is_not_kept_is_seen(kit: Kit) -> None:
     """Control: the same wishes break the bound of another clip."""
-    wishes = [Guidance(W * 1e6, 1.0, 100.0)] * 9
+    wishes = [Guidance(W * 1e6, 100.0)] * 9
     assert _worst_kl(kit, replace(STEERING, clip=8.0), wishes) > 0.5
 
 
@@ -343,7 +343,7 @@ def test_kl_covers_what_the_short_list_leaves_out(kit: Kit, monkeypatch: pytest.
 @pytest.mark.parametrize("wish", [np.array([3e38, -3e38, 3e38]), np.array([1e300, 0.0, 0.0])])
 def test_a_reward_that_overflows_harms_its_own_row_only_and_is_told(kit: Kit, wish) -> None:
     """A non-finite Q makes that row unguided, says so, and changes no bit of its neighbours."""
-    broken = Request(HELLO, Options(10, 1.0, 1.0, 4), Guidance(wish, 1.0))
+    broken = Request(HELLO, Options(10, 1.0, 1.0, 4), Guidance(wish))
     others = [Request(CAT, Options(10), GUIDED), Request(HELLO, Options(10, expert="hotels"))]
     replies, logits = traced(kit.models(), [others[0], broken, others[1]])
     healthy, expected = traced(kit.models(), [others[0], replace(broken, guidance=None), others[1]])
@@ -388,7 +388,7 @@ def test_a_reward_that_fails_late_is_told(kit: Kit) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_wish_is_always_felt(kit: Kit, seed: int) -> None:
-    """A head with w ≠ 0 and β·ρ > 0 changes the logits of the short list."""
+    """A head with w ≠ 0 and β > 0 changes the logits of the short list."""
     w = np.random.default_rng(seed).normal(size=3)
     _, guided = traced(kit.models(), [Request(HELLO, Options(1), Guidance(w, 0.2))])
     _, plain = traced(kit.models(), [Request(HELLO, Options(1))])
@@ -410,7 +410,7 @@ def _hasty(kit: Kit) -> tuple[Models, Request]:
         head.direction.bias[0] = 20 * head.rank**0.5
         head.projection.weight[0] = kit.base.output_embedding[kit.base.ends[0]]
     steering = replace(STEERING, beta=1.0, clip=400.0, num_candidates=128)
-    return kit.models(head=head, steering=steering), Request(HELLO, Options(6), Guidance(np.array([1.0, 0, 0]), 1.0))
+    return kit.models(head=head, steering=steering), Request(HELLO, Options(6), Guidance(np.array([1.0, 0, 0])))
 
 
 def test_a_guided_reply_is_never_empty(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

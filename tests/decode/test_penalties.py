@@ -92,7 +92,7 @@ def test_rows_without_any_keep_the_very_tensor() -> None:
 
 def test_they_come_before_the_reward(kit: Kit, weights: np.ndarray) -> None:
     """The short list is cut from the adjusted logits: a token that is biased away is no candidate."""
-    request = Request(talk("hello")[0], Options(4), Guidance(weights, 1.0))
+    request = Request(talk("hello")[0], Options(4), Guidance(weights))
     plain, _ = reference.steered(kit.models(), request, [])
     best = int(plain.argmax())
     away = replace(request, options=Options(4, logit_bias={best: -50.0}))

@@ -64,12 +64,12 @@ def test_a_slot_out_of_shadow_guides_the_next_reply(kit: Kit) -> None:
 
 
 def test_other_reasons_come_first(kit: Kit) -> None:
-    """Who isn't known, whose strength is 0, and who is erased meanwhile is told so, in shadow as otherwise."""
+    """Whom nothing sets apart, whose strength is 0, and who is erased meanwhile is told so, in shadow as otherwise."""
     models = kit.models()
     requests = [
-        Request(HELLO, GREEDY, replace(SHADOW, **change)) for change in ({"confidence": 0.0}, {"strength": 0.0})
+        Request(HELLO, GREEDY, replace(SHADOW, **change)) for change in ({"is_personal": False}, {"strength": 0.0})
     ]
-    assert [reply.reason for reply in generate(models, requests)] == ["no_answers", "strength_zero"]
+    assert [reply.reason for reply in generate(models, requests)] == ["nothing_personal", "strength_zero"]
     desk = Desk(models, 1)
     erased = desk.submit(Request(HELLO, GREEDY, SHADOW))
     for _ in range(3):

@@ -27,7 +27,7 @@ HELLO, CAT = talk("hello", "the cat")
 def head(user: str, revision: int = 0, generation: int = 0, d: int = 3) -> Guidance:
     """Weights that tell whose they are."""
     weights = np.array([float(ord(user[-1])), revision, generation, *[0.0] * (d - 3)])
-    return Guidance(weights, 0.5, 1.0, revision, user, generation)
+    return Guidance(weights, 0.5, revision, user, generation)
 
 
 def key(guidance: Guidance) -> WeightKey:
@@ -35,8 +35,8 @@ def key(guidance: Guidance) -> WeightKey:
 
 
 def holds(bank: WeightBank, row: int, guidance: Guidance) -> bool:
-    found = [*bank.weights[row].tolist(), float(bank.confidence[row])]
-    return found == [*guidance.weights.tolist(), guidance.confidence]
+    found = [*bank.weights[row].tolist(), float(bank.is_live[row])]
+    return found == [*guidance.weights.tolist(), float(guidance.is_personal)]
 
 
 def test_a_head_is_written_once_and_found_again() -> None:
@@ -50,7 +50,7 @@ def test_a_head_is_written_once_and_found_again() -> None:
     for row in (first, again, other):
         bank.release(row)
     assert bank.acquire(head("a")) == first
-    assert (len(bank), bank.weights[NEUTRAL].tolist(), float(bank.confidence[NEUTRAL])) == (2, [0.0] * 3, 0.0)
+    assert (len(bank), bank.weights[NEUTRAL].tolist(), float(bank.is_live[NEUTRAL])) == (2, [0.0] * 3, 0.0)
 
 
 def weights_of(bank: WeightBank, key: WeightKey) -> Tensor | None:
@@ -113,9 +113,7 @@ def test_a_person_is_erased_at_once() -> None:
     in_use, idle, other = bank.acquire(head("a", 1)), bank.acquire(head("a", 2, 9)), bank.acquire(head("b"))
     bank.release(idle)
     bank.forget("a")
-    assert (
-        torch.count_nonzero(bank.weights[[in_use, idle]]) == torch.count_nonzero(bank.confidence[[in_use, idle]]) == 0
-    )
+    assert torch.count_nonzero(bank.weights[[in_use, idle]]) == torch.count_nonzero(bank.is_live[[in_use, idle]]) == 0
     assert holds(bank, other, head("b"))
     assert weights_of(bank, key(head("a", 1))) is None
     anew = bank.acquire(head("a", 1))  # another person under the same id
@@ -162,7 +160,7 @@ def _num_wrong_rows(bank: WeightBank, num_events: int) -> int:
 
 
 def _erased(guidance: Guidance) -> Guidance:
-    return replace(guidance, weights=np.zeros(3), confidence=0.0)
+    return replace(guidance, weights=np.zeros(3), is_personal=False)
 
 
 def test_nobody_ever_gets_another_persons_row() -> None:
@@ -204,7 +202,7 @@ def _after(
 
 def test_a_refit_changes_no_reply_that_is_being_written(kit: Kit) -> None:
     """The next request has the new head, at once."""
-    old = Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada")
+    old = Guidance(np.array([4.0, -4.0, 2.0]), 3.0, 1, "ada")
     new = replace(old, weights=-old.weights, revision=2)
     desk = Desk(kit.models(), 2, steers=[_endless(kit)])
     requests = [Request(HELLO, Options(8), guidance) for guidance in (old, new)]
@@ -219,7 +217,7 @@ def test_a_refit_changes_no_reply_that_is_being_written(kit: Kit) -> None:
 @pytest.mark.parametrize("num_tokens", [0, 1, 4])
 def test_an_erased_persons_reply_goes_on_plain(kit: Kit, num_tokens: int) -> None:
     """From the next token on it is written without a head, and says why; nothing is left of the person."""
-    guided = Request(HELLO, Options(8), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
+    guided = Request(HELLO, Options(8), Guidance(np.array([4.0, -4.0, 2.0]), 3.0, 1, "ada"))
     desk = Desk(kit.models(), 2, steers=[_endless(kit)])
     whole, why = _after(desk, guided, num_tokens)
     assert why is None
@@ -251,7 +249,7 @@ def _forced(ids: Sequence[int]) -> Steer:
 
 def test_an_erased_persons_waiting_request_never_uses_their_head(kit: Kit) -> None:
     """Who is erased while their request waits is answered plainly, and their weights don't come back."""
-    guided = Request(HELLO, Options(6), Guidance(np.array([4.0, -4.0, 2.0]), 1.0, 3.0, 1, "ada"))
+    guided = Request(HELLO, Options(6), Guidance(np.array([4.0, -4.0, 2.0]), 3.0, 1, "ada"))
     desk = Desk(kit.models(), 1)
     first, waits = desk.submit(Request(CAT, Options(4))), desk.submit(guided)
     another = desk.submit(replace(guided, guidance=replace(guided.guidance, user="bea")))

@@ -53,7 +53,7 @@ def gated(start: Start) -> Iterator[tuple[Worker, Gate]]:
 
 def person(seed: int) -> Guidance:
     rng = np.random.default_rng(seed)
-    return Guidance(rng.normal(size=3) * 2, 1.0, revision=seed, user=f"user-{seed}")
+    return Guidance(rng.normal(size=3) * 2, revision=seed, user=f"user-{seed}")
 
 
 def submit(worker: Worker, request: Request, *, is_streamed: bool = False) -> Ticket:
@@ -188,8 +188,8 @@ BAD: dict[str, tuple[Request, type[Exception]]] = {
     "bias": (Request(talk("cat")[0], Options(logit_bias={10**6: 1.0})), InputError),
     "expert": (Request(talk("cat")[0], Options(expert="magic")), InputError),
     "no reward model": (Request(talk("cat")[0], Options(rule="args")), InputError),
-    "weights": (Request(talk("cat")[0], guidance=Guidance(np.ones(4), 1.0)), ProfileError),
-    "strength": (Request(talk("cat")[0], guidance=Guidance(np.ones(3), 1.0, strength=-1.0)), InputError),
+    "weights": (Request(talk("cat")[0], guidance=Guidance(np.ones(4))), ProfileError),
+    "strength": (Request(talk("cat")[0], guidance=Guidance(np.ones(3), -1.0)), InputError),
 }
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, PreTrainedModel, TopPLogitsWarper
 
 from personalign import Basis
+from personalign.basis import Shares
 from personalign.bundled import TINY
 from personalign.decode import CausalModel, Models, Request, SuccessorHead, load_causal, reference, render
 from personalign.decode.load import model_sha256, tokenizer_sha256
@@ -81,15 +82,15 @@ class Kit:
         head = SuccessorHead.from_arrays(self.basis.head)
         return Models(self.causal, head, self.basis.steering, {})
 
-    def person(self, weights: np.ndarray = W, confidence: float = 0.8, informative: int = 3) -> Profile:
-        covariance = self.basis.prior.covariance * (1 - confidence)
+    def person(self, weights: np.ndarray = W, informative: int = 3) -> Profile:
+        covariance = self.basis.prior.covariance / 5
         return Profile("ada", self.basis.id, 1, weights, covariance, 3, informative, self.basis.axes)
 
     def guidance(self, profile: Profile | None, strength: float = 1.0) -> Guidance | None:
         if profile is None:
             return None
         weights = Serving(self.basis, profile.pinned).weights(profile)
-        return Guidance(weights, self.basis.confidence(profile.covariance), strength)
+        return Guidance(weights, strength)
 
     def inputs(self, *prompts: Sequence[Message]) -> dict[str, Tensor]:
         """The prompts, padded on the left."""
@@ -266,14 +267,16 @@ def assert_same_bits(found, expected, rows: slice) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("off", ["nobody", "no answers", "strength 0", "beta 0", "confidence 0"])
+@pytest.mark.parametrize("off", ["nobody", "no answers", "strength 0", "beta 0", "nothing personal"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> None:
-    """Nobody = no answers = strength 0 = β 0 = nothing learnt ⇒ plain generate's tokens and scores, bit for bit."""
+    """Nobody = no answers = strength 0 = β 0 = nothing personal ⇒ plain generate's tokens and scores, bit for bit."""
     kit = make_kit(family)
     if off == "beta 0":
         kit = Kit(kit.causal, replace(kit.basis, steering=replace(STEERING, beta=0.0)))
-    profile = {"nobody": None, "no answers": kit.person(informative=0), "confidence 0": kit.person(confidence=0.0)}
+    elif off == "nothing personal":
+        kit = Kit(kit.causal, replace(kit.basis, shares=Shares(1.0, 0.0)))
+    profile = {"nobody": None, "no answers": kit.person(informative=0)}
     people, strength = [profile.get(off, kit.person())] * 2, 0.0 if off == "strength 0" else 1.0
     inputs = kit.inputs(HELLO, CAT)
     torch.manual_seed(7)
@@ -281,10 +284,12 @@ def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> N
     torch.manual_seed(7)
     found, accounts = kit.steer(inputs, people, strength, **WAYS[way])
     assert_same_bits(found, plain, slice(None))
-    reason = "strength_zero" if off in ("strength 0", "beta 0") else "no_answers"
+    reasons = {"nobody": "no_answers", "no answers": "no_answers", "nothing personal": "nothing_personal"}
+    reason = reasons.get(off, "strength_zero")
     assert set(accounts) == {RowAccount(guided=False, reason=reason, kl=0.0, tilt_kl=0.0, changed=0.0)}
     torch.manual_seed(7)
-    felt, _ = make_kit(family).steer(inputs, [kit.person(), None], 1e-3, **WAYS[way])
+    whole = make_kit(family)
+    felt, _ = whole.steer(inputs, [whole.person(), None], 1e-3, **WAYS[way])
     with pytest.raises(AssertionError):  # control: a thousandth of a strength is seen
         assert_same_bits(felt, plain, slice(None))
 
@@ -505,7 +510,7 @@ def _hasty(family: str) -> tuple[Kit, Profile]:
         head.projection.weight[0] = kit.causal.output_embedding[1]
     steering = replace(STEERING, beta=1.0, clip=400.0, num_candidates=V)
     kit = Kit(kit.causal, replace(basis_for(kit.causal, head), steering=steering))
-    return kit, kit.person(np.array([1.0, 0, 0]), confidence=1.0)
+    return kit, kit.person(np.array([1.0, 0, 0]))
 
 
 @pytest.mark.parametrize("way", ["greedy", "beams", "several"])

@@ -110,7 +110,7 @@ def _exam(work: Path) -> Exam:
 
 def _guidance(models: Models, seed: int) -> Guidance:
     assert models.head is not None
-    return Guidance(np.random.default_rng(seed).normal(size=models.head.num_axes), 1.0)
+    return Guidance(np.random.default_rng(seed).normal(size=models.head.num_axes))
 
 
 def test_dictation_notes_what_the_model_itself_says(tiny: Models, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def someone(basis: Basis, seed: int = 0) -> Member:
     person, _ = opposite_pair(seed, [q.prompt for q in basis.bank[:20] for _ in range(2)], replies)
     mean = np.random.default_rng(seed).normal(size=basis.num_axes)
     profile = Profile("ada", basis.id, 1, mean, np.eye(basis.num_axes), 1, 1, basis.axes)
-    return Member(person, profile, Guidance(mean, 1.0, revision=1, user="ada"))
+    return Member(person, profile, Guidance(mean, revision=1, user="ada"))
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_divergence_covers_the_whole_vocabulary(basis: Basis, models: Models) ->
     reported, by_all = [], []
     for strength in (0.0, 1.0):
         measured = Divergence(models.base, 1)
-        [reply] = generate(models, [Request(ASKED, sampling, Guidance(weights, 1.0, strength))], steers=[measured])
+        [reply] = generate(models, [Request(ASKED, sampling, Guidance(weights, strength))], steers=[measured])
         reported.append(reply.kl)
         by_all.append(measured.nats[0] / num_drawn(reply))
     assert by_all[0] == pytest.approx(0, abs=1e-5)

@@ -21,8 +21,7 @@ from scipy.special import entr, ndtr
 
 from personalign.basis import BankQuestion, Basis
 from personalign.errors import InputError
-from personalign.learn.fit import utility
-from personalign.learn.likelihood import information, probabilities, sides
+from personalign.learn.likelihood import information, probabilities, sides, utility
 from personalign.options import check_choice, check_number, check_whole
 from personalign.types import Array, Bools, Gaussian, Ints, Noise
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.learn.kernel import FittedMany
-from personalign.learn.likelihood import win_probability
+from personalign.learn.likelihood import utility, win_probability
 from personalign.learn.mixture import Mixed, Mixture, mixed_posteriors
 from personalign.learn.rows import SKIP, canonical, check_answers, encode, says_something
 from personalign.types import Array, Gaussian, Ints, Noise, is_covariance
@@ -106,15 +106,6 @@ def predict(v: Float[Array, "m d"], post: Gaussian, noise: Noise = _DEFAULT_NOIS
     """
     mean, variance = utility(v, post)
     return win_probability(mean / np.sqrt(1 + np.pi * variance / 8), noise)
-
-
-def utility(v: Float[Array, "m d"], post: Gaussian) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
-    """Mean and variance of ⟨w, v⟩ for every row of ``v``."""
-    if v.ndim != 2 or v.shape[1] != len(post.mean):
-        raise InputError(f"v has shape {v.shape}, expected (m, {len(post.mean)}): a column for each of the axes")
-    if not np.isfinite(v).all():
-        raise InputError("v holds NaN or Inf, expected finite features; measure the replies again")
-    return v @ post.mean, np.maximum(((v @ post.covariance) * v).sum(axis=1), 0.0)
 
 
 def check_prior(prior: Gaussian) -> None:

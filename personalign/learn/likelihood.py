@@ -9,7 +9,7 @@ The same likelihood is written three times, each as fast as its user needs. Test
 five have two grades of either side (``grades``).
 
     form        gives                                      used by
-    outcomes    log P, score and P of a, b and tie         ``ask``, ``gate``, ``prior``, ``predict``
+    outcomes    log P, score and P of a, b and tie         ``ask``, ``prior``, ``predict``
     turned      log P, score and curvature of the answer,  ``kernel``, in every fit
                 turned so that the left won or tied
     sides       P(a) and P(b)                              ``ask``, to look ahead
@@ -24,8 +24,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 from scipy.special import expit, log_expit
 
+from personalign.errors import InputError
 from personalign.learn.grades import LITTLE, MUCH, SIGN, VERDICTS, Turned, graded
-from personalign.types import Array, Bools, Ints, Noise
+from personalign.types import Array, Bools, Gaussian, Ints, Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
 _NEVER = -1e3  # stands for log 0: its exponential is 0, but sums with it keep the differences of the rest
@@ -39,6 +40,15 @@ class Outcomes(NamedTuple):
     log_prob: Array
     score: Array
     prob: Array
+
+
+def utility(v: Float[Array, "m d"], post: Gaussian) -> tuple[Float[Array, "m"], Float[Array, "m"]]:
+    """Mean and variance of ⟨w, v⟩ for every row of ``v``."""
+    if v.ndim != 2 or v.shape[1] != len(post.mean):
+        raise InputError(f"v has shape {v.shape}, expected (m, {len(post.mean)}): a column for each of the axes")
+    if not np.isfinite(v).all():
+        raise InputError("v holds NaN or Inf, expected finite features; measure the replies again")
+    return v @ post.mean, np.maximum(((v @ post.covariance) * v).sum(axis=1), 0.0)
 
 
 def outcomes(u: Float[Array, "*s"], noise: Noise) -> Outcomes:

@@ -20,8 +20,8 @@ from scipy.special import logsumexp
 
 from personalign.basis import Shares
 from personalign.errors import InputError
-from personalign.learn.fit import Record, fit_block, predict, utility
-from personalign.learn.likelihood import log_likelihood
+from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.likelihood import log_likelihood, utility
 from personalign.learn.mixture import Mixture
 from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, SIDES, Array, Gaussian, Ints, Noise

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lab.priors.lookahead import PROBIT, pair_moments, settled
-from personalign.learn.fit import utility
+from personalign.learn.likelihood import utility
 from personalign.types import Gaussian
 
 

@@ -13,6 +13,9 @@ from personalign.basis import Basis
 from personalign.errors import InputError
 from personalign.types import Array, Guidance, Profile
 
+Asked = Literal[
+    "pairs", "picks"
+]  # which questions people answered: two replies, or the best and the worst of up to four
 Weights = Literal["none", "own", "mean", "stranger", "length", "oracle"]
 
 
@@ -27,6 +30,7 @@ class Arm:
     drafts: int = 1
     chooser: Literal["weights", "taste"] = "weights"
     passes: float = 1.0  # of the model, for each token of the reply
+    asked: Asked = "pairs"
 
 
 def blocks(k: int, m: int) -> dict[str, Any]:
@@ -36,13 +40,22 @@ def blocks(k: int, m: int) -> dict[str, Any]:
 
 TILT: dict[str, Any] = {"rule": "successor"}
 LENGTHS = ("length", "reply_length")
-STREAMING = {"tilt": "", "blocks.4.16": ".blocks.4.16"}  # arms that can be streamed, and how others by their rule end
+STREAMING = {
+    "tilt": "",
+    "blocks.4.16": ".blocks.4.16",
+    "tilt.picks": ".picks",
+    "blocks.4.16.picks": ".blocks.4.16.picks",
+}  # arms that can be streamed, and how others by their rule end
 ARMS: tuple[Arm, ...] = (
     Arm("tilt", rule=TILT),
     Arm("length", "length", TILT),
     Arm("stranger", "stranger", TILT),
     Arm("words", "none", {}, in_words=True),
     Arm("blocks.4.16", rule=blocks(4, 16), passes=4),
+    Arm("tilt.picks", rule=TILT, asked="picks"),
+    Arm("length.picks", "length", TILT, asked="picks"),
+    Arm("stranger.picks", "stranger", TILT, asked="picks"),
+    Arm("blocks.4.16.picks", rule=blocks(4, 16), passes=4, asked="picks"),
     Arm("oracle_tilt", "oracle", TILT),
     Arm("best_of.4", drafts=4, passes=4),
     Arm("best_of.8", drafts=8, passes=8),
@@ -52,6 +65,9 @@ ARMS: tuple[Arm, ...] = (
     Arm("words_and_tilt", rule=TILT, in_words=True),
     Arm("length.blocks.4.16", "length", blocks(4, 16), passes=4),
     Arm("stranger.blocks.4.16", "stranger", blocks(4, 16), passes=4),
+    Arm("length.blocks.4.16.picks", "length", blocks(4, 16), passes=4, asked="picks"),
+    Arm("stranger.blocks.4.16.picks", "stranger", blocks(4, 16), passes=4, asked="picks"),
+    Arm("best_of.4.picks", drafts=4, passes=4, asked="picks"),
     Arm("tilt.half", rule=TILT | {"strength": 0.5}),
     Arm("tilt.double", rule=TILT | {"strength": 2.0}),
     Arm("oracle_blocks.4.16", "oracle", blocks(4, 16), passes=4),

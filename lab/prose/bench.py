@@ -24,9 +24,10 @@ from lab.prose.people import Person, Scale, draw, main_trait, onboard, opened
 from lab.prose.traits import score, varying
 from lab.prose.writing import Desk, Written, bits_per_character, repeated
 from personalign.learn.axes import features
+from personalign.messages import MAX_REPLIES
 from personalign.service import Personalign
 from personalign.train.work import track
-from personalign.types import Guidance
+from personalign.types import Guidance, Profile
 
 PROMPTS = Path(__file__).parents[1] / "zoo" / "smollm2" / "held_out.jsonl"
 NUM_SCORED = 80  # replies whose surprise is measured, of each arm
@@ -35,6 +36,8 @@ BARS = {
     "smollm2.gain.tilt": Bar("≥", 0.4),
     "smollm2.gain.blocks.4.16": Bar("≥", 0.6),
     "smollm2.person_over_words.blocks.4.16": Bar("≥", 0.0),
+    "smollm2.gain.tilt.picks": Bar("≥", 0.4),
+    "smollm2.gain.blocks.4.16.picks": Bar("≥", 0.6),
     **{f"smollm2.person_over_length.{arm}": Bar("≥", 0.0) for arm in STREAMING},
     **{f"smollm2.person_over_stranger.{arm}": Bar("≥", 0.4) for arm in STREAMING},
     "smollm2.fluency.blocks.4.16": Bar("≤", 1.10),
@@ -113,24 +116,28 @@ def begin(p: Personalign, plan: Plan, work: Path) -> Trial:
     turns = np.arange(plan.num_people * plan.prompts_each).reshape(plan.num_people, -1) % len(prompts)
     nobody = Served(p.basis, [], [], [])
     blank = Scale([], np.zeros(0), np.ones(0))
-    base = Desk(p.models, nobody, [], prompts, turns, blank, work).plain(plan.num_draws)
+    base = Desk(p.models, nobody, nobody, [], prompts, turns, blank, work).plain(plan.num_draws)
     texts = [text for draws in base for text in draws.texts]
     scores = score(texts)
     traits = varying(scores)
     scale = Scale(traits, scores[:, traits].mean(0), scores[:, traits].std(0))
     people = [draw(number, len(traits)) for number in range(plan.num_people)]
-    for person in track(people, "asking"):
-        onboard(p, person, scale)
-    profiles = [p.profile(person.name) for person in people]
-    guidances = [_served(p, person) for person in people]
-    oracles = _oracles(p, people, scale, texts, guidances)
-    return Trial(
-        Desk(p.models, Served(p.basis, profiles, guidances, oracles), people, prompts, turns, scale, work), base
-    )
+    served, picked = (_asked(p, people, scale, texts, replies) for replies in (2, MAX_REPLIES))
+    return Trial(Desk(p.models, served, picked, people, prompts, turns, scale, work), base)
 
 
-def _served(p: Personalign, person: Person) -> Guidance:
-    guidance = p.serving.guidance(p.profile(person.name))
+def _asked(p: Personalign, people: Sequence[Person], scale: Scale, texts: list[str], replies: int) -> Served:
+    """Let the service ask everyone, by pairs or by picks."""
+    users = [person.name if replies == 2 else f"{person.name}, picks" for person in people]
+    for person, user in track(list(zip(people, users, strict=True)), "asking"):
+        onboard(p, person, scale, user, replies)
+    profiles = [p.profile(user) for user in users]
+    guidances = [_served(p, profile) for profile in profiles]
+    return Served(p.basis, profiles, guidances, _oracles(p, people, scale, texts, guidances))
+
+
+def _served(p: Personalign, profile: Profile) -> Guidance:
+    guidance = p.serving.guidance(profile)
     assert guidance is not None, "everyone has answered"
     return guidance
 

@@ -86,7 +86,7 @@ def _people(p: Personalign, num: int) -> list[Guidance]:
     scale = Scale(traits, scores[:, traits].mean(0), scores[:, traits].std(0))
     people = [draw(number, len(traits)) for number in range(num)]
     for person in track(people, "asking"):
-        onboard(p, person, scale)
+        onboard(p, person, scale, person.name)
     guidances = [p.serving.guidance(p.profile(person.name)) for person in people]
     return [guidance for guidance in guidances if guidance is not None]  # everyone has answered
 

@@ -1,6 +1,7 @@
 """People whose tastes were drawn before any reply was seen: one to three traits, linear or saturating.
 
-A person answers the service's questions, 15 % of them against their taste. Only their answers reach the service.
+A person answers the service's questions, 15 % of them against their taste. Where they err in a pick, they name any
+reply. Only their answers reach the service.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lab.prose.traits import NAMES, score
+from personalign.messages import LETTERS
 from personalign.service import Personalign
-from personalign.types import Array, Choice
+from personalign.types import Array, Choice, Pick
 
 FLIPPED = 0.15  # share of answers against the person's taste
 STREAM = 12_112  # of random numbers that no other benchmark draws
@@ -73,16 +75,28 @@ def draw(number: int, num_traits: int) -> Person:
     return Person(f"person {number}", weights / np.linalg.norm(weights), bool(rng.random() < 0.5))
 
 
-def onboard(p: Personalign, person: Person, scale: Scale) -> int:
-    """Answer the service's questions until it has enough; give their number."""
-    rng = np.random.default_rng([STREAM, *person.name.encode()])
+def onboard(p: Personalign, person: Person, scale: Scale, user: str, replies: int = 2) -> int:
+    """Answer the service's questions until it has enough, as a user of it; give their number."""
+    rng = np.random.default_rng([STREAM, *user.encode()])
     number = 0
-    while question := p.ask(person.name):
-        a, b = person.utility(scale.measure([question.a, question.b])).tolist()
-        choice: Choice = "a" if (a > b) != (rng.random() < FLIPPED) else "b"
-        p.answer(person.name, question.id, choice)
+    while question := p.ask(user, replies=replies):
+        p.answer(user, question.id, tap(person.utility(scale.measure(list(question.replies))), rng))
         number += 1
     return number
+
+
+def tap(likes: Float[Array, "k"], rng: np.random.Generator) -> Choice | Pick:
+    """What somebody says who likes replies so much: which of two, or the best and the worst of several."""
+    if len(likes) == 2:
+        return "a" if (likes[0] > likes[1]) != (rng.random() < FLIPPED) else "b"
+    best = _pick(likes, list(range(len(likes))), rng)
+    worst = _pick(-likes, [i for i in range(len(likes)) if i != best], rng)
+    pick: Pick = f"{LETTERS[best]}>{LETTERS[worst]}"  # type: ignore[assignment]
+    return pick
+
+
+def _pick(likes: Float[Array, "k"], among: list[int], rng: np.random.Generator) -> int:
+    return int(rng.choice(among)) if rng.random() < FLIPPED else max(among, key=lambda i: likes[i])
 
 
 def main_trait(person: Person, scale: Scale) -> str:

@@ -18,12 +18,11 @@ from jaxtyping import Float, Int
 
 from lab import bootstrap
 from lab.harness import Report, Row, turns
-from lab.prose.people import FLIPPED, STREAM, Person, Scale, draw, opened
+from lab.prose.people import STREAM, Person, Scale, draw, opened, tap
 from lab.prose.traits import score, varying
 from lab.quality.steering import print_figures
 from personalign.learn.ask import StopRule
 from personalign.learn.rank import READING, seconds
-from personalign.messages import LETTERS
 from personalign.service import Personalign
 from personalign.types import Array, Choice, Ints, Pick
 
@@ -75,19 +74,10 @@ def _centred(values: Float[Array, "n"], group: Int[Ints, "n"]) -> Float[Array, "
 
 def _tap(likes: Float[Array, "k"], kind: Kind, much: float, rng: np.random.Generator) -> Choice | Pick:
     """What a person says; where they err, it is a side against their taste, or any of several replies."""
-    if len(likes) > 2:
-        best = _pick(likes, list(range(len(likes))), rng)
-        worst = _pick(-likes, [i for i in range(len(likes)) if i != best], rng)
-        pick: Pick = f"{LETTERS[best]}>{LETTERS[worst]}"  # type: ignore[assignment]
-        return pick
-    is_a = bool((likes[0] > likes[1]) != (rng.random() < FLIPPED))
+    choice = tap(likes, rng)
     if kind == "graded" and abs(likes[0] - likes[1]) > much:
-        return "a++" if is_a else "b++"
-    return "a" if is_a else "b"
-
-
-def _pick(likes: Float[Array, "k"], among: list[int], rng: np.random.Generator) -> int:
-    return int(rng.choice(among)) if rng.random() < FLIPPED else max(among, key=lambda i: likes[i])
+        return "a++" if choice == "a" else "b++"
+    return choice
 
 
 @dataclass(frozen=True)

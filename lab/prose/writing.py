@@ -60,6 +60,7 @@ class Desk:
 
     models: Models
     served: Served
+    picked: Served  # the same people, who were asked by picks
     people: Sequence[Person]
     prompts: Sequence[str]
     turns: Int[NDArray[np.int64], "people prompts"]  # which prompts each person writes
@@ -84,12 +85,15 @@ class Desk:
             drafts = [self._write(f"{arm.name}.{draw}", self._requests(arm, draw)) for draw in range(arm.drafts)]
         return drafts[0] if arm.drafts == 1 else self._best(arm, drafts)
 
+    def _served(self, arm: Arm) -> Served:
+        return self.picked if arm.asked == "picks" else self.served
+
     def _requests(self, arm: Arm, draw: int) -> list[Request]:
         return [
             Request(
-                self.conversation(prompt, self.served.profiles[i].as_system_prompt() if arm.in_words else ""),
+                self.conversation(prompt, self._served(arm).profiles[i].as_system_prompt() if arm.in_words else ""),
                 self._options(arm.rule or {}, prompt, draw),
-                self.served.guidance(i, arm.weights),
+                self._served(arm).guidance(i, arm.weights),
             )
             for i, row in enumerate(self.turns.tolist())
             for prompt in row
@@ -117,7 +121,7 @@ class Desk:
     def _liking(self, arm: Arm, person: int, prompt: int, texts: list[str]) -> Float[Array, "n"]:
         if arm.chooser == "taste":
             return self.people[person].utility(self.scale.measure(texts))
-        guidance = self.served.guidance(person, arm.weights)
+        guidance = self._served(arm).guidance(person, arm.weights)
         assert guidance is not None, "drafts are chosen by somebody's weights"
         conversation = self.conversation(prompt)
         return np.asarray(features(self.served.basis, [conversation] * len(texts), texts) @ guidance.weights)

@@ -68,7 +68,7 @@ def onboard(
     replies: Annotated[
         int,
         typer.Option(min=2, max=MAX_REPLIES, help="replies that may be shown at once; of more than 2, pick the best"),
-    ] = 2,
+    ] = MAX_REPLIES,
     check: Annotated[bool, typer.Option("--check", help="ask the first question again at the end")] = False,
     store: StoreUrl = None,
     model: Model = None,

@@ -130,7 +130,6 @@ BENCHMARK = {"command", "machine", "versions", "figures", "rows"}  # what every 
 JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "demo": (("demo", "--model", "tiny"), {"users", "replies", "tokens_per_s", "ms_to_first_steered_token", "seconds"}),
     "bench people": (("bench", "people", "--seeds", "1"), BENCHMARK),
-    "bench confidence": (("bench", "confidence", "--seeds", "1"), BENCHMARK),
     "bench decode": (("bench", "decode", "--only", "head_write_us"), BENCHMARK),
     "bench quality": (
         ("bench", "quality", "--only", "gain.sampled.best_of", "--prompts", "2", "--people", "1"),
@@ -139,6 +138,7 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
+LONG = ("demo", "bench people", "bench learn")  # ten seconds each and more
 # below, in test_cli_training.py or in lab/prose
 ELSEWHERE = {
     "basis bootstrap",
@@ -171,7 +171,9 @@ def test_json_is_one_line(run: Run, verb: str) -> None:
         plain.row()
 
 
-@pytest.mark.parametrize("verb", JSON_ALONE)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=[pytest.mark.slow] if verb in LONG else []) for verb in JSON_ALONE]
+)
 def test_json_is_one_line_of_a_process(tmp_path: Path, verb: str) -> None:
     """Nothing else reaches stdout from a process of its own, and nothing is left in its folder but what it names."""
     words, fields = JSON_ALONE[verb]

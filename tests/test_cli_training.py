@@ -70,7 +70,7 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     assert row["held_out"] == 6
     assert row["learnt"] == 1
     assert row["axes"][-1] == "learnt_1"
-    assert {"noise", "kappa", "share", "active", "accuracy", "calibration_error", "after", "left_out"} <= set(row)
+    assert {"noise", "shares", "active", "accuracy", "calibration_error", "after", "left_out"} <= set(row)
     use = ("--model", SMALL, "--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
     assert run_verb(capfd, "db", "upgrade", "--store", use[5]).code == 0
     assert run_verb(capfd, "profile", "ada", *use).row()["basis"] == row["id"]

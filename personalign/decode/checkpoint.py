@@ -37,9 +37,8 @@ PER_BYTE = 8  # weights that a byte of a file stands for, at most: one bit each
 COUNTS = re.compile(r"(n|num|encoder|decoder)_(\w+_)?(layers?|experts?|blocks?)")  # what a config says of its modules
 
 
-def read_frozen(auto: AutoModel, name: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_frozen(auto: AutoModel, name: str, place: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a checkpoint by one of transformers' auto classes, in eval mode without gradients, and its tokenizer."""
-    place = _device(device)
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise ModelError(f"found the model name {name[:80]!r}…, {len(name)} characters; expected a folder or a hub id")
     model, tokenizer = _read(auto, name, place)
@@ -47,7 +46,12 @@ def read_frozen(auto: AutoModel, name: str, device: str) -> tuple[PreTrainedMode
     return model, tokenizer
 
 
-def _device(device: str) -> torch.device:
+def torch_device(device: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        ModelError: it can't be used here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from personalign.decode.cache import check_cache
-from personalign.decode.checkpoint import read_frozen
+from personalign.decode.checkpoint import read_frozen, torch_device
 from personalign.decode.gguf import checkpoint_folder
 from personalign.decode.template import ends_turns, rendered
 from personalign.decode.text import Detokenizer
@@ -127,7 +127,8 @@ def load_causal(name_or_path: str | Path, device: str = "auto") -> CausalModel:
         ModelError: there is no such model or device, the checkpoint lacks weights or a tokenizer, or the family can't
             be read token by token.
     """
-    model, tokenizer = read_frozen(AutoModelForCausalLM, checkpoint_folder(str(name_or_path)), device)
+    place = torch_device(device)  # refused before a long conversion
+    model, tokenizer = read_frozen(AutoModelForCausalLM, checkpoint_folder(str(name_or_path)), place)
     name = str(name_or_path)
     fingerprints = Fingerprints(tokenizer_sha256(tokenizer), model_sha256(model))
     check_cache(model, lambda output: output.logits[:, -1], name, context(model))

@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from personalign.artefact import Door, FingerprintsRow, Name, Schema
 from personalign.basis import Basis
 from personalign.decode.cache import check_cache
-from personalign.decode.checkpoint import first_line, read_frozen
+from personalign.decode.checkpoint import first_line, read_frozen, torch_device
 from personalign.decode.load import CausalModel, context, load_causal
 from personalign.decode.lora import merged, read_lora, with_lora
 from personalign.errors import ModelError
@@ -200,7 +200,7 @@ def load_reward_beside(path: str, model: str, device: str = "auto", basis: Basis
 
 
 def _load_classifier(name: str, device: str) -> RewardModel:
-    model, tokenizer = read_frozen(AutoModelForSequenceClassification, name, device)
+    model, tokenizer = read_frozen(AutoModelForSequenceClassification, name, torch_device(device))
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear):
         raise ModelError(

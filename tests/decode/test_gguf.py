@@ -158,6 +158,16 @@ def test_a_second_opening_converts_nothing(tmp_path: Path, conversions: list[Pat
     assert all(torch.equal(logits(causal), logits(first)) for causal in again)
 
 
+def test_an_unknown_device_is_refused_before_a_conversion(tmp_path: Path, conversions: list[Path]) -> None:
+    """Nobody waits to be told of it; on one that is there it is converted (the control)."""
+    file = write_gguf(tmp_path / "m.gguf")
+    with pytest.raises(ModelError, match="device 'toaster'"):
+        load_causal(file, "toaster")
+    assert conversions == []
+    load_causal(file, "cpu")
+    assert conversions == [file]
+
+
 def test_half_precision_is_kept_where_it_changes_nothing(tmp_path: Path, cache: Path) -> None:
     """Then the cache takes half the room; weights in float32 stay in it (the control)."""
     halved = load_causal(write_gguf(tmp_path / "half.gguf", half=True), "cpu")

@@ -40,15 +40,15 @@ PLAN = Plan(
 HEAD = ("greedy.successor.k10.w32", "sampled.successor.k10.w32")  # what all else is compared with
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "I'd like to rent a car please."},)
 
-Run = tuple[dict[str, Any], Path, Path]
+Run = tuple[dict[str, Any], Path]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One run of everything, the file it kept, and where its reward models are."""
+    """One run of everything, and the file it kept."""
     folder = tmp_path_factory.mktemp("quality")
     out = folder / "quality.json"
-    return run_quality(PLAN, "cpu", DATA, folder / "rewards", out=out), out, folder / "rewards"
+    return run_quality(PLAN, "cpu", DATA, folder / "rewards", out=out), out
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def someone(basis: Basis, seed: int = 0) -> Member:
 @pytest.mark.slow
 def test_every_method_is_measured(run: Run) -> None:
     """The promised fields; each figure is its row's number, finite and inside its interval; all arms are there."""
-    found, _, _ = run
+    found, _ = run
     assert list(found) == ["command", "machine", "versions", "figures", "skipped", "rows"]
     assert found["skipped"] == []
     assert list(found["figures"]) == [row["figure"] for row in found["rows"]]
@@ -101,7 +101,7 @@ def test_every_method_is_measured(run: Run) -> None:
 @pytest.mark.slow
 def test_what_changes_nothing_gains_nothing(run: Run) -> None:
     """The best of one reply is base itself: no gain, half of the comparisons won, no divergence; α = 0 likewise."""
-    found, _, _ = run
+    found, _ = run
     rows = {row["figure"]: row for row in found["rows"]}
     assert rows["gain.sampled.best_of.n1"]["value"] == pytest.approx(0, abs=1e-9)
     assert rows["wins.sampled.best_of.n1"]["value"] == pytest.approx(0.5)
@@ -113,14 +113,14 @@ def test_what_changes_nothing_gains_nothing(run: Run) -> None:
 @pytest.mark.slow
 def test_what_was_found_is_kept(run: Run) -> None:
     """The file holds the result, and is there before the end."""
-    found, out, _ = run
+    found, out = run
     assert json.loads(out.read_text(encoding="utf-8")) == found
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured before isn't measured again; in the end nothing of it is left, and a new run measures anew."""
-    found, _, _ = run
+    found, _ = run
     asked: list[Arm] = []
     measure = Trial.run
 
@@ -142,15 +142,15 @@ def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_reward_models_are_trained_once(
-    run: Run, basis: Basis, models: Models, monkeypatch: pytest.MonkeyPatch
+    basis: Basis, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same training is loaded from the work folder; another one isn't found there (the control)."""
-    _, _, work = run
+    rewards.reward_model(basis, models, "prefixes", PLAN.training, tmp_path)
     monkeypatch.setattr(rewards, "train_reward", lambda *_: pytest.fail("it was trained again"))
-    loaded = rewards.reward_model(basis, models, "prefixes", PLAN.training, work)
+    loaded = rewards.reward_model(basis, models, "prefixes", PLAN.training, tmp_path)
     assert loaded.axes == tuple(axis.name for axis in basis.axes)
     with pytest.raises(pytest.fail.Exception):
-        rewards.reward_model(basis, models, "prefixes", Training(6, 2, 2), work)
+        rewards.reward_model(basis, models, "prefixes", Training(6, 2, 2), tmp_path)
 
 
 def test_missing_dialogues_are_named(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_wins_count_ties_half() -> None:
 @pytest.mark.slow
 def test_pictures_are_small(run: Run, tmp_path: Path) -> None:
     """Two PNG files of less than 150 kB."""
-    _, out, _ = run
+    _, out = run
     pictures = plot(out, tmp_path / "docs")
     assert [picture.name for picture in pictures] == ["quality.png", "alpha.png"]
     for picture in pictures:

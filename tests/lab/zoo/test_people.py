@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lab.zoo import people
-from lab.zoo.people import confidence_section, people_section, write_people
+from lab.zoo.people import people_section, write_people
 from lab.zoo.preferences import BANK_PLAN, ORIGIN, PLAN
 from lab.zoo.workshop import Workshop
 from personalign.basis import Basis
@@ -62,7 +62,7 @@ def test_a_basis_made_again_gets_its_sections_back(card: Path) -> None:
         assert card.read_text(encoding="utf-8").startswith(made.partition("## Data")[0] + "## People")
 
 
-@pytest.mark.parametrize("name", ["people", "people_fresh", "confidence"])
+@pytest.mark.parametrize("name", ["people", "people_fresh"])
 def test_results_of_another_basis_are_refused(card: Path, name: str) -> None:
     """The command that measures again is named, and the card stays as it was."""
     other = result(name)
@@ -98,33 +98,3 @@ def test_the_demos_pair_is_told_as_it_is(utilities: tuple[float, float], said: s
     text = people_section(seen, result("people_fresh"))
     assert said in text
     assert all(f"{utility:+.2f}" in text for utility in utilities)
-
-
-@pytest.mark.parametrize(
-    ("interval", "said"),
-    [
-        ((0.1, 0.2), "beats"),
-        ((-0.2, -0.1), "loses to"),
-        ((-0.1, 0.1), "gains neither more nor less than"),
-        ((0.0, 0.1), "gains neither more nor less than"),
-    ],
-)
-def test_a_difference_is_one_where_its_interval_says_so(interval: tuple[float, float], said: str) -> None:
-    """ρ beats the constant, or loses to it, only where the whole interval lies on one side of 0."""
-    found = result("confidence")
-    for end, value in zip(("low", "high"), interval, strict=True):
-        found["figures"][f"utility.rho_minus_constant.3.{end}"] = value
-    assert f"After 3 answers ρ {said} the constant" in confidence_section(found)
-
-
-def test_each_arm_has_its_own_row() -> None:
-    """Medians from the figures; the mean and those who are worse off, counted from the people."""
-    found = result("confidence")
-    for row in found["rows"]:
-        if row["answers"] == 3:
-            row["utility_rho"] = -1.0
-    cells = rows(confidence_section(found))[2:]
-    assert [row[0] for row in cells] == ["3", "3", "10", "10"]
-    assert cells[0][3:5] == ["-1.000", "40 of 40"]
-    assert cells[1][4] != "40 of 40"
-    assert cells[3][2].startswith(f"{found['figures']['utility.constant.10']:.3f} (")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from personalign.learn.grades import LITTLE
 from personalign.learn.likelihood import information, turned
 from personalign.learn.rows import Rows
-from personalign.types import Array, Gaussian, Ints, Noise
+from personalign.types import Array, Bools, Gaussian, Ints, Noise
 
 MAX_STEPS = 100
 MAX_HALVINGS = 30
@@ -56,15 +56,19 @@ def posteriors(rows: Rows, prior: Gaussian, noise: Noise, scale: Array | None = 
     return _Peak.climb(rows, prior, noise, scale).fitted()
 
 
-def sparse_posteriors(rows: Rows, prior: Gaussian, noise: Noise) -> FittedMany:
-    """Approximate the posteriors of people who feel about few axes; the evidence is a bound, 0 without answers."""
-    lam, dual = np.full((len(rows.v), len(prior.mean)), TYPICAL), None
+def sparse_posteriors(rows: Rows, prior: Gaussian, noise: Noise, is_fixed: Bools) -> FittedMany:
+    """Approximate the posteriors of people who feel about few axes; the evidence is a bound, 0 without answers.
+
+    The prior's own variance stays on the axes ``is_fixed`` (d,).
+    """
+    lam, dual = np.tile(np.where(is_fixed, 1.0, TYPICAL), (len(rows.v), 1)), None
     for _ in range(ROUNDS):
         peak = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual, most=2)
-        lam, dual = (TYPICAL + peak.moment / np.diag(prior.covariance)) / 2, peak.mode.dual
+        lam = np.where(is_fixed, 1.0, (TYPICAL + peak.moment / np.diag(prior.covariance)) / 2)
+        dual = peak.mode.dual
     fitted = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual).fitted()
     # what the bound holds of λ beside: the divergence of its posterior from its prior, less that without answers
-    price = (np.log(lam / TYPICAL) + TYPICAL / lam - 1).sum(axis=1) / 2
+    price = ((np.log(lam / TYPICAL) + TYPICAL / lam - 1) * ~is_fixed).sum(axis=1) / 2
     return fitted._replace(evidence=fitted.evidence - price)
 
 

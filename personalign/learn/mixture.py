@@ -19,20 +19,25 @@ from personalign.basis import ASSUMED, Shares
 from personalign.learn.kernel import FittedMany, posteriors, sparse_posteriors
 from personalign.learn.prior import conditioned
 from personalign.learn.rows import Rows
-from personalign.types import Array, Gaussian, Noise, Statement
+from personalign.types import Array, Bools, Gaussian, Noise, Statement
 from personalign.words import Axis
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Everybody's mean with ``shares.nothing``, weights on few axes with ``shares.few``, else the Gaussian."""
+    """Everybody's mean with ``shares.nothing``, weights on few axes with ``shares.few``, else the Gaussian.
+
+    On the axes ``is_stated`` (d,) the weights of all kinds are the Gaussian's.
+    """
 
     normal: Gaussian
     shares: Shares = ASSUMED
+    is_stated: Bools | None = None
 
     def conditioned(self, statements: Sequence[Statement], axes: Sequence[Axis]) -> Mixture:
-        """Condition on what a person stated, which is theirs even if nothing else is."""
-        return Mixture(conditioned(self.normal, statements, axes), self.shares)
+        """Condition on what a person stated, which is theirs even if nothing else is, and as sure as they said it."""
+        stated = np.isin([axis.name for axis in axes], [statement.axis for statement in statements])
+        return Mixture(conditioned(self.normal, statements, axes), self.shares, stated)
 
 
 class Mixed(NamedTuple):
@@ -48,10 +53,13 @@ def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise) -> Mixed:
     Where nothing is all that there is, answers change nothing, and the Gaussian stays as it was.
     """
     normal, shares = prior.normal, np.array([prior.shares.nothing, prior.shares.few, prior.shares.any])
+    is_stated = np.zeros(len(normal.mean), dtype=bool)
     if prior.shares.nothing == 1:
-        same = _nothing(rows, normal, noise)._replace(covariance=np.tile(normal.covariance, (len(rows.v), 1, 1)))
+        same = _nothing(rows, normal, noise, is_stated)
+        same = same._replace(covariance=np.tile(normal.covariance, (len(rows.v), 1, 1)))
         return Mixed(same, np.tile(shares, (len(rows.v), 1)))
-    kinds = [fit(rows, normal, noise) for fit, share in zip(_KINDS, shares.tolist(), strict=True) if share]
+    is_stated = is_stated if prior.is_stated is None else prior.is_stated
+    kinds = [fit(rows, normal, noise, is_stated) for fit, share in zip(_KINDS, shares.tolist(), strict=True) if share]
     odds = np.stack([kind.evidence for kind in kinds], axis=1) + np.log(shares[shares > 0])
     evidence = logsumexp(odds, axis=1)
     chance = np.exp(odds - evidence[:, None])
@@ -63,11 +71,15 @@ def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise) -> Mixed:
     return Mixed(FittedMany(mean, _covariance(weighed, mean), bias, evidence), of_all)
 
 
-def _nothing(rows: Rows, normal: Gaussian, noise: Noise) -> FittedMany:
-    return posteriors(rows, normal, noise, np.zeros((len(rows.v), len(normal.mean))))
+def _nothing(rows: Rows, normal: Gaussian, noise: Noise, is_stated: Bools) -> FittedMany:
+    return posteriors(rows, normal, noise, np.tile(is_stated.astype(np.float64), (len(rows.v), 1)))
 
 
-_KINDS: tuple[Callable[[Rows, Gaussian, Noise], FittedMany], ...] = (_nothing, sparse_posteriors, posteriors)
+def _any(rows: Rows, normal: Gaussian, noise: Noise, is_stated: Bools) -> FittedMany:  # noqa: ARG001 - as the others
+    return posteriors(rows, normal, noise)
+
+
+_KINDS: tuple[Callable[[Rows, Gaussian, Noise, Bools], FittedMany], ...] = (_nothing, sparse_posteriors, _any)
 
 
 def _covariance(weighed: Sequence[tuple[Array, FittedMany]], mean: Array) -> Array:

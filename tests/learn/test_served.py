@@ -10,8 +10,8 @@ import pytest
 from personalign.basis import Basis, Shares
 from personalign.bundled import TINY
 from personalign.errors import InputError
-from personalign.learn.fit import Record, fit
-from personalign.learn.mixture import Mixture, believe
+from personalign.learn.fit import fit
+from personalign.learn.mixture import Mixture
 from personalign.learn.served import Serving, bounded
 from personalign.types import Gaussian, Profile, Statement
 from personalign.words import IMPERSONAL
@@ -19,7 +19,7 @@ from tests.learn.people import Array, answers
 
 BASIS = Basis.load(TINY / "basis")
 ALIKE = replace(BASIS, shares=Shares(1.0, 0.0))  # nothing sets people apart
-PRIOR = Mixture.make(BASIS.prior, BASIS.shares)
+PRIOR = Mixture(BASIS.prior, BASIS.shares)
 
 
 def distance(mean: Array, prior: Gaussian) -> float:
@@ -36,7 +36,7 @@ def somebody(seed: int, num_answers: int = 12) -> Gaussian:
     rng = np.random.default_rng(seed)
     w = rng.multivariate_normal(BASIS.prior.mean, BASIS.prior.covariance)
     v = BASIS.pool[rng.permutation(len(BASIS.pool))[:num_answers]]
-    return believe([Record(v, answers(v @ w, BASIS.noise, rng))], PRIOR, BASIS.noise)[0].collapse()
+    return fit(v, answers(v @ w, BASIS.noise, rng), PRIOR, BASIS.noise)
 
 
 def test_the_posteriors_mean_is_what_steers() -> None:

@@ -232,9 +232,8 @@ class Onboarding:
         candidates = read_candidates(replies)
         profile = self.profile(user)
         guidance = self.serving.guidance(profile)
-        reason: Reason | None = (
-            "no_answers" if guidance is None else None if guidance.is_personal else "nothing_personal"
-        )
+        is_personal = guidance is not None and guidance.is_personal
+        reason: Reason | None = "no_answers" if profile.is_silent else None if is_personal else "nothing_personal"
         phi = features(self._basis, [prompt] * len(candidates), candidates, self._embed)
         return rank(candidates, phi, self.serving.belief(profile), reason, profile.revision)
 

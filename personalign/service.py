@@ -61,6 +61,7 @@ class Personalign:
         device: str = "auto",
         pinned: Mapping[str, float] | None = None,
         shadow: bool = False,
+        guide_strangers: bool = True,
         question_rule: str | None = None,
         stop_rule: StopRule | None = None,
         half_life_days: float | None = None,
@@ -80,6 +81,7 @@ class Personalign:
             reward: a reward model for ``rule="args"``: a sequence classifier, or a folder of ``train/reward``.
             device: "auto", or a torch device.
             pinned: the weights that an operator sets, by axis, for everyone who is guided; 0 turns an axis off.
+            guide_strangers: guide whoever has said nothing by everybody's mean taste, if the basis is from a log.
             shadow: write the model's own replies, and account for what guidance would have done.
             question_rule: how questions are chosen; the default depends on the basis.
             stop_rule: when enough is known.
@@ -97,13 +99,16 @@ class Personalign:
         capacity, source = Capacity(slots, waiting, max_length), locate(model, basis, experts, reward, embedder, device)
         check_switch("shadow", shadow)
         check_switch("create", create)
+        check_switch("guide_strangers", guide_strangers)
         pinned = {} if pinned is None else check_mapping("pinned", pinned)
         loaded = None if source.basis is None else Basis.load(source.basis)
         if loaded is None and pinned:
             raise BasisError(f"found pinned axes ({', '.join(pinned)}), expected a basis: {no_basis(source.name)}")
         if loaded is not None and source.embedder is not None:
             loaded.check_embedder(source.embedder)
-        serving = None if loaded is None else Serving(loaded, pinned, is_shadow=shadow)
+        serving = (
+            None if loaded is None else Serving(loaded, pinned, is_shadow=shadow, guides_strangers=guide_strangers)
+        )
         opened = Store.open(check_place("store", store), create)
         try:
             if loaded is not None:

@@ -50,7 +50,14 @@ LEARNT = "learnt_"  # begins the names of learnt axes, which have no words
 MAX_AXES = 64  # reward axes of a basis
 FinishReason = Literal["stop", "length"]
 Reason = Literal[
-    "no_basis", "no_answers", "nothing_personal", "strength_zero", "non_finite_reward", "forgotten", "shadow"
+    "no_basis",
+    "no_answers",
+    "nothing_personal",
+    "strength_zero",
+    "non_finite_reward",
+    "forgotten",
+    "shadow",
+    "population",
 ]
 
 
@@ -277,6 +284,7 @@ class Guidance:
     generation: int = 0  # distinguishes a person from one who was erased under the same id
     is_shadow: bool = False  # nothing is steered, but the account says what would be
     is_personal: bool = True  # False where the basis finds nothing that sets one person apart: nothing is steered
+    is_population: bool = False  # everybody's mean taste guides, because nothing sets the person apart
 
 
 @dataclass(frozen=True)
@@ -311,11 +319,12 @@ class Reply:
     0. ``changed`` is the share of tokens in blocks where another sibling than the first was kept: the first is what the
     model writes by this seed without a choice. ``gained`` adds up what the best sibling was worth over their mean.
 
-    ``reason`` says why a reply was not guided, and is None for a guided one: "no_basis" (the model was opened without
-    one), "no_answers" (nothing is known of the person), "nothing_personal" (the basis finds nothing that sets one
-    person apart), "strength_zero" (β or strength is 0, or there is one sibling), "non_finite_reward" (guidance ended at
-    the first such token), "forgotten" (the person was erased meanwhile), or "shadow". In shadow the numbers say what
-    guidance would have done to each token.
+    ``reason`` says why a reply was not guided. It is None for one guided by the person's profile, and "population" for
+    one guided by everybody's mean taste, because nothing sets the person apart. The others are: "no_basis" (the model
+    was opened without one), "no_answers" (nothing is known of the person), "nothing_personal" (the basis finds nothing
+    that sets one person apart), "strength_zero" (β or strength is 0, or there is one sibling), "non_finite_reward"
+    (guidance ended at the first such token), "forgotten" (the person was erased meanwhile), or "shadow". In shadow the
+    numbers say what guidance would have done to each token.
     """
 
     text: str

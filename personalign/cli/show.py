@@ -114,6 +114,8 @@ def _guidance(reply: Reply) -> str:
     if not reply.guided:
         return f"not guided: {reply.reason}"
     guide = f"by revision {reply.revision}" if reply.revision else "by the reward model"
+    if reply.reason == "population":
+        guide = "by everybody's mean taste"
     return f"guided {guide}: KL {reply.kl:.3f}, {reply.changed:.0%} changed, reward {reply.gained:+.2f}"
 
 

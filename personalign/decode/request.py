@@ -62,7 +62,7 @@ def reply_of(request: Request, account: Account, steering: Steering, num_drawn: 
     guidance, options = request.guidance, request.options
     is_shadow = account.guided and request.is_shadow
     guided = account.guided and not is_shadow
-    why = None
+    why: Reason | None = "population" if guidance is not None and guidance.is_population else None
     if not guided:
         strength = gain(guidance, steering, options)
         state = {"is_sound": account.is_sound, "is_shadow": is_shadow, "has_basis": request.has_basis}

@@ -226,8 +226,11 @@ class GenerateSteer(LogitsProcessor):
     def _account(self, person: int, steps: Float[Tensor, "t 4"]) -> RowAccount:
         guided, kl, tilt_kl, changed = steps.double().mean(0).tolist()
         strength = self._gains[person]
-        why = None if guided == 1 else reason(self._guidance[person], strength, is_sound=strength <= 0)
-        return RowAccount(guided=why is None, reason=why, kl=kl, tilt_kl=tilt_kl, changed=changed)
+        guidance = self._guidance[person]
+        why: Reason | None = "population" if guidance is not None and guidance.is_population else None
+        if guided != 1:
+            why = reason(guidance, strength, is_sound=strength <= 0)
+        return RowAccount(guided=guided == 1, reason=why, kl=kl, tilt_kl=tilt_kl, changed=changed)
 
 
 class _Passes(threading.local):

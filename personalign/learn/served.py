@@ -26,13 +26,22 @@ class Serving:
     ``pinned`` gives axes by name the weight that everyone has on them, whatever they answered: utility for each
     standard deviation of the axis, 0 to steer no one along it. While ``is_shadow`` is set, replies are the model's own,
     and their account says what guidance would have done to each token. It may be set at any time for later replies.
+    ``guides_strangers`` lets everybody's mean taste guide whoever has said nothing, where the basis knows one.
     """
 
-    def __init__(self, basis: Basis, pinned: Mapping[str, float] = _NO_PINS, *, is_shadow: bool = False) -> None:
+    def __init__(
+        self,
+        basis: Basis,
+        pinned: Mapping[str, float] = _NO_PINS,
+        *,
+        is_shadow: bool = False,
+        guides_strangers: bool = True,
+    ) -> None:
         _check_pins(pinned, [axis.name for axis in basis.axes])
         self.basis = basis
         self.pinned: Mapping[str, float] = MappingProxyType(dict(pinned))
         self.is_shadow = is_shadow
+        self.guides_strangers = guides_strangers and bool(basis.prior.mean.any())
 
     def weights(self, profile: Profile) -> Float[Array, "d"]:
         """The weights that guide a person's replies; the profile's own array where nothing changes."""
@@ -47,14 +56,16 @@ class Serving:
         return Gaussian(self.weights(profile), profile.covariance * np.outer(is_free, is_free))
 
     def guidance(self, profile: Profile, strength: float = 1.0, *, is_everyones: bool = False) -> Guidance | None:
-        """What a request carries of a person; None for someone without an informative answer or statement.
+        """What a request carries of a person; None for one who has said nothing, unless everybody's mean taste guides.
 
         Where nothing is personal on the basis, all people have the same weights but for what they stated: without that
-        they steer nothing, and the reply says why. ``is_everyones`` says that the reward is the same for all people,
-        so that it guides strangers, too.
+        they are served as strangers are. ``is_everyones`` says that the reward is the same for all people, so that it
+        guides strangers, too.
         """
-        if profile.is_silent:
-            return Guidance(profile.mean, strength, is_shadow=self.is_shadow) if is_everyones else None
+        is_own = bool(profile.stated) or (self._is_personal and not profile.is_silent)
+        is_population = self.guides_strangers and not is_own and not is_everyones
+        if profile.is_silent and not is_everyones and not is_population:
+            return None
         return Guidance(
             weights=self.weights(profile),
             strength=strength,
@@ -62,7 +73,8 @@ class Serving:
             user=profile.user,
             generation=crc32(profile.mean.tobytes()),  # another one if the person was erased and came back
             is_shadow=self.is_shadow,
-            is_personal=is_everyones or bool(profile.stated) or self._is_personal,
+            is_personal=is_own or is_everyones or is_population,
+            is_population=is_population,
         )
 
     @property

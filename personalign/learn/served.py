@@ -70,7 +70,7 @@ class Serving:
             weights=self.weights(profile),
             strength=strength,
             revision=profile.revision,
-            user=profile.user,
+            user="" if is_population else profile.user,  # everybody's weights outlive a person
             generation=crc32(profile.mean.tobytes()),  # another one if the person was erased and came back
             is_shadow=self.is_shadow,
             is_personal=is_own or is_everyones or is_population,

@@ -198,10 +198,10 @@ def _choose_shares(
     for held in range(NUM_SHARE_FOLDS):
         basis = _factorise(votes, x, rows[fold != held], rank)
         z = x @ basis.projection
-        for indices in _by_user(votes.user, rows[fold == held]).values():
-            forecast = prequential(_record(votes, z, indices), basis.prior, basis.noise, votes.prompt[indices])
-            scores.append(forecast.sum(axis=0))
-    return choose_shares(np.array(scores))
+        theirs = _by_user(votes.user, rows[fold == held]).values()
+        people = [(_record(votes, z, indices), votes.prompt[indices]) for indices in theirs]
+        scores.append(prequential(people, basis.prior, basis.noise))
+    return choose_shares(np.concatenate(scores))
 
 
 class _Person(NamedTuple):

@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.likelihood import log_likelihood, utility
+from personalign.learn.likelihood import log_likelihood
 from personalign.learn.mixture import Mixture
 from personalign.learn.rows import encode
 from personalign.types import INFORMATIVE, SIDES, Array, Gaussian, Ints, Noise
@@ -29,6 +29,7 @@ from personalign.types import INFORMATIVE, SIDES, Array, Gaussian, Ints, Noise
 COUNTS = (0, 5, 10, 20)  # answers of a person that are known
 JUDGED_AFTER = 10  # answers, as many as are asked
 MOST = 60  # answers of a person, the first; more would let the few with a thousand take all the time
+AT_ONCE = 32  # people whose answers are predicted together
 BINS = 10  # of equal mass
 SURE = 1.64  # standard errors that a gain has to be above 0
 FEW, ANY = Shares(0.0, 1.0), Shares(0.0, 0.0)  # one kind alone
@@ -94,8 +95,7 @@ class Judgement:
 def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
     """Fit the shares to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
-    scores = [prequential(Record(p.v, p.choice), prior, noise, p.groups).sum(axis=0) for p in people]
-    shares = choose_shares(np.array(scores))
+    shares = choose_shares(prequential([(Record(p.v, p.choice), p.groups) for p in people], prior, noise))
     mixture = Mixture(prior, shares)
     forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
     if not forecasts:
@@ -108,29 +108,43 @@ def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) ->
 
 
 def prequential(
-    record: Record, prior: Gaussian, noise: Noise, prompt: Int[Ints, "n"] | None = None
-) -> Float[Array, "t 3"]:
-    """Log-probability of each informative answer given those before it, by each kind of people: nothing, few and any.
+    people: Sequence[tuple[Record, Int[Ints, "n"]]], prior: Gaussian, noise: Noise
+) -> Float[Array, "people 3"]:
+    """Log-probability of each person's answers by each kind of people: nothing, few and any.
 
-    Answers to one prompt compare the same texts: with ``prompt``, they aren't predicted from each other.
+    Each informative answer is predicted from those before it. Answers in one group compare the same texts: they aren't
+    predicted from each other.
     """
-    informative = [i for i, choice in enumerate(record.choice) if choice in INFORMATIVE]
-    v, choices = record.v[informative], [record.choice[i] for i in informative]
-    asked = np.arange(len(informative)) if prompt is None else prompt[informative]
-    is_before = np.tril(asked[:, None] != asked, -1)
-    befores = [Record(v[before], [choices[i] for i in np.flatnonzero(before)]) for before in is_before]
+    blocks = [people[i : i + AT_ONCE] for i in range(0, len(people), AT_ONCE)]
+    return np.concatenate([_prequential(block, prior, noise) for block in blocks])
+
+
+def _prequential(
+    people: Sequence[tuple[Record, Int[Ints, "n"]]], prior: Gaussian, noise: Noise
+) -> Float[Array, "people 3"]:
+    answers, befores, owner = list[Record](), list[Record](), list[int]()
+    for person, (record, group) in enumerate(people):
+        informative = [i for i, choice in enumerate(record.choice) if choice in INFORMATIVE]
+        for t, i in enumerate(informative):
+            before = [j for j in informative[:t] if group[j] != group[i]]
+            answers.append(Record(record.v[i], [record.choice[i]]))
+            befores.append(Record(record.v[before], [record.choice[j] for j in before]))
+            owner.append(person)
+    v = np.array([answer.v for answer in answers]).reshape(-1, len(prior.mean))
+    outcome = encode([answer.choice[0] for answer in answers])
     kinds = [v @ prior.mean, *(_predicted(v, befores, Mixture(prior, only), noise) for only in (FEW, ANY))]
-    return np.stack([log_likelihood(u, encode(choices), noise)[0] for u in kinds], axis=1)
+    each = np.stack([log_likelihood(u, outcome, noise)[0] for u in kinds], axis=1)
+    sums = np.zeros((len(people), len(kinds)))
+    np.add.at(sums, np.array(owner, dtype=np.int64), each)
+    return sums
 
 
 def _predicted(v: Array, befores: Sequence[Record], prior: Mixture, noise: Noise) -> Array:
     """Utility differences by what was known before each, drawn towards 0 as ``predict`` does."""
     posts = [fitted.weights for fitted in fit_block(befores, prior, noise)]
-    mean, variance = (
-        np.array([part[0] for part in parts])
-        for parts in zip(*(utility(row[np.newaxis], post) for row, post in zip(v, posts, strict=True)), strict=True)
-    )
-    return np.asarray(mean / np.sqrt(1 + np.pi * variance / 8))
+    mean = np.array([row @ post.mean for row, post in zip(v, posts, strict=True)])
+    variance = np.array([row @ post.covariance @ row for row, post in zip(v, posts, strict=True)])
+    return np.asarray(mean / np.sqrt(1 + np.pi * np.maximum(variance, 0.0) / 8))
 
 
 def choose_shares(scores: Float[Array, "people 3"]) -> Shares:

@@ -137,7 +137,7 @@ def test_old_answers_are_forgotten_by_half_lives(p: Personalign, monkeypatch) ->
     for days in (None, 30.0):
         p.half_life_days = days
         p.feedback("ada", HELLO, "Sure, where?", f"No, not for {days}.", "edit")
-        known[days] = p.basis.confidence(p.profile("ada").covariance)
+        known[days] = np.linalg.norm(p.profile("ada").mean - p.basis.prior.mean)
     assert known[30.0] < known[None] / 2
 
 

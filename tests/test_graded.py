@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from personalign import Personalign
-from personalign.basis import Basis, Gate
-from personalign.bundled import TINY
 from personalign.errors import AlreadyAnswered, InputError
 from personalign.learn.fit import fit
+from personalign.learn.mixture import Mixture
 from personalign.types import Question
 
 
@@ -50,7 +49,7 @@ def test_a_is_a_little_better_only_where_much_better_was_offered(p: Personalign)
     assert [choices(p, user) for user in ("ada", "ben", "cleo")] == [["a+"], ["a"], ["a++"]]
     assert length(p, "ada") < length(p, "ben") < length(p, "cleo")
     (shown,) = p.export("ben")["tables"]["presentations"]
-    plain = fit(np.array([shown["v"]]), ["a"], p.basis.prior, p.basis.noise)
+    plain = fit(np.array([shown["v"]]), ["a"], Mixture(p.basis.prior, p.basis.shares), p.basis.noise)
     assert p.profile("ben").mean.tobytes() == plain.mean.tobytes()
 
 
@@ -98,21 +97,6 @@ def test_agreement_goes_by_sides(p: Personalign, again: str, agreed: bool) -> No
     assert check is not None
     p.answer("ada", check.id, again)
     assert p.agreed("ada") is agreed
-
-
-def test_graded_answers_are_judged_like_others(tmp_path: Path) -> None:
-    """Each has a loss, by its side, and under a gate a gain, which counts how much better it was."""
-    basis = replace(Basis.load(TINY / "basis"), gate=Gate(0.5, 0.5))
-    basis.save(tmp_path / "basis")
-    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", basis=tmp_path / "basis") as p:
-        for user, choice in (("ada", "a"), ("ben", "a++")):
-            p.answer(user, question(p, user).id, choice)
-            second = p.ask(user, graded=True)
-            assert second is not None
-            p.answer(user, second.id, choice)
-        rows = {user: p.export(user)["tables"]["answers"] for user in ("ada", "ben")}
-    assert all(row["loss"] > 0 and row["gain"] is not None for given in rows.values() for row in given)
-    assert rows["ada"][1]["gain"] != rows["ben"][1]["gain"]
 
 
 def test_a_new_basis_takes_grades_over(p: Personalign, url: str, tmp_path: Path) -> None:

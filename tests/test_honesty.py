@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.basis import Basis, Gate
+from personalign.basis import Basis, Shares
 from personalign.bundled import TINY
 from personalign.errors import InputError
-from personalign.learn.fit import Record
+from personalign.learn.fit import fit
+from personalign.learn.mixture import Mixture
 from personalign.options import Options
 from personalign.service import Personalign
 from personalign.types import Gaussian, Guidance, Message
 from personalign.words import IMPERSONAL
-from tests.learn.people import gain_of
 from tests.onboarded import HELLO, onboard
 
 
@@ -28,9 +28,9 @@ def url(tmp_path: Path) -> str:
 
 
 @contextmanager
-def gated(url: str, folder: Path, kappa: float) -> Iterator[Personalign]:
-    """The bundled basis with a gate, as one has that was fitted to people."""
-    replace(Basis.load(TINY / "basis"), gate=Gate(kappa, 0.6)).save(folder)
+def fitted(url: str, folder: Path, shares: Shares) -> Iterator[Personalign]:
+    """The bundled basis with other shares of the kinds of people, as one has that was fitted to people."""
+    replace(Basis.load(TINY / "basis"), shares=shares).save(folder)
     with Personalign.open(url, basis=folder) as p:
         yield p
 
@@ -41,107 +41,73 @@ def guidance(p: Personalign, user: str) -> Guidance:
     return found
 
 
-def gains(p: Personalign, user: str) -> list[float | None]:
-    return [row["gain"] for row in p.export(user)["tables"]["answers"] if row["undone_at"] is None]
+def refitted(p: Personalign, user: str, shares: Shares) -> Gaussian:
+    """What a person's answers say of them under these shares."""
+    answers = p._store.answers(user, p.basis.id)
+    v, choices = np.array([answer.v for answer in answers]), [answer.choice for answer in answers]
+    return fit(v, choices, Mixture(p.basis.prior, shares), p.basis.noise)
 
 
-# The gate
+# One posterior
 
 
-def test_without_a_gate_a_request_carries_the_profile_itself(url: str) -> None:
-    """The bundled basis was made without people: nothing is drawn back, and nothing is gained."""
+def test_a_request_carries_the_profile_itself(url: str) -> None:
+    """From the first answer on, to the byte, and the profile is the posterior of the basis's kinds of people."""
     with Personalign.open(url) as p:
-        onboard(p, "ada")
-        profile = p.profile("ada")
-        assert guidance(p, "ada").weights.tobytes() == profile.mean.tobytes()
-        assert (profile.gain, set(gains(p, "ada"))) == (0.0, {None})
-
-
-def test_a_gate_draws_the_head_back_and_leaves_the_profile(url: str, tmp_path: Path) -> None:
-    """The stored profile is the posterior, the head what the gate lets through of it, and it still guides."""
-    with gated(url, tmp_path / "basis", 0.5) as p:
-        onboard(p, "ada", most=4)
-        profile, mu = p.profile("ada"), p.basis.prior.mean
-        head = guidance(p, "ada")
-        np.testing.assert_allclose(head.weights, mu + 0.5 * (profile.mean - mu))
-        assert head.confidence == p.basis.confidence(profile.covariance) > 0
+        for _ in range(12):
+            onboard(p, "ada", most=1)
+            profile = p.profile("ada")
+            assert guidance(p, "ada").weights.tobytes() == profile.mean.tobytes()
+            assert profile.mean.tobytes() == refitted(p, "ada", p.basis.shares).mean.tobytes()
+        assert profile.mean.tobytes() != refitted(p, "ada", Shares(0.0, 0.0)).mean.tobytes()  # the control
         assert p.chat("ada", HELLO).guided
 
 
-def test_with_a_shut_gate_a_person_is_served_unguided(url: str, tmp_path: Path) -> None:
-    """With κ = 0 every reply is the model's own, the reason is told, and so is the profile; a μ presses nobody."""
+def test_where_nothing_is_personal_answers_guide_nothing(url: str, tmp_path: Path) -> None:
+    """Every reply is the model's own, the reason is told, and so is the profile; everybody's taste presses nobody."""
     basis = Basis.load(TINY / "basis")
     mean = basis.prior.mean + 0.6 * (np.arange(basis.num_axes) == 0)
-    everybody = replace(basis, gate=Gate(0.0, 0.5), prior=Gaussian(mean, basis.prior.covariance))
+    everybody = replace(basis, shares=Shares(1.0, 0.0), prior=Gaussian(mean, basis.prior.covariance))
     everybody.save(tmp_path / "basis")
     with Personalign.open(url, basis=tmp_path / "basis") as p:
         onboard(p, "ada", most=4)
-        assert p.profile("ada").informative == 4
+        profile = p.profile("ada")
+        assert profile.informative == 4
+        np.testing.assert_array_equal(profile.mean, mean)
         reply = p.chat("ada", HELLO)
         assert (reply.guided, reply.reason, reply.text) == (False, "nothing_personal", p.chat("nobody", HELLO).text)
         assert p.chat("nobody", HELLO).reason == "no_answers"
         assert p.chat("ada", HELLO, strength=0).reason == "nothing_personal"
-        assert p.profile("ada").explain() == IMPERSONAL
+        assert profile.explain() == IMPERSONAL
+        p.set("ada", length=1)
+        assert p.chat("ada", HELLO).guided  # the control: what a person states is theirs
 
 
-def test_each_answer_is_judged_before_it_is_used(url: str, tmp_path: Path) -> None:
-    """The profile's gain is the prequential one of its answers, kept answer by answer; undo takes its part back."""
-    with gated(url, tmp_path / "basis", 0.5) as p:
-        onboard(p, "ada", most=5)
-        before = p.profile("ada")
-        onboard(p, "ada", most=1)
-        after, answers = p.profile("ada"), p._store.answers("ada", p.basis.id)
-        record = Record(np.array([answer.v for answer in answers]), [answer.choice for answer in answers])
-        assert after.gain == pytest.approx(gain_of(record, p.basis.prior, 0.5, p.basis.noise))
-        assert after.gain == pytest.approx(sum(gain or 0.0 for gain in gains(p, "ada")))
-        assert after.gain != before.gain
-        assert p.undo("ada").gain == before.gain
-        p.feedback("ada", HELLO, chosen="Sure! Where would you like to pick it up?", rejected="No.", kind="edit")
-        assert len(gains(p, "ada")) == 6
-        assert None not in gains(p, "ada")
+def test_who_agrees_with_nobody_in_particular_is_served_less(url: str, tmp_path: Path) -> None:
+    """Where many are taken to have no taste of their own, the same answers move a profile less."""
+    lengths = []
+    for nothing in (0.0, 0.5, 0.9):
+        with fitted(f"{url}{nothing}", tmp_path / f"{nothing}", Shares(nothing, 1 - nothing)) as p:
+            onboard(p, "ada", most=3)
+            lengths.append(np.linalg.norm(p.profile("ada").mean - p.basis.prior.mean))
+    assert lengths[0] > lengths[1] > lengths[2] > 0
 
 
-def judged_at_once(p: Personalign, user: str) -> float:
-    """What the answers of a person come to, in one block."""
-    answers = p._store.answers(user, p.basis.id)
-    record = Record(np.array([answer.v for answer in answers]), [answer.choice for answer in answers])
-    return gain_of(record, p.basis.prior, 0.5, p.basis.noise)
-
-
-def test_a_record_is_told_anew_on_another_basis(url: str, tmp_path: Path) -> None:
-    """Gain and losses of answers that follow are those they have when they are given there, question by question."""
-    with Personalign.open(url) as p:
-        onboard(p, "ada", most=10)  # with more, a change may be seen, and the oldest count less
-        old = [answer.loss for answer in p._store.answers("ada", p.basis.id)]
-    other = Basis.load(TINY / "basis")
-    replace(other, scale=2 * other.scale, gate=Gate(0.5, 0.6)).save(tmp_path / "basis")
-    with Personalign.open(url, basis=tmp_path / "basis") as p:
-        adopted = p.refit("ada")
-        assert adopted is not None
-        assert adopted.gain == pytest.approx(judged_at_once(p, "ada"))
-        assert adopted.gain != 0
-        answers = p._store.answers("ada", p.basis.id)
-        assert None not in [answer.loss for answer in answers]
-        assert [answer.loss for answer in answers][1:] != old[1:]
-        assert [answer.loss for answer in answers] == [answer.loss for answer in p._onboarding._judge(None, answers)]
-
-
-def test_a_gate_that_comes_later_judges_what_was_answered(url: str, tmp_path: Path) -> None:
-    """Its basis keeps its id: a refit judges everybody once, and a person's next answer judges them too."""
+def test_shares_that_come_later_fit_what_was_answered(url: str, tmp_path: Path) -> None:
+    """They make another basis: a refit takes everybody's answers over, and fits them as if they were given there."""
     with Personalign.open(url) as p:
         for user in ("ada", "ben"):
             onboard(p, user, most=3)
+        before = p.profile("ada")
         assert p.behind() == []
-    with gated(url, tmp_path / "basis", 0.5) as p:
+    with fitted(url, tmp_path / "basis", Shares(0.6, 0.3)) as p:
         assert p.behind() == ["ada", "ben"]
-        before, adopted = p.profile("ada"), p.refit("ada")
+        adopted = p.refit("ada")
         assert adopted is not None
-        assert adopted.mean.tobytes() == before.mean.tobytes()
-        assert adopted.gain == pytest.approx(judged_at_once(p, "ada"))
+        assert adopted.mean.tobytes() == refitted(p, "ada", Shares(0.6, 0.3)).mean.tobytes()
+        assert adopted.mean.tobytes() != before.mean.tobytes()
         assert p.refit("ada") is None
-        onboard(p, "ben", most=1)
-        assert p.profile("ben").gain == pytest.approx(judged_at_once(p, "ben"))
-        assert p.behind() == []
+        assert p.behind() == ["ben"]
 
 
 # Pinned axes

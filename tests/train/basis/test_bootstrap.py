@@ -117,7 +117,7 @@ def test_its_head_moves_replies_both_ways(case: Case, found: tuple[Path, Made], 
         models = replace(p.models, steering=GRID[-1])
 
         def length(weight: float) -> float:
-            guidance = Guidance(weight * np.eye(p.basis.num_axes)[j], confidence=1.0)
+            guidance = Guidance(weight * np.eye(p.basis.num_axes)[j])
             requests = [
                 Request(prompt, Options(case.max_tokens, 1.0, seed=i), guidance) for i, prompt in enumerate(prompts)
             ]

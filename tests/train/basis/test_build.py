@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from personalign.basis import Basis
+from personalign.basis import ASSUMED, Basis
 from personalign.decode import Request, SuccessorHead, generate
 from personalign.errors import BasisError, InputError
 from personalign.learn.axes import features, measure_many, named_axes
@@ -38,7 +38,7 @@ def mean_measure(made: Made, basis: Basis, axis: str, weight: float) -> float:
     """What someone who cares about this axis alone is told, measured on it."""
     assert basis.head is not None
     j = [a.name for a in basis.axes].index(axis)
-    guidance = Guidance(weight * np.eye(basis.num_axes)[j], confidence=1.0)
+    guidance = Guidance(weight * np.eye(basis.num_axes)[j])
     requests = [Request(prompt(s), Options(64, 1.0, seed=i), guidance) for s in SUBJECTS[:2] for i in range(6)]
     models = replace(made.models, head=SuccessorHead.from_arrays(basis.head), steering=Steering(16.0, 5.0, 20))
     replies = generate(models, requests)
@@ -110,7 +110,7 @@ def test_its_questions_are_good_and_its_prior_is_of_them(made: Made) -> None:
         raw = measure_many([question.prompt] * 2, [question.first, question.second], basis.axes)
         assert np.allclose(basis.standardise(raw), [question.first_features, question.second_features])
     assert all(any(np.array_equal(v, pair) for pair in basis.pool) for v in basis.reference)
-    assert basis.confidence(basis.prior.covariance) == pytest.approx(0)
+    assert basis.shares == ASSUMED  # nobody was asked
 
 
 def test_the_report_tells_what_was_measured(made: Made) -> None:

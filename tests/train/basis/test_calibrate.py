@@ -123,7 +123,7 @@ def test_an_outcome_is_what_the_replies_say(made: Made, trials: Trials) -> None:
     basis, prompts = made.basis, PROMPTS.dev
     person = simulate_profile(basis, 0)
     measured = trials.outcome([person], STRONG)
-    guidance = Guidance(person.fitted.mean, basis.confidence(person.fitted.covariance))
+    guidance = Guidance(person.fitted.mean)
     replies = generate(
         replace(made.guided, steering=STRONG),
         [Request(p, Options(64, 1.0, seed=i), guidance) for i, p in enumerate(prompts)],
@@ -156,7 +156,8 @@ def test_ten_answers_tell_something_of_a_person(made: Made) -> None:
     assert cosine(true, fitted).mean() > 0.2
     strangers = [cosine(np.roll(true, shift, 0), fitted).mean() for shift in range(1, len(people))]
     assert abs(np.mean(strangers)) < 0.15  # control
-    assert all(0 < made.basis.confidence(p.fitted.covariance) < 1 for p in people)
+    doubt = np.mean([np.trace(p.fitted.covariance) for p in people])
+    assert 0 < doubt < 0.9 * np.trace(made.basis.prior.covariance)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

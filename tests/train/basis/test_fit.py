@@ -94,7 +94,7 @@ def fitted(model: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.slow
 def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Path) -> None:
-    """With learnt axes, the gate and what measures them; nothing of the run is left, nor whose answers they were."""
+    """With learnt axes, what measures them and the kinds' shares; nothing of the run is left, nor whose answers."""
     assert {path.name for path in fitted.folder.iterdir()} == {
         "config.json", "model.safetensors", "questions.jsonl", "README.md", "report.json",
     }  # fmt: skip
@@ -102,8 +102,8 @@ def test_the_folder_holds_a_basis_of_people(fitted: Fitted, model: Path, log: Pa
     assert basis.learnt is not None
     assert basis.learnt.embedder == HIDDEN
     assert basis.num_axes > len(basis.named) > 0
-    assert basis.gate is not None
-    assert basis.gate.kappa > 0
+    assert basis.shares.nothing < 1
+    assert basis.shares == fitted.made.findings.judgement.shares
     assert basis.active
     assert basis.accuracy == fitted.made.findings.judgement.accuracy
     card = (fitted.folder / "README.md").read_text("utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.train.basis.judge import Person, calibration_error, judge
 from personalign.types import Gaussian, Noise
@@ -30,7 +31,7 @@ def test_people_of_the_prior_are_foretold() -> None:
     accuracy = [after.accuracy for after in found.after]
     assert accuracy[2] > accuracy[1] > accuracy[0] == 0.5
     assert found.accuracy == accuracy[2]
-    assert found.gate.kappa > 0.7
+    assert found.shares.nothing < 0.2
     assert found.active
     assert found.calibration_error < 0.05
 
@@ -39,7 +40,7 @@ def test_people_of_the_prior_are_foretold() -> None:
 def test_people_without_taste_stay_with_the_population() -> None:
     """Nothing is gained by leaving it, so nobody does, and questions aren't chosen."""
     found = judge(people(50, 24, 0.0), PRIOR, NOISE, 0)
-    assert found.gate.kappa == 0
+    assert found.shares == Shares(1.0, 0.0)
     assert not found.active
     assert {after.accuracy for after in found.after} == {0.5}
 
@@ -59,7 +60,7 @@ def test_nothing_is_predicted_from_the_same_text() -> None:
         Person(p.v, p.choice, np.column_stack([np.zeros(12, int), np.arange(1, 13)])) for p in people(40, 12, 1.0)
     ]
     assert [after.answers for after in judge(chained, PRIOR, NOISE, 0).after] == [0]
-    assert judge(chained, PRIOR, NOISE, 0).gate.kappa == 0
+    assert judge(chained, PRIOR, NOISE, 0).shares == Shares(1.0, 0.0)
     assert len(judge(people(40, 12, 1.0), PRIOR, NOISE, 0).after) == 3
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
 from personalign.train.basis.build import named_basis
@@ -54,7 +55,7 @@ def test_held_out_people_are_foretold(findings: Findings) -> None:
     assert after[20].log_loss < after[10].log_loss < after[5].log_loss < after[0].log_loss
     assert after[10].accuracy > after[10].population_accuracy + 0.15
     assert after[10].log_loss < after[10].population_log_loss
-    assert findings.judgement.gate.kappa > 0.5
+    assert findings.judgement.shares.nothing < 0.3
     assert findings.judgement.active
     assert findings.judgement.calibration_error < 0.08
     assert findings.held_out == findings.people / 4 == 25
@@ -89,7 +90,7 @@ def test_mixed_up_people_have_nothing_personal(rows: list[Row]) -> None:
     """Where every answer is given to somebody at random, nobody leaves the population, and questions are at random."""
     users = np.random.default_rng(0).permutation([row[0] for row in rows])
     mixed = find(log_of([(str(user), *row[1:]) for user, row in zip(users, rows, strict=True)]), embed)
-    assert mixed.judgement.gate.kappa == 0
+    assert mixed.judgement.shares == Shares(1.0, 0.0)
     assert not mixed.judgement.active
     assert all(step.accuracy == step.population_accuracy for step in mixed.judgement.after)
 

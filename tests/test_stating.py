@@ -20,7 +20,6 @@ from personalign.types import Message, Profile, Statement
 from personalign.words import Axis
 from tests.onboarded import HELLO, onboard
 
-
 BASIS = Basis.load(TINY / "basis")
 
 

@@ -64,12 +64,12 @@ def test_a_request_carries_the_profile_itself(url: str) -> None:
 
 
 def test_where_nothing_is_personal_answers_guide_nothing(url: str, tmp_path: Path) -> None:
-    """Every reply is the model's own, the reason is told, and so is the profile; everybody's taste presses nobody."""
+    """Every reply is that of a stranger, the reason is told, and so is the profile; everybody's taste may be off."""
     basis = Basis.load(TINY / "basis")
     mean = basis.prior.mean + 0.6 * (np.arange(basis.num_axes) == 0)
     everybody = replace(basis, shares=Shares(1.0, 0.0), prior=Gaussian(mean, basis.prior.covariance))
     everybody.save(tmp_path / "basis")
-    with Personalign.open(url, basis=tmp_path / "basis") as p:
+    with Personalign.open(url, basis=tmp_path / "basis", guide_strangers=False) as p:
         onboard(p, "ada", most=4)
         profile = p.profile("ada")
         assert profile.informative == 4
@@ -79,8 +79,11 @@ def test_where_nothing_is_personal_answers_guide_nothing(url: str, tmp_path: Pat
         assert p.chat("nobody", HELLO).reason == "no_answers"
         assert p.chat("ada", HELLO, strength=0).reason == "nothing_personal"
         assert profile.explain() == IMPERSONAL
+    with Personalign.open(url, basis=tmp_path / "basis") as p:
+        reply = p.chat("ada", HELLO)
+        assert (reply.reason, reply.text) == ("population", p.chat("nobody", HELLO).text)
         p.set("ada", length=1)
-        assert p.chat("ada", HELLO).guided  # the control: what a person states is theirs
+        assert p.chat("ada", HELLO).reason is None  # the control: what a person states is theirs
 
 
 def test_who_agrees_with_nobody_in_particular_is_served_less(url: str, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) ->
 
 
 def prequential(
-    people: Sequence[tuple[Record, Int[Ints, "n"]]], prior: Gaussian, noise: Noise
+    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Gaussian, noise: Noise
 ) -> Float[Array, "people 3"]:
     """Log-probability of each person's answers by each kind of people: nothing, few and any.
 
@@ -120,7 +120,7 @@ def prequential(
 
 
 def _prequential(
-    people: Sequence[tuple[Record, Int[Ints, "n"]]], prior: Gaussian, noise: Noise
+    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Gaussian, noise: Noise
 ) -> Float[Array, "people 3"]:
     answers, befores, owner = list[Record](), list[Record](), list[int]()
     for person, (record, group) in enumerate(people):

@@ -1,7 +1,8 @@
 """Choose how strongly profiles act: β, the clip c and the short list K, on dev prompts.
 
-Simulated people are drawn from the prior and asked ten questions; their fitted profiles steer, their true
-weights judge. Allowed are the settings that stay close to the model and break nothing: a bounded mean KL and
+Simulated people are drawn from the prior, each with somebody of opposite tastes, so that what a taste does, such as
+longer replies, isn't taken for damage. They are asked ten questions; their fitted profiles steer, their true weights
+judge. Allowed are the settings that stay close to the model and break nothing: a bounded mean KL and
 no more repetition, emptiness or truncation than unsteered. Among those that reach nine tenths of the largest
 utility the gentlest wins: the last tenth costs as much KL as all the others.
 """
@@ -42,9 +43,14 @@ class SimulatedProfile:
 
 
 def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> SimulatedProfile:
-    """Draw a person from the prior, let them answer chosen questions as the noise model says, and fit."""
+    """Draw a person from the prior, let them answer chosen questions as the noise model says, and fit.
+
+    Those of an odd seed mirror at the prior's mean those of the seed before.
+    """
     rng = np.random.default_rng([seed, 17])
-    weights = rng.multivariate_normal(basis.prior.mean, basis.prior.covariance)
+    mean, (pair, is_mirrored) = basis.prior.mean, divmod(seed, 2)
+    drawn = np.random.default_rng([pair, 17]).multivariate_normal(mean, basis.prior.covariance)
+    weights = 2 * mean - drawn if is_mirrored else drawn
     pool = clip_pairs(basis.pool, basis.prior)
     prior = Mixture(basis.prior, ASSUMED if basis.shares.nothing == 1 else basis.shares)  # else nothing to calibrate
     post, is_left = basis.prior, np.ones(len(pool), dtype=bool)

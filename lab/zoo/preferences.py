@@ -14,7 +14,7 @@ from personalign.bundled import TINY
 from personalign.decode import Models, load_causal, load_expert
 from personalign.train.basis.build import Making, write_basis
 from personalign.train.card import Origin
-from personalign.train.plans import BANK_TEMPERATURE, UNCALIBRATED, Plan, Plans
+from personalign.train.plans import BANK_TEMPERATURE, UNCALIBRATED, Calibration, Plan, Plans
 from personalign.train.prompts import Prompts
 from personalign.types import Message
 
@@ -32,7 +32,8 @@ BANK_PLAN = Plan(
     seed=1,
     num_prompts=NUM_BANK_PROMPTS,
 )
-PLANS = Plans(PLAN, BANK_PLAN, axes="dialogue")
+# who likes long replies gets some that are cut off
+PLANS = Plans(PLAN, BANK_PLAN, calibration=Calibration(tolerance=0.04), axes="dialogue")
 ORIGIN = Origin(
     title="tiny/basis",
     model="tiny",

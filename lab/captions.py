@@ -55,9 +55,9 @@ LEARNT = {
     "ece_max": "calibration error, the worst of all curves",
     "stop.coverage": 'right about fresh pairs where the questions ended at "80 % sure"',
     "stop.mean_questions": "and questions asked",
-    "fit_ms": "one fit of ten answers, ms",
+    "fit_ms": "one fit of twenty answers as served, 32 axes, ms",
     "acquire_ms": "one choice among 10,000 pairs, ms",
-    "bulk_users_per_s": "people fitted a second in bulk, 32 axes",
+    "bulk_users_per_s": "people fitted a second in bulk as served, ten answers, 32 axes",
     "bulk_cov_users_per_s": "the same with covariances",
     "basis_fit_s": "axes from 24,000 answers of 400 people, s",
 }

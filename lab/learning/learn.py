@@ -37,7 +37,7 @@ BARS: Mapping[str, Bar | Between] = {
     **{f"gate.{name}_low": Bar("≥", -1.0) for name in GATED},
     "stop.coverage": Between(0.78, 0.90),
     "stop.mean_questions": Bar("≤", 8),
-    "fit_ms": Bar("≤", 1),
+    "fit_ms": Bar("≤", 5),
     "acquire_ms": Bar("≤", 5),
     "bulk_users_per_s": Bar("≥", 25_000),
     "bulk_cov_users_per_s": Bar("≥", 12_000),

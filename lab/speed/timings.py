@@ -14,9 +14,10 @@ from personalign.learn.ask import acquire
 from personalign.learn.factors import factorise
 from personalign.learn.fit import fit, fit_many
 from personalign.learn.likelihood import probabilities
+from personalign.learn.mixture import Mixture
 from personalign.types import Array, Gaussian, Noise
 
-NUM_AXES, NUM_ANSWERS = 32, 10
+NUM_AXES, NUM_ANSWERS, MANY = 32, 10, 20
 BASIS_RANK = 8
 NOISE = Noise()
 CHOICES = np.array(["a", "b", "tie"])  # numbered as ``fit_many`` does
@@ -33,22 +34,22 @@ def seconds(work: Callable[[], object], repeats: int) -> list[float]:
     return taken[1:]
 
 
-def prior(d: int = NUM_AXES) -> Gaussian:
-    """Of a basis whose people differ on all of its axes."""
-    return Gaussian(np.full(d, 0.1), np.eye(d) * 2 / d)
+def prior(d: int = NUM_AXES) -> Mixture:
+    """As a person is served: nothing sets them apart, or few of all the axes do."""
+    return Mixture(Gaussian(np.full(d, 0.1), np.eye(d) * 2 / d))
 
 
-def people(num: int, seed: int = 0) -> tuple[Array, Integer[NDArray[np.int64], "num n"]]:
-    """Pairs of ten answers each, (num, 10, d), and what people drawn from the prior say of them."""
-    rng = np.random.default_rng(seed)
-    v = rng.normal(size=(num, NUM_ANSWERS, NUM_AXES))
+def people(num: int, num_answers: int = NUM_ANSWERS) -> tuple[Array, Integer[NDArray[np.int64], "num n"]]:
+    """Pairs, (num, n, d), and what people drawn from the prior's Gaussian say of them."""
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(num, num_answers, NUM_AXES))
     weights = rng.normal(size=(num, NUM_AXES)) * np.sqrt(2 / NUM_AXES) + 0.1
     return v, _say((v @ weights[:, :, None])[:, :, 0], rng)
 
 
 def fit_seconds(repeats: int) -> list[float]:
-    """A fit of ten answers."""
-    v, outcome = people(1)
+    """A fit of twenty answers."""
+    v, outcome = people(1, MANY)
     choice, prior_ = _words(outcome[0]), prior()
     return seconds(lambda: fit(v[0], choice, prior_, NOISE), repeats)
 

@@ -48,7 +48,7 @@ ASK = Plan(
     seed=1,
     num_prompts=420,
 )
-GRID = tuple(Steering(beta, 3.0, 20) for beta in (4.0, 8.0, 16.0))
+GRID = tuple(Steering(beta, 3.0, 20) for beta in (4.0, 6.0, 8.0, 11.0, 16.0))
 # plain, two of three replies are cut off and every seventh word repeats: people who like more get more of both
 PLANS = Plans(LEARN, ASK, HeadRecipe(), Calibration(GRID, num_people=4, tolerance=0.16))
 ORIGIN = Origin(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
-from personalign.learn.drift import Drift, fade, log_loss, watch
+from personalign.learn.drift import Drift, fade, watch
 from personalign.learn.fit import fit
 from personalign.learn.mixture import Mixture
 from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
@@ -32,10 +32,8 @@ from personalign.messages import MAX_REPLIES, Conversation, Feedback, check_text
 from personalign.options import check_choice, check_name, check_number, check_switch, check_whole
 from personalign.store import Answer, Fit, Key, Presentation, Shown, Statements, Store
 from personalign.types import (
-    INFORMATIVE,
     SIDES,
     SPREADS,
-    WEIGHTS,
     Array,
     Choice,
     Gaussian,
@@ -129,7 +127,7 @@ class Onboarding:
         for name, value in (("question", question_id), ("choice", choice)):
             if not isinstance(value, str) or not value.isprintable() or len(value) > 64:
                 raise QuestionError(f"the {name} is {shown(value)}, expected a question's id and one of its choices")
-        return self._named(self._store.commit_answer(user, question_id, choice, self._fit_of(user), self._judge))
+        return self._named(self._store.commit_answer(user, question_id, choice, self._fit_of(user)))
 
     def reask(self, user: str) -> Question | None:
         """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
@@ -154,7 +152,7 @@ class Onboarding:
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
-        profile = self._store.undo_answer(user, self._basis.id, self._fit_of(user), self._judge)
+        profile = self._store.undo_answer(user, self._basis.id, self._fit_of(user))
         if profile is None:
             raise QuestionError("there is no answer to take back; answer a question first")
         return self._named(profile)
@@ -168,9 +166,7 @@ class Onboarding:
         v = self.compare(feedback.prompt, first, second)
         sides = replace(Shown.pair(user, name, feedback.prompt, first, second, v), kind=feedback.kind)
         choice = "a" if sides.a == feedback.chosen else "b"
-        return self._named(
-            self._store.commit_feedback(user, self._basis.id, sides, choice, self._fit_of(user), self._judge, person)
-        )
+        return self._named(self._store.commit_feedback(user, self._basis.id, sides, choice, self._fit_of(user), person))
 
     def set(self, user: str, positions: Mapping[str, float | None]) -> Profile:
         """Store where a person wants named axes, and the profile fitted with it; None takes back all stated on one."""
@@ -201,7 +197,7 @@ class Onboarding:
 
     def _state(self, user: str, stated: Statements) -> Profile:
         person, fit = self._store.person(user), self._fit_of(user, stated)
-        profile = self._store.commit_statements(user, self._basis.id, stated, fit, self._judge, person)
+        profile = self._store.commit_statements(user, self._basis.id, stated, fit, person)
         return self._named(profile or self._basis.first_profile(user))
 
     def drift(self, user: str) -> Drift:
@@ -216,7 +212,7 @@ class Onboarding:
             measured = features(self._basis, [shown.prompt] * len(texts), texts, self._embed)
             return measured if shown.others else np.asarray(measured[0] - measured[1])
 
-        profile = self._store.adopt(user, self._basis.id, measure, self._fit_of(user), self._judge)
+        profile = self._store.adopt(user, self._basis.id, measure, self._fit_of(user))
         return None if profile is None else self._named(profile)
 
     def profile(self, user: str) -> Profile:
@@ -281,28 +277,6 @@ class Onboarding:
         of_first, of_second = features(self._basis, [prompt, prompt], [first, second], self._embed)
         return np.asarray(of_first - of_second)
 
-    def _judge(self, before: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-        """Note how well each answer was predicted by those before it, where that is missing."""
-        if all(self._is_judged(answer) for answer in answers):
-            return answers
-        if all(self._is_judged(answer) for answer in answers[:-1]):
-            first = before or self._basis.first_profile("")
-            return (*answers[:-1], self._judged(answers[-1], first.posterior))
-        judged: list[Answer] = []  # from another basis,: all of them anew
-        for answer in answers:
-            judged.append(self._judged(answer, self._fit(judged)))
-        return tuple(judged)
-
-    def _is_judged(self, answer: Answer) -> bool:
-        has_loss = answer.loss is not None or answer.choice not in SIDES
-        is_silent = answer.choice not in INFORMATIVE or WEIGHTS[answer.kind] == 0
-        return has_loss or is_silent
-
-    def _judged(self, answer: Answer, before: Gaussian) -> Answer:
-        v, choice = stand_in(answer.v, answer.choice)
-        loss = log_loss(v, choice, before, self._basis.noise, answer.kind)
-        return replace(answer, loss=loss)
-
     def _fit_of(self, user: str, news: Statements = MappingProxyType({})) -> Fit:
         """What fits a person's answers, given what they stated and what they state now."""
 
@@ -313,7 +287,7 @@ class Onboarding:
 
         return fit_stated
 
-    def _fit(self, answers: Sequence[Answer], stated: Sequence[Statement] = ()) -> Gaussian:
+    def _fit(self, answers: Sequence[Answer], stated: Sequence[Statement]) -> Gaussian:
         kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
         days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
         weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, self._watch(answers).holds)

@@ -18,9 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-from personalign.learn.fit import predict
 from personalign.messages import FEEDBACK
-from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Gaussian, Noise
+from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Gaussian
 
 CHANGE = 0.01  # the chance of a change before an answer
 ALARM = 0.87  # the chance of a change since the last alarm from which on there is another alarm
@@ -98,19 +97,6 @@ class _Beliefs:
     def likeliest(self) -> int:
         """Index of the answer with which the newest taste most likely began."""
         return int(self.since[self.log_chance.argmax()])
-
-
-def log_loss(v: Float[Array, "d"], choice: str, post: Gaussian, noise: Noise, kind: str = "question") -> float | None:
-    """−log of the probability that a profile gave to an answer before it came; None where it takes no side.
-
-    Feedback follows the taste less often than answers do: √weight draws its probability towards ½, which inverts the
-    formula of ``types.WEIGHTS``.
-    """
-    if choice not in SIDES:
-        return None
-    left = float(predict(v[np.newaxis], post, noise)[0])
-    chance = 0.5 + np.sqrt(WEIGHTS[kind]) * ((left if SIDES[choice] == "a" else 1 - left) - 0.5)
-    return float(-np.log(chance))
 
 
 def watch(v: Float[Array, "n d"], choices: Sequence[str], kinds: Sequence[str], prior: Gaussian) -> Drift:

@@ -45,8 +45,7 @@ class Change:
 
     state: State
     answers: tuple[Answer, ...]  # that stand after it, oldest first; a new one has no number yet
-    write: Callable[[Session, tuple[Answer, ...]], None]  # its rows; of the answers stored before, none
-    is_needed: bool = True  # False where only losses and gains may be missing
+    write: Callable[[Session], None]  # its rows; of the answers stored before, none
     is_complete: bool = False  # whether the basis has all of the person's answers afterwards
 
 
@@ -90,9 +89,9 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
     seconds = max(0.0, (now() - shown.shown_at).total_seconds())
     given = _given(presentation_id, choice, records.to_presentation(shown), seconds)
 
-    def write(session: Session, answers: tuple[Answer, ...]) -> None:
+    def write(session: Session) -> None:
         _set_state(records.find_presentation(session, user, presentation_id), "answered")
-        session.add(records.new_answer(session, user, answers[-1]))
+        session.add(records.new_answer(session, user, given))
 
     return Change(state, (*state.answers, given), write)
 
@@ -108,18 +107,19 @@ def observe(session: Session, user: str, basis_id: str, shown: Shown, choice: st
         return state.profile
     is_new, presentation_id = row is None, secrets.token_hex(16) if row is None else row.id
     others = tuple(other for other in state.answers if other.presentation_id != presentation_id)
+    given = _given(presentation_id, choice, shown)
 
-    def write(session: Session, answers: tuple[Answer, ...]) -> None:
+    def write(session: Session) -> None:
         _add_newcomer(session, state)
         if is_new:
             session.add(records.new_presentation(user, basis_id, shown, "answered", presentation_id))
         else:
             _undo(session, presentation_id)
         session.flush()  # before its answer: the index allows one that stands
-        session.add(records.new_answer(session, user, answers[-1]))
+        session.add(records.new_answer(session, user, given))
         _drop_oldest(session, user, basis_id)
 
-    return Change(state, newest((*others, _given(presentation_id, choice, shown))), write)
+    return Change(state, newest((*others, given)), write)
 
 
 def declare(session: Session, user: str, basis_id: str, stated: Statements) -> Change | Profile | None:
@@ -130,7 +130,7 @@ def declare(session: Session, user: str, basis_id: str, stated: Statements) -> C
     if not news:
         return state.profile
 
-    def write(session: Session, _: tuple[Answer, ...]) -> None:
+    def write(session: Session) -> None:
         _add_newcomer(session, state)
         records.add_statements(session, user, news)
 
@@ -145,7 +145,7 @@ def undo(session: Session, user: str, basis_id: str) -> Change | None:
         return None
     last = asked[-1]
 
-    def write(session: Session, _: tuple[Answer, ...]) -> None:
+    def write(session: Session) -> None:
         if last.kind != TRIAL and (waiting := records.find_open(session, user, basis_id)) is not None:
             _set_state(waiting, "withdrawn")
             session.flush()  # before the other opens: the index allows one
@@ -164,42 +164,38 @@ def newest(answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
     return tuple(given for given in answers if given.presentation_id not in old)
 
 
-def write(session: Session, change: Change, answers: tuple[Answer, ...], fitted: Gaussian) -> Profile:
-    """Write a change with the profile that follows from it; ``answers`` are the change's, judged."""
+def write(session: Session, change: Change, fitted: Gaussian) -> Profile:
+    """Write a change with the profile that follows from it."""
     state = change.state
-    change.write(session, answers)
-    for before, judged in zip(change.answers, answers, strict=True):
-        if judged is not before and before.number and (row := records.find_answer(session, before.presentation_id)):
-            row.loss, row.gain = judged.loss, judged.gain
-            records.seal(row)
+    change.write(session)
     person = session.get_one(UserRow, state.user)
     person.home = state.basis_id if change.is_complete or person.home in {None, state.basis_id} else SCATTERED
     session.flush()
-    return records.write_profile(session, state, answers, fitted)
+    return records.write_profile(session, state, change.answers, fitted)
 
 
-def copy(state: State, originals: Sequence[Original], measure: Measure) -> Change:
-    """Draft copies of answers that the basis lacks, with features under it."""
+def copy(state: State, originals: Sequence[Original], measure: Measure) -> Change | None:
+    """Draft copies of answers that the basis lacks, with features under it; None where it lacks nothing."""
+    if not originals and not state.is_behind:
+        return None
     copies = []
     for shown, given in originals:
         name, v = hashlib.sha256(f"{shown.id}\0{state.basis_id}".encode()).hexdigest()[:32], measure(shown)
-        copies.append((replace(shown, v=v), replace(given, presentation_id=name, v=v, loss=None, gain=None)))
+        copies.append((replace(shown, v=v), replace(given, presentation_id=name, v=v)))
 
-    def write(session: Session, judged: tuple[Answer, ...]) -> None:
-        newest_of = {answer.presentation_id: answer for answer in judged}
+    def write(session: Session) -> None:
         for shown, given in copies:
             name = given.presentation_id
             session.add(records.new_presentation(state.user, state.basis_id, shown, "answered", name, origin=shown.id))
             session.flush()
-            session.add(records.new_answer(session, state.user, newest_of.get(name, given)))
+            session.add(records.new_answer(session, state.user, given))
 
     answers = sorted((*state.answers, *(given for _, given in copies)), key=lambda answer: answer.number)
-    is_needed = bool(copies) or state.is_behind
-    return Change(state, newest(tuple(answers)), write, is_needed=is_needed, is_complete=True)
+    return Change(state, newest(tuple(answers)), write, is_complete=True)
 
 
-def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
-    """List the people whose answers or statements this basis lacks, or whose record a gate hasn't judged."""
+def behind(session: Session, basis_id: str) -> list[str]:
+    """List the people whose answers or statements this basis lacks."""
     other = aliased(PresentationRow)
     is_known = exists().where(
         other.user_id == PresentationRow.user_id,
@@ -221,10 +217,7 @@ def behind(session: Session, basis_id: str, is_gated: bool) -> list[str]:
     is_unheard = exists().where(StatementRow.user_id == UserRow.id, ~is_fitted)
     # two ranges, which the index serves; "differs" would read every row
     is_elsewhere = or_(UserRow.home < basis_id, UserRow.home > basis_id)
-    lacking = select(UserRow.id).where(is_elsewhere, or_(is_lacking, is_unheard))
-    unjudged = select(ProfileRow.user_id).where(ProfileRow.basis_id == basis_id, ProfileRow.gain.is_(None))
-    people = set(session.scalars(lacking))
-    return sorted(people | set(session.scalars(unjudged)) if is_gated else people)
+    return sorted(session.scalars(select(UserRow.id).where(is_elsewhere, or_(is_lacking, is_unheard))))
 
 
 def find_lacking(session: Session, user: str, basis_id: str) -> tuple[State, list[Original]]:

@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from math import fsum
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -35,7 +34,7 @@ MOST_FEEDBACK = 100  # pieces of a person's that are fitted: the newest
 DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a backup, or forget the person"
 # columns that a value has under the same name
 SHOWN = ("question_id", "a", "b", "swapped", "kind", "graded")
-GIVEN = ("presentation_id", "choice", "seconds", "answered_at", "loss", "gain")
+GIVEN = ("presentation_id", "choice", "seconds", "answered_at")
 Sealed = PresentationRow | AnswerRow | ProfileRow | StatementRow | TrialRow | ComparisonRow
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", "num_erased", *TEXTS}  # the digest stands for the texts
@@ -239,7 +238,6 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
         standing=len(answers),
         answers=sum(answer.kind in {"question", TRIAL} for answer in answers),
         informative=int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE)),
-        gain=_gain(answers),
         stated=_newest_statement(session, state.user),
         num_axes=d,
         mean=encode(fitted.mean),
@@ -295,11 +293,6 @@ def _standing(user: str, basis_id: str) -> Select[AnswerRow, PresentationRow]:
         .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
         .where(AnswerRow.user_id == user, PresentationRow.basis_id == basis_id, AnswerRow.undone_at.is_(None))
     )
-
-
-def _gain(answers: tuple[Answer, ...]) -> float | None:
-    gains = [answer.gain for answer in answers if answer.choice in INFORMATIVE and WEIGHTS[answer.kind] > 0]
-    return None if None in gains else fsum(gain for gain in gains if gain is not None)
 
 
 def _same(source: object, names: Iterable[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from personalign.store.files import make_file, require_file
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0011"  # stated here, so that opening a store needn't import alembic
+HEAD = "0012"  # stated here, so that opening a store needn't import alembic
 _ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
 
 

@@ -30,7 +30,6 @@ from personalign.store.values import (
     Answer,
     Comparison,
     Fit,
-    Judge,
     Key,
     Measure,
     Person,
@@ -39,7 +38,6 @@ from personalign.store.values import (
     State,
     Statements,
     Trial,
-    leave_unjudged,
 )
 from personalign.types import Profile, Statement
 
@@ -165,24 +163,15 @@ class Store:
         """Return the answers that stand, oldest first."""
         return self.state(user, basis_id).answers
 
-    def commit_answer(
-        self, user: str, presentation_id: str, choice: str, fit: Fit, judge: Judge = leave_unjudged
-    ) -> Profile:
+    def commit_answer(self, user: str, presentation_id: str, choice: str, fit: Fit) -> Profile:
         """Store an answer and the profile fitted with it, both or neither; the same answer again changes nothing.
 
         QuestionError for what isn't this person's or was withdrawn; AlreadyAnswered where it has another answer.
         """
-        return _present(self._commit(lambda: self._look(answering.answer, user, presentation_id, choice), fit, judge))
+        return _present(self._commit(lambda: self._look(answering.answer, user, presentation_id, choice), fit))
 
     def commit_feedback(
-        self,
-        user: str,
-        basis_id: str,
-        shown: Shown,
-        choice: str,
-        fit: Fit,
-        judge: Judge = leave_unjudged,
-        person: Person | None = None,
+        self, user: str, basis_id: str, shown: Shown, choice: str, fit: Fit, person: Person | None = None
     ) -> Profile:
         """Store which of two replies feedback chose, and the profile fitted with it, both or neither.
 
@@ -192,41 +181,29 @@ class Store:
         check_user(user)
         if person is None:
             self._look(records.check_known, user)
-        return _present(
-            self._commit(lambda: self._look(answering.observe, user, basis_id, shown, choice), fit, judge, person)
-        )
+        return _present(self._commit(lambda: self._look(answering.observe, user, basis_id, shown, choice), fit, person))
 
     def commit_statements(
-        self,
-        user: str,
-        basis_id: str,
-        stated: Statements,
-        fit: Fit,
-        judge: Judge = leave_unjudged,
-        person: Person | None = None,
+        self, user: str, basis_id: str, stated: Statements, fit: Fit, person: Person | None = None
     ) -> Profile | None:
         """Store what a person states or takes back, and the profile fitted with it, both or neither.
 
         What holds already changes nothing; None where nothing is known then. Newcomers are added as by feedback.
         """
         check_user(user)
-        return self._commit(lambda: self._look(answering.declare, user, basis_id, stated), fit, judge, person)
+        return self._commit(lambda: self._look(answering.declare, user, basis_id, stated), fit, person)
 
-    def undo_answer(self, user: str, basis_id: str, fit: Fit, judge: Judge = leave_unjudged) -> Profile | None:
+    def undo_answer(self, user: str, basis_id: str, fit: Fit) -> Profile | None:
         """Withdraw the newest answer, and open its question again in place of another; None without answers."""
-        return self._commit(lambda: self._look(answering.undo, user, basis_id), fit, judge)
+        return self._commit(lambda: self._look(answering.undo, user, basis_id), fit)
 
-    def behind(self, basis_id: str, is_gated: bool = False) -> list[str]:
-        """List the people with an answer under another basis that this one lacks, or that a gate hasn't judged."""
-        return self._look(answering.behind, basis_id, is_gated)
+    def behind(self, basis_id: str) -> list[str]:
+        """List the people with an answer or a statement that this basis lacks."""
+        return self._look(answering.behind, basis_id)
 
-    def adopt(
-        self, user: str, basis_id: str, measure: Measure, fit: Fit, judge: Judge = leave_unjudged
-    ) -> Profile | None:
+    def adopt(self, user: str, basis_id: str, measure: Measure, fit: Fit) -> Profile | None:
         """Copy a person's answers from other bases, measured anew, and fit them; None where nothing is lacking."""
-        return self._commit(
-            lambda: answering.copy(*self._look(answering.find_lacking, user, basis_id), measure), fit, judge
-        )
+        return self._commit(lambda: answering.copy(*self._look(answering.find_lacking, user, basis_id), measure), fit)
 
     def start_trial(self, basis_id: str, arms: Sequence[str]) -> Trial:
         """Start a trial of a basis; the one that runs, or InputError where that has other arms."""
@@ -305,21 +282,18 @@ class Store:
             return read(session, *keys, **named)
 
     def _commit(
-        self, draft: Callable[[], Change | Profile | None], fit: Fit, judge: Judge, person: Person | None = None
+        self, draft: Callable[[], Change | Profile | None], fit: Fit, person: Person | None = None
     ) -> Profile | None:
         """Draft, fit and write a change; once more where others changed the same in between."""
         for _ in range(ATTEMPTS):
             change = draft()
             if not isinstance(change, Change):
                 return change
-            answers = judge(change.state.profile, change.answers)
-            if not change.is_needed and answers is change.answers:
-                return None
-            fitted = fit(answers)
+            fitted = fit(change.answers)
             with self._write() as session:
                 self._check_alive(session, person)
                 if records.is_unchanged(session, change.state):
-                    return answering.write(session, change, answers, fitted)
+                    return answering.write(session, change, fitted)
         raise Conflict("other processes changed the same profile again and again; try again")
 
     def _check_alive(self, session: Session, person: Person | None) -> None:

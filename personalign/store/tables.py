@@ -96,8 +96,8 @@ class Table(DeclarativeBase):
     }
 
 
-def _index_where(name: str, condition: str, *columns: str, unique: bool = True) -> Index:
-    return Index(name, *columns, unique=unique, sqlite_where=text(condition))
+def _unique_where(name: str, condition: str, *columns: str) -> Index:
+    return Index(name, *columns, unique=True, sqlite_where=text(condition))
 
 
 class UserRow(Table):
@@ -136,7 +136,7 @@ class PresentationRow(Table):
     __table_args__ = (
         CheckConstraint("state IN ('open', 'answered', 'withdrawn')", name="state"),
         # at most one open question per person and basis, even in a race; of a trial's there may be several
-        _index_where("uq_presentations_open", f"state = 'open' AND kind <> '{TRIAL}'", "user_id", "basis_id"),
+        _unique_where("uq_presentations_open", f"state = 'open' AND kind <> '{TRIAL}'", "user_id", "basis_id"),
         Index(None, "user_id", "basis_id", "question_id"),
     )
 
@@ -164,13 +164,12 @@ class AnswerRow(Table):
     """One answer; an undone one stays, marked.
 
     ``number`` grows with each answer of a person, and a copy for another basis keeps it: clocks may go back.
-    ``loss`` is its log-loss under the profile before it, ``gain`` how much better that predicted it than everybody's.
     """
 
     __tablename__ = "answers"
     __table_args__ = (
         CheckConstraint(f"choice IN ({', '.join(repr(choice) for choice in ANSWERS)})", name="choice"),
-        _index_where("uq_answers_live", "undone_at IS NULL", "presentation_id"),
+        _unique_where("uq_answers_live", "undone_at IS NULL", "presentation_id"),
         Index(None, "user_id", "number"),
         Index(None, "presentation_id"),  # the partial one can't serve the foreign key
     )
@@ -183,8 +182,6 @@ class AnswerRow(Table):
     seconds: Mapped[float]
     answered_at: Mapped[datetime]
     undone_at: Mapped[datetime | None]
-    loss: Mapped[float | None]
-    gain: Mapped[float | None]  # nats; none without a gate
     checksum: Mapped[Text64]
 
 
@@ -192,8 +189,6 @@ class ProfileRow(Table):
     """A person's profile on one basis, as the last change left it."""
 
     __tablename__ = "profiles"
-    # those whose record a gate has still to judge
-    __table_args__ = (_index_where("ix_profiles_unjudged", "gain IS NULL", "basis_id", "user_id", unique=False),)
 
     user_id: Mapped[UserKey] = mapped_column(primary_key=True)
     basis_id: Mapped[BasisKey] = mapped_column(primary_key=True)
@@ -201,7 +196,6 @@ class ProfileRow(Table):
     standing: Mapped[int]  # rows that it was fitted from: none may be missing
     answers: Mapped[int]
     informative: Mapped[int]
-    gain: Mapped[float | None]  # of the answers that stand; none where one of them has none
     num_axes: Mapped[int]
     mean: Mapped[bytes]
     covariance: Mapped[bytes]
@@ -240,7 +234,7 @@ class TrialRow(Table):
     """A trial of several ways to write; its arms never change."""
 
     __tablename__ = "trials"
-    __table_args__ = (_index_where("uq_trials_running", "stopped_at IS NULL", "basis_id"),)  # one at a time
+    __table_args__ = (_unique_where("uq_trials_running", "stopped_at IS NULL", "basis_id"),)  # one at a time
 
     id: Mapped[Text32] = mapped_column(primary_key=True)
     basis_id: Mapped[BasisKey]

@@ -74,8 +74,6 @@ class Answer:
     answered_at: datetime
     kind: str = "question"  # as in ``Shown``
     question_id: str = ""  # of what was answered
-    loss: float | None = None  # log-loss under the profile before it, where that took a side
-    gain: float | None = None  # nats by which that predicted it better than everybody's, where there is a gate
     number: int = 0  # grows with a person's answers; 0 until it is stored
 
 
@@ -131,19 +129,8 @@ Statements = Mapping[Key, Statement | None]
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
 """From all answers that stand, oldest first, to the posterior. It runs outside of every transaction."""
 
-Judge = Callable[[Profile | None, tuple[Answer, ...]], tuple[Answer, ...]]
-"""From the profile before a change and the answers that stand after it, to the answers with their loss and gain.
-
-Where it has nothing to add, it returns the very tuple.
-"""
-
 Measure = Callable[[Presentation], Array]
 """From what was shown to its features under another basis, as in ``Shown``."""
-
-
-def leave_unjudged(_: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    """Judge nothing."""
-    return answers
 
 
 def check_finite(what: str, *arrays: Array | float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from personalign.learn.drift import EVERY, SETTLED, Drift, fade, log_loss, watch
+from personalign.learn.drift import EVERY, SETTLED, Drift, fade, watch
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.types import Gaussian
 from tests.learn.people import NOISE, SWAPPED, Array, answers, prior_of
@@ -176,16 +176,6 @@ def test_a_hundred_answers_are_watched_in_milliseconds() -> None:
         watch(v, ["a", "b"] * 50, ["question"] * 100, prior)
         taken.append(time.process_time() - start)
     assert min(taken) < 0.010
-
-
-def test_a_loss_is_what_was_predicted() -> None:
-    """An answer's own log-loss; none for a tie; feedback is predicted less surely."""
-    v = np.ones(6)
-    right = float(predict(v[np.newaxis], PRIOR, NOISE)[0])
-    assert log_loss(v, "a", PRIOR, NOISE) == pytest.approx(-np.log(right))
-    assert log_loss(v, "b", PRIOR, NOISE) == pytest.approx(-np.log(1 - right))
-    assert log_loss(v, "tie", PRIOR, NOISE) is None
-    assert log_loss(v, "a", PRIOR, NOISE, "thumbs") == pytest.approx(-np.log(0.5 + 0.6 * (right - 0.5)))
 
 
 def test_weights_halve_with_age() -> None:

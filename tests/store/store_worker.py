@@ -190,7 +190,7 @@ def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, br
     draw = random.Random(seed)
     path = Path(url.removeprefix("sqlite:///"))
     killed = wedged = 0
-    for turn in range(kills or 200):
+    for turn in range(kills or 1000):
         for file in path.parent.glob(path.name + "*"):
             file.unlink()
         if kills:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from personalign.errors import ProfileError
-from personalign.store import Answer, Shown, Store
-from personalign.types import Array, Profile
+from personalign.store import Shown, Store
+from personalign.types import Array
 
 
 def twice(shown) -> Array:
@@ -22,18 +20,14 @@ def bases(store: Store) -> None:
     store.save_basis("third", "tiny", {})
 
 
-def judge(_: Profile | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
-    return tuple(replace(answer, loss=0.5, gain=0.5) for answer in answers)
-
-
 def choices(store: Store, basis: str) -> list[str]:
     return [answer.choice for answer in store.answers("ada", basis)]
 
 
 def test_answers_and_feedback_follow_with_their_times(store: Store, show, fit) -> None:
-    """They are measured, judged and fitted anew; the old basis keeps answers, profile and an open question."""
+    """They are measured and fitted anew; the old basis keeps answers, profile and an open question."""
     for number, choice in enumerate(("a", "skip", "tie")):
-        store.commit_answer("ada", show(f"q{number}", v=(number, 1, 2)).id, choice, fit, judge)
+        store.commit_answer("ada", show(f"q{number}", v=(number, 1, 2)).id, choice, fit)
     shown = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind="edit")
     store.commit_feedback("ada", "basis", shown, "b", fit)
     waiting = show("q9")
@@ -51,7 +45,6 @@ def test_answers_and_feedback_follow_with_their_times(store: Store, show, fit) -
             other.answered_at,
             other.number,
         )
-        assert other.loss is None  # it was another basis's
         assert other.v.tolist() == (2 * one.v).tolist()
     after = store.profile("ada", "basis")
     assert (after.revision, after.mean.tobytes()) == (before.revision, before.mean.tobytes())

@@ -49,7 +49,7 @@ VERBS: dict[str, Callable[[Store, Any], object]] = {
     "state": lambda store, fit: store.commit_statements("ada", "basis", STATED, fit, person=store.person("ada")),
     "undo": lambda store, fit: store.undo_answer("ada", "basis", fit),
     "profile": lambda store, _: store.profile("ada", "basis"),
-    "behind": lambda store, _: (store.behind("second"), store.behind("second", is_gated=True)),
+    "behind": lambda store, _: store.behind("second"),
     "refit": lambda store, fit: store.adopt("ada", "second", lambda shown: shown.v, fit),
     "compare": lambda store, _: (compare(store, "ada"), store.open_comparison("ada", "basis", "trial:1")),
     "choose an arm": lambda store, fit: store.commit_answer("ada", compare(store, "ada"), "a", fit),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from personalign.errors import StoreError
 from personalign.store import Shown, Store, database, records, schema
@@ -63,9 +64,9 @@ def say(store: Store, user: str) -> str:
     profile = store.profile(user, "basis")
     return repr(
         [
-            [(a.choice, a.v.tobytes(), a.seconds, a.answered_at, a.kind, a.question_id, a.loss) for a in state.answers],
+            [(a.choice, a.v.tobytes(), a.seconds, a.answered_at, a.kind, a.question_id) for a in state.answers],
             [(p.a, p.b, p.prompt, p.swapped, p.v.tobytes(), p.shown_at) for p in shown],
-            profile and (profile.revision, profile.answers, profile.informative, profile.gain, profile.user),
+            profile and (profile.revision, profile.answers, profile.informative, profile.user),
             profile and (profile.mean.tobytes(), profile.covariance.tobytes(), profile.stated),
             [*store.standing(user).values()],
         ]
@@ -207,3 +208,46 @@ def test_a_migration_seals_what_was_stored_and_blesses_no_damage(filled: Store, 
         assert store.exposures("basis") == {"q0": 2, "q1": 2, "q2": 2}
         with pytest.raises(StoreError, match="checksum"):
             store.state("ben", "basis")
+
+
+def figured(store: Store) -> list[tuple[str, tuple[Any, ...]]]:
+    """The statements that give answers and profiles figures, and checksums over them, as revision 0011 had."""
+    statements = []
+    tables = (AnswerRow, "id", {"loss": 0.5, "gain": -0.25}), (ProfileRow, "user_id", {"gain": 0.75})
+    with store._read() as session:
+        for table, key, figures in tables:
+            names = ", ".join(f"{name} = ?" for name in figures)
+            for row in session.scalars(select(table)):
+                values = {name: getattr(row, name) for name in set(row.__table__.columns.keys()) - {"id", "checksum"}}
+                sealed = {name: value for name, value in values.items() if name != "stated" or value}
+                statement = f"UPDATE {table.__tablename__} SET {names}, checksum = ? WHERE {key} = ?"
+                checksum = records.checksum(sealed | figures)
+                statements.append((statement, (*figures.values(), checksum, getattr(row, key))))
+    return statements
+
+
+def test_figures_go_and_nothing_else_changes(filled: Store, raw, url: str, fit) -> None:
+    """Rows of 0011 are sound without their figures, and can be refitted; what was damaged is, up and down and up."""
+    filled.save_basis("second", "tiny", {})
+    filled.commit_statements("ada", "basis", {("length", "set"): Statement("length", 0.5)}, fit)
+    sound, statements = say(filled, "ada"), figured(filled)
+    filled.close()
+    schema.migrate(database.locate(url), "0011")
+    for statement in statements:
+        raw.execute(*statement)
+    figure, choice = raw.execute("SELECT id FROM answers WHERE user_id = 'ben' LIMIT 2").fetchall()
+    raw.execute("UPDATE answers SET loss = 0.125 WHERE id = ?", figure)
+    raw.execute("UPDATE answers SET choice = 'tie' WHERE id = ?", choice)
+    raw.execute("UPDATE profiles SET informative = 9 WHERE user_id = 'ben'")
+    for target in (schema.HEAD, "0011", schema.HEAD):
+        schema.migrate(database.locate(url), target)
+    with Store.open(url) as store:
+        assert say(store, "ada") == sound
+        assert num_damaged(store.export("ada")) == 0
+        damaged = store.export("ben")
+        assert [(row["id"],) for row in damaged["tables"]["answers"] if "damaged" in row] == [figure, choice]
+        assert num_damaged(damaged) == 3
+        with pytest.raises(StoreError, match="checksum"):
+            store.profile("ben", "basis")
+        assert store.behind("second") == ["ada", "ben"]
+        assert store.adopt("ada", "second", lambda shown: shown.v, fit).answers == 2

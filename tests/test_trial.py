@@ -14,8 +14,6 @@ import pytest
 
 from personalign.basis import Basis
 from personalign.bundled import TINY
-from personalign.decode import Request
-from personalign.decode.engine import generate
 from personalign.demo.run import load_prompts
 from personalign.errors import AlreadyAnswered, BasisError, EngineError, InputError, QuestionError
 from personalign.learn.shares import COUNTED
@@ -23,7 +21,7 @@ from personalign.messages import instructed
 from personalign.service import Personalign
 from personalign.store import Comparison, Trial
 from personalign.trial import ARMS, draw, report
-from personalign.types import Gaussian, Guidance, Message
+from personalign.types import Gaussian, Message
 from tests.decode.test_failures import failing
 from tests.onboarded import HELLO, onboard
 
@@ -158,8 +156,8 @@ def test_each_arm_writes_in_its_own_way(open_store: Callable[..., Personalign], 
     alone = {
         "plain": p.chat("ada", HELLO, strength=0).text,
         "personal": p.chat("ada", HELLO).text,
-        "words": p.chat("nobody", words).text,
-        "population": generate(p.models, [Request(HELLO, guidance=Guidance(p.basis.prior.mean))])[0].text,
+        "words": p.chat("ada", words, strength=0).text,
+        "population": p.chat("a stranger", HELLO).text,
     }
     written: dict[object, str] = {}
     for _ in range(40):

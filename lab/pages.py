@@ -67,14 +67,17 @@ def _rows(name: str) -> dict[str, Any]:
 
 
 def _readme() -> str:
-    people = _load("people")["figures"]
+    people, prose = _load("people")["figures"], _rows("prose")
     rows = [
         ["the profile agrees with the hidden taste, on pairs nobody asked about", _summary(people, "agreement")],
         ["people like their own replies better, in standard deviations", _summary(people, "utility_personal")],
         ["the same when only the profile's length weight acts", _summary(people, "utility_length")],
+        ["people like SmolLM2's replies better after ten picks", _interval(prose["smollm2.gain.tilt.picks"])],
+        ["the same after ten pairs", _interval(prose["smollm2.gain.tilt"])],
+        ["the same by a stranger's profile after ten picks", _interval(prose["smollm2.gain.stranger.picks"])],
         ["speed with a personal reward ÷ without (110 M, 8 at once)", _interval(_rows("decode")[SPEED])],
     ]
-    return _table(["`personalign bench people`, `personalign bench decode`", "measured"], rows)
+    return _table(["`personalign bench people`, `quality --model smollm2` and `decode`", "measured"], rows)
 
 
 def _people() -> str:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp
+from scipy.stats import cauchy, multivariate_t
 
 from personalign.basis import ASSUMED, Shares
 from personalign.errors import InputError, QuestionError
@@ -368,6 +369,48 @@ def test_the_mean_and_the_chances_are_those_of_brute_force(n: int, noise: Noise)
     assert np.mean(off_chance) < 0.03
     assert max(off_chance) < 0.1
     assert np.mean(off_alone) > 4 * np.mean(off)
+
+
+def of_few_by_brute_force(record: Record, prior: Gaussian, num: int = 20_000) -> tuple[Array, float]:
+    """By importance sampling the medians of Cauchy's weights, which have no mean, and the evidence.
+
+    Half of the draws are of the prior, the others of long tails around the fit.
+    """
+    rng, d, deviation = np.random.default_rng(0), len(prior.mean), np.sqrt(np.diag(prior.covariance))
+    scale, guess = np.sqrt(TYPICAL) * deviation, fitted(record, Mixture(prior, FEW)).weights
+    wide = multivariate_t(guess.mean, 2 * guess.covariance, df=2)
+    w = np.concatenate(
+        [prior.mean + scale * rng.standard_cauchy((num // 2, d)), wide.rvs(num // 2, random_state=rng).reshape(-1, d)]
+    )
+    log_prior = cauchy.logpdf(w, prior.mean, scale).sum(axis=1)
+    proposed = np.logaddexp(log_prior, wide.logpdf(w)) - np.log(2)
+    odds = log_answers(w, NOISE.side * rng.standard_normal(num), record, NOISE) + log_prior - proposed
+    chance, order = np.exp(odds - logsumexp(odds)), np.argsort(w, axis=0)
+    middle = [np.searchsorted(np.cumsum(chance[order[:, j]]), 0.5) for j in range(d)]
+    return np.array([w[order[middle[j], j], j] for j in range(d)]), float(logsumexp(odds) - np.log(num))
+
+
+@pytest.mark.slow
+def test_few_axes_are_fitted_about_as_cauchys_weights() -> None:
+    """A sixth of a prior deviation from the medians, on average, and the evidence within a nat; a Gaussian is further.
+
+    The evidence is a bound less its value without answers, which favours few axes where tastes are strong.
+    """
+    off, off_alone, too_much = [], [], []
+    for seed in range(15):
+        d, rng = (3, 4, 5)[seed % 3], np.random.default_rng(seed)
+        prior = flat(d, mean=0.3, spread=0.8)
+        w = prior.mean.copy()
+        w[seed % d] += rng.choice([-1.6, 1.6])
+        record = said(w, 20, seed)
+        medians, evidence = of_few_by_brute_force(record, prior)
+        post, alone = fitted(record, Mixture(prior, FEW)), fitted(record, prior)
+        off.append(np.sqrt(((post.weights.mean - medians) ** 2).mean()) / 0.8)
+        off_alone.append(np.sqrt(((alone.weights.mean - medians) ** 2).mean()) / 0.8)
+        too_much.append(post.evidence - evidence)
+    assert np.mean(off) < 1 / 6
+    assert np.mean(off_alone) > 1.3 * np.mean(off)
+    assert 0 < np.mean(too_much) < 1
 
 
 @pytest.mark.parametrize("d", [1, 4, 16])

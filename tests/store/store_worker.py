@@ -184,13 +184,18 @@ def kill_writes(url: str, kills: int = 0, seed: int = 0) -> dict[str, object]:
 
 
 def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, broken: int = 0) -> dict[str, object]:
-    """Kill an upgrade at every statement, or at random times; the next one must go through."""
+    """Kill an upgrade at every statement, or at random times; the next one must go through.
+
+    What is broken is left once two of them have failed.
+    """
     if broken:
         _commit_each_statement()
     draw = random.Random(seed)
     path = Path(url.removeprefix("sqlite:///"))
     killed = wedged = 0
     for turn in range(kills or 1000):
+        if broken and wedged > 1:
+            break
         for file in path.parent.glob(path.name + "*"):
             file.unlink()
         if kills:

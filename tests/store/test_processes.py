@@ -55,9 +55,9 @@ def test_two_hundred_kills_lose_nothing(worker) -> None:
 
 
 def test_a_kill_at_any_statement_of_a_migration_wedges_nothing(worker) -> None:
-    """Kill -9 before every ninth statement of an upgrade: the next upgrade goes through, to the models' schema."""
-    found = worker("kill_migrations", stride=9)
-    assert found["killed"] > 5
+    """Kill -9 before every 29th statement of an upgrade: the next upgrade goes through, to the models' schema."""
+    found = worker("kill_migrations", stride=29)
+    assert found["killed"] > 3
     assert found["wedged"] == 0
 
 

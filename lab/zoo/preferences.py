@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lab.zoo.cards import ATTRIBUTION
@@ -54,7 +55,9 @@ def make_basis(workshop: Workshop, plans: Plans = PLANS) -> None:
     models = Models(causal, head=None, steering=UNCALIBRATED, experts={"hotels": hotels})
     prompts = basis_prompts(workshop.data)
     _ship(prompts.held_out)
-    write_basis(folder, Making(models, prompts, plans, workshop.work / "rollouts"), ORIGIN)
+    basis = write_basis(folder, Making(models, prompts, plans, workshop.work / "rollouts"), ORIGIN).basis
+    pairs = tuple(replace(question, others=(), other_features=()) for question in basis.bank)
+    replace(basis, bank=pairs).save(folder)  # with what picks show, all of tiny would take more than 16 MB
 
 
 def _ship(prompts: Sequence[Sequence[Message]]) -> None:

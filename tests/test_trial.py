@@ -147,7 +147,7 @@ def test_a_pair_and_an_open_question_are_beside_each_other(p: Personalign) -> No
 def test_each_arm_writes_in_its_own_way(open_store: Callable[..., Personalign], tmp_path: Path) -> None:
     """Plain, by everybody's mean taste, by the profile, and in words: each as a request of its own would be written."""
     basis = Basis.load(TINY / "basis")
-    mean = np.where([axis.name == "length" for axis in basis.axes], 2.0, 0.0)
+    mean = np.where([axis.name == "length" for axis in basis.axes], 0.8, 0.0)
     replace(basis, prior=Gaussian(mean, basis.prior.covariance)).save(tmp_path / "basis")
     p = open_store(basis=tmp_path / "basis")
     onboard(p, "ada", longer=False)

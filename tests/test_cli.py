@@ -484,32 +484,21 @@ def test_a_newer_schema_exits_with_3(run: Run, tmp_path: Path, verb: str) -> Non
 
 # Onboarding
 
-PAIRS = ("--replies", "2")
-
 
 def test_the_keys_are_the_five_choices(run: Run) -> None:
-    """Of two replies each key is its choice, in either case; a neither and a skip are kept and tell nothing."""
-    row = run("onboard", "ada", *PAIRS, "--json", keys=["a", "B", " t ", "n", "S", "q"]).row()
+    """Each key is its choice, in either case; a neither and a skip are kept and tell nothing."""
+    row = run("onboard", "ada", "--json", keys=["a", "B", " t ", "n", "S", "q"]).row()
     assert (row["answers"], row["informative"], row["stopped_because"]) == (5, 3, None)
     assert choices(run) == ["a", "b", "tie", "neither", "skip"]
 
 
-def test_the_best_of_several_is_picked_unless_pairs_are_asked_for(run: Run) -> None:
-    """Several replies are shown where that teaches more, and a tie is no pick of them; two are shown on request."""
-    several = run("onboard", "ada", keys=["t", "q"])
-    assert "the best of a, b, " in several.out
-    assert "found 't', expected one of a, b, " in several.out
-    assert "the best of" not in run("onboard", "ben", *PAIRS, keys=["t", "q"]).out
-    assert choices(run) == []
-
-
 def test_graded_keys_say_much_better(run: Run) -> None:
     """With --graded a is a little better beside aa; without it, it is better, and aa is much better all the same."""
-    run("onboard", "ada", "--graded", *PAIRS, keys=["a", "AA", "bb", "t", "aaa", "q"])
+    run("onboard", "ada", "--graded", keys=["a", "AA", "bb", "t", "aaa", "q"])
     assert choices(run) == ["a+", "a++", "b++", "tie"]
-    offered = run("onboard", "ada", "--graded", *PAIRS, keys=["a"])
+    offered = run("onboard", "ada", "--graded", keys=["a"])
     assert "aa = much better" in offered.out
-    assert "much better" not in run("onboard", "ada", *PAIRS, keys=["b", "bb"]).out
+    assert "much better" not in run("onboard", "ada", keys=["b", "bb"]).out
     assert choices(run) == ["a+", "a++", "b++", "tie", "a+", "b", "b++"]
 
 
@@ -553,19 +542,19 @@ def test_every_answers_effect_is_told(run: Run) -> None:
 
 
 def test_one_question_is_asked_again_on_request(run: Run) -> None:
-    """With --check, once, after the pairs; with the same key the other text is meant. Off by default (the control)."""
-    off = run("onboard", "ada", *PAIRS, keys=["a"] * 12)
+    """With --check, once, after the others; with the same key the other text is meant. Off by default (the control)."""
+    off = run("onboard", "ada", keys=["a"] * 12)
     assert "question again" not in off.out
-    checked = run("onboard", "ben", "--check", *PAIRS, keys=["a"] * 12)
+    checked = run("onboard", "ben", "--check", keys=["a"] * 12)
     assert checked.out.count("one question again") == 1
     assert "Asked again: another choice" in checked.out
-    assert run("onboard", "cem", "--check", *PAIRS, "--json", keys=["a"] * 10 + ["b"]).row()["agreed"] is True
-    assert run("onboard", "dan", "--check", *PAIRS, "--json", keys=["a", "q"]).row()["agreed"] is None
+    assert run("onboard", "cem", "--check", "--json", keys=["a"] * 10 + ["b"]).row()["agreed"] is True
+    assert run("onboard", "dan", "--check", "--json", keys=["a", "q"]).row()["agreed"] is None
 
 
 def test_an_unknown_key_asks_again(run: Run) -> None:
     """It is no answer: the same question waits, and the keys are named; text like markup is shown as it is."""
-    asked = run("onboard", "ada", *PAIRS, keys=["x", "[/bold]", "q"])
+    asked = run("onboard", "ada", keys=["x", "[/bold]", "q"])
     assert asked.code == 0
     assert "found 'x', expected one of a, b, aa, bb, t, n, s, u, q" in asked.out
     assert "found '[/bold]', expected one of" in asked.out

@@ -198,16 +198,18 @@ def test_a_slow_reader_is_asked_shorter_questions(p: Personalign) -> None:
 def test_the_terminal_shows_four_replies_and_takes_the_best_and_the_worst(
     store: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """``ba`` says that b is best and a worst; what isn't a pick is asked again."""
+    """``ba`` says that b is best and a worst; what isn't a pick is asked again. On request pairs alone are shown."""
+    words = ("--store", store, "--model", "tiny", "--basis", str(folder))
     monkeypatch.setattr(sys, "stdin", StringIO("t\nba\nq\n"))
-    done = run_verb(
-        capfd, "onboard", "ada", "--store", store, "--model", "tiny", "--basis", str(folder), "--replies", "4"
-    )
+    done = run_verb(capfd, "onboard", "ada", *words)
     assert done.code == 0, done.err
     assert "found 't', expected one of a, b, c, d," in done.out
     with Personalign.open(store=store, model="tiny", basis=folder) as later:
         (answer,) = later.export("ada")["tables"]["answers"]
     assert answer["choice"] == "b>a"
+    monkeypatch.setattr(sys, "stdin", StringIO("t\nq\n"))
+    pairs = run_verb(capfd, "onboard", "ben", *words, "--replies", "2")
+    assert ("found 't'" in pairs.out, "the best of" in pairs.out) == (False, False)
 
 
 def test_a_pair_is_exported_as_sound(p: Personalign) -> None:

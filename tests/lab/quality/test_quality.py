@@ -37,7 +37,7 @@ PLAN = Plan(
     args_multiples={"args_prefixes": (1.0,), "args_replies": (1.0,)}, num_chosen=(1, 2), alphas=(0.0, 1.0),
     training=Training(num_prompts=6, replies_per_prompt=2, epochs=1),
 )  # fmt: skip
-HEAD = ("greedy.successor.k10.w32", "sampled.successor.k10.w32")  # what all else is compared with
+HEAD = ("greedy.successor.k10.w16", "sampled.successor.k10.w16")  # what all else is compared with
 ASKED: tuple[Message, ...] = ({"role": "user", "content": "I'd like to rent a car please."},)
 
 Run = tuple[dict[str, Any], Path]
@@ -84,10 +84,10 @@ def test_every_method_is_measured(run: Run) -> None:
         assert math.isfinite(row["value"])
         assert row.get("low", row["value"]) <= row["value"] <= row.get("high", row["value"])
     arms = {
-        "greedy.successor.k10.w32", "greedy.in_context", "sampled.args_replies.k5.w8",
-        "sampled.successor.k10.w32", "sampled.args_replies.k10.w32",
+        "greedy.successor.k10.w16", "greedy.in_context", "sampled.args_replies.k5.w4",
+        "sampled.successor.k10.w16", "sampled.args_replies.k10.w16",
         "sampled.args_prefixes.k10.w1.5", "sampled.in_context", "sampled.best_of.n2", "sampled.short_list.k10",
-        "sampled.args_prefixes.k5.w32", "sampled.best_of.n6",
+        "sampled.args_prefixes.k5.w16", "sampled.best_of.n6",
     }  # fmt: skip
     assert {f"{told}.{arm}" for told in ("gain", "wins") for arm in arms} <= set(found["figures"])
     compared = {f"{told}_over_successor.{arm}" for told in ("gain", "wins") for arm in arms}
@@ -95,7 +95,7 @@ def test_every_method_is_measured(run: Run) -> None:
         f"{told}_over_successor.{arm}" for told in ("gain", "wins") for arm in HEAD
     }
     assert {"alpha.bits.0", "alpha.bits.1", "alpha.gain.1", "alpha.gain_by_reward.1"} <= set(found["figures"])
-    assert "gain_over_best_of.sampled.args_prefixes.k5.w32" in found["figures"]
+    assert "gain_over_best_of.sampled.args_prefixes.k5.w16" in found["figures"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from lab.show import show_decode, show_figures, show_learn, show_quality
 from personalign.cli.options import AsJson, Device, read_settings
 from personalign.cli.output import out, print_row
 from personalign.cli.show import show_people, show_report
+from personalign.errors import InputError
 
 NO_DATA = Path("data")  # named in "skipped" where it isn't there
 bench = typer.Typer(help="Measure speed, quality and learning.", no_args_is_help=True)
@@ -64,6 +65,7 @@ def bench_quality(
     people: Annotated[
         int | None, typer.Option(help="number of simulated people", show_default="8, or 40 with smollm2")
     ] = None,
+    first: Annotated[int, typer.Option(min=0, help="number of the first of smollm2's people")] = 0,
     data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,
     work: Annotated[
         Path, typer.Option(help="folder of the reward models, and of what an interrupted run has measured")
@@ -80,6 +82,8 @@ def bench_quality(
     """
     settings = read_settings()
     device = device or settings.device
+    if model == "tiny" and first:
+        raise InputError(f"found --first {first} with the model tiny, expected --model smollm2; leave it out")
     if model == "tiny":
         from lab.quality.quality import Plan, run_quality
 
@@ -89,9 +93,8 @@ def bench_quality(
         from lab.prose.bench import Plan as ProsePlan
         from lab.prose.bench import run_prose
 
-        result = run_prose(
-            ProsePlan(num_people=people or 40, num_prompts=prompts), device, work / "prose", only, results
-        )
+        prose = ProsePlan(num_people=people or 40, num_prompts=prompts, first_person=first)
+        result = run_prose(prose, device, work / "prose", only, results)
     print_row(result, as_json, show_quality, out, result)
 
 

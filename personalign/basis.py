@@ -109,6 +109,7 @@ class Basis:
     head: Mapping[str, NDArray[np.floating]] | None = None  # float32 or float16
     learnt: Learnt | None = None
     shares: Shares = ASSUMED
+    particles: Float[Array, "S d"] | None = None  # weights of made-up people with few tastes (``learn.sparse``)
     active: bool = True  # whether the axes predict people well enough to choose questions by them
 
     @property
@@ -123,7 +124,7 @@ class Basis:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 over axes, standardisation, projection, prior, noise, shares, reference pairs and fingerprints."""
+        """SHA-256 over axes and their measures, prior, particles, shares, noise, reference pairs and fingerprints."""
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
         for name, array in sorted(self.arrays.items()):
             digest.update(f"{name}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -254,13 +255,15 @@ class Basis:
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The tensors to store, without the head's."""
+        projection = None if self.learnt is None else self.learnt.projection
+        optional = {"projection": projection, "particles": self.particles}
         return {
             "center": self.center,
             "scale": self.scale,
             "prior.mean": self.prior.mean,
             "prior.covariance": self.prior.covariance,
             "reference": self.reference,
-        } | ({} if self.learnt is None else {"projection": self.learnt.projection})
+        } | {name: array for name, array in optional.items() if array is not None}
 
 
 def _assembled(
@@ -281,6 +284,7 @@ def _assembled(
         head=head or None,
         learnt=None if config.embedder is None else Learnt(arrays["projection"], config.embedder),
         shares=Shares(**config.shares.model_dump()),
+        particles=arrays.get("particles"),
         active=config.active,
     )
 

@@ -16,6 +16,7 @@ from personalign.messages import MAX_REPLIES, read_messages
 from personalign.types import MAX_AXES, MAX_UTILITY, Noise, is_covariance
 
 MAX_EMBEDDING = 1 << 16  # dimensions
+MAX_PARTICLES = 1 << 14
 SMALLEST = 1e-12  # standard deviation of an axis over replies
 Features = Annotated[list[Number], AfterValidator(np.array)]
 BASIS = Door(BasisError, "make the basis again with: personalign basis bootstrap")
@@ -115,6 +116,7 @@ def check_arrays(
     shapes: dict[str, tuple[int | None, ...]] = {"center": (d,), "scale": (d,), "reference": (None, d)}
     shapes |= {"prior.mean": (d,), "prior.covariance": (d, d)}
     shapes |= {} if projection is None else {"projection": (None, None)}
+    shapes |= {"particles": (None, d)} if "particles" in arrays else {}
     if arrays.keys() != shapes.keys():
         raise BASIS.refusal(f"{place} holds the arrays {sorted(arrays)}, expected {sorted(shapes)}")
     for name, shape in shapes.items():
@@ -133,6 +135,10 @@ def _check_numbers(arrays: Mapping[str, NDArray[Any]], d: int, place: str) -> No
         raise BASIS.refusal(f"{place} has no reference pairs, expected at least one")
     if np.abs(arrays["reference"]).max() < SMALLEST:
         raise BASIS.refusal(f"{place}: reference holds no difference, expected pairs of different replies")
+    if not 0 < (num_particles := len(arrays.get("particles", "1"))) <= MAX_PARTICLES:
+        raise BASIS.refusal(
+            f"{place} has {num_particles} particles, expected from 1 to {MAX_PARTICLES}, or no such array"
+        )
     width, num_learnt = arrays["projection"].shape if "projection" in arrays else (1, 1)
     if not (0 < width <= MAX_EMBEDDING and 0 < num_learnt <= d):
         expected = f"expected up to ({MAX_EMBEDDING}, {d})"

@@ -28,10 +28,20 @@ from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
 from personalign.learn.rows import select, weigh
 from personalign.learn.served import Serving
 from personalign.learn.wishes import ReadWishes, Understood, understand
-from personalign.messages import MAX_REPLIES, Conversation, Feedback, check_text, instructed, read_candidates, shown
+from personalign.messages import (
+    MAX_REPLIES,
+    Conversation,
+    Feedback,
+    check_text,
+    instructed,
+    read_candidates,
+    read_pick,
+    shown,
+)
 from personalign.options import check_choice, check_name, check_number, check_switch, check_whole
 from personalign.store import Answer, Fit, Key, Presentation, Shown, Statements, Store
 from personalign.types import (
+    INFORMATIVE,
     SIDES,
     SPREADS,
     Array,
@@ -47,7 +57,7 @@ from personalign.types import (
 
 DAY_S = 86_400.0
 SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
-MIRRORED = {"a": "b", "b": "a"}  # sides
+PREFERRING = INFORMATIVE - {"tie"}  # choices that name a best reply
 AT_RANDOM = "questions were drawn at random, because this basis doesn't predict answers well enough to choose them"
 PATIENCE = 3  # times as many questions are shown as are to be answered; one passed over says nothing
 EXPOSURE_FLOOR, EXPOSURE_SHARE = 50, 0.05  # no pair is shown more often than this, or than this share of all
@@ -92,7 +102,7 @@ class Onboarding:
     def __init__(self, store: Store, serving: Serving, embed: Embed) -> None:
         self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
-        self._prior = Mixture(self._basis.prior, self._basis.shares)
+        self._prior = Mixture.of_people(self._basis)
         self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
 
     def ask(self, user: str, consent: str | None = None, *, graded: bool = False, replies: int = 2) -> Question | None:
@@ -130,25 +140,37 @@ class Onboarding:
         return self._named(self._store.commit_answer(user, question_id, choice, self._fit_of(user)))
 
     def reask(self, user: str) -> Question | None:
-        """The open question, or the first one answered by a side, its sides changed; None once one was asked again."""
+        """The open question, or the first one answered by a side, its sides changed; None once one was asked again.
+
+        Of a pick, the best reply and the worst are asked again, or the best and another.
+        """
         person = self._store.person(user)
         presentation = self._store.open_presentation(user, self._basis.id)
         if presentation is None:
             answers = self._store.answers(user, self._basis.id)
-            sided = [a for a in answers if a.kind == "question" and a.choice in SIDES and a.v.ndim == 1]
-            if not sided or any(answer.kind == "check" for answer in answers):
+            first = next((a for a in answers if a.kind == "question" and a.choice in PREFERRING), None)
+            if first is None or any(answer.kind == "check" for answer in answers):
                 return None
-            first = self._store.presentation(user, sided[0].presentation_id)
-            turned = Shown(first.question_id, first.prompt, first.b, first.a, not first.swapped, -first.v, kind="check")
+            turned = _turned(self._store.presentation(user, first.presentation_id), first.choice)
             presentation = self._store.present(user, self._basis.id, turned, person)
         return _question(presentation)
 
     def agreed(self, user: str) -> bool | None:
         """Whether the person preferred the same reply when a question was asked again; None where it wasn't."""
         answers = self._store.answers(user, self._basis.id)
-        given = {a.question_id: SIDES.get(a.choice, a.choice) for a in answers if a.kind == "question"}
         check = next((answer for answer in answers if answer.kind == "check" and answer.choice != "skip"), None)
-        return None if check is None else MIRRORED.get(SIDES.get(check.choice, "")) == given.get(check.question_id)
+        if check is None:
+            return None
+        first = next((a for a in answers if a.kind == "question" and a.question_id == check.question_id), None)
+        return first is not None and self._preferred(user, check) == self._preferred(user, first)
+
+    def _preferred(self, user: str, answer: Answer) -> str | None:
+        """The reply that was best; None for a tie."""
+        if answer.choice not in PREFERRING:
+            return None
+        replies = self._store.presentation(user, answer.presentation_id).replies
+        best, _ = read_pick(SIDES.get(answer.choice, answer.choice), len(replies))
+        return replies[best]
 
     def undo(self, user: str) -> Profile:
         """Take the last answer back; its question is open again."""
@@ -208,7 +230,7 @@ class Onboarding:
         """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
 
         def measure(shown: Presentation) -> Array:
-            texts = [shown.a, shown.b, *shown.others]
+            texts = shown.replies
             measured = features(self._basis, [shown.prompt] * len(texts), texts, self._embed)
             return measured if shown.others else np.asarray(measured[0] - measured[1])
 
@@ -313,3 +335,12 @@ class Onboarding:
 
 def _question(presentation: Presentation) -> Question:
     return Question(presentation.id, presentation.prompt, presentation.a, presentation.b, presentation.others)
+
+
+def _turned(first: Presentation, choice: str) -> Shown:
+    """A question asked again, its sides changed; of a pick its best reply and its worst, or another."""
+    best, worst = read_pick(SIDES.get(choice, choice), len(first.replies))
+    left, right = sorted((best, int(best == 0) if worst is None else worst), reverse=True)
+    v = -first.v if first.v.ndim == 1 else first.v[left] - first.v[right]
+    a, b = first.replies[left], first.replies[right]
+    return Shown(first.question_id, first.prompt, a, b, not first.swapped, v, kind="check")

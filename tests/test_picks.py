@@ -111,6 +111,24 @@ def test_the_same_pick_is_asked_until_it_is_answered(p: Personalign) -> None:
     assert ask(p) == first
 
 
+@pytest.mark.parametrize("choice", ["c>a", "a>d", "a", "b"])
+@pytest.mark.parametrize("keeps_to_it", [True, False])
+def test_a_pick_is_asked_again_as_a_pair(p: Personalign, choice: str, keeps_to_it: bool) -> None:
+    """The best reply beside the worst, or beside another, in turned order; who prefers the best again agrees."""
+    first = ask(p)
+    before = p.answer("ada", first.id, choice)
+    again = p.reask("ada")
+    assert again is not None
+    best = first.replies["abcd".index(choice[0])]
+    worst = first.replies["abcd".index(choice[2])] if len(choice) > 1 else first.replies[int(choice == "a")]
+    assert set(again.replies) == {best, worst}
+    assert first.replies.index(again.a) > first.replies.index(again.b)
+    after = p.answer("ada", again.id, "a" if (again.a == best) == keeps_to_it else "b")
+    assert p.agreed("ada") is keeps_to_it
+    assert after.mean.tobytes() == before.mean.tobytes()
+    assert p.reask("ada") is None
+
+
 def test_naming_the_worst_says_more(p: Personalign) -> None:
     """The same best with and without the worst: the covariance shrinks further with it; a skip leaves it alone."""
     volumes = {}

@@ -1,6 +1,6 @@
 """How much more ten answers tell that say "much better": ``python -m lab.learning.graded --data DIR --json``.
 
-The eighty-four tastes of ``populations/alpaca84.py`` on fresh seeds, asked by looking ahead under the mixture prior.
+The eighty-four tastes of ``populations/alpaca84.py`` on fresh seeds, asked as the service asks on a basis of their log.
 Every arm has the same people, pairs and minds. They answer by side alone; with grades, under the default second cut;
 with grades where the log that the prior is from has them, too, so that the cut is estimated; and so where each person
 has a cut of their own.
@@ -21,10 +21,7 @@ from lab.harness import Report, Row, turns
 from lab.learning.judged import Judged
 from lab.learning.populations import alpaca84
 from lab.learning.populations.alpaca84 import Grades, Replies
-from lab.learning.populations.asked import Population, ask_everyone
-from lab.priors.sparse import sparsify
-from personalign.learn.ask import AHEAD
-from personalign.learn.factors import factorise
+from lab.learning.populations.asked import Population, ask_everyone, fitted
 
 ARMS: Mapping[str, Grades] = {
     "plain": Grades(),
@@ -32,7 +29,7 @@ ARMS: Mapping[str, Grades] = {
     "graded_log": Grades(seen=True, new=True),
     "own_cuts": Grades(seen=True, new=True, spread=0.5),
 }
-COUNTS, RANK, FIRST_SEED = (5, 10), 8, 200
+COUNTS, FIRST_SEED = (5, 10), 200
 
 
 def run_graded(data: Path, num_seeds: int, out: Path | None = None) -> Report:
@@ -53,16 +50,15 @@ def _meet(replies: Replies, seed: int) -> Iterator[tuple[str, float]]:
     """The share of the way from chance to the hidden taste's own accuracy, by arm and number of answers."""
     for arm, grades in ARMS.items():
         population = alpaca84.population(replies, seed, grades=grades)
-        seen = population.user, population.v, population.choice
-        factors, prior = sparsify(*seen, factorise(*seen, RANK))
-        for num, judged in ask_everyone(population, factors, AHEAD, COUNTS, seed, prior).items():
+        basis = fitted(population, seed)
+        for num, judged in ask_everyone(population, basis, None, COUNTS, graded=grades.new).items():
             yield f"{arm}.share_{num}", _share(population, judged)
-        yield f"{arm}.much", factors.noise.much
+        yield f"{arm}.much", basis.noise.much
 
 
 def _share(population: Population, judged: Judged) -> float:
-    limit = float(np.mean([person.limit for person in population.new if person.limit is not None]))
-    return (judged.accuracy - 0.5) / (limit - 0.5)
+    assert population.limit is not None, "the tastes are simulated"
+    return (judged.accuracy - 0.5) / (population.limit - 0.5)
 
 
 def _rows(shares: Mapping[str, Sequence[float]]) -> Iterator[Row]:

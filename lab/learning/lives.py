@@ -19,6 +19,7 @@ from personalign.bundled import ZOO
 from personalign.learn.ask import Likeness, acquire, clip_pairs
 from personalign.learn.fit import Record, fit_block
 from personalign.learn.likelihood import probabilities, win_probability
+from personalign.learn.mixture import Mixture
 from personalign.types import WEIGHTS, Array, Gaussian
 
 Change = Literal["none", "reversal", "another"]
@@ -133,4 +134,4 @@ class World:
 def _fit(basis: Basis, v: Array, outcome: NDArray[np.int64], weight: Array) -> list[Gaussian]:
     rows = [[CHOICES[i] for i in row] for row in outcome]
     records = [Record(v[i], row, weight[i]) for i, row in enumerate(rows)]
-    return [fitted.weights for fitted in fit_block(records, basis.prior, basis.noise)]
+    return [fitted.weights for fitted in fit_block(records, Mixture.of_people(basis), basis.noise)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from lab.harness import turns
 from lab.learning.judged import ENOUGH, Judged, joined
 from lab.learning.populations import alpaca84, gated, jester, pandalm, prism, ukp
-from lab.learning.populations.asked import Population, ask_everyone, ask_kinds
+from lab.learning.populations.asked import Population, ask_everyone, fitted, know_everything, of_kinds
 from lab.learning.populations.gated import Gated
 from lab.learning.populations.jester import Split
 from lab.learning.populations.votes import MissingData, Votes
-from lab.priors.mixture import Mixture, believe
-from lab.priors.sparse import sparsify
+from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.learn.ask import AHEAD
-from personalign.learn.factors import Factors, factorise
-from personalign.learn.fit import Record, predict
 from personalign.learn.rows import MAX_ANSWERS
 
 GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}
@@ -50,7 +47,6 @@ class Plan:
     jester_splits: int = 20
     jester_rank: int = 23
     alpaca_seeds: int = 10
-    alpaca_rank: int = 8
     compared_splits: int = 2  # in which the other rules ask, too
     gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
         default_factory=lambda: {"ukp": 4, "prism": 16, "pandalm": 12}
@@ -112,7 +108,7 @@ class Sets:
         for seed in turns(self.plan.alpaca_seeds, "alpaca84"):
             population = alpaca84.population(replies, seed)
             people = np.arange(len(population.new)) + len(population.new) * seed
-            met.append(self._meet(population, self.plan.alpaca_rank, seed, people))
+            met.append(self._meet(population, seed, people))
         self._tell("alpaca84", met)
         return met
 
@@ -124,7 +120,7 @@ class Sets:
         for seed in turns(self.plan.compared_splits, "alpaca84, unseen attribute"):
             population = alpaca84.population(replies, seed, unseen=seed % 7)
             people = np.arange(len(population.new))
-            met.append(self._meet(population, self.plan.alpaca_rank, seed, people, is_compared=False))
+            met.append(self._meet(population, seed, people, is_compared=False))
         return met
 
     @cached_property
@@ -134,9 +130,7 @@ class Sets:
         encoded, met = replies.encoded(), []
         for seed in turns(self.plan.compared_splits, "alpaca84, encoded"):
             population = alpaca84.population(replies, seed, encoded=encoded)
-            met.append(
-                self._meet(population, self.plan.alpaca_rank, seed, np.arange(len(population.new)), is_compared=False)
-            )
+            met.append(self._meet(population, seed, np.arange(len(population.new)), is_compared=False))
         return met
 
     def gated(self, name: str) -> Gated:
@@ -172,33 +166,31 @@ class Sets:
     def _meet(
         self,
         population: Population,
-        rank: int,
         seed: int,
         people: Integer[NDArray[np.int64], "people"],
         *,
         is_compared: bool = True,
     ) -> Met:
-        """Ask new people by looking ahead under a mixture prior, and plainly beside it.
+        """Fit a basis to the log, and ask new people as they are served, and with a Gaussian prior alone beside it.
 
         In the first splits the other rules ask, too, if they are to be compared.
         """
-        plain = factorise(population.user, population.v, population.choice, rank)
-        factors, prior = sparsify(population.user, population.v, population.choice, plain)
-        rules = (AHEAD, RULE, *OTHER_RULES)[: None if is_compared and seed < self.plan.compared_splits else 1]
-        asked = {rule: ask_everyone(population, factors, rule, COUNTS, seed, prior) for rule in rules}
-        owner = people[asked[AHEAD][0].person]
-        limits = [person.limit for person in population.new if person.limit is not None]
+        basis = fitted(population, seed)
+        rules = (RULE, AHEAD, *OTHER_RULES)[: None if is_compared and seed < self.plan.compared_splits else 1]
+        asked = {rule: ask_everyone(population, basis, rule, COUNTS) for rule in rules}
+        owner = people[asked[RULE][0].person]
 
         def owned(after: Mapping[int, Judged]) -> dict[int, Judged]:
             return {n: Judged(owner, judged.chance) for n, judged in after.items()}
 
+        gaussian = replace(basis, shares=Shares(0.0, 0.0), particles=None)
         return Met(
             {rule: owned(after) for rule, after in asked.items()},
             Judged(owner, _population(population)),
-            Judged(owner, _everything(population, factors, prior, seed)),
-            float(np.mean(limits)) if limits else None,
-            plain=owned(ask_everyone(population, plain, RULE, COUNTS, seed)),
-            kinds_known=owned(ask_kinds(population, AHEAD, COUNTS, seed)),
+            Judged(owner, know_everything(population, basis, MAX_ANSWERS, seed).chance),
+            population.limit,
+            plain=owned(ask_everyone(population, gaussian, RULE, COUNTS)),
+            kinds_known=owned(ask_everyone(population, of_kinds(population), RULE, COUNTS)),
         )
 
     def _tell(self, name: str, met: Sequence[Met]) -> None:
@@ -242,23 +234,7 @@ def _population(population: Population) -> Float[NDArray[np.float64], "M"]:
     model = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=500).fit(
         population.v, population.choice == "a"
     )
-    left = [model.predict_proba(person.tests)[:, 1] for person in population.new if len(person.tests)]
-    return _chance_of_preferred(population, np.concatenate(left))
-
-
-def _everything(population: Population, factors: Factors, prior: Mixture, seed: int) -> Float[NDArray[np.float64], "M"]:
-    """What could be known: a hundred answers of each person."""
-    rng = np.random.default_rng(seed)
-    some = [rng.permutation(len(person.pool))[:MAX_ANSWERS] for person in population.new]
-    records = [
-        Record(person.pool[rows] @ factors.projection, np.where(person.says[rows], "a", "b").tolist())
-        for person, rows in zip(population.new, some, strict=True)
-    ]
-    beliefs = believe(records, prior, factors.noise)
-    left = [
-        predict(person.tests @ factors.projection, belief.collapse(), factors.noise)
-        for person, belief in zip(population.new, beliefs, strict=True)
-    ]
+    left = [model.predict_proba(population.difference(person.tests))[:, 1] for person in population.new]
     return _chance_of_preferred(population, np.concatenate(left))
 
 

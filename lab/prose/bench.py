@@ -54,6 +54,7 @@ class Plan:
     num_prompts: int = 100
     prompts_each: int = 8  # of them, for each person; other people have others
     num_draws: int = 8  # of the model's own replies to each prompt
+    first_person: int = 0
 
 
 def run_prose(
@@ -62,9 +63,9 @@ def run_prose(
     """Measure the arms that ``only`` chooses; what an earlier run wrote in ``work`` is taken from there."""
     arms = choose_arms(ARMS, only)
     with opened(model, device) as p:
-        report = Report(
-            "personalign bench quality --model smollm2 --json", str(p.models.base.device), bars=BARS, out=out
-        )
+        first = f" --first {plan.first_person}" if plan.first_person else ""
+        command = f"personalign bench quality --model smollm2{first} --json"
+        report = Report(command, str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": vars(plan)}
         report.extend(_rows(p, plan, arms, work))
     return report.to_json()
@@ -121,7 +122,7 @@ def begin(p: Personalign, plan: Plan, work: Path) -> Trial:
     scores = score(texts)
     traits = varying(scores)
     scale = Scale(traits, scores[:, traits].mean(0), scores[:, traits].std(0))
-    people = [draw(number, len(traits)) for number in range(plan.num_people)]
+    people = [draw(plan.first_person + number, len(traits)) for number in range(plan.num_people)]
     served, picked = (_asked(p, people, scale, texts, replies) for replies in (2, MAX_REPLIES))
     return Trial(Desk(p.models, served, picked, people, prompts, turns, scale, work), base)
 

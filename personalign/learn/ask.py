@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -55,13 +55,6 @@ class StopRule:
         check_whole("max_questions", self.max_questions, 0, 10**6)
 
 
-class Draws(NamedTuple):
-    """Weights that stand for a posterior, and the chance of each."""
-
-    weights: Float[Array, "S d"]
-    chance: Float[Array, "S"]
-
-
 def acquire(
     post: Gaussian,
     pool: Float[Array, "m d"],
@@ -69,16 +62,15 @@ def acquire(
     noise: Noise = _DEFAULT_NOISE,
     allowed: Bool[Bools, "m"] | None = None,
     seed: int = 0,
-    draws: Draws | None = None,
     sums: Float[Array, "m2 d2"] | None = None,
 ) -> int:
     """Return the index of the pair to ask about: the best by ``rule`` among those ``allowed``.
 
     Give the pool through ``clip_pairs``, or the pairs with the most extreme features win every time. The rule
-    "accuracy" takes the pool to be like what will be compared later, and needs some fifty milliseconds. It weighs
-    ``draws`` of the posterior, by default of the Gaussian. The rule "eubo" shows the pair whose better reply is
-    expected to please most, E max (Lin et al. 2022). It needs ``sums``, the features of both replies added. Differences
-    alone allow its other half, "gap", which prefers replies that are far apart, good or bad.
+    "accuracy" takes the pool to be like what will be compared later, and needs some fifty milliseconds. The rule
+    "eubo" shows the pair whose better reply is expected to please most, E max (Lin et al. 2022). It needs ``sums``, the
+    features of both replies added. Differences alone allow its other half, "gap", which prefers replies that are far
+    apart, good or bad.
 
     Raises:
         InputError: an unknown rule, a pool or sums of another shape, "eubo" without sums, or nothing allowed.
@@ -97,8 +89,7 @@ def acquire(
         return int(np.argmax(score))
     candidates = np.argsort(-score, kind="stable")[: min(CANDIDATES, int(can_ask.sum()))]
     reference = pool[:: -(-len(pool) // REFERENCES)]
-    draws = draw(post, DRAWS) if draws is None else draws
-    return int(candidates[np.argmax(accuracy_after(draws, pool[candidates], reference, noise))])
+    return int(candidates[np.argmax(accuracy_after(draw(post, DRAWS), pool[candidates], reference, noise))])
 
 
 def _mean_utility(post: Gaussian, pool: Array, sums: Array | None) -> Array:
@@ -201,30 +192,28 @@ def _information_curve(noise: Noise) -> Array:
 # ---------------------------------------------------------------- one answer ahead
 
 
-def draw(post: Gaussian, num: int) -> Draws:
-    """Draw weights from a posterior, the same ones each time."""
-    return Draws(mirrored(post, num, np.random.default_rng(0)), np.full(num, 1 / num))
+def draw(post: Gaussian, num: int) -> Float[Array, "S d"]:
+    """Draw weights from a posterior, the same ones each time.
 
-
-def mirrored(post: Gaussian, num: int, rng: np.random.Generator) -> Float[Array, "S d"]:
-    """Draw in pairs that mirror each other at the mean, so that the draws' mean is the Gaussian's."""
+    They come in pairs that mirror each other at the mean, so that the draws' mean is the Gaussian's.
+    """
     values, vectors = np.linalg.eigh(post.covariance)
-    half = rng.standard_normal(((num + 1) // 2, len(values)))
+    half = np.random.default_rng(0).standard_normal(((num + 1) // 2, len(values)))
     plain = np.concatenate([half, -half])[:num]
     return np.asarray(post.mean + (plain * np.sqrt(np.maximum(values, 0))) @ vectors.T)
 
 
 def accuracy_after(
-    known: Draws, pairs: Float[Array, "m d"], reference: Float[Array, "r d"], noise: Noise
+    known: Float[Array, "S d"], pairs: Float[Array, "m d"], reference: Float[Array, "r d"], noise: Noise
 ) -> Float[Array, "m"]:
     """Expected share of reference pairs that are predicted right once a pair is answered; one number for each pair.
 
     The person is one of the draws ``known``. Each answer that a pair may get weighs them by its likelihood, and their
     vote predicts. That is the knowledge gradient (Frazier et al. 2008) of accuracy. Ties aren't counted.
     """
-    left, right = sides(known.weights @ reference.T, noise)
-    lean = known.chance[:, None] * (left / (left + right) - 0.5)  # (S, r)
-    a, b = sides(pairs @ known.weights.T, noise)  # (m, S)
+    left, right = sides(known @ reference.T, noise)
+    lean = (left / (left + right) - 0.5) / len(known)  # (S, r)
+    a, b = sides(pairs @ known.T, noise)  # (m, S)
     correct = 0.5 + np.abs(a @ lean).mean(axis=1) + np.abs(b @ lean).mean(axis=1)
     return np.asarray(correct + np.abs((1 - a - b) @ lean).mean(axis=1) if noise.tie > 0 else correct)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
-from personalign.learn.grades import VERDICTS
+from personalign.learn.likelihood import VERDICTS
 from personalign.learn.population import Log, Model, fit_population, group_rows
 from personalign.learn.rows import encode, signs
 from personalign.types import INFORMATIVE, MAX_AXES, SIDES, Array, Gaussian, Ints, Noise

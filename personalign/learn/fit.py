@@ -155,7 +155,7 @@ def _fit_checked(
     fitted.put(counts == 0, FittedMany(prior.normal.mean, prior.normal.covariance, np.zeros(()), np.zeros(())))
     for people, size in _blocks(counts, d):
         rows = canonical(v[people], outcome[people], weight[people], size, noise.side > 0)
-        mixed = mixed_posteriors(rows, prior, noise)
+        mixed = mixed_posteriors(rows, prior, noise, with_covariance=with_covariance)
         fitted.put(people, mixed.fitted)
         chance[people] = mixed.chance
     return Mixed(fitted, chance)

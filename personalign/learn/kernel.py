@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from personalign.learn.grades import LITTLE
-from personalign.learn.likelihood import information, turned
+from personalign.learn.likelihood import LITTLE, information, turned
 from personalign.learn.rows import Rows
 from personalign.types import Array, Bools, Gaussian, Ints, Noise
 
@@ -47,16 +46,20 @@ class FittedMany(NamedTuple):
             self.covariance[people] = fitted.covariance
 
 
-def posteriors(rows: Rows, prior: Gaussian, noise: Noise, scale: Array | None = None) -> FittedMany:
+def posteriors(
+    rows: Rows, prior: Gaussian, noise: Noise, scale: Array | None = None, *, with_covariance: bool = True
+) -> FittedMany:
     """Approximate everyone's posterior by Laplace's method, and its evidence (their equation 3.32).
 
     ``scale`` (U, d) multiplies the prior's deviations; 0 is somebody whom nothing sets apart.
     """
     scale = np.ones((len(rows.v), len(prior.mean))) if scale is None else scale
-    return _Peak.climb(rows, prior, noise, scale).fitted()
+    return _Peak.climb(rows, prior, noise, scale).fitted(with_covariance=with_covariance)
 
 
-def sparse_posteriors(rows: Rows, prior: Gaussian, noise: Noise, is_fixed: Bools) -> FittedMany:
+def sparse_posteriors(
+    rows: Rows, prior: Gaussian, noise: Noise, is_fixed: Bools, *, with_covariance: bool = True
+) -> FittedMany:
     """Approximate the posteriors of people who feel about few axes; the evidence is a bound, 0 without answers.
 
     The prior's own variance stays on the axes ``is_fixed`` (d,).
@@ -66,7 +69,7 @@ def sparse_posteriors(rows: Rows, prior: Gaussian, noise: Noise, is_fixed: Bools
         peak = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual, most=2)
         lam = np.where(is_fixed, 1.0, (TYPICAL + peak.moment / np.diag(prior.covariance)) / 2)
         dual = peak.mode.dual
-    fitted = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual).fitted()
+    fitted = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual).fitted(with_covariance=with_covariance)
     # what the bound holds of λ beside: the divergence of its posterior from its prior, less that without answers
     price = ((np.log(lam / TYPICAL) + TYPICAL / lam - 1) * ~is_fixed).sum(axis=1) / 2
     return fitted._replace(evidence=fitted.evidence - price)
@@ -97,7 +100,8 @@ class _Peak:
         mode = _to_mode(hill, dual, most)
         root = np.sqrt(hill.information(mode.u))
         factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
-        return cls(rows, prior, noise, scale, spread, mode, factor, np.linalg.solve(factor, root[:, :, None] * spread))
+        # an inverse of n × n costs half of solving for d columns
+        return cls(rows, prior, noise, scale, spread, mode, factor, np.linalg.inv(factor) @ (root[:, :, None] * spread))
 
     @property
     def shift(self) -> Array:
@@ -110,17 +114,21 @@ class _Peak:
         variance = np.diag(self.prior.covariance) - (self.explained**2).sum(axis=1)
         return np.asarray(self.shift**2 + self.scale**2 * variance)
 
-    def fitted(self) -> FittedMany:
+    def fitted(self, *, with_covariance: bool = True) -> FittedMany:
         """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised, and the rest."""
-        covariance = self.explained.transpose(0, 2, 1) @ self.explained
-        np.subtract(self.prior.covariance, covariance, out=covariance)  # fresh memory would cost more
-        covariance *= self.scale[:, :, None] * self.scale[:, None, :]
         return FittedMany(
             self.prior.mean + self.shift,
-            covariance,
+            self._covariance if with_covariance else np.empty((len(self.scale), 0, 0)),
             self.noise.side**2 * self.rows.turn * (self.mode.dual * self.rows.side).sum(axis=1) + 0.0,
             self.mode.height - np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1),
         )
+
+    @property
+    def _covariance(self) -> Array:
+        covariance = self.explained.transpose(0, 2, 1) @ self.explained
+        np.subtract(self.prior.covariance, covariance, out=covariance)  # fresh memory would cost more
+        covariance *= self.scale[:, :, None] * self.scale[:, None, :]
+        return np.asarray(covariance)
 
 
 @dataclass(frozen=True, eq=False)

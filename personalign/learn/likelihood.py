@@ -5,14 +5,18 @@ the K outcomes that are offered, P = (1 − ε)·P_RaoKupper + ε/K. K is 3, or 
 offered. A tie that is given all the same counts as the limit of a narrow one: u is near 0. Everything is computed from
 log σ or one exponential, so that |u| of 1e4 neither overflows nor divides 0 by 0.
 
-The same likelihood is written three times, each as fast as its user needs. Tests compare them. Answers on a scale of
-five have two grades of either side (``grades``).
+Where a person is offered five choices, "much better" and "a little better" on either side, a second cut is m beyond
+δ, as in an ordinal model: P(a++) = σ(u − δ − m), P(a+) = σ(u − δ) − P(a++). Lapses to a side fall on both grades alike.
+So P(a++) + P(a+) is P(a), and a tie is as likely as where grades aren't offered.
+
+The same likelihood is written four times, each as fast as its user needs. Tests compare them.
 
     form        gives                                      used by
     outcomes    log P, score and P of a, b and tie         ``ask``, ``prior``, ``predict``
     turned      log P, score and curvature of the answer,  ``kernel``, in every fit
                 turned so that the left won or tied
     sides       P(a) and P(b)                              ``ask``, to look ahead
+    information Fisher's, of an answer to come             ``ask``, ``kernel``
 """
 
 from __future__ import annotations
@@ -25,13 +29,24 @@ from jaxtyping import Bool, Float, Integer
 from scipy.special import expit, log_expit
 
 from personalign.errors import InputError
-from personalign.learn.grades import LITTLE, MUCH, SIGN, VERDICTS, Turned, graded
 from personalign.types import Array, Bools, Gaussian, Ints, Noise
 
 A, B, TIE = 0, 1, 2  # the outcomes' order in the first dimension of every array here
+LITTLE, MUCH = 5, 7  # a+ and a++ in the order of ``types.CHOICES``
+# of every choice in that order: the verdict as if the left had won or tied, and the sign of u for that
+VERDICTS = np.array([0, 0, 2, 3, 4, LITTLE, LITTLE, MUCH, MUCH])
+SIGN = np.array([1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, -1.0])
 _NEVER = -1e3  # stands for log 0: its exponential is 0, but sums with it keep the differences of the rest
 _FAR = 600.0  # the largest |u| that is exponentiated: e^(600 + MAX_UTILITY) is still finite
 _TINY = 1e-300  # the smallest probability that is divided by
+
+
+class Turned(NamedTuple):
+    """Of answers turned so that the left won or tied: log P, or its mean; its first and negative second derivative."""
+
+    log_prob: Array
+    score: Array
+    curvature: Array
 
 
 class Outcomes(NamedTuple):
@@ -70,13 +85,13 @@ def probabilities(u: Float[Array, "*s"], noise: Noise) -> Float[Array, "3 *s"]:
 
 def information(u: Float[Array, "*s"], noise: Noise, is_graded: Bool[Bools, "*s"] | None = None) -> Float[Array, "*s"]:
     """Fisher information about u in one answer, Σ_c p′_c²/p_c."""
-    each = outcomes(u, noise)
-    terms = each.prob * each.score**2
-    plain = np.asarray(terms.sum(axis=0))
+    plain = _information(u, noise)
     if is_graded is None or not is_graded.any():
         return plain
+    each = outcomes(u, noise)
     grades = [graded(turn * u, np.full(u.shape, is_much), noise) for turn in (1, -1) for is_much in (False, True)]
-    return np.where(is_graded, terms[TIE] + sum(np.exp(grade.log_prob) * grade.score**2 for grade in grades), plain)
+    fine = each.prob[TIE] * each.score[TIE] ** 2 + sum(np.exp(grade.log_prob) * grade.score**2 for grade in grades)
+    return np.where(is_graded, fine, plain)
 
 
 def log_likelihood(
@@ -123,6 +138,36 @@ def _turned(u: Array, is_tie: Bools, noise: Noise) -> Turned:
         whole = _turned(u, is_tie, Noise(0.0, 0.0))
         return Turned(*(np.where(is_tie, tie, side) for tie, side in zip(whole, mixed, strict=True)))
     return mixed
+
+
+def _information(u: Array, noise: Noise) -> Array:
+    """Without grades, by one exponential: fits and questions take it of every answer."""
+    odds, theta = np.exp(-np.clip(u, -_FAR, _FAR)), exp(noise.tie)
+    low, high = odds * theta, odds + theta
+    a, b = 1 / (1 + low), odds / high
+    not_a, not_b = low * a, theta / high
+    meant, floor = 1 - noise.lapse, _floor(noise)
+    parts = [(a, not_a), (b, not_b)]
+    if noise.tie > 0:
+        parts.append((-expm1(-2 * noise.tie) * not_a * not_b, not_a - not_b))
+    # p′²/p of m·p + ε/K, where p′ is p times its score
+    terms = [meant * p * score**2 * (meant * p / (meant * p + floor) if floor else 1.0) for p, score in parts]
+    return np.asarray(sum(terms))
+
+
+def graded(u: Float[Array, "*s"], is_much: Bool[Bools, "*s"], noise: Noise) -> Turned:
+    """The likelihood of "much better" and of "a little better"."""
+    low, high = u - noise.tie, u - noise.tie - noise.much
+    # σ(x) − σ(x − m) = (1 − e^(−m))·σ(x)·σ(m − x)
+    log_prob = np.where(is_much, log_expit(high), log(-expm1(-noise.much)) + (log_expit(low) + log_expit(-high)))
+    score = np.where(is_much, expit(-high), expit(-low) - expit(high))
+    curvature = np.where(is_much, 0.0, expit(low) * expit(-low)) + expit(high) * expit(-high)
+    if noise.lapse == 0:
+        return Turned(log_prob, score, curvature)
+    log_kept = log1p(-noise.lapse) + log_prob
+    mixed = np.logaddexp(log_kept, log(noise.lapse) - log(6 if noise.tie > 0 else 4))
+    share = np.exp(log_kept - mixed)
+    return Turned(mixed, share * score, share * (curvature - (1 - share) * score**2))
 
 
 def sides(u: Float[Array, "*s"], noise: Noise) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:

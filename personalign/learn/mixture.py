@@ -1,43 +1,59 @@
 """What people are like, before their answers and after: a mixture of three kinds of people.
 
-Either nothing sets a person apart from everybody's taste μ; or they feel about few axes (``kernel``); or about any of
-them, with normally distributed weights. Answers weigh each kind by its evidence. So who answers at random, or as
-everybody does, stays near μ. What is left is drawn together to one Gaussian of the same mean and covariance, because a
-profile is one. Its mean is what steers.
+Either nothing sets a person apart from everybody's taste μ; or they have few tastes; or they may feel about any axis,
+with normally distributed weights. Few tastes lie on the basis's own axes (``kernel``), or are those of made-up people,
+the particles, where a log says what its people's tastes are like (``sparse``). Answers weigh each kind by its evidence.
+So who answers at random, or as everybody does, stays near μ. What is left is drawn together to one Gaussian of the same
+mean and covariance, because a profile is one. Its mean is what steers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import logsumexp
 
-from personalign.basis import ASSUMED, Shares
+from personalign.basis import ASSUMED, Basis, Shares
 from personalign.learn.kernel import FittedMany, posteriors, sparse_posteriors
+from personalign.learn.likelihood import turned
 from personalign.learn.prior import conditioned
 from personalign.learn.rows import Rows
 from personalign.types import Array, Bools, Gaussian, Noise, Statement
 from personalign.words import Axis
 
+NEAR = 0.01  # of the prior's variance: a person is near a made-up one, not there
+AT_ONCE = 1 << 17  # utilities of particles: what is made of them fits a cache
+_NODES, _CHANCES = np.polynomial.hermite_e.hermegauss(3)  # over the side bias
+_CHANCES = _CHANCES / _CHANCES.sum()
+
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Everybody's mean with ``shares.nothing``, weights on few axes with ``shares.few``, else the Gaussian.
+    """Everybody's mean with ``shares.nothing``, few tastes with ``shares.few``, else the Gaussian.
 
     On the axes ``is_stated`` (d,) the weights of all kinds are the Gaussian's.
     """
 
     normal: Gaussian
     shares: Shares = ASSUMED
+    particles: Float[Array, "S d"] | None = None
     is_stated: Bools | None = None
+
+    @classmethod
+    def of_people(cls, basis: Basis) -> Mixture:
+        """The people of a basis."""
+        return cls(basis.prior, basis.shares, basis.particles)
 
     def conditioned(self, statements: Sequence[Statement], axes: Sequence[Axis]) -> Mixture:
         """Condition on what a person stated, which is theirs even if nothing else is, and as sure as they said it."""
         stated = np.isin([axis.name for axis in axes], [statement.axis for statement in statements])
-        return Mixture(conditioned(self.normal, statements, axes), self.shares, stated)
+        normal = conditioned(self.normal, statements, axes)
+        particles = None if self.particles is None else np.where(stated, normal.mean, self.particles)
+        return Mixture(normal, self.shares, particles, stated)
 
 
 class Mixed(NamedTuple):
@@ -47,19 +63,21 @@ class Mixed(NamedTuple):
     chance: Array
 
 
-def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise) -> Mixed:
+def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise, *, with_covariance: bool = True) -> Mixed:
     """Weigh the kinds by their evidence, and draw everyone's posterior together to one Gaussian.
 
     Where nothing is all that there is, answers change nothing, and the Gaussian stays as it was.
     """
     normal, shares = prior.normal, np.array([prior.shares.nothing, prior.shares.few, prior.shares.any])
-    is_stated = np.zeros(len(normal.mean), dtype=bool)
+    if prior.is_stated is None:
+        prior = replace(prior, is_stated=np.zeros(len(normal.mean), dtype=bool))
     if prior.shares.nothing == 1:
-        same = _nothing(rows, normal, noise, is_stated)
-        same = same._replace(covariance=np.tile(normal.covariance, (len(rows.v), 1, 1)))
+        same = _nothing(rows, prior, noise, with_covariance=False)
+        if with_covariance:
+            same = same._replace(covariance=np.tile(normal.covariance, (len(rows.v), 1, 1)))
         return Mixed(same, np.tile(shares, (len(rows.v), 1)))
-    is_stated = is_stated if prior.is_stated is None else prior.is_stated
-    kinds = [fit(rows, normal, noise, is_stated) for fit, share in zip(_KINDS, shares.tolist(), strict=True) if share]
+    fits = [fit for fit, share in zip(_KINDS, shares.tolist(), strict=True) if share]
+    kinds = [fit(rows, prior, noise, with_covariance=with_covariance) for fit in fits]
     odds = np.stack([kind.evidence for kind in kinds], axis=1) + np.log(shares[shares > 0])
     evidence = logsumexp(odds, axis=1)
     chance = np.exp(odds - evidence[:, None])
@@ -68,18 +86,53 @@ def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise) -> Mixed:
     bias = _sum(share * kind.bias for share, kind in weighed)
     of_all = np.zeros((len(mean), len(shares)))
     of_all[:, shares > 0] = chance
-    return Mixed(FittedMany(mean, _covariance(weighed, mean), bias, evidence), of_all)
+    covariance = _covariance(weighed, mean) if with_covariance else kinds[0].covariance
+    return Mixed(FittedMany(mean, covariance, bias, evidence), of_all)
 
 
-def _nothing(rows: Rows, normal: Gaussian, noise: Noise, is_stated: Bools) -> FittedMany:
-    return posteriors(rows, normal, noise, np.tile(is_stated.astype(np.float64), (len(rows.v), 1)))
+def _nothing(rows: Rows, prior: Mixture, noise: Noise, *, with_covariance: bool) -> FittedMany:
+    scale = np.tile(np.asarray(prior.is_stated, dtype=np.float64), (len(rows.v), 1))
+    return posteriors(rows, prior.normal, noise, scale, with_covariance=with_covariance)
 
 
-def _any(rows: Rows, normal: Gaussian, noise: Noise, is_stated: Bools) -> FittedMany:  # noqa: ARG001 - as the others
-    return posteriors(rows, normal, noise)
+def _few(rows: Rows, prior: Mixture, noise: Noise, *, with_covariance: bool) -> FittedMany:
+    is_stated = np.asarray(prior.is_stated)
+    if prior.particles is None:
+        return sparse_posteriors(rows, prior.normal, noise, is_stated, with_covariance=with_covariance)
+    near = NEAR * prior.normal.covariance
+    near += (1 - NEAR) * prior.normal.covariance * np.outer(is_stated, is_stated)
+    width = max(1, AT_ONCE // (rows.v.shape[1] * len(prior.particles)))
+    blocks = [rows.select(slice(i, i + width)) for i in range(0, len(rows.v), width)]
+    parts = [_weigh(block, prior.particles, near, noise, with_covariance=with_covariance) for block in blocks]
+    return FittedMany(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-_KINDS: tuple[Callable[[Rows, Gaussian, Noise, Bools], FittedMany], ...] = (_nothing, sparse_posteriors, _any)
+def _any(rows: Rows, prior: Mixture, noise: Noise, *, with_covariance: bool) -> FittedMany:
+    return posteriors(rows, prior.normal, noise, with_covariance=with_covariance)
+
+
+_KINDS = (_nothing, _few, _any)
+
+
+def _weigh(
+    rows: Rows, particles: Float[Array, "S d"], near: Float[Array, "d d"], noise: Noise, *, with_covariance: bool
+) -> FittedMany:
+    """Weigh particles by the likelihood, exactly but for the side bias, for which three nodes stand."""
+    nodes, shares = (_NODES, _CHANCES) if noise.side > 0 else (np.zeros(1), np.ones(1))
+    sides = noise.side * nodes[:, None, None] * rows.side[:, None, :, None]
+    u = (rows.v @ particles.T)[:, None] + sides  # (U, nodes, n, S)
+    answers = turned(u, np.broadcast_to(rows.verdict[:, None, :, None], u.shape), noise).log_prob
+    joint = (answers * rows.weight[:, None, :, None]).sum(axis=2) + np.log(shares / len(particles))[:, None]
+    evidence = logsumexp(joint.reshape(len(joint), -1), axis=1)  # along one person's row, as all sums here
+    chance = np.exp(joint - evidence[:, None, None])
+    each = chance.sum(axis=1)[:, None]
+    mean = (each @ particles)[:, 0]
+    bias = noise.side * rows.turn * (chance.sum(axis=2) * nodes).sum(axis=1)
+    covariance = np.empty((len(mean), 0, 0))
+    if with_covariance:
+        shift = particles - mean[:, None]
+        covariance = (each * shift.transpose(0, 2, 1)) @ shift + near
+    return FittedMany(mean, covariance, bias, evidence)
 
 
 def _covariance(weighed: Sequence[tuple[Array, FittedMany]], mean: Array) -> Array:

@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 from scipy.optimize import minimize
 
-from personalign.learn.grades import LITTLE, Turned
-from personalign.learn.likelihood import TIE, turned
+from personalign.learn.likelihood import LITTLE, TIE, Turned, turned
 from personalign.types import Array, Ints, Noise
 
 ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them

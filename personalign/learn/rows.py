@@ -13,8 +13,7 @@ from jaxtyping import Float, Integer
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
-from personalign.learn.grades import LITTLE, SIGN, VERDICTS
-from personalign.learn.likelihood import TIE
+from personalign.learn.likelihood import LITTLE, SIGN, TIE, VERDICTS
 from personalign.messages import FEEDBACK
 from personalign.types import CHOICES, INFORMATIVE, MAX_AXES, WEIGHTS, Array, Bools, Ints
 
@@ -36,6 +35,10 @@ class Rows:
     side: Array  # (U, n)
     weight: Array  # (U, n)
     turn: Array  # (U,) 1, −1, or 0 where the record is its own mirror image, so that the bias is 0
+
+    def select(self, people: slice) -> Rows:
+        """The answers of some people."""
+        return Rows(self.v[people], self.verdict[people], self.side[people], self.weight[people], self.turn[people])
 
 
 def select(choices: Sequence[str], kinds: Sequence[str], most: int = MAX_ANSWERS) -> Integer[Ints, "k"]:

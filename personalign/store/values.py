@@ -33,6 +33,11 @@ class Shown:
     def __post_init__(self) -> None:
         check_finite("what is shown", self.v)
 
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """All of them, in the order of their letters."""
+        return (self.a, self.b, *self.others)
+
     @classmethod
     def pair(cls, user: str, name: str, prompt: tuple[Message, ...], first: str, second: str, v: Array) -> Shown:
         """Put each reply on a side; ``v`` are the features, first minus second."""

@@ -16,11 +16,11 @@ from personalign.learn.ask import (
     AHEAD,
     QUESTION_RULES,
     SCORES,
-    Draws,
     StopRule,
     accuracy_after,
     acquire,
     clip_pairs,
+    draw,
     expected_information,
     latent_accuracy,
     why_stop,
@@ -187,16 +187,16 @@ def test_pref_is_the_variance() -> None:
 def test_looking_ahead_is_expected_accuracy(noise: Noise) -> None:
     """Against enumeration: ask, weigh the hypotheses by each answer, forecast by their vote, count what is right."""
     rng = np.random.default_rng(0)
-    known = Draws(rng.normal(size=(5, 3)), np.array([0.4, 0.3, 0.1, 0.1, 0.1]))
-    wins = win_probability(known.weights @ POOL.T, noise)  # (5, 12)
+    known, chance = rng.normal(size=(5, 3)), np.full(5, 0.2)
+    wins = win_probability(known @ POOL.T, noise)  # (5, 12)
     truth = []
     for v in POOL[:4]:
         offered = 3 if noise.tie else 2
-        joint = probabilities(known.weights @ v, noise)[:offered] * known.chance  # (3, 5)
+        joint = probabilities(known @ v, noise)[:offered] * chance  # (3, 5)
         votes = joint @ wins / joint.sum(axis=1, keepdims=True)
         truth.append(float((joint.sum(axis=1)[:, None] * np.maximum(votes, 1 - votes)).sum(axis=0).mean()))
     np.testing.assert_allclose(accuracy_after(known, POOL[:4], POOL, noise), truth)
-    unasked = np.maximum(known.chance @ wins, 1 - known.chance @ wins).mean()
+    unasked = np.maximum(chance @ wins, 1 - chance @ wins).mean()
     assert min(truth) >= unasked - 1e-12
     assert max(truth) > unasked + 1e-3  # the control: an answer does help
 
@@ -209,13 +209,13 @@ def test_what_is_compared_later_is_asked_about() -> None:
     assert acquire(post, pool, AHEAD, NOISE) != 0
 
 
-def test_other_draws_may_stand_for_the_posterior() -> None:
-    """Where it isn't normal, the caller's draws are looked ahead from: all on one axis, that axis is asked about."""
-    post = Gaussian(np.zeros(2), np.eye(2))
-    pool = np.eye(2)
-    for axis in range(2):
-        one_axis = Draws(np.outer([-2.0, 2.0], np.eye(2)[axis]), np.array([0.5, 0.5]))
-        assert acquire(post, pool, AHEAD, NOISE, draws=one_axis) == axis
+def test_draws_stand_for_a_posterior() -> None:
+    """The same ones each time, with the posterior's mean exactly and nearly its covariance."""
+    post = Gaussian(np.array([1.0, -2.0]), np.array([[2.0, 0.5], [0.5, 1.0]]))
+    draws = draw(post, 4000)
+    np.testing.assert_array_equal(draws, draw(post, 4000))
+    np.testing.assert_allclose(draws.mean(axis=0), post.mean, atol=1e-12)
+    np.testing.assert_allclose(np.cov(draws.T), post.covariance, atol=0.1)
 
 
 # ---------------------------------------------------------------- clipping

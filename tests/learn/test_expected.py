@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from personalign.learn.grades import LITTLE, MUCH
-from personalign.learn.likelihood import TIE, A, log_likelihood
+from personalign.learn.likelihood import LITTLE, MUCH, TIE, A, log_likelihood
 from personalign.learn.population import expected
 from personalign.types import Noise
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.fit import fit
-from personalign.learn.grades import LITTLE, MUCH
 from personalign.learn.likelihood import (
+    LITTLE,
+    MUCH,
     TIE,
     A,
     B,

@@ -10,8 +10,7 @@ import pytest
 
 from personalign.errors import InputError, QuestionError
 from personalign.learn.fit import Record, fit
-from personalign.learn.grades import LITTLE, MUCH
-from personalign.learn.likelihood import TIE, A
+from personalign.learn.likelihood import LITTLE, MUCH, TIE, A
 from personalign.learn.rows import (
     MAX_ANSWERS,
     MAX_AXES,

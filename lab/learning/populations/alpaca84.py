@@ -103,7 +103,7 @@ def population(
     tastes = _tastes()
     seen, new = _split(rng.permutation(len(tastes)), unseen)
     half = num_prompts // 2 + 1
-    shown = _Shown(features, replies.attributes, rng)
+    shown = _Shown(replies.attributes, rng)
     train, test = np.arange(half), np.arange(half, num_prompts)
     answers = [shown.answer(taste, shown.pairs(train, ANSWERS)) for taste in seen]
     _ = [shown.answer(taste, shown.pairs(test, SEEN_TESTS)) for taste in seen]  # the protocol draws them, too
@@ -113,12 +113,16 @@ def population(
     everybody = [*answers, *asked]
     much = _much(everybody, np.quantile(np.abs([a.margin for a in answers]), 1 - MUCH), grades.spread, seed)
     much_seen, much_new = np.concatenate(much[:SEEN]), much[SEEN:]
+    num_models = features.shape[1]
     return Population(
+        np.repeat(np.arange(num_prompts), num_models),
+        features.reshape(num_prompts * num_models, -1),
         np.repeat(np.arange(SEEN), ANSWERS),
-        np.concatenate([a.v for a in answers]),
+        np.concatenate([a.pairs.rows(num_models) for a in answers]),
         choices(np.concatenate([a.left for a in answers]), much_seen if grades.seen else None),
+        pool.rows(num_models),
         [
-            NewPerson(q.v, q.left, t.v, t.left, float(t.agrees.mean()), m if grades.new else None)
+            NewPerson(q.left, t.pairs.rows(num_models), t.left, float(t.agrees.mean()), m if grades.new else None)
             for q, t, m in zip(asked, tests, much_new, strict=True)
         ],
         _kinds(features, replies.attributes, tastes),
@@ -127,7 +131,7 @@ def population(
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    v: NDArray[np.float64]
+    pairs: _Pairs
     margin: NDArray[np.float64]  # by which the left was better in a person's eyes when they answered
     left: NDArray[np.bool_]  # the left was chosen
     agrees: NDArray[np.bool_]  # and that is what the hidden utility says
@@ -139,18 +143,21 @@ class _Pairs:
     left: NDArray[np.int64]
     right: NDArray[np.int64]
 
+    def rows(self, num_models: int) -> NDArray[np.int64]:
+        """Both replies' numbers, (n, 2)."""
+        return np.stack([self.prompt * num_models + side for side in (self.left, self.right)], axis=1)
+
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """Replies as people see them (attributes) and as the axes are made from them (features)."""
+    """Replies as people see them."""
 
-    features: NDArray[np.float64]
     attributes: NDArray[np.float64]
     rng: np.random.Generator
 
     def pairs(self, prompts: NDArray[np.int64], num: int) -> _Pairs:
         """Two different models' replies to one prompt."""
-        models = self.features.shape[1]
+        models = self.attributes.shape[1]
         prompt = self.rng.choice(prompts, num)
         left = self.rng.integers(models, size=num)
         return _Pairs(prompt, left, (left + self.rng.integers(1, models, size=num)) % models)
@@ -162,8 +169,7 @@ class _Shown:
         difference = liked[pairs.prompt, pairs.left] - liked[pairs.prompt, pairs.right]
         margin = difference - logit(self.rng.random(len(difference)))
         left = margin > 0
-        v = self.features[pairs.prompt, pairs.left] - self.features[pairs.prompt, pairs.right]
-        return _Answers(v, margin, left, left == (difference > 0))
+        return _Answers(pairs, margin, left, left == (difference > 0))
 
 
 def _much(answers: Sequence[_Answers], cut: float, spread: float, seed: int) -> list[NDArray[np.bool_]]:

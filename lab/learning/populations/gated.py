@@ -200,7 +200,7 @@ def _choose_shares(
         z = x @ basis.projection
         theirs = _by_user(votes.user, rows[fold == held]).values()
         people = [(_record(votes, z, indices), votes.prompt[indices]) for indices in theirs]
-        scores.append(prequential(people, basis.prior, basis.noise))
+        scores.append(prequential(people, Mixture(basis.prior), basis.noise))
     return choose_shares(np.concatenate(scores))
 
 

@@ -52,7 +52,9 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
     drawn = np.random.default_rng([pair, 17]).multivariate_normal(mean, basis.prior.covariance)
     weights = 2 * mean - drawn if is_mirrored else drawn
     pool = clip_pairs(basis.pool, basis.prior)
-    prior = Mixture(basis.prior, ASSUMED if basis.shares.nothing == 1 else basis.shares)  # else nothing to calibrate
+    prior = Mixture.of_people(basis)
+    if basis.shares.nothing == 1:  # else there is nothing to calibrate
+        prior = replace(prior, shares=ASSUMED)
     post, is_left = basis.prior, np.ones(len(pool), dtype=bool)
     indices: list[int] = []
     choices: list[str] = []

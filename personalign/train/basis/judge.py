@@ -10,7 +10,7 @@ Unless people so mixed are predicted better than by everybody's mean, nothing is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -92,11 +92,11 @@ class Judgement:
         return self.shares.nothing < 1 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
 
 
-def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) -> Judgement:
-    """Fit the shares to held-out people, and predict their answers with them."""
+def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> Judgement:
+    """Fit the shares of the prior's kinds to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
     shares = choose_shares(prequential([(Record(p.v, p.choice), p.groups) for p in people], prior, noise))
-    mixture = Mixture(prior, shares)
+    mixture = replace(prior, shares=shares)
     forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
     if not forecasts:
         raise InputError(
@@ -108,7 +108,7 @@ def judge(people: Sequence[Person], prior: Gaussian, noise: Noise, seed: int) ->
 
 
 def prequential(
-    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Gaussian, noise: Noise
+    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Mixture, noise: Noise
 ) -> Float[Array, "people 3"]:
     """Log-probability of each person's answers by each kind of people: nothing, few and any.
 
@@ -120,7 +120,7 @@ def prequential(
 
 
 def _prequential(
-    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Gaussian, noise: Noise
+    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Mixture, noise: Noise
 ) -> Float[Array, "people 3"]:
     answers, befores, owner = list[Record](), list[Record](), list[int]()
     for person, (record, group) in enumerate(people):
@@ -130,9 +130,10 @@ def _prequential(
             answers.append(Record(record.v[i], [record.choice[i]]))
             befores.append(Record(record.v[before], [record.choice[j] for j in before]))
             owner.append(person)
-    v = np.array([answer.v for answer in answers]).reshape(-1, len(prior.mean))
+    mean = prior.normal.mean
+    v = np.array([answer.v for answer in answers]).reshape(-1, len(mean))
     outcome = encode([answer.choice[0] for answer in answers])
-    kinds = [v @ prior.mean, *(_predicted(v, befores, Mixture(prior, only), noise) for only in (FEW, ANY))]
+    kinds = [v @ mean, *(_predicted(v, befores, replace(prior, shares=only), noise) for only in (FEW, ANY))]
     each = np.stack([log_likelihood(u, outcome, noise)[0] for u in kinds], axis=1)
     sums = np.zeros((len(people), len(kinds)))
     np.add.at(sums, np.array(owner, dtype=np.int64), each)

@@ -25,6 +25,8 @@ from personalign.decode.embed import HIDDEN
 from personalign.errors import InputError
 from personalign.learn.axes import Embed, measure_many
 from personalign.learn.factors import factorise
+from personalign.learn.mixture import Mixture
+from personalign.learn.sparse import make_up
 from personalign.messages import Conversation
 from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog
@@ -128,9 +130,11 @@ def fit_basis(
     basis, features, _ = min(models, key=lambda model: model.loss)
     some = np.random.default_rng([seed, 5]).permutation(len(answers.person))[:NUM_REFERENCE]
     people = [_person(answers, features, i) for i in np.flatnonzero(is_judge).tolist()]
-    judgement = judge(people, basis.prior, basis.noise, seed)
+    particles = _particles(answers, known, features, basis, seed, work)
+    judgement = judge(people, Mixture(basis.prior, particles=particles), basis.noise, seed)
     basis = replace(
         basis,
+        particles=particles,
         reference=answers.differences(features, some),
         accuracy=judgement.accuracy,
         shares=judgement.shares,
@@ -204,6 +208,7 @@ def restandardised(draft: Basis, axes: Int[Ints, "e"], center: Float[Array, "e"]
             scale * draft.prior.mean[axes], draft.prior.covariance[np.ix_(axes, axes)] * np.outer(scale, scale)
         ),
         reference=draft.reference[:, axes],
+        particles=None if draft.particles is None else scale * draft.particles[:, axes],
         learnt=projected,
     )
 
@@ -306,6 +311,22 @@ def _factorise(
         }
 
     return keep(work and work / f"{identity(person, v, choice.tolist(), rank, seed)}.safetensors", arrays)
+
+
+def _particles(
+    answers: _Answers, known: Int[Ints, "K"], features: Float[Array, "R d"], basis: Basis, seed: int, work: Path | None
+) -> Float[Array, "S d"] | None:
+    """Made-up people who have few tastes, as the known people have, if these are such; or what a killed run found."""
+    person, choice, v = answers.person[known], answers.choice[known].tolist(), answers.differences(features, known)
+
+    def arrays() -> Arrays:
+        particles = make_up(person, v, choice, basis.prior, basis.noise, seed)
+        return {"particles": np.zeros((0, basis.num_axes)) if particles is None else particles}
+
+    prior = basis.prior
+    name = identity("particles", person, v, choice, prior.mean, prior.covariance, astuple(basis.noise), seed)
+    particles = keep(work and work / f"{name}.safetensors", arrays)["particles"]
+    return particles if len(particles) else None
 
 
 def _model(basis: Basis, features: Float[Array, "R d"], factors: Arrays, weights: Float[Array, "d rank"]) -> _Model:

@@ -1,4 +1,4 @@
-"""New people asked one question after another, under a Gaussian or a mixture; and alpaca84's people among them."""
+"""New people asked by the service on a basis of other people's log; and alpaca84's people among them."""
 
 from __future__ import annotations
 
@@ -7,50 +7,68 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.learning.judged import Judged
 from lab.learning.populations import alpaca84
-from lab.learning.populations.asked import NewPerson, Population, ask_everyone, ask_kinds
-from lab.priors.mixture import Mixture
-from personalign.learn.ask import AHEAD
-from personalign.learn.factors import Factors
-from personalign.types import Gaussian, Noise
+from lab.learning.populations.asked import (
+    NewPerson,
+    Population,
+    ask_everyone,
+    fitted,
+    know_everything,
+    of_kinds,
+)
+from personalign.basis import Basis
 from tests.lab.learning import made_up
 
 COUNTS = (0, 3)
 KINDS = 3 * np.concatenate([np.eye(3), -np.eye(3)])
-NOISE = Noise(tie=0.0, lapse=0.0, side=0.0)
-FACTORS = Factors(np.eye(3), Gaussian(np.zeros(3), 3 * np.eye(3)), NOISE, 2, 2, 0, 0, ())
+NUM_REPLIES = 200
 
 
 @pytest.fixture(scope="module")
 def population() -> Population:
-    """Thirty new people of six kinds, who answer by a logistic."""
+    """Forty people in a log and eighteen new ones, of six kinds, who answer by a logistic."""
     rng = np.random.default_rng(0)
+    features = rng.normal(size=(NUM_REPLIES, 3))
 
-    def person(weights: np.ndarray) -> NewPerson:
-        pool, tests = rng.normal(size=(2, 40, 3))
-        says, prefers = (rng.random(40) < 1 / (1 + np.exp(-v @ weights)) for v in (pool, tests))
-        return NewPerson(pool, says, tests, prefers)
+    def pairs(num: int) -> np.ndarray:
+        return np.array([rng.choice(NUM_REPLIES, 2, replace=False) for _ in range(num)])
 
-    nobody = np.zeros((0, 3))
-    return Population(np.zeros(0, int), nobody, np.zeros(0, str), [person(KINDS[i % 6]) for i in range(30)], KINDS)
+    def says(kind: int, shown: np.ndarray) -> np.ndarray:
+        u = (features[shown[:, 0]] - features[shown[:, 1]]) @ KINDS[kind % 6]
+        return np.asarray(rng.random(len(u)) < 1 / (1 + np.exp(-u)))
+
+    shown, pool = pairs(40 * 30), pairs(60)
+    user = np.repeat(np.arange(40), 30)
+    left = np.concatenate([says(i, shown[user == i]) for i in range(40)])
+    new = []
+    for kind in range(18):
+        tests = pairs(60)
+        new.append(NewPerson(says(kind, pool), tests, says(kind, tests)))
+    prompt = np.arange(NUM_REPLIES) % 7
+    return Population(prompt, features, user, shown, np.where(left, "a", "b"), pool, new, KINDS)
 
 
-def test_a_mixture_without_points_is_no_mixture(population: Population) -> None:
-    """The same questions and the same forecasts, to the bit, as under the factors' own prior."""
-    given = ask_everyone(population, FACTORS, "d_optimal", COUNTS)
-    plain = ask_everyone(population, FACTORS, "d_optimal", COUNTS, prior=Mixture.plain(FACTORS.prior))
-    mixed = ask_everyone(population, FACTORS, "d_optimal", COUNTS, prior=Mixture(FACTORS.prior, KINDS, 0.5))
-    np.testing.assert_array_equal(given[3].chance, plain[3].chance)
-    assert not np.array_equal(given[3].chance, mixed[3].chance)
+@pytest.fixture(scope="module")
+def basis(population: Population) -> Basis:
+    return fitted(population, 0)
 
 
-def test_who_knows_the_kinds_predicts_best(population: Population) -> None:
-    """After three questions asked by looking ahead; before the first nobody knows anything."""
-    plain: dict[int, Judged] = ask_everyone(population, FACTORS, "random", COUNTS)
-    known = ask_kinds(population, AHEAD, COUNTS)
-    assert known[3].accuracy > plain[3].accuracy + 0.05
-    assert known[0].accuracy == pytest.approx(0.5, abs=0.1)
+def test_people_are_known_after_some_questions(population: Population, basis: Basis) -> None:
+    """Before the first nobody knows anything; who knows the kinds beforehand predicts best."""
+    served = ask_everyone(population, basis, None, COUNTS)
+    known = ask_everyone(population, of_kinds(population), "d_optimal", COUNTS)
+    assert served[0].accuracy == pytest.approx(0.5, abs=0.1)
+    assert served[3].accuracy > served[0].accuracy + 0.1
+    assert known[3].accuracy > served[3].accuracy
+
+
+@pytest.mark.slow
+def test_the_sides_of_a_question_are_drawn_and_answers_turn_with_them(population: Population, basis: Basis) -> None:
+    """All of a person's answers say as much as so many at random; answers turned against them say the opposite."""
+    everything = know_everything(population, basis, 60, 0)
+    served = ask_everyone(population, basis, "random", (0, 50))[50]
+    assert served.accuracy == pytest.approx(everything.accuracy, abs=0.03)
+    assert served.accuracy > 0.75
 
 
 def test_an_attribute_may_be_unseen() -> None:
@@ -71,9 +89,10 @@ def test_kinds_tell_what_people_say(tmp_path: Path) -> None:
     of = alpaca84.population(alpaca84.load(tmp_path), 0)
     assert of.kinds is not None
     assert (len(of.kinds), len(np.unique(of.user)), len(of.new)) == (84, 60, 24)
-    fits = np.array([((person.pool @ of.kinds.T > 0) == person.says[:, None]).mean(axis=0) for person in of.new])
+    liked = of.difference(of.pool) @ of.kinds.T > 0
+    fits = np.array([(liked == person.says[:, None]).mean(axis=0) for person in of.new])
     best = fits.argmax(axis=1)
-    later = np.array([((p.tests @ of.kinds.T > 0) == p.prefers[:, None]).mean(axis=0) for p in of.new])
+    later = np.array([((of.difference(p.tests) @ of.kinds.T > 0) == p.prefers[:, None]).mean(axis=0) for p in of.new])
     own, others = later[np.arange(24), best], later[np.arange(24), np.roll(best, 1)]
     assert own.mean() > 0.6
     assert own.mean() > others.mean() + 0.1

@@ -26,7 +26,7 @@ from tests.lab.learning import made_up
 
 PLAN = Plan(
     num_repeats=3, num_pairs=50, num_bulk=64, num_bulk_repeats=1, num_sample=8, basis=(10, 200, 12), num_stop_bases=1,
-    num_stopped=5, jester_splits=1, jester_rank=2, alpaca_seeds=1, alpaca_rank=2, compared_splits=1,
+    num_stopped=5, jester_splits=1, jester_rank=2, alpaca_seeds=1, compared_splits=1,
     gate_rounds=dict.fromkeys(learn.GATED, 1),
 )  # fmt: skip
 

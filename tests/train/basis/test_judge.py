@@ -33,7 +33,7 @@ def people(number: int, answers: int, strength: float, seed: int = 0) -> list[Pe
 @pytest.mark.slow
 def test_people_of_the_prior_are_foretold() -> None:
     """More with every answer, about as surely as it is right, so that questions may be chosen."""
-    found = judge(people(50, 24, 1.0), PRIOR, NOISE, 0)
+    found = judge(people(50, 24, 1.0), Mixture(PRIOR), NOISE, 0)
     accuracy = [after.accuracy for after in found.after]
     assert accuracy[2] > accuracy[1] > accuracy[0] == 0.5
     assert found.accuracy == accuracy[2]
@@ -45,7 +45,7 @@ def test_people_of_the_prior_are_foretold() -> None:
 @pytest.mark.slow
 def test_people_without_taste_stay_with_the_population() -> None:
     """Nothing is gained by leaving it, so nobody does, and questions aren't chosen."""
-    found = judge(people(50, 24, 0.0), PRIOR, NOISE, 0)
+    found = judge(people(50, 24, 0.0), Mixture(PRIOR), NOISE, 0)
     assert found.shares == Shares(1.0, 0.0)
     assert not found.active
     assert {after.accuracy for after in found.after} == {0.5}
@@ -54,7 +54,7 @@ def test_people_without_taste_stay_with_the_population() -> None:
 @pytest.mark.slow
 def test_with_few_answers_each_nobody_can_tell() -> None:
     """People who gave nine answers are judged after five, but don't show that questions may be chosen."""
-    found = judge(people(80, 9, 1.0), PRIOR, NOISE, 0)
+    found = judge(people(80, 9, 1.0), Mixture(PRIOR), NOISE, 0)
     assert [after.answers for after in found.after] == [0, 5]
     assert found.accuracy == found.after[1].accuracy > 0.5
     assert not found.active
@@ -65,9 +65,9 @@ def test_nothing_is_predicted_from_the_same_text() -> None:
     chained = [
         Person(p.v, p.choice, np.column_stack([np.zeros(12, int), np.arange(1, 13)])) for p in people(40, 12, 1.0)
     ]
-    assert [after.answers for after in judge(chained, PRIOR, NOISE, 0).after] == [0]
-    assert judge(chained, PRIOR, NOISE, 0).shares == Shares(1.0, 0.0)
-    assert len(judge(people(40, 12, 1.0), PRIOR, NOISE, 0).after) == 3
+    assert [after.answers for after in judge(chained, Mixture(PRIOR), NOISE, 0).after] == [0]
+    assert judge(chained, Mixture(PRIOR), NOISE, 0).shares == Shares(1.0, 0.0)
+    assert len(judge(people(40, 12, 1.0), Mixture(PRIOR), NOISE, 0).after) == 3
 
 
 def test_answers_hang_together_by_their_texts() -> None:
@@ -81,7 +81,7 @@ def test_people_who_prefer_nothing_are_refused() -> None:
     """Ties tell how strongly people feel, but can't be predicted right or wrong."""
     tied = [Person(p.v, ["tie"] * 5, p.texts) for p in people(4, 5, 1.0)]
     with pytest.raises(InputError, match="4 held-out people preferred no reply"):
-        judge(tied, PRIOR, Noise(), 0)
+        judge(tied, Mixture(PRIOR), Noise(), 0)
 
 
 def test_the_calibration_error_is_how_far_surety_is_from_being_right() -> None:
@@ -99,7 +99,7 @@ def apart(record: Record) -> tuple[Record, Array]:
 
 
 def scores_of(record: Record) -> Array:
-    return prequential([apart(record)], PRIOR, NOISE)[0]
+    return prequential([apart(record)], Mixture(PRIOR), NOISE)[0]
 
 
 def test_each_answer_is_predicted_from_those_before_it() -> None:
@@ -119,7 +119,7 @@ def test_each_answer_is_predicted_from_those_before_it() -> None:
 def test_answers_about_one_text_are_not_predicted_from_each_other() -> None:
     """All in one group are as if each was given first; apart, the control, they aren't."""
     record = record_of(6, 3, choices=("a", "b"))
-    together = prequential([(record, np.zeros(6, dtype=np.int64))], PRIOR, NOISE)[0]
+    together = prequential([(record, np.zeros(6, dtype=np.int64))], Mixture(PRIOR), NOISE)[0]
     first = sum(scores_of(Record(record.v[[i]], [record.choice[i]])) for i in range(6))
     np.testing.assert_allclose(together, first)
     assert np.abs(scores_of(record) - first)[1:].min() > 0.01
@@ -136,9 +136,9 @@ def test_what_says_nothing_counts_for_nothing() -> None:
 def test_scores_do_not_depend_on_the_others() -> None:
     """More people than are predicted at once have the scores that each has alone."""
     crowd = [apart(record_of(1 + i % 5, 3, i, choices=("a", "b", "tie", "skip"))) for i in range(AT_ONCE + 3)]
-    together = prequential(crowd, PRIOR, NOISE)
+    together = prequential(crowd, Mixture(PRIOR), NOISE)
     for i in (0, 7, AT_ONCE - 1, AT_ONCE + 2):
-        np.testing.assert_allclose(together[i], prequential([crowd[i]], PRIOR, NOISE)[0], atol=1e-12)
+        np.testing.assert_allclose(together[i], prequential([crowd[i]], Mixture(PRIOR), NOISE)[0], atol=1e-12)
     assert len(np.unique(together[:, 2])) > AT_ONCE / 2
 
 
@@ -189,7 +189,7 @@ def test_where_half_have_no_taste_nobody_loses_by_being_served(is_few: bool) -> 
     The two are everybody's taste for all, and a taste of their own for all.
     """
     known = mixed_crowd(120, 20, 0, is_few=is_few)
-    shares = choose_shares(prequential([apart(record) for record in known], AROUND, NOISE))
+    shares = choose_shares(prequential([apart(record) for record in known], Mixture(AROUND), NOISE))
     assert 0.2 < shares.nothing < 0.7
     new = mixed_crowd(300, 60, 1, is_few=is_few)
     tests = [Record(record.v[30:], record.choice[30:]) for record in new]

@@ -11,7 +11,7 @@ from personalign.basis import Shares
 from personalign.errors import InputError
 from personalign.learn.axes import measure_many
 from personalign.train.basis.build import named_basis
-from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis, varying_axes
+from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis, restandardised, varying_axes
 from personalign.train.log import Answer, AnswerLog, LogCounts
 from personalign.types import Fingerprints
 from tests.train.crowd import AXES, HIDDEN, LENGTH, Embed, Row, answers_of, embed, length_and_hidden, replies_to
@@ -71,6 +71,20 @@ def test_a_learnt_axis_is_what_people_differ_in(findings: Findings) -> None:
     assert names[-1] == "learnt_1"
     assert deviation[-1] > 1
     assert deviation[names.index("reply_length")] > 0.5
+
+
+@pytest.mark.slow
+def test_made_up_people_are_on_the_axes_of_the_basis(findings: Findings) -> None:
+    """Around everybody's mean, as different as people are; on axes of other units they like the same replies."""
+    basis = findings.basis
+    assert basis.particles is not None
+    np.testing.assert_allclose(basis.particles.mean(axis=0), basis.prior.mean, atol=1e-9)
+    spread = np.trace(np.cov(basis.particles.T))
+    assert spread == pytest.approx(np.trace(basis.prior.covariance), rel=0.5)
+    scale = np.linspace(0.5, 2, basis.num_axes)
+    other = restandardised(basis, np.arange(basis.num_axes), np.zeros(basis.num_axes), scale)
+    assert other.particles is not None
+    np.testing.assert_allclose((basis.reference / scale) @ other.particles.T, basis.reference @ basis.particles.T)
 
 
 @pytest.mark.slow

@@ -12,9 +12,11 @@ PEOPLE = {
 }
 SPEEDS = {
     "personal_over_plain.110m": "a personal reward ÷ none, 110 M parameters",
+    "personal_over_plain.smollm2": "a personal reward ÷ none, SmolLM2",
     "personal_over_plain.tiny": "a personal reward ÷ none, `tiny`",
     "distinct_over_same.110m": "32 people ÷ 32 requests of one person",
     "attached_over_plain.110m": "head attached at strength 0 ÷ nothing attached",
+    "blocks4_time_over_plain.smollm2": "time a token in blocks, the best of four ÷ plain, SmolLM2",
     "plain_over_generate.110m": "the engine ÷ transformers' `generate` on the same batch",
     "ragged_over_generate.110m": "the same, replies of 32 to 512 tokens, both by oneDNN",
 }

@@ -67,7 +67,7 @@ def _rows(name: str) -> dict[str, Any]:
 
 
 def _readme() -> str:
-    people, prose = _load("people")["figures"], _rows("prose")
+    people, prose = _load("people_fresh")["figures"], _rows("prose_fresh")
     rows = [
         ["the profile agrees with the hidden taste, on pairs nobody asked about", _summary(people, "agreement")],
         ["people like their own replies better, in standard deviations", _summary(people, "utility_personal")],
@@ -133,15 +133,29 @@ def _quality() -> str:
 
 
 def _prose() -> str:
-    rows = _rows("prose")
+    rows, fresh = _rows("prose"), _rows("prose_fresh")
     table = []
     for name, what in PROSE.items():
-        if (gain := rows.get(f"smollm2.gain.{name}")) is not None:
-            fluency = rows[f"smollm2.fluency.{name}"]["value"]
-            shares = (gain["mean"], gain["liked_better"], gain["kl"], fluency, gain["repetition"], gain["truncated"])
-            table.append([what, f"{gain['passes']:g}", _interval(gain), *(f"{x:.2f}" for x in shares)])
-    header = ["", "passes", "gain", "mean", "liked better", "KL", "bits ÷ plain", "repeated", "cut off"]
+        both = [some for some in (rows, fresh) if f"smollm2.gain.{name}" in some]
+        if both:
+            gain, fluency = (both[0][f"smollm2.{figure}.{name}"] for figure in ("gain", "fluency"))
+            gains = [_interval(some.get(f"smollm2.gain.{name}")) for some in (rows, fresh)]
+            shares = (gain["liked_better"], gain["kl"], fluency["value"], gain["repetition"], gain["truncated"])
+            table.append([what, f"{gain['passes']:g}", *gains, *(f"{x:.2f}" for x in shares)])
+    header = ["", "passes", "gain", "gain of fresh people", "liked better", "KL", "bits ÷ plain", "repeated", "cut off"]
     return _table(header, table)
+
+
+def _differences() -> str:
+    """Paired differences; the verdict is by the fresh people, where they were measured."""
+    rows, fresh = _rows("prose"), _rows("prose_fresh")
+    newest = rows | fresh
+    table = [
+        [what, _interval(rows.get(figure)), _interval(fresh.get(figure)), _verdict(newest[figure])]
+        for figure, what in DIFFERENCES.items()
+        if figure in newest
+    ]
+    return _table(["", "gain more", "fresh people", "bar"], table)
 
 
 def _stick() -> str:
@@ -317,7 +331,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "costs": lambda: _figures("decode", COSTS),
     "quality": _quality,
     "prose": _prose,
-    "differences": lambda: _figures("prose", DIFFERENCES, "gain more"),
+    "differences": _differences,
     "stick": _stick,
     "knowledge": lambda: _figures("knowledge", KNOWLEDGE),
     "steering": _steering,

@@ -61,7 +61,7 @@ with 95 % bootstrap intervals.
 {table(rows)}
 
 * Seeds {_seeds(seen)}, `{seen["command"]}`: results on them had been seen when
-  the tastes and the unit of utility were settled, and when K = 10 entered the calibration's grid. No hold-out.
+  the tastes, the unit of utility, the posterior and the strength were settled. No hold-out.
 * Seeds {_seeds(fresh)}, `{fresh["command"]}`: run once, after all of that, and
   nothing was chosen by them. The hold-out.
 

@@ -79,8 +79,7 @@ def test_made_up_people_are_on_the_axes_of_the_basis(findings: Findings) -> None
     basis = findings.basis
     assert basis.particles is not None
     np.testing.assert_allclose(basis.particles.mean(axis=0), basis.prior.mean, atol=1e-9)
-    spread = np.trace(np.cov(basis.particles.T))
-    assert spread == pytest.approx(np.trace(basis.prior.covariance), rel=0.5)
+    assert 0.5 < np.trace(np.cov(basis.particles.T)) / np.trace(basis.prior.covariance) < 2
     scale = np.linspace(0.5, 2, basis.num_axes)
     other = restandardised(basis, np.arange(basis.num_axes), np.zeros(basis.num_axes), scale)
     assert other.particles is not None

@@ -63,7 +63,7 @@ def bench_quality(
     model: Annotated[Measured, typer.Option(help="model that writes; each has people and prompts of its own")] = "tiny",
     prompts: Annotated[int, typer.Option(help="number of held-out prompts, at most 100")] = 100,
     people: Annotated[
-        int | None, typer.Option(help="number of simulated people", show_default="8, or 40 with smollm2")
+        int | None, typer.Option(min=1, help="number of simulated people", show_default="8, or 40 with smollm2")
     ] = None,
     first: Annotated[int, typer.Option(min=0, help="number of the first of smollm2's people")] = 0,
     data: Annotated[Path | None, typer.Option(help="folder that holds corpora/, for the expert's dialogues")] = None,

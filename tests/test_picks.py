@@ -96,6 +96,15 @@ def test_who_shows_two_replies_gets_pairs(p: Personalign) -> None:
     assert ask(p).id == pair.id
 
 
+def test_a_first_pick_that_gave_way_is_no_damage(p: Personalign) -> None:
+    """Somebody who has answered nothing yet is known as new, and answers the pair."""
+    ask(p)
+    pair = p.ask("ada")
+    assert pair is not None
+    assert p.profile("ada").is_silent
+    assert p.answer("ada", pair.id, "a").informative == 1
+
+
 def test_the_same_pick_is_asked_until_it_is_answered(p: Personalign) -> None:
     """Its replies are in the same order, whoever reads it; the answer and its undo go round."""
     first = ask(p)

@@ -72,7 +72,7 @@ def _rows(shares: Mapping[str, Sequence[float]]) -> Iterator[Row]:
 
 def main(
     data: Annotated[Path, typer.Option(help="folder of the data sets")],
-    seeds: Annotated[int, typer.Option(min=2, help="number of seeds")] = 10,
+    seeds: Annotated[int, typer.Option(min=2, help="number of seeds")] = 4,
     out: Annotated[Path | None, typer.Option(help="file to write the result to")] = None,
 ) -> None:
     """Print one JSON object."""

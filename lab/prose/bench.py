@@ -63,8 +63,13 @@ def run_prose(
     """Measure the arms that ``only`` chooses; what an earlier run wrote in ``work`` is taken from there."""
     arms = choose_arms(ARMS, only)
     with opened(model, device) as p:
-        first = f" --first {plan.first_person}" if plan.first_person else ""
-        command = f"personalign bench quality --model smollm2{first} --json"
+        usual = Plan()
+        options = {"people": "num_people", "first": "first_person", "prompts": "num_prompts"}
+        chosen = {
+            name: getattr(plan, key) for name, key in options.items() if getattr(plan, key) != getattr(usual, key)
+        }
+        changed = "".join(f" --{name} {value}" for name, value in chosen.items())
+        command = f"personalign bench quality --model smollm2{changed} --json"
         report = Report(command, str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": vars(plan)}
         report.extend(_rows(p, plan, arms, work))

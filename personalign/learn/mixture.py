@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import logsumexp
 
 from personalign.basis import ASSUMED, Basis, Shares
 from personalign.learn.kernel import FittedMany, posteriors, sparse_posteriors
 from personalign.learn.likelihood import turned
-from personalign.learn.prior import conditioned
+from personalign.learn.prior import conditioned, moved
 from personalign.learn.rows import Rows
 from personalign.types import Array, Bools, Gaussian, Noise, Statement
 from personalign.words import Axis
@@ -51,9 +50,8 @@ class Mixture:
     def conditioned(self, statements: Sequence[Statement], axes: Sequence[Axis]) -> Mixture:
         """Condition on what a person stated, which is theirs even if nothing else is, and as sure as they said it."""
         stated = np.isin([axis.name for axis in axes], [statement.axis for statement in statements])
-        normal = conditioned(self.normal, statements, axes)
-        particles = None if self.particles is None else np.where(stated, normal.mean, self.particles)
-        return Mixture(normal, self.shares, particles, stated)
+        particles = None if self.particles is None else moved(self.particles, self.normal, statements, axes)
+        return Mixture(conditioned(self.normal, statements, axes), self.shares, particles, stated)
 
 
 class Mixed(NamedTuple):
@@ -79,8 +77,7 @@ def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise, *, with_covarianc
     fits = [fit for fit, share in zip(_KINDS, shares.tolist(), strict=True) if share]
     kinds = [fit(rows, prior, noise, with_covariance=with_covariance) for fit in fits]
     odds = np.stack([kind.evidence for kind in kinds], axis=1) + np.log(shares[shares > 0])
-    evidence = logsumexp(odds, axis=1)
-    chance = np.exp(odds - evidence[:, None])
+    chance, evidence = _normalised(odds)
     weighed = list(zip(chance.T, kinds, strict=True))
     mean = _sum(share[:, None] * kind.mean for share, kind in weighed)
     bias = _sum(share * kind.bias for share, kind in weighed)
@@ -123,8 +120,8 @@ def _weigh(
     u = (rows.v @ particles.T)[:, None] + sides  # (U, nodes, n, S)
     answers = turned(u, np.broadcast_to(rows.verdict[:, None, :, None], u.shape), noise).log_prob
     joint = (answers * rows.weight[:, None, :, None]).sum(axis=2) + np.log(shares / len(particles))[:, None]
-    evidence = logsumexp(joint.reshape(len(joint), -1), axis=1)  # along one person's row, as all sums here
-    chance = np.exp(joint - evidence[:, None, None])
+    flat, evidence = _normalised(joint.reshape(len(joint), -1))
+    chance = flat.reshape(joint.shape)
     each = chance.sum(axis=1)[:, None]
     mean = (each @ particles)[:, 0]
     bias = noise.side * rows.turn * (chance.sum(axis=2) * nodes).sum(axis=1)
@@ -133,6 +130,14 @@ def _weigh(
         shift = particles - mean[:, None]
         covariance = (each * shift.transpose(0, 2, 1)) @ shift + near
     return FittedMany(mean, covariance, bias, evidence)
+
+
+def _normalised(log_odds: Float[Array, "U k"]) -> tuple[Float[Array, "U k"], Float[Array, "U"]]:
+    """Chances that sum to 1 along each person's row, and the logarithm of the odds' sum, however large they are."""
+    most = log_odds.max(axis=1, keepdims=True)
+    odds = np.exp(log_odds - most)
+    total = odds.sum(axis=1, keepdims=True)
+    return odds / total, (most + np.log(total))[:, 0]
 
 
 def _covariance(weighed: Sequence[tuple[Array, FittedMany]], mean: Array) -> Array:

@@ -56,18 +56,34 @@ def conditioned(prior: Gaussian, statements: Sequence[Statement], axes: Sequence
     A statement is a pseudo-observation of one weight, w_j = m ± s, in standard deviations of the prior on that axis.
     For a normal prior this is exact.
     """
+    index, target, gain = _observed(prior, statements, axes)
+    if not len(index):
+        return prior
+    covariance = prior.covariance - gain @ prior.covariance[index]
+    return Gaussian(prior.mean + gain @ (target - prior.mean[index]), (covariance + covariance.T) / 2)
+
+
+def moved(
+    particles: Float[Array, "S d"], prior: Gaussian, statements: Sequence[Statement], axes: Sequence[Axis]
+) -> Float[Array, "S d"]:
+    """Move each particle as ``conditioned`` moves the prior's mean (an ensemble's update: Evensen 1994)."""
+    index, target, gain = _observed(prior, statements, axes)
+    return np.asarray(particles + (target - particles[:, index]) @ gain.T)
+
+
+def _observed(
+    prior: Gaussian, statements: Sequence[Statement], axes: Sequence[Axis]
+) -> tuple[list[int], Array, Float[Array, "d k"]]:
+    """Which weights were observed, as what, and how far a surprise moves every weight."""
     places = {axis.name: j for j, axis in enumerate(axes)}
     usable = [statement for statement in statements if statement.axis in places]
-    if not usable:
-        return prior
     index = [places[statement.axis] for statement in usable]
     unit = np.sqrt(np.diag(prior.covariance))[index]
-    target = unit * FULL * [statement.position for statement in usable]
-    spread = unit * [SPREADS[statement.kind] for statement in usable]
+    target = unit * FULL * np.array([statement.position for statement in usable])
+    spread = unit * np.array([SPREADS[statement.kind] for statement in usable])
     shared = prior.covariance[index]
     gain = np.linalg.solve(shared[:, index] + np.diag(spread**2), shared).T
-    covariance = prior.covariance - gain @ shared
-    return Gaussian(prior.mean + gain @ (target - prior.mean[index]), (covariance + covariance.T) / 2)
+    return index, target, np.asarray(gain, dtype=np.float64)
 
 
 def _agreement(deviation: Array, noise: Noise) -> float:

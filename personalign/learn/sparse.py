@@ -29,6 +29,7 @@ ROUNDS = 4  # of fitting axes and places; the density is chosen anew between the
 STEPS = 60  # of L-BFGS in a round
 SMOOTH = 0.1  # standard deviations within which the Laplace density's peak is rounded
 FLOOR = 0.05  # standard deviations; a narrower part of the density would trust places more than answers allow
+ALIKE = 1e-6  # standard deviations: people whose places differ less don't differ
 AXIS_SHRINKAGE = 3.0  # answers' worth of belief that an axis is flat
 
 Density = Callable[[Array], tuple[Array, Array]]  # log p and its slope
@@ -66,14 +67,18 @@ def make_up(
 ) -> Float[Array, "S d"] | None:
     """Make up people's weights from a log of informative answers, v being φ(left) − φ(right).
 
-    None where people differ in a single direction, or where there are no more people than directions.
+    None where people differ in a single direction or not at all, or are no more than the directions.
     """
+    if not len(person):
+        return None
     person = np.unique(person, return_inverse=True)[1].astype(np.int64).ravel()
     log = _Log(person, v, encode(choice), v @ prior.mean, noise)
     axes = _telling(log, prior)
     if axes.shape[1] < 2 or log.num_people <= axes.shape[1]:
         return None
     turn = _find(log, axes, seed)
+    if turn is None:
+        return None
     return np.asarray(prior.mean + _made_up(turn.places, np.random.default_rng(seed)) @ turn.axes.T)
 
 
@@ -82,12 +87,14 @@ def _telling(log: _Log, prior: Gaussian) -> Float[Array, "d K"]:
     variance, directions = np.linalg.eigh(prior.covariance)
     precision = np.zeros((log.num_people, len(variance)))
     np.add.at(precision, log.person, information(log.common, log.noise)[:, None] * (log.v @ directions) ** 2)
-    is_telling = variance > (1 / np.maximum(precision, 1e-12)).mean(axis=0)
+    is_telling = variance > np.median(1 / np.maximum(precision, 1e-12), axis=0)  # some may have said hardly anything
     return np.asarray((directions * np.sqrt(variance))[:, is_telling])
 
 
-def _find(log: _Log, axes: Array, seed: int) -> _Turn:
+def _find(log: _Log, axes: Array, seed: int) -> _Turn | None:
     places = _settle(log, axes, np.zeros((log.num_people, axes.shape[1])), _gaussian, fit_axes=False).places
+    if not (np.isfinite(places).all() and (np.linalg.svd(places - places.mean(axis=0))[1] > ALIKE).all()):
+        return None
     unmix = _unmix(places / places.std(axis=0), np.random.default_rng(seed)) / places.std(axis=0)
     turn = _scaled(axes @ np.linalg.inv(unmix), places @ unmix.T)
     density = _START
@@ -195,6 +202,8 @@ _START = _Parts(share=0.4, size=1.5, near=0.4, spread=0.4)
 
 def _made_up(places: Array, rng: np.random.Generator) -> Float[Array, "S K"]:
     """Those met, with their tastes on other axes and of other signs, each beside their opposite."""
-    who = rng.permutation(np.arange(NUM_PARTICLES // 2) % len(places))
+    half = NUM_PARTICLES // 2
+    spaced = np.arange(half) * max(len(places), half) // half  # evenly over all of them, where they are more
+    who = rng.permutation(spaced % len(places))
     moved = rng.permuted(places[who], axis=1) * rng.choice([-1.0, 1.0], size=(len(who), places.shape[1]))
     return np.concatenate([moved, -moved])

@@ -78,7 +78,7 @@ def answer(session: Session, user: str, presentation_id: str, choice: str) -> Ch
     if shown.graded and choice in {"a", "b"}:
         choice += "+"
     if shown.state == "withdrawn":
-        raise QuestionError("an undo withdrew this question; ask for the next one")
+        raise QuestionError("an undo withdrew this question, or another one took its place; ask for the next one")
     state = records.read_state(session, user, shown.basis_id)
     if shown.state == "answered":
         before = records.find_answer(session, presentation_id)

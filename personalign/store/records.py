@@ -101,8 +101,8 @@ def find_profile(session: Session, user: str, basis_id: str) -> ProfileRow | Non
     """Find a person's profile; StoreError where it is damaged, or missing although they answered."""
     row = _find(session, ProfileRow, ProfileRow.user_id == user, ProfileRow.basis_id == basis_id)
     if row is None:
-        closed = select(PresentationRow.id).where(*shown_to(user, basis_id), PresentationRow.state != "open")
-        if session.scalar(closed.limit(1)) is not None:
+        answered = select(PresentationRow.id).where(*shown_to(user, basis_id), PresentationRow.state == "answered")
+        if session.scalar(answered.limit(1)) is not None:
             raise StoreError("a profile is missing, though there are answers: the file was damaged; restore a backup")
     return row
 

@@ -100,6 +100,31 @@ def test_one_direction_has_no_turn(few: Crowd) -> None:
     assert single.make_up() is None
 
 
+@pytest.mark.parametrize(
+    ("v", "choice"),
+    [
+        (np.zeros((0, 3)), []),
+        (np.random.default_rng(0).normal(size=(400, 3)), ["tie"] * 400),
+        (np.tile(np.random.default_rng(0).normal(size=(10, 3)), (40, 1)), ["a"] * 400),
+        (1e100 * np.random.default_rng(0).normal(size=(400, 3)), ["a", "b"] * 200),
+    ],
+    ids=["nobody", "ties only", "all alike", "huge"],
+)
+@pytest.mark.filterwarnings("error")
+def test_where_people_do_not_differ_nobody_is_made_up(v: Array, choice: list[str]) -> None:
+    """Without a warning."""
+    person = np.arange(len(v)) // 10
+    assert make_up(person, v, choice, Gaussian(np.zeros(3), np.eye(3)), UNBIASED) is None
+
+
+def test_a_person_who_said_nearly_nothing_changes_little(few: Crowd, particles: Array) -> None:
+    """One more person with one answer about equal replies."""
+    user, v = np.append(few.user, NUM_PEOPLE), np.vstack([few.v, np.zeros((1, NUM_FEATURES))])
+    made = few._replace(user=user, v=v, choice=[*few.choice, "a"]).make_up()
+    assert made is not None
+    assert np.trace(np.cov(made.T)) == pytest.approx(np.trace(np.cov(particles.T)), rel=0.1)
+
+
 def test_slopes_are_the_densities_own() -> None:
     """Against finite differences, where parts overlap and far outside."""
     places = np.array([[-3.0, -1.4, -0.3], [0.02, 0.7, 2.0]])

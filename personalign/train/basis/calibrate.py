@@ -54,7 +54,7 @@ def simulate_profile(basis: Basis, seed: int, num_questions: int = 10) -> Simula
     pool = clip_pairs(basis.pool, basis.prior)
     prior = Mixture.of_people(basis)
     if basis.shares.nothing == 1:  # else there is nothing to calibrate
-        prior = replace(prior, shares=ASSUMED)
+        prior = Mixture(basis.prior)
     post, is_left = basis.prior, np.ones(len(pool), dtype=bool)
     indices: list[int] = []
     choices: list[str] = []

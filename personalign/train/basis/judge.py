@@ -4,6 +4,7 @@ Their answers are predicted from so many others of theirs, and from none: the po
 An answer is never predicted from one that shares a text with it, because what is odd about one text isn't a taste. How
 many people are of which kind (``learn/mixture.py``) is fitted to the same people, in the order in which they answered:
 each kind predicts every answer from those before it (prequentially: Dawid 1984), and the shares are the likeliest ones.
+Made-up people (``learn/sparse.py``) stay only if they predict better than few tastes on the basis's own axes.
 Unless people so mixed are predicted better than by everybody's mean, nothing is personal.
 """
 
@@ -75,9 +76,13 @@ class After:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The kinds' shares, the curve over numbers of answers, and the calibration error of all predictions together."""
+    """The kinds' shares, the curve over numbers of answers, and the calibration error of all predictions together.
+
+    ``has_particles`` says whether made-up people stand for those with few tastes.
+    """
 
     shares: Shares
+    has_particles: bool
     after: tuple[After, ...]
     calibration_error: float
 
@@ -95,7 +100,8 @@ class Judgement:
 def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> Judgement:
     """Fit the shares of the prior's kinds to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
-    shares = choose_shares(prequential([(Record(p.v, p.choice), p.groups) for p in people], prior, noise))
+    prior, scores = _better(prior, [(Record(p.v, p.choice), p.groups) for p in people], noise)
+    shares = choose_shares(scores)
     mixture = replace(prior, shares=shares)
     forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
     if not forecasts:
@@ -104,7 +110,19 @@ def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> 
         )
     chances = np.concatenate([served for _, served, _ in forecasts.values()])
     after = tuple(_after(n, *forecast) for n, forecast in forecasts.items())
-    return Judgement(shares, after, calibration_error(chances))
+    return Judgement(shares, prior.particles is not None, after, calibration_error(chances))
+
+
+def _better(
+    prior: Mixture, people: Sequence[tuple[Record, Int[Ints, "_"]]], noise: Noise
+) -> tuple[Mixture, Float[Array, "people 3"]]:
+    """The prior with its particles, or without them where few tastes on the basis's own axes predict better."""
+    scores = prequential(people, prior, noise)
+    if prior.particles is None:
+        return prior, scores
+    plain = replace(prior, particles=None)
+    others = prequential(people, plain, noise)
+    return (prior, scores) if scores[:, 1].sum() >= others[:, 1].sum() else (plain, others)
 
 
 def prequential(

@@ -32,7 +32,7 @@ from personalign.train.basis.judge import Judgement, Person, judge
 from personalign.train.log import AnswerLog
 from personalign.train.plans import NUM_REFERENCE
 from personalign.train.work import Arrays, identity, keep
-from personalign.types import INFORMATIVE, MAX_AXES, Array, Gaussian, Ints, Noise
+from personalign.types import INFORMATIVE, MAX_AXES, SIDES, Array, Gaussian, Ints, Noise
 from personalign.words import Axis
 
 HELD_OUT = 0.25  # of the people
@@ -134,7 +134,7 @@ def fit_basis(
     judgement = judge(people, Mixture(basis.prior, particles=particles), basis.noise, seed)
     basis = replace(
         basis,
-        particles=particles,
+        particles=particles if judgement.has_particles else None,
         reference=answers.differences(features, some),
         accuracy=judgement.accuracy,
         shares=judgement.shares,
@@ -158,6 +158,8 @@ def _numbered(log: AnswerLog) -> _Answers:
 
 
 def _check_people(num_people: int, log: AnswerLog) -> None:
+    if not any(answer.choice in SIDES for answer in log.answers):
+        raise InputError(f"nobody preferred a reply in {len(log.answers)} answers of the log, expected a or b in most")
     if num_people < MIN_PEOPLE:
         raise InputError(
             f"the log has informative answers (a, b or tie) of {num_people} of {log.counts.people} people, "

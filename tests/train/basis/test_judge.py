@@ -30,6 +30,16 @@ def people(number: int, answers: int, strength: float, seed: int = 0) -> list[Pe
     return found
 
 
+def test_particles_stay_only_where_they_predict_better() -> None:
+    """Those of the people's own kind stay; those that feel ten times as strongly go, as if never made."""
+    some, rng = people(50, 24, 1.0), np.random.default_rng(0)
+    own = rng.multivariate_normal(PRIOR.mean, PRIOR.covariance, 500)
+    wild = judge(some, Mixture(PRIOR, particles=10 * own), NOISE, 0)
+    assert not wild.has_particles
+    assert wild == judge(some, Mixture(PRIOR), NOISE, 0)
+    assert judge(some, Mixture(PRIOR, particles=own), NOISE, 0).has_particles
+
+
 @pytest.mark.slow
 def test_people_of_the_prior_are_foretold() -> None:
     """More with every answer, about as surely as it is right, so that questions may be chosen."""

@@ -93,7 +93,9 @@ def _telling(log: _Log, prior: Gaussian) -> Float[Array, "d K"]:
 
 def _find(log: _Log, axes: Array, seed: int) -> _Turn | None:
     places = _settle(log, axes, np.zeros((log.num_people, axes.shape[1])), _gaussian, fit_axes=False).places
-    if not (np.isfinite(places).all() and (np.linalg.svd(places - places.mean(axis=0))[1] > ALIKE).all()):
+    if not np.isfinite(places).all():
+        return None
+    if np.linalg.svd(places - places.mean(axis=0), compute_uv=False).min() <= ALIKE:
         return None
     unmix = _unmix(places / places.std(axis=0), np.random.default_rng(seed)) / places.std(axis=0)
     turn = _scaled(axes @ np.linalg.inv(unmix), places @ unmix.T)

@@ -138,7 +138,7 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench learn": (("bench", "learn", "--only", "acquire_ms"), BENCHMARK | {"skipped"}),
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
-LONG = ("demo", "bench people", "bench learn")  # ten seconds each and more
+LONG = ("demo", "bench people", "bench decode", "bench quality", "bench learn")  # some ten seconds each and more
 # below, in test_cli_training.py or in lab/prose
 ELSEWHERE = {
     "basis bootstrap",

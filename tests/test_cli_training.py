@@ -19,6 +19,7 @@ SMALL = str(TINY / "small")
 ASKED = [json.loads(line)[0]["content"] for line in (TINY / "prompts.jsonl").read_text("utf-8").splitlines()][:20]
 
 
+@pytest.mark.slow
 def test_a_basis_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line says what was made; then people are asked its questions and answered with it."""
     prompts, out = tmp_path / "prompts.txt", tmp_path / "basis"
@@ -59,6 +60,7 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line says what was found in the log and made; the basis gives people profiles, and its axes to a reward."""
     out = tmp_path / "basis"

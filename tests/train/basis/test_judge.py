@@ -30,6 +30,7 @@ def people(number: int, answers: int, strength: float, seed: int = 0) -> list[Pe
     return found
 
 
+@pytest.mark.slow
 def test_particles_stay_only_where_they_predict_better() -> None:
     """Those of the people's own kind stay; those that feel ten times as strongly go, as if never made."""
     some, rng = people(50, 24, 1.0), np.random.default_rng(0)

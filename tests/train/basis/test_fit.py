@@ -89,7 +89,8 @@ class Fitted:
 @pytest.fixture(scope="module")
 def fitted(model: Path, log: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     folder = tmp_path_factory.mktemp("fitted") / "basis"
-    return Fitted(folder, fit_quickly(log, str(model), folder))
+    # a rank of its own: whether "auto" learns axes depends on the last bits that a CPU's training leaves
+    return Fitted(folder, fit_quickly(log, str(model), folder, rank=2))
 
 
 @pytest.mark.slow
@@ -196,6 +197,7 @@ def without_learnt(basis: Basis) -> Basis:
     return replace(
         basis,
         axes=basis.named,
+        particles=None if basis.particles is None else basis.particles[:, :k],
         center=basis.center[:k],
         scale=basis.scale[:k],
         prior=Gaussian(basis.prior.mean[:k], basis.prior.covariance[:k, :k]),

@@ -217,11 +217,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trials, "calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fit_quickly(log, str(model), out)
+            fit_quickly(log, str(model), out, rank=2)
     assert (out / WORK).is_dir()
     monkeypatch.setattr("personalign.train.basis.rollouts.KeptEmbedder._embedded", interrupted)
     monkeypatch.setattr("personalign.train.basis.rollouts._write_shard", interrupted)
-    fit_quickly(log, str(model), out)
+    fit_quickly(log, str(model), out, rank=2)
     for path in fitted.folder.iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
 

@@ -216,11 +216,6 @@ def _trials() -> str:
     return _table(["wins", *(f"{size} people" for size in sizes)], table)
 
 
-def _alpha() -> str:
-    bits = [row for name, row in _rows("quality").items() if name.startswith("alpha.bits")]
-    return _table(["α", *(f"{row['alpha']:g}" for row in bits)], [["bits", *(f"{row['value']:.3f}" for row in bits)]])
-
-
 def _learning() -> str:
     rows = _rows("learn")
     table = []
@@ -231,12 +226,14 @@ def _learning() -> str:
 
 
 def _gaussian() -> str:
+    """The same people with other priors."""
     rows = [_rows("learn")[f"alpaca84.share_{n}"] for n in (5, 10, 20)]
     arms = {
-        "value": "sparse prior, looking ahead (laboratory)",
-        "gaussian_prior_d_optimal": "Gaussian prior, D-optimal (served)",
+        "value": "as served: nothing, few tastes or any",
+        "gaussian_prior_d_optimal": "any alone: a Gaussian",
+        "kinds_known": "all eighty-four tastes known beforehand",
     }
-    return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.3f}" for row in rows)] for arm, what in arms.items()])
+    return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in arms.items()])
 
 
 def _calm() -> str:
@@ -337,7 +334,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "steering": _steering,
     "heads": _heads,
     "siblings": _siblings,
-    "alpha": _alpha,
     "alarms": lambda: _figures("trials", ALARMS),
     "trials": _trials,
     "learning": _learning,

@@ -28,6 +28,11 @@ COSTS = {
     "commit_to_steer_other_process_p99_ms": "the same from another process, 99th percentile, ms",
     "bytes_10000_heads": "memory of 10,000 resident people, bytes",
 }
+PRIORS = {
+    "value": "as served: nothing, few tastes or any",
+    "gaussian_prior_d_optimal": "any alone: a Gaussian",
+    "kinds_known": "all eighty-four tastes known beforehand",
+}
 ALARMS = {
     "trials.alarms": "trials of equal arms that ever tell them apart, looked at daily for thirty days",
     "trials.alarms_fixed": "the same by an interval that is made for a single look",

@@ -24,6 +24,7 @@ from lab.captions import (
     LEARNT,
     METHODS,
     PEOPLE,
+    PRIORS,
     PROSE,
     SPEEDS,
     TALKED,
@@ -228,12 +229,7 @@ def _learning() -> str:
 def _gaussian() -> str:
     """The same people with other priors."""
     rows = [_rows("learn")[f"alpaca84.share_{n}"] for n in (5, 10, 20)]
-    arms = {
-        "value": "as served: nothing, few tastes or any",
-        "gaussian_prior_d_optimal": "any alone: a Gaussian",
-        "kinds_known": "all eighty-four tastes known beforehand",
-    }
-    return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in arms.items()])
+    return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in PRIORS.items()])
 
 
 def _calm() -> str:

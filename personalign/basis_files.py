@@ -135,10 +135,8 @@ def _check_numbers(arrays: Mapping[str, NDArray[Any]], d: int, place: str) -> No
         raise BASIS.refusal(f"{place} has no reference pairs, expected at least one")
     if np.abs(arrays["reference"]).max() < SMALLEST:
         raise BASIS.refusal(f"{place}: reference holds no difference, expected pairs of different replies")
-    if not 0 < (num_particles := len(arrays.get("particles", "1"))) <= MAX_PARTICLES:
-        raise BASIS.refusal(
-            f"{place} has {num_particles} particles, expected from 1 to {MAX_PARTICLES}, or no such array"
-        )
+    if "particles" in arrays and not 0 < (num := len(arrays["particles"])) <= MAX_PARTICLES:
+        raise BASIS.refusal(f"{place} has {num} particles, expected from 1 to {MAX_PARTICLES}, or no such array")
     width, num_learnt = arrays["projection"].shape if "projection" in arrays else (1, 1)
     if not (0 < width <= MAX_EMBEDDING and 0 < num_learnt <= d):
         expected = f"expected up to ({MAX_EMBEDDING}, {d})"

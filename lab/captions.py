@@ -64,6 +64,7 @@ LEARNT = {
     "stop.mean_questions": "and questions asked",
     "fit_ms": "one fit of twenty answers as served, 32 axes, ms",
     "acquire_ms": "one choice among 10,000 pairs, ms",
+    "watch_ms": "one look for a change of taste, 100 answers, 32 axes, ms",
     "bulk_users_per_s": "people fitted a second in bulk as served, ten answers, 32 axes",
     "bulk_cov_users_per_s": "the same with covariances",
     "basis_fit_s": "axes from 24,000 answers of 400 people, s",

@@ -39,6 +39,7 @@ BARS: Mapping[str, Bar | Between] = {
     "stop.mean_questions": Bar("≤", 8),
     "fit_ms": Bar("≤", 5),
     "acquire_ms": Bar("≤", 5),
+    "watch_ms": Bar("≤", 5),
     "bulk_users_per_s": Bar("≥", 25_000),
     "bulk_cov_users_per_s": Bar("≥", 12_000),
     "basis_fit_s": Bar("≤", 60),
@@ -80,6 +81,11 @@ def _fit(sets: Sets) -> Iterator[Row]:
 def _acquire(sets: Sets) -> Iterator[Row]:
     taken = [1e3 * s for s in timings.acquire_seconds(sets.plan.num_pairs, sets.plan.num_repeats)]
     yield Row.estimated("acquire_ms", quantile(taken), {"pairs": sets.plan.num_pairs})
+
+
+def _watch(sets: Sets) -> Iterator[Row]:
+    taken = [1e3 * s for s in timings.watch_seconds(sets.plan.num_watched, sets.plan.num_repeats)]
+    yield Row.estimated("watch_ms", quantile(taken), {"answers": sets.plan.num_watched})
 
 
 def _bulk(sets: Sets) -> Iterator[Row]:
@@ -200,6 +206,7 @@ def _ece(sets: Sets) -> Iterator[Row]:
 GROUPS = (
     Group(("fit_ms",), _fit),
     Group(("acquire_ms",), _acquire),
+    Group(("watch_ms",), _watch),
     Group(("bulk_users_per_s", "bulk_cov_users_per_s"), _bulk),
     Group(("basis_fit_s",), _basis),
     Group(("stop.coverage", "stop.mean_questions"), _stop),

@@ -38,6 +38,7 @@ class Plan:
 
     num_repeats: int = 300  # of what takes milliseconds
     num_pairs: int = 10_000
+    num_watched: int = 100  # answers
     num_bulk: int = 100_000
     num_bulk_repeats: int = 3
     num_sample: int = 1000  # of people whose bulk fit is compared with their own

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from personalign.learn.ask import acquire
+from personalign.learn.drift import watch
 from personalign.learn.factors import factorise
 from personalign.learn.fit import fit, fit_many
 from personalign.learn.likelihood import probabilities
@@ -60,6 +61,13 @@ def acquire_seconds(num_pairs: int, repeats: int) -> list[float]:
     post = fit(v[0, :3], _words(outcome[0, :3]), prior(), NOISE)
     pool = np.random.default_rng(1).normal(size=(num_pairs, NUM_AXES))
     return seconds(lambda: acquire(post, pool, noise=NOISE), repeats)
+
+
+def watch_seconds(num_answers: int, repeats: int) -> list[float]:
+    """A look for a change of taste over so many answers, which comes with every answer."""
+    v, prior_ = people(1, num_answers)[0][0], prior().normal
+    choices, kinds = [*("a", "b") * (num_answers // 2)], ["question"] * num_answers
+    return seconds(lambda: watch(v, choices, kinds, prior_), repeats)
 
 
 def bulk_seconds(num: int, repeats: int, covariance: bool) -> list[float]:

@@ -127,6 +127,7 @@ def test_options_of_the_other_kind_are_refused(log: Path, tmp_path: Path, capfd:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_expert_is_made_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """One line holds its figures; it is stacked under the bundled model by its name."""
     from personalign import Personalign

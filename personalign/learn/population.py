@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Integer
 from scipy.optimize import minimize
 
 from personalign.learn.likelihood import LITTLE, TIE, Turned, turned
-from personalign.types import Array, Ints, Noise
+from personalign.types import Array, Bools, Ints, Noise
 
 ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
 CLIMBS = 20  # steps of L-BFGS in a round
@@ -146,8 +146,8 @@ def _believe(model: Model, log: Log, start: Beliefs | None = None) -> tuple[Beli
     verdict, exists = np.append(log.verdict, 0), np.append(np.ones(len(log.x)), 0.0)
     for people, rows in log.groups:
         block = _Block(fixed[rows], z[rows], verdict[rows], exists[rows], model.noise)
-        mean[people], covariance[people] = block.settle(mean[people], covariance[people], steps)
-        bound, is_row = block.bound(mean[people], covariance[people]), rows < len(log.x)
+        mean[people], covariance[people], bound = block.settle(mean[people], covariance[people], steps)
+        is_row = rows < len(log.x)
         slope[rows[is_row]], pull[rows[is_row]] = bound.slope[is_row], bound.pull[is_row]
         value += bound.value
     return Beliefs(mean, covariance), Bound(value, slope, pull)
@@ -170,21 +170,48 @@ class _Block:
         likelihood = expected(u, (spread * self.z).sum(-1), self.verdict, self.noise)
         return Turned(*(part * self.exists for part in likelihood)), spread
 
-    def settle(self, mean: Array, covariance: Array, steps: int) -> tuple[Array, Array]:
-        across = self.z.transpose(0, 2, 1)
-        for _ in range(steps):
-            _, score, curvature = self.expect(mean, covariance)[0]
-            covariance = np.asarray(np.linalg.inv(np.eye(self.z.shape[2]) + (across * curvature[:, None, :]) @ self.z))
-            step = covariance @ (across @ score[:, :, None] - mean[:, :, None])
-            mean = mean + step[:, :, 0]
-        return mean, covariance
+    def settle(self, mean: Array, covariance: Array, steps: int) -> tuple[Array, Array, Bound]:
+        """Improve beliefs, and give the best with their bound.
 
-    def bound(self, mean: Array, covariance: Array) -> Bound:
-        (log_prob, score, curvature), spread = self.expect(mean, covariance)
-        trace = np.trace(covariance, axis1=1, axis2=2).sum()
-        divergence = (trace + (mean**2).sum() - np.linalg.slogdet(covariance)[1].sum() - mean.size) / 2
-        pull = score[..., None] * mean[:, None] - curvature[..., None] * spread
-        return Bound(float(log_prob.sum() - divergence), score, pull)
+        Each step is Newton's, or the part of it, from half down, that didn't make a person's bound worse: lapses and
+        close cuts make likelihoods that aren't concave, and whole steps would swing to and fro there.
+        """
+        across, one = self.z.transpose(0, 2, 1), np.eye(self.z.shape[2])
+        state = _State(*self._look(mean, covariance), mean, covariance)
+        share = np.ones(len(mean))
+        for _ in range(steps):
+            target = one + (across * state.curvature[:, None, :]) @ self.z
+            precision = (1 - share[:, None, None]) * np.linalg.inv(state.covariance) + share[:, None, None] * target
+            covariance = np.asarray(np.linalg.inv(precision))
+            way = covariance @ (across @ state.score[:, :, None] - state.mean[:, :, None])
+            mean = state.mean + share[:, None] * way[:, :, 0]
+            new = _State(*self._look(mean, covariance), mean, covariance)
+            is_better = new.value >= state.value
+            state, share = new.where(is_better, state), np.where(is_better, np.minimum(1.0, 2 * share), share / 2)
+        pull = state.score[..., None] * state.mean[:, None] - state.curvature[..., None] * (self.z @ state.covariance)
+        return state.mean, state.covariance, Bound(float(state.value.sum()), state.score, pull)
+
+    def _look(self, mean: Array, covariance: Array) -> tuple[Array, Array, Array]:
+        """Everyone's bound, (p,), and score and curvature of each answer."""
+        log_prob, score, curvature = self.expect(mean, covariance)[0]
+        trace, size = np.trace(covariance, axis1=1, axis2=2), mean.shape[1]
+        divergence = (trace + (mean**2).sum(1) - np.linalg.slogdet(covariance)[1] - size) / 2
+        return log_prob.sum(1) - divergence, score, curvature
+
+
+class _State(NamedTuple):
+    """Beliefs of p people, and what their answers make of them."""
+
+    value: Array  # (p,) the bound
+    score: Array  # (p, n)
+    curvature: Array
+    mean: Array  # (p, s)
+    covariance: Array
+
+    def where(self, flags: Bools, other: _State) -> _State:
+        """Of each person this state or another."""
+        pairs = zip(self, other, strict=True)
+        return _State(*(np.where(flags.reshape(-1, *[1] * (new.ndim - 1)), new, old) for new, old in pairs))
 
 
 # ---------------------------------------------------------------- the population

@@ -170,6 +170,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Pair, Path]:
     return Pair(load_causal(BASE, "cpu"), directly_tuned(BASE, folder, "cpu"), "x"), folder
 
 
+@pytest.mark.slow
 def test_the_engine_writes_what_is_read(tiny: Models, pair: tuple[Pair, Path], tmp_path: Path) -> None:
     """α read off two passes is the engine's own stack: at 0 the base, at 1 the merged model, and these two differ."""
     both, folder = pair

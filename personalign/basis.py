@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FILES = ("config.json", "model.safetensors", "questions.jsonl")
 FORMAT = 2
 HEAD_PREFIX = "head."
+ITEMS = "items"  # the embedder of known items: each is a dimension of its own
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Learnt:
     """The last r axes, which are projected from embeddings."""
 
     projection: Float[Array, "F r"]
-    embedder: str  # "hidden", for the base model's own states, "reward:PATH" or "encoder:NAME"
+    embedder: str  # "hidden", for the base model's own states, "reward:PATH", "encoder:NAME" or ITEMS
+    items: tuple[str, ...] = ()  # the replies that are known, each with a row of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,8 @@ class Basis:
         return basis
 
     def _identity(self) -> dict[str, Any]:
-        embedded = {} if self.learnt is None else {"embedder": self.learnt.embedder}
+        embedded = {} if self.learnt is None else {"embedder": self.learnt.embedder, "items": self.learnt.items}
+        embedded = {name: value for name, value in embedded.items() if value}
         noise = {name: float(number) for name, number in asdict(self.noise).items()}
         if self.noise.much == Noise.much:
             del noise["much"]  # ids are what they were before there were grades
@@ -282,7 +285,7 @@ def _assembled(
         accuracy=config.accuracy,
         bank=tuple(BankQuestion(**dict(row)) for row in rows),
         head=head or None,
-        learnt=None if config.embedder is None else Learnt(arrays["projection"], config.embedder),
+        learnt=None if config.embedder is None else Learnt(arrays["projection"], config.embedder, config.items),
         shares=Shares(**config.shares.model_dump()),
         particles=arrays.get("particles"),
         active=config.active,

@@ -66,6 +66,7 @@ class Config(Schema):
     steering: _SteeringRow
     accuracy: Share | None
     embedder: Name | None = None
+    items: tuple[Text, ...] = ()
     active: bool = True
 
 
@@ -124,6 +125,9 @@ def check_arrays(
     for name, array in head.items():
         BASIS.check(f"{place}: {name} of the head", array, (None,) * array.ndim, None)
     _check_numbers(arrays, d, place)
+    if config.items and (len(set(config.items)), len(config.items)) != (len(arrays["projection"]),) * 2:
+        num, rows = len(config.items), len(arrays["projection"])
+        raise BASIS.refusal(f"{place} has {num} known items and a projection of {rows} rows, expected one for each")
 
 
 def _check_numbers(arrays: Mapping[str, NDArray[Any]], d: int, place: str) -> None:

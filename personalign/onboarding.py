@@ -288,7 +288,9 @@ class Onboarding:
         most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(exposures.values()))
         is_asked = np.array([question.id in asked for question in bank], dtype=bool)
         is_rested = np.array([exposures.get(question.id, 0) < most for question in bank], dtype=bool)
-        return np.asarray(is_rested & ~self._likeness.repeats(is_asked))
+        allowed = is_rested & ~self._likeness.repeats(is_asked)
+        is_fresh = allowed & ~self._likeness.shows_again(is_asked)
+        return np.asarray(is_fresh if is_fresh.any() else allowed)
 
     @cached_property
     def _likeness(self) -> Likeness:

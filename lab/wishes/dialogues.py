@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.learning.populations.votes import MissingData
-from personalign.learn.text import word_set
+from personalign.learn.prose import word_set
 
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 MOST_WORDS = 40

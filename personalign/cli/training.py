@@ -87,14 +87,18 @@ def basis_bootstrap(
 def basis_fit(
     context: typer.Context,
     log: Annotated[
-        Path, typer.Argument(help="log in JSONL, CSV or Parquet with the columns user, prompt, a, b and choice")
+        Path,
+        typer.Argument(help="log in JSONL, CSV or Parquet: user, prompt, a, b and choice, or user, item and rating"),
     ],
     folder: Folder = Path("basis"),
     model: Model = None,
     rank: Annotated[str, typer.Option(help='number of axes to learn; "auto" takes what predicts people best')] = "auto",
     embedder: Annotated[
         str,
-        typer.Option(help='measure of learnt axes: "hidden" (the model\'s own states), "reward:PATH", "encoder:NAME"'),
+        typer.Option(
+            help='measure of learnt axes: "hidden" (the model\'s own states), "reward:PATH", "encoder:NAME"; "items" '
+            "takes the log's replies for all that there are"
+        ),
     ] = "hidden",
     prompts: Annotated[
         Path | None, typer.Option(help="file of prompts that the model answers, as for bootstrap")
@@ -127,14 +131,15 @@ def basis_fit(
     and whether questions are chosen or drawn at random. The rest is made as bootstrap makes it. If it is interrupted,
     run it again: it goes on where it was.
 
-    Where the model's replies can't be steered for these people, the basis keeps only what the log says of them.
+    Where the model's replies can't be steered for these people, the basis keeps only what the log says of them. So does
+    a basis of known items, such as jokes or canned replies: people are asked about them, and choose ranks them.
 
     With --json: basis (the folder), what bootstrap says, and log (rows, people, duplicates, repeats, contradictions,
     uninformative, constant_people, bad), unread (prompts the model can't read), people (with informative answers),
     held_out, answers, compared (different replies), learnt (axes found), left_out (on which the model's replies
     don't differ), noise, shares (of people whom nothing sets apart, and who feel about few axes), active, accuracy,
-    calibration_error, after (0, 5, 10 and 20 answers), likeness (of the log's replies to the model's own) and obstacle
-    (why nothing is steered, or null).
+    calibration_error, after (0, 5, 10 and 20 answers), likeness (of the log's replies to the model's own, or
+    null) and obstacle (why nothing is steered, or null).
 
     With --json and --backbone: reward (the folder), model, axes, pairs, people, accuracy, log_loss and helps.
     """

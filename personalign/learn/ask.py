@@ -22,6 +22,7 @@ from scipy.special import entr, ndtr
 from personalign.basis import BankQuestion, Basis
 from personalign.errors import InputError
 from personalign.learn.likelihood import information, probabilities, sides, utility
+from personalign.messages import MAX_REPLIES
 from personalign.options import check_choice, check_number, check_whole
 from personalign.types import Array, Bools, Gaussian, Ints, Noise
 
@@ -230,6 +231,7 @@ class Likeness:
 
     prompt: Int[Ints, "m"]  # the same number for the same prompt
     words: Int[Ints, "m"]  # the same number for replies that are equal but for case and punctuation
+    replies: Int[Ints, "m k"]  # the same number for one text; the first again where there are fewer
     direction: Float[Array, "m d"]  # of length 1, or 0, in the prior's metric
 
     @classmethod
@@ -239,13 +241,19 @@ class Likeness:
         length = np.linalg.norm(differences, axis=1, keepdims=True)
         keys = [[json.dumps(question.prompt) for question in basis.bank], list(map(_words, basis.bank))]
         prompt, words = (np.unique(key, return_inverse=True)[1] for key in keys)
-        return cls(prompt, words, differences / np.maximum(length, 1e-12))
+        filled = [(*q.replies, *[q.first] * (MAX_REPLIES - len(q.replies))) for q in basis.bank]
+        replies = np.unique(np.array(filled, dtype=object), return_inverse=True)[1].reshape(-1, MAX_REPLIES)
+        return cls(prompt, words, replies, differences / np.maximum(length, 1e-12))
 
     def repeats(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
         """Which questions were asked, have the same words, or the same prompt and a parallel difference of replies."""
         parallel = np.abs(self.direction @ self.direction[asked].T) >= PARALLEL
         is_same = parallel & (self.prompt[:, None] == self.prompt[asked])
         return np.asarray(asked | is_same.any(axis=1) | np.isin(self.words, self.words[asked]))
+
+    def shows_again(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
+        """Which questions show a reply that was shown before: what is odd about it would be asked twice."""
+        return np.asarray(np.isin(self.replies, self.replies[asked]).any(axis=1))
 
 
 def _words(question: BankQuestion) -> str:

@@ -26,8 +26,7 @@ from personalign.learn.lexicon import (
     WARM,
     Lexicon,
 )
-from personalign.learn.prose import Prose, Sentence, read
-from personalign.learn.text import FUNCTION, AxisSet, num_words, saturate
+from personalign.learn.prose import FUNCTION, AxisSet, Prose, Sentence, num_words, read, saturate
 from personalign.words import Axis
 
 AXES: tuple[Axis, ...] = (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from personalign.learn.text import FUNCTION, WORD, AxisSet, num_words, saturate, word_set, words_of
+from personalign.learn.prose import FUNCTION, WORD, AxisSet, num_words, saturate, word_set, words_of
 from personalign.words import Axis
 
 AXES: tuple[Axis, ...] = (

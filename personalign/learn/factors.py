@@ -1,4 +1,4 @@
-"""Many people's answers to a few reward axes, the prior over people on them, and how people answer.
+"""Many people's answers or ratings to a few reward axes, the prior over people on them, and how people answer.
 
 A reply may have hundreds of features, and people differ in a few directions of them. ``population`` finds those. Here
 they become axes: of standard deviation 1 over the log's replies, uncorrelated over replies and over people, the axes
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.items import Items, fit_items, foretold, normal_scores, pairs_of
 from personalign.learn.likelihood import VERDICTS
 from personalign.learn.population import Log, Model, fit_population, group_rows
 from personalign.learn.rows import encode, signs
@@ -29,7 +30,10 @@ HELD_OUT = 0.2  # of the people
 MAX_TESTS = 200  # of a held-out person's answers
 FLAT = 1e-9  # of the largest variance: a direction of features below it doesn't vary
 FLOOR = 1e-4  # of the largest variance over people: a surer prior would never learn
+CERTAIN = 1e-6  # variance of a weight that is known
+PROBIT = 1.702  # logit units in a probit one (Haley 1952)
 _START = Noise(tie=0.2, lapse=0.02, side=0.2)
+_RATED = Noise(tie=0.0, lapse=0.02, side=0.0)  # ratings have no sides, and what was rated alike is no answer
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,42 @@ def factorise(
         constant_people=_num_constant(answers),
         held_out=reports[scale],
     )
+
+
+def factorise_ratings(ratings: Float[Array, "U J"], rank: int | str = "auto", *, seed: int = 0) -> Factors:
+    """Find the axes that people differ in from their ratings of known items, NaN where there is none.
+
+    An item's features are its own flag alone. The first axis is what everybody makes of the items, with a weight that
+    is known, and ``rank`` others are tastes. What is odd about a person and an item is the noise of their answers.
+
+    Raises:
+        InputError: an item that nobody rated, ratings that don't differ, or a rank that can't be.
+    """
+    rng, scores = np.random.default_rng(seed), normal_scores(ratings)
+    order, is_known = rng.permutation(len(scores)), rng.random(scores.shape) < 0.5
+    num_held, most = max(1, round(HELD_OUT * len(order))), min(MAX_AXES - 1, scores.shape[1] - 1)
+    held, met = order[:num_held], scores[order[num_held:]]
+    halves = [np.where(half, scores, np.nan)[held] for half in (is_known, ~is_known)]
+    ranks = [r for r in RANKS if r <= most] if rank == "auto" else [int(rank)]
+    best = min(ranks, key=lambda r: foretold(fit_items(met, r), *halves))
+    axes, tests = _of_items(fit_items(met, best)), pairs_of(ratings[held])
+    v = axes.projection[tests.pair[:, 0]] - axes.projection[tests.pair[:, 1]]
+    as_is = axes._replace(projection=np.eye(v.shape[1]))
+    return Factors(
+        *_of_items(fit_items(scores, best)),
+        people=len(scores),
+        answers=int(np.isfinite(scores).sum()),
+        uninformative=0,
+        constant_people=0,
+        held_out=_report(as_is, _Answers(tests.person, v, tests.choice), seed),
+    )
+
+
+def _of_items(items: Items) -> _Axes:
+    """Utilities in the unit in which an answer's noise, the oddity of two items, is a logistic one of scale 1."""
+    unit, rank = PROBIT / np.sqrt(2 * items.oddity), items.loading.shape[1]
+    prior = Gaussian(np.eye(rank + 1)[0], np.diag([CERTAIN, *np.ones(rank)]))
+    return _Axes(unit * np.column_stack([items.mean, items.loading]), prior, _RATED)
 
 
 def _check(users: NDArray[Any], v: Array, choices: NDArray[Any]) -> None:

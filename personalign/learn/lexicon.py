@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from personalign.learn.prose import Prose
-from personalign.learn.text import word_set
+from personalign.learn.prose import Prose, word_set
 
 
 @dataclass(frozen=True)

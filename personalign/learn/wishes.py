@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from itertools import chain, pairwise
 
-from personalign.learn.text import WORD, words_of
+from personalign.learn.prose import WORD, words_of
 from personalign.types import Statement
 from personalign.words import Axis
 

@@ -16,6 +16,8 @@ from personalign.errors import InputError, MissingExtra
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 REQUIRED, OPTIONAL = ("user", "prompt", "a", "b", "choice"), ("id", "time")  # columns of a log
+RATED = ("user", "item", "rating")  # and of one of ratings
+COLUMNS = tuple(dict.fromkeys((*REQUIRED, *RATED, *OPTIONAL)))
 EXAMPLE = '{"user": "ada", "prompt": "Hello", "a": "Hi!", "b": "Good day.", "choice": "a"}'
 WIDEST_CELL = 2**31 - 1  # of what csv may read: a cell that is too long is refused here, with its column
 LONGEST_LINE = 64 * 2**20  # bytes: many times what a conversation may have, escaped as JSON
@@ -100,20 +102,33 @@ class Row:
         """Where a cell is."""
         return f"{self.path}, {self.place}, column {column!r}"
 
+    @property
+    def is_rating(self) -> bool:
+        """Whether it holds a rating and no answer."""
+        return _required(self.cells) == RATED
+
     def bad(self, column: str, reason: str, message: str) -> BadRowError:
         """What is wrong with a cell."""
         return BadRowError(f"{self.name(column)} {message}", reason, self.place)
 
 
+def _required(names: Iterable[str]) -> tuple[str, ...]:
+    """The columns of ratings where there is one of theirs and none of answers, otherwise those of answers."""
+    columns = set(names)
+    return RATED if columns & {"item", "rating"} and not columns & {"a", "b", "choice"} else REQUIRED
+
+
 def _check_columns(place: str, names: Iterable[str]) -> None:
     """Refuse a header or an object that lacks a column, or has one twice."""
     times = Counter(list(names))  # names, also of a mapping
-    if missing := [column for column in REQUIRED if not times[column]]:
+    required = _required(times)
+    if missing := [column for column in required if not times[column]]:
         names = ", ".join(map(repr, times)) or "none"
         raise InputError(
-            f"{place} has no column {', '.join(map(repr, missing))}: found {names}; expected {', '.join(REQUIRED)}"
+            f"{place} has no column {', '.join(map(repr, missing))}: found {names}; expected {', '.join(REQUIRED)}, or "
+            f"{', '.join(RATED)}"
         )
-    if repeated := [column for column in (*REQUIRED, *OPTIONAL) if times[column] > 1]:
+    if repeated := [column for column in (*required, *OPTIONAL) if times[column] > 1]:
         raise InputError(f"{place} has the column {', '.join(map(repr, repeated))} more than once; expected once")
 
 
@@ -207,7 +222,7 @@ def _parquet_rows(path: Path) -> Iterator[Row | BadRowError]:
     try:
         with ParquetFile(path) as file:
             _check_columns(str(path), file.schema_arrow.names)
-            names = [name for name in (*REQUIRED, *OPTIONAL) if name in file.schema_arrow.names]
+            names = [name for name in COLUMNS if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=1024, columns=names):
                 for i in range(batch.num_rows):
                     number += 1

@@ -1,4 +1,4 @@
-"""Make the question bank: pairs of the model's own replies that a person can read and tell apart."""
+"""Make the question bank: pairs of the model's own replies that a person can read and tell apart, or of known items."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from personalign.basis import BankQuestion
+from personalign.learn.items import match
 from personalign.messages import MAX_REPLIES
 from personalign.train.basis.rollouts import Rollouts
+from personalign.train.log import ABOUT_ITEMS
 from personalign.types import Array, Message
 
+MAX_QUESTIONS = 1000  # about known items
 MIN_WORDS, MAX_WORDS = 2, 150
 MAX_REPEATED = 0.08  # of a reply's word trigrams; a short reply may repeat none
 MAX_SHARED_WORDS = 0.6  # Jaccard index of the two replies' words
@@ -80,6 +83,21 @@ def _with_others(
             chosen.append(i)
     texts, measured = tuple(rollouts.text[i] for i in chosen), tuple(features[i] for i in chosen)
     return replace(question, others=texts, other_features=measured)
+
+
+def item_bank(items: Sequence[str], features: Float[Array, "J d"], seed: int) -> tuple[BankQuestion, ...]:
+    """Pair known items at random, each about as often as any other, with two others for a pick."""
+    rng = np.random.default_rng(seed)
+    everything = np.ones(len(items), dtype=bool)
+    pairs = match(everything, min(len(items) - 1, 2 * MAX_QUESTIONS // len(items) + 1), rng)[:MAX_QUESTIONS]
+    bank = []
+    for j, k in pairs.tolist():
+        others = [i for i in rng.permutation(len(items)).tolist() if i not in (j, k)][: MAX_REPLIES - 2]
+        texts = tuple(items[i] for i in others)
+        name = hashlib.sha256("\n".join([items[j], items[k], *texts]).encode()).hexdigest()[:16]
+        more = tuple(features[i] for i in others)
+        bank.append(BankQuestion(name, ABOUT_ITEMS, items[j], items[k], features[j], features[k], texts, more))
+    return tuple(bank)
 
 
 SENTENCE_END = re.compile(r"""(?<![\s\d]\d)(?<!^\d)[.?!…]["'”’)*]*(?=\s|$)""")  # not the dot of "2. milk"

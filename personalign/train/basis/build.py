@@ -22,12 +22,11 @@ from personalign.decode.load import load_causal
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import features, measure_many, named_axes
+from personalign.learn.axes import features, measure_many, named_axes, restandardised, varying_axes
 from personalign.learn.prior import make_prior
 from personalign.train.basis.bank import make_bank, until_last_sentence
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head
-from personalign.train.basis.people import restandardised, varying_axes
 from personalign.train.basis.rollouts import KeptEmbedder, Rollouts, roll_out
 from personalign.train.card import Origin, Report, local_origin, public_name, rounded_mean, write_basis_card
 from personalign.train.plans import MIN_QUESTIONS, NUM_REFERENCE, UNCALIBRATED, Budget, Plans

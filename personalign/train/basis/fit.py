@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from personalign.basis import Basis
+from personalign.basis import ITEMS, Basis
 from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
-from personalign.learn.axes import measure_many
-from personalign.train.basis.bank import is_distinct, usable_replies
+from personalign.learn.axes import MIN_DEVIATION, features, flags, measure_many
+from personalign.train.basis.bank import is_distinct, item_bank, usable_replies
 from personalign.train.basis.build import Made, Making, NothingToSteerError, named_basis, open_models, write_basis
-from personalign.train.basis.people import MIN_DEVIATION, Findings, fit_basis
+from personalign.train.basis.people import Findings, fit_basis
 from personalign.train.basis.rollouts import KeptEmbedder, roll_out
 from personalign.train.card import Origin, local_origin, public_name, table, write_people_card
-from personalign.train.log import AnswerLog, LogCounts
+from personalign.train.log import ABOUT_ITEMS, AnswerLog, LogCounts
 from personalign.train.plans import Budget, Plan
 from personalign.train.prompts import Prompts, read_prompts, split_prompts, take_prompts
 from personalign.train.work import made_in, say
@@ -46,6 +46,7 @@ AFTER = {  # columns of the card
     "log-loss": "log_loss",
     "population's log-loss": "population_log_loss",
 }
+KNOWN = "its replies are known items, which are chosen and not written"
 LOG_PROMPTS = """
 **The questions are about prompts that the log's people wrote**, word for word. Everyone who is asked reads them, they
 are passed on with this folder, and `forget` doesn't reach them.
@@ -97,7 +98,7 @@ class MadeFromLog:
     obstacle: str | None  # why
     findings: Findings
     counts: LogCounts
-    likeness: Likeness
+    likeness: Likeness | None  # None where known items are all that there is
     num_unread: int  # prompts of the log that the model can't read, so that it didn't answer them
 
     def row(self) -> dict[str, Any]:
@@ -105,16 +106,18 @@ class MadeFromLog:
         basis = self.basis
         names = [axis.name for axis in basis.axes]
         made = (
-            {"id": basis.id, "model": basis.model, "axes": names, "questions": 0, "steering": asdict(basis.steering)}
+            {"id": basis.id, "model": basis.model, "axes": names, "questions": len(basis.bank)}
+            | {"steering": asdict(basis.steering)}
             if self.made is None
             else self.made.row()
         )
+        likeness = None if self.likeness is None else asdict(self.likeness)
         return (
             made
             | {"log": asdict(self.counts)}
             | self.findings.row()
             | {"left_out": [axis.name for axis in self.findings.basis.axes if axis not in basis.axes]}
-            | {"unread": self.num_unread, "likeness": asdict(self.likeness), "obstacle": self.obstacle}
+            | {"unread": self.num_unread, "likeness": likeness, "obstacle": self.obstacle}
         )
 
 
@@ -137,7 +140,8 @@ def fit_from_log(
         model: "tiny", "smollm2", a folder, a GGUF file or a hub id.
         out: the basis's folder.
         rank: how many axes to learn, or "auto".
-        embedder: what measures learnt axes: "hidden", the model's own states, "reward:PATH" or "encoder:NAME".
+        embedder: what measures learnt axes: "hidden", the model's own states, "reward:PATH" or "encoder:NAME"; "items"
+            takes the log's replies for all that there are, as it is with ratings.
         prompts: what the model is to answer, as for ``make_basis``.
         device: "auto", or a torch device.
         budget: how much work goes into it; its seed also draws the people who judge.
@@ -149,6 +153,10 @@ def fit_from_log(
             holds something else.
         ModelError: a model or an embedder that can't be used.
     """
+    if log.ratings or embedder == ITEMS:
+        if prompts is not None or ask_log_prompts:
+            raise InputError("found prompts for a log of known items, which are chosen and not written; leave them out")
+        return _fit_items(log, model, out, rank, device, (budget or Budget()).seed)
     if (prompts is None) != ask_log_prompts:
         raise InputError(
             f"found {'no prompts' if prompts is None else 'two sources of prompts'} to ask about; expected --prompts "
@@ -178,6 +186,26 @@ def fit_from_log(
     return fitted
 
 
+def _fit_items(log: AnswerLog, model: str, out: Path, rank: int | str, device: str, seed: int) -> MadeFromLog:
+    """Make a basis of known items, which are asked about and chosen by ``choose``."""
+    with made_in(out) as work:
+        causal = open_models(model, device).base
+        draft = named_basis(causal.name, causal.fingerprints, "dialogue")
+        findings = fit_basis(log, flags(()), draft, ITEMS, rank, seed, work / "people")
+        people = findings.basis
+        assert people.learnt is not None, "each item has places on learnt axes"
+        items = people.learnt.items
+        origin = _origin(log, model, out, rank, ITEMS, None, 0)
+        section = about_people(findings, log.counts, None, ask_log_prompts=False)
+        bank = item_bank(items, features(people, [ABOUT_ITEMS] * len(items), items), seed)
+        basis = replace(_without_steering(people, origin.model, causal.hidden_size), bank=bank)
+        write_people_card(out, basis, origin, section, KNOWN)
+        basis.save(out)
+        fitted = MadeFromLog(basis, None, KNOWN, findings, log.counts, None, 0)
+        (out / REPORT).write_text(json.dumps(fitted.row(), indent=2) + "\n", encoding="utf-8")
+    return fitted
+
+
 def _write(
     out: Path, making: Making, origin: Origin, section: str, obstacle: str | None, num_repeated: int
 ) -> tuple[Basis, Made | None, str | None]:
@@ -194,18 +222,18 @@ def _write(
         '(personalign basis bootstrap, then ask); what the log says of people is kept, for rule="args", '
         "choose and words"
     )
-    basis = _without_steering(making, origin)
+    assert making.people is not None, "a log says something of people"
+    basis = _without_steering(making.people, origin.model, making.models.base.hidden_size)
     write_people_card(out, basis, origin, section, obstacle)
     basis.save(out)
     return basis, None, obstacle
 
 
-def _without_steering(making: Making, origin: Origin) -> Basis:
+def _without_steering(people: Basis, model: str, hidden_size: int) -> Basis:
     """What a log says of people, on the log's own scale, with a head that predicts nothing and no questions."""
-    assert making.people is not None, "a log says something of people"
-    head = SuccessorHead(making.models.base.hidden_size, making.people.num_axes, 1, 1)
+    head = SuccessorHead(hidden_size, people.num_axes, 1, 1)
     nothing = {name: array * 0 for name, array in head.to_arrays().items()}
-    return replace(making.people, model=origin.model, head=nothing, steering=Steering(0.0, 3.0, 20))
+    return replace(people, model=model, head=nothing, steering=Steering(0.0, 3.0, 20))
 
 
 def compare(
@@ -232,7 +260,7 @@ def compare(
     )
 
 
-def about_people(findings: Findings, counts: LogCounts, likeness: Likeness, *, ask_log_prompts: bool) -> str:
+def about_people(findings: Findings, counts: LogCounts, likeness: Likeness | None, *, ask_log_prompts: bool) -> str:
     """The section of the card."""
     judgement, noise = findings.judgement, findings.basis.noise
     shares = judgement.shares
@@ -260,7 +288,7 @@ without ties has δ = 0: none was offered, and lapses are spread over two answer
 beyond δ{"" if noise.much != Noise.much else ", which is assumed: the log has no such answers"}.
 
 All of this is in `{REPORT}`, too. In the log: {", ".join(f"{name} {number:,}" for name, number in numbers.items())}.
-{left_out}At the start, {likeness.describe()}.
+{left_out}{"" if likeness is None else f"At the start, {likeness.describe()}."}
 {LOG_PROMPTS if ask_log_prompts else ""}
 """
 
@@ -269,7 +297,7 @@ def _origin(
     log: AnswerLog, model: str, out: Path, rank: int | str, embedder: str, prompts: Path | None, num_prompts: int
 ) -> Origin:
     name = public_name(model)
-    options = " --ask-log-prompts" if prompts is None else f" --prompts {prompts.name}"
+    options = "" if embedder == ITEMS else " --ask-log-prompts" if prompts is None else f" --prompts {prompts.name}"
     kind, colon, path = embedder.partition(":")
     embedder = kind + colon + (public_name(path) if path else "")
     return local_origin(

@@ -93,8 +93,9 @@ class Judgement:
 
     @property
     def active(self) -> bool:
-        """Whether questions may be chosen by it: profiles gain more than chance after ten answers (95 %, one-sided)."""
-        return self.shares.nothing < 1 and any(a.answers == JUDGED_AFTER and a.margin > 0 for a in self.after)
+        """Whether questions may be chosen by it: after ten answers or all there are, people gain more than chance."""
+        known = [after for after in self.after if 0 < after.answers <= JUDGED_AFTER]
+        return self.shares.nothing < 1 and bool(known) and known[-1].margin > 0
 
 
 def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> Judgement:

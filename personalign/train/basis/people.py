@@ -8,40 +8,38 @@ named axes alone, says whether learnt ones are worth it. A quarter of the people
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from personalign.basis import Basis, Learnt
+from personalign.basis import ITEMS, Basis, Learnt
 from personalign.decode.embed import HIDDEN
 from personalign.errors import InputError
-from personalign.learn.axes import Embed, measure_many
-from personalign.learn.factors import factorise
+from personalign.learn.axes import Embed, flags, measure_many, restandardised, varying_axes
+from personalign.learn.factors import factorise, factorise_ratings
+from personalign.learn.items import Ratings
 from personalign.learn.mixture import Mixture
 from personalign.learn.sparse import make_up
-from personalign.messages import Conversation
 from personalign.train.basis.judge import Judgement, Person, judge
-from personalign.train.log import AnswerLog
+from personalign.train.log import AnswerLog, Numbered
 from personalign.train.plans import NUM_REFERENCE
 from personalign.train.work import Arrays, identity, keep
-from personalign.types import INFORMATIVE, MAX_AXES, SIDES, Array, Gaussian, Ints, Noise
+from personalign.types import MAX_AXES, SIDES, Array, Gaussian, Ints, Noise
 from personalign.words import Axis
 
 HELD_OUT = 0.25  # of the people
 MIN_PEOPLE = 20  # so that five judge
 MAX_DIMENSIONS = 384  # of embeddings, their main directions
-MIN_DEVIATION = 1e-3  # of an axis over the replies of a log or a model
-MIN_SHARE = 0.01  # of replies that differ from the median on such an axis
 FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
 SLIGHT = 0.2  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
+ITEM_WIDTH = 40  # characters of an item that tell of an axis
 EVEN = 0.01  # of the prior's variance is spread evenly, so that other tastes can be learnt, too
 
 
@@ -74,21 +72,6 @@ class Findings:
         }
 
 
-class _Answers(NamedTuple):
-    """N informative answers: who gave them, about which of the R different replies, and where they are in the log."""
-
-    person: Int[Ints, "N"]  # counted from 0 in the order of names
-    pair: Int[Ints, "N 2"]  # the replies on the left and on the right
-    choice: NDArray[np.object_]
-    row: Sequence[int]
-    prompts: Sequence[Conversation]  # of every reply
-    texts: Sequence[str]
-
-    def differences(self, features: Float[Array, "R d"], rows: Int[Ints, "n"]) -> Float[Array, "n d"]:
-        """Left minus right of some of the answers."""
-        return np.asarray(features[self.pair[rows, 0]] - features[self.pair[rows, 1]])
-
-
 class _Model(NamedTuple):
     """A basis, every reply's features on it, and the loss of people held out from its factorisation alone."""
 
@@ -112,18 +95,30 @@ def fit_basis(
     the rank "auto" as many axes are learnt as predict best, or none; people are held out for that once more, from those
     who don't judge. A killed run goes on from the folder ``work``; None keeps nothing.
 
+    The embedder "items" takes the log's replies for all that there are. They have no named axes then, as nothing in a
+    text tells more than which one it is. A log of ratings is always read so.
+
     Raises:
         InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
     """
-    answers = _numbered(log)
-    num_people = int(answers.person.max(initial=-1)) + 1
+    answers = log.numbered()
+    num_people = len(answers.user)
     _check_people(num_people, log)
+    items = _items(log, answers) if embedder == ITEMS or log.ratings else ()
+    if items:
+        draft, embed, embedder = _without_axes(draft), flags(items), ITEMS
     is_judge = np.random.default_rng([seed, 4]).permutation(num_people) < round(HELD_OUT * num_people)
     known = np.flatnonzero(~is_judge[answers.person])
     named, features = _varying(draft, answers)
     _check_rank(rank, len(named.axes))
     factors_of = partial(_factorise, answers, known, seed, work)
-    models = [_with_learnt(answers, named, features, embed, embedder, rank, factors_of)]
+    if log.ratings:
+        users = [answers.user[i] for i in np.flatnonzero(~is_judge).tolist()]
+        models = [_of_ratings(answers, named, log.ratings, users, rank, seed)]
+    else:
+        models = [
+            _with_learnt(answers, named, features, embed, Learnt(np.zeros((0, 0)), embedder, items), rank, factors_of)
+        ]
     if rank == "auto" and named.axes:
         factors = factors_of(features, "auto")
         models.append(_model(named, features, factors, factors["projection"]))
@@ -141,20 +136,6 @@ def fit_basis(
         active=judgement.active,
     )
     return Findings(basis, judgement, num_people, int(is_judge.sum()), len(answers.person), len(answers.texts))
-
-
-def _numbered(log: AnswerLog) -> _Answers:
-    """Number people in the order of names, and different replies in that of appearance."""
-    rows = [i for i, answer in enumerate(log.answers) if answer.choice in INFORMATIVE]
-    informative = [log.answers[i] for i in rows]
-    shown = [(answer.prompt, text) for answer in informative for text in (answer.a, answer.b)]
-    places: dict[str, int] = {}
-    pair = np.array([places.setdefault(json.dumps(reply), len(places)) for reply in shown], dtype=np.int64)
-    replies = [shown[i] for i in np.unique(pair, return_index=True)[1]]
-    person = np.unique([answer.user for answer in informative], return_inverse=True)[1].astype(np.int64).ravel()
-    choice = np.array([answer.choice for answer in informative], dtype=object)
-    prompts, texts = [prompt for prompt, _ in replies], [text for _, text in replies]
-    return _Answers(person, pair.reshape(-1, 2), choice, rows, prompts, texts)
 
 
 def _check_people(num_people: int, log: AnswerLog) -> None:
@@ -177,7 +158,7 @@ def _check_rank(rank: int | str, num_named: int) -> None:
         )
 
 
-def _varying(draft: Basis, answers: _Answers) -> tuple[Basis, Float[Array, "R d"]]:
+def _varying(draft: Basis, answers: Numbered) -> tuple[Basis, Float[Array, "R d"]]:
     """The named axes on which the log's replies differ, standardised, and every reply's features."""
     raw = measure_many(answers.prompts, answers.texts, draft.axes)
     varies = varying_axes(raw)
@@ -185,42 +166,12 @@ def _varying(draft: Basis, answers: _Answers) -> tuple[Basis, Float[Array, "R d"
     return basis, basis.standardise(raw[:, varies])
 
 
-def varying_axes(raw: Float[Array, "R d"]) -> Int[Ints, "e"]:
-    """The axes on which replies differ.
-
-    Where fewer than one in a hundred has something, such as an emoji, this one would be ten and more standard
-    deviations from all others, and nothing could be learnt of it.
-    """
-    share = (raw != np.median(raw, axis=0)).mean(axis=0)
-    return np.flatnonzero((raw.std(axis=0) >= MIN_DEVIATION) & (share >= MIN_SHARE))
-
-
-def restandardised(draft: Basis, axes: Int[Ints, "e"], center: Float[Array, "e"], scale: Float[Array, "e"]) -> Basis:
-    """The draft on some of its axes, whose center and scale in the draft's units are now 0 and 1."""
-    learnt = axes[axes >= len(draft.named)] - len(draft.named)
-    projected = None
-    if draft.learnt is not None and len(learnt):
-        projected = replace(draft.learnt, projection=draft.learnt.projection[:, learnt])
-    return replace(
-        draft,
-        axes=tuple(draft.axes[j] for j in axes),
-        center=draft.center[axes] + draft.scale[axes] * center,
-        scale=draft.scale[axes] * scale,
-        prior=Gaussian(
-            scale * draft.prior.mean[axes], draft.prior.covariance[np.ix_(axes, axes)] * np.outer(scale, scale)
-        ),
-        reference=draft.reference[:, axes],
-        particles=None if draft.particles is None else scale * draft.particles[:, axes],
-        learnt=projected,
-    )
-
-
 def _with_learnt(
-    answers: _Answers,
+    answers: Numbered,
     named: Basis,
     features: Float[Array, "R n"],
     embed: Embed,
-    embedder: str,
+    blank: Learnt,
     rank: int | str,
     factors_of: Callable[[Array, int | str], Arrays],
 ) -> _Model:
@@ -253,13 +204,61 @@ def _with_learnt(
         center=np.append(named.center, raw.mean(axis=0)),
         scale=np.append(named.scale, raw.std(axis=0)),
         reference=np.zeros((0, num_named + projection.shape[1])),
-        learnt=Learnt(projection, embedder),
+        learnt=replace(blank, projection=projection),
     )
     features = np.hstack([features, (raw - raw.mean(axis=0)) / raw.std(axis=0)])
     return _model(basis, features, factors, np.vstack([factors["projection"][:num_named], chosen.T @ weights]))
 
 
-def _finite(embedded: Float[Array, "R F"], answers: _Answers) -> Float[Array, "R F"]:
+def _items(log: AnswerLog, answers: Numbered) -> tuple[str, ...]:
+    """The known items, of which pairs tell less than ratings."""
+    items = tuple(sorted(set(answers.texts))) if log.ratings is None else log.ratings.items
+    if log.ratings is None and len(items) > MAX_DIMENSIONS:
+        raise InputError(
+            f"the log compares {len(items):,} different replies, expected {MAX_DIMENSIONS} known items at most; pass "
+            "another --embedder, which finds what replies have in common"
+        )
+    return items
+
+
+def _without_axes(draft: Basis) -> Basis:
+    none = np.zeros(0)
+    prior = Gaussian(none, np.zeros((0, 0)))
+    return replace(draft, axes=(), center=none, scale=none, prior=prior, reference=np.zeros((0, 0)), learnt=None)
+
+
+def _of_ratings(
+    answers: Numbered, blank: Basis, ratings: Ratings, users: Sequence[str], rank: int | str, seed: int
+) -> _Model:
+    """The axes that known people's ratings tell of, standardised over the items."""
+    factors = factorise_ratings(ratings.ratings[np.isin(ratings.users, users)], rank, seed=seed)
+    raw = factors.projection
+    center, scale = raw.mean(axis=0), raw.std(axis=0)
+    items = (raw - center) / scale
+    prior = Gaussian(scale * factors.prior.mean, factors.prior.covariance * np.outer(scale, scale))
+    basis = replace(
+        blank,
+        axes=tuple(_axis_of_items(i, column, ratings.items) for i, column in enumerate(items.T)),
+        center=center,
+        scale=scale,
+        prior=prior,
+        noise=factors.noise,
+        reference=np.zeros((0, len(scale))),
+        learnt=Learnt(raw, ITEMS, ratings.items),
+    )
+    place = {item: i for i, item in enumerate(ratings.items)}
+    return _Model(basis, items[[place[text] for text in answers.texts]], 0.0)
+
+
+def _axis_of_items(number: int, places: Float[Array, "J"], items: Sequence[str]) -> Axis:
+    """An axis in words: the first is what everybody likes, the others are told by the items at their ends."""
+    ends = (int(places.argmin()), int(places.argmax()))
+    low, high = (shorten(items[i], ITEM_WIDTH, placeholder=" …") for i in ends)
+    about = f"a taste that people differ in, no. {number}" if number else "what everybody likes"
+    return Axis(f"taste_{number}" if number else "liked", about, f"items like “{low}”", f"items like “{high}”")
+
+
+def _finite(embedded: Float[Array, "R F"], answers: Numbered) -> Float[Array, "R F"]:
     wrong = np.flatnonzero(~np.isfinite(embedded).all(axis=1))
     if len(wrong):
         row, side = np.argwhere(answers.pair == wrong[0])[0]
@@ -292,7 +291,7 @@ def _learnt_axis(number: int) -> Axis:
 
 
 def _factorise(
-    answers: _Answers,
+    answers: Numbered,
     known: Int[Ints, "K"],
     seed: int,
     work: Path | None,
@@ -316,7 +315,7 @@ def _factorise(
 
 
 def _particles(
-    answers: _Answers, known: Int[Ints, "K"], features: Float[Array, "R d"], basis: Basis, seed: int, work: Path | None
+    answers: Numbered, known: Int[Ints, "K"], features: Float[Array, "R d"], basis: Basis, seed: int, work: Path | None
 ) -> Float[Array, "S d"] | None:
     """Made-up people who have few tastes, as the known people have, if these are such; or what a killed run found."""
     person, choice, v = answers.person[known], answers.choice[known].tolist(), answers.differences(features, known)
@@ -341,7 +340,7 @@ def _model(basis: Basis, features: Float[Array, "R d"], factors: Arrays, weights
     )
 
 
-def _person(answers: _Answers, features: Float[Array, "R d"], person: int) -> Person:
+def _person(answers: Numbered, features: Float[Array, "R d"], person: int) -> Person:
     rows = np.flatnonzero(answers.person == person)
     choice = [str(choice) for choice in answers.choice[rows]]
     return Person(answers.differences(features, rows), choice, answers.pair[rows])

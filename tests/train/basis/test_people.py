@@ -9,9 +9,9 @@ import pytest
 
 from personalign.basis import Shares
 from personalign.errors import InputError
-from personalign.learn.axes import measure_many
+from personalign.learn.axes import measure_many, restandardised, varying_axes
 from personalign.train.basis.build import named_basis
-from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis, restandardised, varying_axes
+from personalign.train.basis.people import MIN_PEOPLE, Findings, fit_basis
 from personalign.train.log import Answer, AnswerLog, LogCounts
 from personalign.types import Fingerprints
 from tests.train.crowd import AXES, HIDDEN, LENGTH, Embed, Row, answers_of, embed, length_and_hidden, replies_to

@@ -22,13 +22,14 @@ from lab.learning.judged import Judged, joined
 from lab.learning.populations.votes import MissingData
 from lab.learning.sets import GATED, Met, Plan, Sets
 from lab.speed import timings
-from personalign.learn.rows import MAX_ANSWERS
 
 BARS: Mapping[str, Bar | Between] = {
     "jester.population": Bar("≥", 69.5),  # %
     "jester.gain_10": Bar("≥", 2.5),  # points
     "jester.gain_10_low": Bar("≥", 2.0),
     "jester.gain_20": Bar("≥", 3.2),
+    "jester.pairs.gain_10": Bar("≥", 2.3),
+    "jester.pairs.gain_20": Bar("≥", 2.9),
     "alpaca84.share_5": Bar("≥", 0.55),
     "alpaca84.share_10": Bar("≥", 0.68),
     "alpaca84.share_20": Bar("≥", 0.76),
@@ -154,16 +155,19 @@ def _jester(sets: Sets) -> Iterator[Row]:
     yield Row("jester.population", 100 * better.accuracy, facts=facts)
     ceiling = {"ceiling": 100 * everything.better_than(better).value, "ceiling_is": "a hundred of a person's answers"}
     for n in (10, 20):
-        ratings = {
-            name: _rounded(joined([m.rated[k] for m in met if m.rated is not None]).better_than(better))
-            for name, k in (("as_many_ratings", n), ("all_ratings", MAX_ANSWERS))
-        }
-        rows = _figures(
-            f"jester.gain_{n}",
-            _points(joined([m.asked[n] for m in met]).better_than(better)),
-            ceiling | ratings,
-        )
+        gaussian = joined([m.plain[n] for m in met if m.plain is not None]).better_than(better)
+        beside = ceiling | {"gaussian_prior": _rounded(gaussian)}
+        rows = _figures(f"jester.gain_{n}", _points(joined([m.asked[n] for m in met]).better_than(better)), beside)
         yield from rows if n == 10 else list(rows)[:1]
+
+
+def _jester_by_pairs(sets: Sets) -> Iterator[Row]:
+    """The same from a log of pairs, against its own population."""
+    met = sets.jester_by_pairs
+    prior = joined([m.prior for m in met])
+    for n in (10, 20):
+        gain = joined([m.asked[n] for m in met]).better_than(prior)
+        yield Row.estimated(f"jester.pairs.gain_{n}", _points(gain), {"splits": len(met)})
 
 
 def _alpaca84(sets: Sets) -> Iterator[Row]:
@@ -213,5 +217,6 @@ GROUPS = (
     Group(("alpaca84.share_5", "alpaca84.share_10", "alpaca84.share_20"), _alpaca84),
     *(Group((f"gate.{name}", f"gate.{name}_low"), partial(_gate, name=name)) for name in GATED),
     Group(("jester.population", "jester.gain_10", "jester.gain_10_low", "jester.gain_20"), _jester),
+    Group(("jester.pairs.gain_10", "jester.pairs.gain_20"), _jester_by_pairs),
     Group(("ece_max",), _ece),
 )

@@ -19,7 +19,6 @@ from lab.learning.judged import ENOUGH, Judged, joined
 from lab.learning.populations import alpaca84, gated, jester, pandalm, prism, ukp
 from lab.learning.populations.asked import Population, ask_everyone, fitted, know_everything, of_kinds
 from lab.learning.populations.gated import Gated
-from lab.learning.populations.jester import Split
 from lab.learning.populations.votes import MissingData, Votes
 from personalign.basis import Shares
 from personalign.errors import InputError
@@ -45,8 +44,8 @@ class Plan:
     basis: tuple[int, int, int] = (400, 24_000, 384)  # people, answers, features
     num_stop_bases: int = 4
     num_stopped: int = 100  # people of each of them
-    jester_splits: int = 20
-    jester_rank: int = 23
+    jester_splits: int = 5
+    first_split: int = 200  # of Jester; fixed before any of their results was seen
     alpaca_seeds: int = 10
     compared_splits: int = 2  # in which the other rules ask, too
     gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
@@ -67,7 +66,6 @@ class Met:
     everything: Judged  # as many of their answers as a fit takes, at random
     limit: float | None  # share of tests that the hidden taste itself is right about
     plain: Mapping[int, Judged] | None = None
-    rated: Mapping[int, Judged] | None = None  # by so many ratings themselves, at random
     kinds_known: Mapping[int, Judged] | None = None  # by somebody who knows beforehand what kinds of people there are
 
     @property
@@ -93,13 +91,14 @@ class Sets:
     @cached_property
     def jester(self) -> list[Met]:
         """Every split's people, under the numbers that they have in all of them."""
-        ratings = _load(jester.load, self._data)
-        met = [
-            self._meet_raters(jester.split(ratings, seed, self.plan.jester_rank), seed)
-            for seed in turns(self.plan.jester_splits, "jester")
-        ]
+        met = self._meet_raters(self.plan.jester_splits, by_pairs=False)
         self._tell("jester", met)
         return met
+
+    @cached_property
+    def jester_by_pairs(self) -> list[Met]:
+        """The first of them again, from a log of pairs."""
+        return self._meet_raters(self.plan.compared_splits, by_pairs=True)
 
     @cached_property
     def alpaca84(self) -> list[Met]:
@@ -154,15 +153,14 @@ class Sets:
             raise MissingData(f"none of the sets is in {self._data}; pass the folder that holds them with --data")
         return curves
 
-    def _meet_raters(self, split: Split, seed: int) -> Met:
-        rules = (jester.RULE, RULE, *OTHER_RULES)[: None if seed < self.plan.compared_splits else 1]
-        return Met(
-            {rule: jester.ask_everyone(split, rule, COUNTS, seed) for rule in rules},
-            jester.fit_apart(split, STRENGTH),
-            jester.know_everything(split, seed),
-            None,
-            rated={n: jester.know_ratings(split, n, seed) for n in (*COUNTS, MAX_ANSWERS)},
-        )
+    def _meet_raters(self, num_splits: int, *, by_pairs: bool) -> list[Met]:
+        ratings, met = _load(jester.load, self._data), []
+        for number in turns(num_splits, "jester by pairs" if by_pairs else "jester"):
+            seed = self.plan.first_split + number
+            population = jester.population(ratings, seed, by_pairs=by_pairs)
+            people = np.arange(len(population.new)) + len(population.new) * number
+            met.append(self._meet(population, seed, people, is_compared=False))
+        return met
 
     def _meet(
         self,
@@ -191,7 +189,9 @@ class Sets:
             Judged(owner, know_everything(population, basis, MAX_ANSWERS, seed).chance),
             population.limit,
             plain=owned(ask_everyone(population, gaussian, RULE, COUNTS)),
-            kinds_known=owned(ask_everyone(population, of_kinds(population), RULE, COUNTS)),
+            kinds_known=None
+            if population.kinds is None
+            else owned(ask_everyone(population, of_kinds(population), RULE, COUNTS)),
         )
 
     def _tell(self, name: str, met: Sequence[Met]) -> None:

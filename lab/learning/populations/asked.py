@@ -8,7 +8,7 @@ log's features are what an embedder makes of them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,16 +20,17 @@ from jaxtyping import Bool, Float, Integer
 from numpy.typing import NDArray
 
 from lab.learning.judged import Judged
-from personalign.basis import BankQuestion, Basis, Learnt, Shares
+from personalign.basis import ITEMS, BankQuestion, Basis, Learnt, Shares
 from personalign.bundled import TINY
 from personalign.decode.embed import HIDDEN
 from personalign.learn.ask import StopRule
 from personalign.learn.axes import features
 from personalign.learn.fit import Record, fit_block, predict
+from personalign.learn.items import Ratings
 from personalign.learn.mixture import Mixture
 from personalign.service import Personalign
 from personalign.train.basis.people import fit_basis
-from personalign.train.log import Answer, AnswerLog, LogCounts
+from personalign.train.log import MIRRORED, Answer, AnswerLog, LogCounts
 from personalign.types import Array, Gaussian, Message, Noise
 from personalign.words import Axis
 
@@ -43,7 +44,7 @@ class NewPerson:
 
     ``says`` and ``prefers`` tell where the left is preferred. ``limit`` is the share of the tests that anyone would
     predict who knew the person's mind, where that is known. ``much`` tells of which pairs they say "much better", and
-    is None where only sides are asked for.
+    is None where only sides are asked for. ``knows`` tells which pairs they answer and don't skip, None for all.
     """
 
     says: Bool[NDArray[np.bool_], "m"]
@@ -51,11 +52,18 @@ class NewPerson:
     prefers: Bool[NDArray[np.bool_], "t"]
     limit: float | None = None
     much: Bool[NDArray[np.bool_], "m"] | None = None
+    knows: Bool[NDArray[np.bool_], "m"] | None = None
 
     @property
     def choice(self) -> NDArray[Any]:
         """What they say of each pair of the pool."""
-        return choices(self.says, self.much)
+        said = choices(self.says, self.much)
+        return said if self.knows is None else np.where(self.knows, said, "skip")
+
+    @property
+    def answered(self) -> Integer[NDArray[np.int64], "k"]:
+        """The pairs they answer."""
+        return np.arange(len(self.says)) if self.knows is None else np.flatnonzero(self.knows)
 
 
 def choices(left: NDArray[np.bool_], much: NDArray[np.bool_] | None = None) -> NDArray[Any]:
@@ -80,6 +88,8 @@ class Population:
     pool: Integer[NDArray[np.int64], "m 2"]
     new: Sequence[NewPerson]
     kinds: Float[Array, "k F"] | None = None
+    items: Sequence[str] = ()  # the replies' names, where they are all that there are
+    rated: Ratings | None = None  # what the answers come from
 
     @property
     def v(self) -> Float[Array, "N F"]:
@@ -105,7 +115,7 @@ class Population:
             for user, (a, b), choice in zip(self.user, self.pairs.tolist(), self.choice, strict=True)
         ]
         counts = LogCounts(len(answers), len(np.unique(self.user)), 0, 0, 0, 0, 0, {})
-        return AnswerLog(tuple(answers), counts, "log.jsonl")
+        return AnswerLog(tuple(answers), counts, "log.jsonl", self.rated)
 
     @cached_property
     def limit(self) -> float | None:
@@ -121,7 +131,8 @@ def fitted(population: Population, seed: int, rank: int | str = "auto") -> Basis
         tiny, axes=(), center=nothing, scale=nothing, prior=Gaussian(nothing, np.zeros((0, 0))), noise=Noise(),
         reference=np.zeros((0, 0)), bank=(), head=None,
     )  # fmt: skip
-    basis = fit_basis(population.log(), population.embed, draft, rank=rank, seed=seed).basis
+    embedder = ITEMS if population.items else HIDDEN
+    basis = fit_basis(population.log(), population.embed, draft, embedder, rank, seed).basis
     return _with_pool(population, basis)
 
 
@@ -171,18 +182,27 @@ def ask_everyone(
                 beliefs = [p.serving.belief(p.profile(f"new {i}")) for i in range(len(population.new))]
                 judged[n] = judge(population, phi, beliefs, basis.noise)
             for i, person in enumerate(population.new if n < max(counts) else ()):
-                if question := p.ask(f"new {i}", graded=graded):
-                    number, is_turned = asked[question.a, question.b]
-                    side, _, grade = str(person.choice[number]).partition("+")
-                    side = {"a": "b", "b": "a"}[side] if is_turned else side
-                    p.answer(f"new {i}", question.id, f"{side}++" if grade else side)  # type: ignore[arg-type]
+                _let_answer(p, f"new {i}", person.choice, asked, graded=graded)
     return judged
+
+
+def _let_answer(
+    p: Personalign, user: str, says: NDArray[Any], numbers: Mapping[tuple[str, str], tuple[int, bool]], *, graded: bool
+) -> None:
+    """Ask until an answer says something."""
+    choice = "skip"
+    while choice == "skip" and (question := p.ask(user, graded=graded)):
+        number, is_turned = numbers[question.a, question.b]
+        side, _, grade = str(says[number]).partition("+")
+        side = MIRRORED.get(side, side) if is_turned else side
+        choice = f"{side}++" if grade else side
+        p.answer(user, question.id, choice)  # type: ignore[arg-type]
 
 
 def know_everything(population: Population, basis: Basis, most: int, seed: int) -> Judged:
     """Forecasts from so many answers of each person, drawn at random."""
     rng, phi = np.random.default_rng(seed), _features(population, basis)
-    some = [rng.permutation(len(population.pool))[:most] for _ in population.new]
+    some = [rng.permutation(person.answered)[:most] for person in population.new]
     v = [phi[population.pool[rows, 0]] - phi[population.pool[rows, 1]] for rows in some]
     records = [
         Record(each, np.where(person.says[rows], "a", "b").tolist())

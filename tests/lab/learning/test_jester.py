@@ -1,4 +1,4 @@
-"""Jester's people: halves that share no joke, tests far apart, and jokes asked about with axes of their own."""
+"""Jester's people: new ones are asked about other jokes than they are judged by, and skip what they didn't rate."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import pytest
 
 from lab.learning.learn import run_learn
 from lab.learning.populations import jester
+from lab.learning.populations.asked import Population
 from lab.learning.populations.votes import MissingData
 from lab.learning.sets import Plan
-from personalign.learn.fit import fit_block
 from tests.lab.learning import made_up
 
-RANK = 2
 
-
-def ratings(people: int = 150, jokes: int = 40, seed: int = 0) -> np.ndarray:
+def ratings(people: int = 150, jokes: int = 60, seed: int = 0) -> np.ndarray:
     """Two directions of taste, and a third of the jokes not rated."""
     rng = np.random.default_rng(seed)
     rated = 3 * rng.normal(size=(people, 2)) @ rng.normal(size=(2, jokes)) + rng.normal(size=(people, jokes))
@@ -25,84 +23,49 @@ def ratings(people: int = 150, jokes: int = 40, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def split() -> jester.Split:
-    return jester.split(ratings(), 0, RANK)
+def population() -> Population:
+    return jester.population(ratings(), 0)
 
 
-def test_questions_and_tests_share_no_joke(split: jester.Split) -> None:
-    """A new person's halves are apart, and what they say and prefer is what they rated."""
+def test_questions_and_tests_share_no_joke(population: Population) -> None:
+    """Half of the jokes are asked about, the others judge; no pair is asked about twice."""
+    asked = set(population.pool.ravel().tolist())
+    assert len(asked) == 30
+    assert len({frozenset(pair) for pair in population.pool.tolist()}) == len(population.pool)
+    assert len(population.new) > 10
+    for person in population.new:
+        assert not asked & set(person.tests.ravel().tolist())
+
+
+def test_people_say_what_they_rated(population: Population) -> None:
+    """Of each new person one row of the ratings fits all answers, skipped pairs and tests; of another it doesn't."""
     rated = ratings()
-    assert len(split.new) > 20
-    for person in split.new:
-        own = np.flatnonzero(~np.isnan(rated[person.who]))
-        assert set(person.jokes) < set(own)
-        assert not set(person.tested.ravel()) & set(person.jokes)
-        left, right = rated[person.who][person.jokes[person.pairs]].T
-        np.testing.assert_array_equal(person.says, left > right)
-        assert not set(person.reference.ravel()) & set(person.jokes)
-        left, right = rated[person.who][person.tested].T
-        np.testing.assert_array_equal(person.prefers, left > right)
-        assert (np.abs(left - right) > jester.GAP).all()
+
+    def fits(who: int, number: int) -> bool:
+        person, row = population.new[number], rated[who]
+        said, tests = (row[pairs[:, 0]] - row[pairs[:, 1]] for pairs in (population.pool, person.tests))
+        expected = np.where(np.isnan(said), "skip", np.where(said > 0, "a", "b"))
+        return bool((person.choice == expected).all() and ((tests > jester.GAP) == person.prefers).all())
+
+    owners = [[who for who in range(len(rated)) if fits(who, number)] for number in range(3)]
+    assert [len(owner) for owner in owners] == [1, 1, 1]
+    assert owners[0] != owners[1]
 
 
-def test_nobody_is_both_met_and_new(split: jester.Split) -> None:
-    """Another person's ratings change the jokes' axes only if they aren't new; the same seed gives the same split."""
-    rated = ratings()
-    new = split.new[0].who
-    met = next(i for i in range(len(rated)) if i not in {person.who for person in split.new})
-    for who, changes in ((new, False), (met, True)):
-        other = rated.copy()
-        other[who] = -other[who]
-        assert np.array_equal(jester.split(other, 0, RANK).shared, split.shared) != changes
-    assert not np.array_equal(jester.split(rated, 1, RANK).shared, split.shared)
+def test_nobody_is_both_met_and_new(population: Population) -> None:
+    """The log holds the ratings of everyone but a fifth of the people, from whom the new ones are taken."""
+    assert population.rated is not None
+    assert len(population.rated.users) == 120
+    met = {row[np.isfinite(row)].tobytes() for row in population.rated.ratings}
+    assert len(met & {row[np.isfinite(row)].tobytes() for row in ratings()}) == 120
 
 
-def test_each_joke_comes_once_among_a_persons_answers() -> None:
-    """Of the pairs that the separate model is fitted to, no two of a person share a joke, and all are far apart."""
-    rated = max(ratings(), key=np.nanstd)
-    pairs = jester._once_each(rated, np.random.default_rng(0))
-    assert len(np.unique(pairs)) == pairs.size > 10
-    assert (np.abs(rated[pairs[:, 0]] - rated[pairs[:, 1]]) > jester.GAP).all()
-
-
-def test_a_joke_asked_about_again_tells_less_of_tastes(split: jester.Split) -> None:
-    """Each joke shown has an axis of its own, so that its oddity counts once; without them the fit is too sure."""
-    person = jester._Asked.nothing(split.new[0], split)
-    with_first = np.flatnonzero((person.rater.pairs == 0).any(axis=1))[:8]
-    for row in with_first:
-        person.take(int(row))
-    assert len(person.shown) == len(with_first) + 1
-    assert np.count_nonzero(person.odd_variance) == len(person.odd_variance) - len(person.shown)
-    shared = slice(1, split.num_shared)
-    sure = [
-        np.trace(fit_block([record], split.prior, jester.ANSWER)[0].weights.covariance[shared, shared])
-        for record in (person.record, _without_own_axes(person, split))
-    ]
-    assert sure[0] > 1.02 * sure[1]
-
-
-def _without_own_axes(person: jester._Asked, split: jester.Split) -> jester.Record:
-    v = person.record.v.copy()
-    v[:, split.num_shared :] = 0
-    return jester.Record(v, person.record.choice)
-
-
-def test_people_are_understood_better_with_answers(split: jester.Split) -> None:
-    """Clear tastes are learnt in ten questions, by every rule; knowing the ratings themselves is no worse than few."""
-    for rule in (jester.RULE, "random", "d_optimal"):
-        after = jester.ask_everyone(split, rule, (0, 10))
-        assert after[10].better_than(after[0]).low > 0.05
-    assert jester.know_ratings(split, 10, 0).better_than(after[0]).low > 0.05
-    assert jester.know_everything(split, 0).accuracy > after[10].accuracy - 0.02
-
-
-def test_forecasts_of_a_person_are_their_own(split: jester.Split) -> None:
-    """Before the first answer everybody's forecasts are those of the jokes' mean ratings."""
-    first = jester.ask_everyone(split, jester.RULE, (0,))[0]
-    person = split.new[0]
-    mean = split.items.mean[person.tested]
-    expected = (mean[:, 0] > mean[:, 1]) == person.prefers
-    np.testing.assert_array_equal(first.correct[first.person == person.who], expected)
+def test_pairs_tell_what_ratings_do_but_for_their_size() -> None:
+    """By pairs the log has the same answers and no ratings."""
+    both = [jester.population(ratings(), 0, by_pairs=by_pairs) for by_pairs in (False, True)]
+    assert both[1].rated is None
+    np.testing.assert_array_equal(both[0].pairs, both[1].pairs)
+    assert both[1].log().answers == both[0].log().answers
 
 
 def test_missing_set_is_named() -> None:
@@ -111,16 +74,14 @@ def test_missing_set_is_named() -> None:
         jester.load(Path("nowhere"))
 
 
+@pytest.mark.slow
 def test_the_figures_have_their_ceilings(tmp_path: Path) -> None:
-    """The benchmark's rows: every rule has a curve, and beside the gains stands what ratings themselves tell."""
+    """New people are understood better with answers, from ratings and from pairs; the ceiling stands beside."""
     data = made_up.make(tmp_path, ["jester5k"])
-    found = run_learn(Plan(jester_splits=2, jester_rank=2, compared_splits=1), data, "jester")
-    assert found["skipped"] == []
-    rows = {row["figure"]: row for row in found["rows"]}
-    assert rows.keys() == {"jester.population", "jester.gain_10", "jester.gain_10_low", "jester.gain_20"}
+    result = run_learn(Plan(jester_splits=2, compared_splits=1), data, "jester")
+    assert result["skipped"] == []
+    figures = {row["figure"]: row for row in result["rows"]}
+    assert {"jester.population", "jester.gain_10", "jester.gain_20", "jester.pairs.gain_20"} <= figures.keys()
     for n in (10, 20):
-        assert rows[f"jester.gain_{n}"]["ceiling"] > 0
-        value, low, high = rows[f"jester.gain_{n}"]["as_many_ratings"]
-        assert 0 < low < value < high
-        assert rows[f"jester.gain_{n}"]["all_ratings"][0] > value
-    assert {curve["rule"] for curve in found["curves"]} == {jester.RULE, "d_optimal", "random", "gap", "pref"}
+        assert figures[f"jester.gain_{n}"]["ceiling"] > 0
+        assert figures[f"jester.gain_{n}"]["value"] > 0

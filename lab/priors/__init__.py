@@ -1,1 +1,0 @@
-"""Priors and question rules under trial, which the product does not use yet."""

@@ -127,9 +127,9 @@ def basis_fit(
     """Make the basis of a model from a log of many people's answers.
 
     What people differ in becomes axes beside the named ones. The population's prior and how people answer come from
-    the log, too. A quarter of the people take no part in that: they decide whether profiles may leave the population,
-    and whether questions are chosen or drawn at random. The rest is made as bootstrap makes it. If it is interrupted,
-    run it again: it goes on where it was.
+    the log, too. A quarter of the people, 400 at most, take no part in that: they decide whether profiles may leave
+    the population, and whether questions are chosen or drawn at random. The rest is made as bootstrap makes it. If it
+    is interrupted, run it again: it goes on where it was.
 
     Where the model's replies can't be steered for these people, the basis keeps only what the log says of them. So does
     a basis of known items, such as jokes or canned replies: people are asked about them, and choose ranks them.

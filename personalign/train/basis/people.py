@@ -2,8 +2,9 @@
 
 One factorisation (``learn/factors.py``) over the named axes and the replies' embeddings finds what people differ in.
 Its part in the embeddings becomes the learnt axes, and its prior one over weights on all axes. A second one, over the
-named axes alone, says whether learnt ones are worth it. A quarter of the people take part in neither, and judge
-(``judge.py``). Read ``build.py`` next, which makes the rest of the basis from what is found.
+named axes alone, says whether learnt ones are worth it. A quarter of the people, 400 at most, take part in neither, and
+judge (``judge.py``). Known items that were rated have axes of their own (``learn/items.py``). Read ``build.py`` next,
+which makes the rest of the basis from what is found.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from personalign.train.work import Arrays, identity, keep
 from personalign.types import MAX_AXES, SIDES, Array, Gaussian, Ints, Noise
 from personalign.words import Axis
 
-HELD_OUT = 0.25  # of the people
+HELD_OUT, MOST_JUDGES = 0.25, 400  # of the people; more judges would only take time
 MIN_PEOPLE = 20  # so that five judge
 MAX_DIMENSIONS = 384  # of embeddings, their main directions
 FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
@@ -107,7 +108,7 @@ def fit_basis(
     items = _items(log, answers) if embedder == ITEMS or log.ratings else ()
     if items:
         draft, embed, embedder = _without_axes(draft), flags(items), ITEMS
-    is_judge = np.random.default_rng([seed, 4]).permutation(num_people) < round(HELD_OUT * num_people)
+    is_judge = np.random.default_rng([seed, 4]).permutation(num_people) < min(round(HELD_OUT * num_people), MOST_JUDGES)
     known = np.flatnonzero(~is_judge[answers.person])
     named, features = _varying(draft, answers)
     _check_rank(rank, len(named.axes))

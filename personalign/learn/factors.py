@@ -26,7 +26,9 @@ from personalign.types import INFORMATIVE, MAX_AXES, SIDES, Array, Gaussian, Int
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32)  # that "auto" chooses from
 COUNTS = (0, 5, 10, 20)  # answers of a held-out person that are known when others are predicted
 SCALES = (1.0, 0.7, 0.5, 1.4)  # of the prior's covariance, tried on held-out people; the first of equals wins
-HELD_OUT = 0.2  # of the people
+HELD_OUT = 0.2  # of the people, in each of so many folds that enough judge
+ENOUGH = 40  # people: by fewer a rank would win by chance
+PEOPLE_AN_AXIS = 4  # at least: more axes couldn't be told from chance
 MAX_TESTS = 200  # of a held-out person's answers
 FLAT = 1e-9  # of the largest variance: a direction of features below it doesn't vary
 FLOOR = 1e-4  # of the largest variance over people: a surer prior would never learn
@@ -116,15 +118,18 @@ def factorise(
     answers = _informative(users, features, choices)
     turn = _directions(answers.v)
     ranks = _ranks(rank, answers, turn)
-    rng = np.random.default_rng(seed)
-    known, held = _split(answers, rng)
-    held = _without_retests(held, rng)
-    model = fit_population(_log(known, turn), max(ranks), _START)
-    axes_of_rank = {r: _axes(model, known, turn, r) for r in ranks}
-    best = min(ranks, key=lambda r: _loss(_report(axes_of_rank[r], held, seed)))
-    reports = {scale: _report(_scaled(axes_of_rank[best], scale), held, seed) for scale in SCALES}
+    folds = _folds(answers, np.random.default_rng(seed))
+    models = [fit_population(_log(known, turn), max(ranks), _START) for known, _ in folds]
+
+    def report(rank: int, scale: float) -> tuple[Held, ...]:
+        of_folds = zip(models, folds, strict=True)
+        axes = [(_scaled(_axes(model, known, turn, rank), scale), held) for model, (known, held) in of_folds]
+        return _joined([_report(each, held, seed) for each, held in axes])
+
+    best = min(ranks, key=lambda r: _loss(report(r, 1.0)))
+    reports = {scale: report(best, scale) for scale in SCALES}
     scale = min(SCALES, key=lambda scale: _loss(reports[scale]))
-    final = fit_population(_log(answers, turn), best, _START, model)
+    final = fit_population(_log(answers, turn), best, _START, models[0])
     return Factors(
         *_scaled(_axes(final, answers, turn, best), scale),
         people=len(np.unique(users)),
@@ -210,7 +215,7 @@ def _directions(v: Array) -> Array:
 def _ranks(rank: int | str, answers: _Answers, turn: Array) -> list[int]:
     most = min(MAX_AXES, turn.shape[1])
     if rank == "auto":
-        return [r for r in RANKS if r <= min(most, max(1, answers.num_people // 2))]
+        return [r for r in RANKS if r <= min(most, max(1, answers.num_people // PEOPLE_AN_AXIS))]
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= most:
         raise InputError(
             f'found rank {rank!r}, expected "auto" or a whole number from 1 to {most}: at most {MAX_AXES}, and as many '
@@ -219,11 +224,16 @@ def _ranks(rank: int | str, answers: _Answers, turn: Array) -> list[int]:
     return [int(rank)]
 
 
-def _split(answers: _Answers, rng: np.random.Generator) -> tuple[_Answers, _Answers]:
-    """The people who are fitted, and the people who judge."""
+def _folds(answers: _Answers, rng: np.random.Generator) -> list[tuple[_Answers, _Answers]]:
+    """The people who are fitted, and the people who judge; in a small log all judge in turn."""
     order = rng.permutation(answers.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
-    return answers.select(np.sort(order[num_held:])), answers.select(np.sort(order[:num_held]))
+    num_folds = min(-(-ENOUGH // num_held), len(order) // num_held)
+    parts = [order[i * num_held : (i + 1) * num_held] for i in range(num_folds)]
+    return [
+        (answers.select(np.sort(np.setdiff1d(order, held))), _without_retests(answers.select(np.sort(held)), rng))
+        for held in parts
+    ]
 
 
 def _without_retests(answers: _Answers, rng: np.random.Generator) -> _Answers:
@@ -284,6 +294,14 @@ def _scaled(axes: _Axes, scale: float) -> _Axes:
 def _loss(report: tuple[Held, ...]) -> float:
     """Mean log-loss after the first answers; 0 where there are too few answers to judge by."""
     return float(np.mean([after.log_loss for after in report[1:]] or [0.0]))
+
+
+def _joined(reports: Sequence[tuple[Held, ...]]) -> tuple[Held, ...]:
+    """The mean over folds, of equally many people."""
+    every = [after for report in reports for after in report]
+    counts = sorted({after.answers for after in every})
+    columns = [[(after.accuracy, after.log_loss) for after in every if after.answers == n] for n in counts]
+    return tuple(Held(n, *np.mean(column, axis=0).tolist()) for n, column in zip(counts, columns, strict=True))
 
 
 def _report(axes: _Axes, held: _Answers, seed: int) -> tuple[Held, ...]:

@@ -251,6 +251,7 @@ def test_a_prompt_that_is_being_read_is_no_row_yet(ask: Ask) -> None:
     assert (scheduler.slots("reading"), scheduler.num_rows) == ([], 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.integers(1, 40), st.data())
 def test_gaps_are_closed_only_where_that_pays(ask: Ask, num_slots: int, data: st.DataObject) -> None:

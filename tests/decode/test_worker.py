@@ -83,6 +83,7 @@ def waited_for(ticket: Ticket) -> queue.SimpleQueue[Exception]:
     return outcome
 
 
+@pytest.mark.slow
 def test_everybody_gets_their_own_reply(start: Start) -> None:
     """Forty callers at once on eight slots: each gets the very reply, and the account, they get alone."""
     worker, asked = start(), requests(40)

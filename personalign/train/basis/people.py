@@ -39,7 +39,7 @@ HELD_OUT, MOST_JUDGES = 0.25, 400  # of the people; more judges would only take 
 MIN_PEOPLE = 20  # so that five judge
 MAX_DIMENSIONS = 384  # of embeddings, their main directions
 FLAT = 1e-9  # of the largest variance: a direction of embeddings below it doesn't vary
-SLIGHT = 0.2  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
+SLIGHT = 0.05  # of the strongest feeling about a direction of embeddings: a weaker one makes no axis
 ITEM_WIDTH = 40  # characters of an item that tell of an axis
 EVEN = 0.01  # of the prior's variance is spread evenly, so that other tastes can be learnt, too
 

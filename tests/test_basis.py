@@ -641,3 +641,55 @@ def test_learnt_axes_are_measured_in_embeddings() -> None:
         features(basis, [ASKED], ["Yes."])
     with pytest.raises(BasisError, match="4 dimensions, the basis projects 5"):
         features(basis, [ASKED], ["Yes."], lambda prompts, texts: np.ones((1, 4)))  # noqa: ARG005 - likewise
+
+
+def basis_of_items(items: tuple[str, ...] = ("Knock, knock.", "Who's there?", "שלום\u2028👋🏽")) -> Basis:
+    """All three axes are of known items."""
+    axes = tuple(Axis(f"taste_{i}", "a taste", "less of it", "more of it") for i in range(D))
+    projection = np.random.default_rng(2).normal(size=(3, D))
+    return replace(small_basis(), axes=axes, learnt=Learnt(projection, "items", items), shares=SOME)
+
+
+def test_known_items_come_back(tmp_path: Path) -> None:
+    """They belong to the id, in their order; a basis without any has the id that it had before there were some."""
+    basis = basis_of_items()
+    basis.save(tmp_path)
+    found = Basis.load(tmp_path)
+    assert basis.learnt is not None
+    assert found.learnt is not None
+    assert (found.id, found.learnt.items, found.named) == (basis.id, basis.learnt.items, ())
+    assert len({basis.id, basis_of_items(basis.learnt.items[::-1]).id, basis_of_items(()).id}) == 3
+    assert "items" not in json.loads(contents_of(learnt_basis(), tmp_path / "other")["config.json"])
+
+
+def contents_of(basis: Basis, folder: Path) -> dict[str, bytes]:
+    basis.save(folder)
+    return contents(folder)
+
+
+def test_a_known_item_is_measured_by_its_row() -> None:
+    """Whatever it answers, and without an embedder; any other text is refused and named."""
+    basis = basis_of_items()
+    assert basis.learnt is not None
+    one, two, three = basis.learnt.items
+    found = features(basis, [ASKED] * 4, [three, one, two, three])
+    np.testing.assert_allclose(found, (basis.learnt.projection[[2, 0, 1, 2]] - basis.center) / basis.scale)
+    for text in ("Knock knock.", "knock, knock.", "Knock, knock. "):
+        with pytest.raises(InputError, match=f"found the reply '{text}', expected one of the 3 items"):
+            features(basis, [ASKED] * 2, [one, text])
+
+
+@pytest.mark.parametrize("items", [("a", "b"), ("a", "b", "c", "d"), ("a", "b", "b"), ("a", "a", "b", "c")])
+def test_known_items_that_are_not_one_a_row_are_refused(items: tuple[str, ...], tmp_path: Path) -> None:
+    """Although the id is that of what is there."""
+    basis_of_items(items).save(tmp_path)
+    with pytest.raises(BasisError, match=f"has {len(items)} known items and a projection of 3 rows, expected one for"):
+        Basis.load(tmp_path)
+
+
+@pytest.mark.xfail(raises=KeyError, reason="the projection is looked up before it is known to be there")
+def test_known_items_without_axes_of_theirs_are_refused(folder: Path) -> None:
+    """As an embedder without a projection is."""
+    edit_config(folder, items=["a"])
+    with pytest.raises(BasisError, match="known items"):
+        Basis.load(folder)

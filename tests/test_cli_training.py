@@ -80,6 +80,29 @@ def test_a_basis_is_fitted_and_used(log: Path, tmp_path: Path, capfd: pytest.Cap
     assert run_verb(capfd, *words, "--basis", str(out), "--json").row()["axes"] == row["axes"]
 
 
+@pytest.mark.slow
+def test_a_basis_of_known_items_is_fitted_and_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ratings need no prompts, and take none; the basis gives people profiles over the items."""
+    rng, ratings, out = random.Random(0), tmp_path / "ratings.csv", tmp_path / "basis"
+    rows = [
+        f"p{person},joke {i},{(1 if (i < 7) == bool(person % 2) else 0) + rng.random()}"
+        for person in range(40)
+        for i in range(14)
+    ]
+    ratings.write_text("\n".join(["user,item,rating", *rows]) + "\n", encoding="utf-8")
+    words = ("basis", "fit", str(ratings), "--out", str(out), "--model", "tiny")
+    refused = run_verb(capfd, *words, "--ask-log-prompts")
+    assert (refused.code, "found prompts for a log of known items" in " ".join(refused.err.split())) == (2, True)
+    assert not out.exists()
+    row = run_verb(capfd, *words, "--json").row()
+    assert row["axes"][:2] == ["liked", "taste_1"]
+    assert (row["log"]["people"], row["compared"], row["likeness"]) == (40, 14, None)
+    assert row["questions"] > 14
+    use = ("--basis", str(out), "--store", f"sqlite:///{tmp_path / 'p.db'}", "--json")
+    assert run_verb(capfd, "db", "upgrade", "--store", use[3]).code == 0
+    assert run_verb(capfd, "profile", "ada", *use).row()["basis"] == row["id"]
+
+
 @pytest.mark.parametrize(
     ("words", "budget"),
     [

@@ -118,7 +118,7 @@ def factorise(
     answers = _informative(users, features, choices)
     turn = _directions(answers.v)
     ranks = _ranks(rank, answers, turn)
-    folds = _folds(answers, np.random.default_rng(seed))
+    folds = _folds(answers, np.random.default_rng(seed), ENOUGH if len(ranks) > 1 else 1)
     models = [fit_population(_log(known, turn), max(ranks), _START) for known, _ in folds]
 
     def report(rank: int, scale: float) -> tuple[Held, ...]:
@@ -224,11 +224,11 @@ def _ranks(rank: int | str, answers: _Answers, turn: Array) -> list[int]:
     return [int(rank)]
 
 
-def _folds(answers: _Answers, rng: np.random.Generator) -> list[tuple[_Answers, _Answers]]:
-    """The people who are fitted, and the people who judge; in a small log all judge in turn."""
+def _folds(answers: _Answers, rng: np.random.Generator, enough: int) -> list[tuple[_Answers, _Answers]]:
+    """The people who are fitted, and the people who judge; others judge in turn until so many did, or all."""
     order = rng.permutation(answers.num_people)
     num_held = max(1, round(HELD_OUT * len(order)))
-    num_folds = min(-(-ENOUGH // num_held), len(order) // num_held)
+    num_folds = min(-(-enough // num_held), len(order) // num_held)
     parts = [order[i * num_held : (i + 1) * num_held] for i in range(num_folds)]
     return [
         (answers.select(np.sort(np.setdiff1d(order, held))), _without_retests(answers.select(np.sort(held)), rng))

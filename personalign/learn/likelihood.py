@@ -119,18 +119,26 @@ def _turned(u: Array, is_tie: Bools, noise: Noise) -> Turned:
     """Without grades, by one exponential: fits spend their time here."""
     near = np.clip(u, -_FAR, _FAR)
     odds, theta = np.exp(-near), exp(noise.tie)
-    low, high = odds * theta, odds + theta
-    a, b = 1 / (1 + low), odds / high  # σ(u − δ), σ(−u − δ)
-    not_a, not_b = low * a, theta / high
-    slope_a, slope_b, score_tie = a * not_a, b * not_b, not_a - not_b
-    score, curvature = np.where(is_tie, score_tie, not_a), np.where(is_tie, slope_a + slope_b, slope_a)
+    low = odds * theta
+    prob = 1 / (1 + low)  # σ(u − δ)
+    score = low * prob
+    curvature, log_prob = prob * score, None
     meant, floor = 1 - noise.lapse, _floor(noise)
     is_unoffered = is_tie if noise.tie == 0 else False
-    if floor < _TINY or np.all(is_unoffered):
+    is_exact = floor < _TINY or bool(np.all(is_unoffered))
+    if np.any(is_tie):
+        high = odds + theta
+        b, not_b = odds / high, theta / high  # σ(−u − δ), and the rest
         log_ties = log(-expm1(-2 * noise.tie)) if noise.tie > 0 else _NEVER
-        log_prob = np.where(is_tie, log_ties + np.log(not_a) + np.log(not_b), np.log(a))
+        if is_exact:
+            log_prob = np.where(is_tie, log_ties + np.log(score) + np.log(not_b), np.log(prob))
+        prob = np.where(is_tie, -expm1(-2 * noise.tie) * score * not_b, prob)
+        curvature = np.where(is_tie, curvature + b * not_b, curvature)
+        score = np.where(is_tie, score - not_b, score)
+    if is_exact:
+        log_prob = np.log(prob) if log_prob is None else log_prob
         return Turned(log_prob + (u - near) * score, score, curvature)
-    plain = meant * np.where(is_tie, -expm1(-2 * noise.tie) * not_a * not_b, a)
+    plain = meant * prob
     prob = plain + floor
     share = plain / prob  # of such answers that aren't lapses
     mixed = Turned(np.log(prob), share * score, share * (curvature - (1 - share) * score**2))

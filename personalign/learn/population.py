@@ -24,6 +24,7 @@ ROUNDS = 3  # of climbing; shrinkage, tie and lapse are chosen anew between them
 CLIMBS = 20  # steps of L-BFGS in a round
 SETTLE = 4  # Newton steps of people's beliefs at each point of the climb; they start from the last beliefs
 RANDOM, MEANT = 2.0, 38.0  # pseudo-counts of lapses and other answers: a Beta prior of mode 0.05
+AT_ONCE = 1 << 13  # expectations: what is made of them fits a cache
 NODES = 7  # of the Gauss–Hermite sums in ``expected``
 _NARROW = 1e-8  # the smallest standard deviation: below it the expected curvature divides rounding errors
 _PLACES, _SHARE = np.polynomial.hermite_e.hermegauss(NODES)
@@ -120,9 +121,16 @@ def expected(
     They come from the score by Gauss–Hermite sums (Stein's identity), so that they are the derivatives of the very sum
     that is the value. Ties need δ > 0.
     """
+    means, variances, verdicts = mean.ravel(), variance.ravel(), verdict.ravel()
+    blocks = [slice(i, i + AT_ONCE) for i in range(0, max(mean.size, 1), AT_ONCE)]
+    parts = [_expected(means[block], variances[block], verdicts[block], noise) for block in blocks]
+    return Turned(*(np.concatenate(columns).reshape(mean.shape) for columns in zip(*parts, strict=True)))
+
+
+def _expected(mean: Float[Array, "n"], variance: Float[Array, "n"], verdict: Int[Ints, "n"], noise: Noise) -> Turned:
     spread = np.sqrt(np.maximum(variance, _NARROW**2))
-    u = mean[..., None] + spread[..., None] * _PLACES
-    log_prob, score, _ = turned(u, np.broadcast_to(verdict[..., None], u.shape), noise)
+    u = mean[:, None] + spread[:, None] * _PLACES
+    log_prob, score, _ = turned(u, np.broadcast_to(verdict[:, None], u.shape), noise)
     return Turned(log_prob @ _SHARE, score @ _SHARE, np.maximum(-(score @ _SLOPES) / spread, 0.0))
 
 

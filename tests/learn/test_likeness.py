@@ -69,3 +69,32 @@ def test_before_the_first_question_nothing_is_a_repeat() -> None:
         one = np.arange(len(BASIS.bank)) == i
         assert (likeness.repeats(one) == one).all()
     assert Likeness.measure(replace(BASIS, bank=())).repeats(np.zeros(0, dtype=bool)).shape == (0,)
+
+
+def shows_again(first: BankQuestion, *others: BankQuestion) -> list[bool]:
+    bank = (first, *others)
+    found = Likeness.measure(replace(BASIS, bank=bank)).shows_again(np.array([True] + [False] * len(others)))
+    assert found[0]  # what was asked shows its own replies
+    return [bool(x) for x in found[1:]]
+
+
+def test_a_reply_that_was_shown_is_told_by_its_text() -> None:
+    """On either side, to any prompt, as one of several, but to the letter; no other question shows one again."""
+    of_four = replace(question("a boat", "No.", "Yes!", [1.0]), others=("Maybe.", "Where to?"))
+    questions = {
+        "on the other side": question("a car", "Where to?", "No.", [1.0]),
+        "to another prompt": question("a table", "No.", "Sure, where?", [1.0]),
+        "as one of four": replace(of_four, other_features=(np.zeros(BASIS.num_axes),) * 2),
+        "in other letters": question("a car", "sure, where?", "Where to", [1.0]),
+        "nothing of it": question("a car", "No.", "Yes!", [1.0]),
+    }
+    found = dict(zip(questions, shows_again(ASKED, *questions.values()), strict=True))
+    assert [name for name, is_shown in found.items() if is_shown] == list(questions)[:3]
+
+
+def test_before_the_first_question_no_reply_was_shown() -> None:
+    """And after all of them each was; a bank may be empty."""
+    likeness, num = Likeness.measure(BASIS), len(BASIS.bank)
+    assert not likeness.shows_again(np.zeros(num, dtype=bool)).any()
+    assert likeness.shows_again(np.ones(num, dtype=bool)).all()
+    assert Likeness.measure(replace(BASIS, bank=())).shows_again(np.zeros(0, dtype=bool)).shape == (0,)

@@ -10,7 +10,16 @@ from personalign.errors import InputError
 from personalign.learn.fit import Record, fit, fit_block, predict
 from personalign.learn.likelihood import win_probability
 from personalign.learn.mixture import Mixture
-from personalign.train.basis.judge import AT_ONCE, Person, calibration_error, choose_shares, judge, prequential
+from personalign.train.basis.judge import (
+    AT_ONCE,
+    After,
+    Judgement,
+    Person,
+    calibration_error,
+    choose_shares,
+    judge,
+    prequential,
+)
 from personalign.types import Gaussian, Noise
 from tests.learn.people import Array, answers, record_of
 
@@ -63,12 +72,36 @@ def test_people_without_taste_stay_with_the_population() -> None:
 
 
 @pytest.mark.slow
-def test_with_few_answers_each_nobody_can_tell() -> None:
-    """People who gave nine answers are judged after five, but don't show that questions may be chosen."""
+def test_people_with_few_answers_each_are_judged_by_those() -> None:
+    """Of nine answers each, five are known: questions may be chosen where these foretell the others."""
     found = judge(people(80, 9, 1.0), Mixture(PRIOR), NOISE, 0)
     assert [after.answers for after in found.after] == [0, 5]
     assert found.accuracy == found.after[1].accuracy > 0.5
-    assert not found.active
+    assert found.active
+    assert not judge(people(80, 9, 0.0), Mixture(PRIOR), NOISE, 0).active  # control: they have no taste
+
+
+ACTIVE: dict[str, tuple[dict[int, float], float, bool]] = {  # margins after so many answers, nobody's share
+    "after ten it gains": ({0: 0.0, 5: -0.1, 10: 0.1, 20: -0.1}, 0.1, True),
+    "after ten it doesn't": ({0: 0.0, 5: 0.1, 10: -0.1, 20: 0.1}, 0.1, False),
+    "after five, and there are no ten": ({0: 0.0, 5: 0.1}, 0.1, True),
+    "after five it doesn't, and there are no ten": ({0: 0.0, 5: -0.1}, 0.1, False),
+    "after five, and twenty don't count": ({0: 0.0, 5: 0.1, 20: -0.1}, 0.1, True),
+    "without an answer": ({0: 0.1}, 0.1, False),
+    "after twenty alone": ({0: 0.0, 20: 0.1}, 0.1, False),
+    "no gain at all": ({0: 0.0, 10: 0.0}, 0.1, False),
+    "nothing is personal": ({0: 0.0, 10: 0.1}, 1.0, False),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_questions_are_chosen_where_the_last_answers_up_to_ten_tell(name: str) -> None:
+    """The largest number of known answers that there is, up to ten, decides alone, unless nothing is personal."""
+    margins, nothing, is_active = ACTIVE[name]
+    after = tuple(After(n, 20, 100, 0.5 + n / 100, 0.5, 0.6, 0.6, margin) for n, margin in margins.items())
+    found = Judgement(Shares(nothing, 0.0), has_particles=False, after=after, calibration_error=0.0)
+    assert found.active == is_active
+    assert found.accuracy == 0.5 + max(n for n in margins if n <= 10) / 100
 
 
 def test_nothing_is_predicted_from_the_same_text() -> None:

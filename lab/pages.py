@@ -228,7 +228,7 @@ def _learning() -> str:
 
 def _gaussian() -> str:
     """The same people with other priors."""
-    rows = [_rows("learn")[f"alpaca84.share_{n}"] for n in (5, 10, 20)]
+    rows = [_rows("learn")[f"alpaca84.compared_{n}"] for n in (5, 10, 20)]
     return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in PRIORS.items()])
 
 

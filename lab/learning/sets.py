@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -44,10 +44,11 @@ class Plan:
     basis: tuple[int, int, int] = (400, 24_000, 384)  # people, answers, features
     num_stop_bases: int = 4
     num_stopped: int = 100  # people of each of them
-    jester_splits: int = 5
+    jester_splits: int = 3
     first_split: int = 200  # of Jester; fixed before any of their results was seen
     alpaca_seeds: int = 10
-    compared_splits: int = 2  # in which the other rules ask, too
+    first_seed: int = 300  # of the eighty-four tastes; fixed before any of their results was seen
+    compared_splits: int = 2  # from seed 0 on, in which other rules ask and other priors are tried
     gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
         default_factory=lambda: {"ukp": 4, "prism": 16, "pandalm": 12}
     )
@@ -105,33 +106,34 @@ class Sets:
         """Every seed's people."""
         replies = _load(alpaca84.load, self._data)
         met = []
-        for seed in turns(self.plan.alpaca_seeds, "alpaca84"):
-            population = alpaca84.population(replies, seed)
-            people = np.arange(len(population.new)) + len(population.new) * seed
-            met.append(self._meet(population, seed, people))
+        for number in turns(self.plan.alpaca_seeds, "alpaca84"):
+            seed = self.plan.first_seed + number
+            met.append(self._meet(alpaca84.population(replies, seed), seed, number))
         self._tell("alpaca84", met)
+        return met
+
+    @cached_property
+    def alpaca84_compared(self) -> list[Met]:
+        """A few others, whom all rules ask."""
+        replies = _load(alpaca84.load, self._data)
+        seeds = turns(self.plan.compared_splits, "alpaca84, compared")
+        met = [self._meet(alpaca84.population(replies, seed), seed, seed, is_compared=True) for seed in seeds]
+        self._tell("alpaca84, compared", met)
         return met
 
     @cached_property
     def alpaca84_unseen(self) -> list[Met]:
         """Some seeds with one attribute that nobody cared about whom the axes were made from, and all new people do."""
         replies = _load(alpaca84.load, self._data)
-        met = []
-        for seed in turns(self.plan.compared_splits, "alpaca84, unseen attribute"):
-            population = alpaca84.population(replies, seed, unseen=seed % 7)
-            people = np.arange(len(population.new))
-            met.append(self._meet(population, seed, people, is_compared=False))
-        return met
+        seeds = turns(self.plan.compared_splits, "alpaca84, unseen attribute")
+        return [self._meet(alpaca84.population(replies, seed, unseen=seed % 7), seed, seed) for seed in seeds]
 
     @cached_property
     def alpaca84_encoded(self) -> list[Met]:
         """Some seeds with an encoder's features, in which nobody has put the attributes."""
         replies = _load(alpaca84.load, self._data)
-        encoded, met = replies.encoded(), []
-        for seed in turns(self.plan.compared_splits, "alpaca84, encoded"):
-            population = alpaca84.population(replies, seed, encoded=encoded)
-            met.append(self._meet(population, seed, np.arange(len(population.new)), is_compared=False))
-        return met
+        encoded, seeds = replies.encoded(), turns(self.plan.compared_splits, "alpaca84, encoded")
+        return [self._meet(alpaca84.population(replies, seed, encoded=encoded), seed, seed) for seed in seeds]
 
     def gated(self, name: str) -> Gated:
         """A set in which nobody may be worse off than with the population's model."""
@@ -157,41 +159,31 @@ class Sets:
         ratings, met = _load(jester.load, self._data), []
         for number in turns(num_splits, "jester by pairs" if by_pairs else "jester"):
             seed = self.plan.first_split + number
-            population = jester.population(ratings, seed, by_pairs=by_pairs)
-            people = np.arange(len(population.new)) + len(population.new) * number
-            met.append(self._meet(population, seed, people, is_compared=False))
+            met.append(self._meet(jester.population(ratings, seed, by_pairs=by_pairs), seed, number))
         return met
 
-    def _meet(
-        self,
-        population: Population,
-        seed: int,
-        people: Integer[NDArray[np.int64], "people"],
-        *,
-        is_compared: bool = True,
-    ) -> Met:
-        """Fit a basis to the log, and ask new people as they are served, and with a Gaussian prior alone beside it.
-
-        In the first splits the other rules ask, too, if they are to be compared.
-        """
+    def _meet(self, population: Population, seed: int, number: int, *, is_compared: bool = False) -> Met:
+        """Fit a basis to the log, and ask new people as they are served; where that is compared, in other ways, too."""
         basis = fitted(population, seed)
-        rules = (RULE, AHEAD, *OTHER_RULES)[: None if is_compared and seed < self.plan.compared_splits else 1]
+        rules = (RULE, AHEAD, *OTHER_RULES)[: None if is_compared else 1]
         asked = {rule: ask_everyone(population, basis, rule, COUNTS) for rule in rules}
-        owner = people[asked[RULE][0].person]
+        owner = len(population.new) * number + asked[RULE][0].person
 
         def owned(after: Mapping[int, Judged]) -> dict[int, Judged]:
             return {n: Judged(owner, judged.chance) for n, judged in after.items()}
 
-        gaussian = replace(basis, shares=Shares(0.0, 0.0), particles=None)
+        plain = kinds_known = None
+        if is_compared:
+            gaussian = replace(basis, shares=Shares(0.0, 0.0), particles=None)
+            plain = owned(ask_everyone(population, gaussian, RULE, COUNTS))
+            kinds_known = owned(ask_everyone(population, of_kinds(population), RULE, COUNTS))
         return Met(
             {rule: owned(after) for rule, after in asked.items()},
             Judged(owner, _population(population)),
             Judged(owner, know_everything(population, basis, MAX_ANSWERS, seed).chance),
             population.limit,
-            plain=owned(ask_everyone(population, gaussian, RULE, COUNTS)),
-            kinds_known=None
-            if population.kinds is None
-            else owned(ask_everyone(population, of_kinds(population), RULE, COUNTS)),
+            plain=plain,
+            kinds_known=kinds_known,
         )
 
     def _tell(self, name: str, met: Sequence[Met]) -> None:

@@ -26,7 +26,7 @@ from tests.lab.learning import made_up
 
 PLAN = Plan(
     num_repeats=3, num_pairs=50, num_bulk=64, num_bulk_repeats=1, num_sample=8, basis=(10, 200, 12), num_stop_bases=1,
-    num_stopped=5, jester_splits=1, jester_rank=2, alpaca_seeds=1, compared_splits=1,
+    num_stopped=5, jester_splits=1, alpaca_seeds=1, compared_splits=1,
     gate_rounds=dict.fromkeys(learn.GATED, 1),
 )  # fmt: skip
 
@@ -64,14 +64,14 @@ def test_what_can_be_reached_stands_beside_it(run: tuple[dict[str, Any], Path]) 
     rows = {row["figure"]: row for row in run[0]["rows"]}
     assert all(math.isfinite(rows[figure]["ceiling"]) for figure in figures)
     beside = ("gaussian_prior_d_optimal", "kinds_known", "unseen_attribute", "encoder")
-    assert all(math.isfinite(rows["alpaca84.share_20"][fact]) for fact in beside)
+    assert all(math.isfinite(rows["alpaca84.compared_20"][fact]) for fact in beside)
 
 
 @pytest.mark.slow
 def test_curves_have_a_point_for_each_number_of_answers(run: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     """Accuracy, log-loss and calibration of every set, and a picture of them."""
     curves = run[0]["curves"]
-    assert {told["set"] for told in curves} == {"jester", "alpaca84", "ukp", "prism", "pandalm"}
+    assert {told["set"] for told in curves} == {"jester", "alpaca84", "alpaca84, compared", "ukp", "prism", "pandalm"}
     for told in curves:
         assert told["low"] <= told["gain"] <= told["high"]
         assert 0 <= told["accuracy"] <= 1

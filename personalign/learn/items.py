@@ -112,9 +112,9 @@ def pairs_of(ratings: Float[Array, "U J"]) -> Pairs:
 
 def match(is_there: Bool[Bools, "J"], rounds: int, rng: np.random.Generator) -> Int[Ints, "m 2"]:
     """Pair items at random, in so many rounds, in each of which an item comes once; no pair comes twice."""
-    there, pairs = np.flatnonzero(is_there), dict[tuple[int, int], tuple[int, int]]()
+    places, pairs = np.flatnonzero(is_there), dict[tuple[int, int], tuple[int, int]]()
     for _ in range(rounds):
-        for left, right in rng.permutation(there)[: len(there) // 2 * 2].reshape(-1, 2).tolist():
+        for left, right in rng.permutation(places)[: len(places) // 2 * 2].reshape(-1, 2).tolist():
             pairs.setdefault((min(left, right), max(left, right)), (left, right))
     return np.array([*pairs.values()], dtype=np.int64).reshape(-1, 2)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from personalign.errors import InputError
+from personalign.learn import predict
 from personalign.learn.factors import CERTAIN, Factors, factorise_ratings
 from personalign.learn.items import Items, fit_items, foretold, match, normal_scores, pairs_of
 from tests.learn.people import Array, cosine
@@ -126,6 +127,15 @@ def test_finds_what_was_planted() -> None:
     assert items.oddity == pytest.approx(ODDITY, rel=0.15)
 
 
+def test_oddity_is_not_taken_for_taste() -> None:
+    """Where it is half of what people differ in, directions are as wide as was planted all the same."""
+    rng = np.random.default_rng(1)
+    loading = np.linalg.qr(rng.normal(size=(12, 2)))[0] * np.sqrt([3.0, 2.0])
+    items = fit_items(rng.normal(size=(3000, 2)) @ loading.T + rng.normal(size=(3000, 12)), 2)
+    np.testing.assert_allclose((items.loading**2).sum(axis=0), [3, 2], rtol=0.1)
+    assert items.oddity == pytest.approx(1, rel=0.05)
+
+
 def test_a_new_person_is_foretold_best_with_the_planted_directions() -> None:
     """Half of their scores tell the others: three directions better than two, two than one, and one than the mean."""
     met, new = fit_items(world().ratings, RANK), world(80, seed=1).ratings
@@ -152,6 +162,19 @@ def test_the_first_axis_is_what_everybody_likes() -> None:
     assert cosine(found().projection[:, 0], world().mean) > 0.9
     np.testing.assert_array_equal(found().prior.mean, [1, 0, 0, 0])
     np.testing.assert_array_equal(found().prior.covariance, np.diag([CERTAIN, 1, 1, 1]))
+
+
+def test_utilities_say_how_often_people_agree() -> None:
+    """Someone unknown prefers an item to another about as often as people do; in half the units it is far off."""
+    rng = np.random.default_rng(4)
+    mean, loading = rng.normal(size=10), 0.3 * rng.normal(size=(10, 1))
+    ratings = mean + rng.normal(size=(3000, 1)) @ loading.T + rng.normal(size=(3000, 10))
+    factors = factorise_ratings(ratings, 1)
+    left, right = np.triu_indices(10, 1)
+    v, share = factors.projection[left] - factors.projection[right], (ratings[:, left] > ratings[:, right]).mean(axis=0)
+    errors = [np.abs(predict(scale * v, factors.prior, factors.noise) - share).mean() for scale in (1.0, 0.5, 2.0)]
+    assert errors[0] < 0.03
+    assert min(errors[1:]) > 0.06
 
 
 def test_held_out_people_are_foretold_the_better_the_more_is_known() -> None:

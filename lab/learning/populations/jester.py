@@ -1,7 +1,8 @@
 """Jester (Goldberg et al. 2001): people who rated a hundred jokes; the one set here with clear personal taste.
 
-The jokes are known items. People are split 80/20, and so are the jokes for each split: new people are asked about one
-half, and judged on pairs of the other that they rated more than 4 of 20 apart. What they didn't rate they skip.
+The jokes are known items. People are split 80/20, and the jokes in halves: new people are asked about one half, and
+judged on pairs of the other that they rated more than 4 of 20 apart. Those are asked who rated all jokes, three in ten.
+What they rated alike they skip.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from personalign.train.basis.bank import MAX_QUESTIONS
 NUM_NEW = 100  # people who are asked in a split
 NEW = 0.2  # of the people, from whom these are taken
 GAP = 4.0  # between the ratings of a test's jokes
-ENOUGH = 100  # questions that a new person can answer
 
 Ratings = Float[NDArray[np.float64], "people jokes"]
 
@@ -46,8 +46,9 @@ def population(ratings: Ratings, seed: int, *, by_pairs: bool = False) -> Popula
     is_asked = np.isin(np.arange(num_jokes), jokes[: num_jokes // 2])
     seen = ratings[np.sort(people[num_new:])]
     pool = match(is_asked, 2 * MAX_QUESTIONS // num_jokes * 2, rng)[:MAX_QUESTIONS]
-    new = [_new(ratings[who], pool, is_asked, rng) for who in people[:num_new]]
-    new = [person for person in new if len(person.answered) >= ENOUGH and len(person.tests)][:NUM_NEW]
+    complete = [who for who in people[:num_new] if not np.isnan(ratings[who]).any()]
+    new = [_new(ratings[who], pool, is_asked, rng) for who in complete]
+    new = [person for person in new if len(person.tests)][:NUM_NEW]
     answers = pairs_of(seen)
     names = tuple(str(joke) for joke in range(num_jokes))
     users = tuple(f"user {user:06d}" for user in range(len(seen)))
@@ -77,4 +78,4 @@ def _new(
     turned = rng.random(len(tests)) < 0.5
     tests[turned] = tests[turned, ::-1]
     prefers = rated[tests[:, 0]] > rated[tests[:, 1]]
-    return NewPerson(said > 0, tests, prefers, knows=~np.isnan(said) & (said != 0))
+    return NewPerson(said > 0, tests, prefers, knows=said != 0)

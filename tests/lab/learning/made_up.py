@@ -75,7 +75,8 @@ def make_jester(data: Path, rng: np.random.Generator, num_people: int = 80, num_
     ratings = np.clip(funny + tastes + rng.normal(size=tastes.shape) * 2, -10, 10)
     names = ",".join(["user", *(f"j{i + 1}" for i in range(num_jokes))])
     rows = [
-        ",".join([f"u{i}", *(f"{r:.2f}" if rng.random() < 0.5 else "" for r in row)]) for i, row in enumerate(ratings)
+        ",".join([f"u{i}", *(f"{r:.2f}" if i % 2 or rng.random() < 0.5 else "" for r in row)])
+        for i, row in enumerate(ratings)
     ]
     path = data / "jester5k" / "ratings.csv"
     path.parent.mkdir(parents=True)

@@ -125,8 +125,8 @@ def check_arrays(
     for name, array in head.items():
         BASIS.check(f"{place}: {name} of the head", array, (None,) * array.ndim, None)
     _check_numbers(arrays, d, place)
-    if config.items and (len(set(config.items)), len(config.items)) != (len(arrays["projection"]),) * 2:
-        num, rows = len(config.items), len(arrays["projection"])
+    num, rows = len(config.items), len(arrays.get("projection", ()))
+    if num and not len(set(config.items)) == num == rows:
         raise BASIS.refusal(f"{place} has {num} known items and a projection of {rows} rows, expected one for each")
 
 

@@ -260,7 +260,8 @@ class Onboarding:
         basis, rule, stop = self._basis, self.rules.question_rule, self.rules.stop_rule
         state, asked = self._store.state(user, basis.id), self._store.asked(user, basis.id)
         post = self._named(state.profile or basis.first_profile(user)).posterior
-        allowed, drift = self._allowed(asked), self._watch(state.answers)
+        picked = frozenset(answer.question_id for answer in state.answers if answer.v.ndim == 2)
+        allowed, drift = self._allowed(asked, picked, replies), self._watch(state.answers)
         num_shown = sum(answer.kind == "question" for answer in state.answers[drift.restart :])
         reason = why_stop(post, basis.reference, self._pool[allowed], drift.asked, stop, basis.noise)
         if num_shown >= PATIENCE * stop.max_questions:
@@ -283,13 +284,13 @@ class Onboarding:
     def _picks(self) -> Picks:
         return Picks.measure(self._basis)
 
-    def _allowed(self, asked: frozenset[str]) -> NDArray[np.bool_]:
+    def _allowed(self, asked: frozenset[str], picked: frozenset[str], replies: int) -> NDArray[np.bool_]:
         exposures, bank = self._store.exposures(self._basis.id), self._basis.bank
         most = max(EXPOSURE_FLOOR, EXPOSURE_SHARE * sum(exposures.values()))
-        is_asked = np.array([question.id in asked for question in bank], dtype=bool)
+        is_asked, is_picked = (np.array([q.id in ids for q in bank], dtype=bool) for ids in (asked, picked))
         is_rested = np.array([exposures.get(question.id, 0) < most for question in bank], dtype=bool)
         allowed = is_rested & ~self._likeness.repeats(is_asked)
-        is_fresh = allowed & ~self._likeness.shows_again(is_asked)
+        is_fresh = allowed & ~self._likeness.shows_again(is_asked, is_picked, replies)
         return np.asarray(is_fresh if is_fresh.any() else allowed)
 
     @cached_property

@@ -687,7 +687,6 @@ def test_known_items_that_are_not_one_a_row_are_refused(items: tuple[str, ...], 
         Basis.load(tmp_path)
 
 
-@pytest.mark.xfail(raises=KeyError, reason="the projection is looked up before it is known to be there")
 def test_known_items_without_axes_of_theirs_are_refused(folder: Path) -> None:
     """As an embedder without a projection is."""
     edit_config(folder, items=["a"])

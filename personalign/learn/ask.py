@@ -251,9 +251,13 @@ class Likeness:
         is_same = parallel & (self.prompt[:, None] == self.prompt[asked])
         return np.asarray(asked | is_same.any(axis=1) | np.isin(self.words, self.words[asked]))
 
-    def shows_again(self, asked: Bool[Bools, "m"]) -> Bool[Bools, "m"]:
-        """Which questions show a reply that was shown before: what is odd about it would be asked twice."""
-        return np.asarray(np.isin(self.replies, self.replies[asked]).any(axis=1))
+    def shows_again(self, asked: Bool[Bools, "m"], picked: Bool[Bools, "m"], num: int = 2) -> Bool[Bools, "m"]:
+        """Which questions show among ``num`` replies one that was shown before: its oddity would be asked twice.
+
+        Of the questions ``asked`` the pair was shown, and all replies of those ``picked``.
+        """
+        shown = np.append(self.replies[asked, :2], self.replies[picked])
+        return np.asarray(np.isin(self.replies[:, :num], shown).any(axis=1))
 
 
 def _words(question: BankQuestion) -> str:

@@ -117,7 +117,7 @@ def factorise(
     _check(users, features, choices)
     answers = _informative(users, features, choices)
     turn = _directions(answers.v)
-    ranks = _ranks(rank, answers, turn)
+    ranks = _ranks(rank, answers.num_people, turn.shape[1])
     folds = _folds(answers, np.random.default_rng(seed), ENOUGH if len(ranks) > 1 else 1)
     models = [fit_population(_log(known, turn), max(ranks), _START) for known, _ in folds]
 
@@ -151,10 +151,10 @@ def factorise_ratings(ratings: Float[Array, "U J"], rank: int | str = "auto", *,
     """
     rng, scores = np.random.default_rng(seed), normal_scores(ratings)
     order, is_known = rng.permutation(len(scores)), rng.random(scores.shape) < 0.5
-    num_held, most = max(1, round(HELD_OUT * len(order))), min(MAX_AXES - 1, scores.shape[1] - 1)
+    num_held = max(1, round(HELD_OUT * len(order)))
     held, met = order[:num_held], scores[order[num_held:]]
     halves = [np.where(half, scores, np.nan)[held] for half in (is_known, ~is_known)]
-    ranks = [r for r in RANKS if r <= most] if rank == "auto" else [int(rank)]
+    ranks = _ranks(rank, len(met), scores.shape[1] - 1, MAX_AXES - 1)
     best = min(ranks, key=lambda r: foretold(fit_items(met, r), *halves))
     axes, tests = _of_items(fit_items(met, best)), pairs_of(ratings[held])
     v = axes.projection[tests.pair[:, 0]] - axes.projection[tests.pair[:, 1]]
@@ -212,14 +212,14 @@ def _directions(v: Array) -> Array:
     return np.asarray(vectors[:, varying])
 
 
-def _ranks(rank: int | str, answers: _Answers, turn: Array) -> list[int]:
-    most = min(MAX_AXES, turn.shape[1])
+def _ranks(rank: int | str, num_people: int, num_varying: int, most: int = MAX_AXES) -> list[int]:
+    most = min(most, num_varying)
     if rank == "auto":
-        return [r for r in RANKS if r <= min(most, max(1, answers.num_people // PEOPLE_AN_AXIS))]
+        return [r for r in RANKS if r <= min(most, max(1, num_people // PEOPLE_AN_AXIS))]
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 1 <= rank <= most:
         raise InputError(
             f'found rank {rank!r}, expected "auto" or a whole number from 1 to {most}: at most {MAX_AXES}, and as many '
-            f"as features vary independently ({turn.shape[1]})"
+            f"as features vary independently ({num_varying})"
         )
     return [int(rank)]
 

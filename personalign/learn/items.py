@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 from personalign.errors import InputError
 from personalign.types import Array, Bools, Ints
 
+ALIKE = 1e-9  # scores that differ less are rounded apart
 LEAST = 1e-3  # of the widest direction's variance: no narrower one is taken to be nothing at all
 
 
@@ -61,21 +62,18 @@ def normal_scores(ratings: Float[Array, "U J"]) -> Float[Array, "U J"]:
 
 
 def fit_items(scores: Float[Array, "U J"], rank: int) -> Items:
-    """Find the items' means, loadings and oddity; NaN is what wasn't rated.
+    """Find the items' means, loadings and oddity; NaN is what wasn't rated. What nobody rated lies in the middle.
 
     Raises:
-        InputError: an item that nobody rated, scores that don't differ, or a rank that can't be.
+        InputError: scores that don't differ, or a rank that can't be.
     """
     is_rated = (~np.isnan(scores)).astype(float)
-    counts = is_rated.sum(axis=0)
-    if not counts.all():
-        raise InputError(f"nobody rated item {int(np.argmin(counts))}; expected a rating of each, leave the item out")
     if not 1 <= rank < scores.shape[1]:
         raise InputError(f"found rank {rank}, expected 1 to {scores.shape[1] - 1}: fewer than there are items")
-    mean = np.nanmean(scores, axis=0)
+    mean = np.nansum(scores, axis=0) / np.maximum(is_rated.sum(axis=0), 1)
     residual = np.where(np.isnan(scores), 0.0, scores - mean)
-    if not residual.any():
-        raise InputError("the ratings of each item are all alike; expected people who differ")
+    if np.abs(residual).max() < ALIKE:
+        raise InputError("all people put the items in the same order; expected people who differ; collect more ratings")
     values, vectors = np.linalg.eigh((residual.T @ residual) / np.maximum(is_rated.T @ is_rated, 1))
     values, vectors = values[::-1], vectors[:, ::-1]
     least = LEAST * values[0]

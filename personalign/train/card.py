@@ -20,6 +20,12 @@ LICENCE = """\
 
 The questions are the model's replies to the prompts: the terms of both apply to everyone who passes this folder on.
 """
+USES = 'Use it with a reward model (`rule="args"`), to choose among replies, and to tell tastes in words'
+OF_ITEMS = """\
+## Licence
+
+The questions are the log's items: their terms apply to everyone who passes this folder on.
+"""
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,12 @@ Other simulated people, at each α:
 def write_people_card(folder: Path, basis: Basis, origin: Origin, about_people: str, obstacle: str) -> None:
     """Write the card of a basis that holds what a log says of people, and steers nothing."""
     folder.mkdir(parents=True, exist_ok=True)
+    is_known = basis.learnt is not None and bool(basis.learnt.items)
     (folder / "README.md").write_text(
         f"""# {origin.title}
 
 {_counted(basis)} and what people feel about them, for `{origin.model}`. **This basis doesn't steer**:
-{obstacle}. Use it with a reward model (`rule="args"`), to choose among replies, and to tell tastes in words.
+{obstacle}. {"Use it to ask about them, and to choose among them" if is_known else USES}.
 
 Made by `{origin.command}`.
 
@@ -150,7 +157,7 @@ Made by `{origin.command}`.
 
 {table(_axes(basis))}
 
-{origin.licence}""",
+{OF_ITEMS if is_known else origin.licence}""",
         encoding="utf-8",
     )
 

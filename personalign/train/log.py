@@ -32,6 +32,7 @@ from personalign.types import CHOICES, INFORMATIVE, SIDES, Array, Ints
 
 BAD_ROWS = 0.1  # a share of them that a log may have
 MIN_PEOPLE = 2
+MOST = 1e100  # of a rating, up or down
 MIN_CONSTANT = 5  # answers; fewer are on one side by chance too often to speak of
 NO_VALUE = {"", "none", "null", "nan", "nat"}  # as files write that there is no id or time
 MIRRORED = {"a": "b", "b": "a"}
@@ -116,13 +117,17 @@ class AnswerLog:
     name: str  # of the file, without its folder
     ratings: Ratings | None = None  # what the answers come from, where known items were rated
 
-    def numbered(self) -> Numbered:
-        """Number people in the order of names, and different replies in that of appearance."""
+    def numbered(self, *, by_text: bool = False) -> Numbered:
+        """Number people in the order of names, and different replies in that of appearance.
+
+        A text is another reply after another prompt, but ``by_text`` alone.
+        """
         rows = [i for i, answer in enumerate(self.answers) if answer.choice in INFORMATIVE]
         informative = [self.answers[i] for i in rows]
         shown = [(answer.prompt, text) for answer in informative for text in (answer.a, answer.b)]
         places: dict[str, int] = {}
-        pair = np.array([places.setdefault(json.dumps(reply), len(places)) for reply in shown], dtype=np.int64)
+        keys = [text if by_text else json.dumps([prompt, text]) for prompt, text in shown]
+        pair = np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.int64)
         replies = [shown[i] for i in np.unique(pair, return_index=True)[1]]
         users, person = np.unique([answer.user for answer in informative], return_inverse=True)
         choice = np.array([answer.choice for answer in informative], dtype=object)
@@ -270,9 +275,9 @@ def _rating(row: Row) -> _Rating:
     cell = row.cells["rating"]
     try:
         rating = math.nan if isinstance(cell, bool) else float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rating = math.nan
-    if not math.isfinite(rating):
+    if not abs(rating) <= MOST:
         raise row.bad(
             "rating", "no number as rating", f"holds {str(cell)[:20]!r}; expected a number, higher for better"
         )

@@ -71,9 +71,10 @@ def test_before_the_first_question_nothing_is_a_repeat() -> None:
     assert Likeness.measure(replace(BASIS, bank=())).repeats(np.zeros(0, dtype=bool)).shape == (0,)
 
 
-def shows_again(first: BankQuestion, *others: BankQuestion) -> list[bool]:
+def shows_again(first: BankQuestion, *others: BankQuestion, num: int = 4) -> list[bool]:
     bank = (first, *others)
-    found = Likeness.measure(replace(BASIS, bank=bank)).shows_again(np.array([True] + [False] * len(others)))
+    asked = np.array([True] + [False] * len(others))
+    found = Likeness.measure(replace(BASIS, bank=bank)).shows_again(asked, ~asked & False, num)
     assert found[0]  # what was asked shows its own replies
     return [bool(x) for x in found[1:]]
 
@@ -95,6 +96,20 @@ def test_a_reply_that_was_shown_is_told_by_its_text() -> None:
 def test_before_the_first_question_no_reply_was_shown() -> None:
     """And after all of them each was; a bank may be empty."""
     likeness, num = Likeness.measure(BASIS), len(BASIS.bank)
-    assert not likeness.shows_again(np.zeros(num, dtype=bool)).any()
-    assert likeness.shows_again(np.ones(num, dtype=bool)).all()
-    assert Likeness.measure(replace(BASIS, bank=())).shows_again(np.zeros(0, dtype=bool)).shape == (0,)
+    nothing, everything = np.zeros(num, dtype=bool), np.ones(num, dtype=bool)
+    assert not likeness.shows_again(nothing, nothing).any()
+    assert likeness.shows_again(everything, nothing).all()
+    assert Likeness.measure(replace(BASIS, bank=())).shows_again(nothing[:0], nothing[:0]).shape == (0,)
+
+
+def test_of_a_pick_all_replies_were_shown() -> None:
+    """Of a pair that had others to offer, only its two; and a pair shows none of its own others."""
+    of_four = replace(question("a boat", "No.", "Yes!", [1.0]), others=("Maybe.", "Where to?"))
+    of_four = replace(of_four, other_features=(np.zeros(BASIS.num_axes),) * 2)
+    bank = (of_four, question("a car", "Maybe.", "Sure.", [1.0]))
+    likeness = Likeness.measure(replace(BASIS, bank=bank))
+    first, nothing = np.array([True, False]), np.array([False, False])
+    assert likeness.shows_again(first, nothing).tolist() == [True, False]
+    assert likeness.shows_again(first, first).tolist() == [True, True]
+    assert likeness.shows_again(~first, nothing, 2).tolist() == [False, True]
+    assert likeness.shows_again(~first, nothing, 4).tolist() == [True, True]

@@ -199,7 +199,9 @@ def _choose_shares(
         basis = _factorise(votes, x, rows[fold != held], rank)
         z = x @ basis.projection
         theirs = _by_user(votes.user, rows[fold == held]).values()
-        people = [(_record(votes, z, indices), votes.prompt[indices]) for indices in theirs]
+        prompts = [votes.prompt[indices] for indices in theirs]
+        same = [prompt[:, None] == prompt for prompt in prompts]
+        people = [(_record(votes, z, indices), shares) for indices, shares in zip(theirs, same, strict=True)]
         scores.append(prequential(people, Mixture(basis.prior), basis.noise))
     return choose_shares(np.concatenate(scores))
 

@@ -282,10 +282,10 @@ they are taken to have everybody's taste with {shares.nothing:.2f}, to feel abou
 about any with {shares.any:.2f}. Questions are {chosen}, because after ten answers profiles are {significant} accurate
 than the population's mean by more than chance (95 %, one-sided).
 
-How people answer, estimated with the prior by marginal likelihood: a tie's width δ = {noise.tie:.3f}, lapses
-ε = {noise.lapse:.3f}, and a side bias of standard deviation σ_b = {noise.side:.3f}; δ and σ_b are utilities. A log
-without ties has δ = 0: none was offered, and lapses are spread over two answers. "Much better" begins {noise.much:.3f}
-beyond δ{"" if noise.much != Noise.much else ", which is assumed: the log has no such answers"}.
+How people answer, estimated with the prior by marginal likelihood but for ratings: a tie's width δ = {noise.tie:.3f},
+lapses ε = {noise.lapse:.3f}, and a side bias of standard deviation σ_b = {noise.side:.3f}; δ and σ_b are utilities. A
+log without ties has δ = 0: none was offered, and lapses are spread over two answers. "Much better" begins
+{noise.much:.3f} beyond δ{"" if noise.much != Noise.much else ", which is assumed: the log has no such answers"}.
 
 All of this is in `{REPORT}`, too. In the log: {", ".join(f"{name} {number:,}" for name, number in numbers.items())}.
 {left_out}{"" if likeness is None else f"At the start, {likeness.describe()}."}

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
 from personalign.basis import Shares
@@ -25,7 +23,7 @@ from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.likelihood import log_likelihood
 from personalign.learn.mixture import Mixture
 from personalign.learn.rows import encode
-from personalign.types import INFORMATIVE, SIDES, Array, Gaussian, Ints, Noise
+from personalign.types import INFORMATIVE, SIDES, Array, Bools, Gaussian, Ints, Noise
 
 COUNTS = (0, 5, 10, 20)  # answers of a person that are known
 JUDGED_AFTER = 10  # answers, as many as are asked
@@ -48,12 +46,10 @@ class Person:
     texts: Int[Ints, "n 2"]
 
     @property
-    def groups(self) -> Int[Ints, "n"]:
-        """Which answers hang together by texts that several of them are about."""
-        names, place = np.unique(self.texts, return_inverse=True)
-        pairs = place.reshape(self.texts.shape)
-        links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(names), len(names)))
-        return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)[pairs[:, 0]]
+    def shares(self) -> Bool[Bools, "n n"]:
+        """Which answers are about a text that another one is about, too."""
+        left, right = self.texts[:, None, :, None], self.texts[None, :, None, :]
+        return np.asarray((left == right).any(axis=(2, 3)))
 
 
 @dataclass(frozen=True)
@@ -94,14 +90,15 @@ class Judgement:
     @property
     def active(self) -> bool:
         """Whether questions may be chosen by it: after ten answers or all there are, people gain more than chance."""
-        known = [after for after in self.after if 0 < after.answers <= JUDGED_AFTER]
+        most = max(after.people for after in self.after)
+        known = [a for a in self.after if 0 < a.answers <= JUDGED_AFTER and 2 * a.people >= most]  # not of a few alone
         return self.shares.nothing < 1 and bool(known) and known[-1].margin > 0
 
 
 def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> Judgement:
     """Fit the shares of the prior's kinds to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
-    prior, scores = _better(prior, [(Record(p.v, p.choice), p.groups) for p in people], noise)
+    prior, scores = _better(prior, [(Record(p.v, p.choice), p.shares) for p in people], noise)
     shares = choose_shares(scores)
     mixture = replace(prior, shares=shares)
     forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
@@ -115,7 +112,7 @@ def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> 
 
 
 def _better(
-    prior: Mixture, people: Sequence[tuple[Record, Int[Ints, "_"]]], noise: Noise
+    prior: Mixture, people: Sequence[tuple[Record, Bool[Bools, "_ _"]]], noise: Noise
 ) -> tuple[Mixture, Float[Array, "people 3"]]:
     """The prior with its particles, or without them where few tastes on the basis's own axes predict better."""
     scores = prequential(people, prior, noise)
@@ -127,25 +124,25 @@ def _better(
 
 
 def prequential(
-    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Mixture, noise: Noise
+    people: Sequence[tuple[Record, Bool[Bools, "_ _"]]], prior: Mixture, noise: Noise
 ) -> Float[Array, "people 3"]:
     """Log-probability of each person's answers by each kind of people: nothing, few and any.
 
-    Each informative answer is predicted from those before it. Answers in one group compare the same texts: they aren't
-    predicted from each other.
+    Each informative answer is predicted from those before it, but not from those that share a text with it: what is
+    odd about a text is no taste.
     """
     blocks = [people[i : i + AT_ONCE] for i in range(0, len(people), AT_ONCE)]
     return np.concatenate([_prequential(block, prior, noise) for block in blocks])
 
 
 def _prequential(
-    people: Sequence[tuple[Record, Int[Ints, "_"]]], prior: Mixture, noise: Noise
+    people: Sequence[tuple[Record, Bool[Bools, "_ _"]]], prior: Mixture, noise: Noise
 ) -> Float[Array, "people 3"]:
     answers, befores, owner = list[Record](), list[Record](), list[int]()
-    for person, (record, group) in enumerate(people):
+    for person, (record, shares) in enumerate(people):
         informative = [i for i, choice in enumerate(record.choice) if choice in INFORMATIVE]
         for t, i in enumerate(informative):
-            before = [j for j in informative[:t] if group[j] != group[i]]
+            before = [j for j in informative[:t] if not shares[i, j]]
             answers.append(Record(record.v[i], [record.choice[i]]))
             befores.append(Record(record.v[before], [record.choice[j] for j in before]))
             owner.append(person)
@@ -225,10 +222,9 @@ def _after(answers: int, person: Ints, served: Array, population: Array) -> Afte
 
 def _split(person: Person, num_answers: int, rng: np.random.Generator) -> tuple[Int[Ints, "n"], Int[Ints, "m"]]:
     """The answers that are known, and those to predict: about other texts, and no ties; none if there are too few."""
-    groups = person.groups
-    order = np.argsort(rng.permutation(int(groups.max()) + 1)[groups], kind="stable")
+    order = rng.permutation(len(person.choice))
     known, left = order[:num_answers], order[num_answers:]
-    is_test = ~np.isin(groups[left], groups[known]) & (np.array(person.choice)[left] != "tie")
+    is_test = ~person.shares[np.ix_(left, known)].any(axis=1) & (np.array(person.choice)[left] != "tie")
     return known, left[is_test]
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,16 +101,18 @@ def fit_basis(
     Raises:
         InputError: fewer than 20 people, embeddings that aren't finite or all alike, or a rank that can't be.
     """
-    answers = log.numbered()
+    is_known = embedder == ITEMS or log.ratings is not None
+    answers = log.numbered(by_text=is_known)
     num_people = len(answers.user)
     _check_people(num_people, log)
-    items = _items(log, answers) if embedder == ITEMS or log.ratings else ()
+    items = _items(log, answers) if is_known else ()
     if items:
-        draft, embed, embedder = _without_axes(draft), flags(items), ITEMS
+        draft = restandardised(draft, np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))  # without axes
+        embed, embedder = flags(items), ITEMS
     is_judge = np.random.default_rng([seed, 4]).permutation(num_people) < min(round(HELD_OUT * num_people), MOST_JUDGES)
     known = np.flatnonzero(~is_judge[answers.person])
     named, features = _varying(draft, answers)
-    _check_rank(rank, len(named.axes))
+    _check_rank(rank, 1 if log.ratings else len(named.axes))
     factors_of = partial(_factorise, answers, known, seed, work)
     if log.ratings:
         users = [answers.user[i] for i in np.flatnonzero(~is_judge).tolist()]
@@ -155,7 +156,7 @@ def _check_rank(rank: int | str, num_named: int) -> None:
     if rank != "auto" and (not isinstance(rank, int) or not 1 <= rank <= most):
         raise InputError(
             f'found the rank {rank!r}, expected "auto" or a whole number from 1 to {most}: a basis has at most '
-            f"{MAX_AXES} axes, {num_named} of them named"
+            f"{MAX_AXES} axes, {num_named} of them given"
         )
 
 
@@ -222,24 +223,23 @@ def _items(log: AnswerLog, answers: Numbered) -> tuple[str, ...]:
     return items
 
 
-def _without_axes(draft: Basis) -> Basis:
-    none = np.zeros(0)
-    prior = Gaussian(none, np.zeros((0, 0)))
-    return replace(draft, axes=(), center=none, scale=none, prior=prior, reference=np.zeros((0, 0)), learnt=None)
-
-
 def _of_ratings(
     answers: Numbered, blank: Basis, ratings: Ratings, users: Sequence[str], rank: int | str, seed: int
 ) -> _Model:
     """The axes that known people's ratings tell of, standardised over the items."""
     factors = factorise_ratings(ratings.ratings[np.isin(ratings.users, users)], rank, seed=seed)
-    raw = factors.projection
+    varies = factors.projection.std(axis=0) > FLAT  # everybody may like all items alike
+    raw = factors.projection[:, varies]
     center, scale = raw.mean(axis=0), raw.std(axis=0)
     items = (raw - center) / scale
-    prior = Gaussian(scale * factors.prior.mean, factors.prior.covariance * np.outer(scale, scale))
+    covariance = factors.prior.covariance[np.ix_(varies, varies)] * np.outer(scale, scale)
+    prior = Gaussian(scale * factors.prior.mean[varies], covariance)
     basis = replace(
         blank,
-        axes=tuple(_axis_of_items(i, column, ratings.items) for i, column in enumerate(items.T)),
+        axes=tuple(
+            _axis_of_items(number, column, ratings.items)
+            for number, column in zip(np.flatnonzero(varies).tolist(), items.T, strict=True)
+        ),
         center=center,
         scale=scale,
         prior=prior,
@@ -254,7 +254,8 @@ def _of_ratings(
 def _axis_of_items(number: int, places: Float[Array, "J"], items: Sequence[str]) -> Axis:
     """An axis in words: the first is what everybody likes, the others are told by the items at their ends."""
     ends = (int(places.argmin()), int(places.argmax()))
-    low, high = (shorten(items[i], ITEM_WIDTH, placeholder=" …") for i in ends)
+    texts = [" ".join(items[i].split()) for i in ends]
+    low, high = (text if len(text) <= ITEM_WIDTH else f"{text[: ITEM_WIDTH - 1]}…" for text in texts)
     about = f"a taste that people differ in, no. {number}" if number else "what everybody likes"
     return Axis(f"taste_{number}" if number else "liked", about, f"items like “{low}”", f"items like “{high}”")
 

@@ -141,7 +141,7 @@ def _pairs(answers: Sequence[Answer], causal: CausalModel, basis: Basis | None) 
     if basis is None:
         return [Pair(answer.prompt, answer.a, answer.b, (PREFERRED[answer.choice],)) for answer in answers]
     embed = None
-    if basis.learnt is not None:
+    if basis.learnt is not None and not basis.learnt.items:
         if basis.learnt.embedder == HIDDEN:
             basis.check_model(causal.fingerprints)
         embed = load_embedder(basis.learnt.embedder, causal)

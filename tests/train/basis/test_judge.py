@@ -114,11 +114,11 @@ def test_nothing_is_predicted_from_the_same_text() -> None:
     assert len(judge(people(40, 12, 1.0), Mixture(PRIOR), NOISE, 0).after) == 3
 
 
-def test_answers_hang_together_by_their_texts() -> None:
-    """0–1 and 1–2 share a text, 3–4 doesn't; which number a text has doesn't matter."""
-    texts = np.array([[0, 1], [30, 40], [2, 1]])
-    groups = Person(np.zeros((3, 3)), ["a"] * 3, texts).groups
-    assert groups[0] == groups[2] != groups[1]
+def test_answers_share_texts() -> None:
+    """The first and the last are about text 1, on whichever side; by way of others nothing is shared."""
+    texts = np.array([[0, 1], [30, 40], [1, 2], [2, 3]])
+    shares = Person(np.zeros((4, 3)), ["a"] * 4, texts).shares
+    assert np.argwhere(np.triu(shares, 1)).tolist() == [[0, 2], [2, 3]]
 
 
 def test_people_who_prefer_nothing_are_refused() -> None:
@@ -137,9 +137,9 @@ def test_the_calibration_error_is_how_far_surety_is_from_being_right() -> None:
 # ---------------------------------------------------------------- of how many people nothing is personal
 
 
-def apart(record: Record) -> tuple[Record, Array]:
+def apart(record: Record) -> tuple[Record, np.ndarray]:
     """Every answer is about other texts."""
-    return record, np.arange(len(record.choice))
+    return record, np.eye(len(record.choice), dtype=bool)
 
 
 def scores_of(record: Record) -> Array:
@@ -161,9 +161,9 @@ def test_each_answer_is_predicted_from_those_before_it() -> None:
 
 
 def test_answers_about_one_text_are_not_predicted_from_each_other() -> None:
-    """All in one group are as if each was given first; apart, the control, they aren't."""
+    """All about one text are as if each was given first; apart, the control, they aren't."""
     record = record_of(6, 3, choices=("a", "b"))
-    together = prequential([(record, np.zeros(6, dtype=np.int64))], Mixture(PRIOR), NOISE)[0]
+    together = prequential([(record, np.ones((6, 6), dtype=bool))], Mixture(PRIOR), NOISE)[0]
     first = sum(scores_of(Record(record.v[[i]], [record.choice[i]])) for i in range(6))
     np.testing.assert_allclose(together, first)
     assert np.abs(scores_of(record) - first)[1:].min() > 0.01

@@ -44,7 +44,7 @@ class Plan:
     basis: tuple[int, int, int] = (400, 24_000, 384)  # people, answers, features
     num_stop_bases: int = 4
     num_stopped: int = 100  # people of each of them
-    jester_splits: int = 3
+    jester_splits: int = 2
     first_split: int = 200  # of Jester; fixed before any of their results was seen
     alpaca_seeds: int = 10
     first_seed: int = 300  # of the eighty-four tastes; fixed before any of their results was seen

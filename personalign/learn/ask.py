@@ -140,6 +140,8 @@ def why_stop(
     """Say in words why no further question is due, or None; ``pool`` holds the pairs still allowed."""
     if asked >= rule.max_questions:
         return f"reached {rule.max_questions} questions"
+    if not len(pool):
+        return "no question left"
     accuracy = latent_accuracy(post, reference)
     if accuracy >= rule.accuracy:
         return f"sure enough: {100 * accuracy:.0f} % expected accuracy"
@@ -241,6 +243,8 @@ class Likeness:
         length = np.linalg.norm(differences, axis=1, keepdims=True)
         keys = [[json.dumps(question.prompt) for question in basis.bank], list(map(_words, basis.bank))]
         prompt, words = (np.unique(key, return_inverse=True)[1] for key in keys)
+        if basis.learnt is not None and basis.learnt.items:
+            prompt = np.arange(len(basis.bank))  # two pairs of items aren't alike because tastes are few
         filled = [(*q.replies, *[q.first] * (MAX_REPLIES - len(q.replies))) for q in basis.bank]
         replies = np.unique(np.array(filled, dtype=object), return_inverse=True)[1].reshape(-1, MAX_REPLIES)
         return cls(prompt, words, replies, differences / np.maximum(length, 1e-12))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from personalign.basis import BankQuestion, Basis
+from personalign.basis import ITEMS, BankQuestion, Basis, Learnt
 from personalign.bundled import TINY
 from personalign.learn.ask import Likeness
 from personalign.types import Message
@@ -113,3 +113,15 @@ def test_of_a_pick_all_replies_were_shown() -> None:
     assert likeness.shows_again(first, first).tolist() == [True, True]
     assert likeness.shows_again(~first, nothing, 2).tolist() == [False, True]
     assert likeness.shows_again(~first, nothing, 4).tolist() == [True, True]
+
+
+def test_items_of_one_taste_are_no_repeats() -> None:
+    """Where all tastes lie on one line all pairs of items are parallel; of a model's replies such ones are repeats."""
+    others = question("a car", "No.", "Yes!", [2.0, 4.0])
+    items = Learnt(np.zeros((4, 1)), ITEMS, ("Sure, where?", "Where to?", "No.", "Yes!"))
+    first = np.array([True, False])
+    of_replies, of_items = (
+        Likeness.measure(replace(BASIS, bank=(ASKED, others), learnt=learnt)) for learnt in (None, items)
+    )
+    assert of_replies.repeats(first).tolist() == [True, True]
+    assert of_items.repeats(first).tolist() == [True, False]

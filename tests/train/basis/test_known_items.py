@@ -385,3 +385,17 @@ def test_too_many_replies_are_no_known_items() -> None:
     assert num > MAX_DIMENSIONS
     with pytest.raises(InputError, match=f"compares {num} different replies, expected 384 known items at most"):
         fit_basis(many, flags(()), DRAFT, ITEMS)
+
+
+def test_questions_end_with_the_bank(fitted: Fitted, tmp_path: Path) -> None:
+    """Whoever would be asked for ever is told that none is left, after every pair of a few items."""
+    basis = with_bank(fitted, tmp_path / "few", 5, has_others=False)
+    num = len(Basis.load(basis.folder).bank)
+    assert num > 3
+    with basis.open(tmp_path, StopRule(accuracy=1.0, information=0.0, max_questions=100)) as p:
+        for _ in range(num):
+            question = p.ask("ada")
+            assert question is not None
+            p.answer("ada", question.id, "a")
+        assert p.ask("ada") is None
+        assert p.why_stopped("ada") == "no question left"

@@ -201,7 +201,7 @@ def _choose_shares(
         theirs = _by_user(votes.user, rows[fold == held]).values()
         prompts = [votes.prompt[indices] for indices in theirs]
         same = [prompt[:, None] == prompt for prompt in prompts]
-        people = [(_record(votes, z, indices), shares) for indices, shares in zip(theirs, same, strict=True)]
+        people = [(_record(votes, z, indices), overlaps) for indices, overlaps in zip(theirs, same, strict=True)]
         scores.append(prequential(people, Mixture(basis.prior), basis.noise))
     return choose_shares(np.concatenate(scores))
 

@@ -46,7 +46,7 @@ class Person:
     texts: Int[Ints, "n 2"]
 
     @property
-    def shares(self) -> Bool[Bools, "n n"]:
+    def overlaps(self) -> Bool[Bools, "n n"]:
         """Which answers are about a text that another one is about, too."""
         left, right = self.texts[:, None, :, None], self.texts[None, :, None, :]
         return np.asarray((left == right).any(axis=(2, 3)))
@@ -98,7 +98,7 @@ class Judgement:
 def judge(people: Sequence[Person], prior: Mixture, noise: Noise, seed: int) -> Judgement:
     """Fit the shares of the prior's kinds to held-out people, and predict their answers with them."""
     people = [Person(p.v[:MOST], p.choice[:MOST], p.texts[:MOST]) for p in people]
-    prior, scores = _better(prior, [(Record(p.v, p.choice), p.shares) for p in people], noise)
+    prior, scores = _better(prior, [(Record(p.v, p.choice), p.overlaps) for p in people], noise)
     shares = choose_shares(scores)
     mixture = replace(prior, shares=shares)
     forecasts = {n: forecast for n in COUNTS if (forecast := _forecast(people, n, mixture, noise, seed))}
@@ -139,10 +139,10 @@ def _prequential(
     people: Sequence[tuple[Record, Bool[Bools, "_ _"]]], prior: Mixture, noise: Noise
 ) -> Float[Array, "people 3"]:
     answers, befores, owner = list[Record](), list[Record](), list[int]()
-    for person, (record, shares) in enumerate(people):
+    for person, (record, overlaps) in enumerate(people):
         informative = [i for i, choice in enumerate(record.choice) if choice in INFORMATIVE]
         for t, i in enumerate(informative):
-            before = [j for j in informative[:t] if not shares[i, j]]
+            before = [j for j in informative[:t] if not overlaps[i, j]]
             answers.append(Record(record.v[i], [record.choice[i]]))
             befores.append(Record(record.v[before], [record.choice[j] for j in before]))
             owner.append(person)
@@ -224,7 +224,7 @@ def _split(person: Person, num_answers: int, rng: np.random.Generator) -> tuple[
     """The answers that are known, and those to predict: about other texts, and no ties; none if there are too few."""
     order = rng.permutation(len(person.choice))
     known, left = order[:num_answers], order[num_answers:]
-    is_test = ~person.shares[np.ix_(left, known)].any(axis=1) & (np.array(person.choice)[left] != "tie")
+    is_test = ~person.overlaps[np.ix_(left, known)].any(axis=1) & (np.array(person.choice)[left] != "tie")
     return known, left[is_test]
 
 

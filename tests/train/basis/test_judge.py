@@ -117,8 +117,8 @@ def test_nothing_is_predicted_from_the_same_text() -> None:
 def test_answers_share_texts() -> None:
     """The first and the last are about text 1, on whichever side; by way of others nothing is shared."""
     texts = np.array([[0, 1], [30, 40], [1, 2], [2, 3]])
-    shares = Person(np.zeros((4, 3)), ["a"] * 4, texts).shares
-    assert np.argwhere(np.triu(shares, 1)).tolist() == [[0, 2], [2, 3]]
+    overlaps = Person(np.zeros((4, 3)), ["a"] * 4, texts).overlaps
+    assert np.argwhere(np.triu(overlaps, 1)).tolist() == [[0, 2], [2, 3]]
 
 
 def test_people_who_prefer_nothing_are_refused() -> None:

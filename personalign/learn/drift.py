@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
+from personalign.learn.likelihood import PROBIT
 from personalign.messages import FEEDBACK
 from personalign.types import INFORMATIVE, SIDES, WEIGHTS, Array, Gaussian
 
@@ -28,7 +29,6 @@ LEAN = 0.5  # standard deviation of people's lean to a side, in utility
 SETTLED = 10  # answers within which no change is looked for: they come in one sitting
 EVERY = 3  # from there on a new taste may begin with every third answer
 MOST = 12  # beliefs, the likeliest of all
-PROBIT = 1.702  # logit units in a probit one (Haley 1952)
 
 
 @dataclass(frozen=True, eq=False)

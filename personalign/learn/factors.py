@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from personalign.errors import InputError
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.learn.items import Items, fit_items, foretold, normal_scores, pairs_of
-from personalign.learn.likelihood import VERDICTS
+from personalign.learn.likelihood import PROBIT, VERDICTS
 from personalign.learn.population import Log, Model, fit_population, group_rows
 from personalign.learn.rows import encode, signs
 from personalign.types import INFORMATIVE, MAX_AXES, SIDES, Array, Gaussian, Ints, Noise
@@ -33,7 +33,6 @@ MAX_TESTS = 200  # of a held-out person's answers
 FLAT = 1e-9  # of the largest variance: a direction of features below it doesn't vary
 FLOOR = 1e-4  # of the largest variance over people: a surer prior would never learn
 CERTAIN = 1e-6  # variance of a weight that is known
-PROBIT = 1.702  # logit units in a probit one (Haley 1952)
 _START = Noise(tie=0.2, lapse=0.02, side=0.2)
 _RATED = Noise(tie=0.0, lapse=0.02, side=0.0)  # ratings have no sides, and what was rated alike is no answer
 
@@ -147,7 +146,7 @@ def factorise_ratings(ratings: Float[Array, "U J"], rank: int | str = "auto", *,
     is known, and ``rank`` others are tastes. What is odd about a person and an item is the noise of their answers.
 
     Raises:
-        InputError: an item that nobody rated, ratings that don't differ, or a rank that can't be.
+        InputError: people who all put the items in the same order, or a rank that can't be.
     """
     rng, scores = np.random.default_rng(seed), normal_scores(ratings)
     order, is_known = rng.permutation(len(scores)), rng.random(scores.shape) < 0.5

@@ -37,6 +37,7 @@ LITTLE, MUCH = 5, 7  # a+ and a++ in the order of ``types.CHOICES``
 VERDICTS = np.array([0, 0, 2, 3, 4, LITTLE, LITTLE, MUCH, MUCH])
 SIGN = np.array([1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, -1.0])
 _NEVER = -1e3  # stands for log 0: its exponential is 0, but sums with it keep the differences of the rest
+PROBIT = 1.702  # logit units in a probit one (Haley 1952)
 _FAR = 600.0  # the largest |u| that is exponentiated: e^(600 + MAX_UTILITY) is still finite
 _TINY = 1e-300  # the smallest probability that is divided by
 

@@ -57,9 +57,7 @@ class LogCounts:
     repeats: int  # answers about a pair that the same person answered before, kept; of ratings the last counts
     contradictions: int  # pairs about which one person answered a, b or tie, and something else of these; all are kept
     uninformative: int  # answers that say neither or skip; kept
-    constant_people: (
-        int  # those whose five or more answers are all for the left, or all for the right; or ratings equal
-    )
+    constant_people: int  # whose five or more answers are all for one side, or whose ratings are all alike; kept
     bad: Mapping[str, BadRows]  # rows that can't be used, by reason; left out
 
     def describe_bad(self) -> str:

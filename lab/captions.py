@@ -82,6 +82,8 @@ PROSE = {
     "mean": "everybody's mean profile",
     "words": "the profile in words, as a system message",
     "words_and_tilt": "words and tilt",
+    "words.picks": "after picks: the profile in words",
+    "words_and_tilt.picks": "after picks: words and tilt",
     "blocks.2.16": "blocks of 16 tokens, the best of 2",
     "blocks.4.16": "blocks of 16 tokens, the best of 4",
     "blocks.8.16": "the best of 8",
@@ -101,17 +103,22 @@ PROSE = {
     "oracle_best_of.8": "oracle: best of 8",
     "oracle_chooser.8": "oracle: the person chooses among 8",
 }
-TALKED = {"plain": "the model's own"} | {name: PROSE[name] for name in ("tilt", "words", "words_and_tilt")}
+TALKED = {"plain": "the model's own"} | {
+    name: PROSE[name] for name in ("tilt", "words", "words_and_tilt", "tilt.picks", "words_and_tilt.picks")
+}
 DIFFERENCES = {
     "smollm2.person_over_length.tilt": "the tilt over its length weight alone",
     "smollm2.person_over_stranger.tilt": "the tilt over a stranger's profile",
     "smollm2.person_over_words.tilt": "the tilt over the profile in words",
     "smollm2.person_over_length.tilt.picks": "after picks: the tilt over its length weight alone",
     "smollm2.person_over_stranger.tilt.picks": "after picks: the tilt over a stranger's profile",
+    "smollm2.person_over_words.tilt.picks": "after picks: the tilt over the profile in words",
+    "smollm2.person_over_length.blocks.4.16.picks": "after picks: blocks of 16 over the length weight alone",
     "smollm2.person_over_length.blocks.4.16": "blocks of 16, the best of 4, over the length weight alone",
     "smollm2.person_over_stranger.blocks.4.16": "blocks over a stranger's profile",
     "smollm2.person_over_words.blocks.4.16": "blocks over the profile in words",
     "smollm2.person_over_stranger.blocks.4.16.picks": "after picks: blocks over a stranger's profile",
+    "smollm2.person_over_words.blocks.4.16.picks": "after picks: blocks over the profile in words",
 }
 
 WISHES = {

@@ -146,6 +146,11 @@ class Basis:
         """Raw axis values as φ: mean 0 and standard deviation 1 over the model's own replies."""
         return (raw - self.center) / self.scale
 
+    def can_measure(self, replies: Sequence[str]) -> bool:
+        """Whether replies are on the axes: a basis of known items has nothing else on them."""
+        items = () if self.learnt is None else self.learnt.items
+        return not items or {*replies} <= {*items}
+
     def first_profile(self, user: str) -> Profile:
         """The profile of a person who has answered nothing."""
         return Profile(user, self.id, 0, self.prior.mean, self.prior.covariance, 0, 0, self.axes)

@@ -227,15 +227,18 @@ class Onboarding:
         return self._watch(self._store.answers(user, self._basis.id))
 
     def refit(self, user: str) -> Profile | None:
-        """Take a person's answers over from other bases, their texts measured anew; None where there are none."""
+        """Take a person's answers over from other bases, their texts measured anew; None where there are none.
 
-        def measure(shown: Presentation) -> Array:
-            texts = shown.replies
-            measured = features(self._basis, [shown.prompt] * len(texts), texts, self._embed)
-            return measured if shown.others else np.asarray(measured[0] - measured[1])
-
-        profile = self._store.adopt(user, self._basis.id, measure, self._fit_of(user))
+        Answers about other texts than a basis's known items stay behind.
+        """
+        profile = self._store.adopt(user, self._basis.id, self._measure, self._fit_of(user))
         return None if profile is None else self._named(profile)
+
+    def _measure(self, shown: Presentation) -> Array | None:
+        if not self._basis.can_measure(texts := shown.replies):
+            return None
+        measured = features(self._basis, [shown.prompt] * len(texts), texts, self._embed)
+        return measured if shown.others else np.asarray(measured[0] - measured[1])
 
     def profile(self, user: str) -> Profile:
         """What is known of a person; the prior for someone who has answered nothing."""

@@ -124,7 +124,7 @@ JSON = {
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
     "trial start": (("trial", "start", "--arms", "plain,words"), {"arms", "started_at", "stopped_at"}),
     "db upgrade": (("db", "upgrade"), {"revision"}),
-    "db refit": (("db", "refit"), {"basis", "people", "answers"}),
+    "db refit": (("db", "refit"), {"basis", "people", "answers", "behind"}),
 }
 BENCHMARK = {"command", "machine", "versions", "figures", "rows"}  # what every benchmark's line holds
 JSON_ALONE = {  # verbs that make a database of their own, and remove it

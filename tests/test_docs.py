@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITHOUT_MODEL = ("cli.md", "measured.md")  # generated; they show commands, and no code
 ELSEWHERE = ("pip install", "personalign basis", "personalign expert")  # need the network, or a model of one's own
+OWN_MODEL = 'model="M"'  # in code; no page can bring M
 
 # a loaded model's libraries warn of things to come
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -43,8 +44,11 @@ def blocks(text: str) -> list[Block]:
 def run(block: Block, names: dict[str, object]) -> str:
     """What a block prints."""
     if block.language == "python":
+        code = compile(block.code, "page", "exec")
+        if OWN_MODEL in block.code:
+            return ""
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(compile(block.code, "page", "exec"), names)
+            exec(code, names)
         return out.getvalue()
     assert block.language == "sh", f"a page holds a block of {block.language}, which nothing runs"
     printed = []

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from lab.harness import turns
 from lab.learning.judged import ENOUGH, Judged, joined
 from lab.learning.populations import alpaca84, gated, jester, pandalm, prism, ukp
+from lab.learning.populations.alpaca84 import Replies, Sizes
 from lab.learning.populations.asked import Population, ask_everyone, fitted, know_everything, of_kinds
 from lab.learning.populations.gated import Gated
 from lab.learning.populations.votes import MissingData, Votes
@@ -27,7 +28,7 @@ from personalign.learn.rows import MAX_ANSWERS
 
 GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}
 COUNTS = (0, 5, 10, 20)
-RULE, OTHER_RULES = "d_optimal", ("random", "gap", "pref")
+RULE = "d_optimal"
 STRENGTH = 0.1  # of the separate population model's pull to 0, as scikit-learn's C
 
 
@@ -48,6 +49,8 @@ class Plan:
     first_split: int = 200  # of Jester; fixed before any of their results was seen
     alpaca_seeds: int = 10
     first_seed: int = 300  # of the eighty-four tastes; fixed before any of their results was seen
+    alpaca: Sizes = field(default_factory=Sizes)
+    other_rules: Sequence[str] = (AHEAD, "random", "gap", "pref")
     compared_splits: int = 2  # from seed 0 on, in which other rules ask and other priors are tried
     gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
         default_factory=lambda: {"ukp": 4, "prism": 16, "pandalm": 12}
@@ -104,11 +107,10 @@ class Sets:
     @cached_property
     def alpaca84(self) -> list[Met]:
         """Every seed's people."""
-        replies = _load(alpaca84.load, self._data)
-        met = []
+        replies, met = _load(alpaca84.load, self._data), []
         for number in turns(self.plan.alpaca_seeds, "alpaca84"):
             seed = self.plan.first_seed + number
-            met.append(self._meet(alpaca84.population(replies, seed), seed, number))
+            met.append(self._meet(self._tastes(replies, seed), seed, number))
         self._tell("alpaca84", met)
         return met
 
@@ -117,7 +119,7 @@ class Sets:
         """A few others, whom all rules ask."""
         replies = _load(alpaca84.load, self._data)
         seeds = turns(self.plan.compared_splits, "alpaca84, compared")
-        met = [self._meet(alpaca84.population(replies, seed), seed, seed, is_compared=True) for seed in seeds]
+        met = [self._meet(self._tastes(replies, seed), seed, seed, is_compared=True) for seed in seeds]
         self._tell("alpaca84, compared", met)
         return met
 
@@ -126,14 +128,17 @@ class Sets:
         """Some seeds with one attribute that nobody cared about whom the axes were made from, and all new people do."""
         replies = _load(alpaca84.load, self._data)
         seeds = turns(self.plan.compared_splits, "alpaca84, unseen attribute")
-        return [self._meet(alpaca84.population(replies, seed, unseen=seed % 7), seed, seed) for seed in seeds]
+        return [self._meet(self._tastes(replies, seed, unseen=seed % 7), seed, seed) for seed in seeds]
 
     @cached_property
     def alpaca84_encoded(self) -> list[Met]:
         """Some seeds with an encoder's features, in which nobody has put the attributes."""
         replies = _load(alpaca84.load, self._data)
         encoded, seeds = replies.encoded(), turns(self.plan.compared_splits, "alpaca84, encoded")
-        return [self._meet(alpaca84.population(replies, seed, encoded=encoded), seed, seed) for seed in seeds]
+        return [self._meet(self._tastes(replies, seed, encoded=encoded), seed, seed) for seed in seeds]
+
+    def _tastes(self, replies: Replies, seed: int, **otherwise: Any) -> Population:  # noqa: ANN401 - named
+        return alpaca84.population(replies, seed, sizes=self.plan.alpaca, **otherwise)
 
     def gated(self, name: str) -> Gated:
         """A set in which nobody may be worse off than with the population's model."""
@@ -165,7 +170,7 @@ class Sets:
     def _meet(self, population: Population, seed: int, number: int, *, is_compared: bool = False) -> Met:
         """Fit a basis to the log, and ask new people as they are served; where that is compared, in other ways, too."""
         basis = fitted(population, seed)
-        rules = (RULE, AHEAD, *OTHER_RULES)[: None if is_compared else 1]
+        rules = (RULE, *(self.plan.other_rules if is_compared else ()))
         asked = {rule: ask_everyone(population, basis, rule, COUNTS) for rule in rules}
         owner = len(population.new) * number + asked[RULE][0].person
 

@@ -63,6 +63,8 @@ ARMS: tuple[Arm, ...] = (
     Arm("oracle_chooser.8", drafts=8, chooser="taste", passes=8),
     Arm("mean", "mean", TILT),
     Arm("words_and_tilt", rule=TILT, in_words=True),
+    Arm("words.picks", "none", {}, in_words=True, asked="picks"),
+    Arm("words_and_tilt.picks", rule=TILT, in_words=True, asked="picks"),
     Arm("length.blocks.4.16", "length", blocks(4, 16), passes=4),
     Arm("stranger.blocks.4.16", "stranger", blocks(4, 16), passes=4),
     Arm("length.blocks.4.16.picks", "length", blocks(4, 16), passes=4, asked="picks"),

@@ -190,7 +190,8 @@ def _arm_rows(trial: Trial, arm: Arm, written: Written, gains: Gains, surprise: 
 def _differences(gains: dict[str, Gains]) -> Iterator[Row]:
     """Paired differences: each streaming rule over the same rule under other weights, and over words."""
     for arm, rule in STREAMING.items():
-        others = {"length": f"length{rule}", "stranger": f"stranger{rule}", "words": "words"}
+        words = "words.picks" if arm.endswith("picks") else "words"
+        others = {"length": f"length{rule}", "stranger": f"stranger{rule}", "words": words}
         for name, other in others.items():
             if {arm, other} <= gains.keys():
                 yield _estimated(f"smollm2.person_over_{name}.{arm}", gains[arm] - gains[other])

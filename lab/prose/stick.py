@@ -31,8 +31,8 @@ from personalign.train.work import identity, track, write_whole
 
 CONVERSATIONS = Path(__file__).with_name("conversations.json")
 PLAIN = Arm("plain", "none", {})
-NAMES = ("tilt", "words", "words_and_tilt")
-STEERED = ("tilt", "words_and_tilt")
+NAMES = ("tilt", "words", "words_and_tilt", "tilt.picks", "words_and_tilt.picks")
+STEERED = ("tilt", "words_and_tilt", "tilt.picks", "words_and_tilt.picks")
 TALKED = tuple({arm.name: arm for arm in ARMS}[name] for name in NAMES)
 WINDOWS = {"1": slice(0, 4), "5": slice(4, 8), "10": slice(8, 12), "20": slice(16, 20)}  # each holds the turn it names
 STEP = 2  # requests; as many as a window holds
@@ -119,7 +119,7 @@ def _traits(desk: Desk, written: Sequence[Written]) -> Measured:
 
 def _kept(desk: Desk, arm: Arm, plan: Plan) -> list[Written]:
     """Hold everybody's conversation under an arm, or read what an earlier run has kept of it."""
-    served, base = desk.served, desk.models.base
+    served, base = desk.served_in(arm), desk.models.base
     weights = [profile.mean.tolist() for profile in served.profiles]
     name = identity(scripts(), plan.max_tokens, asdict(SERVED), weights, served.basis.id, asdict(base.fingerprints))
     path = desk.work / f"stick.{arm.name}" / f"{name}.json"
@@ -131,8 +131,9 @@ def _kept(desk: Desk, arm: Arm, plan: Plan) -> list[Written]:
 
 def hold(desk: Desk, arm: Arm, plan: Plan) -> list[Written]:
     """Everybody's conversation under an arm: a reply to each person, turn by turn."""
-    lines, base, profiles = scripts(), desk.models.base, desk.served.profiles
-    steered = SteeredModel(base.model, base.tokenizer, desk.served.basis)
+    lines, base, served = scripts(), desk.models.base, desk.served_in(arm)
+    profiles = served.profiles
+    steered = SteeredModel(base.model, base.tokenizer, served.basis)
     talks = Talks(steered, [opening(profile.as_system_prompt() if arm.in_words else "") for profile in profiles])
     people = profiles if arm.weights == "own" else [None] * len(profiles)
     mine = [lines[i % len(lines)] for i in range(len(profiles))]

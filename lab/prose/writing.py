@@ -85,15 +85,16 @@ class Desk:
             drafts = [self._write(f"{arm.name}.{draw}", self._requests(arm, draw)) for draw in range(arm.drafts)]
         return drafts[0] if arm.drafts == 1 else self._best(arm, drafts)
 
-    def _served(self, arm: Arm) -> Served:
+    def served_in(self, arm: Arm) -> Served:
+        """What is known of the people as the arm asked them."""
         return self.picked if arm.asked == "picks" else self.served
 
     def _requests(self, arm: Arm, draw: int) -> list[Request]:
         return [
             Request(
-                self.conversation(prompt, self._served(arm).profiles[i].as_system_prompt() if arm.in_words else ""),
+                self.conversation(prompt, self.served_in(arm).profiles[i].as_system_prompt() if arm.in_words else ""),
                 self._options(arm.rule or {}, prompt, draw),
-                self._served(arm).guidance(i, arm.weights),
+                self.served_in(arm).guidance(i, arm.weights),
             )
             for i, row in enumerate(self.turns.tolist())
             for prompt in row
@@ -121,7 +122,7 @@ class Desk:
     def _liking(self, arm: Arm, person: int, prompt: int, texts: list[str]) -> Float[Array, "n"]:
         if arm.chooser == "taste":
             return self.people[person].utility(self.scale.measure(texts))
-        guidance = self._served(arm).guidance(person, arm.weights)
+        guidance = self.served_in(arm).guidance(person, arm.weights)
         assert guidance is not None, "drafts are chosen by somebody's weights"
         conversation = self.conversation(prompt)
         return np.asarray(features(self.served.basis, [conversation] * len(texts), texts) @ guidance.weights)

@@ -82,12 +82,14 @@ def db_refit(store: StoreUrl = None, model: Model = None, basis: BasisPath = Non
     Each person is one transaction. The texts they saw are measured anew and their answers fitted. What they have under
     the old basis stays.
 
-    With --json: basis, people (refitted now) and answers (their answers to questions).
+    With --json: basis, people (refitted now), answers (their answers to questions), and behind (people with answers
+    about texts that a basis of known items can't measure).
     """
     with open_service(store, model, basis) as p:
         refitted = [p.refit(user) for user in track(p.behind(), "refitting", console=err)]
-        basis_id = p.basis.id
+        basis_id, behind = p.basis.id, len(p.behind())
     answers = [profile.answers for profile in refitted if profile is not None]
-    row = {"basis": basis_id, "people": len(answers), "answers": sum(answers)}
+    row = {"basis": basis_id, "people": len(answers), "answers": sum(answers), "behind": behind}
     text = f"{len(answers)} people with {sum(answers)} answers refitted on {basis_id[:12]}"
+    text += f"; {behind} have answered about other texts than its items" if behind else ""
     print_row(row, as_json, out.print, text)

@@ -175,13 +175,14 @@ def write(session: Session, change: Change, fitted: Gaussian) -> Profile:
 
 
 def copy(state: State, originals: Sequence[Original], measure: Measure) -> Change | None:
-    """Draft copies of answers that the basis lacks, with features under it; None where it lacks nothing."""
-    if not originals and not state.is_behind:
-        return None
+    """Draft copies of answers that the basis lacks, with features under it; None where it lacks none it can measure."""
     copies = []
     for shown, given in originals:
-        name, v = hashlib.sha256(f"{shown.id}\0{state.basis_id}".encode()).hexdigest()[:32], measure(shown)
-        copies.append((replace(shown, v=v), replace(given, presentation_id=name, v=v)))
+        if (v := measure(shown)) is not None:
+            name = hashlib.sha256(f"{shown.id}\0{state.basis_id}".encode()).hexdigest()[:32]
+            copies.append((replace(shown, v=v), replace(given, presentation_id=name, v=v)))
+    if not copies and not state.is_behind:
+        return None
 
     def write(session: Session) -> None:
         for shown, given in copies:
@@ -191,7 +192,7 @@ def copy(state: State, originals: Sequence[Original], measure: Measure) -> Chang
             session.add(records.new_answer(session, state.user, given))
 
     answers = sorted((*state.answers, *(given for _, given in copies)), key=lambda answer: answer.number)
-    return Change(state, newest(tuple(answers)), write, is_complete=True)
+    return Change(state, newest(tuple(answers)), write, is_complete=len(copies) == len(originals))
 
 
 def behind(session: Session, basis_id: str) -> list[str]:

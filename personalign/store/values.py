@@ -134,7 +134,7 @@ Statements = Mapping[Key, Statement | None]
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
 """From all answers that stand, oldest first, to the posterior. It runs outside of every transaction."""
 
-Measure = Callable[[Presentation], Array]
+Measure = Callable[[Presentation], Array | None]
 """From what was shown to its features under another basis, as in ``Shown``."""
 
 

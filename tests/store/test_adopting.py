@@ -88,6 +88,18 @@ def test_feedback_that_was_given_again_meanwhile_counts_once(store: Store, fit) 
     assert choices(store, "second") == ["b"]
 
 
+def test_what_cannot_be_measured_stays_behind(store: Store, show, fit) -> None:
+    """The rest is taken over; with nothing else to take, nothing is written, and the person is still behind."""
+    for question in ("q1", "q2"):
+        store.commit_answer("ada", show(question).id, "a", fit)
+    store.adopt("ada", "second", lambda shown: None if shown.question_id == "q1" else shown.v, fit)
+    assert [answer.question_id for answer in store.answers("ada", "second")] == ["q2"]
+    assert store.behind("second") == ["ada"]
+    assert store.adopt("ada", "second", lambda _: None, fit) is None
+    assert store.adopt("ada", "second", lambda shown: shown.v, fit) is not None
+    assert store.behind("second") == []
+
+
 def test_a_refit_that_fails_changes_nothing(store: Store, show, fit) -> None:
     """Features that aren't numbers are refused, and the person is still behind; so they are a stranger's."""
     store.commit_answer("ada", show("q1").id, "a", fit)

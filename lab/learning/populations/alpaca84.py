@@ -31,11 +31,20 @@ from personalign.types import Message
 MUCH = 1 / 3  # of the answers are "much better", where that is offered
 STRENGTH = 1.5  # utility of a standard deviation of a wanted attribute
 HIDING = 0.5  # standard deviation of the noise on the attributes
-SEEN, ANSWERS, POOL, SEEN_TESTS, TESTS = 60, 400, 600, 300, 500
+SEEN, SEEN_TESTS, TESTS = 60, 300, 500
 WORD_AXES = 32
 ENCODED, ENCODED_TEXT = 64, 400  # dimensions of an encoder's that are kept, and characters that it reads
 
 Taste = tuple[tuple[int, int], tuple[int, int]]  # attribute and sign, twice
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is drawn: PReF's protocol by default."""
+
+    answers: int = 400  # of each one who is seen
+    pool: int = 600  # pairs that new people may be asked about
+    new: int = 24  # people
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,7 @@ def population(
     unseen: int | None = None,
     encoded: Float[NDArray[np.float64], "prompts models dims"] | None = None,
     grades: Grades = Grades(),
+    sizes: Sizes = Sizes(),
 ) -> Population:
     """Draw who is seen, what they and the new ones are shown, and what they say.
 
@@ -101,14 +111,15 @@ def population(
     features = features if encoded is None else encoded
     num_prompts = len(features)
     tastes = _tastes()
-    seen, new = _split(rng.permutation(len(tastes)), unseen)
+    seen, others = _split(rng.permutation(len(tastes)), unseen)
+    new = others[: sizes.new]
     half = num_prompts // 2 + 1
     shown = _Shown(replies.attributes, rng)
     train, test = np.arange(half), np.arange(half, num_prompts)
-    answers = [shown.answer(taste, shown.pairs(train, ANSWERS)) for taste in seen]
+    answers = [shown.answer(taste, shown.pairs(train, sizes.answers)) for taste in seen]
     _ = [shown.answer(taste, shown.pairs(test, SEEN_TESTS)) for taste in seen]  # the protocol draws them, too
     tests = [shown.answer(taste, shown.pairs(test, TESTS)) for taste in new]
-    pool = shown.pairs(train, POOL)
+    pool = shown.pairs(train, sizes.pool)
     asked = [shown.answer(taste, pool) for taste in new]
     everybody = [*answers, *asked]
     much = _much(everybody, np.quantile(np.abs([a.margin for a in answers]), 1 - MUCH), grades.spread, seed)
@@ -117,7 +128,7 @@ def population(
     return Population(
         np.repeat(np.arange(num_prompts), num_models),
         features.reshape(num_prompts * num_models, -1),
-        np.repeat(np.arange(SEEN), ANSWERS),
+        np.repeat(np.arange(SEEN), sizes.answers),
         np.concatenate([a.pairs.rows(num_models) for a in answers]),
         choices(np.concatenate([a.left for a in answers]), much_seen if grades.seen else None),
         pool.rows(num_models),

@@ -218,6 +218,21 @@ def test_a_text_that_is_no_item_is_named(fitted: Fitted, tmp_path: Path) -> None
         assert len(p.choose("ada", TELL, JOKES[:3]).candidates) == 3
 
 
+def test_answers_about_other_texts_stay_behind(fitted: Fitted, tmp_path: Path) -> None:
+    """Whoever answered about a model's own replies is new to the items, and whoever chose among items isn't."""
+    url = f"sqlite:///{tmp_path / 'p.db'}"
+    with Personalign.open(url, "tiny", device="cpu") as p:
+        for _ in range(3):
+            p.answer("ada", p.ask("ada").id, "a")
+        p.feedback("ben", TELL, JOKES[0], JOKES[1], "edit")
+    with fitted.open(tmp_path) as p:
+        assert p.behind() == ["ada", "ben"]
+        assert p.refit("ada") is None
+        assert p.profile("ada").is_silent
+        assert p.refit("ben").revision == 1
+        assert p.behind() == ["ada"]
+
+
 def test_chat_is_plain(fitted: Fitted, tmp_path: Path) -> None:
     """Nothing is steered and nothing told to a model, however much is known of a person's taste."""
     with fitted.open(tmp_path) as p:

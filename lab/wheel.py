@@ -17,6 +17,7 @@ NEEDED = (
     "personalign/cli/__init__.py",
     "personalign/learn/wishes.toml",
     "personalign/store/migrations/env.py",
+    "personalign/store/migrations/schema.sql",
     "personalign/zoo/tiny/LICENSE",
     "personalign/zoo/tiny/base/model.safetensors",
     "personalign/zoo/tiny/basis/questions.jsonl",

@@ -1,7 +1,8 @@
 """One thread, checked shapes, drawn cases that repeat, and the bundled model with a store of its own.
 
-Shapes in annotations are checked while the tests run; an int may stand where a float is asked for. The door, from
-``service.py`` to ``options.py``, is left out: there callers' mistakes are refused by the code itself.
+Shapes in annotations are checked while the quick tests run; an int may stand where a float is asked for. The door,
+from ``service.py`` to ``options.py``, is left out: there callers' mistakes are refused by the code itself. The slow
+tests take a third less time without (``UNCHECKED=1``).
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ settings.load_profile("house")
 
 INSIDE = ("basis", "decode", "demo", "integrations", "learn", "replies", "shift", "store", "train", "types")
 
-install_import_hook(
-    [*(f"personalign.{part}" for part in INSIDE), "lab"],
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
-).__enter__()
+if not os.environ.get("UNCHECKED"):
+    install_import_hook(
+        [*(f"personalign.{part}" for part in INSIDE), "lab"],
+        "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+    ).__enter__()
 
 
 @pytest.fixture

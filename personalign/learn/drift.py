@@ -28,6 +28,7 @@ FOLLOWED = 0.8  # the share of answers that aren't given at random
 LEAN = 0.5  # standard deviation of people's lean to a side, in utility
 SETTLED = 10  # answers within which no change is looked for: they come in one sitting
 EVERY = 3  # from there on a new taste may begin with every third answer
+NORMAL = 1 / np.sqrt(2 * np.pi)  # the peak of the normal density
 MOST = 12  # beliefs, the likeliest of all
 
 
@@ -63,52 +64,54 @@ class _Beliefs:
         self._mean, self._covariance = np.append(prior.mean, 0.0), np.zeros((d + 1, d + 1))
         self._covariance[:d, :d], self._covariance[d, d] = prior.covariance, LEAN**2
         self.since = np.zeros(MOST, dtype=np.int64)  # index of its first answer
-        self.log_chance = np.append(0.0, np.full(MOST - 1, -np.inf))
+        self.chance = np.append(1.0, np.zeros(MOST - 1))
         self.mean = np.tile(self._mean, (MOST, 1))
         self.covariance = np.tile(self._covariance, (MOST, 1, 1))
+        self._fall = np.empty_like(self.covariance)  # room for what an answer takes off
 
     def branch(self, answer: int) -> None:
         """Believe that a new taste begins with an answer, in place of what is least likely."""
-        least = self.log_chance.argmin()
-        self.since[least], self.log_chance[least] = answer, np.log(EVERY * CHANGE)
+        least = self.chance.argmin()
+        self.since[least], self.chance[least] = answer, EVERY * CHANGE
         self.mean[least], self.covariance[least] = self._mean, self._covariance
 
     def learn(self, v: Float[Array, "D"], sign: float, share: float) -> None:
         """Update by an answer, which follows the taste in ``share`` of cases and is given at random in the others."""
-        spread = self.covariance @ v
+        spread = (self.covariance.reshape(-1, len(v)) @ v).reshape(self.mean.shape)
         scale = 1 / np.sqrt(PROBIT**2 + spread @ v)
         z = sign * scale * (self.mean @ v)
         chance = 0.5 + share * (ndtr(z) - 0.5)
-        slope = share / np.sqrt(2 * np.pi) * np.exp(-(z**2) / 2) / chance
-        self.mean += (sign * slope * scale)[:, None] * spread
-        fall = (slope * (slope + z) * scale**2)[:, None] * spread
-        self.covariance -= fall[:, :, None] * spread[:, None, :]
-        self.log_chance += np.log(chance)
-        self.log_chance -= np.logaddexp.reduce(self.log_chance)
+        slope = share * NORMAL * np.exp(z * z / -2) / chance
+        step = scale * slope
+        self.mean += (sign * step)[:, None] * spread
+        fall = (step * (step + scale * z))[:, None] * spread
+        self.covariance -= np.multiply(fall[:, :, None], spread[:, None, :], out=self._fall)
+        self.chance *= chance
+        self.chance /= self.chance.sum()
 
     def changed(self, start: int) -> float:
         """The chance that the taste changed with the answer ``start`` or a later one."""
-        return float(np.exp(self.log_chance[self.since >= start]).sum())
+        return float(self.chance @ (self.since >= start))
 
     def holds(self, num: int) -> Float[Array, "n"]:
         """The chance for each answer that no change came after it."""
-        return np.asarray(np.bincount(self.since, np.exp(self.log_chance), minlength=num)[:num].cumsum())
+        return np.asarray(np.bincount(self.since, self.chance, minlength=num)[:num].cumsum())
 
     def likeliest(self) -> int:
         """Index of the answer with which the newest taste most likely began."""
-        return int(self.since[self.log_chance.argmax()])
+        return int(self.since[self.chance.argmax()])
 
 
 def watch(v: Float[Array, "n d"], choices: Sequence[str], kinds: Sequence[str], prior: Gaussian) -> Drift:
     """Follow the answers, oldest first."""
     beliefs, alarms, changed_at, restart = _Beliefs(prior), 0, 0, 0
+    faces = np.column_stack([v, [kind not in FEEDBACK for kind in kinds]])  # feedback has no side to lean to
     sided = [i for i, choice in enumerate(choices) if choice in SIDES and WEIGHTS[kinds[i]] > 0]
     for number, i in enumerate(sided):
         if number >= SETTLED and (number - SETTLED) % EVERY == 0:
             beliefs.branch(i)
-        faces = np.append(v[i], kinds[i] not in FEEDBACK)  # which has no side to lean to
         sign = 1.0 if SIDES[choices[i]] == "a" else -1.0
-        beliefs.learn(faces, sign, FOLLOWED * np.sqrt(WEIGHTS[kinds[i]]))
+        beliefs.learn(faces[i], sign, FOLLOWED * np.sqrt(WEIGHTS[kinds[i]]))
         if beliefs.changed(max(restart, 1)) >= ALARM:
             alarms, changed_at, restart = alarms + 1, beliefs.likeliest(), i + 1
     newer = zip(kinds[restart:], choices[restart:], strict=True)

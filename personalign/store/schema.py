@@ -2,7 +2,8 @@
 
 Serving code only checks: an older or newer schema is refused, and nothing is written. A migration is one transaction
 that begins IMMEDIATE: a kill leaves the old schema or the new one, and processes that migrate at once wait for each
-other. alembic is imported only here, and only to migrate.
+other. alembic is imported only here, and only to migrate. A new file gets the newest schema at once, from the snapshot
+of what all revisions make.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0012"  # stated here, so that opening a store needn't import alembic
+SNAPSHOT, SEPARATOR = "schema.sql", ";\n"
 _ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
 
 
@@ -57,11 +59,14 @@ def read_revision(connection: Connection) -> str | None:
 
 def migrate(database: Database, target: str) -> None:
     """Run revisions up or down to the target, or change nothing."""
-    from alembic import command
-
     engine = migration_engine(database)
     with typed_errors(database), _ALEMBIC, engine.begin() as connection:
         revision = read_revision(connection)
+        if revision is None and target == HEAD and not statements(connection):
+            _make(connection)
+            return
+        from alembic import command
+
         known = known_revisions()
         if revision is not None and revision not in known:
             check_revision(revision)
@@ -74,6 +79,20 @@ def migrate(database: Database, target: str) -> None:
         # the engine migrates with foreign keys off, so what they would have caught is looked for here
         if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
             raise StoreError(f"{database.path}: the migration would orphan {len(broken)} rows; nothing was changed")
+
+
+def statements(connection: Connection) -> list[str]:
+    """What makes the tables of a file, and then its indexes."""
+    made = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY type DESC, name"
+    return list(connection.scalars(text(made)))
+
+
+def _make(connection: Connection) -> None:
+    connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
+    snapshot = (migrations_folder() / SNAPSHOT).read_text(encoding="utf-8").removesuffix("\n")
+    for statement in snapshot.split(SEPARATOR):
+        connection.exec_driver_sql(statement)
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
 
 
 def known_revisions() -> tuple[str, ...]:

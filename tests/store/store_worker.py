@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Engine, event, text
 from personalign.errors import StoreError
 from personalign.store import Answer, Shown, Store, engine, schema
 from personalign.store.database import Database, locate, sqlite_driver
+from personalign.store.files import make_file
 from personalign.store.fork import Gate
 from personalign.store.schema import known_revisions, migrate
 from personalign.store.turn import Turns
@@ -183,21 +184,28 @@ def kill_writes(url: str, kills: int = 0, seed: int = 0) -> dict[str, object]:
     }
 
 
-def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, broken: int = 0) -> dict[str, object]:
-    """Kill an upgrade at every statement, or at random times; the next one must go through.
+def kill_migrations(
+    url: str, stride: int = 1, kills: int = 0, seed: int = 0, broken: int = 0, new: int = 0
+) -> dict[str, object]:
+    """Kill an upgrade from the first revision at every statement, or at random times; the next one must go through.
 
-    What is broken is left once two of them have failed.
+    What is broken is left once two of them have failed. ``new`` upgrades a file without any schema.
     """
-    if broken:
-        _commit_each_statement()
     draw = random.Random(seed)
     path = Path(url.removeprefix("sqlite:///"))
+    assert at_once([lambda: _make_oldest(url)]) == [0]
+    oldest = path.read_bytes()
+    if broken:
+        _commit_each_statement()
     killed = wedged = 0
     for turn in range(kills or 1000):
         if broken and wedged > 1:
             break
         for file in path.parent.glob(path.name + "*"):
             file.unlink()
+        if not new:
+            path.write_bytes(oldest)
+            path.chmod(0o600)
         if kills:
             kill_child_after(lambda: schema.upgrade(url), draw.uniform(0.0, 0.1))
             killed += 1
@@ -207,6 +215,12 @@ def kill_migrations(url: str, stride: int = 1, kills: int = 0, seed: int = 0, br
             break
         wedged += at_once([lambda: schema.upgrade(url) != schema.HEAD or len(wrong_tables(url))]) != [0]
     return {"killed": killed, "wedged": wedged}
+
+
+def _make_oldest(url: str) -> int:
+    make_file(locate(url).path)
+    migrate(locate(url), known_revisions()[0])
+    return 0
 
 
 def kill_refits(url: str, stride: int = 1, users: int = 2, broken: int = 0) -> dict[str, object]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, event, text
 
 from personalign.errors import ErasurePending, StoreError
 from personalign.store import Answer, Shown, Store, database, engine, schema
@@ -153,13 +153,20 @@ def test_a_write_is_refused_as_a_whole(filled: Store, url: str, verb: str) -> No
 
 
 def test_half_a_write_would_be_seen(filled: Store, url: str) -> None:
-    """The control: a writer that commits statement by statement leaves a person without a name for the commit."""
+    """The control: a writer that commits statement by statement leaves one of two consents."""
+
+    def consent() -> None:
+        with filled._write() as session:
+            for user, words in (("ada", "short"), ("eve", LONG)):
+                session.execute(
+                    text("UPDATE users SET consent = :words WHERE id = :user"), {"words": words, "user": user}
+                )
 
     @event.listens_for(filled._connections.writer, "after_cursor_execute")
     def commit(connection: Connection, *_: object) -> None:
         connection.connection.commit()
 
-    assert sweep(lambda: WRITES["person"](filled), url).traces > 0
+    assert sweep(consent, url).traces > 0
 
 
 def test_a_person_is_not_kept_by_a_full_disk(filled: Store, url: str) -> None:

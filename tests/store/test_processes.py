@@ -61,6 +61,13 @@ def test_a_kill_at_any_statement_of_a_migration_wedges_nothing(worker) -> None:
     assert found["wedged"] == 0
 
 
+def test_a_kill_at_any_statement_of_a_first_schema_wedges_nothing(worker) -> None:
+    """Kill -9 before every fifth statement that makes a new file's schema."""
+    found = worker("kill_migrations", stride=5, new=1)
+    assert found["killed"] > 3
+    assert found["wedged"] == 0
+
+
 @pytest.mark.slow
 def test_a_kill_at_each_statement_of_a_migration_wedges_nothing(worker) -> None:
     """Kill -9 before each statement of an upgrade."""

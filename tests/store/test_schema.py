@@ -13,6 +13,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from lab.schema import migrated
 from personalign.errors import SchemaError, StoreError
 from personalign.store import Shown, Store, doctor, engine, schema
 from personalign.store.database import locate
@@ -70,6 +71,10 @@ def _counts(sql) -> dict[str, int]:
     return {table.name: sql(f"SELECT count(*) FROM {table.name}")[0][0] for table in Table.metadata.sorted_tables}
 
 
+def _lines(statement: str) -> list[str]:
+    return sorted(line.strip(", \t") for line in statement.splitlines())
+
+
 def _differences(url: str) -> list[object]:
     reader = engine.reader_engine(locate(url))
     with reader.connect() as connection:
@@ -89,6 +94,20 @@ def test_models_and_schema_agree(url: str, sql) -> None:
     assert _differences(url) == []
     sql("ALTER TABLE users ADD COLUMN extra TEXT")
     assert len(_differences(url)) == 1
+
+
+def test_a_new_file_has_the_schema_that_all_revisions_make(url: str, tmp_path: Path) -> None:
+    """Line by line; after a new revision, ``python -m lab.schema`` writes the snapshot anew.
+
+    alembic puts a table's constraints into another order each time.
+    """
+    schema.upgrade(url)
+    reader = engine.reader_engine(locate(url))
+    with reader.connect() as connection:
+        made = schema.statements(connection)
+    reader.dispose()
+    assert [_lines(each) for each in made] == [_lines(each) for each in migrated(tmp_path)]
+    assert len(made) > len(Table.metadata.sorted_tables)
 
 
 def test_up_down_up_with_a_row_in_every_table(filled, url: str, sql) -> None:

@@ -30,7 +30,7 @@ COSTS = {
 }
 PRIORS = {
     "value": "as served: nothing, few tastes or any",
-    "gaussian_prior_d_optimal": "any alone: a Gaussian",
+    "gaussian_prior": "any alone: a Gaussian",
     "kinds_known": "all eighty-four tastes known beforehand",
 }
 ALARMS = {
@@ -63,7 +63,8 @@ LEARNT = {
     "stop.coverage": 'right about fresh pairs where the questions ended at "80 % sure"',
     "stop.mean_questions": "and questions asked",
     "fit_ms": "one fit of twenty answers as served, 32 axes, ms",
-    "acquire_ms": "one choice among 10,000 pairs, ms",
+    "acquire_ms": "the next of 1,000 questions, one answer ahead, ms",
+    "acquire_d_optimal_ms": "one of 10,000 pairs by D-optimality, ms",
     "watch_ms": "one look for a change of taste, 100 answers, 32 axes, ms",
     "bulk_users_per_s": "people fitted a second in bulk as served, ten answers, 32 axes",
     "bulk_cov_users_per_s": "the same with covariances",

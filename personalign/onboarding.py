@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalign.errors import InputError, QuestionError
-from personalign.learn.ask import QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
+from personalign.learn.ask import AHEAD, QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
 from personalign.learn.drift import Drift, fade, watch
 from personalign.learn.fit import fit
@@ -103,7 +103,7 @@ class Onboarding:
         self._store, self.serving, self._basis, self._embed = store, serving, serving.basis, embed
         self._pool = clip_pairs(self._basis.pool, self._basis.prior)
         self._prior = Mixture.of_people(self._basis)
-        self.rules = Rules("d_optimal" if self._basis.active else "random", StopRule())
+        self.rules = Rules(AHEAD if self._basis.active else "random", StopRule())
 
     def ask(self, user: str, consent: str | None = None, *, graded: bool = False, replies: int = 2) -> Question | None:
         """The open question, or the next one; None when enough is known."""

@@ -28,7 +28,7 @@ from personalign.learn.rows import MAX_ANSWERS
 
 GATED: Mapping[str, Callable[[Path], Votes]] = {"ukp": ukp.load, "prism": prism.load, "pandalm": pandalm.load}
 COUNTS = (0, 5, 10, 20)
-RULE = "d_optimal"
+RULE = AHEAD  # as is served
 STRENGTH = 0.1  # of the separate population model's pull to 0, as scikit-learn's C
 
 
@@ -37,7 +37,8 @@ class Plan:
     """How much is measured."""
 
     num_repeats: int = 300  # of what takes milliseconds
-    num_pairs: int = 10_000
+    num_bank: int = 1000  # questions
+    num_pairs: int = 10_000  # the same for a rule that is fast
     num_watched: int = 100  # answers
     num_bulk: int = 100_000
     num_bulk_repeats: int = 3
@@ -50,7 +51,7 @@ class Plan:
     alpaca_seeds: int = 10
     first_seed: int = 300  # of the eighty-four tastes; fixed before any of their results was seen
     alpaca: Sizes = field(default_factory=Sizes)
-    other_rules: Sequence[str] = (AHEAD, "random", "gap", "pref")
+    other_rules: Sequence[str] = ("d_optimal", "random", "gap", "pref")
     compared_splits: int = 2  # from seed 0 on, in which other rules ask and other priors are tried
     gate_rounds: Mapping[str, int] = field(  # until everyone has met all prompts; of the largest set a quarter
         default_factory=lambda: {"ukp": 4, "prism": 16, "pandalm": 12}
@@ -61,8 +62,7 @@ class Plan:
 class Met:
     """New people of one split: forecasts of the same tests after each number of answers, by each rule.
 
-    The figures are those of the first rule. ``plain`` is a Gaussian prior and the default rule, where that isn't
-    what all the others are.
+    The figures are those of the first rule, by which ``plain``, a Gaussian prior, asks as well.
     """
 
     after: Mapping[str, Mapping[int, Judged]]

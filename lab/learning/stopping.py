@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from lab.harness import turns
-from personalign.learn.ask import StopRule, acquire, clip_pairs, latent_accuracy, why_stop
+from personalign.learn.ask import AHEAD, StopRule, acquire, clip_pairs, latent_accuracy, why_stop
 from personalign.learn.factors import Factors, factorise
 from personalign.learn.fit import fit
 from personalign.learn.likelihood import probabilities
@@ -123,7 +123,7 @@ def _stop(
         allowed = ~np.isin(np.arange(len(pool)), asked)
         reason = why_stop(post, shown, z[allowed], len(asked), rule, basis.noise)
         if reason is None:
-            asked.append(acquire(post, z, noise=basis.noise, allowed=allowed))
+            asked.append(acquire(post, z, AHEAD, basis.noise, allowed))
             post = fit(z[asked], [choices[i] for i in asked], basis.prior, basis.noise)
     best = fit(pool[asked], [choices[i] for i in asked], population.prior, NOISE)
     truth, learnt, oracle = (fresh @ w > 0 for w in (weights, basis.projection @ post.mean, best.mean))

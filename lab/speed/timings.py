@@ -55,12 +55,12 @@ def fit_seconds(repeats: int) -> list[float]:
     return seconds(lambda: fit(v[0], choice, prior_, NOISE), repeats)
 
 
-def acquire_seconds(num_pairs: int, repeats: int) -> list[float]:
+def acquire_seconds(num_pairs: int, rule: str, repeats: int) -> list[float]:
     """A choice among many pairs, after three answers."""
     v, outcome = people(1)
     post = fit(v[0, :3], _words(outcome[0, :3]), prior(), NOISE)
     pool = np.random.default_rng(1).normal(size=(num_pairs, NUM_AXES))
-    return seconds(lambda: acquire(post, pool, noise=NOISE), repeats)
+    return seconds(lambda: acquire(post, pool, rule, NOISE), repeats)
 
 
 def watch_seconds(num_answers: int, repeats: int) -> list[float]:

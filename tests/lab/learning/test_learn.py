@@ -26,7 +26,7 @@ from personalign.errors import InputError
 from tests.lab.learning import made_up
 
 PLAN = Plan(
-    num_repeats=3, num_pairs=50, num_bulk=64, num_bulk_repeats=1, num_sample=8, basis=(10, 200, 12), num_stop_bases=1,
+    num_repeats=3, num_bank=20, num_pairs=50, num_bulk=64, num_bulk_repeats=1, num_sample=8, basis=(10, 200, 12), num_stop_bases=1,
     num_stopped=5, jester_splits=1, alpaca_seeds=1, compared_splits=1,
     alpaca=Sizes(answers=150, pool=200, new=8), other_rules=("random",), gate_rounds=dict.fromkeys(learn.GATED, 1),
 )  # fmt: skip
@@ -64,7 +64,7 @@ def test_what_can_be_reached_stands_beside_it(run: tuple[dict[str, Any], Path]) 
     figures = ("jester.gain_10", "alpaca84.share_20", "stop.coverage", *(f"gate.{name}" for name in learn.GATED))
     rows = {row["figure"]: row for row in run[0]["rows"]}
     assert all(math.isfinite(rows[figure]["ceiling"]) for figure in figures)
-    beside = ("gaussian_prior_d_optimal", "kinds_known", "unseen_attribute", "encoder")
+    beside = ("gaussian_prior", "kinds_known", "unseen_attribute", "encoder")
     assert all(math.isfinite(rows["alpaca84.compared_20"][fact]) for fact in beside)
 
 

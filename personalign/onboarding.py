@@ -151,7 +151,7 @@ class Onboarding:
             first = next((a for a in answers if a.kind == "question" and a.choice in PREFERRING), None)
             if first is None or any(answer.kind == "check" for answer in answers):
                 return None
-            turned = _turned(self._store.presentation(user, first.presentation_id), first.choice)
+            turned = self._store.presentation(user, first.presentation_id).turned(first.choice)
             presentation = self._store.present(user, self._basis.id, turned, person)
         return _question(presentation)
 
@@ -341,12 +341,3 @@ class Onboarding:
 
 def _question(presentation: Presentation) -> Question:
     return Question(presentation.id, presentation.prompt, presentation.a, presentation.b, presentation.others)
-
-
-def _turned(first: Presentation, choice: str) -> Shown:
-    """A question asked again, its sides changed; of a pick its best reply and its worst, or another."""
-    best, worst = read_pick(SIDES.get(choice, choice), len(first.replies))
-    left, right = sorted((best, int(best == 0) if worst is None else worst), reverse=True)
-    v = -first.v if first.v.ndim == 1 else first.v[left] - first.v[right]
-    a, b = first.replies[left], first.replies[right]
-    return Shown(first.question_id, first.prompt, a, b, not first.swapped, v, kind="check")

@@ -10,7 +10,8 @@ from datetime import datetime
 import numpy as np
 
 from personalign.errors import ProfileError
-from personalign.types import Array, Choice, Gaussian, Message, Pick, Profile, Statement, StatementKind
+from personalign.messages import read_pick
+from personalign.types import SIDES, Array, Choice, Gaussian, Message, Pick, Profile, Statement, StatementKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,14 @@ class Shown:
         order = np.random.default_rng(list(_digest(user, name))).permutation(len(replies)).tolist()
         a, b, *others = (replies[i] for i in order)
         return cls(name, prompt, a, b, swapped=False, v=features[order], others=tuple(others))
+
+    def turned(self, choice: str) -> Shown:
+        """A question asked again, its sides changed; of a pick its best reply and its worst, or another."""
+        best, worst = read_pick(SIDES.get(choice, choice), len(self.replies))
+        left, right = sorted((best, int(best == 0) if worst is None else worst), reverse=True)
+        v = -self.v if self.v.ndim == 1 else self.v[left] - self.v[right]
+        a, b = self.replies[left], self.replies[right]
+        return Shown(self.question_id, self.prompt, a, b, not self.swapped, v, kind="check")
 
 
 def _digest(user: str, name: str) -> bytes:

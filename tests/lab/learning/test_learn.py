@@ -26,8 +26,8 @@ from personalign.errors import InputError
 from tests.lab.learning import made_up
 
 PLAN = Plan(
-    num_repeats=3, num_bank=20, num_pairs=50, num_bulk=64, num_bulk_repeats=1, num_sample=8, basis=(10, 200, 12), num_stop_bases=1,
-    num_stopped=5, jester_splits=1, alpaca_seeds=1, compared_splits=1,
+    num_repeats=3, num_bank=20, num_pairs=50, num_bulk=64, num_bulk_repeats=1, num_sample=8, basis=(10, 200, 12),
+    num_stop_bases=1, num_stopped=5, jester_splits=1, alpaca_seeds=1, compared_splits=1,
     alpaca=Sizes(answers=150, pool=200, new=8), other_rules=("random",), gate_rounds=dict.fromkeys(learn.GATED, 1),
 )  # fmt: skip
 

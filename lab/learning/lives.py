@@ -1,7 +1,8 @@
-"""Lives of simulated people on a bundled basis: questions as the service chooses them, then use, and perhaps a change.
+"""Lives of simulated people on a bundled basis: questions by D-optimality, then use, and perhaps a change.
 
 Tastes come from the basis's own prior, and people answer by its likelihood; some err more often, or look at the side
-alone. Nothing here watches for a change, so that every watch is judged by the same lives.
+alone. The service looks one answer ahead instead, which takes fifty times as long. Nothing here watches for a change,
+so that every watch is judged by the same lives.
 """
 
 from __future__ import annotations

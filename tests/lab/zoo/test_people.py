@@ -79,7 +79,7 @@ def test_seeds_and_commands_stand_beside_their_figures() -> None:
     seen, fresh = result("people"), result("people_fresh")
     text = people_section(seen, fresh)
     header, _, agreement, *_ = rows(text)
-    assert header[1:] == ["seeds 0–19", "seeds 400–419"]
+    assert header[1:] == ["seeds 0–19", "seeds 600–619"]
     for cell, found in zip(agreement[1:], (seen, fresh), strict=True):
         value, low, high = (found["figures"][f"agreement{end}"] for end in ("", ".low", ".high"))
         assert cell == f"{value:.3f} ({low:.3f} to {high:.3f})"

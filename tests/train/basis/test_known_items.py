@@ -272,7 +272,7 @@ def shown(p: Personalign, user: str, replies: int) -> Iterator[tuple[Question, s
     [
         (2, 12, False),
         (4, 18, True),
-        (2, 18, True),
+        (2, 16, True),
     ],
 )
 def test_no_item_is_shown_twice_while_others_are_left(

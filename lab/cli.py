@@ -127,7 +127,7 @@ def bench_learn(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how well few answers predict a person, and how long learning takes; about 10 minutes on one core."""
+    """Measure how well few answers predict a person, and how long learning takes; over an hour on one core."""
     from lab.learning.learn import run_learn
     from lab.learning.sets import Plan
 

@@ -1,0 +1,36 @@
+"""The application: which routers stand where, what an error becomes, and what opens and ends with the server.
+
+``create_app(service)`` makes a whole server; ``mount(app, service)`` puts the same routes into an application of
+one's own.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from personalign.errors import PersonalignError
+from personalign.serve import failures
+from personalign.serve.access import Door
+from personalign.serve.rates import Rates
+from personalign.serve.policy import Policy
+from personalign.service import Personalign
+
+TITLE = "personalign"
+
+
+def create_app(service: Personalign, policy: Policy | None = None) -> FastAPI:
+    """A server of one open service; whoever opened that closes it."""
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    mount(app, service, policy or Policy())
+    return app
+
+
+def mount(app: FastAPI, service: Personalign, policy: Policy) -> None:
+    """Put every route, error and limit into an application."""
+    app.state.service, app.state.policy = service, policy
+    app.state.door, app.state.rates = Door(service), Rates(policy.rate)
+    app.add_exception_handler(PersonalignError, failures.on_error)
+    app.add_exception_handler(HTTPException, failures.on_refusal)
+    app.add_exception_handler(RequestValidationError, failures.on_invalid)

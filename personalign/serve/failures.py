@@ -1,0 +1,87 @@
+"""Errors as OpenAI's clients read them: the one table from our errors to HTTP statuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from personalign.errors import (
+    AlreadyAnswered,
+    BasisError,
+    Conflict,
+    EngineError,
+    ErasurePending,
+    InputError,
+    MissingExtra,
+    Overloaded,
+    PersonalignError,
+    QuestionError,
+    StoreError,
+)
+
+RETRY_S = 1  # when to try again, where there is no better guess
+# the first that fits decides, so what is special stands above what is general
+STATUSES: Mapping[type[PersonalignError], int] = MappingProxyType(
+    {
+        AlreadyAnswered: 409,
+        QuestionError: 404,
+        BasisError: 409,
+        InputError: 400,
+        Overloaded: 429,
+        Conflict: 409,
+        ErasurePending: 503,
+        StoreError: 503,
+        MissingExtra: 501,
+        EngineError: 500,
+    }
+)
+TYPES: Mapping[int, str] = MappingProxyType(
+    {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+)
+
+
+class Refusal(HTTPException):
+    """A request that isn't carried out: its status, why, and which field of the body is at fault."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(status, message, {"Retry-After": str(RETRY_S)} if status in {429, 503} else None)
+        self.param, self.code = param, code
+
+
+def body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
+    """An error in OpenAI's shape."""
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def status_of(error: PersonalignError) -> int:
+    """The HTTP status of one of our errors."""
+    return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
+
+
+async def on_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer one of our errors; what it says is made for the caller."""
+    assert isinstance(error, PersonalignError), "it is registered for these alone"
+    status = status_of(error)
+    headers = {"Retry-After": str(RETRY_S)} if status in {429, 503} else None
+    return JSONResponse(body(status, str(error)), status, headers)
+
+
+async def on_refusal(_: Request, error: Exception) -> JSONResponse:
+    """Answer a refusal, and what the router itself refuses."""
+    assert isinstance(error, HTTPException), "it is registered for these alone"
+    param, code = getattr(error, "param", None), getattr(error, "code", None)
+    return JSONResponse(body(error.status_code, error.detail, param, code), error.status_code, error.headers)
+
+
+async def on_invalid(_: Request, error: Exception) -> JSONResponse:
+    """Answer a body or a parameter that can't be read, with the place of the first fault and not its content."""
+    assert isinstance(error, RequestValidationError), "it is registered for these alone"
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    return JSONResponse(body(400, f"{place}: {first['msg'].lower()}", place), 400)

@@ -1,0 +1,28 @@
+"""How much each key and each token may ask for."""
+
+from __future__ import annotations
+
+from math import ceil
+from time import time
+
+from limits import parse
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from personalign.serve.failures import Refusal
+
+
+class Rates:
+    """A moving window for each caller, in this process's memory."""
+
+    def __init__(self, rate: str) -> None:
+        self._rate, self._limiter = parse(rate), MovingWindowRateLimiter(MemoryStorage())
+
+    def spend(self, name: str) -> None:
+        """Count a request; one beyond the rate is refused with when to try again."""
+        if self._limiter.hit(self._rate, name):
+            return
+        resets_at = self._limiter.get_window_stats(self._rate, name).reset_time
+        refusal = Refusal(429, f"this key or token asked for more than {self._rate}; wait, or ask for a higher rate")
+        refusal.headers = {"Retry-After": str(max(1, ceil(resets_at - time())))}
+        raise refusal

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from personalign import aio
 from personalign.basis import Basis
@@ -24,9 +24,11 @@ from personalign.learn.wishes import ReadWishes, Understood
 from personalign.messages import Feedback, FeedbackKind, Message, check_place, check_text, check_user, read_messages
 from personalign.onboarding import Onboarding, rule
 from personalign.options import Capacity, Options, OptionsDict, check_list, check_mapping, check_switch
+from personalign.rights import Rights
 from personalign.store import Store
 from personalign.trial import Trials
 from personalign.types import Choice, Pick, Profile, Question, Reply
+from personalign.vitals import Vitals
 
 if TYPE_CHECKING:
     from personalign.decode.models import Models
@@ -38,11 +40,12 @@ if TYPE_CHECKING:
 Messages = Sequence[Message]
 
 
-class Personalign:
+class Personalign(Rights):
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
     def __init__(self, store: Store, source: Source, serving: Serving | None, capacity: Capacity) -> None:
-        self._store, self._source, self._capacity = store, source, capacity
+        super().__init__(store)
+        self._source, self._capacity = source, capacity
         self._people: Onboarding | None = None
         if serving is not None:
             self._people = Onboarding(store, serving, lambda *texts: self._replies.embed(*texts))  # noqa: PLW0108 - loads the model
@@ -313,24 +316,20 @@ class Personalign:
         if self._is_closed:
             raise EngineError("personalign is closed; open it again")
 
-    # Data rights and lifetime
+    @property
+    def vitals(self) -> Vitals:
+        """Whether it is ready, and how much is going on; nothing is loaded."""
+        return Vitals(self._store, self._loaded)
 
-    def is_known(self, user: str) -> bool:
-        """Whether anything is stored about a person."""
-        return self._store.person(check_user(user)).created_at is not None
+    # Data rights, of which ``Rights`` has the others, and lifetime
 
     def forget(self, user: str) -> bool:
         """Erase everything about a person, and say whether they were known; the id may start anew."""
-        user = check_user(user)
         try:
-            return self._store.forget(user)
+            return super().forget(user)
         finally:
             if self._loaded is not None:
                 self._loaded.forget(user)
-
-    def export(self, user: str) -> dict[str, Any]:
-        """Everything stored about a person, ready for JSON."""
-        return self._store.export(check_user(user))
 
     def close(self) -> None:
         """End the replies that are being written, and close the store; every verb raises an error afterwards."""

@@ -75,6 +75,11 @@ class Engine:
         """Whether every slot without a reply is empty; if not, no reply may be written any more."""
         return not self._dirty
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many replies have a slot, siblings included, and how many wait for one; any thread may ask."""
+        return len(self._scheduler.running), len(self._scheduler.queue)
+
     def submit(self, seqs: Sequence[Seq]) -> None:
         """Let all of these replies wait for their turns, or none; any thread may do so."""
         for seq in seqs:

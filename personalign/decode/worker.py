@@ -44,6 +44,11 @@ class Worker:
         """Whether it takes on requests."""
         return self._end is None and not self._is_closed and self._thread.is_alive()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many replies have a slot, and how many wait for one."""
+        return self._engine.load
+
     def submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
         """Check requests on the caller's thread, and hand all of them over, or none; one step admits them.
 

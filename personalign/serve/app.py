@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 from personalign.errors import PersonalignError
 from personalign.serve import failures
 from personalign.serve.access import Door
-from personalign.serve.rates import Rates
+from personalign.serve.metrics import Meters
 from personalign.serve.policy import Policy
+from personalign.serve.rates import Rates
 from personalign.service import Personalign
 
 TITLE = "personalign"
@@ -30,7 +31,7 @@ def create_app(service: Personalign, policy: Policy | None = None) -> FastAPI:
 def mount(app: FastAPI, service: Personalign, policy: Policy) -> None:
     """Put every route, error and limit into an application."""
     app.state.service, app.state.policy = service, policy
-    app.state.door, app.state.rates = Door(service), Rates(policy.rate)
+    app.state.door, app.state.rates, app.state.meters = Door(service), Rates(policy.rate), Meters(service)
     app.add_exception_handler(PersonalignError, failures.on_error)
     app.add_exception_handler(HTTPException, failures.on_refusal)
     app.add_exception_handler(RequestValidationError, failures.on_invalid)

@@ -50,6 +50,17 @@ CREATE TABLE facts (
 	value TEXT NOT NULL, 
 	CONSTRAINT pk_facts PRIMARY KEY (name)
 );
+CREATE TABLE keys (
+	id VARCHAR(16) NOT NULL, 
+	kind VARCHAR(16) NOT NULL, 
+	name TEXT NOT NULL, 
+	digest VARCHAR(64) NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	revoked_at DATETIME, 
+	CONSTRAINT pk_keys PRIMARY KEY (id), 
+	CONSTRAINT ck_keys_kind CHECK (kind IN ('backend', 'operator')), 
+	CONSTRAINT uq_keys_digest UNIQUE (digest)
+);
 CREATE TABLE presentations (
 	id VARCHAR(32) NOT NULL, 
 	user_id VARCHAR(128) NOT NULL, 
@@ -118,8 +129,14 @@ CREATE TABLE users (
 	id VARCHAR(128) NOT NULL, 
 	created_at DATETIME NOT NULL, 
 	consent TEXT, 
-	consent_at DATETIME, home VARCHAR(64), 
+	consent_at DATETIME, home VARCHAR(64), paused_at DATETIME, 
 	CONSTRAINT pk_users PRIMARY KEY (id)
+);
+CREATE TABLE writes (
+	digest VARCHAR(64) NOT NULL, 
+	request VARCHAR(64) NOT NULL, 
+	expires_at DATETIME NOT NULL, 
+	CONSTRAINT pk_writes PRIMARY KEY (digest)
 );
 CREATE INDEX ix_answers_presentation_id ON answers (presentation_id);
 CREATE INDEX ix_answers_user_id_number ON answers (user_id, number);
@@ -129,6 +146,7 @@ CREATE INDEX ix_comparisons_user_id ON comparisons (user_id);
 CREATE INDEX ix_presentations_user_id_basis_id_question_id ON presentations (user_id, basis_id, question_id);
 CREATE INDEX ix_tombstones_number ON tombstones (number);
 CREATE INDEX ix_users_home ON users (home);
+CREATE INDEX ix_writes_expires_at ON writes (expires_at);
 CREATE UNIQUE INDEX uq_answers_live ON answers (presentation_id) WHERE undone_at IS NULL;
 CREATE UNIQUE INDEX uq_presentations_open ON presentations (user_id, basis_id) WHERE state = 'open' AND kind <> 'trial';
 CREATE UNIQUE INDEX uq_trials_running ON trials (basis_id) WHERE stopped_at IS NULL

@@ -12,6 +12,7 @@
     ├── StoreError            the database can't be opened, read or written: exit code 2
     │   ├── SchemaError       its schema is behind or ahead of this code: exit code 3
     │   ├── Conflict          another process changed the same profile again and again
+    │   │   └── Repeated      the same change was made before under the same key
     │   └── ErasurePending    erased rows may still be in the write-ahead log
     ├── EngineError           a reply failed while it was written
     │   └── Overloaded        too many requests at once; later there may be room
@@ -75,6 +76,10 @@ class SchemaError(StoreError):
 
 class Conflict(StoreError):  # noqa: N818 - reads as what happened
     """Another writer changed the same profile, more often than we retry."""
+
+
+class Repeated(Conflict):
+    """The change was made already, under the same idempotency key."""
 
 
 class ErasurePending(StoreError):  # noqa: N818 - likewise

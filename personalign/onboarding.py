@@ -255,6 +255,8 @@ class Onboarding:
         guidance = self.serving.guidance(profile)
         is_personal = guidance is not None and guidance.is_personal
         reason: Reason | None = "no_answers" if profile.is_silent else None if is_personal else "nothing_personal"
+        if profile.is_paused:
+            profile, reason = self._basis.first_profile(user), "paused"
         phi = features(self._basis, [prompt] * len(candidates), candidates, self._embed)
         return rank(candidates, phi, self.serving.belief(profile), reason, profile.revision)
 
@@ -336,7 +338,7 @@ class Onboarding:
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)
-        return self.serving.described(profile)
+        return replace(self.serving.described(profile), is_paused=self._store.person(profile.user).is_paused)
 
 
 def _question(presentation: Presentation) -> Question:

@@ -72,6 +72,16 @@ class Replies:
                 self._worker = Worker(self._engine())
             return self._worker
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many replies have a slot, and how many wait for one."""
+        return (0, 0) if self._worker is None else self._worker.load
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether known people were served by the profiles at hand, because the store couldn't be read."""
+        return self._recent.is_stale
+
     def _engine(self) -> Engine:
         capacity = self._capacity
         try:
@@ -90,8 +100,9 @@ class Replies:
         if self._serving is None:
             everyones = Guidance(np.ones(1), options.strength) if is_everyones else None
             return Request(conversation, options, everyones, user, has_basis=False)
-        guidance = self._serving.guidance(self._recent.get(user), options.strength, is_everyones=is_everyones)
-        return Request(conversation, options, guidance, user)
+        profile = self._recent.get(user)
+        guidance = self._serving.guidance(profile, options.strength, is_everyones=is_everyones)
+        return Request(conversation, options, guidance, user, is_paused=profile.is_paused)
 
     def begin(self, request: Request, outbox: Outbox, *, is_streamed: bool) -> Seq:
         """Begin a reply whose pieces, result or error are put into ``outbox`` by the engine's thread."""

@@ -124,6 +124,8 @@ class Trials:
             raise InputError("no trial is running; start one first")
         self._check(options)
         person, name = self._store.add_user(user), _name(trial, conversation)
+        if person.is_paused:
+            raise InputError("this person paused personalisation, which a trial is about; resume it first")
         waiting = self._store.open_comparison(user, self._basis.id, name)
         if waiting is None:
             sides, seed = draw(trial, user, self._store.num_compared(user, trial.id))

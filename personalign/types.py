@@ -22,7 +22,7 @@ from personalign.errors import InputError, ProfileError
 from personalign.messages import PICKS
 from personalign.messages import Message as Message  # noqa: PLC0414 - what questions and requests are made of
 from personalign.messages import Pick as Pick  # noqa: PLC0414 - a kind of choice
-from personalign.words import CLEAR, FAINT, IMPERSONAL, STRONG, UNKNOWN, Axis, bars
+from personalign.words import CLEAR, FAINT, IMPERSONAL, PAUSED, STRONG, UNKNOWN, Axis, bars
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -58,6 +58,7 @@ Reason = Literal[
     "forgotten",
     "shadow",
     "population",
+    "paused",
 ]
 
 
@@ -156,6 +157,7 @@ class Profile:
     common: Array | None = None  # (d,) the prior's mean, which isn't a taste of their own; None: 0
     is_personal: bool = True  # False where answers on the basis set nobody apart
     stated: tuple[Statement, ...] = ()  # what the person set or said, and didn't take back
+    is_paused: bool = False  # whether the person gets plain replies until they resume
 
     @property
     def posterior(self) -> Gaussian:
@@ -181,8 +183,9 @@ class Profile:
 
     def explain(self, top: int = 5) -> str:
         """The tastes that stand out, in words, surest first, then what was stated and pinned; one line each."""
+        notes = [PAUSED] if self.is_paused else []
         if not (self.stated or (self.informative and self.is_personal)):
-            return IMPERSONAL if self.informative else UNKNOWN
+            return "\n".join([*notes, IMPERSONAL if self.informative else UNKNOWN])
         stated = [s.explain(axis) for s in self.stated for axis in self.axes if axis.name == s.axis]
         has_set = {s.axis for s in self.stated if s.kind == "set"}
         learnt = [taste for taste in self._tastes(top + len(has_set)) if taste[0].name not in has_set][:top]
@@ -192,7 +195,8 @@ class Profile:
             for axis in self.axes
             if axis.name in self.pinned
         ]
-        return "\n".join([*(tastes or stated or ["No taste stands out yet."]), *(stated if tastes else ()), *pins])
+        tastes = [*(tastes or stated or ["No taste stands out yet."]), *(stated if tastes else ())]
+        return "\n".join([*notes, *tastes, *pins])
 
     def as_system_prompt(self, top: int = 5, *, is_certain: bool = False) -> str:
         """Describe the tastes that stand out to a language model, one sentence each; "" where none does.
@@ -200,7 +204,7 @@ class Profile:
         As a system message it is a baseline without steering, or goes with steering. With ``is_certain`` it holds what
         was stated and what is clear, in at most 80 tokens.
         """
-        if not (self.stated or (self.informative and self.is_personal)):
+        if self.is_paused or not (self.stated or (self.informative and self.is_personal)):
             return ""
         sizes = {s.axis: STRONG * abs(s.position) for s in self.stated if s.kind == "set"}
         stated = {s.axis for s in self.stated}
@@ -323,8 +327,8 @@ class Reply:
     one guided by everybody's mean taste, because nothing sets the person apart. The others are: "no_basis" (the model
     was opened without one), "no_answers" (nothing is known of the person), "nothing_personal" (the basis finds nothing
     that sets one person apart), "strength_zero" (β or strength is 0, or there is one sibling), "non_finite_reward"
-    (guidance ended at the first such token), "forgotten" (the person was erased meanwhile), or "shadow". In shadow the
-    numbers say what guidance would have done to each token.
+    (guidance ended at the first such token), "forgotten" (the person was erased meanwhile), "paused" (the person wants
+    plain replies for now), or "shadow". In shadow the numbers say what guidance would have done to each token.
     """
 
     text: str

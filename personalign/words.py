@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 FAINT, CLEAR, STRONG = 0.5, 1.0, 2.0  # standard deviations from which on a taste is named, more and more firmly
+PAUSED = "Personalisation is paused: replies are the model's own until it is resumed."
 UNKNOWN = "Nothing is known yet: replies are those that strangers get."
 IMPERSONAL = (
     "Nothing personal is served: on this basis one person's answers predict no more than all people's do. Replies are "

@@ -11,7 +11,7 @@ import numpy as np
 
 from personalign.errors import ProfileError
 from personalign.options import SIBLING_RULES, Options, check_number
-from personalign.types import Guidance, Message, Reason, Reply, Steering
+from personalign.types import Guidance, Message, Reason, Reply, Steering, TokenLogprobs
 
 DEFAULT = Options()
 MAX_SEED = 2**53  # of those drawn for a request: a number that JSON carries exactly
@@ -26,6 +26,7 @@ class Request:
     guidance: Guidance | None = None
     user: str = ""  # whose turn it takes up; "" takes turns on its own
     has_basis: bool = True  # whether there is one that people could be guided by
+    is_paused: bool = False  # whether the person wants no guidance for now
 
     def __post_init__(self) -> None:
         if self.options.seed is None:
@@ -43,6 +44,7 @@ class Piece:
 
     ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()  # of the ids, where they were asked for
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def reply_of(request: Request, account: Account, steering: Steering, num_drawn: 
     why: Reason | None = "population" if guidance is not None and guidance.is_population else None
     if not guided:
         strength = gain(guidance, steering, options)
-        state = {"is_sound": account.is_sound, "is_shadow": is_shadow, "has_basis": request.has_basis}
-        why = reason(guidance, strength, **state)
+        state = {"is_sound": account.is_sound, "is_shadow": is_shadow}
+        why = reason(guidance, strength, has_basis=request.has_basis, is_paused=request.is_paused, **state)
     return Reply(
         guided=guided,
         reason=why,
@@ -92,7 +94,13 @@ def gain(guidance: Guidance | None, steering: Steering, options: Options = DEFAU
 
 
 def reason(
-    guidance: Guidance | None, gain: float, *, is_sound: bool, is_shadow: bool = False, has_basis: bool = True
+    guidance: Guidance | None,
+    gain: float,
+    *,
+    is_sound: bool,
+    is_shadow: bool = False,
+    has_basis: bool = True,
+    is_paused: bool = False,
 ) -> Reason:
     """Say why a reply isn't guided.
 
@@ -105,7 +113,7 @@ def reason(
     if not is_sound:
         return "non_finite_reward"
     if guidance is None:
-        return "no_answers"
+        return "paused" if is_paused else "no_answers"
     if not guidance.is_personal:
         return "nothing_personal"
     return "forgotten" if gain > 0 else "strength_zero"

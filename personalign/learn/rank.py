@@ -49,7 +49,7 @@ class Ranking:
     """Replies in the order that a person would put them, the best first; equally good ones as they were passed.
 
     ``surety`` is the probability that the first is better than the second, and 1 for one alone. ``reason`` says why the
-    order isn't the person's own: "no_answers" or "nothing_personal". It is by everybody's mean weights then.
+    order isn't the person's own: "no_answers", "nothing_personal" or "paused". It is by everybody's mean weights then.
     """
 
     candidates: tuple[Candidate, ...]

@@ -60,8 +60,10 @@ class Serving:
 
         Where nothing is personal on the basis, all people have the same weights but for what they stated: without that
         they are served as strangers are. ``is_everyones`` says that the reward is the same for all people, so that it
-        guides strangers, too.
+        guides strangers, too, and whoever paused, whom nothing else guides.
         """
+        if profile.is_paused and not is_everyones:
+            return None
         is_own = bool(profile.stated) or (self._is_personal and not profile.is_silent)
         is_population = self.guides_strangers and not is_own and not is_everyones
         if profile.is_silent and not is_everyones and not is_population:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from personalign.errors import AlreadyAnswered, BasisError, QuestionError
 from personalign.messages import FEEDBACK, PICKS, read_pick
-from personalign.store import records
+from personalign.store import once, records
 from personalign.store.records import MOST_FEEDBACK, now
 from personalign.store.tables import (
     SCATTERED,
@@ -157,6 +157,16 @@ def undo(session: Session, user: str, basis_id: str) -> Change | None:
     return Change(state, tuple(given for given in state.answers if given is not last), write)
 
 
+def pause(session: Session, user: str, *, is_paused: bool) -> None:
+    """Pause a person's personalisation, adding who isn't known, or resume it; as it is already, nothing changes."""
+    row = session.get(UserRow, user)
+    if is_paused != (row is not None and row.paused_at is not None):
+        row = row or UserRow(id=user, created_at=now())
+        row.paused_at = now() if is_paused else None
+        session.add(row)
+        once.note(session)
+
+
 def newest(answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
     """Leave out the oldest feedback beyond what is fitted."""
     feedback = [given for given in answers if given.kind in FEEDBACK]
@@ -169,6 +179,7 @@ def write(session: Session, change: Change, fitted: Gaussian) -> Profile:
     state = change.state
     change.write(session)
     person = session.get_one(UserRow, state.user)
+    once.note(session)
     person.home = state.basis_id if change.is_complete or person.home in {None, state.basis_id} else SCATTERED
     session.flush()
     return records.write_profile(session, state, change.answers, fitted)

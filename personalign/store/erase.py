@@ -21,6 +21,7 @@ from sqlalchemy.types import NullType
 from personalign.errors import ErasurePending
 from personalign.store.connections import Connections
 from personalign.store.database import BUSY_TIMEOUT_MS
+from personalign.store.once import note
 from personalign.store.records import Sealed, decode, is_sound
 from personalign.store.tables import (
     USER_KEY,
@@ -38,6 +39,7 @@ from personalign.store.tables import (
 )
 from personalign.store.tombstones import Tombstone, Tombstones
 from personalign.store.trials import note_erasure
+from personalign.store.values import Person
 
 TRUNCATE_DEADLINE_S = 5.0
 KEY, APPLIED = "key", "applied"  # facts: the digest of the key, and the last tombstone that was applied
@@ -56,6 +58,7 @@ def erase(connections: Connections, user: str) -> bool:
             check_tombstones(connections, session)
             _note(session, KEY, tombstones.key_digest())
             _delete_rows(session, [user], [_write_tombstone(tombstones, row)])
+            note(session)
     _finish(connections)
     return row is not None
 
@@ -88,6 +91,24 @@ def erased_after(
 def count_erasures(session: Session) -> int:
     """Return the number of the newest erasure that the database notes; 0 where there is none."""
     return session.scalar(select(func.max(TombstoneRow.number))) or 0
+
+
+def share_key(connections: Connections) -> bytes:
+    """Return the key beside the database, which is made where there is none yet; the database notes its digest."""
+    tombstones = Tombstones(connections.database)
+    with connections.read() as session:
+        check_tombstones(connections, session)
+        is_noted = read_fact(session, KEY) is not None
+    if not is_noted:
+        with connections.write() as session:
+            _note(session, KEY, tombstones.key_digest())
+    return tombstones.key()
+
+
+def read_person(session: Session, user: str) -> Person:
+    """Read how a person is now, and how many erasures there were."""
+    row, erasures = session.get(UserRow, user), count_erasures(session)
+    return Person(user, None, erasures) if row is None else Person(user, row.created_at, erasures, bool(row.paused_at))
 
 
 def check_tombstones(connections: Connections, session: Session) -> None:

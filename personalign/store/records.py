@@ -153,7 +153,7 @@ def to_profile(session: Session, row: ProfileRow) -> Profile:
 def standing(session: Session, user: str, newest: int | None = None) -> dict[Key, Statement]:
     """Read what a person stated and didn't take back, up to a statement's number; StoreError where one is missing."""
     stated: dict[Key, Statement] = {}
-    for row in _statements(session, user, newest or 0):
+    for row in statements(session, user, newest or 0):
         if newest is None or row.number <= newest:
             kind = cast("StatementKind", row.kind)
             stated.pop((row.axis, kind), None)
@@ -164,7 +164,7 @@ def standing(session: Session, user: str, newest: int | None = None) -> dict[Key
 
 def add_statements(session: Session, user: str, stated: Statements) -> None:
     """Write statements, the next of this person's, and drop what is old and holds no longer."""
-    rows = _statements(session, user)
+    rows = statements(session, user)
     for (axis, kind), statement in stated.items():
         position, words = (None, "") if statement is None else (statement.position, statement.words)
         number = rows[-1].number + 1 if rows else 1
@@ -271,7 +271,7 @@ def _revisions(session: Session, user: str) -> dict[str, int]:
     return dict(session.execute(rows).all())
 
 
-def _statements(session: Session, user: str, least: int = 0) -> list[StatementRow]:
+def statements(session: Session, user: str, least: int = 0) -> list[StatementRow]:
     """Read a person's statements, all of them checked; ``least`` is a number that the newest has at least."""
     rows = list(session.scalars(select(StatementRow).where(StatementRow.user_id == user).order_by(StatementRow.number)))
     for row in rows:

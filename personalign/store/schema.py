@@ -22,7 +22,7 @@ from personalign.store.files import make_file, require_file
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0012"  # stated here, so that opening a store needn't import alembic
+HEAD = "0013"  # stated here, so that opening a store needn't import alembic
 SNAPSHOT, SEPARATOR = "schema.sql", ";\n"
 _ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
 

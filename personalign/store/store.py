@@ -7,21 +7,24 @@ so no update is lost between threads or processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Integer, cast, select
+from sqlalchemy import Integer, cast, func, select
 from sqlalchemy.orm import Session
 
 from personalign.errors import Conflict, InputError
 from personalign.messages import check_user
-from personalign.store import answering, records, trials
+from personalign.store import answering, once, records, trials
 from personalign.store.answering import Change
 from personalign.store.backup import back_up
 from personalign.store.connections import Connections
 from personalign.store.database import locate
-from personalign.store.erase import count_erasures, erase, erase_again, erased_after, export_person
+from personalign.store.erase import erase, erase_again, erased_after, export_person, read_person
 from personalign.store.files import make_file, require_file, require_folder
+from personalign.store.history import Event, read_history
+from personalign.store.keys import Keys
 from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
@@ -42,7 +45,7 @@ from personalign.store.values import (
 from personalign.types import Profile, Statement
 
 ATTEMPTS = 100  # to write what a fit was made for, before another changes the same profile
-Keys = ParamSpec("Keys")
+Args = ParamSpec("Args")
 Value = TypeVar("Value")
 
 
@@ -56,6 +59,7 @@ class Store:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._read, self._write = connections.read, connections.write
+        self.keys = Keys(connections)
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:
@@ -109,7 +113,7 @@ class Store:
 
     def person(self, user: str) -> Person:
         """Tell how a person is now, so that a verb that takes its time can refuse to bring them back."""
-        return self._look(_person, user)
+        return self._look(read_person, user)
 
     def add_user(self, user: str, consent: str | None = None) -> Person:
         """Add a person, or record their new consent; otherwise a known one stays as they are."""
@@ -117,14 +121,20 @@ class Store:
         with self._read() as session:
             row = session.get(UserRow, user)
             if row is not None and consent in {None, row.consent}:
-                return _person(session, user)
+                return read_person(session, user)
         with self._write() as session:
             row = session.get(UserRow, user) or UserRow(id=user, created_at=now())
             session.add(row)
             if consent is not None and consent != row.consent:
                 row.consent, row.consent_at = consent, now()
+                once.note(session)
             session.flush()
-            return _person(session, user)
+            return read_person(session, user)
+
+    def pause(self, user: str, *, is_paused: bool) -> None:
+        """Let a person have plain replies, adding who isn't known, or let their profile act again."""
+        with self._write() as session:
+            answering.pause(session, check_user(user), is_paused=is_paused)
 
     def present(self, user: str, basis_id: str, shown: Shown, person: Person | None = None) -> Presentation:
         """Record what is shown to someone who is known; while another question is open, return that one."""
@@ -255,6 +265,10 @@ class Store:
         """Return what a person stated and didn't take back, oldest first."""
         return self._look(records.standing, user)
 
+    def history(self, user: str) -> list[Event]:
+        """Return what a person answered and stated on all bases, the newest first."""
+        return self._look(read_history, user)
+
     def export(self, user: str) -> dict[str, Any]:
         """Return everything that is stored of a person, as JSON values."""
         return self._look(export_person, user)
@@ -272,14 +286,31 @@ class Store:
         with self._read() as session:
             return erased_after(self._connections, session, users, number)
 
+    def once(self, caller: str, key: str, request: str) -> AbstractContextManager[bool]:
+        """Make the first change inside once; False, at the ``with``, where it was made before under the caller's key.
+
+        Presentations and trials aren't such changes. InputError where the key came with another request.
+        """
+        write = once.seal(self.keys.secret("writes"), caller, key, request)
+        return once.block(write, lambda: self._look(once.is_done, write))
+
+    def check(self) -> None:
+        """Raise a StoreError where the file isn't there or can't be read, SchemaError where another code's is."""
+        self.data_version()
+        check_revision(self._look(lambda session: read_revision(session.connection())))
+
+    def num_people(self) -> int:
+        """Count the people something is stored about."""
+        return self._look(lambda session: session.scalar(select(func.count()).select_from(UserRow)) or 0)
+
     def data_version(self) -> int:
         """Return a number that differs after any commit, by this process or another."""
         return self._connections.version()
 
-    def _look(self, read: Callable[Concatenate[Session, Keys], Value], *keys: Keys.args, **named: Keys.kwargs) -> Value:
+    def _look(self, read: Callable[Concatenate[Session, Args], Value], *args: Args.args, **named: Args.kwargs) -> Value:
         """Read in a transaction of its own."""
         with self._read() as session:
-            return read(session, *keys, **named)
+            return read(session, *args, **named)
 
     def _commit(
         self, draft: Callable[[], Change | Profile | None], fit: Fit, person: Person | None = None
@@ -308,10 +339,6 @@ class Store:
             raise InputError(
                 "this person was erased meanwhile, and nothing is stored of them; call again to start anew"
             )
-
-
-def _person(session: Session, user: str) -> Person:
-    return Person(user, records.created_at(session, user), count_erasures(session))
 
 
 def _present(profile: Profile | None) -> Profile:

@@ -109,6 +109,7 @@ class UserRow(Table):
     created_at: Mapped[datetime]
     consent: Mapped[str | None]
     consent_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]  # since when they get plain replies
     # the basis that has all of their answers, SCATTERED where none has; NULL before the first answer
     home: Mapped[Text64 | None] = mapped_column(index=True)
 
@@ -261,6 +262,30 @@ class ComparisonRow(Table):
     arm_b: Mapped[Text16]
     failed: Mapped[Text16]  # the sides whose arm failed: "", "a", "b" or "ab"
     checksum: Mapped[Text64]
+
+
+class KeyRow(Table):
+    """A key of one of the server's callers, as a digest."""
+
+    __tablename__ = "keys"
+    __table_args__ = (CheckConstraint("kind IN ('backend', 'operator')", name="kind"),)
+
+    id: Mapped[Text16] = mapped_column(primary_key=True)
+    kind: Mapped[Text16]
+    name: Mapped[str]
+    digest: Mapped[Text64] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class WriteRow(Table):
+    """A change that counts once: keyed hashes of its key and of what was asked for, for as long as it is known."""
+
+    __tablename__ = "writes"
+
+    digest: Mapped[Text64] = mapped_column(primary_key=True)
+    request: Mapped[Text64]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class TombstoneRow(Table):

@@ -60,18 +60,18 @@ class Tombstones:
                 raise StoreError(
                     f"{self._path} was cut short: it has {count} records, expected at least {expected}; {RESTORE}"
                 )
-        if key_digests and key_digests != {hashlib.sha256(self._key()).hexdigest()}:
+        if key_digests and key_digests != {hashlib.sha256(self.key()).hexdigest()}:
             raise StoreError(f"{self._key_path} isn't the key of this database's tombstones; restore the right one")
 
     def key_digest(self) -> str:
         """Return the digest of the key, which is made where there is none yet."""
         if not self._key_path.exists() and not self._path.exists():
             make_whole(self._key_path, secrets.token_bytes(KEY_BYTES))
-        return hashlib.sha256(self._key()).hexdigest()
+        return hashlib.sha256(self.key()).hexdigest()
 
     def digests(self, users: Iterable[str]) -> list[str]:
         """Hash ids with the key, so that a tombstone alone tells nothing."""
-        key = self._key()
+        key = self.key()
         return [hmac.new(key, user.encode(), hashlib.sha256).hexdigest() for user in users]
 
     def append(self, digest: str, erased_at: datetime) -> int:
@@ -129,7 +129,8 @@ class Tombstones:
     def _count(self) -> int:
         return max(0, self._path.stat().st_size - HEADER_BYTES) // RECORD_BYTES
 
-    def _key(self) -> bytes:
+    def key(self) -> bytes:
+        """Read the key; StoreError where it is lost, or isn't one."""
         if not self._key_path.exists():
             raise StoreError(f"{self._key_path} is lost, and no tombstone can be read without it; restore the key")
         key = read_bytes(self._key_path)

@@ -121,6 +121,7 @@ class Person:
     user: str
     created_at: datetime | None  # None while they aren't known
     erasures: int  # of all people, until then
+    is_paused: bool = False  # whether they get plain replies
 
 
 @dataclass(frozen=True, eq=False)

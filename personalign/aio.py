@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from personalign.decode.seq import Outbox, Seq
 
     Begin = Callable[[Outbox], Seq]
+    Parts = AsyncGenerator[Piece | Reply, None]  # of a reply: its pieces, then all of it
 
 Keys = ParamSpec("Keys")
 Value = TypeVar("Value")
@@ -61,11 +62,12 @@ class _Call:
             self._seq.is_cancelled = True
 
 
-async def _items(begin: Begin) -> AsyncGenerator[Piece | Reply, None]:
-    """The pieces as they come, then the reply; a task that leaves earlier ends it."""
+async def items(begin: Begin) -> Parts:
+    """An empty piece once it is begun, the others as they come, then the reply; a task that leaves earlier ends it."""
     call = _Call(begin)
     try:
         await asyncio.to_thread(call.begin)
+        yield _accepted()
         while True:
             item = await call.items.get()
             if isinstance(item, Exception):
@@ -77,15 +79,21 @@ async def _items(begin: Begin) -> AsyncGenerator[Piece | Reply, None]:
         call.give_up()
 
 
+def _accepted() -> Piece:
+    from personalign.decode.request import Piece  # torch is loaded by now
+
+    return Piece((), "")
+
+
 async def result(begin: Begin) -> Reply:
     """Wait for a whole reply."""
-    async with aclosing(_items(begin)) as items:
-        return await anext(item async for item in items if isinstance(item, Reply))
+    async with aclosing(items(begin)) as parts:
+        return await anext(part async for part in parts if isinstance(part, Reply))
 
 
 async def texts(begin: Begin) -> AsyncGenerator[str, None]:
     """A reply's text, piece by piece."""
-    async with aclosing(_items(begin)) as items:
-        async for item in items:
-            if not isinstance(item, Reply) and item.text:
-                yield item.text
+    async with aclosing(items(begin)) as parts:
+        async for part in parts:
+            if not isinstance(part, Reply) and part.text:
+                yield part.text

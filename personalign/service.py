@@ -45,7 +45,7 @@ class Personalign(Rights):
 
     def __init__(self, store: Store, source: Source, serving: Serving | None, capacity: Capacity) -> None:
         super().__init__(store)
-        self._source, self._capacity = source, capacity
+        self.source, self._capacity = source, capacity
         self._people: Onboarding | None = None
         if serving is not None:
             self._people = Onboarding(store, serving, lambda *texts: self._replies.embed(*texts))  # noqa: PLW0108 - loads the model
@@ -144,7 +144,7 @@ class Personalign(Rights):
     @property
     def _onboarding(self) -> Onboarding:
         if self._people is None:
-            raise BasisError(no_basis(self._source.name))
+            raise BasisError(no_basis(self.source.name))
         return self._people
 
     # Onboarding
@@ -264,6 +264,10 @@ class Personalign(Rights):
         """``stream`` for a task on an event loop; its errors come at a piece, and closing it ends the reply."""
         return aio.texts(partial(self._begin, user, messages, options, is_streamed=True))
 
+    def apieces(self, user: str, messages: Messages, **options: Unpack[OptionsDict]) -> aio.Parts:
+        """``astream`` with tokens: an empty piece once it is begun, all others, and the reply with its account."""
+        return aio.items(partial(self._begin, user, messages, options, is_streamed=True))
+
     def _begin(
         self, user: str, messages: Messages, options: OptionsDict, outbox: Outbox, *, is_streamed: bool = False
     ) -> Seq:
@@ -308,7 +312,7 @@ class Personalign(Rights):
                 from personalign.replies import Replies
 
                 serving = self.serving if self.has_basis else None
-                self._loaded = Replies(self._source, self._store, self.profile, serving, self._capacity)
+                self._loaded = Replies(self.source, self._store, self.profile, serving, self._capacity)
             self._check_open()  # it may have been closed meanwhile
             return self._loaded
 

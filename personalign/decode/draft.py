@@ -22,6 +22,7 @@ class Draft:
         self.logprobs: list[TokenLogprobs] = []
         self._ends, self._max_tokens, self._detokenize = base.ends, options.max_tokens, base.detokenize
         self.text = TextStream(base.detokenize, options.stop)
+        self._num_sent = 0  # ids
         self._unsent_ids: tuple[int, ...] = ()
         self._unsent_text = ""
         self._is_closed = False
@@ -68,8 +69,10 @@ class Draft:
     def unsent(self) -> Piece | None:
         """What has been written since this was asked last; None where no one reads along, or nothing was."""
         ids, text = self._unsent_ids, self._unsent_text
+        first, self._num_sent = self._num_sent, self._num_sent + len(ids)
         self._unsent_ids, self._unsent_text = (), ""
-        return Piece(ids, text) if self.needs_text and (ids or text) else None
+        logprobs = tuple(self.logprobs[first : self._num_sent])
+        return Piece(ids, text, logprobs) if self.needs_text and (ids or text) else None
 
     def fork(self) -> Draft:
         """One that goes on from here by itself."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 WINDOW = 48  # ids that are decoded again as context; each is at least a byte, and a character at most four
@@ -24,6 +26,7 @@ class Detokenizer:
         self._special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._byte_ids = _byte_ids(tokenizer)
         self._bytes = {token_id: byte for byte, token_id in enumerate(self._byte_ids)}
+        self._spellings: dict[int, tuple[str, bytes | None]] = {}
 
     def __call__(self, ids: Iterable[int]) -> str:
         """Decode ids."""
@@ -35,6 +38,31 @@ class Detokenizer:
     def visible(self, ids: Iterable[int]) -> list[int]:
         """The ids that have a text."""
         return [token_id for token_id in ids if token_id not in self._special]
+
+    def spell(self, token_id: int) -> tuple[str, bytes | None]:
+        """A token's text as it stands inside a reply, and its bytes, which may be a part of a character.
+
+        The bytes are None where the tokenizer doesn't say them. Some tokenizers drop the space that a text begins with,
+        so the token is read behind another one.
+        """
+        if token_id not in self._spellings:
+            text = self([*self._anchor, token_id])[len(self(self._anchor)) :]
+            self._spellings[token_id] = text, self._raw_bytes(token_id) if UNKNOWN in text else text.encode()
+        return self._spellings[token_id]
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        """A token of a single letter."""
+        ids: list[int] = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        return ids[-1:]
+
+    def _raw_bytes(self, token_id: int) -> bytes | None:
+        if token_id in self._bytes:
+            return bytes([self._bytes[token_id]])
+        token = self._tokenizer.convert_ids_to_tokens(token_id)
+        assert isinstance(token, str), "one id is one token"
+        letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+        return bytes(letters[letter] for letter in token) if letters.keys() >= set(token) else None
 
     def _whole_runs(self, ids: Sequence[int]) -> Iterator[int]:
         for is_bytes, run in groupby(ids, self._bytes.__contains__):

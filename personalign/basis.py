@@ -142,6 +142,16 @@ class Basis:
         """First plus second of every bank question."""
         return np.array([q.first_features + q.second_features for q in self.bank]).reshape(-1, self.num_axes)
 
+    @cached_property
+    def examples(self) -> tuple[BankQuestion | None, ...]:
+        """For each axis the question whose pair differs most on it and little on the others; None without one."""
+        sizes = np.abs(self.pool)
+        others = np.sqrt(np.maximum((sizes**2).sum(axis=1, keepdims=True) - sizes**2, 0.0))
+        clear = np.where(sizes > 0, sizes - others, -np.inf)
+        places = clear.argmax(axis=0).tolist() if self.bank else []
+        chosen = [self.bank[i] if sizes[i, j] > 0 else None for j, i in enumerate(places)]
+        return tuple(chosen) or (None,) * self.num_axes
+
     def standardise(self, raw: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """Raw axis values as φ: mean 0 and standard deviation 1 over the model's own replies."""
         return (raw - self.center) / self.scale

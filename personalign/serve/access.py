@@ -10,7 +10,8 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import jwt
 from fastapi import Depends, Request
@@ -19,7 +20,9 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from personalign.errors import InputError
 from personalign.messages import check_user
 from personalign.serve.failures import Refusal
-from personalign.service import Personalign
+
+if TYPE_CHECKING:
+    from personalign.service import Personalign
 
 Role = Literal["user", "backend", "operator"]
 Page = Literal["onboard", "me"]
@@ -90,8 +93,8 @@ class Door:
         ticket = {"user": check_user(user), "page": page, "until": time.time() + seconds}
         return str(self._links.dumps(ticket | {"nonce": secrets.token_hex(16)}))
 
-    def redeem(self, link: str) -> tuple[str, Page]:
-        """Whom a link is for, and which page; one for onboarding works once.
+    def redeem(self, link: str, attempt: str = "") -> tuple[str, Page]:
+        """Whom a link is for, and which page; one for onboarding works once, sent again by the same attempt.
 
         Raises:
             Refusal: 401 where it was changed, has expired or was used.
@@ -102,7 +105,8 @@ class Door:
             raise Refusal(401, "this link isn't one of ours, or was changed; ask for a new one") from None
         if time.time() > ticket["until"]:
             raise Refusal(401, "this link has expired; ask for a new one")
-        if ticket["page"] == "onboard" and not self._keys.spend(ticket["nonce"]):
+        until = datetime.fromtimestamp(ticket["until"], UTC)
+        if ticket["page"] == "onboard" and not self._keys.spend(ticket["nonce"], until, attempt):
             raise Refusal(401, "this link was used already; ask for a new one")
         return ticket["user"], ticket["page"]
 
@@ -147,6 +151,13 @@ async def person_of(user: str, caller: AnyCaller) -> str:
     return check_user(name)
 
 
+async def service_of(request: Request) -> Personalign:
+    """The service that this server opens to its callers."""
+    service: Personalign = request.app.state.service
+    return service
+
+
 Backend = Annotated[Caller, Depends(backend_of)]
 Operator = Annotated[Caller, Depends(operator_of)]
 PersonId = Annotated[str, Depends(person_of)]
+Service = Annotated["Personalign", Depends(service_of)]

@@ -25,7 +25,7 @@ from personalign.store.connections import Connections
 from personalign.store.erase import share_key
 from personalign.store.once import Write, claim, keyed
 from personalign.store.records import now
-from personalign.store.tables import KeyRow
+from personalign.store.tables import KeyRow, WriteRow
 
 KeyKind = Literal["backend", "operator"]
 KEY_KINDS: tuple[KeyKind, ...] = get_args(KeyKind)
@@ -103,11 +103,15 @@ class Keys:
         """256 bits for one purpose, the same in all processes on one file, and unlike those for any other purpose."""
         return hmac.new(share_key(self._connections), f"secret for {purpose}".encode(), hashlib.sha256).digest()
 
-    def spend(self, nonce: str, until: datetime) -> bool:
-        """Whether something that is good for one use, until then, is used for the first time."""
-        write = Write(keyed(self.secret("nonces"), nonce), "", until)
+    def spend(self, nonce: str, until: datetime, attempt: str = "") -> bool:
+        """Whether something that is good for one use, until then, is used first, or again by the same attempt."""
+        secret = self.secret("nonces")
+        write = Write(keyed(secret, nonce), keyed(secret, "attempt", attempt) if attempt else "", until)
         with self._connections.write() as session:
-            return claim(session, write)
+            if claim(session, write):
+                return True
+            row = session.get(WriteRow, write.digest)
+            return bool(attempt) and row is not None and row.request == write.request
 
     def _newest(self) -> Mapping[bytes, ApiKey]:
         known = self._live

@@ -1,0 +1,98 @@
+"""The client at the other end: work for it ends within two steps of the engine once it leaves, streamed or not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+
+from personalign.errors import PersonalignError
+from personalign.serve import failures
+from personalign.serve.failures import Refusal
+
+GONE = 499  # what proxies log of clients who left
+DONE = format_sse_event(data_str="[DONE]")
+PING_S = 15.0  # between signs of life, so that no proxy ends a stream that waits for its turn
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must not keep events back
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+Value = TypeVar("Value")
+Put = Callable[[bytes], None]
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+    """Do some work for a client; it is cancelled where the client leaves first.
+
+    Raises:
+        Refusal: 499, which nobody reads but the log.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_departure(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Refusal(GONE, "the client left before it was answered")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _departure(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def together(*works: Awaitable[Value]) -> list[Value]:
+    """Do several things at once; where one fails, the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def event(data: object, name: str | None = None) -> bytes:
+    """One server-sent event of JSON."""
+    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=name)
+
+
+def event_stream(request: Request, write: Callable[[Put], Coroutine[Any, Any, object]]) -> EventSourceResponse:
+    """Answer with events as they are written; an error of ours becomes the last one.
+
+    A task of its own writes, so that it is cancelled wherever the response stands when its reader leaves.
+    """
+    events: asyncio.Queue[bytes] = asyncio.Queue()
+    writing = asyncio.create_task(_write(request, write, events))
+    return EventSourceResponse(_read(events, writing), headers=HEADERS)
+
+
+async def _write(
+    request: Request, write: Callable[[Put], Coroutine[Any, Any, object]], events: asyncio.Queue[bytes]
+) -> None:
+    try:
+        await while_connected(request, write(events.put_nowait))
+    except PersonalignError as error:
+        events.put_nowait(event(failures.body(failures.status_of(error), str(error))))
+    finally:
+        events.put_nowait(b"")
+
+
+async def _read(events: asyncio.Queue[bytes], writing: Awaitable[None]) -> AsyncIterator[bytes]:
+    """All that is there at once, so that a slow reader costs fewer calls."""
+    is_open = True
+    while is_open:
+        try:
+            async with asyncio.timeout(PING_S):
+                ready = [await events.get()]
+        except TimeoutError:
+            yield KEEPALIVE_COMMENT
+            continue
+        while not events.empty():
+            ready.append(events.get_nowait())
+        is_open = ready[-1] != b""
+        yield b"".join(ready)
+    await writing

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from personalign.errors import PersonalignError
-from personalign.serve import chat, failures, feedback, health, links, models, people, records, responses, summary
+from personalign.serve import chat, failures, feedback, health, links, models, pages, people, records, responses, summary
 from personalign.serve.access import Door
 from personalign.serve.completions import Completions
 from personalign.serve.guard import Guard, Traffic
@@ -50,5 +50,6 @@ def mount(app: FastAPI, service: Personalign, policy: Policy) -> None:
         links.router,
         health.router,
         summary.router,
+        pages.router,
     ):
         app.include_router(router)

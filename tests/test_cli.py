@@ -119,10 +119,14 @@ JSON = {
     ),
     "shift": (("shift", "ada", HELLO, "--max-tokens", "8"), {"user", "tokens", "replies"}),
     "profile": (("profile", "ada"), {"user", "known", "revision", "answers", "axes", "mean", "sd", "explain", "drift"}),
+    "pause": (("pause", "ada"), {"user", "known", "paused"}),
+    "resume": (("resume", "ada"), {"user", "known", "paused"}),
     "forget": (("forget", "ada"), {"forgotten", "known"}),
     "export": (("export", "ada"), {"user", "known", "tables"}),
     "doctor": (("doctor",), {"versions", "store", "basis", "model"}),
     "trial start": (("trial", "start", "--arms", "plain,words"), {"arms", "started_at", "stopped_at"}),
+    "key create": (("key", "create", "backend", "shop"), {"id", "kind", "name", "created_at", "revoked_at", "key"}),
+    "key list": (("key", "list"), {"keys"}),
     "db upgrade": (("db", "upgrade"), {"revision"}),
     "db refit": (("db", "refit"), {"basis", "people", "answers", "behind"}),
 }
@@ -147,6 +151,7 @@ ELSEWHERE = {
     "trial ask",
     "trial report",
     "trial stop",
+    "key revoke",
     "db backup",
     "db restore",
     "bench knowledge",
@@ -197,6 +202,34 @@ def test_a_trial_from_its_start_to_its_report(run: Run) -> None:
     assert row["pairs"][0]["verdict"] in " ".join(run("trial", "report").out.split())
     assert run("trial", "stop", "--json").row()["stopped_at"] is not None
     assert run("trial", "ask", "ada", HELLO).code == 2
+
+
+def test_a_key_is_shown_when_it_is_made_and_never_again(run: Run, tmp_path: Path) -> None:
+    """With its text and without --json too; then it is listed by its id, revoked by it, and marked as revoked."""
+    run("onboard", "ada", keys=["a"])
+    made = run("key", "create", "operator", "[b]me", "--json").row()
+    assert made["key"].startswith("pa_")
+    assert "[b]me" in run("key", "list").out
+    listed = run("key", "list", "--json")
+    assert made["key"] not in listed.out
+    assert [row["id"] for row in listed.row()["keys"]] == [made["id"]]
+    with Store.open(f"sqlite:///{tmp_path / 'p.db'}") as store:
+        assert store.keys.find(made["key"]) is not None  # the control
+    assert run("key", "revoke", made["id"], "--json").row()["revoked_at"]
+    with Store.open(f"sqlite:///{tmp_path / 'p.db'}") as store:
+        assert store.keys.find(made["key"]) is None
+    assert run("key", "revoke", "nothing").code == 2
+
+
+def test_a_person_is_paused_and_resumes(run: Run) -> None:
+    """The profile says so until then; a mistyped id is named."""
+    run("onboard", "ada", keys=["a"])
+    assert run("pause", "ada", "--json").row() == {"user": "ada", "known": True, "paused": True}
+    assert run("chat", "ada", HELLO, "--json").row()["reason"] == "paused"
+    assert run("profile", "ada", "--json").row()["paused"] is True
+    assert run("resume", "ada", "--json").row()["paused"] is False
+    assert run("chat", "ada", HELLO, "--json").row()["guided"]
+    assert "no one called 'adda' is known" in run("resume", "adda").err
 
 
 def test_a_backup_is_one_line_and_so_is_its_way_back(run: Run, tmp_path: Path) -> None:

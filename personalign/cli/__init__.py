@@ -18,22 +18,24 @@ import typer
 from personalign.cli.database import db, doctor
 from personalign.cli.onboarding import demo, feedback, onboard, place, say, trial
 from personalign.cli.output import err, prepare_streams
-from personalign.cli.people import export, forget, profile
+from personalign.cli.people import export, forget, pause, profile, resume
 from personalign.cli.replies import chat, choose, shift
+from personalign.cli.serving import key, serve
 from personalign.cli.training import basis, expert
 from personalign.errors import PersonalignError
 
 app = typer.Typer(
     help="Give every user of a chatbot their own reward function.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for verb in (demo, onboard, feedback, say, chat, choose, shift, profile, forget, export, doctor):
+for verb in (demo, onboard, feedback, say, chat, choose, shift, profile, pause, resume, forget, export, serve, doctor):
     app.command()(verb)
 app.command("set")(place)
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")
 app.add_typer(trial, name="trial")
+app.add_typer(key, name="key")
 app.add_typer(db, name="db")
-for group in (app, basis, expert, trial, db):
+for group in (app, basis, expert, trial, key, db):
     for command in group.registered_commands:
         assert command.callback is not None, "a verb is a function"
         paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")

@@ -1,4 +1,4 @@
-"""What is stored about a person: profile, forget, export. None of them creates a database."""
+"""What is stored about a person: profile, pause, resume, forget, export. None of them creates a database."""
 
 from __future__ import annotations
 
@@ -29,6 +29,33 @@ def profile(
             out.print(drift)
 
         print_row(profile_row(profile) | {"known": known, "drift": drift}, as_json, show)
+
+
+def pause(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Let a person have plain replies until they resume; nothing that they said is lost.
+
+    Who isn't known is added, and paused.
+
+    With --json: user, known (whether anything was stored about them) and paused.
+    """
+    _set_paused(user, store, as_json, is_paused=True)
+
+
+def resume(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Let a person's profile act again.
+
+    With --json: user, known (whether anything was stored about them) and paused.
+    """
+    _set_paused(user, store, as_json, is_paused=False)
+
+
+def _set_paused(user: str, store: str | None, as_json: bool, *, is_paused: bool) -> None:
+    with open_store(store) as opened:
+        known = opened.person(check_user(user)).created_at is not None
+        opened.pause(user, is_paused=is_paused)
+    _say_if_unknown(user, known)
+    text = "paused: replies are the model's own" if is_paused else "not paused: replies go by the profile"
+    print_row({"user": user, "known": known, "paused": is_paused}, as_json, out.print, text)
 
 
 def forget(user: User, store: StoreUrl = None, as_json: AsJson = False) -> None:
@@ -81,6 +108,7 @@ def profile_row(profile: Profile) -> dict[str, Any]:
         "axes": [axis.name for axis in profile.axes],
         "mean": profile.mean.tolist(),
         "sd": [float(profile.covariance[j, j] ** 0.5) for j in range(len(profile.mean))],
+        "paused": profile.is_paused,
         "stated": [vars(statement) for statement in profile.stated],
         "explain": profile.explain(),
     }

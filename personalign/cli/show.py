@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from personalign.learn.rank import Ranking
     from personalign.learn.shares import Share
     from personalign.learn.wishes import Understood
+    from personalign.serve.run import Opening
     from personalign.shift import ShiftedReply, TokenShift
+    from personalign.store import ApiKey
     from personalign.trial import Report
     from personalign.types import Gaussian, Profile, Question, Reply
 
@@ -173,6 +175,24 @@ def show_report(console: Console, report: dict[str, Any]) -> None:
         for name, value in facts.items() if isinstance(facts, dict) else [("", facts)]:
             table.add_row(f"{part} {name}".strip(), Text(str(value)))
     console.print(table)
+
+
+def show_keys(console: Console, keys: Sequence[ApiKey]) -> None:
+    """Whose keys there are, and since when each is good or isn't."""
+    table = Table("id", "kind", "name", "made", "revoked")
+    for key in keys:
+        times = (f"{moment:%Y-%m-%d %H:%M}" if moment else "" for moment in (key.created_at, key.revoked_at))
+        table.add_row(key.id, key.kind, Text(key.name), *times)
+    console.print(table)
+
+
+def show_opening(console: Console, opening: Opening) -> None:
+    """Where a server is, and how the first people get in."""
+    console.print(f"serving at {opening.url}", markup=False, soft_wrap=True)
+    if opening.key:
+        console.print(f"the operator's first key, which isn't shown again: {opening.key}", markup=False, soft_wrap=True)
+    if opening.onboarding:
+        console.print(f"your own onboarding, a link for one use: {opening.onboarding}", markup=False, soft_wrap=True)
 
 
 def show_demo(console: Console, demo: Demo) -> None:

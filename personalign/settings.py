@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -12,6 +13,11 @@ from pydantic_settings.exceptions import SettingsError
 from personalign.errors import InputError
 
 PREFIX = "PERSONALIGN_"
+
+
+def wants_traces() -> bool:
+    """Whether OpenTelemetry's own variables say where traces go."""
+    return any(name.startswith("OTEL_EXPORTER_OTLP") for name in os.environ)
 
 
 class Settings(BaseSettings):

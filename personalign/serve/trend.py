@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -15,9 +14,9 @@ BUCKET_S = 300
 NUM_BUCKETS = 24 * 3600 // BUCKET_S
 
 
-@dataclass
-class Bucket:
-    """Sums over the replies that ended in one span of time."""
+@dataclass(frozen=True)
+class Sums:
+    """Sums over replies."""
 
     replies: int = 0
     guided: int = 0
@@ -25,14 +24,13 @@ class Bucket:
     kl: float = 0.0  # of the guided ones, as is gained
     gained: float = 0.0
 
-    def add(self, reply: Reply) -> None:
-        """Count a reply."""
-        self.replies += 1
-        self.tokens += reply.usage.completion_tokens
-        if reply.guided:
-            self.guided += 1
-            self.kl += reply.kl
-            self.gained += reply.gained
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(*(mine + new for mine, new in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def row(self, seconds: float) -> dict[str, Any]:
+        """The sums as JSON values; gain and KL are means over the guided replies, None without any."""
+        means = {name: getattr(self, name) / self.guided if self.guided else None for name in ("kl", "gained")}
+        return vars(self) | means | {"tokens_per_s": self.tokens / seconds}
 
 
 class Trend:
@@ -40,28 +38,42 @@ class Trend:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock, self._lock = clock, Lock()
-        self._buckets: OrderedDict[int, Bucket] = OrderedDict()  # by when they begin, the oldest first
+        self._buckets: dict[int, Sums] = {}  # by when they begin, the oldest first
 
     def note(self, reply: Reply) -> None:
         """Count a reply that has ended now."""
+        tokens = reply.usage.completion_tokens
+        sums = Sums(1, 1, tokens, reply.kl, reply.gained) if reply.guided else Sums(1, 0, tokens)
         with self._lock:
-            self._buckets.setdefault(self._start(), Bucket()).add(reply)
-            while len(self._buckets) > NUM_BUCKETS:
-                self._buckets.popitem(last=False)
+            start = self._start()
+            self._buckets[start] = self._buckets.get(start, Sums()) + sums
+            oldest = start - NUM_BUCKETS * BUCKET_S
+            self._buckets = {begin: bucket for begin, bucket in self._buckets.items() if begin > oldest}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each bucket of the last 24 hours in which a reply ended, oldest first; gain and KL are means."""
-        first = self._start() - NUM_BUCKETS * BUCKET_S
+        """A row for each bucket of the last 24 hours in which a reply ended, oldest first."""
+        now = self._clock()
+        return [{"start": start} | sums.row(_span(now - start)) for start, sums in self._newest(NUM_BUCKETS)]
+
+    def totals(self) -> dict[str, Any]:
+        """A row over the last 24 hours, but for its tokens a second: those are of this bucket and the one before."""
+        seconds = BUCKET_S + _span(self._clock() - self._start())
+        speed = _total(self._newest(2)).tokens / seconds
+        return _total(self._newest(NUM_BUCKETS)).row(1.0) | {"tokens_per_s": speed}
+
+    def _newest(self, count: int) -> list[tuple[int, Sums]]:
+        first = self._start() - count * BUCKET_S
         with self._lock:
-            buckets = [(start, asdict(bucket)) for start, bucket in self._buckets.items() if start > first]
-        return [_row(start, sums) for start, sums in buckets]
+            return [(start, sums) for start, sums in self._buckets.items() if start > first]
 
     def _start(self) -> int:
         return int(self._clock()) // BUCKET_S * BUCKET_S
 
 
-def _row(start: int, sums: dict[str, Any]) -> dict[str, Any]:
-    """A bucket's sums, with means over its guided replies."""
-    guided = sums["guided"]
-    means = {name: sums[name] / guided if guided else None for name in ("kl", "gained")}
-    return {"start": start, **sums, **means, "tokens_per_s": sums["tokens"] / BUCKET_S}
+def _span(seconds: float) -> float:
+    """How much of a bucket has passed, a second at least: its tokens may have come in no time."""
+    return min(float(BUCKET_S), max(seconds, 1.0))
+
+
+def _total(buckets: Iterable[tuple[int, Sums]]) -> Sums:
+    return sum((sums for _, sums in buckets), Sums())

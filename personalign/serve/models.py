@@ -36,7 +36,7 @@ def find_model(service: Personalign, name: str | None) -> tuple[str, str | None]
     """
     experts = _experts(service)
     itself = next(iter(experts))
-    alias, plus, expert = (name or ALIAS).partition("+")
+    alias, plus, expert = (ALIAS if name is None else name).partition("+")
     wanted = f"{itself}{plus}{expert}" if alias == ALIAS else str(name)
     if wanted not in experts:
         message = f"found no model {name!r:.80}; expected one of {', '.join(experts)}"

@@ -24,7 +24,7 @@ import numpy as np
 from sqlalchemy import Connection, Engine, event, text
 
 from personalign.errors import StoreError
-from personalign.store import Answer, Shown, Store, engine, schema
+from personalign.store import Answer, Shown, Store, engine, once, schema
 from personalign.store.database import Database, locate, sqlite_driver
 from personalign.store.files import make_file
 from personalign.store.fork import Gate
@@ -33,6 +33,7 @@ from personalign.store.turn import Turns
 from personalign.types import Gaussian
 
 BASIS = "basis"
+MOST_KILLS = 60  # of what is sent again: more than it has statements
 
 
 def count(answers: tuple[Answer, ...]) -> Gaussian:
@@ -272,6 +273,40 @@ def _wrong_refits(url: str, users: int) -> int:
             choices = [answer.choice for answer in store.answers(user, "new")]
             wrong += profiles != [(3, 3, [3.0, 3.0]), (1, 3, [3.0, 6.0])] or choices != ["a"] * 3
     return wrong
+
+
+def kill_sent(url: str, first: int = 1, stride: int = 1, keyless: int = 0, broken: int = 0) -> dict[str, object]:
+    """Kill an undo at its statements, from the first on, send it again, and count those for whom it isn't done once.
+
+    What is broken is left at the first of them.
+    """
+    if broken:
+        once.note = lambda _: None
+    assert at_once([lambda: _give_answers(url, MOST_KILLS // stride)]) == [0]
+    killed = wrong = 0
+    is_killed = True
+    while is_killed and not ((broken or keyless) and wrong):
+        user = f"user-{killed}"
+
+        def send(key: str, user: str = user) -> int:
+            with Store.open(url) as store:
+                with store.once("caller", key, "undo") as is_first:
+                    if is_first:
+                        store.undo_answer(user, BASIS, count)
+                        if broken:
+                            _note_apart(store, key)
+                return len(store.answers(user, BASIS))  # whose statements come after the commit
+
+        is_killed = kill_child_at(lambda: send(user), statement=first + killed * stride)  # noqa: B023
+        killed += is_killed
+        key = f"{user} again" if keyless else user
+        wrong += at_once([lambda key=key: send(key)]) != [2]  # type: ignore[misc]
+    return {"killed": killed, "wrong": wrong}
+
+
+def _note_apart(store: Store, key: str) -> None:
+    with store._connections.write() as session:
+        once.claim(session, once.seal(store.keys.secret("writes"), "caller", key, "undo"))
 
 
 def fork(url: str) -> dict[str, object]:

@@ -345,7 +345,7 @@ def test_every_personal_table_is_exported_and_erased(store: Store, live, sql) ->
     live(CANARY)
     personal = {table.name for table in Table.metadata.sorted_tables if USER_KEY in table.columns}
     shared = {table.name for table in Table.metadata.sorted_tables} - personal
-    assert shared == {"users", "bases", "exposures", "tombstones", "facts", "trials"}
+    assert shared == {"users", "bases", "exposures", "tombstones", "facts", "trials", "keys", "writes"}
     exported = store.export(CANARY)["tables"]
     assert exported.keys() == personal | {"users"}
     assert all(exported.values())

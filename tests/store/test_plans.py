@@ -22,6 +22,7 @@ GROWING = {
     "statements",
     "tombstones",
     "comparisons",
+    "writes",
 }  # with people; bases and questions don't
 WALK = re.compile(rf"SCAN ({'|'.join(GROWING)})\b")
 PAIR = Shown("edit:pair", (), "left", "right", swapped=False, v=np.ones(3), kind="edit")
@@ -40,6 +41,12 @@ def compare(store: Store, user: str) -> str:
     return store.present_comparison(store.person(user), "basis", trial.id, ("plain", "personal"), shown).id
 
 
+def undo_once(store: Store, fit: Any) -> None:
+    with store.once("shop", "key", "undo") as is_first:
+        assert is_first
+        store.undo_answer("ada", "basis", fit)
+
+
 VERBS: dict[str, Callable[[Store, Any], object]] = {
     "know": lambda store, _: store.add_user("ada", "consent"),
     "choose": lambda store, _: (store.exposures("basis"), store.asked("ada", "basis"), store.state("ada", "basis")),
@@ -48,6 +55,9 @@ VERBS: dict[str, Callable[[Store, Any], object]] = {
     "feedback": lambda store, fit: store.commit_feedback("ada", "basis", PAIR, "a", fit, person=store.person("ada")),
     "state": lambda store, fit: store.commit_statements("ada", "basis", STATED, fit, person=store.person("ada")),
     "undo": lambda store, fit: store.undo_answer("ada", "basis", fit),
+    "undo once": undo_once,
+    "pause": lambda store, _: store.pause("ada", is_paused=True),
+    "history": lambda store, _: store.history("ada"),
     "profile": lambda store, _: store.profile("ada", "basis"),
     "behind": lambda store, _: store.behind("second"),
     "refit": lambda store, fit: store.adopt("ada", "second", lambda shown: shown.v, fit),

@@ -64,6 +64,9 @@ def filled(store: Store, show, fit) -> None:
     store.commit_answer("ada", show("q1").id, "a", fit)
     store.commit_statements("ada", "basis", {("length", "set"): Statement("length", -1.0)}, fit)
     store.note_failure(store.person("ada"), store.start_trial("basis", ("plain", "words")).id, ("words", "plain"), "a")
+    store.keys.create("backend", "shop")
+    with store.once("shop", "key", "consent"):
+        store.add_user("ada", "yes")
     store.close()
 
 
@@ -139,6 +142,18 @@ def test_grades_are_left_out_on_the_way_down(store: Store, url: str, fit, sql) -
         "q2": True,
         "q3": False,
     }
+
+
+def test_who_paused_stays_paused_on_the_way_down(store: Store, url: str, sql) -> None:
+    """Older code would serve them personally, so it isn't gone back to before they resume."""
+    store.pause("ada", is_paused=True)
+    store.close()
+    with pytest.raises(RuntimeError, match="1 people who paused"):
+        schema.migrate(locate(url), "0012")
+    assert sql("SELECT count(*) FROM users WHERE paused_at IS NOT NULL") == [(1,)]
+    with Store.open(url) as opened:
+        opened.pause("ada", is_paused=False)
+    schema.migrate(locate(url), "0012")
 
 
 def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> None:

@@ -11,7 +11,19 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from personalign.errors import PersonalignError
-from personalign.serve import chat, failures, feedback, health, links, models, pages, people, records, responses, summary
+from personalign.serve import (
+    chat,
+    failures,
+    feedback,
+    health,
+    links,
+    models,
+    pages,
+    people,
+    records,
+    responses,
+    summary,
+)
 from personalign.serve.access import Door
 from personalign.serve.completions import Completions
 from personalign.serve.guard import Guard, Traffic

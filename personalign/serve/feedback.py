@@ -56,11 +56,11 @@ def _store(service: Personalign, user: str, given: GivenFeedback, completions: C
     elif given.kind == "regenerate":
         better, worse = _find(completions, user, "chosen", given.chosen).text, completion.text
     else:
-        better, worse = completion.text, _plain(service, completion)
-        if better == worse:  # a thumb on what the model writes for everybody tells nothing of this person
+        is_up = _present("thumb", given.thumb) == "up"
+        plain = _plain(service, completion)
+        if plain == completion.text:  # a thumb on what the model writes for everybody tells nothing of this person
             return service.profile(user)
-        if _present("thumb", given.thumb) == "down":
-            better, worse = worse, better
+        better, worse = (completion.text, plain) if is_up else (plain, completion.text)
     return service.feedback(user, completion.messages, better, worse, given.kind)
 
 

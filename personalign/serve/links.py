@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Strict
 
 from personalign.options import check_number
 from personalign.serve.access import Backend, Door, Page, PersonId
@@ -14,6 +14,7 @@ from personalign.serve.policy import Policy
 from personalign.views import LinkView, SessionView, TokenView
 
 SHORTEST_S = 1.0
+Seconds = Annotated[float, Strict()] | None
 MAX_ATTEMPT = 255  # characters of an idempotency key
 router = APIRouter(tags=["people"])
 
@@ -22,13 +23,13 @@ class WantedLink(BaseModel):
     """Which page to open, and for how long; the server's own time if not said."""
 
     page: Page
-    seconds: float | None = None
+    seconds: Seconds = None
 
 
 class WantedToken(BaseModel):
     """For how long; the server's own time if not said."""
 
-    seconds: float | None = None
+    seconds: Seconds = None
 
 
 class ShownLink(BaseModel):

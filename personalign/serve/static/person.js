@@ -21,7 +21,8 @@ export async function enter() {
     return Boolean(tab.read(TOKEN));
   }
   tab.write(TOKEN, null); // it may be another person's
-  const session = await insist(() => request("POST", "v1/sessions", { body: { link } }));
+  const key = newKey(); // a link that is good for one use stays good for this page where an answer gets lost
+  const session = await insist(() => request("POST", "v1/sessions", { body: { link }, key }));
   history.replaceState(null, "", location.pathname + location.search);
   if (session) tab.write(TOKEN, session.token);
   return session !== null;

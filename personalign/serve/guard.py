@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -26,6 +27,9 @@ from personalign.serve.policy import Policy
 HEADER = "x-request-id"
 PROBES = ("/livez", "/readyz", "/metrics")  # answered however much is going on
 ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+TOO_SLOW = 408
+LAST = (TOO_SLOW, 413, 503)  # end the connection if the body isn't read yet
+LINGER_S = 1.0
 NO_RESPONSE = 499  # in the log: the client left first
 
 log = logging.getLogger(__name__)
@@ -78,7 +82,8 @@ class Exchange:
         self.began = time.monotonic()
         self.status: int | None = None  # until the answer begins
         self.error: str | None = None  # what failed, and where
-        self._num_bytes, self._is_whole = 0, False
+        self._num_bytes, self._is_whole = 0, False  # of the body, as far as it was read
+        self._is_last = False  # whether the connection ends with the answer
         scope.setdefault("state", {})["request_id"] = self.id
 
     def check_length(self) -> None:
@@ -99,21 +104,39 @@ class Exchange:
                 message = await self._receive()
         except TimeoutError:
             seconds = self._policy.receive_s
-            raise Refusal(408, f"the body took longer than {seconds:g} seconds to arrive; send it faster") from None
+            raise Refusal(
+                TOO_SLOW, f"the body took longer than {seconds:g} seconds to arrive; send it faster"
+            ) from None
         self._num_bytes += len(message.get("body", b""))
         self._check_size(self._num_bytes)
         self._is_whole = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass on a piece of the answer; its head gets the id, and ends the connection if the body is still coming."""
+        """Pass on a piece of the answer; the id is added, and the connection ends if the body is refused."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers[HEADER] = self.id
-            if not self._is_whole and (self.status in {408, 413, 429, 503} or "transfer-encoding" in self.headers):
+            self._is_last = not self._is_whole and (self.status in LAST or "transfer-encoding" in self.headers)
+            if self._is_last:
                 headers["connection"] = "close"
+        elif self._is_last and not message.get("more_body", False):
+            await self._send(message | {"more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body"}
         await self._send(message)
+
+    async def _linger(self) -> None:
+        """Take a little of what still comes, and wait: a connection that is closed too soon takes its answer away."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self.status == TOO_SLOW else LINGER_S):
+                num_bytes, goes_on = 0, True
+                while goes_on and num_bytes < self._policy.max_body:
+                    message = await self._receive()
+                    num_bytes, goes_on = num_bytes + len(message.get("body", b"")), message.get("more_body", False)
+                if goes_on:
+                    await asyncio.sleep(LINGER_S)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Answer a refusal."""

@@ -20,7 +20,6 @@ from personalign.errors import InputError
 from personalign.serve import telemetry
 from personalign.serve.access import Door
 from personalign.serve.app import create_app
-from personalign.serve.guard import Traffic
 from personalign.serve.patience import Connection, Patience
 from personalign.serve.policy import Policy
 from personalign.service import Personalign
@@ -42,14 +41,12 @@ class Opening:
     onboarding: str | None = None
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but that a signal is followed by a drain, and by exit code 0."""
+class Server(uvicorn.Server):
+    """uvicorn with deadlines for slow connections, whom a signal makes drain and end with exit code 0."""
 
-    def __init__(
-        self, config: uvicorn.Config, traffic: Traffic, patience: Patience, announce: Callable[[], None]
-    ) -> None:
-        super().__init__(config)
-        self._traffic, self._patience, self._announce = traffic, patience, announce
+    def __init__(self, app: FastAPI, policy: Policy, announce: Callable[[], None]) -> None:
+        super().__init__(_config(app))
+        self._traffic, self._patience, self._announce = app.state.traffic, Patience(policy.receive_s), announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, and tell."""
@@ -85,10 +82,7 @@ def serve(
         if wants_traces():
             _trace(app)
         service.chat("nobody", [{"role": "user", "content": "Hello"}], max_tokens=1)
-        patience = Patience(policy.receive_s)
-        server = _Server(
-            _config(app), app.state.traffic, patience, lambda: announce(_opening(service, policy, listening))
-        )
+        server = Server(app, policy, lambda: announce(_opening(service, policy, listening)))
         asyncio.run(_live(server, listening, service.close))
 
 
@@ -124,7 +118,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
     )
 
 
-async def _live(server: _Server, listening: socket.socket, close: Callable[[], None]) -> None:
+async def _live(server: Server, listening: socket.socket, close: Callable[[], None]) -> None:
     """Serve; ``close`` comes before the loop waits for its threads, which may be waiting for replies."""
     try:
         await server.serve([listening])

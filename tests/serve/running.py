@@ -7,10 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
-
 from personalign.serve.app import create_app
 from personalign.serve.policy import Policy
+from personalign.serve.run import Server
 from personalign.service import Personalign
 from tests.decode.gate import until
 
@@ -19,8 +18,8 @@ from tests.decode.gate import until
 def serving(service: Personalign, policy: Policy | None = None) -> Iterator[str]:
     """Serve on a free port, and give the server's address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(create_app(service, policy), log_level="warning", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        policy = policy or Policy()
+        server = Server(create_app(service, policy), policy, lambda: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
         thread.start()
         try:

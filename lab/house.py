@@ -109,7 +109,10 @@ class House:
         def below(name: str) -> list[str]:
             if name not in known:
                 known[name] = [name]  # stops at a circle, which is counted elsewhere
-                known[name] = [name, *max((below(other) for other in graph[name]), key=len, default=[])]
+                known[name] = [
+                    name,
+                    *max((below(other) for other in graph[name] if other in graph), key=len, default=[]),
+                ]
             return known[name]
 
         return max(map(below, sorted(graph)), key=len)

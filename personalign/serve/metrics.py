@@ -13,7 +13,7 @@ FIRST_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0
 TOKEN_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 WHOLE_S = (0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0)
 NATS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-GAINS = (-1.0, -0.1, 0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+GAINS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0)
 
 
 class Meters:
@@ -37,16 +37,17 @@ class Meters:
         )
         ProcessCollector(registry=self._registry)
 
-    def note_reply(self, reply: Reply, first_s: float, seconds: float) -> None:
-        """Count a reply: the seconds from the request to its first piece, and to its end."""
+    def note_reply(self, reply: Reply, first_s: float | None, seconds: float) -> None:
+        """Count a reply: the seconds from the request to its first piece, if it was streamed, and to its end."""
         written = reply.usage.completion_tokens
         self._success.labels(reply.finish_reason).inc()
         self._replies.labels(str(reply.guided).lower(), reply.reason or "").inc()
         self._prompt.inc(reply.usage.prompt_tokens)
         self._generation.inc(written)
-        self._first.observe(first_s)
         self._whole.observe(seconds)
-        if written > 1:
+        if first_s is not None:
+            self._first.observe(first_s)
+        if first_s is not None and written > 1:
             self._token.observe((seconds - first_s) / (written - 1))
         if reply.guided:
             self._kl.observe(reply.kl)

@@ -66,4 +66,6 @@ class Rights:
         Raises:
             InputError: another request came with this key.
         """
+        for name, text in (("the caller", caller), ("the idempotency key", key), ("the request", request)):
+            check_text(name, text)
         return self._store.once(caller, key, request)

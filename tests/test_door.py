@@ -51,6 +51,10 @@ USER_VERBS: dict[str, Verb] = {
     "is_known": lambda p, user: p.is_known(user),
     "forget": lambda p, user: p.forget(user),
     "export": lambda p, user: p.export(user),
+    "history": lambda p, user: p.history(user),
+    "consent": lambda p, user: p.consent(user, "yes"),
+    "pause": lambda p, user: p.pause(user),
+    "resume": lambda p, user: p.resume(user),
     "chat": lambda p, user: p.chat(user, HELLO),
     "stream": lambda p, user: p.stream(user, HELLO),
     "chat_many": lambda p, user: p.chat_many([user], [HELLO]),
@@ -59,6 +63,10 @@ USER_VERBS: dict[str, Verb] = {
 }
 OTHER: dict[str, tuple[Verb, set[str]]] = {  # and which odd values are none there
     "consent": (lambda p, odd: p.ask("ada", odd), {"None", "a control character"}),
+    "words of consent": (lambda p, odd: p.consent("ada", odd), {"a control character"}),
+    "caller": (lambda p, odd: p.once(odd, "key", "request"), {"a control character"}),
+    "idempotency key": (lambda p, odd: p.once("caller", odd, "request"), set()),
+    "request": (lambda p, odd: p.once("caller", "key", odd), {"a control character"}),
     "question": (lambda p, odd: p.answer("ada", odd, "a"), set()),
     "choice": (lambda p, odd: p.answer("ada", p.ask("ada").id, odd), set()),
     "messages of chat": (lambda p, odd: p.chat("ada", odd), set()),

@@ -73,9 +73,16 @@ def test_options_of_a_basis_are_refused(tmp_path: Path, option: dict[str, object
 
 
 def test_people_keep_their_rights(plain: Personalign, p: Personalign) -> None:
-    """What another opening of the database stored can be exported and erased."""
-    p.ask("ada")
+    """What another opening of the database stored can be told, paused, exported and erased; keys open it, too."""
+    question = p.ask("ada")
+    assert question is not None
+    p.answer("ada", question.id, "a")
     assert plain.is_known("ada")
+    assert plain.history("ada") == p.history("ada") != []
+    plain.pause("ada")
+    assert p.profile("ada").is_paused
+    assert plain.keys.find(p.keys.create("backend", "shop")[1]) is not None
+    assert plain.chat("ada", HELLO).reason == "no_basis"
     assert "ada" in json.dumps(plain.export("ada"))
     assert plain.forget("ada")
     assert not p.is_known("ada")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from personalign.types import Profile
-from personalign.words import IMPERSONAL, UNKNOWN, Axis
+from personalign.words import IMPERSONAL, PAUSED, UNKNOWN, Axis
 
 AXES = (
     Axis("length", "how long the reply is", "shorter replies", "longer <replies>"),
@@ -49,6 +49,8 @@ COMMON = np.array([0.0, 1.2, 0.0])
         ({"common": COMMON, "is_personal": False}, IMPERSONAL),
         ({"common": ADA.mean}, "No taste stands out yet."),
         ({"informative": 0}, UNKNOWN),
+        ({"informative": 0, "is_paused": True}, f"{PAUSED}\n{UNKNOWN}"),
+        ({"common": ADA.mean, "is_paused": True}, f"{PAUSED}\nNo taste stands out yet."),
     ],
 )
 def test_explained_is_what_is_served(change: dict[str, object], told: str) -> None:
@@ -60,3 +62,4 @@ def test_a_model_is_told_what_is_served() -> None:
     """A wish for each taste; none where nothing personal is served."""
     assert ADA.as_system_prompt().splitlines()[1:] == ["Strongly favour shorter replies.", "Favour warm words."]
     assert replace(ADA, common=COMMON, is_personal=False).as_system_prompt() == ""
+    assert replace(ADA, is_paused=True).as_system_prompt() == ""

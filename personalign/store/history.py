@@ -19,7 +19,7 @@ class AnswerEvent:
     """An answer, and what was shown."""
 
     kind: str  # "question", "check" or "trial", or that of feedback
-    at: datetime
+    time: datetime
     prompt: tuple[Message, ...]
     replies: tuple[str, ...]  # in the order in which they are called a, b, c, d
     choice: str
@@ -36,7 +36,7 @@ class StatementEvent:
     """What was stated of an axis, or taken back."""
 
     kind: str  # "set" or "said"
-    at: datetime
+    time: datetime
     axis: str
     position: float | None  # None: taken back
     words: str  # in which it was said
@@ -53,7 +53,7 @@ Event = AnswerEvent | StatementEvent
 def read_history(session: Session, user: str) -> list[Event]:
     """Read all that a person answered and stated, whatever the basis, each once."""
     events: list[Event] = [*_answers(session, user), *_stated(session, user)]
-    return sorted(events, key=lambda event: event.at, reverse=True)
+    return sorted(events, key=lambda event: event.time, reverse=True)
 
 
 def _answers(session: Session, user: str) -> list[AnswerEvent]:
@@ -70,7 +70,7 @@ def _answers(session: Session, user: str) -> list[AnswerEvent]:
         answer, shown = records.to_answer(row, source), records.to_presentation(source)
         events[source.origin or source.id, row.number] = AnswerEvent(
             kind=answer.kind,
-            at=answer.answered_at,
+            time=answer.answered_at,
             prompt=shown.prompt,
             replies=shown.replies,
             choice=answer.choice,
@@ -86,7 +86,7 @@ def _stated(session: Session, user: str) -> list[StatementEvent]:
     return [
         StatementEvent(
             kind=row.kind,
-            at=row.stated_at,
+            time=row.stated_at,
             axis=row.axis,
             position=row.position,
             words=row.words,

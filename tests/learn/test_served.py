@@ -130,6 +130,18 @@ def test_a_reward_that_is_everyones_needs_no_person() -> None:
         assert (guidance.is_personal, guidance.strength) == (True, 2.0)
 
 
+def test_whoever_paused_is_guided_by_no_profile() -> None:
+    """Neither by their own, nor by what they stated, nor by everybody's mean taste; an impersonal reward is none."""
+    known = Basis.load(TINY / "basis")
+    log = replace(known, prior=Gaussian(known.prior.mean + 1, known.prior.covariance))  # which tells a mean taste
+    stated = replace(profile_of(somebody(1)), stated=(Statement("length", -1.0),))
+    for profile in (stated, log.first_profile("ben")):
+        assert Serving(log).guidance(profile) is not None  # the control
+        paused = replace(profile, is_paused=True)
+        assert Serving(log).guidance(paused) is None
+        assert Serving(log).guidance(paused, is_everyones=True) is not None
+
+
 def test_guidance_tells_people_apart() -> None:
     """Its generation differs for a person who was erased and came back; shadow is passed on."""
     first, second = (Serving(BASIS, is_shadow=True).guidance(profile_of(somebody(seed))) for seed in (1, 2))

@@ -92,7 +92,7 @@ class UnderstoodView:
     """What a wish in words says, the parts of it that weren't understood, and the profile with it."""
 
     understood: tuple[StatementView, ...]
-    rest: tuple[str, ...]
+    remainder: tuple[str, ...]
     profile: ProfileView
 
 
@@ -102,7 +102,7 @@ class EventView:
 
     event: str  # "answer" or "statement"
     kind: str
-    at: str  # ISO 8601
+    time: str  # ISO 8601
     prompt: tuple[MessageView, ...] = ()
     replies: tuple[str, ...] = ()
     choice: str | None = None

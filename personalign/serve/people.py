@@ -92,7 +92,7 @@ def say(user: PersonId, wish: Wish, write: Once) -> UnderstoodView:
     """Take a wish in words as weak evidence, and tell what was understood."""
     service, basis = write.service, write.service.basis
     before = service.profile(user)
-    understood = write.once(lambda: service.say(user, wish.text), lambda: service.read_wishes(wish.text, basis.named))
+    understood = write.make(lambda: service.say(user, wish.text), lambda: service.read_wishes(wish.text, basis.named))
     profile = profile_view(service.profile(user), basis, before)
     return UnderstoodView(statements_view(understood.wishes, basis.axes), understood.remainder, profile)
 
@@ -101,7 +101,7 @@ def say(user: PersonId, wish: Wish, write: Once) -> UnderstoodView:
 def agree(user: PersonId, consent: Consent, write: Once) -> ProfileView:
     """Record what a person agreed to."""
     service = write.service
-    write.once(lambda: service.consent(user, consent.text), lambda: None)
+    write.make(lambda: service.consent(user, consent.text), lambda: None)
     return profile_view(service.profile(user), service.basis)
 
 
@@ -127,5 +127,5 @@ def changed(write: Write, user: str, change: Callable[[], Profile]) -> ProfileVi
     """Make a change of a person's profile once, and say in words what it changed."""
     service = write.service
     before = service.profile(user)
-    profile = write.once(change, lambda: service.profile(user))
+    profile = write.make(change, lambda: service.profile(user))
     return profile_view(profile, service.basis, before)

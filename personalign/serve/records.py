@@ -44,14 +44,14 @@ def export(user: PersonId, service: Service) -> Response:
 @router.post("/pause")
 def pause(user: PersonId, write: Once) -> ProfileView:
     """Let a person have the model's own replies, and keep what is known of them."""
-    write.once(lambda: write.service.pause(user), lambda: None)
+    write.make(lambda: write.service.pause(user), lambda: None)
     return profile_view(write.service.profile(user), write.service.basis)
 
 
 @router.post("/resume")
 def resume(user: PersonId, write: Once) -> ProfileView:
     """Let a person's profile act again."""
-    write.once(lambda: write.service.resume(user), lambda: None)
+    write.make(lambda: write.service.resume(user), lambda: None)
     return profile_view(write.service.profile(user), write.service.basis)
 
 
@@ -60,7 +60,7 @@ def forget(user: PersonId, request: Request, write: Once) -> ForgottenView:
     """Erase everything about a person; their id may start anew."""
     service = write.service
     try:
-        return ForgottenView(write.once(lambda: service.forget(user), lambda: _is_gone(write, user)))
+        return ForgottenView(write.make(lambda: service.forget(user), lambda: _is_gone(write, user)))
     finally:
         request.app.state.completions.forget(user)
 

@@ -31,7 +31,7 @@ class Write:
     digest: str  # of what is asked for
     response: Response
 
-    def once(self, change: Callable[[], Value], look: Callable[[], Value]) -> Value:
+    def make(self, change: Callable[[], Value], look: Callable[[], Value]) -> Value:
         """Make a change, or look at what it came to where it was made before.
 
         Raises:

@@ -106,7 +106,7 @@ def test_a_wish_in_words_is_understood_or_not(client: httpx.Client) -> None:
     """What was understood comes back as statements, the rest as it was said, and the profile has them."""
     heard = client.post(path("willa", "say"), json={"text": "Shorter please, and stop the rain."}).json()
     assert [(s["axis"], s["kind"]) for s in heard["understood"]] == [("length", "said")]
-    assert heard["rest"] == ["and stop the rain"]
+    assert heard["remainder"] == ["and stop the rain"]
     assert [s["axis"] for s in heard["profile"]["stated"]] == ["length"]
 
 

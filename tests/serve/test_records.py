@@ -24,7 +24,7 @@ def test_the_history_has_what_was_said_and_taken_back(client: httpx.Client) -> N
     client.post(path("hanna", "set"), json={"positions": {"length": None}})
     events = client.get(path("hanna", "history")).json()["events"]
     assert [event["event"] for event in events[-2:]] == ["statement", "answer"]
-    assert [event["at"] for event in events] == sorted((event["at"] for event in events), reverse=True)
+    assert [event["time"] for event in events] == sorted((event["time"] for event in events), reverse=True)
     assert (events[-1]["choice"], events[-1]["undone_at"] is None) == ("b", False)
     assert len(events[-1]["replies"]) == 2
     assert events[-1]["prompt"][-1]["role"] == "user"

@@ -37,7 +37,7 @@ function answerItem(event) {
     element(
       "details",
       {},
-      element("summary", {}, title, time(event.at)),
+      element("summary", {}, title, time(event.time)),
       element("div", { class: "thread" }, ...thread(event.prompt)),
       element("div", { class: "pair" }, ...replies),
     ),
@@ -47,7 +47,7 @@ function answerItem(event) {
 function statementItem(event, axes) {
   const isOver = event.holds === false || event.position === null;
   const words = event.position === null ? "A point was left to what is learnt." : statement(event, axes);
-  const line = element("p", { class: "line" }, element("span", {}, words), time(event.at));
+  const line = element("p", { class: "line" }, element("span", {}, words), time(event.time));
   return element("li", { class: isOver ? "undone" : null }, line);
 }
 

@@ -67,7 +67,7 @@ async function say(event) {
     const button = element("button", { type: "button", class: "quiet small", click: takeBack }, "Take back");
     return element("li", {}, element("span", {}, statement(wish, axes)), button);
   });
-  const rest = understood.rest.map((words) => element("li", { class: "soft" }, `Not understood: “${words}”`));
+  const rest = understood.remainder.map((words) => element("li", { class: "soft" }, `Not understood: “${words}”`));
   byId("understood").replaceChildren(...lines, ...rest);
 }
 

@@ -16,6 +16,9 @@ MOST_MB = 20
 NEEDED = (
     "personalign/cli/__init__.py",
     "personalign/learn/wishes.toml",
+    "personalign/serve/static/me.html",
+    "personalign/serve/static/onboard.html",
+    "personalign/serve/static/operator.html",
     "personalign/store/migrations/env.py",
     "personalign/store/migrations/schema.sql",
     "personalign/zoo/tiny/LICENSE",

@@ -4,7 +4,8 @@ import { element, svg } from "./dom.js";
 
 /** What is known on one axis from −1 to 1: a band of one deviation to either side; the slider over it is the mean. */
 export function belief(mean, deviation, words) {
-  const [low, high] = [percent(mean - deviation), percent(mean + deviation)];
+  const middle = Math.max(-1, Math.min(1, mean));
+  const [low, high] = [percent(middle - deviation), percent(middle + deviation)];
   return svg(
     "svg",
     { class: "belief", role: "img", "aria-label": words },

@@ -6,6 +6,7 @@ import { hush } from "./notice.js";
 import { write } from "./person.js";
 
 const PATIENCE_MS = 180_000; // two whole replies, on a slow machine
+const MAX_TOKENS = 160;
 const PLAIN = { key: "plain", tag: "Without your choices" };
 const PERSONAL = { key: "personal", tag: "With your choices" };
 
@@ -22,7 +23,7 @@ export function offerDifference(place) {
     send.disabled = true;
     verdict.textContent = "Writing…";
     answers.replaceChildren(waiting(), waiting());
-    const body = { messages: [{ role: "user", content: prompt.value.trim() }] };
+    const body = { messages: [{ role: "user", content: prompt.value.trim() }], max_tokens: MAX_TOKENS };
     const replies = prompt.value.trim() && (await write("preview", body, PATIENCE_MS));
     send.disabled = false;
     verdict.textContent = "";

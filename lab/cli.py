@@ -58,6 +58,20 @@ def bench_decode(
     print_row(result, as_json, show_decode, out, result)
 
 
+@bench.command("serve")
+def bench_serve(
+    only: Only = "",
+    results: Results = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the HTTP server: its speed over the engine's, first tokens, overload, and ten minutes with kills."""
+    from lab.speed.serving import Plan, run_serve
+
+    result = run_serve(Plan(), device or "cpu", only, results)
+    print_row(result, as_json, show_figures, out, result)
+
+
 @bench.command("quality")
 def bench_quality(
     model: Annotated[Measured, typer.Option(help="model that writes; each has people and prompts of its own")] = "tiny",

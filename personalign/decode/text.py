@@ -61,7 +61,7 @@ class Detokenizer:
             return bytes([self._bytes[token_id]])
         token = self._tokenizer.convert_ids_to_tokens(token_id)
         assert isinstance(token, str), "one id is one token"
-        letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+        letters = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
         return bytes(letters[letter] for letter in token) if letters.keys() >= set(token) else None
 
     def _whole_runs(self, ids: Sequence[int]) -> Iterator[int]:

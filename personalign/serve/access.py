@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Role = Literal["user", "backend", "operator"]
 Page = Literal["onboard", "me"]
-ALGORITHM = "HS256"
+ALGORITHM, CLAIMS = "HS256", ["sub", "exp", "jti", "scope"]
 PREFIX = "pa_"
 MAX_CREDENTIAL = 4096  # characters: a token with the longest id has fewer
 UNKNOWN = "the key or token is missing, unknown, expired or revoked; expected 'Authorization: Bearer pa_…', or a token"
@@ -72,9 +72,8 @@ class Door:
         return Caller(key.kind, f"key:{key.id}")
 
     def _by_token(self, credential: str) -> Caller:
-        required = {"require": ["sub", "exp", "jti", "scope"]}
         try:
-            claims = jwt.decode(credential, self._token_secret, [ALGORITHM], options=required)
+            claims = jwt.decode(credential, self._token_secret, [ALGORITHM], options={"require": CLAIMS})
             user = check_user(claims["sub"])
         except (jwt.InvalidTokenError, InputError):
             raise _unknown() from None

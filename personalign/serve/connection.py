@@ -76,7 +76,7 @@ async def _write(
     try:
         await while_connected(request, write(events.put_nowait))
     except PersonalignError as error:
-        events.put_nowait(event(failures.body(failures.status_of(error), str(error))))
+        events.put_nowait(event(failures.body(failures.status_of(error), failures.message_of(error))))
     finally:
         events.put_nowait(b"")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -24,6 +25,9 @@ from personalign.errors import (
     StoreError,
 )
 
+log = logging.getLogger(__name__)
+
+UNREACHED = "the store can't be used at the moment; send the request again later"
 RETRY_S = 1  # when to try again, where there is no better guess
 # the first that fits decides, so what is special stands above what is general
 STATUSES: Mapping[type[PersonalignError], int] = MappingProxyType(
@@ -64,12 +68,20 @@ def status_of(error: PersonalignError) -> int:
     return next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 500)
 
 
+def message_of(error: PersonalignError) -> str:
+    """What an error says is made for the caller, but for where the store is: that is for the log."""
+    if status_of(error) != 503 or isinstance(error, ErasurePending):
+        return str(error)
+    log.error("the store can't be used: %s", error)
+    return UNREACHED
+
+
 async def on_error(_: Request, error: Exception) -> JSONResponse:
-    """Answer one of our errors; what it says is made for the caller."""
+    """Answer one of our errors."""
     assert isinstance(error, PersonalignError), "it is registered for these alone"
     status = status_of(error)
     headers = {"Retry-After": str(RETRY_S)} if status in {429, 503} else None
-    return JSONResponse(body(status, str(error)), status, headers)
+    return JSONResponse(body(status, message_of(error)), status, headers)
 
 
 async def on_refusal(_: Request, error: Exception) -> JSONResponse:

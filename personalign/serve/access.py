@@ -28,6 +28,7 @@ Role = Literal["user", "backend", "operator"]
 Page = Literal["onboard", "me"]
 ALGORITHM, CLAIMS = "HS256", ["sub", "exp", "jti", "scope"]
 PREFIX = "pa_"
+UNREADABLE = "\ufffd"  # stands for bytes of a path that are no text
 MAX_CREDENTIAL = 4096  # characters: a token with the longest id has fewer
 UNKNOWN = "the key or token is missing, unknown, expired or revoked; expected 'Authorization: Bearer pa_…', or a token"
 
@@ -100,7 +101,7 @@ class Door:
         """
         try:
             ticket = self._links.loads(link)
-        except BadSignature:
+        except (BadSignature, UnicodeError):  # the latter of half a character
             raise Refusal(401, "this link isn't one of ours, or was changed; ask for a new one") from None
         if time.time() > ticket["until"]:
             raise Refusal(401, "this link has expired; ask for a new one")
@@ -147,6 +148,8 @@ async def person_of(user: str, caller: AnyCaller) -> str:
     name = caller.user if caller.role == "user" and user == "me" else user
     if name is None or not caller.may_act_for(name):
         raise Refusal(403, "a user token is good for its own person alone; expected that one's id, or 'me'")
+    if UNREADABLE in name:  # several paths are read as the same text
+        raise InputError("the person's id in the path isn't UTF-8; send it percent-encoded")
     return check_user(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import urlsplit
 
 import httpx
@@ -53,8 +54,9 @@ def test_a_link_that_is_none_opens_nothing(client: httpx.Client, server: str, se
     """A changed link, an expired one, a token and a megabyte are refused alike."""
     link = link_of(client, "lin", "me")
     token = client.post(path("lin", "tokens")).json()["token"]
-    for text in (link[:-1], link[::-1], Door(service).link("lin", "me", -1.0), token, "", "é", "x" * 500_000):
-        assert error(session(server, text))[0] == 401, text[:80]
+    for text in (link[:-1], link[::-1], Door(service).link("lin", "me", -1.0), token, "", "é", "x" * 500_000, "\ud800"):
+        body, headers = json.dumps({"link": text}), {"Content-Type": "application/json"}
+        assert error(httpx.post(f"{server}/v1/sessions", content=body, headers=headers))[0] == 401, text[:80]
 
 
 def test_a_token_lasts_as_long_as_asked(client: httpx.Client, server: str) -> None:

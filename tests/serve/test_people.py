@@ -187,6 +187,12 @@ def test_an_id_that_is_none_is_refused(client: httpx.Client, user: str) -> None:
     assert [error(response)[0] for response in answers] == [400] * 3
 
 
+@pytest.mark.parametrize("raw", ["%FF", "%ED%A0%80", "ada%FE"])
+def test_an_id_that_is_no_text_is_nobodys(client: httpx.Client, raw: str) -> None:
+    """Bytes that aren't UTF-8 are refused, since several such paths would be one person."""
+    assert error(client.get(f"/v1/people/{raw}/profile"))[0] == 400
+
+
 def test_me_is_whom_a_token_is_for(server: str, token_for: Callable[[str], str]) -> None:
     """With a user token "me" is the token's own person, and somebody else's path is refused, known or not."""
     with httpx.Client(base_url=server, headers={"Authorization": f"Bearer {token_for('mia/2')}"}) as mia:

@@ -103,6 +103,17 @@ def test_the_bank_comes_back(basis: Basis, folder: Path) -> None:
     assert back.pool.tobytes() == basis.pool.tobytes()
 
 
+def test_an_example_is_about_its_axis(basis: Basis) -> None:
+    """The pair that differs most on an axis and little on others stands for it; where none differs there is none."""
+    pairs = {"both": [3.0, 3.0, 0.0], "first": [2.5, 0.1, 0.0], "second": [0.0, -1.0, 0.0]}
+    bank = tuple(
+        replace(question(name, 1), first_features=np.array(v), second_features=np.zeros(D)) for name, v in pairs.items()
+    )
+    examples = replace(basis, bank=bank).examples
+    assert [example and example.id for example in examples] == ["first", "second", None]
+    assert replace(basis, bank=()).examples == (None,) * D
+
+
 def test_saving_twice_writes_the_same_files(basis: Basis, folder: Path, tmp_path: Path) -> None:
     """A basis that was loaded and saved again has the same files; another basis, the control, has others."""
     Basis.load(folder).save(tmp_path / "again")

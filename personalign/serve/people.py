@@ -100,9 +100,7 @@ def say(user: PersonId, wish: Wish, write: Once) -> UnderstoodView:
 @router.put("/consent")
 def agree(user: PersonId, consent: Consent, write: Once) -> ProfileView:
     """Record what a person agreed to."""
-    service = write.service
-    write.make(lambda: service.consent(user, consent.text), lambda: None)
-    return profile_view(service.profile(user), service.basis)
+    return noted(write, user, lambda: write.service.consent(user, consent.text))
 
 
 @router.post("/trial")
@@ -129,3 +127,10 @@ def changed(write: Write, user: str, change: Callable[[], Profile]) -> ProfileVi
     before = service.profile(user)
     profile = write.make(change, lambda: service.profile(user))
     return profile_view(profile, service.basis, before)
+
+
+def noted(write: Write, user: str, change: Callable[[], None]) -> ProfileView:
+    """Make a change beside a person's profile once, and show the profile; without a basis nothing is changed."""
+    service, basis = write.service, write.service.basis
+    write.make(change, lambda: None)
+    return profile_view(service.profile(user), basis)

@@ -7,7 +7,7 @@ import json
 from fastapi import APIRouter, Request, Response
 
 from personalign.serve.access import PersonId, Service
-from personalign.serve.people import PEOPLE
+from personalign.serve.people import PEOPLE, noted
 from personalign.serve.portrait import drift_view, event_view, profile_view
 from personalign.serve.repeats import Once, Write
 from personalign.views import DriftView, ForgottenView, HistoryView, ProfileView
@@ -44,15 +44,13 @@ def export(user: PersonId, service: Service) -> Response:
 @router.post("/pause")
 def pause(user: PersonId, write: Once) -> ProfileView:
     """Let a person have the model's own replies, and keep what is known of them."""
-    write.make(lambda: write.service.pause(user), lambda: None)
-    return profile_view(write.service.profile(user), write.service.basis)
+    return noted(write, user, lambda: write.service.pause(user))
 
 
 @router.post("/resume")
 def resume(user: PersonId, write: Once) -> ProfileView:
     """Let a person's profile act again."""
-    write.make(lambda: write.service.resume(user), lambda: None)
-    return profile_view(write.service.profile(user), write.service.basis)
+    return noted(write, user, lambda: write.service.resume(user))
 
 
 @router.delete("")

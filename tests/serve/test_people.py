@@ -119,14 +119,14 @@ def test_a_wish_that_is_none_is_refused(client: httpx.Client, text: str) -> None
     assert client.get(path("bigmouth", "profile")).json()["revision"] == 0
 
 
-def test_each_axis_has_an_example(client: httpx.Client) -> None:
-    """Two replies show what an axis is about: on it they are farther apart than on all others together."""
-    for axis in client.get(path("nobody", "profile")).json()["axes"]:
-        example = axis["example"]
-        assert example["low"] != example["high"]
-        assert example["prompt"][-1]["role"] == "user"
-        if axis["name"] == "length":
-            assert len(example["low"]) < len(example["high"])
+def test_each_axis_has_an_example(client: httpx.Client, service: Personalign) -> None:
+    """Two replies to one prompt show what an axis is about, the one with less of it first."""
+    axes = client.get(path("nobody", "profile")).json()["axes"]
+    for place, (axis, question) in enumerate(zip(axes, service.basis.examples, strict=True)):
+        assert question is not None
+        low, high = (question.replies.index(axis["example"][end]) for end in ("low", "high"))
+        assert question.features[low, place] < question.features[high, place]
+        assert axis["example"]["prompt"] == list(question.prompt)
 
 
 def test_preview_shows_the_difference(client: httpx.Client, service: Personalign) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 
+from personalign.bundled import TINY
 from personalign.service import Personalign
 from tests.onboarded import HELLO, onboard
+from tests.serve.running import serving
 from tests.serve.test_people import answer, error, path
 
 
@@ -79,3 +83,17 @@ def test_an_erased_person_is_gone_everywhere(client: httpx.Client, service: Pers
     assert not service.is_known("gone")
     assert not completion_of(client, "gone")["personalign"]["guided"]
     assert client.delete(path("gone")).json() == {"forgotten": False}
+
+
+def test_without_a_basis_rights_are_left(tmp_path: Path) -> None:
+    """A model without a basis asks nobody anything and says so; what is stored can be read, taken along and erased."""
+    url = f"sqlite:///{tmp_path / 'p.db'}"
+    with Personalign.open(url, model=TINY / "base") as plain, serving(plain) as server:
+        headers = {"Authorization": f"Bearer {plain.keys.create('backend', 'tests')[1]}"}
+        with httpx.Client(base_url=server, headers=headers) as client:
+            refusals = [client.get(path("ada", verb)) for verb in ("question", "profile", "drift")]
+            refusals += [client.post(path("ada", verb)) for verb in ("undo", "pause", "resume")]
+            assert [error(response)[0] for response in refusals] == [409] * 6
+            assert client.get(path("ada", "history")).json() == {"events": []}
+            assert client.get(path("ada", "export")).json()["user"] == "ada"
+            assert client.delete(path("ada")).json() == {"forgotten": False}

@@ -51,8 +51,8 @@ class Rights:
         """The keys of backends and operators, and secrets that all processes on one database share."""
         return self._store.keys
 
-    def once(self, caller: str, key: str, request: str) -> AbstractContextManager[bool]:
-        """Make one change once, however often it is sent: ``with p.once(caller, key, request) as is_first``.
+    def write_once(self, caller: str, key: str, request: str) -> AbstractContextManager[bool]:
+        """Make one change once, however often it is sent: ``with p.write_once(caller, key, request) as is_first``.
 
         It gives True the first time. The first change inside then carries a note of it, in its own transaction: a crash
         leaves both or neither. Sent again within a day it gives False, and there is nothing to do but to read the
@@ -68,4 +68,4 @@ class Rights:
         """
         for name, text in (("the caller", caller), ("the idempotency key", key), ("the request", request)):
             check_text(name, text)
-        return self._store.once(caller, key, request)
+        return self._store.write_once(caller, key, request)

@@ -64,9 +64,9 @@ USER_VERBS: dict[str, Verb] = {
 OTHER: dict[str, tuple[Verb, set[str]]] = {  # and which odd values are none there
     "consent": (lambda p, odd: p.ask("ada", odd), {"None", "a control character"}),
     "words of consent": (lambda p, odd: p.consent("ada", odd), {"a control character"}),
-    "caller": (lambda p, odd: p.once(odd, "key", "request"), {"a control character"}),
-    "idempotency key": (lambda p, odd: p.once("caller", odd, "request"), set()),
-    "request": (lambda p, odd: p.once("caller", "key", odd), {"a control character"}),
+    "caller": (lambda p, odd: p.write_once(odd, "key", "request"), {"a control character"}),
+    "idempotency key": (lambda p, odd: p.write_once("caller", odd, "request"), set()),
+    "request": (lambda p, odd: p.write_once("caller", "key", odd), {"a control character"}),
     "question": (lambda p, odd: p.answer("ada", odd, "a"), set()),
     "choice": (lambda p, odd: p.answer("ada", p.ask("ada").id, odd), set()),
     "messages of chat": (lambda p, odd: p.chat("ada", odd), set()),

@@ -198,10 +198,10 @@ def test_consent_is_recorded_without_a_question(p: Personalign) -> None:
 def test_an_undo_that_is_sent_again_counts_once(p: Personalign) -> None:
     """The service's verbs carry the key by themselves; the last undo of two at once ends quietly."""
     onboard(p, "ada", most=1)
-    with p.once("shop", "key", "undo") as slower:
-        with p.once("shop", "key", "undo") as faster:
+    with p.write_once("shop", "key", "undo") as slower:
+        with p.write_once("shop", "key", "undo") as faster:
             p.undo("ada")
         p.undo("ada")  # QuestionError: there is nothing left
-    with p.once("shop", "key", "undo") as again:
+    with p.write_once("shop", "key", "undo") as again:
         assert (slower, faster, again) == (True, True, False)
     assert p.profile("ada").answers == 0

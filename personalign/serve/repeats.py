@@ -39,7 +39,7 @@ class Write:
         """
         if self.key is None:
             return change()
-        with self.service.once(self.caller, self.key, self.digest) as is_first:
+        with self.service.write_once(self.caller, self.key, self.digest) as is_first:
             if is_first:
                 return change()
         self.response.headers[REPEATED] = "true"

@@ -286,7 +286,7 @@ class Store:
         with self._read() as session:
             return erased_after(self._connections, session, users, number)
 
-    def once(self, caller: str, key: str, request: str) -> AbstractContextManager[bool]:
+    def write_once(self, caller: str, key: str, request: str) -> AbstractContextManager[bool]:
         """Make the first change inside once; False, at the ``with``, where it was made before under the caller's key.
 
         Presentations and trials aren't such changes. InputError where the key came with another request.

@@ -290,7 +290,7 @@ def kill_sent(url: str, first: int = 1, stride: int = 1, keyless: int = 0, broke
 
         def send(key: str, user: str = user) -> int:
             with Store.open(url) as store:
-                with store.once("caller", key, "undo") as is_first:
+                with store.write_once("caller", key, "undo") as is_first:
                     if is_first:
                         store.undo_answer(user, BASIS, count)
                         if broken:

@@ -52,7 +52,7 @@ def undo(store: Store, fit: Fit) -> int:
 
 def send(store: Store, fit: Fit, key: str = "key", caller: str = "shop", request: str = "undo") -> int:
     """The same as a caller sends it."""
-    with store.once(caller, key, request) as is_first:
+    with store.write_once(caller, key, request) as is_first:
         if is_first:
             undo(store, fit)
     return len(store.answers("ada", "basis"))
@@ -62,10 +62,10 @@ def send(store: Store, fit: Fit, key: str = "key", caller: str = "shop", request
 def test_each_change_is_known_again(answered: Store, url: str, show, fit: Fit, sql: Sql, change: str) -> None:
     """In another process too: one row a change, with nothing in it that names a person or their texts."""
     shown = show("open")
-    with answered.once("user:ada", "key", "ada does it") as is_first:
+    with answered.write_once("user:ada", "key", "ada does it") as is_first:
         assert is_first
         CHANGES[change](answered, shown, fit)
-    with Store.open(url) as other, other.once("user:ada", "key", "ada does it") as is_first:
+    with Store.open(url) as other, other.write_once("user:ada", "key", "ada does it") as is_first:
         assert not is_first
     rows = sql("SELECT digest, request FROM writes")
     assert len(rows) == 1
@@ -83,7 +83,7 @@ def test_what_is_sent_twice_counts_once(answered: Store, fit: Fit) -> None:
 def test_an_erasure_that_is_sent_again_spares_who_came_back(answered: Store) -> None:
     """The id started anew in between; under another key they are erased (the control)."""
     for key, is_spared in (("key", True), ("key", True), ("another", False)):
-        with answered.once("shop", key, "forget") as is_first:
+        with answered.write_once("shop", key, "forget") as is_first:
             if is_first:
                 answered.forget("ada")
         if key == "key":
@@ -113,7 +113,7 @@ def test_a_change_that_fails_before_its_commit_may_be_sent_again(answered: Store
     def fail(_: object) -> None:
         raise StoreError("the disk is full")
 
-    with answered.once("shop", "key", "undo"):
+    with answered.write_once("shop", "key", "undo"):
         event.listen(answered._connections.writer, "commit", fail)
         with pytest.raises(StoreError):
             undo(answered, fit)
@@ -127,7 +127,7 @@ def test_a_change_that_fails_after_its_commit_counts(answered: Store, fit: Fit) 
     """The error comes out, and sent again it isn't made again."""
 
     def send_and_fail() -> None:
-        with answered.once("shop", "key", "undo"):
+        with answered.write_once("shop", "key", "undo"):
             undo(answered, fit)
             raise StoreError("later")
 
@@ -141,7 +141,7 @@ def test_what_changes_nothing_leaves_no_row(answered: Store, fit: Fit, sql: Sql)
     shown = answered.answers("ada", "basis")[-1].presentation_id
     answered.add_user("ada", "yes")
     answered.pause("ada", is_paused=True)
-    with answered.once("shop", "key", "all of it"):
+    with answered.write_once("shop", "key", "all of it"):
         answered.commit_answer("ada", shown, "a", fit)
         answered.add_user("ada", "yes")
         answered.pause("ada", is_paused=True)
@@ -153,7 +153,7 @@ def test_what_changes_nothing_leaves_no_row(answered: Store, fit: Fit, sql: Sql)
 
 def test_a_block_carries_one_row(answered: Store, fit: Fit, sql: Sql) -> None:
     """With its first change; what comes later in it, and after it, is free."""
-    with answered.once("shop", "key", "undo twice"):
+    with answered.write_once("shop", "key", "undo twice"):
         assert [undo(answered, fit) for _ in range(2)] == [9, 8]
     assert undo(answered, fit) == 7
     assert len(sql("SELECT * FROM writes")) == 1
@@ -165,7 +165,7 @@ def test_of_many_at_once_one_counts(answered: Store, fit: Fit, left: int, *, is_
     everyone = threading.Barrier(8)
 
     def send_together(number: int) -> bool:
-        with answered.once("shop", "key" if is_keyed else str(number), "undo") as is_first:
+        with answered.write_once("shop", "key" if is_keyed else str(number), "undo") as is_first:
             everyone.wait()
             undo(answered, fit)
         return is_first
@@ -177,12 +177,12 @@ def test_of_many_at_once_one_counts(answered: Store, fit: Fit, left: int, *, is_
 
 def test_the_slower_of_two_ends_quietly(answered: Store, fit: Fit) -> None:
     """Also where the faster one left it nothing to change, which alone would be an error (the control)."""
-    with answered.once("shop", "key", "undo"):
-        with answered.once("shop", "key", "undo"):
+    with answered.write_once("shop", "key", "undo"):
+        with answered.write_once("shop", "key", "undo"):
             undo(answered, fit)
         raise QuestionError("there is nothing to take back")
     assert len(answered.answers("ada", "basis")) == 9
-    with pytest.raises(QuestionError), answered.once("shop", "alone", "undo"):
+    with pytest.raises(QuestionError), answered.write_once("shop", "alone", "undo"):
         raise QuestionError("there is nothing to take back")
 
 
@@ -190,7 +190,7 @@ def test_a_task_s_threads_carry_the_row(answered: Store, fit: Fit) -> None:
     """A block on an event loop holds for the threads that it waits for, and for no other task."""
 
     async def send_from_a_task(key: str) -> None:
-        with answered.once("shop", key, "undo") as is_first:
+        with answered.write_once("shop", key, "undo") as is_first:
             await asyncio.sleep(0)
             if is_first:
                 await asyncio.to_thread(undo, answered, fit)

@@ -42,7 +42,7 @@ def compare(store: Store, user: str) -> str:
 
 
 def undo_once(store: Store, fit: Any) -> None:
-    with store.once("shop", "key", "undo") as is_first:
+    with store.write_once("shop", "key", "undo") as is_first:
         assert is_first
         store.undo_answer("ada", "basis", fit)
 

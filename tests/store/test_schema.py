@@ -65,7 +65,7 @@ def filled(store: Store, show, fit) -> None:
     store.commit_statements("ada", "basis", {("length", "set"): Statement("length", -1.0)}, fit)
     store.note_failure(store.person("ada"), store.start_trial("basis", ("plain", "words")).id, ("words", "plain"), "a")
     store.keys.create("backend", "shop")
-    with store.once("shop", "key", "consent"):
+    with store.write_once("shop", "key", "consent"):
         store.add_user("ada", "yes")
     store.close()
 

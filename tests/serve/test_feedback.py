@@ -23,17 +23,19 @@ def stored(service: Personalign, user: str) -> list[tuple[str, str, str]]:
     return pairs
 
 
-def test_a_thumb_is_against_the_models_own_reply(client: httpx.Client, service: Personalign) -> None:
+@pytest.mark.parametrize(("user", "thumb"), [("tom", "up"), ("tim", "down")])
+def test_a_thumb_is_against_the_models_own_reply(
+    client: httpx.Client, service: Personalign, user: str, thumb: str
+) -> None:
     """A thumb up prefers the reply to what the model writes by itself, and a thumb down the other way round."""
-    for user, thumb in (("tom", "up"), ("tim", "down")):
-        onboard(service, user, 3)
-        completion = completion_of(client, user)
-        plain = service.chat(user, HELLO, max_tokens=24, strength=0).text
-        assert plain != text_of(completion), "the control: guidance is seen in this reply"
-        given = {"completion": completion["id"], "kind": "thumbs", "thumb": thumb}
-        assert client.post(path(user, "feedback"), json=given).status_code == 200
-        pair = (text_of(completion), plain) if thumb == "up" else (plain, text_of(completion))
-        assert stored(service, user) == [("thumbs", *pair)]
+    onboard(service, user, 3)
+    completion = completion_of(client, user)
+    plain = service.chat(user, HELLO, max_tokens=24, strength=0).text
+    assert plain != text_of(completion), "the control: guidance is seen in this reply"
+    given = {"completion": completion["id"], "kind": "thumbs", "thumb": thumb}
+    assert client.post(path(user, "feedback"), json=given).status_code == 200
+    pair = (text_of(completion), plain) if thumb == "up" else (plain, text_of(completion))
+    assert stored(service, user) == [("thumbs", *pair)]
 
 
 def test_a_thumb_on_a_plain_reply_tells_nothing(client: httpx.Client, service: Personalign) -> None:

@@ -33,6 +33,7 @@ class Order:
 
     service: Personalign
     state: Any  # the application's
+    visit: Any  # the request's own state, of which its line in the log is made
     subject: Subject
     model: str
     messages: Conversation
@@ -60,6 +61,7 @@ class Order:
     def note(self, number: int, reply: Reply, first_s: float | None) -> None:
         """Count a reply, and keep it for feedback: the first by the id of all, the others by id and number."""
         self.state.meters.note_reply(reply, first_s, self.seconds)
+        self.visit.tokens = getattr(self.visit, "tokens", 0) + reply.usage.completion_tokens
         if self.subject.is_named:
             self.state.completions.keep(f"{self.id}-{number}" if number else self.id, self.turn, reply.text)
 
@@ -89,7 +91,8 @@ def order_of(
         raise Refusal(400, f"model names the expert {expert!r}, and personalign.expert another; leave one out", "model")
     subject = subject_of(caller, ask.names, request.headers)
     turn = state.completions.begin(subject.user, messages, options)
-    return Order(service, state, subject, model, messages, options, turn, f"{prefix}{secrets.token_hex(12)}")
+    order_id = f"{prefix}{secrets.token_hex(12)}"
+    return Order(service, state, request.state, subject, model, messages, options, turn, order_id)
 
 
 async def begun(parts: Sequence[Parts]) -> None:

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import jwt
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from personalign.errors import InputError
@@ -117,7 +118,14 @@ def _unknown() -> Refusal:
     return refusal
 
 
-async def caller_of(request: Request) -> Caller:
+# for the description alone: the header is read by ``Door``, which refuses in our own words
+Credential = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Security(HTTPBearer(auto_error=False, bearerFormat="a key 'pa_…', or a user token", scheme_name="key")),
+]
+
+
+async def caller_of(request: Request, _: Credential = None) -> Caller:
     """The caller of a request; every route but the open ones depends on it."""
     door: Door = request.app.state.door
     caller = await asyncio.to_thread(door.caller, request.headers.get("authorization", ""))

@@ -1,10 +1,15 @@
-"""The application: which routers stand where, what an error becomes, and what opens and ends with the server.
+"""The application: which routers stand where, and what an error becomes.
 
-``create_app(service)`` makes a whole server; ``mount(app, service)`` puts the same routes into an application of
-one's own.
+``create_app(service)`` makes a whole server. In an application of one's own it is one line,
+``app.mount("/personalign", create_app(service))``, and limits and errors stay on its side.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import version
+from operator import attrgetter
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -33,17 +38,30 @@ from personalign.serve.rates import Rates
 from personalign.service import Personalign
 
 TITLE = "personalign"
+UNUSED = ("HTTPValidationError", "ValidationError")  # of that 422
+KEYED = (
+    chat.router,
+    responses.router,
+    models.router,
+    people.router,
+    records.router,
+    feedback.router,
+    links.router,
+    summary.router,
+)
 
 
 def create_app(service: Personalign, policy: Policy | None = None) -> FastAPI:
     """A server of one open service; whoever opened that closes it."""
-    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    mount(app, service, policy or Policy())
-    return app
-
-
-def mount(app: FastAPI, service: Personalign, policy: Policy) -> None:
-    """Put every route, error and limit into an application."""
+    policy = policy or Policy()
+    app = FastAPI(
+        title=TITLE,
+        version=version(TITLE),
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=attrgetter("name"),
+    )
+    app.openapi = partial(_description, app)  # type: ignore[method-assign] # as FastAPI's manual extends it
     app.state.service, app.state.policy = service, policy
     app.state.door, app.state.rates, app.state.meters = Door(service), Rates(policy.rate), Meters(service)
     app.state.completions = Completions(policy.kept_s)
@@ -52,16 +70,19 @@ def mount(app: FastAPI, service: Personalign, policy: Policy) -> None:
     app.add_exception_handler(PersonalignError, failures.on_error)
     app.add_exception_handler(HTTPException, failures.on_refusal)
     app.add_exception_handler(RequestValidationError, failures.on_invalid)
-    for router in (
-        chat.router,
-        responses.router,
-        models.router,
-        people.router,
-        records.router,
-        feedback.router,
-        links.router,
-        health.router,
-        summary.router,
-        pages.router,
-    ):
-        app.include_router(router)
+    for router in KEYED:
+        app.include_router(router, responses=failures.responses())
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    return app
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own, without the 422 that it adds: what can't be read is answered 400."""
+    whole = FastAPI.openapi(app)
+    for operations in whole["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+    for name in UNUSED:
+        whole["components"]["schemas"].pop(name, None)
+    return whole

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from personalign.errors import (
@@ -47,6 +49,37 @@ STATUSES: Mapping[type[PersonalignError], int] = MappingProxyType(
 TYPES: Mapping[int, str] = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 )
+# what a route that needs a key may refuse, for those who read the description of the server
+REFUSALS: Mapping[int, str] = MappingProxyType(
+    {
+        400: "The request can't be used; the message names the field and what was expected.",
+        401: "The key, token or link is missing, unknown, expired or revoked.",
+        403: "The key or token isn't good for this.",
+        404: "There is no such model, question or completion.",
+        408: "The body took too long to arrive.",
+        409: "It doesn't go with what is stored: the question was answered already, or there is no basis.",
+        413: "The body is too large.",
+        429: "Too many requests, of this caller or at all; Retry-After says when to try again.",
+        500: "The server failed; its log has the request's id.",
+        501: "A package isn't installed on the server.",
+        503: "The store can't be used, or the server is stopping; Retry-After says when to try again.",
+    }
+)
+
+
+class Fault(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failure(BaseModel):
+    """Any error, in OpenAI's shape."""
+
+    error: Fault
 
 
 class Refusal(HTTPException):
@@ -57,10 +90,15 @@ class Refusal(HTTPException):
         self.param, self.code = param, code
 
 
+def responses() -> dict[int | str, dict[str, Any]]:
+    """Every refusal of a route, as FastAPI describes it."""
+    return {status: {"model": Failure, "description": text} for status, text in REFUSALS.items()}
+
+
 def body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, object]:
     """An error in OpenAI's shape."""
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return Failure(error=Fault(message=message, type=kind, param=param, code=code)).model_dump()
 
 
 def status_of(error: PersonalignError) -> int:

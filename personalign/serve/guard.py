@@ -86,6 +86,12 @@ class Exchange:
         self._is_last = False  # whether the connection ends with the answer
         scope.setdefault("state", {})["request_id"] = self.id
 
+    @property
+    def path(self) -> str:
+        """The path within this application, wherever it is mounted."""
+        path: str = self.scope["path"]
+        return path.removeprefix(self.scope.get("root_path", ""))
+
     def check_length(self) -> None:
         """Refuse a body by what it says of itself."""
         length = self.headers.get("content-length", "0")
@@ -122,7 +128,7 @@ class Exchange:
             if self._is_last:
                 headers["connection"] = "close"
         elif self._is_last and not message.get("more_body", False):
-            await self._send(message | {"more_body": True})
+            await self._send({**message, "more_body": True})
             await self._linger()
             message = {"type": "http.response.body"}
         await self._send(message)
@@ -173,7 +179,7 @@ class Guard:
             self._note(exchange)
 
     async def _carry_out(self, exchange: Exchange) -> None:
-        if exchange.scope["path"] in PROBES:
+        if exchange.path in PROBES:
             await self._app(exchange.scope, exchange.receive, exchange.send)
             return
         self._traffic.check()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from personalign.errors import SchemaError, StoreError
 from personalign.service import Personalign
@@ -15,8 +17,17 @@ from personalign.service import Personalign
 PATIENCE_S = 2.0  # for the store's answer
 UNREAD = "the store can't be read; for five minutes known people are served by the profiles at hand"
 
+Status = Literal["ready", "degraded"]
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["health"])
+
+
+class Readiness(BaseModel):
+    """Whether requests should be sent here, and why not."""
+
+    status: Status
+    reasons: list[str]
+    model: str
 
 
 @router.get("/livez")
@@ -25,19 +36,20 @@ async def livez() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(request: Request) -> JSONResponse:
     """Whether requests should be sent here: 503 with the reasons where not."""
     service: Personalign = request.app.state.service
     reasons = [] if (problem := await _problem(service)) is None else [problem]
     if request.app.state.traffic.is_draining:
         reasons.append("the server is stopping")
-    status = "degraded" if reasons else "ready"
+    status: Status = "degraded" if reasons else "ready"
     model = "loaded" if service.vitals.is_loaded else "not loaded before the first reply"
-    return JSONResponse({"status": status, "reasons": reasons, "model": model}, 503 if reasons else 200)
+    readiness = Readiness(status=status, reasons=reasons, model=model)
+    return JSONResponse(readiness.model_dump(), 503 if reasons else 200)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """What Prometheus reads."""
     return Response(request.app.state.meters.text(), media_type=CONTENT_TYPE_LATEST)

@@ -67,7 +67,7 @@ def db_backup(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False)
 def db_restore(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Put a backup in the database's place; people who were erased since stay erased.
 
-    Stop everything that uses the database first.
+    Stop everything that uses the database first. A key that was revoked since is good again; revoke it anew.
     """
     from personalign.store import backup
 

@@ -40,8 +40,9 @@ class RowAccount:
     ``kl`` is the mean of KL(steered ‖ unsteered) over the whole vocabulary, in nats at temperature 1, ``tilt_kl`` its
     part within the short list, at most clip²/8; ``changed`` is the share of tokens at which another candidate became
     the likeliest. ``reason`` says why a sequence isn't guided, and is None for a guided one: "no_answers" (nothing is
-    known of the person), "nothing_personal" (the basis knows nothing that sets people apart), "strength_zero" (β or
-    strength is 0), or "non_finite_reward" (from the first such token on it was written without guidance).
+    known of the person), "paused" (they want plain replies for now), "nothing_personal" (the basis knows nothing that
+    sets people apart), "strength_zero" (β or strength is 0), or "non_finite_reward" (written without guidance from the
+    first such token on).
     """
 
     guided: bool
@@ -86,7 +87,8 @@ class SteeredModel:
         check_number("strength", strength, 0.0, 100.0)
         if not people:
             raise InputError("no profiles were given; expected one for each prompt, or None in its place")
-        return GenerateSteer(self, [self._guidance(profile, strength) for profile in people])
+        guidance = [self._guidance(profile, strength) for profile in people]
+        return GenerateSteer(self, guidance, [profile is not None and profile.is_paused for profile in people])
 
     def _guidance(self, profile: Profile | None, strength: float) -> Guidance | None:
         if profile is None:
@@ -104,8 +106,8 @@ class GenerateSteer(LogitsProcessor):
     ``num_beams``.
     """
 
-    def __init__(self, steered: SteeredModel, guidance: Sequence[Guidance | None]) -> None:
-        self._steered, self._guidance = steered, list(guidance)
+    def __init__(self, steered: SteeredModel, guidance: Sequence[Guidance | None], is_paused: Sequence[bool]) -> None:
+        self._steered, self._guidance, self._is_paused = steered, list(guidance), list(is_paused)
         self._gains = [gain(g, steered.basis.steering) for g in guidance]
         self._passes = _Passes()
         self._trail = Trail(len(guidance))
@@ -229,7 +231,7 @@ class GenerateSteer(LogitsProcessor):
         guidance = self._guidance[person]
         why: Reason | None = "population" if guidance is not None and guidance.is_population else None
         if guided != 1:
-            why = reason(guidance, strength, is_sound=strength <= 0)
+            why = reason(guidance, strength, is_sound=strength <= 0, is_paused=self._is_paused[person])
         return RowAccount(guided=guided == 1, reason=why, kl=kl, tilt_kl=tilt_kl, changed=changed)
 
 

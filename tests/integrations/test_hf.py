@@ -267,16 +267,17 @@ def assert_same_bits(found, expected, rows: slice) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("off", ["nobody", "no answers", "strength 0", "beta 0", "nothing personal"])
+@pytest.mark.parametrize("off", ["nobody", "no answers", "paused", "strength 0", "beta 0", "nothing personal"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> None:
-    """Nobody = no answers = strength 0 = β 0 = nothing personal ⇒ plain generate's tokens and scores, bit for bit."""
+    """Nobody, no answers, paused, strength 0, β 0, nothing personal: plain generate's tokens and scores, bit for bit."""
     kit = make_kit(family)
     if off == "beta 0":
         kit = Kit(kit.causal, replace(kit.basis, steering=replace(STEERING, beta=0.0)))
     elif off == "nothing personal":
         kit = Kit(kit.causal, replace(kit.basis, shares=Shares(1.0, 0.0)))
-    profile = {"nobody": None, "no answers": kit.person(informative=0)}
+    paused = replace(kit.person(), is_paused=True)
+    profile = {"nobody": None, "no answers": kit.person(informative=0), "paused": paused}
     people, strength = [profile.get(off, kit.person())] * 2, 0.0 if off == "strength 0" else 1.0
     inputs = kit.inputs(HELLO, CAT)
     torch.manual_seed(7)
@@ -284,8 +285,8 @@ def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> N
     torch.manual_seed(7)
     found, accounts = kit.steer(inputs, people, strength, **WAYS[way])
     assert_same_bits(found, plain, slice(None))
-    reasons = {"nobody": "no_answers", "no answers": "no_answers", "nothing personal": "nothing_personal"}
-    reason = reasons.get(off, "strength_zero")
+    reasons = {"nobody": "no_answers", "strength 0": "strength_zero", "beta 0": "strength_zero"}
+    reason = reasons.get(off, off.replace(" ", "_"))
     assert set(accounts) == {RowAccount(guided=False, reason=reason, kl=0.0, tilt_kl=0.0, changed=0.0)}
     torch.manual_seed(7)
     whole = make_kit(family)

@@ -53,6 +53,7 @@ def test_a_single_thumb_does_not_guide_yet(p: Personalign) -> None:
     assert p.chat("ada", HELLO).reason == "no_answers"
 
 
+@pytest.mark.slow
 def test_more_feedback_than_a_fit_takes(p: Personalign) -> None:
     """A hundred and two regenerated replies are all kept, and fitted with two answers."""
     onboard(p, "ada", most=2)

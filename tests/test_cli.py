@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ SCHEMA = (
 )
 
 Run = Callable[..., Ran]
+Onboarded = Callable[..., None]
 
 
 class Keys(io.StringIO):
@@ -60,6 +62,29 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
         return run_verb(capfd, *words)
 
     return invoke
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    """Stores in which ada has answered, by her keys."""
+    return {}
+
+
+@pytest.fixture
+def onboarded(
+    run: Run, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, stores: dict[tuple[str, ...], Path]
+) -> Onboarded:
+    """Have ada answer; the same keys a second time take the first store's copy."""
+
+    def answer(keys: list[str], *words: str) -> None:
+        if (saved := stores.get((*words, *keys))) is not None:
+            shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+            return
+        assert run("onboard", "ada", *words, keys=keys).code == 0
+        stores[*words, *keys] = tmp_path_factory.mktemp("onboarded") / "store"
+        shutil.copytree(tmp_path, stores[*words, *keys])
+
+    return answer
 
 
 def start(folder: Path, *words: str, text: str = "", **environment: str) -> Ran:
@@ -165,10 +190,10 @@ def test_every_verb_is_tested() -> None:
 
 
 @pytest.mark.parametrize("verb", JSON)
-def test_json_is_one_line(run: Run, verb: str) -> None:
+def test_json_is_one_line(run: Run, verb: str, onboarded: Onboarded) -> None:
     """With --json stdout is one line, a JSON object with the promised fields; without it, it isn't (the control)."""
     words, fields = JSON[verb]
-    run("onboard", "ada", keys=["a", "b"])
+    onboarded(["a", "b"])
     assert fields <= set(run(*words, "--json", keys=["a"]).row())
     plain = run(*words, keys=["a"])
     assert plain.code == 0
@@ -204,9 +229,9 @@ def test_a_trial_from_its_start_to_its_report(run: Run) -> None:
     assert run("trial", "ask", "ada", HELLO).code == 2
 
 
-def test_a_key_is_shown_when_it_is_made_and_never_again(run: Run, tmp_path: Path) -> None:
+def test_a_key_is_shown_when_it_is_made_and_never_again(run: Run, tmp_path: Path, onboarded: Onboarded) -> None:
     """With its text and without --json too; then it is listed by its id, revoked by it, and marked as revoked."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     made = run("key", "create", "operator", "[b]me", "--json").row()
     assert made["key"].startswith("pa_")
     assert "[b]me" in run("key", "list").out
@@ -221,9 +246,9 @@ def test_a_key_is_shown_when_it_is_made_and_never_again(run: Run, tmp_path: Path
     assert run("key", "revoke", "nothing").code == 2
 
 
-def test_a_person_is_paused_and_resumes(run: Run) -> None:
+def test_a_person_is_paused_and_resumes(run: Run, onboarded: Onboarded) -> None:
     """The profile says so until then; a mistyped id is named."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     assert run("pause", "ada", "--json").row() == {"user": "ada", "known": True, "paused": True}
     assert run("chat", "ada", HELLO, "--json").row()["reason"] == "paused"
     assert run("profile", "ada", "--json").row()["paused"] is True
@@ -232,9 +257,9 @@ def test_a_person_is_paused_and_resumes(run: Run) -> None:
     assert "no one called 'adda' is known" in run("resume", "adda").err
 
 
-def test_a_backup_is_one_line_and_so_is_its_way_back(run: Run, tmp_path: Path) -> None:
+def test_a_backup_is_one_line_and_so_is_its_way_back(run: Run, tmp_path: Path, onboarded: Onboarded) -> None:
     """Each verb says on one line what it wrote; what came after the backup is gone once it is back."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     copy = tmp_path / "copy.db"
     assert run("db", "backup", str(copy), "--json").row() == {"path": str(copy), "bytes": copy.stat().st_size}
     run("onboard", "ben", keys=["a"])
@@ -249,9 +274,11 @@ def test_a_message_may_come_from_stdin(tmp_path: Path) -> None:
     assert (tmp_path / "p.db").exists()
 
 
-def test_what_the_operator_decides_stands_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_operator_decides_stands_in_the_environment(
+    run: Run, monkeypatch: pytest.MonkeyPatch, onboarded: Onboarded
+) -> None:
     """Shadow and pins hold for every verb; without them the reply is guided (the control)."""
-    run("onboard", "ada", keys=["a"] * 10)
+    onboarded(["a"] * 10)
     assert run("chat", "ada", HELLO, "--json").row()["guided"]
     monkeypatch.setenv("PERSONALIGN_SHADOW", "true")
     assert run("chat", "ada", HELLO, "--json").row()["reason"] == "shadow"
@@ -349,10 +376,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_exits_with_2(run: Run, tmp_path: Path, case: str) -> None:
+def test_bad_input_exits_with_2(run: Run, tmp_path: Path, case: str, onboarded: Onboarded) -> None:
     """What was wrong is said on stderr, stdout is empty, and no byte of the database changes."""
     words, said = REFUSED[case]
-    run("onboard", "ada", keys=["a", "b", "a"])
+    onboarded(["a", "b", "a"])
     before = files(tmp_path)
     refused = run(*words, "--json")
     assert refused.code == 2, refused
@@ -362,9 +389,9 @@ def test_bad_input_exits_with_2(run: Run, tmp_path: Path, case: str) -> None:
     assert files(tmp_path) == before
 
 
-def test_a_change_would_be_seen(run: Run, tmp_path: Path) -> None:
+def test_a_change_would_be_seen(run: Run, tmp_path: Path, onboarded: Onboarded) -> None:
     """The control of the test above: one more answer changes the database's bytes, looking at the profile doesn't."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     before = files(tmp_path)
     assert run("profile", "ada").code == 0
     assert files(tmp_path) == before
@@ -440,9 +467,11 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, the dev
 
 @needs_full
 @pytest.mark.parametrize("words", [("--help",), *(words for words, _ in JSON.values())], ids=" ".join)
-def test_a_full_disk_under_stdout_is_told(run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+def test_a_full_disk_under_stdout_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], onboarded: Onboarded
+) -> None:
     """With --json and without: one line on stderr, exit code 1, and the store is as good as before."""
-    run("onboard", "ada", keys=["a", "b"])
+    onboarded(["a", "b"])
     for option in [(), ("--json",)] if words != ("--help",) else [()]:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", FULL.open("w", encoding="utf-8"))
@@ -489,9 +518,11 @@ STORED = ["onboard", "chat", "profile", "forget", "export"]
 
 
 @pytest.mark.parametrize("verb", STORED)
-def test_an_older_schema_exits_with_3(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+def test_an_older_schema_exits_with_3(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, onboarded: Onboarded
+) -> None:
     """The command to run is named, and nothing is changed on its own."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     before = files(tmp_path)
     monkeypatch.setattr(schema, "HEAD", "next")
     refused = run(*JSON[verb][0], "--json", keys=["a"])
@@ -501,9 +532,9 @@ def test_an_older_schema_exits_with_3(run: Run, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("verb", [*STORED, "db upgrade"])
-def test_a_newer_schema_exits_with_3(run: Run, tmp_path: Path, verb: str) -> None:
+def test_a_newer_schema_exits_with_3(run: Run, tmp_path: Path, verb: str, onboarded: Onboarded) -> None:
     """A database that a later release wrote is left alone, by the upgrade too."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     connection = sqlite_driver().connect(str(tmp_path / "p.db"))
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.commit()
@@ -574,6 +605,7 @@ def test_every_answers_effect_is_told(run: Run) -> None:
     assert "towards " in run("onboard", "ben", keys=["a", "q"]).out
 
 
+@pytest.mark.slow
 def test_one_question_is_asked_again_on_request(run: Run) -> None:
     """With --check, once, after the others; with the same key the other text is meant. Off by default (the control)."""
     off = run("onboard", "ada", keys=["a"] * 12)
@@ -624,17 +656,18 @@ def test_a_conversation_goes_on_after_a_blank_line(run: Run) -> None:
     assert talked.out.count("you ") >= 4
 
 
-def test_the_profile_of_a_person_says_what_stands_out(run: Run) -> None:
+def test_the_profile_of_a_person_says_what_stands_out(run: Run, onboarded: Onboarded) -> None:
     """Ten answers are shown as bars between two directions in words."""
-    run("onboard", "ada", keys=["a"] * 10)
+    onboarded(["a"] * 10)
     shown = run("profile", "ada")
     assert "10 answers, revision 10" in shown.out
     assert shown.out.count("●") == len(run("profile", "ada", "--json").row()["axes"])
 
 
-def test_a_reply_is_written_as_asked(run: Run, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_reply_is_written_as_asked(run: Run, tmp_path: Path, onboarded: Onboarded) -> None:
     """The options of chat reach the reply: its account, log-probabilities, stop strings, penalties and constraints."""
-    run("onboard", "ada", keys=["a"] * 10)
+    onboarded(["a"] * 10)
     plain = run("chat", "ada", HELLO, "--json").row()
     assert plain["guided"]
     assert plain["kl"] > 0
@@ -656,18 +689,19 @@ def test_a_reply_is_written_as_asked(run: Run, tmp_path: Path) -> None:
     assert re.fullmatch("[a-f]{3,9}", run("chat", "ada", HELLO, "--json", "--regex", "[a-f]{3,9}").row()["text"])
 
 
-def test_the_account_is_one_line(run: Run) -> None:
+def test_the_account_is_one_line(run: Run, onboarded: Onboarded) -> None:
     """Below a reply stands how far it was guided, or why it wasn't."""
-    assert "not guided: no_answers; " in run("chat", "ada", HELLO).out.splitlines()[-1]
-    run("onboard", "ada", keys=["a"] * 10)
+    onboarded(["a"] * 10)
+    assert "not guided: no_answers; " in run("chat", "ben", HELLO).out.splitlines()[-1]
     assert re.search(
         r"guided by revision 10: KL \S+, \d+% changed, reward \S+; \d+ tokens, ", run("chat", "ada", HELLO).out
     )
 
 
-def test_shift_tells_what_moved(run: Run, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_shift_tells_what_moved(run: Run, tmp_path: Path, onboarded: Onboarded) -> None:
     """Tokens come in order of how much they were moved, from prompts as words and as lines of a file."""
-    run("onboard", "ada", keys=["a"] * 10)
+    onboarded(["a"] * 10)
     (tmp_path / "prompts.txt").write_text("I need a hotel in Paris.\n\nFind me a bus.\n")
     words = ("shift", "ada", HELLO, "--prompts", str(tmp_path / "prompts.txt"), "--expert", "hotels", "--top", "5")
     row = run(*words, "--json").row()
@@ -703,9 +737,9 @@ def test_nobody_is_told_to_be_unknown(run: Run, tmp_path: Path, verb: str) -> No
     assert run(verb, "ada", "--json").row()["known"] is True
 
 
-def test_a_damaged_row_is_exported_and_said_to_be(run: Run, tmp_path: Path) -> None:
+def test_a_damaged_row_is_exported_and_said_to_be(run: Run, tmp_path: Path, onboarded: Onboarded) -> None:
     """On stderr, with how many there are; a sound export says nothing there (the control)."""
-    run("onboard", "ada", keys=["a", "b"])
+    onboarded(["a", "b"])
     assert run("export", "ada", "--json").err == ""
     connection = sqlite_driver().connect(str(tmp_path / "p.db"))
     connection.execute("UPDATE presentations SET a = 'another text' WHERE state = 'answered'")
@@ -721,9 +755,9 @@ def test_a_schema_without_an_end_is_refused(run: Run) -> None:
     assert "the schema has 100,001 characters" in run("chat", "ada", HELLO, "--schema", "/dev/zero").err
 
 
-def test_erasing_needs_no_basis(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erasing_needs_no_basis(run: Run, monkeypatch: pytest.MonkeyPatch, onboarded: Onboarded) -> None:
     """Whatever became of model and basis, a person can be erased."""
-    run("onboard", "ada", keys=["a"])
+    onboarded(["a"])
     monkeypatch.setenv("PERSONALIGN_MODEL", "/gone")
     assert run("profile", "ada").code == 2  # the control
     assert run("export", "ada", "--json").row()["known"]
@@ -732,9 +766,11 @@ def test_erasing_needs_no_basis(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1", "utf-8"])
 @pytest.mark.parametrize("verb", ["profile", "onboard", "doctor", "export", "forget"])
-def test_any_terminal_can_be_written_to(run: Run, monkeypatch: pytest.MonkeyPatch, verb: str, encoding: str) -> None:
+def test_any_terminal_can_be_written_to(
+    run: Run, monkeypatch: pytest.MonkeyPatch, verb: str, encoding: str, onboarded: Onboarded
+) -> None:
     """What an encoding lacks becomes a question mark or an escape, with --json and without, and never a traceback."""
-    run("onboard", "ada", "--consent", "gerne \u2192 \u65e5\u672c", keys=["a", "b"])
+    onboarded(["a", "b"], "--consent", "gerne \u2192 \u65e5\u672c")
     words = (verb,) if verb == "doctor" else (verb, "ada")
     for extra in ((), ("--json",)):
         stdout, stderr = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))

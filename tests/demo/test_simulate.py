@@ -73,6 +73,7 @@ def test_utilities_are_standardised_and_opposites_negate_them() -> None:
     assert np.abs(utilities(person(4)) - found).max() > 0.5  # control: another seed, another taste
 
 
+@pytest.mark.slow
 def test_a_share_of_the_answers_is_flipped() -> None:
     """Over many answers about one pair the share is that of ``FLIPPED``, whichever side is better."""
     prompts, replies, _ = bank()

@@ -138,7 +138,11 @@ def make_kit(family: str, seed: int = 0, ends: Sequence[int] = (1,)) -> Kit:
     return Kit(causal, basis_for(causal, random_head()))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+QUICK = ("llama", "gemma2")  # the plain family, and one that caps its logits; the others are among the slow tests
+EVERY_FAMILY = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=EVERY_FAMILY)
 def kit(request: pytest.FixtureRequest) -> Kit:
     """Tests that take it run on every family."""
     return make_kit(request.param)
@@ -229,6 +233,7 @@ def test_a_padded_batch_is_row_by_row_the_reference(kit: Kit) -> None:
     print(f"near ties: {ties}")  # noqa: T201 - counted in the open
 
 
+@pytest.mark.slow
 def test_the_bundled_model_is_steered_as_in_chat(tiny: Kit) -> None:
     """Real prompts under a strong taste, alone and in one batch, are the plain method's."""
     prompts = talk("I need a hotel in Paris", "Book me a table for two", "What movies are on?")
@@ -270,7 +275,7 @@ def assert_same_bits(found, expected, rows: slice) -> None:
 @pytest.mark.parametrize("off", ["nobody", "no answers", "paused", "strength 0", "beta 0", "nothing personal"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
 def test_a_row_that_is_off_keeps_every_bit(family: str, off: str, way: str) -> None:
-    """Nobody, no answers, paused, strength 0, β 0, nothing personal: plain generate's tokens and scores, bit for bit."""
+    """Nobody, no answers, paused, strength 0, β 0, nothing personal: plain generate's tokens and scores to the bit."""
     kit = make_kit(family)
     if off == "beta 0":
         kit = Kit(kit.causal, replace(kit.basis, steering=replace(STEERING, beta=0.0)))

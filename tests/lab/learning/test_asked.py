@@ -53,6 +53,7 @@ def basis(population: Population) -> Basis:
     return fitted(population, 0)
 
 
+@pytest.mark.slow
 def test_people_are_known_after_some_questions(population: Population, basis: Basis) -> None:
     """Before the first nobody knows anything; who knows the kinds beforehand predicts best."""
     served = ask_everyone(population, basis, None, COUNTS)

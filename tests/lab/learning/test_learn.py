@@ -83,6 +83,7 @@ def test_curves_have_a_point_for_each_number_of_answers(run: tuple[dict[str, Any
     assert (tmp_path / "learn.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_missing_set_is_named(tmp_path: Path) -> None:
     """Its keys are left out and it stands in ``skipped``, while the sets that are there are measured."""
     made_up.make(tmp_path, ["prism_partial"])
@@ -193,6 +194,7 @@ def test_others_agree_as_often_as_they_do(data: Path) -> None:
 # ---------------------------------------------------------------- stopping
 
 
+@pytest.mark.slow
 def test_who_is_asked_until_sure_is_known() -> None:
     """People are better known than by chance when asking stops, and never asked more than the most."""
     found = stop_people(6, 1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import typer
 from typer.testing import CliRunner
 
 from lab.learning.trials import draw, false_alarms, fixed, main, until
 
 
+@pytest.mark.slow
 def test_the_figures_of_trials() -> None:
     """One line: alarms by both intervals, and the better arm found more often by more people."""
     app = typer.Typer()

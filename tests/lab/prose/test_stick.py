@@ -44,6 +44,7 @@ def test_every_window_holds_every_request_once() -> None:
         assert sorted(topic[0][WINDOWS["1"]] * 5) != sorted(topic[0])
 
 
+@pytest.mark.slow
 def test_a_cached_conversation_is_the_one_that_is_read_anew(p: Personalign) -> None:
     """Every reply and its KL as the engine writes them from the whole conversation; without it they differ."""
     while question := p.ask("Ada"):

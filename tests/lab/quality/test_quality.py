@@ -141,6 +141,7 @@ def test_a_stopped_run_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.Mon
     assert len(asked) == 2 * len(set(asked)) + 1  # the control
 
 
+@pytest.mark.slow
 def test_reward_models_are_trained_once(
     basis: Basis, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +154,7 @@ def test_reward_models_are_trained_once(
         rewards.reward_model(basis, models, "prefixes", Training(6, 2, 2), tmp_path)
 
 
+@pytest.mark.slow
 def test_missing_dialogues_are_named(tmp_path: Path) -> None:
     """Without the expert's dialogues its figures are left out and the reason is given."""
     found = run_quality(PLAN, "cpu", tmp_path, tmp_path, only="alpha.bits")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from personalign.serve.trend import Trend
@@ -31,9 +33,10 @@ class Meters:
         self._whole = self._histogram("e2e_request_latency_seconds", "From the request to the last token.", WHOLE_S)
         self._kl = self._histogram("kl_nats_per_token", "How far guidance moved a reply's tokens.", NATS)
         self._gained = self._histogram("gained", "The expected reward that guidance added to a reply.", GAINS)
-        self._gauge("num_requests_running", "Replies being written.").set_function(lambda: service.vitals.num_running)
-        self._gauge("num_requests_waiting", "Replies waiting for a slot.").set_function(
-            lambda: service.vitals.num_waiting
+        self._gauge("num_requests_running", "Replies being written.", lambda: service.vitals.num_running)
+        self._gauge("num_requests_waiting", "Replies waiting for a slot.", lambda: service.vitals.num_waiting)
+        self._gauge(
+            "profiles_stale", "1 while the store couldn't be read for a reply.", lambda: service.vitals.is_stale
         )
         ProcessCollector(registry=self._registry)
 
@@ -68,5 +71,5 @@ class Meters:
     def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(PREFIX + name, what, buckets=buckets, registry=self._registry)
 
-    def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(PREFIX + name, what, registry=self._registry)
+    def _gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
+        Gauge(PREFIX + name, what, registry=self._registry).set_function(read)

@@ -42,12 +42,12 @@ class Patience:
         now = self._clock()
         for connection in [each for each in connections if isinstance(each, Connection)]:
             wait = _wait(connection)
-            before, since = self._waits.get(connection, (None, now))
+            before, began_at = self._waits.get(connection, (None, now))
             if wait is None:
                 self._waits.pop(connection, None)
             elif wait != before:
                 self._waits[connection] = wait, now
-            elif now - since > self._seconds:
+            elif now - began_at > self._seconds:
                 self._end(connection, wait)
 
     def _end(self, connection: Connection, wait: Wait) -> None:

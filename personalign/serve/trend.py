@@ -25,7 +25,7 @@ class Sums:
     gained: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        return Sums(*(mine + new for mine, new in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Sums(*(old + new for old, new in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def row(self, seconds: float) -> dict[str, Any]:
         """The sums as JSON values; gain and KL are means over the guided replies, None without any."""

@@ -22,11 +22,12 @@ from personalign.serve.guard import Guard, Traffic
 from personalign.serve.metrics import Meters
 from personalign.serve.policy import Policy
 from personalign.service import Personalign
+from tests.decode.gate import until
 from tests.serve.raw import BODY, HEAD, WHOLE, ask, connect, read
 from tests.serve.running import serving
 
-HASTY = Policy(receive_s=0.4, in_flight=2)
-SLOWEST_S = 1.5  # by when what takes too long has ended
+HASTY = Policy(receive_s=0.4)
+SLOWEST_S = 5.0  # by when what takes too long has ended, also on a busy machine
 MANY = 200 << 20  # bytes
 PIECE = bytes(1 << 16)
 
@@ -127,7 +128,7 @@ def test_who_takes_no_answer_is_cut_off(hasty: str) -> None:
                 pass
             return num_bytes
 
-    assert receive(SLOWEST_S) < size
+    assert receive(5 * HASTY.receive_s) < size
     assert receive(0) >= size
 
 
@@ -139,23 +140,26 @@ def test_what_is_no_request_is_refused(hasty: str, sent: bytes) -> None:
     assert answer.error()["type"] == "invalid_request_error"
 
 
-def test_more_requests_than_may_be_at_once_are_refused(hasty: str) -> None:
+def test_more_requests_than_may_be_at_once_are_refused(service: Personalign) -> None:
     """The third gets 429 and when to come back, at once; probes are answered; when one ends the next is let in."""
     half = WHOLE[:-1]
-    with connect(hasty) as one, connect(hasty) as other:
+    with (
+        serving(service, Policy(in_flight=2, receive_s=600)) as address,
+        connect(address) as one,
+        connect(address) as other,
+    ):
         one.sendall(half)
         other.sendall(half)
-        time.sleep(0.1)
-        answer = ask(hasty, [WHOLE])
-        assert answer.status == 429
-        assert answer.seconds < 0.05
-        assert answer.headers["retry-after"] == "1"
+        until(lambda: ask(address, [WHOLE]).status == 429)
+        answer = ask(address, [WHOLE])
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         assert answer.error()["code"] == "overloaded"
+        assert answer.seconds < 1
         for probe in ("livez", "readyz", "metrics"):
-            assert httpx.get(f"{hasty}/{probe}").status_code == 200
+            assert httpx.get(f"{address}/{probe}").status_code == 200
         one.sendall(WHOLE[-1:])
         assert read(one).status == 401
-        assert ask(hasty, [WHOLE]).status == 401
+        assert ask(address, [WHOLE]).status == 401
 
 
 def test_every_answer_has_an_id(client: httpx.Client) -> None:

@@ -24,7 +24,14 @@ class Rights:
 
     def forget(self, user: str) -> bool:
         """Erase everything about a person, and say whether they were known; the id may start anew."""
-        return self._store.forget(check_user(user))
+        user = check_user(user)
+        try:
+            return self._store.forget(user)
+        finally:
+            self._let_go(user)
+
+    def _let_go(self, user: str) -> None:
+        """Remove what is in memory of a person, where there is any."""
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored about a person, ready for JSON."""

@@ -325,15 +325,11 @@ class Personalign(Rights):
         """Whether it is ready, and how much is going on; nothing is loaded."""
         return Vitals(self._store, self._loaded)
 
-    # Data rights, of which ``Rights`` has the others, and lifetime
+    # Lifetime; people's rights are in ``Rights``
 
-    def forget(self, user: str) -> bool:
-        """Erase everything about a person, and say whether they were known; the id may start anew."""
-        try:
-            return super().forget(user)
-        finally:
-            if self._loaded is not None:
-                self._loaded.forget(user)
+    def _let_go(self, user: str) -> None:
+        if self._loaded is not None:
+            self._loaded.forget(user)
 
     def close(self) -> None:
         """End the replies that are being written, and close the store; every verb raises an error afterwards."""

@@ -123,7 +123,7 @@ def test_relative_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with Personalign.open(model="zoo/base", basis="zoo/basis", reward="zoo/base", experts=["zoo/experts/hotels"]) as p:
         monkeypatch.chdir("/")
-        places = (p._source.model, p._source.reward, *p._source.experts.values())
+        places = (p.source.model, p.source.reward, *p.source.experts.values())
         assert all(Path(place).exists() for place in places)
         monkeypatch.chdir(tmp_path)
 

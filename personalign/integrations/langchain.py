@@ -55,8 +55,8 @@ class ChatPersonalign(ChatOpenAI):
     ) -> dict[str, Any]:
         payload = super()._get_request_payload(input_, stop=stop, **kwargs)
         body = payload.get("extra_body") or {}
-        said = {"user": self.user, "strength": self.strength, **self.wishes, **body.get(FIELD, {})}
-        return payload | {"extra_body": {**body, FIELD: {k: v for k, v in said.items() if v is not None}}}
+        wished = {"user": self.user, "strength": self.strength, **self.wishes, **body.get(FIELD, {})}
+        return payload | {"extra_body": {**body, FIELD: {k: v for k, v in wished.items() if v is not None}}}
 
     def _create_chat_result(
         self, response: dict[str, Any] | BaseModel, generation_info: dict[str, Any] | None = None

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 
 from personalign.serve.access import AnyCaller
 from personalign.serve.answer import ChatCompletion, Choice, Logprobs, account, account_headers, choice, logprobs, usage
-from personalign.serve.connection import DONE, EVENTS, Put, event, event_stream, together, while_connected
+from personalign.serve.connection import DONE, EVENTS, Put, event, event_stream, gather, while_connected
 from personalign.serve.order import Order, begun, order_of
 from personalign.serve.policy import Policy
 from personalign.serve.wire import ChatAsk
@@ -34,7 +34,7 @@ async def chat(ask: ChatAsk, request: Request, caller: AnyCaller) -> Response:
         parts = [order.parts(number) for number in numbers]
         await while_connected(request, begun(parts))
         return event_stream(request, partial(_write, order, ask, parts))
-    replies = await while_connected(request, together(*(order.reply(number) for number in numbers)))
+    replies = await while_connected(request, gather(*(order.reply(number) for number in numbers)))
     return _answer(order, [_choice(order, ask, number, reply) for number, reply in enumerate(replies)], replies)
 
 
@@ -64,9 +64,9 @@ def _logprobs(order: Order, ask: ChatAsk, drawn: Sequence[TokenLogprobs]) -> Log
 async def _write(order: Order, ask: ChatAsk, parts: Sequence[Parts], put: Put) -> None:
     """All choices as they are written, then their usage."""
     chunk = _Chunks(order, ask)
-    replies = await together(*(_write_choice(chunk, number, one, put) for number, one in enumerate(parts)))
+    replies = await gather(*(_write_choice(chunk, number, one, put) for number, one in enumerate(parts)))
     if ask.has_usage:
-        put(chunk.of([], usage=usage(replies).model_dump()))
+        put(chunk.make([], usage=usage(replies).model_dump()))
     put(DONE)
 
 
@@ -94,7 +94,7 @@ class _Chunks:
         if ask.has_usage:
             self._head["usage"] = None
 
-    def of(self, choices: list[dict[str, Any]], **others: object) -> bytes:
+    def make(self, choices: list[dict[str, Any]], **others: object) -> bytes:
         """A chunk of some choices."""
         return event({**self._head, "choices": choices, **others})
 
@@ -102,9 +102,9 @@ class _Chunks:
         """What is new of one choice."""
         shown = _logprobs(self.order, self._ask, drawn) if drawn else None
         probabilities = None if shown is None else shown.model_dump()
-        return self.of([{"index": number, "delta": delta, "logprobs": probabilities, "finish_reason": None}])
+        return self.make([{"index": number, "delta": delta, "logprobs": probabilities, "finish_reason": None}])
 
     def end(self, number: int, reply: Reply) -> bytes:
         """Why one choice ended, and how it was steered."""
         ended = {"index": number, "delta": {}, "logprobs": None, "finish_reason": reply.finish_reason}
-        return self.of([ended], personalign=account(reply).model_dump())
+        return self.make([ended], personalign=account(reply).model_dump())

@@ -45,7 +45,7 @@ async def _departure(request: Request) -> None:
         pass
 
 
-async def together(*works: Awaitable[Value]) -> list[Value]:
+async def gather(*works: Awaitable[Value]) -> list[Value]:
     """Do several things at once; where one fails, the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

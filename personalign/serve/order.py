@@ -15,7 +15,7 @@ from personalign.options import OptionsDict
 from personalign.serve.access import Caller
 from personalign.serve.answer import Spell
 from personalign.serve.completions import Turn
-from personalign.serve.connection import together
+from personalign.serve.connection import gather
 from personalign.serve.failures import Refusal
 from personalign.serve.models import find_model
 from personalign.serve.subject import Subject, subject_of
@@ -101,7 +101,7 @@ async def begun(parts: Sequence[Parts]) -> None:
     What can't be used is refused here, while the response has a status to say so.
     """
     try:
-        await together(*(anext(one) for one in parts))
+        await gather(*(anext(one) for one in parts))
     except BaseException:
-        await together(*(one.aclose() for one in parts))
+        await gather(*(one.aclose() for one in parts))
         raise

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Strict
 from personalign.messages import MAX_REPLIES, Pick
 from personalign.options import OptionsDict
 from personalign.serve.access import PersonId, Service
-from personalign.serve.connection import together, while_connected
+from personalign.serve.connection import gather, while_connected
 from personalign.serve.policy import Policy
 from personalign.serve.portrait import profile_view, question_view, statements_view
 from personalign.serve.repeats import Once, Write
@@ -116,7 +116,7 @@ async def preview(user: PersonId, service: Service, request: Request, asked: Cha
     policy: Policy = request.app.state.policy
     messages, options = asked.read(policy), asked.chosen(policy)
     without: OptionsDict = {**options, "strength": 0.0}
-    both = together(service.achat(user, messages, **without), service.achat(user, messages, **options))
+    both = gather(service.achat(user, messages, **without), service.achat(user, messages, **options))
     plain, personal = await while_connected(request, both)
     return PreviewView(plain.text, personal.text)
 

@@ -1,15 +1,16 @@
 /* Replies as cards, side by side or below each other, with the buttons that choose among them. */
 
-import { element } from "./dom.js";
+import { button, element } from "./dom.js";
 import { prose } from "./prose.js";
 
 export const LETTERS = "abcd";
 
 /** A conversation, as chats show it. */
 export function thread(messages) {
-  return messages.map(({ role, content }) =>
-    element("div", { class: `message ${role}` }, element("span", { class: "who" }, WHO[role] ?? role), ...prose(content)),
-  );
+  return messages.map(({ role, content }) => {
+    const who = element("span", { class: "who" }, WHO[role] ?? role);
+    return element("div", { class: `message ${role}` }, who, ...prose(content));
+  });
 }
 
 /** One reply with its number and its buttons. */
@@ -44,14 +45,15 @@ const WHO = { user: "You", assistant: "Assistant", system: "The assistant was to
 
 function buttons(number, letter, isPick, graded, choose, mark) {
   const key = element("kbd", { "aria-hidden": "true" }, `${number}`);
-  const name = { "aria-label": `Reply ${number} is ${isPick ? "the best" : graded ? "better" : "the better one"}` };
-  const words = isPick ? "The best" : graded ? "Better" : "This one";
-  const best = element("button", { type: "button", class: "primary better", ...name, click: () => choose(letter) }, words, key);
+  const offer = (words, name, choice) =>
+    button(words, "primary better", () => choose(choice), { "aria-label": name }, key);
   if (isPick) {
-    const worst = { type: "button", class: "worst", "aria-pressed": "false", "aria-label": `Reply ${number} is the worst` };
-    return [best, element("button", { ...worst, click: () => mark(letter) }, "Worst")];
+    const worst = { "aria-pressed": "false", "aria-label": `Reply ${number} is the worst` };
+    const marker = button("Worst", "worst", () => mark(letter), worst);
+    return [offer("The best", `Reply ${number} is the best`, letter), marker];
   }
-  if (!graded) return [best];
-  const much = { type: "button", class: "much", "aria-label": `Reply ${number} is much better` };
-  return [best, element("button", { ...much, click: () => choose(`${letter}++`) }, "Much better")];
+  if (!graded) return [offer("This one", `This one: reply ${number}`, letter)];
+  const much = { "aria-label": `Reply ${number} is much better` };
+  const best = offer("Better", `Reply ${number} is better`, letter);
+  return [best, button("Much better", "much", () => choose(`${letter}++`), much)];
 }

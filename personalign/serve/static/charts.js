@@ -11,7 +11,7 @@ export function belief(mean, deviation, words) {
     { class: "belief", role: "img", "aria-label": words },
     svg("line", { class: "rail", x1: "0%", x2: "100%", y1: "50%", y2: "50%" }),
     svg("line", { class: "zero", x1: "50%", x2: "50%", y1: "20%", y2: "80%" }),
-    svg("rect", { class: "band", x: `${low}%`, width: `${Math.max(high - low, 0.5)}%`, y: "32%", height: "36%", rx: 5 }),
+    svg("rect", { class: "band", x: `${low}%`, width: `${high - low}%`, y: "32%", height: "36%", rx: 5 }),
   );
 }
 
@@ -19,12 +19,13 @@ export function belief(mean, deviation, words) {
 export function trend(title, points, format) {
   const values = points.map(({ value }) => value).filter((value) => value !== null);
   const newest = values.length ? format(values.at(-1)) : "–";
+  const ends = values.length ? [clock(points[0].at), clock(points.at(-1).at)] : [];
   return element(
     "figure",
     { class: "panel trend" },
     element("figcaption", {}, element("h3", {}, title), element("strong", {}, newest)),
     values.length ? line(points, values, `${title}: ${newest}`) : element("p", { class: "soft small" }, "Nothing yet"),
-    element("p", { class: "soft small span" }, ...(values.length ? [clock(points[0].at), clock(points.at(-1).at)] : [])),
+    element("p", { class: "soft small span" }, ...ends),
   );
 }
 

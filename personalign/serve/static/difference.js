@@ -1,12 +1,15 @@
 /* "See the difference": the person's own prompt, answered by the model alone and as they like it. */
 
 import { card } from "./cards.js";
-import { element, toggle } from "./dom.js";
+import { button, element, toggle } from "./dom.js";
 import { hush } from "./notice.js";
 import { write } from "./person.js";
 
 const PATIENCE_MS = 180_000; // two whole replies, on a slow machine
 const MAX_TOKENS = 160;
+const INVITATION =
+  "Ask something of your own. It is answered twice: as the model writes by itself, and as you like it.";
+const ALIKE = "Both came out the same this time. Try another request.";
 const PLAIN = { key: "plain", tag: "Without your choices" };
 const PERSONAL = { key: "personal", tag: "With your choices" };
 
@@ -32,7 +35,7 @@ export function offerDifference(place) {
   };
   place.replaceChildren(
     element("h2", {}, "See the difference"),
-    element("p", { class: "soft" }, "Ask something of your own. It is answered twice: as the model writes by itself, and as you like it."),
+    element("p", { class: "soft" }, INVITATION),
     element(
       "form",
       { class: "ask", submit: compare },
@@ -57,15 +60,15 @@ function waiting() {
 }
 
 function showBoth(answers, verdict, replies, isBlind) {
-  if (replies.plain === replies.personal) verdict.textContent = "Both came out the same this time. Try another request.";
+  if (replies.plain === replies.personal) verdict.textContent = ALIKE;
   const sides = isBlind && coin() ? [PERSONAL, PLAIN] : [PLAIN, PERSONAL];
   const cards = sides.map((side, place) => {
     const like = () => {
       reveal(cards, sides);
       verdict.textContent = `You chose the reply ${side.tag.toLowerCase()}.`;
     };
-    const button = element("button", { type: "button", class: "primary", click: like }, "I like this one better");
-    return card(place + 1, replies[side.key], ...(isBlind ? [button] : []));
+    const buttons = isBlind ? [button("I like this one better", "primary", like)] : [];
+    return card(place + 1, replies[side.key], ...buttons);
   });
   if (!isBlind) reveal(cards, sides);
   answers.replaceChildren(...cards);

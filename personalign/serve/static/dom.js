@@ -20,9 +20,15 @@ export function turnTo(section, ...others) {
   section.hidden = false;
 }
 
+/** A button that is no form's. */
+export function button(words, look, click, attributes = {}, ...children) {
+  return element("button", { type: "button", class: look, click, ...attributes }, words, ...children);
+}
+
 /** A switch: a checkbox with words behind it. */
 export function toggle(words, isOn, onChange) {
-  const box = element("input", { type: "checkbox", role: "switch", checked: isOn, change: () => onChange(box.checked) });
+  const change = () => onChange(box.checked);
+  const box = element("input", { type: "checkbox", role: "switch", checked: isOn, change });
   return element("label", { class: "switch" }, box, element("span", {}, words));
 }
 

@@ -20,8 +20,8 @@ export function historyItems(events, axes) {
 }
 
 function answerItem(event) {
-  const about = [KINDS[event.kind], event.undone_at && "taken back"].filter(Boolean).join(", ");
-  const title = element("span", {}, choiceInWords(event.choice ?? ""), about ? ` (${about})` : "");
+  const remark = [KINDS[event.kind], event.undone_at && "taken back"].filter(Boolean).join(", ");
+  const title = element("span", {}, choiceInWords(event.choice ?? ""), remark ? ` (${remark})` : "");
   const chosen = LETTERS.indexOf((event.choice ?? "").charAt(0));
   const replies = event.replies.map((text, place) =>
     element(

@@ -1,7 +1,7 @@
 /* The page where a person sees what was learnt of them, corrects it, and takes it along or erases it. */
 
 import { axisRow, prominence } from "./axis.js";
-import { byId, element, turnTo } from "./dom.js";
+import { button, byId, element, turnTo } from "./dom.js";
 import { historyItems } from "./history.js";
 import { hush } from "./notice.js";
 import { enter, read, write } from "./person.js";
@@ -41,14 +41,16 @@ function show(profile) {
 }
 
 function stateInWords({ answers, paused }) {
-  const source = answers === 0 ? "You have chosen nothing yet." : `From ${answers} choice${answers === 1 ? "" : "s"} of yours.`;
+  const count = answers === 1 ? "one choice" : `${answers} choices`;
+  const source = answers === 0 ? "You have chosen nothing yet." : `From ${count} of yours.`;
   return paused ? `${source} Paused: replies are written as for everybody.` : source;
 }
 
 async function set(name, position) {
   hush();
   const profile = await write("set", { positions: { [name]: position } });
-  show(profile ?? (await read("profile")));
+  const latest = profile ?? (await read("profile")); // refused, the slider goes back
+  if (latest) show(latest);
 }
 
 async function say(event) {
@@ -64,8 +66,8 @@ async function say(event) {
       await set(wish.axis, null);
       byId("understood").replaceChildren(element("li", { class: "soft" }, "Taken back."));
     };
-    const button = element("button", { type: "button", class: "quiet small", click: takeBack }, "Take back");
-    return element("li", {}, element("span", {}, statement(wish, axes)), button);
+    const back = button("Take back", "quiet small", takeBack);
+    return element("li", {}, element("span", {}, statement(wish, axes)), back);
   });
   const rest = understood.remainder.map((words) => element("li", { class: "soft" }, `Not understood: “${words}”`));
   byId("understood").replaceChildren(...lines, ...rest);

@@ -1,7 +1,7 @@
 /* Says what went wrong, and lets the person try again. The page has an element "notice" with the role "alert". */
 
 import { Failure } from "./api.js";
-import { byId, element } from "./dom.js";
+import { button, byId, element } from "./dom.js";
 import { sentence } from "./words.js";
 
 /** Say something at the top of the page until something else is done. */
@@ -39,7 +39,7 @@ export async function insist(attempt, { inWords = (failure) => failure.message }
 
 async function pressed(words) {
   await new Promise((resolve) => {
-    const again = element("button", { type: "button", class: "primary", click: resolve }, "Try again");
+    const again = button("Try again", "primary", resolve);
     tell(words, again);
     again.focus();
   });

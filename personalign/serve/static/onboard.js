@@ -3,7 +3,7 @@
 import { tab } from "./api.js";
 import { LETTERS, questionCards, showMark, thread } from "./cards.js";
 import { offerDifference } from "./difference.js";
-import { byId, element, toggle, turnTo } from "./dom.js";
+import { button, byId, element, toggle, turnTo } from "./dom.js";
 import { hush } from "./notice.js";
 import { enter, read, write } from "./person.js";
 import { sentence, shortly, tastes } from "./words.js";
@@ -11,7 +11,7 @@ import { sentence, shortly, tastes } from "./words.js";
 const TWICE_MS = 450; // within which a second press of a key means "much better"
 const WIDE = "(min-width: 900px)"; // where four replies fit
 const sections = { start: byId("start"), asking: byId("asking"), done: byId("done") };
-const now = { question: null, isSending: false, worst: null, pressed: null, timer: 0 };
+const state = { question: null, isSending: false, worst: null, pressed: null, timer: 0 };
 const wishes = {
   graded: tab.read("personalign.graded") === "true",
   keys: tab.read("personalign.keys") !== "false",
@@ -41,7 +41,7 @@ function numReplies() {
 }
 
 function ask({ question, answered, most }) {
-  Object.assign(now, { question, worst: null, pressed: null });
+  Object.assign(state, { question, worst: null, pressed: null });
   byId("count").textContent = `Question ${answered + 1} of ${Math.max(most, answered + 1)} at most`;
   Object.assign(byId("progress"), { max: Math.max(most, 1), value: answered });
   byId("undo").hidden = answered === 0;
@@ -59,34 +59,33 @@ function ask({ question, answered, most }) {
 
 function otherChoices(isPick) {
   const key = element("kbd", { "aria-hidden": "true" }, "0");
-  const offer = (choice, words, ...more) =>
-    element("button", { type: "button", class: "quiet", click: () => choose(choice) }, words, ...more);
+  const offer = (choice, words, ...more) => button(words, "quiet", () => choose(choice), {}, ...more);
   if (isPick) return [offer("neither", "None of them", key), offer("skip", "Skip")];
   return [offer("tie", "About the same", key), offer("neither", "Neither is good"), offer("skip", "Skip")];
 }
 
 /** Send a choice, say what it changed, and go on. */
 async function choose(choice) {
-  if (!now.question || now.isSending) return;
-  clearTimeout(now.timer);
-  const isBest = LETTERS.includes(choice) && now.worst && now.worst !== choice;
-  const sent = isBest ? `${choice}>${now.worst}` : choice;
-  await change("answers", { question: now.question.id, choice: sent });
+  if (!state.question || state.isSending) return;
+  clearTimeout(state.timer);
+  const isBest = LETTERS.includes(choice) && state.worst && state.worst !== choice;
+  const sent = isBest ? `${choice}>${state.worst}` : choice;
+  await change("answers", { question: state.question.id, choice: sent });
 }
 
 async function undo() {
-  if (!now.isSending) await change("undo");
+  if (!state.isSending) await change("undo");
 }
 
 async function change(path, body) {
   hush();
-  now.isSending = true;
+  state.isSending = true;
   byId("asking").setAttribute("aria-busy", "true");
   const profile = await write(path, body);
   if (profile) showChanges(path === "undo" ? "Taken back." : "Noted.", profile.changes);
   await next();
   byId("asking").removeAttribute("aria-busy");
-  now.isSending = false;
+  state.isSending = false;
 }
 
 function showChanges(start, changes) {
@@ -97,37 +96,37 @@ function showChanges(start, changes) {
 
 /** Of several cards: this one is the worst, or isn't after all. */
 function mark(letter) {
-  now.worst = now.worst === letter ? null : letter;
-  showMark([...byId("replies").children], "worst", now.worst);
+  state.worst = state.worst === letter ? null : letter;
+  showMark([...byId("replies").children], "worst", state.worst);
 }
 
 function pressKey(event) {
   const digit = /^(?:Digit|Numpad)([0-4])$/.exec(event.code)?.[1];
   const isTyping = event.target.closest("textarea, input:not([type=checkbox])");
   const isOurs = wishes.keys && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey && !isTyping;
-  if (!digit || !isOurs || sections.asking.hidden || now.isSending) return;
-  const isPick = now.question.replies.length > 2;
+  if (!digit || !isOurs || sections.asking.hidden || state.isSending) return;
+  const isPick = state.question.replies.length > 2;
   const letter = LETTERS[digit - 1];
   if (digit === "0") choose(isPick ? "neither" : "tie");
-  else if (Number(digit) > now.question.replies.length) return;
+  else if (Number(digit) > state.question.replies.length) return;
   else if (isPick && event.shiftKey) mark(letter);
-  else if (now.question.graded) pressTwice(letter);
+  else if (state.question.graded) pressTwice(letter);
   else choose(letter);
 }
 
 function pressTwice(letter) {
-  clearTimeout(now.timer);
-  if (now.pressed === letter) {
+  clearTimeout(state.timer);
+  if (state.pressed === letter) {
     choose(`${letter}++`);
     return;
   }
-  now.pressed = letter;
+  state.pressed = letter;
   showMark([...byId("replies").children], "better", letter);
-  now.timer = setTimeout(() => choose(letter), TWICE_MS);
+  state.timer = setTimeout(() => choose(letter), TWICE_MS);
 }
 
 async function finish({ stopped, answered }) {
-  now.question = null;
+  state.question = null;
   const profile = await read("profile");
   if (!profile) return;
   byId("stopped").textContent = stopped ? sentence(`No more questions: ${stopped}`) : "";
@@ -142,7 +141,7 @@ function offerOptions() {
   const grades = toggle("Let me say how much better", wishes.graded, async (isOn) => {
     wishes.graded = isOn;
     tab.write("personalign.graded", `${isOn}`);
-    if (now.question && !now.isSending) await next();
+    if (state.question && !state.isSending) await next();
   });
   const keys = toggle("Choose by the keys 1 to 4 and 0", wishes.keys, (isOn) => {
     wishes.keys = isOn;

@@ -85,9 +85,10 @@ function trial(report) {
   if (!report) return [element("p", { class: "soft" }, "There has been no trial.")];
   const state = report.stopped_at ? "It has been stopped." : "It is running.";
   const count = `${report.people} people have chosen, ${report.waiting} pairs wait for a choice.`;
+  const frame = { class: "scroll", tabindex: 0, role: "region", "aria-label": "Ways to write" };
   return [
     element("p", {}, `${state} ${count} ${report.is_known ? "Enough is known." : "Not enough is known yet."}`),
-    element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Ways to write" }, armsTable(report.arms)),
+    element("div", frame, armsTable(report.arms)),
     element("ul", { class: "tastes" }, ...report.pairs.map(({ verdict }) => element("li", {}, sentence(verdict)))),
   ];
 }
@@ -95,14 +96,11 @@ function trial(report) {
 function armsTable(arms) {
   const head = ["Way to write", "Share of wins", "If equally long", "Choices", "Failures"];
   const share = ({ value, low, high }) => `${percent(value)} (${percent(low)} … ${percent(high)})`;
-  const rows = arms.map(({ arm, share: wins, even, choices, failures }) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, arm),
-      ...[share(wins), share(even), whole.format(choices), whole.format(failures)].map((words) => element("td", {}, words)),
-    ),
-  );
+  const rows = arms.map(({ arm, share: wins, even, choices, failures }) => {
+    const cells = [share(wins), share(even), whole.format(choices), whole.format(failures)];
+    const columns = cells.map((words) => element("td", {}, words));
+    return element("tr", {}, element("th", { scope: "row" }, arm), ...columns);
+  });
   const titles = head.map((words) => element("th", { scope: "col" }, words));
   return element("table", {}, element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows));
 }

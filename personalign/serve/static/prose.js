@@ -59,8 +59,8 @@ function extendCode(block, line, fence) {
 
 function inline(text) {
   return text.split(INLINE).map((part) => {
-    if (part.length > 4 && part.startsWith("**") && part.endsWith("**")) return element("strong", {}, part.slice(2, -2));
-    if (part.length > 2 && part.startsWith("`") && part.endsWith("`")) return element("code", {}, part.slice(1, -1));
+    if (/^\*\*.+\*\*$/.test(part)) return element("strong", {}, part.slice(2, -2));
+    if (/^`.+`$/.test(part)) return element("code", {}, part.slice(1, -1));
     return part;
   });
 }

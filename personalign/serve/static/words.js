@@ -12,26 +12,27 @@ export function title(words) {
 }
 
 /** The end of an axis that a position or a weight points to. */
-export function towards(position, { low, high }) {
+export function direction(position, { low, high }) {
   return position === 0 ? "either is fine" : position < 0 ? low : high;
 }
 
 /** What is known of the person, one sentence each; what they stated is told to them, not of them. */
 export function tastes({ explanation, stated, axes }) {
-  const own = new Map(stated.map((one) => [one.explanation, one]));
-  return explanation.map((line) => (own.has(line) ? statement(own.get(line), axes) : sentence(line)));
+  const statements = new Map(stated.map((one) => [one.explanation, one]));
+  return explanation.map((line) => (statements.has(line) ? statement(statements.get(line), axes) : sentence(line)));
 }
 
 /** What the person stated on an axis. */
 export function statement({ axis: name, position, kind, words }, axes) {
   const axis = axes.find((one) => one.name === name);
-  if (!axis) return sentence(`${kind === "said" ? `you said “${words}”` : "you set a slider"}, on a point that is gone`);
-  return sentence(`${axis.about}: ${towards(position, axis)}, as you ${kind === "said" ? `said: “${words}”` : "set it"}`);
+  const source = kind === "said" ? `said: “${words}”` : "set it";
+  if (!axis) return sentence(`a point that is gone: as you ${source}`);
+  return sentence(`${axis.about}: ${direction(position, axis)}, as you ${source}`);
 }
 
 /** What a choice changed, short: the directions alone, or the server's own words where there is none. */
 export function shortly(changes) {
   const directions = changes.map((line) => /^towards (.+?) \(/.exec(line)?.[1]);
-  if (!changes.length || directions.some((direction) => !direction)) return changes.map(sentence).join(" ");
+  if (!changes.length || directions.some((end) => !end)) return changes.map(sentence).join(" ");
   return `Towards ${directions.join(" · ")}`;
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from lab.browser import CHROMIUM, browsing
 from personalign.serve.access import Door
@@ -19,12 +19,14 @@ from tests.serve.browser.pages import Watched
 from tests.serve.running import serving
 
 Opens = Callable[..., Watched]
+PATIENCE_MS = 30_000  # of a machine that does much else
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} isn't there: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE_MS)
     with browsing() as browser:
         yield browser
 
@@ -38,7 +40,7 @@ def open_page(browser: Browser) -> Iterator[Opens]:
     def open_one(width: int = 1280, scheme: str = "light") -> Watched:
         size = {"width": width, "height": 844}
         contexts.append(browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True))
-        contexts[-1].set_default_timeout(20_000)
+        contexts[-1].set_default_timeout(PATIENCE_MS)
         opened.append(Watched(contexts[-1].new_page()))
         return opened[-1]
 

@@ -30,6 +30,19 @@ def test_a_slider_sets_and_is_shown_as_set(page: Page, link: Link, service: Pers
     assert service.profile("setter").stated == ()
 
 
+def test_two_sliders_moved_at_once_are_both_set(page: Page, link: Link, service: Personalign) -> None:
+    """What the server answers about one slider never takes back the move of another."""
+    page.goto(link("hasty", "me"))
+    rows = [page.locator(".axis").nth(place) for place in (0, 1, 2)]
+    for row in rows:
+        row.get_by_role("slider").press("End")
+        page.wait_for_timeout(200)
+    for row in rows:
+        expect(row.locator(".tag")).to_have_text("set by you")
+        expect(row.get_by_role("slider")).to_have_value("1")
+    assert len(service.profile("hasty").stated) == 3
+
+
 def test_a_wish_says_what_was_understood(page: Page, link: Link, service: Personalign) -> None:
     """A wish shows what was understood and what wasn't, and can be taken back."""
     page.goto(link("wisher", "me"))

@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import track
 
-from personalign.cli.options import AsJson, BasisPath, Model, StoreUrl, open_service, open_store, read_settings
+from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, open_service, open_store, read_settings
 from personalign.cli.output import err, out, print_row
 from personalign.cli.show import show_report
+from personalign.errors import InputError
+
+if TYPE_CHECKING:
+    from personalign.basis import Basis
+    from personalign.messages import Message
 
 BackupPath = Annotated[Path, typer.Argument(help="file of the backup")]
 PACKAGES = ("personalign", "torch", "transformers", "peft", "sqlalchemy", "alembic", "numpy")
+TEST_TOKENS = 16
+VISIT_S = 5.0
 
 db = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
 
-def doctor(store: StoreUrl = None, model: Model = None, basis: BasisPath = None, as_json: AsJson = False) -> None:
-    """Say what runs here: versions, database, model and basis, and whether they fit together."""
+def doctor(
+    url: Annotated[str | None, typer.Option(help="address of a server, to see whether it answers")] = None,
+    store: StoreUrl = None,
+    model: Model = None,
+    basis: BasisPath = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what runs here: versions, database, model, basis and device, and whether they fit together.
+
+    A bundled model writes a few words plainly and steered, which have to differ: the one that is named, or else tiny.
+    """
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise InputError(f"--url is {url!r}, expected an address such as http://127.0.0.1:8000")
     settings = read_settings()
-    report = _examine(store or settings.store, model or settings.model, basis)
+    place, name = device or settings.device, model or settings.model
+    report = _examine(store or settings.store, name, basis)
+    report |= {"self_test": _test(name, place), "server": None if url is None else _visit(url)}
     print_row(report, as_json, show_report, out, report)
 
 
@@ -38,11 +63,57 @@ def _examine(store: str, model: str, basis: Path | None) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "store": doctor.report(store),
-        "basis": None
-        if loaded is None
-        else {"id": loaded.id, "axes": loaded.num_axes, "questions": len(loaded.bank), "model": loaded.model},
+        "basis": None if loaded is None else _describe(loaded),
         "model": {"name": source.model, "is_local": Path(source.model).exists(), "experts": ", ".join(source.experts)},
     }
+
+
+def _describe(basis: Basis) -> dict[str, Any]:
+    """A basis, with the fingerprints of the model that it was made for."""
+    prints = {f"fingerprint of the {part}": print_ for part, print_ in asdict(basis.fingerprints).items()}
+    return {"id": basis.id, "axes": basis.num_axes, "questions": len(basis.bank), "model": basis.model} | prints
+
+
+def _test(model: str, device: str) -> dict[str, Any]:
+    """Write a few words for nobody, and for somebody who wants more of everything; what fails is told."""
+    from personalign.bundled import BUNDLED
+    from personalign.service import Personalign
+
+    name = model if model in BUNDLED else "tiny"
+    prompt: list[Message] = [{"role": "user", "content": "Hello! Can you help me find a place to eat?"}]
+    try:
+        with TemporaryDirectory() as folder, Personalign.open(f"sqlite:///{folder}/p.db", name, device=device) as p:
+            p.set("somebody", **dict.fromkeys((axis.name for axis in p.basis.axes), 1.0))
+            where, began = str(p.models.base.device), perf_counter()
+            plain, steered = (p.chat(user, prompt, max_tokens=TEST_TOKENS) for user in ("nobody", "somebody"))
+            seconds = round(perf_counter() - began, 2)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong here is what was asked for
+        return {"model": name, "problem": f"{type(error).__name__}: {error}"}
+    return {"model": name, "device": where, "differs": plain.ids != steered.ids, "seconds": seconds}
+
+
+def _visit(url: str) -> dict[str, Any]:
+    """Ask a server whether it is there and ready."""
+    try:
+        with _readiness(url) as answer:
+            readiness: dict[str, Any] = json.load(answer)
+            return {"url": url, "answers": True, "status": readiness["status"], "reasons": readiness["reasons"]}
+    except OSError as error:
+        return {"url": url, "answers": False, "problem": str(error)}
+    except (ValueError, TypeError, KeyError):
+        return {"url": url, "answers": True, "problem": "another server than personalign's answers there"}
+
+
+def _readiness(url: str) -> IO[bytes]:
+    """A server's own word, also where it is that it isn't ready."""
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        answer: IO[bytes] = urlopen(f"{url.rstrip('/')}/readyz", timeout=VISIT_S)  # noqa: S310 - it is http
+    except HTTPError as error:
+        return error
+    return answer
 
 
 @db.command("upgrade")

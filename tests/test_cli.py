@@ -168,11 +168,12 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
 LONG = ("demo", "bench people", "bench decode", "bench quality", "bench learn")  # some ten seconds each and more
-# below, in test_cli_training.py or in lab/prose
+# below, in test_cli_training.py, in serve/test_run.py or in lab/prose
 ELSEWHERE = {
     "basis bootstrap",
     "basis fit",
     "expert train",
+    "serve",
     "trial ask",
     "trial report",
     "trial stop",

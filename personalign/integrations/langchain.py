@@ -27,7 +27,7 @@ class ChatPersonalign(ChatOpenAI):
         wishes: anything else of the body's field ``personalign``, such as ``{"rule": "blocks"}``.
     """
 
-    model_name: str = Field(FIELD, alias="model")
+    model_name: str = Field(default=FIELD, alias="model")
     stream_usage: bool | None = True
     user: str | None = None
     strength: float | None = None

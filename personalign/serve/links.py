@@ -42,7 +42,8 @@ class ShownLink(BaseModel):
 def link(request: Request, user: PersonId, _: Backend, wanted: WantedLink) -> LinkView:
     """An address that opens a page for one person; one for onboarding works once."""
     seconds = _lifetime(wanted.seconds, _policy(request).link_s)
-    return LinkView(f"{request.base_url}{wanted.page}#{_door(request).link(user, wanted.page, seconds)}")
+    path = f"{request.scope.get('root_path', '')}/{wanted.page}"  # base_url knows nothing of where this is mounted
+    return LinkView(str(request.base_url.replace(path=path, fragment=_door(request).link(user, wanted.page, seconds))))
 
 
 @router.post(f"{PEOPLE}/tokens")

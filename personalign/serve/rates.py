@@ -5,10 +5,12 @@ from __future__ import annotations
 from math import ceil
 from time import time
 
-from limits import parse
+from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from personalign.errors import InputError
+from personalign.messages import shown
 from personalign.serve.failures import Refusal
 
 
@@ -16,7 +18,7 @@ class Rates:
     """A moving window for each caller, in this process's memory."""
 
     def __init__(self, rate: str) -> None:
-        self._rate, self._limiter = parse(rate), MovingWindowRateLimiter(MemoryStorage())
+        self._rate, self._limiter = _parse(rate), MovingWindowRateLimiter(MemoryStorage())
 
     def spend(self, name: str) -> None:
         """Count a request; one beyond the rate is refused with when to try again."""
@@ -26,3 +28,10 @@ class Rates:
         refusal = Refusal(429, f"this key or token asked for more than {self._rate}; wait, or ask for a higher rate")
         refusal.headers = {"Retry-After": str(max(1, ceil(resets_at - time())))}
         raise refusal
+
+
+def _parse(rate: str) -> RateLimitItem:
+    try:
+        return parse(rate)
+    except ValueError as error:
+        raise InputError(f"the rate is {shown(rate)}, expected requests and a time, such as 600/minute") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,11 +22,13 @@ import pytest
 
 from personalign.errors import InputError
 from personalign.serve.app import create_app
+from personalign.serve.logs import SPEAKERS
 from personalign.serve.policy import Policy
 from personalign.serve.run import Server, serve
 from personalign.service import Personalign
 from personalign.store import schema
 from personalign.store.database import locate
+from tests.commands import run_verb
 from tests.decode.gate import until
 from tests.onboarded import HELLO
 from tests.serve.raw import WHOLE, ask, connect, read
@@ -176,3 +179,25 @@ def test_a_port_that_is_taken_is_refused(open_store: Any) -> None:
             with pytest.raises(InputError, match="can't listen on"):
                 serve(p, host, port)
             assert not p.vitals.is_loaded
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """What the verb sets up for its whole process ends with the test."""
+    loggers = [logging.getLogger(name) for name in (None, *SPEAKERS)]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("logging_as_before")
+@pytest.mark.parametrize("words", [("--rate", "many"), ("--frame-ancestors", "shop.example; script-src *")])
+def test_what_cannot_be_a_setting_is_refused(
+    words: tuple[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A rate or an origin that is none is bad input before a model is loaded, and exit code 2."""
+    refused = run_verb(capfd, "serve", "--port", "0", "--store", url_in(tmp_path), *words)
+    assert refused.code == 2
+    assert "expected" in refused.err

@@ -36,8 +36,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, Value]) ->
             raise Refusal(GONE, "the client left before it was answered")
         return working.result()
     finally:
-        working.cancel()
-        leaving.cancel()
+        await _cancel(working, leaving)
 
 
 async def _departure(request: Request) -> None:
@@ -51,8 +50,14 @@ async def gather(*works: Awaitable[Value]) -> list[Value]:
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
+        await _cancel(*tasks)
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what isn't done, and wait until it has let go of what it holds."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def event(data: object, name: str | None = None) -> bytes:
@@ -77,6 +82,8 @@ async def _write(
         await while_connected(request, write(events.put_nowait))
     except PersonalignError as error:
         events.put_nowait(event(failures.body(failures.status_of(error), failures.message_of(error))))
+    except Refusal:
+        pass  # the reader has left
     finally:
         events.put_nowait(b"")
 

@@ -19,7 +19,7 @@ from personalign.types import Reply
 from tests.onboarded import HELLO, onboard
 
 ADA = "chat-ada"
-SAMPLED: dict[str, Any] = {"temperature": 0.9, "seed": 7, "max_tokens": 24}
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "seed": 7, "max_tokens": 12}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,12 +87,12 @@ def test_the_account_stands_in_the_headers(ai: OpenAI) -> None:
 
 def test_strength_zero_is_plain(ai: OpenAI, service: Personalign) -> None:
     """Bit for bit the reply of somebody unknown; at full strength guidance is felt (the control)."""
-    plain = ask(ai, "chat-stranger", max_tokens=24)
-    off = ask(ai, max_tokens=24, extra_body={"personalign": {"strength": 0}})
+    plain = ask(ai, "chat-stranger", max_tokens=12)
+    off = ask(ai, max_tokens=12, extra_body={"personalign": {"strength": 0}})
     assert off.choices[0].message.content == plain.choices[0].message.content
     assert (off.personalign["reason"], off.personalign["kl"]) == ("strength_zero", 0.0)
-    assert ask(ai, max_tokens=24).personalign["kl"] > 0
-    nobody = ai.chat.completions.create(model="tiny", messages=HELLO, max_tokens=24)
+    assert ask(ai, max_tokens=12).personalign["kl"] > 0
+    nobody = ai.chat.completions.create(model="tiny", messages=HELLO, max_tokens=12)
     assert nobody.choices[0].message.content == plain.choices[0].message.content
 
 
@@ -189,9 +189,9 @@ def test_stop_strings_end_a_reply(ai: OpenAI) -> None:
 
 def test_a_seed_repeats_a_draw(ai: OpenAI) -> None:
     """The account says which one was drawn; another seed draws something else (the control)."""
-    drawn = ask(ai, temperature=1.5, max_tokens=24)
+    drawn = ask(ai, temperature=1.5, max_tokens=12)
     seed = drawn.personalign["seed"]
-    again, other = (ask(ai, temperature=1.5, max_tokens=24, seed=one) for one in (seed, seed + 1))
+    again, other = (ask(ai, temperature=1.5, max_tokens=12, seed=one) for one in (seed, seed + 1))
     assert again.choices[0].message.content == drawn.choices[0].message.content
     assert other.choices[0].message.content != drawn.choices[0].message.content
 
@@ -204,14 +204,14 @@ def test_a_seed_repeats_a_draw(ai: OpenAI) -> None:
         {"repetition_penalty": 5.0},
         {"temperature": 1.5, "seed": 1, "top_k": 2},
         {"temperature": 1.5, "seed": 1, "top_p": 0.5},
-        {"temperature": 1.5, "seed": 1, "min_p": 0.1},
+        {"temperature": 1.5, "seed": 1, "min_p": 0.3},
         {"logit_bias": {300: 100.0}},
     ],
     ids=lambda options: list(options)[-1],
 )
 def test_what_is_asked_for_reaches_the_draw(ai: OpenAI, service: Personalign, options: dict[str, Any]) -> None:
     """The reply is the service's with the same option, and another one without."""
-    options = options | {"max_tokens": 30}
+    options = options | {"max_tokens": 24}
     name = next(name for name in reversed(options) if name != "max_tokens")
     texts = {str(key): value for key, value in options.get("logit_bias", {}).items()}  # JSON's keys are texts
     body = options | ({"logit_bias": texts} if texts else {})
@@ -243,11 +243,11 @@ def test_experts_are_models_of_their_own(ai: OpenAI, service: Personalign) -> No
     """Listed by name, and asked for by it or by "personalign" in its place."""
     assert [model.id for model in ai.models.list()] == ["tiny", "tiny+hotels"]
     assert ai.models.retrieve("tiny+hotels").object == "model"
-    expected = service.chat(ADA, HELLO, max_tokens=24, expert="hotels").text
+    expected = service.chat(ADA, HELLO, max_tokens=12, expert="hotels").text
     for name in ("tiny+hotels", "personalign+hotels"):
-        answer = ai.chat.completions.create(model=name, messages=HELLO, user=ADA, max_tokens=24)
+        answer = ai.chat.completions.create(model=name, messages=HELLO, user=ADA, max_tokens=12)
         assert (answer.model, answer.choices[0].message.content) == ("tiny+hotels", expected)
-    itself = ai.chat.completions.create(model="personalign", messages=HELLO, user=ADA, max_tokens=24)
+    itself = ai.chat.completions.create(model="personalign", messages=HELLO, user=ADA, max_tokens=12)
     assert (itself.model, itself.choices[0].message.content != expected) == ("tiny", True)
     with pytest.raises(openai.BadRequestError, match="leave one out"):
         ai.chat.completions.create(
@@ -361,12 +361,12 @@ def test_what_cannot_be_used_is_refused_in_openais_shape(
 
 def test_many_people_talk_at_once(server: str, backend_key: str, service: Personalign) -> None:
     """By the asynchronous client, streamed and not, each under their own reward."""
-    people = {f"chat-{number}": bool(number % 2) for number in range(4)}
+    people = {f"chat-{number}": bool(number % 2) for number in range(3)}
     for person, longer in people.items():
-        onboard(service, person, 4, longer=longer)
+        onboard(service, person, 3, longer=longer)
 
     async def talk(ai: AsyncOpenAI, person: str) -> tuple[str | None, str]:
-        options: Any = {"model": "tiny", "messages": HELLO, "user": person, "max_tokens": 16}
+        options: Any = {"model": "tiny", "messages": HELLO, "user": person, "max_tokens": 12}
         whole = await ai.chat.completions.create(**options)
         stream = await ai.chat.completions.create(**options, stream=True)
         return whole.choices[0].message.content, text_of([chunk async for chunk in stream])
@@ -375,6 +375,6 @@ def test_many_people_talk_at_once(server: str, backend_key: str, service: Person
         async with AsyncOpenAI(base_url=f"{server}/v1", api_key=backend_key, max_retries=0) as ai:
             return await asyncio.gather(*(talk(ai, person) for person in people))
 
-    texts = [service.chat(person, HELLO, max_tokens=16).text for person in people]
+    texts = [service.chat(person, HELLO, max_tokens=12).text for person in people]
     assert asyncio.run(all_talk()) == [(text, text) for text in texts]
     assert len(set(texts)) > 1

@@ -5,6 +5,7 @@ An application's own rights stand beside them: its keys, and changes that count 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,10 +14,10 @@ from personalign.store import Event, Keys, Store
 
 
 class Rights:
-    """The verbs of ``Personalign`` that a store alone can do."""
+    """The verbs of ``Personalign`` that a store alone can do; ``release`` lets go of what is in memory of a person."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, release: Callable[[str], None]) -> None:
+        self._store, self._release = store, release
 
     def is_known(self, user: str) -> bool:
         """Whether anything is stored about a person."""
@@ -28,10 +29,7 @@ class Rights:
         try:
             return self._store.forget(user)
         finally:
-            self._let_go(user)
-
-    def _let_go(self, user: str) -> None:
-        """Remove what is in memory of a person, where there is any."""
+            self._release(user)
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored about a person, ready for JSON."""

@@ -44,7 +44,7 @@ class Personalign(Rights):
     """One model, one basis, one store, any number of people. Use it as a context manager, or call ``close``."""
 
     def __init__(self, store: Store, source: Source, serving: Serving | None, capacity: Capacity) -> None:
-        super().__init__(store)
+        super().__init__(store, self._let_go)
         self.source, self._capacity = source, capacity
         self._people: Onboarding | None = None
         if serving is not None:

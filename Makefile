@@ -36,6 +36,7 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/typer personalign.cli utils docs --name personalign --title 'Command line' --output docs/cli.md
 	$(BIN)/python -m lab.pages
+	$(BIN)/python -m lab.openapi
 	$(BIN)/python -m lab.pictures
 	mkdir -p build/notebooks
 	$(BIN)/jupyter-execute --timeout=1200 --output='../build/notebooks/{notebook_name}' notebooks/*.ipynb

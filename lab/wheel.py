@@ -25,7 +25,7 @@ NEEDED = (
     "personalign/zoo/tiny/base/model.safetensors",
     "personalign/zoo/tiny/basis/questions.jsonl",
 )
-FOREIGN = ("lab", "tests", "notebooks", "docs")  # folders of a checkout that nobody installs
+FOREIGN = ("lab", "tests", "notebooks", "docs", "examples")  # folders of a checkout that nobody installs
 
 
 def build(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -38,8 +39,9 @@ from personalign.serve.rates import Rates
 from personalign.service import Personalign
 
 TITLE = "personalign"
+SHARED = "#/components/responses/"
 UNUSED = ("HTTPValidationError", "ValidationError")  # of that 422
-KEYED = (
+REFUSING = (
     chat.router,
     responses.router,
     models.router,
@@ -70,7 +72,7 @@ def create_app(service: Personalign, policy: Policy | None = None) -> FastAPI:
     app.add_exception_handler(PersonalignError, failures.on_error)
     app.add_exception_handler(HTTPException, failures.on_refusal)
     app.add_exception_handler(RequestValidationError, failures.on_invalid)
-    for router in KEYED:
+    for router in REFUSING:
         app.include_router(router, responses=failures.responses())
     app.include_router(health.router)
     app.include_router(pages.router)
@@ -78,11 +80,15 @@ def create_app(service: Personalign, policy: Policy | None = None) -> FastAPI:
 
 
 def _description(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's own, without the 422 that it adds: what can't be read is answered 400."""
+    """FastAPI's own, with refusals written once, and without the 422 that it adds: what can't be read is a 400."""
     whole = FastAPI.openapi(app)
-    for operations in whole["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
+    for operation in chain.from_iterable(operations.values() for operations in whole["paths"].values()):
+        answers = operation["responses"]
+        answers.pop("422", None)
+        for status, text in failures.REFUSALS.items():
+            if answers.get(str(status), {}).get("description") == text:
+                shared = whole["components"].setdefault("responses", {})
+                shared[str(status)], answers[str(status)] = answers[str(status)], {"$ref": f"{SHARED}{status}"}
     for name in UNUSED:
         whole["components"]["schemas"].pop(name, None)
     return whole

@@ -15,6 +15,7 @@ from personalign import replies
 from personalign.decode import Engine
 from personalign.errors import EngineError, InputError, Overloaded
 from personalign.service import Personalign
+from personalign.types import Reply
 from tests.decode.gate import PATIENCE_S, Gate, until
 from tests.onboarded import ENDLESS, HELLO
 
@@ -62,6 +63,22 @@ def test_replies_and_questions_are_those_of_the_other_verbs(p: Personalign) -> N
         reply = await p.achat("ada", HELLO, max_tokens=12)
         assert (reply.text, reply.revision) == (p.chat("ada", HELLO, max_tokens=12).text, 1)
         assert await joined(p, "ada", max_tokens=12) == reply.text
+
+    asyncio.run(talk())
+
+
+def test_pieces_carry_the_tokens_of_the_reply(p: Personalign) -> None:
+    """An empty one says that it is begun; the others make up text, tokens and probabilities; the reply comes last."""
+
+    async def talk() -> None:
+        begun, *pieces, reply = [part async for part in p.apieces("ada", HELLO, max_tokens=12, logprobs=2)]
+        assert (begun.ids, begun.text) == ((), "")  # type: ignore[union-attr] - a piece
+        assert isinstance(reply, Reply)
+        assert "".join(piece.text for piece in pieces) == reply.text
+        assert tuple(token for piece in pieces for token in piece.ids) == reply.ids
+        drawn = [one for piece in pieces for one in piece.logprobs]  # type: ignore[union-attr] - likewise
+        assert drawn == list(reply.logprobs[: len(reply.ids)])
+        assert reply == p.chat("ada", HELLO, max_tokens=12, logprobs=2)
 
     asyncio.run(talk())
 

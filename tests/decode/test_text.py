@@ -152,3 +152,16 @@ def test_a_long_stop_string_costs_no_more_than_the_text(by_bytes: Detokenizer, l
     Counted.num_compared = 0
     read(by_bytes, byte_ids(b"the cat"), (Counted("t" * length),))
     assert Counted.num_compared <= 7 * 7
+
+
+def test_spelled_tokens_make_up_the_bytes(kit: Kit, by_bytes: Detokenizer) -> None:
+    """Parts of characters are spelt by their bytes, and the space that a text begins with isn't lost."""
+    text = " a 😘旗é!"
+    ids = kit.base.tokenizer(text)["input_ids"]
+    spelt = [kit.base.detokenize.spell(token) for token in ids]
+    assert b"".join(raw for _, raw in spelt if raw is not None).decode() == text
+    assert any(UNKNOWN in shown for shown, _ in spelt)  # there are parts of characters, or this test proves nothing
+    space, letter = BYTE + 256, BYTE + 257
+    tokens = [space, letter, *byte_ids("é".encode())]
+    assert [by_bytes.spell(token) for token in tokens[:2]] == [(" ", b" "), ("a", b"a")]
+    assert b"".join(by_bytes.spell(token)[1] or b"" for token in tokens).decode() == " aé"

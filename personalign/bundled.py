@@ -44,6 +44,11 @@ class Source:
     embedder: str | None  # the operator's, in place of the one that the basis names
     device: str
 
+    @property
+    def generation(self) -> GenerationConfig | None:
+        """How a bundled model is asked whose file doesn't say it."""
+        return SMOLLM2_GENERATION if self.name == "smollm2" else None
+
 
 def locate(
     model: Place,

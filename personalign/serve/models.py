@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
+from personalign.options import OptionsDict
 from personalign.serve.access import AnyCaller, Service
 from personalign.serve.answer import ModelCard, ModelList
 from personalign.serve.failures import Refusal
@@ -42,6 +43,21 @@ def find_model(service: Personalign, name: str | None) -> tuple[str, str | None]
         message = f"found no model {name!r:.80}; expected one of {', '.join(experts)}"
         raise Refusal(404, message, "model", "model_not_found")
     return wanted, experts[wanted]
+
+
+def drawn_as_usual(service: Personalign, options: OptionsDict) -> OptionsDict:
+    """What is asked for, drawn as the model's own generation config draws where no temperature is sent; else greedy."""
+    return options if "temperature" in options else _sampling(service) | options
+
+
+def _sampling(service: Personalign) -> OptionsDict:
+    bundled = service.source.generation
+    if bundled is not None:
+        return {"temperature": bundled.temperature, "top_p": bundled.top_p}
+    config = service.models.base.model.generation_config
+    if config is None or not config.do_sample:
+        return {}
+    return {"temperature": config.temperature or 1.0, "top_p": config.top_p or 1.0, "top_k": config.top_k or 0}
 
 
 def _experts(service: Personalign) -> dict[str, str | None]:

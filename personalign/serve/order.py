@@ -17,7 +17,7 @@ from personalign.serve.answer import Spell
 from personalign.serve.completions import Turn
 from personalign.serve.connection import gather
 from personalign.serve.failures import Refusal
-from personalign.serve.models import find_model
+from personalign.serve.models import drawn_as_usual, find_model
 from personalign.serve.subject import Subject, subject_of
 from personalign.serve.wire import Ask
 from personalign.service import Personalign
@@ -89,7 +89,7 @@ def order_of(
     model, expert = find_model(service, ask.model)
     if expert is not None and options.setdefault("expert", expert) != expert:
         raise Refusal(400, f"model names the expert {expert!r}, and personalign.expert another; leave one out", "model")
-    subject = subject_of(caller, ask.names, request.headers)
+    options, subject = drawn_as_usual(service, options), subject_of(caller, ask.names, request.headers)
     turn = state.completions.begin(subject.user, messages, options)
     order_id = f"{prefix}{secrets.token_hex(12)}"
     return Order(service, state, request.state, subject, model, messages, options, turn, order_id)

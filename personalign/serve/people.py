@@ -15,6 +15,7 @@ from personalign.messages import MAX_REPLIES, Pick
 from personalign.options import OptionsDict
 from personalign.serve.access import PersonId, Service
 from personalign.serve.connection import gather, while_connected
+from personalign.serve.models import drawn_as_usual
 from personalign.serve.policy import Policy
 from personalign.serve.portrait import profile_view, question_view, statements_view
 from personalign.serve.repeats import Once, Write
@@ -114,7 +115,7 @@ def trial(user: PersonId, service: Service, request: Request, asked: ChatAsk) ->
 async def preview(user: PersonId, service: Service, request: Request, asked: ChatAsk) -> PreviewView:
     """Answer a conversation twice, by the model alone and under the person's reward; nothing is stored."""
     policy: Policy = request.app.state.policy
-    messages, options = asked.read(policy), asked.chosen(policy)
+    messages, options = asked.read(policy), drawn_as_usual(service, asked.chosen(policy))
     without: OptionsDict = {**options, "strength": 0.0}
     both = gather(service.achat(user, messages, **without), service.achat(user, messages, **options))
     plain, personal = await while_connected(request, both)

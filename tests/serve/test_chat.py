@@ -14,6 +14,8 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 from pydantic import BaseModel
 
+from personalign.bundled import SMOLLM2_GENERATION, locate
+from personalign.serve.models import drawn_as_usual
 from personalign.service import Personalign
 from personalign.types import Reply
 from tests.onboarded import HELLO, onboard
@@ -378,3 +380,17 @@ def test_many_people_talk_at_once(server: str, backend_key: str, service: Person
     texts = [service.chat(person, HELLO, max_tokens=12).text for person in people]
     assert asyncio.run(all_talk()) == [(text, text) for text in texts]
     assert len(set(texts)) > 1
+
+
+def test_a_model_draws_as_it_is_made_for_where_no_temperature_is_sent(service: Personalign) -> None:
+    """SmolLM2 as its bundled settings say, a model by its own generation config, the toy greedily; what is sent wins."""
+    assert drawn_as_usual(service, {"top_p": 0.5}) == {"top_p": 0.5}
+    assert drawn_as_usual(service, {"temperature": 0.1}) == {"temperature": 0.1}
+    config = service.models.base.model.generation_config
+    config.do_sample, config.temperature = True, 0.3
+    try:
+        assert drawn_as_usual(service, {"top_p": 0.5}) == {"temperature": 0.3, "top_p": 0.5, "top_k": config.top_k or 0}
+    finally:
+        config.do_sample, config.temperature = False, None
+    assert locate("smollm2").generation == SMOLLM2_GENERATION
+    assert locate("tiny").generation is None

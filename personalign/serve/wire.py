@@ -1,8 +1,8 @@
 """What OpenAI's clients send, as pydantic models, and its translation into options and messages.
 
-Unknown fields are accepted, but not inside ``personalign``, which is ours. What isn't sent is as in ``Options``, but for
-two. The temperature is the model's own (``models.py``), where OpenAI's default is 1. ``max_tokens`` is larger, because
-no client expects a reply that is cut off after 64 tokens.
+Unknown fields are accepted, but not inside ``personalign``, which is ours. What isn't sent is as in ``Options``, but
+for two. The temperature is the model's own (``models.py``), where OpenAI's default is 1. ``max_tokens`` is larger,
+because no client expects a reply that is cut off after 64 tokens.
 """
 
 from __future__ import annotations

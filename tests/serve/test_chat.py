@@ -383,7 +383,7 @@ def test_many_people_talk_at_once(server: str, backend_key: str, service: Person
 
 
 def test_a_model_draws_as_it_is_made_for_where_no_temperature_is_sent(service: Personalign) -> None:
-    """SmolLM2 as its bundled settings say, a model by its own generation config, the toy greedily; what is sent wins."""
+    """SmolLM2 as its bundled settings say, others by their generation config, the toy greedily; what is sent wins."""
     assert drawn_as_usual(service, {"top_p": 0.5}) == {"top_p": 0.5}
     assert drawn_as_usual(service, {"temperature": 0.1}) == {"temperature": 0.1}
     config = service.models.base.model.generation_config

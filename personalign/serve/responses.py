@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from personalign.serve.access import AnyCaller
 from personalign.serve.answer import account, account_headers, logprobs
 from personalign.serve.connection import EVENTS, Put, event, event_stream, while_connected
+from personalign.serve.failures import Refusal
 from personalign.serve.order import Order, begun, order_of
 from personalign.serve.policy import Policy
 from personalign.serve.wire import ResponseAsk
@@ -35,6 +36,7 @@ async def respond(ask: ResponseAsk, request: Request, caller: AnyCaller) -> Resp
     policy: Policy = request.app.state.policy
     order = order_of(request, caller, ask, ask.read(), ask.chosen(policy), "resp_")
     document = _Document(order, ask)
+    document.check()
     if ask.stream:
         parts = order.parts(0)
         await while_connected(request, begun([parts]))
@@ -49,6 +51,17 @@ class _Document:
     def __init__(self, order: Order, ask: ResponseAsk) -> None:
         self.order, self._ask = order, ask
         self.item_id = order.id.replace("resp_", "msg_")
+
+    def check(self) -> None:
+        """Refuse what is sent back with the reply and can't be written, before that is."""
+        try:
+            JSONResponse(self.in_progress())
+        except (ValueError, RecursionError):
+            raise Refusal(
+                400,
+                "metadata, user or text.format holds what JSON in UTF-8 can't; expected finite numbers and no half "
+                "characters; leave it out",
+            ) from None
 
     def in_progress(self) -> dict[str, Any]:
         """Before anything is written."""

@@ -165,6 +165,25 @@ def test_what_cannot_be_used_is_refused(client: httpx.Client, *, stream: bool) -
     assert client.post("/v1/responses", json=allowed).status_code == 200
 
 
+UNWRITABLE = {
+    "not a number": '{"metadata": {"a": NaN}}',
+    "infinity": '{"metadata": {"a": 1e999}}',
+    "half a character": '{"metadata": {"\\ud800": "a"}}',
+    "half a character in a name": '{"text": {"format": {"type": "text", "name": "\\ud800"}}}',
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("body", UNWRITABLE.values(), ids=UNWRITABLE.keys())
+def test_what_cannot_be_sent_back_is_refused(client: httpx.Client, body: str, *, stream: bool) -> None:
+    """A response repeats parts of its request, so what isn't JSON in them is refused before anything is written."""
+    head = json.dumps({"input": TEXT, "stream": stream, "max_output_tokens": 2})
+    response = client.post(
+        "/v1/responses", content=f"{head[:-1]}, {body[1:]}", headers={"content-type": "application/json"}
+    )
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
 def test_an_unknown_model_is_not_found(ai: OpenAI) -> None:
     """As in a chat."""
     with pytest.raises(openai.NotFoundError):

@@ -99,6 +99,13 @@ def test_a_request_byte_by_byte_ends_soon(hasty: str, start: int) -> None:
     assert ask(hasty, pieces).status == 401
 
 
+def test_answers_are_sent_at_once(hasty: str) -> None:
+    """No piece of an answer waits until the client's machine has acknowledged the one before, which takes 40 ms."""
+    with httpx.Client(base_url=hasty) as client:
+        seconds = [client.get("/livez").elapsed.total_seconds() for _ in range(30)]
+    assert min(seconds[10:]) < 0.03
+
+
 def test_who_keeps_asking_is_never_cut_off(hasty: str) -> None:
     """A connection that is used again and again outlives the deadline by far."""
     with httpx.Client(base_url=hasty) as client:

@@ -56,13 +56,13 @@ def _examine(store: str, model: str, basis: Path | None) -> dict[str, Any]:
 
     from personalign.basis import Basis
     from personalign.bundled import locate
-    from personalign.store import doctor
+    from personalign.store import upkeep
 
     source = locate(model, basis)
     loaded = None if source.basis is None else Basis.load(source.basis)
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "store": doctor.report(store),
+        "store": upkeep.report(store),
         "basis": None if loaded is None else _describe(loaded),
         "model": {"name": source.model, "is_local": Path(source.model).exists(), "experts": ", ".join(source.experts)},
     }
@@ -140,9 +140,9 @@ def db_restore(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False
 
     Stop everything that uses the database first. A key that was revoked since is good again; revoke it anew.
     """
-    from personalign.store import backup
+    from personalign.store import upkeep
 
-    backup.restore(store or read_settings().store, path)
+    upkeep.restore(store or read_settings().store, path)
     print_row({"restored": str(path.resolve())}, as_json, out.print, f"restored {path}", soft_wrap=True)
 
 

@@ -18,7 +18,6 @@ from personalign.errors import Conflict, InputError
 from personalign.messages import check_user
 from personalign.store import answering, once, records, trials
 from personalign.store.answering import Change
-from personalign.store.backup import back_up
 from personalign.store.connections import Connections
 from personalign.store.database import locate
 from personalign.store.erase import erase, erase_again, erased_after, export_person, read_person
@@ -29,6 +28,7 @@ from personalign.store.records import now
 from personalign.store.schema import check_revision, read_revision, upgrade
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
 from personalign.store.trials import Sides
+from personalign.store.upkeep import back_up
 from personalign.store.values import (
     Answer,
     Comparison,

@@ -19,7 +19,7 @@ from types import FrameType
 import pytest
 
 from personalign.errors import PersonalignError, StoreError
-from personalign.store import Store, database, doctor, engine, fork, schema, turn
+from personalign.store import Store, database, engine, fork, schema, turn, upkeep
 from personalign.store.database import sqlite_driver
 from tests.store.store_worker import is_known
 
@@ -140,7 +140,7 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
 @pytest.mark.parametrize("name", ["\0", "x\ud800", "x" * 300])
 def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
     """By every verb that takes a URL, before the system is asked."""
-    for verb in (Store.open, schema.upgrade, doctor.report):
+    for verb in (Store.open, schema.upgrade, upkeep.report):
         with pytest.raises(PersonalignError, match="store is 'sqlite:///"):
             verb(f"sqlite:///{name}")
 
@@ -164,7 +164,7 @@ def test_a_file_that_stood_keeps_its_mode(path: Path, url: str) -> None:
 
 def test_the_doctor_names_what_matters(store: Store, url: str, path: Path) -> None:
     """The report names driver, version, journal, path, size, mode and schema, and finds no problem."""
-    report = doctor.report(url)
+    report = upkeep.report(url)
     assert report["sqlite"] == sqlite_driver().sqlite_version
     assert report["path"] == str(path)
     assert report["bytes"] > 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from personalign.errors import StoreError
-from personalign.store import Store, doctor, engine, schema
+from personalign.store import Store, engine, schema, upkeep
 from personalign.store.database import sqlite_driver
 from tests.store.store_worker import is_known
 
@@ -22,7 +22,7 @@ def test_a_file_that_is_no_database_is_refused_and_left(path: Path, url: str) ->
     """Text under the store's name is a StoreError, byte for byte as before."""
     path.write_text("dear diary, " * 1000)
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade, doctor.report):
+    for call in (Store.open, schema.upgrade, upkeep.report):
         with pytest.raises(StoreError, match="isn't a SQLite file"):
             call(url)
     assert path.read_bytes() == before
@@ -35,7 +35,7 @@ def test_another_programs_database_is_refused_and_left(path: Path, url: str) -> 
     foreign.commit()
     foreign.close()
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade, doctor.report):
+    for call in (Store.open, schema.upgrade, upkeep.report):
         with pytest.raises(StoreError, match="another program"):
             call(url)
     assert path.read_bytes() == before
@@ -86,7 +86,7 @@ def test_a_damaged_file_is_told(store: Store, url: str, path: Path, show, fit) -
     """Pages overwritten with noise are a StoreError or a doctor's finding, never a wrong answer; sound ones aren't."""
     for number in range(30):
         store.commit_answer("ada", show(f"q{number}", a="x" * 500).id, "a", fit)
-    assert doctor.report(url)["problems"] == []
+    assert upkeep.report(url)["problems"] == []
     store.close()
     content = bytearray(path.read_bytes())
     content[4096:] = np.random.default_rng(0).bytes(len(content) - 4096)

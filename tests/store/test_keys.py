@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from personalign.errors import InputError, StoreError
-from personalign.store import Store, backup, once
+from personalign.store import Store, once, upkeep
 from personalign.store.keys import MAX_STALE_S, Keys
 from tests.store.store_worker import is_known
 
@@ -122,7 +122,7 @@ def test_a_secret_is_lasting(store: Store, url: str, path: Path) -> None:
     store.forget("ada")
     assert store.keys.secret("links") == secret
     store.close()
-    backup.restore(url, copy)
+    upkeep.restore(url, copy)
     with Store.open(url) as restored:
         assert restored.keys.secret("links") == secret
         assert not is_known(restored, "ada")

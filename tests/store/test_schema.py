@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 
 from lab.schema import migrated
 from personalign.errors import SchemaError, StoreError
-from personalign.store import Shown, Store, doctor, engine, schema
+from personalign.store import Shown, Store, engine, schema, upkeep
 from personalign.store.database import locate
 from personalign.store.tables import Table
 from personalign.types import Statement
@@ -119,7 +119,7 @@ def test_up_down_up_with_a_row_in_every_table(filled, url: str, sql) -> None:
     known = schema.known_revisions()
     for target in (*reversed(("base", *known[:-1])), *known):
         schema.migrate(locate(url), target)
-    assert doctor.report(url)["schema"] == schema.HEAD
+    assert upkeep.report(url)["schema"] == schema.HEAD
     assert _differences(url) == []
 
 
@@ -184,7 +184,7 @@ def test_a_migration_that_orphans_rows_changes_nothing(filled, second, url: str,
     with pytest.raises(StoreError, match="orphan"):
         schema.upgrade(url)
     assert _counts(sql) == before
-    assert doctor.report(url)["schema"] == HEAD
+    assert upkeep.report(url)["schema"] == HEAD
 
 
 def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url: str, sql, monkeypatch) -> None:
@@ -198,10 +198,10 @@ def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url
         full.setitem(engine.COMMON, "max_page_count", pages)
         with pytest.raises(StoreError, match="free some space"):
             schema.upgrade(url)
-    assert (doctor.report(url)["schema"], _counts(sql)) == (HEAD, before)
+    assert (upkeep.report(url)["schema"], _counts(sql)) == (HEAD, before)
     assert sql("PRAGMA integrity_check") == [("ok",)]
     schema.upgrade(url)
-    assert (doctor.report(url)["schema"], _counts(sql)) == ("next", before)
+    assert (upkeep.report(url)["schema"], _counts(sql)) == ("next", before)
 
 
 def test_a_schema_that_is_behind_is_refused_with_the_command(filled, second, url: str, path: Path) -> None:
@@ -230,14 +230,14 @@ def test_a_schema_that_is_ahead_is_refused_and_nothing_is_written(filled, url: s
 
 def test_a_store_that_is_missing_is_made_only_when_asked(url: str, path: Path) -> None:
     """Without ``create`` a missing file is an error, an empty one a missing schema, and neither is made."""
-    for call in (lambda: Store.open(url, create=False), lambda: doctor.report(url)):
+    for call in (lambda: Store.open(url, create=False), lambda: upkeep.report(url)):
         with pytest.raises(StoreError, match="there is no store"):
             call()
     assert not path.exists()
     path.touch()
     with pytest.raises(SchemaError, match="missing"):
         Store.open(url, create=False)
-    assert doctor.report(url)["schema"] is None
+    assert upkeep.report(url)["schema"] is None
     Store.open(url).close()
     Store.open(url, create=False).close()
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from personalign.cli import app
 from personalign.errors import InputError, StoreError
-from personalign.store import Store, backup, database, doctor, schema
+from personalign.store import Store, database, schema, upkeep
 from personalign.store.database import locate
 from tests.store.store_worker import is_known
 
@@ -73,7 +73,7 @@ def test_a_backup_may_have_any_name(store: Store, url: str, tmp_path: Path, name
     store.backup(tmp_path / name)
     store.forget("ada")
     store.close()
-    backup.restore(url, tmp_path / name)
+    upkeep.restore(url, tmp_path / name)
     assert _people(url) == {"eve"}
 
 
@@ -81,7 +81,7 @@ def test_a_backup_may_have_any_name(store: Store, url: str, tmp_path: Path, name
 def test_a_path_that_leads_nowhere_is_told(store: Store, url: str, tmp_path: Path, name: str) -> None:
     """To back up, and to restore."""
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for call in (store.backup, lambda path: backup.restore(url, path)):
+    for call in (store.backup, lambda path: upkeep.restore(url, path)):
         with pytest.raises((StoreError, InputError), match=r"can't be followed|is there already|expected a name"):
             call(tmp_path / name)
 
@@ -99,13 +99,13 @@ def test_restoring_brings_nobody_back(saved: Store, url: str, copy: Path) -> Non
     """The store is as the backup was, but for whom was erased since; who came since is gone, other copies too."""
     saved.add_user("eve")
     saved.close()
-    backup.restore(url, copy)
+    upkeep.restore(url, copy)
     assert _people(url) == {"ada"}
     path = locate(url).path
     assert {file.name for file in path.parent.glob("profiles.db*")} == {
         "profiles.db", "profiles.db.key", "profiles.db.tombstones", "profiles.db.lock"
     }  # fmt: skip
-    assert doctor.report(url)["problems"] == []
+    assert upkeep.report(url)["problems"] == []
 
 
 @pytest.mark.parametrize("lost", ["all", "database", "key", "tombstones", "key and tombstones"])
@@ -117,7 +117,7 @@ def test_a_store_that_lost_files_is_restored(saved: Store, url: str, copy: Path,
     for word, suffix in (("database", ""), ("key", ".key"), ("tombstones", ".tombstones")):
         if word in lost or lost == "all":
             path.with_name(path.name + suffix).unlink()
-    backup.restore(url, copy.with_name("newer.db"))
+    upkeep.restore(url, copy.with_name("newer.db"))
     assert _people(url) == {"ada"}
 
 
@@ -131,7 +131,7 @@ def test_tombstones_that_were_cut_short_are_gathered_again(saved: Store, url: st
     tombstones.write_bytes(tombstones.read_bytes()[:-200])
     with pytest.raises(StoreError, match="cut short"):
         Store.open(url)
-    backup.restore(url, copy)
+    upkeep.restore(url, copy)
     assert _people(url) == {"ada"}
     assert tombstones.stat().st_size == 112 + 3 * 95
 
@@ -140,7 +140,7 @@ def test_an_older_schema_is_brought_up_to_date(saved: Store, url: str, copy: Pat
     """A backup of an older release is restored as a store of this one."""
     schema.migrate(locate(f"sqlite:///{copy}"), "0006")
     saved.close()
-    backup.restore(url, copy)
+    upkeep.restore(url, copy)
     assert _people(url) == {"ada"}
 
 
@@ -182,7 +182,7 @@ def test_what_is_no_backup_of_this_store_is_refused(saved: Store, url: str, copy
     spoil(copy)
     before = {file.name: file.read_bytes() for file in locate(url).path.parent.glob("profiles*[!k]")}
     with pytest.raises(StoreError, match=words):
-        backup.restore(url, copy)
+        upkeep.restore(url, copy)
     assert {file.name: file.read_bytes() for file in locate(url).path.parent.glob("profiles*[!k]")} == before
     assert _people(url) == {"ada"}
 
@@ -191,12 +191,12 @@ def test_a_store_is_not_restored_from_itself(saved: Store, url: str) -> None:
     """Its own path is refused."""
     saved.close()
     with pytest.raises(StoreError, match="the store itself"):
-        backup.restore(url, locate(url).path)
+        upkeep.restore(url, locate(url).path)
 
 
 def test_a_process_that_has_the_old_file_open_notices(saved: Store, url: str, copy: Path) -> None:
     """What was open before the restore neither writes to the old file nor polls it."""
-    backup.restore(url, copy)
+    upkeep.restore(url, copy)
     for call in (lambda: saved.add_user("eve"), saved.data_version):
         with pytest.raises(StoreError, match="replaced"):
             call()
@@ -222,12 +222,12 @@ def test_a_restore_killed_half_way_leaves_one_store(saved: Store, url: str, copy
             return os._exit(0) if file.suffix == ".db-wal" else unlink(file, missing_ok)
 
         Path.replace, Path.unlink = move, remove  # type: ignore[method-assign]
-        backup._remove = lambda _: None
-        backup.restore(url, copy)
+        upkeep._remove = lambda _: None
+        upkeep.restore(url, copy)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert _people(url) == ({"ada"} if step == 3 else {"ada", "eve"})
-    backup.restore(url, copy)
+    upkeep.restore(url, copy)
     assert _people(url) == {"ada"}
     assert not list(copy.parent.parent.glob("*.restoring*"))
 
@@ -339,10 +339,10 @@ def test_checkpoints_are_no_change_of_content(store: Store, url: str) -> None:
 def test_a_file_that_everyone_can_read_is_a_problem(saved: Store, url: str) -> None:
     """The doctor names each such file with the command that mends it, and a private store has no problem."""
     path = locate(url).path
-    assert doctor.report(url)["problems"] == []
+    assert upkeep.report(url)["problems"] == []
     for suffix in ("", ".key", ".tombstones"):
         path.with_name(path.name + suffix).chmod(0o644)
-    assert sum("chmod o=" in problem for problem in doctor.report(url)["problems"]) == 3
+    assert sum("chmod o=" in problem for problem in upkeep.report(url)["problems"]) == 3
 
 
 def test_the_doctor_finds_damaged_tombstones(saved: Store, url: str) -> None:
@@ -351,7 +351,7 @@ def test_the_doctor_finds_damaged_tombstones(saved: Store, url: str) -> None:
     content = bytearray(tombstones.read_bytes())
     content[120] ^= 1
     tombstones.write_bytes(content)
-    assert any("record 1" in problem for problem in doctor.report(url)["problems"])
+    assert any("record 1" in problem for problem in upkeep.report(url)["problems"])
 
 
 def test_the_command_line_backs_up_and_restores(saved: Store, url: str, tmp_path: Path) -> None:

@@ -1,27 +1,32 @@
-"""Backups: one file that SQLite copies while the store is in use, with its key and tombstones beside it.
+"""What an operator does with a whole store: copy it, bring a copy back, and look it over.
 
-Restoring makes the new file in full before it takes the old one's place: copied, checked, brought to this code's
-schema, and everyone erased again who has a tombstone beside either. Killed half-way it leaves the old database or the
-new one; an old log that is then left beside the new one is refused at opening.
+A backup is one file that SQLite copies while the store is in use, with its key and tombstones beside it. Restoring
+makes the new file in full before it takes the old one's place: copied, checked, brought to this code's schema, and
+everyone erased again who has a tombstone beside either. Killed half-way it leaves the old database or the new one; an
+old log that is then left beside the new one is refused at opening.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from personalign.errors import StoreError
 from personalign.store.connections import Connections
 from personalign.store.database import ERASURES, LOGS, TURNS, Database, check_log, follow, locate
 from personalign.store.engine import refuse_foreign, typed_errors
-from personalign.store.erase import KEY, erase_again, read_fact
-from personalign.store.files import disk_errors, make_file, make_whole, read_bytes, sync_folder
-from personalign.store.schema import HEAD, migrate
+from personalign.store.erase import KEY, check_tombstones, erase_again, read_fact
+from personalign.store.files import disk_errors, make_file, make_whole, read_bytes, require_file, sync_folder
+from personalign.store.schema import HEAD, migrate, read_revision
 from personalign.store.tables import TombstoneRow
 from personalign.store.tombstones import Tombstone, Tombstones
+
+ROLLBACK = "this SQLite may corrupt a write-ahead log, so the slower rollback journal is used"
 
 
 def back_up(database: Database, path: Path) -> None:
@@ -134,3 +139,41 @@ def _erasures(database: Database) -> list[bytes]:
 def _remove(database: Database) -> None:
     for suffix in ("", *ERASURES, *LOGS, TURNS):
         database.neighbour(suffix).unlink(missing_ok=True)
+
+
+def report(url: str) -> dict[str, Any]:
+    """Describe the driver, the files and the schema, and check every page; nothing is written."""
+    database = locate(url)
+    require_file(database.path)
+    with closing(Connections(database)) as connections, connections.read() as session:
+        mode = session.scalar(text("PRAGMA journal_mode"))
+        problems = [problem for problem in session.scalars(text("PRAGMA quick_check")) if problem != "ok"]
+        revision = read_revision(session.connection())
+        if revision == HEAD:
+            try:
+                check_tombstones(connections, session)
+                Tombstones(database).after(0)
+            except StoreError as error:
+                problems.append(str(error))
+    status = database.path.stat()
+    return {
+        "path": str(database.path),
+        "bytes": status.st_size,
+        "mode": oct(stat.S_IMODE(status.st_mode)),
+        "driver": database.driver.__name__.partition(".")[0],
+        "sqlite": database.driver.sqlite_version,
+        "journal_mode": mode,
+        "note": None if mode == "wal" else ROLLBACK,
+        "schema": revision,
+        "schema_expected": HEAD,
+        "problems": problems + _open_to_all(database),
+    }
+
+
+def _open_to_all(database: Database) -> list[str]:
+    paths = [path for suffix in ("", *LOGS, *ERASURES, TURNS) if (path := database.neighbour(suffix)).exists()]
+    return [
+        f"{path} can be read by everyone; run: chmod o= {path}"
+        for path in paths
+        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    ]

@@ -214,6 +214,11 @@ def render(
 
 def _check_length(messages: Sequence[Message], max_tokens: int) -> None:
     """Refuse by its length a text that can't fit: counting the tokens of megabytes takes seconds."""
+    if len(messages) > (most_messages := max(1, max_tokens)):
+        raise MessageError(
+            f"found {len(messages):,} messages, and at most {most_messages:,} can fit into the model's context beside "
+            "max_tokens; leave out the oldest"
+        )
     num_characters = sum(len(message["content"]) for message in messages)
     if num_characters > (most := max(1, max_tokens) * CHARACTERS_PER_TOKEN):
         raise MessageError(

@@ -166,12 +166,14 @@ def test_a_model_inside_another_has_its_context(tmp_path) -> None:
 
 
 def test_megabytes_are_refused_before_they_are_read(kit: Kit, monkeypatch) -> None:
-    """By their characters: neither template nor tokenizer see them; what could fit is counted in tokens."""
+    """By their characters and number: neither template nor tokenizer see them; what could fit is counted in tokens."""
     seen = []
     monkeypatch.setattr(module, "rendered", lambda *args, **_: seen.append(args) or "x")
     turns = [{"role": role, "content": "x" * 100_000} for role in ("user", "assistant")] * 5
     with pytest.raises(MessageError, match=r"1,000,000 characters, and at most 6,400 can fit"):
         render(kit.base.tokenizer, turns, max_prompt_tokens=200)
+    with pytest.raises(MessageError, match=r"20,000 messages, and at most 200 can fit"):
+        render(kit.base.tokenizer, [{"role": "user", "content": "a"}] * 20_000, max_prompt_tokens=200)
     assert not seen
     render(kit.base.tokenizer, [{"role": "user", "content": "x" * 6400}], max_prompt_tokens=200)
     assert seen  # control

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import pytest
 from typer.testing import CliRunner
 
 from lab import house, pages
 from personalign.cli import app
+from personalign.cli.output import Terminal
+from personalign.cli.show import show_opening
 from personalign.errors import PersonalignError
+from personalign.serve.run import Opening
 
 ROOT = Path(__file__).parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITHOUT_MODEL = ("cli.md", "measured.md")  # generated; they show commands, and no code
-ELSEWHERE = ("pip install", "personalign basis", "personalign expert")  # need the network, or a model of one's own
+# need the network, or a model or a key of one's own
+ELSEWHERE = ("pip install", "personalign basis", "personalign expert", "export ")
+ADDRESS = "http://127.0.0.1:8000"  # of a server on a page; here it has another port
+VARYING = re.compile(r"pa_[\w-]{43}|#[\w.-]{40,}|chatcmpl-\w+|\b[0-9a-f]{16}\b|(?<=\"created\":)\d+|127\.0\.0\.1:\d+")
 OWN_MODEL = 'model="M"'  # in code; no page can bring M
 
 # a loaded model's libraries warn of things to come
@@ -41,25 +51,65 @@ def blocks(text: str) -> list[Block]:
     return [Block(language, code, printed or None) for language, code, printed in fenced if language != "text"]
 
 
-def run(block: Block, names: dict[str, object]) -> str:
-    """What a block prints."""
-    if block.language == "python":
-        code = compile(block.code, "page", "exec")
-        if OWN_MODEL in block.code:
-            return ""
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(code, names)
-        return out.getvalue()
-    assert block.language == "sh", f"a page holds a block of {block.language}, which nothing runs"
-    printed = []
-    for line in block.code.splitlines():
-        if not line.startswith(ELSEWHERE) and "--model M" not in line:
-            program, *words = shlex.split(line)
-            assert program == "personalign"
-            result = CliRunner().invoke(app, words)
-            assert result.exit_code == 0, f"{line}: {result.output}{result.exception}"
-            printed.append(result.stdout)
-    return "".join(printed)
+class Machine:
+    """What a page's blocks run on: the names of its Python, and the server that it starts."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, object] = {}
+        self._address, self._servers = ADDRESS, contextlib.ExitStack()
+
+    def run(self, block: Block) -> str:
+        """What a block prints."""
+        if block.language == "python":
+            code = compile(self._here(block.code), "page", "exec")
+            if OWN_MODEL in block.code:
+                return ""
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(code, self._names)
+            return out.getvalue()
+        assert block.language == "sh", f"a page holds a block of {block.language}, which nothing runs"
+        lines = block.code.replace("\\\n", " ").splitlines()
+        return "".join(self._type(line) for line in lines if not line.startswith(ELSEWHERE) and "--model M" not in line)
+
+    def _type(self, line: str) -> str:
+        program, *words = shlex.split(self._here(line))
+        if program == "curl":
+            command = ["bash", "-c", self._here(line)]
+            answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            return f"{answer}\n" if answer else ""  # as a terminal shows it
+        assert program == "personalign"
+        if words[0] == "serve":
+            return self._serve(words)
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, f"{line}: {result.output}{result.exception}"
+        return result.stdout
+
+    def _serve(self, words: list[str]) -> str:
+        """Start a server on a port of its own; what it prints has its address, and KEY its first key."""
+        command = [sys.executable, "-m", "personalign.cli", *words, "--port", "0", "--json"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self._servers.enter_context(server)
+        self._servers.callback(server.terminate)
+        assert server.stdout is not None
+        opening = json.loads(server.stdout.readline())
+        self._address, os.environ["KEY"] = opening["url"], opening["key"] or ""
+        shown = Terminal(file=io.StringIO())
+        show_opening(shown, Opening(**opening))
+        return str(shown.file.getvalue())  # type: ignore[attr-defined]
+
+    def _here(self, code: str) -> str:
+        return code.replace(ADDRESS, self._address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._servers.close()
+
+
+def settle(printed: str) -> str:
+    """What is printed, without what differs from run to run: keys, ids, times, ports and last digits."""
+    return VARYING.sub("…", re.sub(r"(\d\.\d{3})\d{3,}", r"\1", printed))
 
 
 @pytest.mark.slow
@@ -67,21 +117,24 @@ def run(block: Block, names: dict[str, object]) -> str:
 def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its blocks run from top to bottom in an empty folder, and print what stands below them."""
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks(page.read_text("utf-8")):
-        printed = run(block, names)
-        assert block.printed in {None, printed}
+    monkeypatch.setenv("KEY", "")
+    with Machine() as machine:
+        for block in blocks(page.read_text("utf-8")):
+            printed = machine.run(block)
+            assert block.printed is None or settle(block.printed) == settle(printed)
 
 
 def test_a_page_that_says_something_else_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: wrong output, failing code and an unknown verb are noticed."""
     monkeypatch.chdir(tmp_path)
     (block,) = blocks("```python\nprint(1)\n```\n\n```text\n2\n```\n")
-    assert run(block, {}) == "1\n" != block.printed
-    with pytest.raises(AssertionError, match="No such command"):
-        run(Block("sh", "personalign dance\n", None), {})
-    with pytest.raises(PersonalignError):
-        run(Block("python", "import personalign.errors\nraise personalign.errors.InputError('x')\n", None), {})
+    assert block.printed is not None
+    with Machine() as machine:
+        assert settle(machine.run(block)) == "1\n" != settle(block.printed)
+        with pytest.raises(AssertionError, match="No such command"):
+            machine.run(Block("sh", "personalign dance\n", None))
+        with pytest.raises(PersonalignError):
+            machine.run(Block("python", "import personalign.errors\nraise personalign.errors.InputError('x')\n", None))
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)

@@ -5,7 +5,7 @@ An application's own rights stand beside them: its keys, and changes that count 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,6 +30,10 @@ class Rights:
             return self._store.forget(user)
         finally:
             self._release(user)
+
+    def erased(self, users: Sequence[str], number: int) -> tuple[list[str], int]:
+        """Who of these people was erased after the erasure of this number, by any process, and the newest's number."""
+        return self._store.erased(users, number)
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored about a person, ready for JSON."""

@@ -66,7 +66,7 @@ def create_app(service: Personalign, policy: Policy | None = None) -> FastAPI:
     app.openapi = partial(_description, app)  # type: ignore[method-assign] # as FastAPI's manual extends it
     app.state.service, app.state.policy = service, policy
     app.state.door, app.state.rates, app.state.meters = Door(service), Rates(policy.rate), Meters(service)
-    app.state.completions = Completions(policy.kept_s)
+    app.state.completions = Completions(policy.kept_s, service.erased)
     app.state.traffic = Traffic(policy)
     app.add_middleware(Guard, policy=policy, traffic=app.state.traffic, meters=app.state.meters)
     app.add_exception_handler(PersonalignError, failures.on_error)

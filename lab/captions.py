@@ -174,3 +174,14 @@ GRADED = {
     "graded_log": "graded, from a log with them",
     "own_cuts": "the same, each person with a cut of their own",
 }
+SERVED = {
+    "tokens_over_engine.32.tiny": "tokens a second of 32 users who stream ÷ the engine's own, `tiny`",
+    "tokens_over_engine.32.smollm2": "the same, SmolLM2",
+    "ttft_p99_over_unloaded.8": "time to the first text, 99th percentile: 8 users at once ÷ one alone",
+    "refusal_p99_ms": "time to a refusal at ten times the load, 99th percentile, ms",
+    "refusal_other_statuses": "answers at that load with another status than 200, 429 or 503",
+    "refusal_grown_mb": "memory that it costs in a minute, MB",
+    "page.onboarding_s": "all questions on the page by a script that clicks at once, s",
+    "soak.errors": "failed requests in ten minutes of chats, answers and erasures, killed once a minute",
+    "soak.mb_per_min": "memory that the server grows in a minute of it, MB",
+}

@@ -170,6 +170,7 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
 LONG = ("demo", "bench people", "bench decode", "bench quality", "bench learn")  # some ten seconds each and more
 # below, in test_cli_training.py, in serve/test_run.py or in lab/prose
 ELSEWHERE = {
+    "bench serve",
     "basis bootstrap",
     "basis fit",
     "expert train",

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from lab.bootstrap import quantile
 from lab.harness import Bar, Group, Report, Row, choose, turns
 from lab.speed.load import Ask, Outcome, Server, client_of, running, stream, together
+from personalign.serve.access import Door
 from personalign.service import Personalign
 
 BARS: Mapping[str, Bar] = {
@@ -28,6 +30,7 @@ BARS: Mapping[str, Bar] = {
     "ttft_p99_over_unloaded.8": Bar("≤", 2),
     "refusal_p99_ms": Bar("≤", 50),
     "refusal_other_statuses": Bar("≤", 0),
+    "page.onboarding_s": Bar("≤", 5),
     "soak.errors": Bar("≤", 0),
     "soak.mb_per_min": Bar("≤", 1),
 }
@@ -70,13 +73,13 @@ class Subject:
         return p.keys.create("backend", "bench")[1]
 
 
-def run_serve(plan: Plan, device: str, only: str = "", out: Path | None = None) -> dict[str, object]:
+def run_serve(plan: Plan, device: str, only: str = "", out: Path | None = None) -> dict[str, Any]:
     """Measure the figures whose names begin with ``only``; ``out`` is renewed with each row."""
     report = Report("personalign bench serve", device, bars=dict(BARS), out=out)
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(plan, Path(folder), device)
         for group in choose(GROUPS, only):
-            report.extend(row for row in group.measure(subject) if row.figure.startswith(only))
+            report.extend(group.measure(subject))
     return report.to_json()
 
 
@@ -188,6 +191,21 @@ async def _press(server: Server, key: str, asks: Sequence[Ask], seconds: float) 
         return [outcome for outcomes in await asyncio.gather(*map(one, asks)) for outcome in outcomes]
 
 
+def _onboarding(subject: Subject) -> Iterator[Row]:
+    """All questions of one person in a real browser, by a script that clicks at once; none without Chromium."""
+    from lab.browser import CHROMIUM, answer_at_once, browsing
+
+    if not CHROMIUM.exists():
+        return
+    store = subject.store("tiny")
+    with Personalign.open(store, device=subject.device) as p, running(Server(store, "tiny")) as server:
+        links = [Door(p).link(f"reader {i}", "onboard", 600) for i in range(subject.plan.num_rounds)]
+        with browsing() as browser:
+            rounds = [answer_at_once(browser.new_page(), f"{server.url}/onboard#{link}") for link in links]
+    seconds = [seconds for _, seconds in rounds]
+    yield Row.estimated("page.onboarding_s", quantile(seconds), {"questions": rounds[0][0]})
+
+
 def _soak(subject: Subject) -> Iterator[Row]:
     """Users chat, answer, are erased and come back, while the server is killed once a minute."""
     plan, store = subject.plan, subject.store("tiny")
@@ -247,5 +265,6 @@ GROUPS: Sequence[Group[Subject]] = (
     Group(("tokens_over_engine.32.smollm2",), lambda subject: _throughput(subject, "smollm2")),
     Group(("ttft_p99_over_unloaded.8",), _first_tokens),
     Group(("refusal_p99_ms", "refusal_other_statuses", "refusal_grown_mb"), _overload),
+    Group(("page.onboarding_s",), _onboarding),
     Group(("soak.errors", "soak.mb_per_min"), _soak),
 )

@@ -76,7 +76,8 @@ class RecentProfiles:
             with self._lock:
                 if num_forgotten == self._num_forgotten:  # else perhaps this person was erased meanwhile
                     self._profiles[user] = version, profile
-                    self._profiles.move_to_end(user)
+                    # strangers go first: who names nobody is another one with each request
+                    self._profiles.move_to_end(user, last=not profile.is_silent)
                     if len(self._profiles) > CAPACITY:
                         self._profiles.popitem(last=False)
         return profile

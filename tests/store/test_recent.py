@@ -128,6 +128,24 @@ def test_little_room_is_shared(store: Store, read: Callable[[str], Profile], mon
         assert [profile.user for profile in pool.map(profiles.get, users)] == users
 
 
+def test_strangers_push_nobody_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more people than there is room for those stay who said something, whoever is asked for last."""
+    monkeypatch.setattr(recent, "CAPACITY", 3)
+    reads: list[str] = []
+
+    def read(user: str) -> Profile:
+        reads.append(user)
+        return Profile(user, "basis", 0, np.zeros(3), np.eye(3), 1, int(user.startswith("known")))
+
+    profiles = RecentProfiles(store, read, nobody)
+    for user in ("stranger 1", "known 1", "known 2", "stranger 2", "stranger 3", "known 1", "known 2"):
+        profiles.get(user)
+    assert reads == ["stranger 1", "known 1", "known 2", "stranger 2", "stranger 3"]
+    for user in ("known 3", "known 4", "known 1"):
+        profiles.get(user)
+    assert reads[5:] == ["known 3", "known 4", "known 1"], "the control: among themselves the oldest goes first"
+
+
 def test_each_erasure_of_a_person_asked_for_is_told_once(
     store: Store, url: str, read: Callable[[str], Profile]
 ) -> None:

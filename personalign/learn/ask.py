@@ -201,12 +201,14 @@ def _information_curve(noise: Noise) -> Array:
 def draw(post: Gaussian, num: int) -> Float[Array, "S d"]:
     """Draw weights from a posterior, the same ones each time.
 
-    They come in pairs that mirror each other at the mean, so that the draws' mean is the Gaussian's.
+    They come in pairs that mirror each other at the mean, so that the draws' mean is the Gaussian's. The covariance's
+    symmetric root is the same on every machine; eigenvectors alone have any sign, and any turn where values are equal.
     """
     values, vectors = np.linalg.eigh(post.covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     half = np.random.default_rng(0).standard_normal(((num + 1) // 2, len(values)))
     plain = np.concatenate([half, -half])[:num]
-    return np.asarray(post.mean + (plain * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+    return np.asarray(post.mean + plain @ root)
 
 
 def accuracy_after(

@@ -347,3 +347,13 @@ def test_curves_of_different_noise_are_kept_apart() -> None:
     """The information curve is remembered for each noise, not for all."""
     assert not np.array_equal(score("d_optimal", Noise(lapse=0.3)), score("d_optimal", Noise(lapse=0.0)))
     assert ask._information_curve(Noise(lapse=0.3)) is ask._information_curve(Noise(lapse=0.3))
+
+
+def test_draws_do_not_depend_on_how_eigenvectors_are_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine's eigenvectors, of other signs and turned where values are equal, give the same draws."""
+    post = Gaussian(np.arange(4.0), np.diag([1.0, 2.0, 2.0, 3.0]))
+    draws, eigh = draw(post, 9), np.linalg.eigh
+    turn = np.array([[1.0, 0, 0, 0], [0, 0.6, 0.8, 0], [0, 0.8, -0.6, 0], [0, 0, 0, -1]])
+    monkeypatch.setattr(np.linalg, "eigh", lambda a: (eigh(a)[0], eigh(a)[1] @ turn))
+    assert np.abs(draw(post, 9) - draws).max() < 1e-12
+    assert np.abs(eigh(post.covariance)[1] - np.linalg.eigh(post.covariance)[1]).max() > 0.5  # the control

@@ -121,6 +121,7 @@ class Worker:
             self._run_errands()  # a thread may wait for what was handed over during the last step
         except BaseException as error:  # noqa: BLE001 - no caller may wait for a thread that has ended
             end = EngineError(f"the engine stopped: {engine_error(error)}")
+            end.__cause__ = error
         finally:
             self._stop(end)
 

@@ -26,9 +26,11 @@ from personalign.errors import (
     QuestionError,
     StoreError,
 )
+from personalign.serve import logs
 
 log = logging.getLogger(__name__)
 
+FAILED = "the reply failed while it was written; send the request again, or tell the server's operator its x-request-id"
 UNREACHED = "the store can't be used at the moment; send the request again later"
 RETRY_S = 1  # when to try again, where there is no better guess
 # the first that fits decides, so what is special stands above what is general
@@ -107,11 +109,18 @@ def status_of(error: PersonalignError) -> int:
 
 
 def message_of(error: PersonalignError) -> str:
-    """What an error says is made for the caller, but for where the store is: that is for the log."""
-    if status_of(error) != 503 or isinstance(error, ErasurePending):
-        return str(error)
-    log.error("the store can't be used: %s", error)
-    return UNREACHED
+    """What an error says is made for the caller, but for where the store is: that is for the log.
+
+    What another package said may hold anything, and is told to all whose replies were being written.
+    """
+    status = status_of(error)
+    if status == 503 and not isinstance(error, ErasurePending):
+        log.error("the store can't be used: %s", error)
+        return UNREACHED
+    if status == 500 and error.__cause__ is not None:
+        log.error("a reply failed with %s", logs.place(error.__cause__))
+        return FAILED
+    return str(error)
 
 
 async def on_error(_: Request, error: Exception) -> JSONResponse:

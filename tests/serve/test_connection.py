@@ -147,6 +147,30 @@ def test_the_client_raises_an_error_that_comes_late(p: Personalign, gate: Gate, 
             list(stream)
 
 
+@pytest.mark.parametrize("way", ["plain", "stream", "response stream"])
+def test_what_fails_inside_is_told_without_its_words(
+    p: Personalign, gate: Gate, address: str, key: str, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may be another person's: the client gets none of them, and the log the kind and the place alone."""
+    path, body = WAYS[way]
+
+    def fail() -> None:
+        raise RuntimeError("Ben wrote about his illness")
+
+    headers = {"Authorization": f"Bearer {key}"}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{address}{path}", json=body, headers=headers, timeout=60)
+        engine = p._replies.worker._engine
+        until(lambda: len(engine._scheduler.queue) == 1)
+        gate._step = fail
+        gate.open()
+        *_, last = [line for line in answer.result().text.splitlines() if line]
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert (answer.result().status_code, error["type"]) == (500 if way == "plain" else 200, "server_error")
+    assert "Ben" not in answer.result().text + caplog.text
+    assert "a reply failed with RuntimeError at serve/test_connection.py:" in caplog.text
+
+
 def test_a_stream_that_waits_shows_signs_of_life(
     gate: Gate, address: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

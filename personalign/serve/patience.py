@@ -73,7 +73,8 @@ def _wait(connection: Connection) -> Wait | None:
     if unsent or connection.transport.is_closing():
         return "reader", unsent, cycle
     if connection.conn.their_state is h11.IDLE:
-        return "head", 0, cycle
+        has_begun = cycle is None or connection.conn.trailing_data[0]
+        return ("head", 0, cycle) if has_begun else None  # between two requests, for which uvicorn has a limit
     is_answered = connection.conn.their_state is h11.SEND_BODY and cycle.response_complete
     return ("body", 0, cycle) if is_answered else None
 

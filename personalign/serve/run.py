@@ -27,6 +27,9 @@ from personalign.settings import wants_traces
 
 LAST_S = 1  # for connections to close, once the replies under way have ended or their time is up
 MAX_HEAD = 64 << 10  # bytes of a request's line and headers
+# between two requests: a server that gives up before its clients do cuts off what they send just then, and Python's
+# give up after 5 s, proxies after 60
+KEEP_ALIVE_S = 75
 FIRST = "you"  # for whom the first link is
 
 log = logging.getLogger(__name__)
@@ -114,6 +117,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         access_log=False,  # it would write paths, which hold ids
         server_header=False,
         timeout_graceful_shutdown=LAST_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=MAX_HEAD,
     )
 

@@ -118,6 +118,18 @@ def test_who_keeps_asking_is_never_cut_off(hasty: str) -> None:
         assert connection._connection._request_count > 10
 
 
+@pytest.mark.slow
+def test_a_connection_is_kept_longer_than_clients_keep_it(hasty: str) -> None:
+    """Who closes first is the client, whose pool gives up after 5 seconds: nothing that it sends is cut off."""
+    with connect(hasty) as connection:
+        for pause_s in (0, 6):
+            time.sleep(pause_s)
+            connection.sendall(WHOLE)
+            assert read(connection).status == 401
+        connection.sendall(WHOLE[:10])  # half a request isn't waited for longer than on a new connection
+        assert read(connection).status == 408
+
+
 def test_who_takes_no_answer_is_cut_off(hasty: str) -> None:
     """A reader who stalls loses the connection; one who reads gets every answer (the control)."""
     request, count = b"GET /openapi.json HTTP/1.1\r\nhost: test\r\n\r\n", 400

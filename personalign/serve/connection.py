@@ -24,19 +24,20 @@ Put = Callable[[bytes], None]
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
-    """Do some work for a client; it is cancelled where the client leaves first.
+    """Do some work for a client; it is cancelled where the client leaves first, or the server's last second comes.
 
     Raises:
-        Refusal: 499, which nobody reads but the log.
+        Refusal: 499, which nobody reads but the log; or 503.
     """
     working, leaving = asyncio.create_task(work), asyncio.create_task(_departure(request))
+    ending = request.app.state.traffic.ending()
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Refusal(GONE, "the client left before it was answered")
-        return working.result()
+        await asyncio.wait({working, leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Refusal(GONE, "the client left before it was answered") if leaving.done() else failures.stopping()
     finally:
-        await _cancel(working, leaving)
+        await _cancel(working, leaving, ending)
 
 
 async def _departure(request: Request) -> None:
@@ -82,8 +83,8 @@ async def _write(
         await while_connected(request, write(events.put_nowait))
     except PersonalignError as error:
         events.put_nowait(event(failures.body(failures.status_of(error), failures.message_of(error))))
-    except Refusal:
-        pass  # the reader has left
+    except Refusal as refusal:  # which a reader who has left doesn't get
+        events.put_nowait(event(failures.body(refusal.status_code, refusal.detail, code=refusal.code)))
     finally:
         events.put_nowait(b"")
 

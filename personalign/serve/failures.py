@@ -92,6 +92,11 @@ class Refusal(HTTPException):
         self.param, self.code = param, code
 
 
+def stopping() -> Refusal:
+    """What is told to whom a server that stops doesn't answer."""
+    return Refusal(503, "the server is stopping; send the request again, to another one", code="stopping")
+
+
 def responses() -> dict[int | str, dict[str, Any]]:
     """Every refusal of a route, as FastAPI describes it."""
     return {status: {"model": Failure, "description": text} for status, text in REFUSALS.items()}

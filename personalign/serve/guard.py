@@ -47,6 +47,8 @@ class Traffic:
         self._policy, self._clock = policy, clock
         self.in_flight = 0
         self._drained_at: float | None = None  # by when all has to end, once the server stops
+        self._is_over = False  # the time for that
+        self._ends: set[asyncio.Future[None]] = set()  # of whoever wants to know
 
     @property
     def is_draining(self) -> bool:
@@ -62,10 +64,25 @@ class Traffic:
         """Let no new request in, and those under way go on for a while."""
         self._drained_at = self._clock() + self._policy.drain_s
 
+    def end(self) -> None:
+        """Let all that is still worked on know that its time is up."""
+        self._is_over = True
+        for future in list(self._ends):
+            future.set_result(None)
+
+    def ending(self) -> asyncio.Future[None]:
+        """Something that is done once the time is up; cancel it after use."""
+        future = asyncio.get_running_loop().create_future()
+        self._ends.add(future)
+        future.add_done_callback(self._ends.discard)
+        if self._is_over:
+            future.set_result(None)
+        return future
+
     def check(self) -> None:
         """Refuse a request that finds no room."""
         if self.is_draining:
-            raise Refusal(503, "the server is stopping; send the request again, to another one", code="stopping")
+            raise failures.stopping()
         if self.in_flight >= self._policy.in_flight:
             message = f"{self.in_flight} requests are worked on, and no more may be at once; send it again later"
             raise Refusal(429, message, code="overloaded")
@@ -173,6 +190,10 @@ class Guard:
             await self._carry_out(exchange)
         except Refusal as refusal:
             await exchange.refuse(refusal)
+        except asyncio.CancelledError:
+            if not self._traffic.is_draining or exchange.status is not None:
+                raise
+            await exchange.refuse(failures.stopping())  # uvicorn waits no longer
         except Exception as error:  # noqa: BLE001 - uvicorn would log its words
             await exchange.fail(error)
         finally:

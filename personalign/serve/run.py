@@ -64,7 +64,10 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Hurry slow connections, and tell whether to end; uvicorn asks ten times a second."""
         self._patience.sweep(self.server_state.connections)
-        return await super().on_tick(counter) or self._traffic.is_drained
+        is_over = await super().on_tick(counter) or self._traffic.is_drained
+        if is_over:
+            self._traffic.end()
+        return is_over
 
 
 def serve(

@@ -257,3 +257,23 @@ def test_a_drain_has_an_end() -> None:
     traffic.in_flight = 1
     traffic.drain()
     assert [traffic.is_drained for _ in range(4)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("is_stopping", [True, False], ids=["stopping", "control"])
+def test_what_is_cancelled_at_the_end_is_refused(guarded: tuple[Starlette, Traffic], *, is_stopping: bool) -> None:
+    """What outlasts the end is cancelled by uvicorn, and its client gets 503; cancelled by others it stays so."""
+    app, traffic = guarded
+
+    async def cancel() -> int | str:
+        waiting = asyncio.create_task(get(app, "/wait"))
+        await asyncio.sleep(0.05)
+        if is_stopping:
+            traffic.drain()
+        for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:
+            task.cancel()
+        try:
+            return (await waiting)[0].status_code
+        except asyncio.CancelledError:
+            return "cancelled"
+
+    assert asyncio.run(cancel()) == (503 if is_stopping else "cancelled")

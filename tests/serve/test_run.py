@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from personalign.service import Personalign
 from personalign.store import schema
 from personalign.store.database import locate
 from tests.commands import run_verb
-from tests.decode.gate import until
+from tests.decode.gate import Gate, until
 from tests.onboarded import HELLO
 from tests.serve.raw import WHOLE, ask, connect, read
 
@@ -151,24 +152,51 @@ def _is_busy(url: str, key: str) -> bool:
     return httpx.get(f"{url}/v1/operator/summary", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-def test_a_drain_ends_in_time(service: Personalign, signals: int) -> None:
-    """A request that never ends is waited for as long as the policy says; at a second signal not at all."""
-    policy = Policy(drain_s=1.0 if signals == 1 else 600.0, receive_s=600.0)
+@contextmanager
+def started(service: Personalign, policy: Policy) -> Iterator[tuple[Server, threading.Thread, str]]:
+    """A server in a thread, which a signal may end, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server(create_app(service, policy), policy, lambda: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         until(lambda: server.started)
-        with connect(f"http://127.0.0.1:{listening.getsockname()[1]}") as endless:
-            endless.sendall(WHOLE[:-1])
-            time.sleep(0.2)
-            began = time.monotonic()
-            for _ in range(signals):
-                server.handle_exit(signal.SIGTERM, None)
-            thread.join(30)
-            seconds = time.monotonic() - began
+        yield server, thread, f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_drain_ends_in_time(service: Personalign, signals: int) -> None:
+    """A request that never ends is waited for as long as the policy says; at a second signal not at all."""
+    policy = Policy(drain_s=1.0 if signals == 1 else 600.0, receive_s=600.0)
+    with started(service, policy) as (server, thread, address), connect(address) as endless:
+        endless.sendall(WHOLE[:-1])
+        time.sleep(0.2)
+        began = time.monotonic()
+        for _ in range(signals):
+            server.handle_exit(signal.SIGTERM, None)
+        thread.join(30)
+        seconds = time.monotonic() - began
     assert (1.0 if signals == 1 else 0.0) <= seconds < 5
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_reply_that_takes_too_long_is_told_so(
+    p: Personalign, gate: Gate, caplog: pytest.LogCaptureFixture, *, stream: bool
+) -> None:
+    """When the time for it is up its client gets 503, or it as the last event, and the log doesn't complain."""
+    headers = {"Authorization": f"Bearer {p.keys.create('backend', 'tests')[1]}"}
+    body = {"messages": HELLO, "max_tokens": 100, "stream": stream}
+    with started(p, Policy(drain_s=0.5)) as (server, thread, address), ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(httpx.post, f"{address}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        gate.let(3)
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(30)
+        answer = answering.result()
+    gate.open()
+    assert answer.status_code == (200 if stream else 503)
+    *_, last = [line for line in answer.text.splitlines() if line]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
+    assert stream or answer.headers["retry-after"] == "1"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_port_that_is_taken_is_refused(open_store: Any) -> None:

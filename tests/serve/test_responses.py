@@ -48,8 +48,8 @@ def ask(ai: OpenAI, **others: Any) -> Any:
 
 def test_a_response_is_the_services_own_reply(ai: OpenAI, service: Personalign) -> None:
     """Text, usage and account, and the status of a reply that came to its end."""
-    response = ask(ai, max_output_tokens=100, temperature=0.5, top_p=0.9, extra_body={"seed": 3})
-    reply = service.chat(ADA, HELLO, max_tokens=100, temperature=0.5, top_p=0.9, seed=3)
+    response = ask(ai, max_output_tokens=400, temperature=0.5, top_p=0.9, extra_body={"seed": 3})
+    reply = service.chat(ADA, HELLO, max_tokens=400, temperature=0.5, top_p=0.9, seed=3)
     assert response.output_text == reply.text
     assert (response.usage.input_tokens, response.usage.output_tokens) == (
         reply.usage.prompt_tokens,

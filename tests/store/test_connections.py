@@ -277,7 +277,7 @@ def _interrupt_at(call: Callable[[], object], step: int) -> int:
             if begun == step:
                 raise KeyboardInterrupt
 
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, AssertionError):  # the latter is SQLAlchemy's, where its commit was interrupted
         sys.setprofile(count)
         try:
             call()

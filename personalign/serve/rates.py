@@ -7,7 +7,7 @@ from time import time
 
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from personalign.errors import InputError
 from personalign.messages import shown
@@ -15,10 +15,14 @@ from personalign.serve.failures import Refusal
 
 
 class Rates:
-    """A moving window for each caller, in this process's memory."""
+    """A moving window for each caller, in this process's memory.
+
+    Two counters make it. With each request's moment instead, the package never lets go of a caller, and looks at all
+    that ever came a hundred times a second.
+    """
 
     def __init__(self, rate: str) -> None:
-        self._rate, self._limiter = _parse(rate), MovingWindowRateLimiter(MemoryStorage())
+        self._rate, self._limiter = _parse(rate), SlidingWindowCounterRateLimiter(MemoryStorage())
 
     def spend(self, name: str) -> None:
         """Count a request; one beyond the rate is refused with when to try again."""

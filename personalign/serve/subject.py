@@ -49,13 +49,21 @@ def _names(body: Mapping[str, Any], headers: Mapping[str, str]) -> Iterator[tupl
     places: list[tuple[str, Any]] = [
         ("personalign.user", _inside(body, "personalign", "user")),
         ("metadata.personalign_user", _inside(body, "metadata", "personalign_user")),
-        *((header, headers.get(header)) for header in HEADERS),
+        *((header, _text(headers.get(header))) for header in HEADERS),
         ("safety_identifier", body.get("safety_identifier")),
         ("user", body.get("user")),
     ]
     for place, name in places:
         if name is not None and name != "":
             yield place, name
+
+
+def _text(header: str | None) -> str | None:
+    """A header as its client wrote it: mostly UTF-8, which is read as Latin-1."""
+    try:
+        return None if header is None else header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def _inside(body: Mapping[str, Any], field: str, name: str) -> object:

@@ -82,6 +82,21 @@ def test_each_place_steers_a_reply(
     assert not client.post(path, json=sent).json()["personalign"]["guided"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_name_in_a_header_is_read_as_it_was_written(
+    client: httpx.Client, service: Personalign, encoding: str
+) -> None:
+    """An id with an accent is the same person there as in a body, whichever way a client writes headers."""
+    onboard(service, "subject-zoë", 3)
+    sent = {"messages": HELLO, "max_tokens": 2}
+    headers = {"x-openwebui-user-id": "subject-zoë".encode(encoding)}
+    for response in (
+        client.post("/v1/chat/completions", json=sent, headers=headers),
+        client.post("/v1/chat/completions", json=sent | {"user": "subject-zoë"}),
+    ):
+        assert response.json()["personalign"]["guided"]
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
 def test_a_user_token_chats_for_its_own_person(
     server: str, service: Personalign, token_for: Callable[[str], str], path: str

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import time
 from urllib.parse import urlsplit
 
 import httpx
+import jwt
 import pytest
 
 from personalign.serve.access import Door
@@ -64,6 +67,33 @@ def test_a_token_lasts_as_long_as_asked(client: httpx.Client, server: str) -> No
     opened = client.post(path("toni", "tokens"), json={"seconds": 60}).json()
     assert opened["expires_in"] == 60
     assert client.post(path("toni", "tokens")).json()["expires_in"] == 3600
+
+
+def test_a_token_that_is_none_opens_nothing(server: str, service: Personalign) -> None:
+    """Signed with nothing, another secret or in another way, for more than a person or for ever: refused alike."""
+    secret, now = service.keys.secret("user tokens"), time.time()
+    claims = {"sub": "lin", "iat": now, "exp": now + 60, "jti": "1", "scope": "user"}
+    endless = {name: value for name, value in claims.items() if name != "exp"}
+    tokens = [
+        jwt.encode(claims, "", "none"),
+        jwt.encode(claims, b"x" * 32, "HS256"),
+        jwt.encode(claims, secret * 2, "HS512"),
+        *(jwt.encode(claims | changed, secret) for changed in ({"scope": "operator"}, {"sub": "\n"}, {"exp": now - 1})),
+        jwt.encode(endless, secret),
+        f"{base64.urlsafe_b64encode(b'[' * 2000).decode()}.e30.x",
+    ]
+    assert [profile_by(server, token).status_code for token in tokens] == [401] * len(tokens)
+    assert profile_by(server, jwt.encode(claims, secret)).json()["user"] == "lin", "the control"
+
+
+def test_a_clock_that_is_put_back_refuses_no_token(server: str, service: Personalign) -> None:
+    """A token that seems to have been made in an hour is good, until it expires."""
+    claims = {"sub": "lin", "iat": time.time() + 3600, "exp": time.time() + 7200, "jti": "1", "scope": "user"}
+    assert profile_by(server, jwt.encode(claims, service.keys.secret("user tokens"))).status_code == 200
+
+
+def profile_by(server: str, token: str) -> httpx.Response:
+    return httpx.get(f"{server}/v1/people/me/profile", headers={"Authorization": f"Bearer {token}"})
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 1e9, "NaN", True])

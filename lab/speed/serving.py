@@ -21,7 +21,7 @@ import numpy as np
 
 from lab.bootstrap import quantile
 from lab.harness import Bar, Group, Report, Row, choose, turns
-from lab.speed.load import Ask, Outcome, Server, client_of, running, stream, together
+from lab.speed.load import Ask, Line, Outcome, Server, client_of, running, together
 from personalign.serve.access import Door
 from personalign.service import Personalign
 
@@ -34,7 +34,7 @@ BARS: Mapping[str, Bar] = {
     "soak.errors": Bar("≤", 0),
     "soak.mb_per_min": Bar("≤", 1),
 }
-AXIS = "length"  # on which the people of the load differ
+AXES = ("length", "reply_length")  # on which the people of the load differ
 TOPICS = ("a hotel in Paris", "a rental car", "a table for two", "a film for tonight")
 SETTLED_S = 15.0  # after a start, before memory is looked at
 REFUSED = {429, 503}
@@ -85,9 +85,11 @@ def run_serve(plan: Plan, device: str, only: str = "", out: Path | None = None) 
 
 def asks_of(p: Personalign, plan: Plan, num: int) -> list[Ask]:
     """So many people of different tastes, each with a request."""
-    asks = [Ask(f"user {i}", f"I need {TOPICS[i % len(TOPICS)]}, number {i}", plan.num_tokens) for i in range(num)]
+    prompts, ends = [f"I need {TOPICS[i % len(TOPICS)]}, number {i}" for i in range(num)], p.models.base.ends
+    asks = [Ask(f"user {i}", prompt, plan.num_tokens, tuple(ends)) for i, prompt in enumerate(prompts)]
+    axis = next(axis.name for axis in p.basis.axes if axis.name in AXES)
     for i, ask in enumerate(asks):
-        p.set(ask.user, **{AXIS: 2 * i / max(1, num - 1) - 1})
+        p.set(ask.user, **{axis: 2 * i / max(1, num - 1) - 1})
     return asks
 
 
@@ -112,7 +114,8 @@ def _write(p: Personalign, asks: Sequence[Ask]) -> float:
     """Tokens a second of the engine alone."""
     conversations = [[{"role": "user", "content": ask.prompt}] for ask in asks]
     started = time.perf_counter()
-    replies = p.chat_many([ask.user for ask in asks], conversations, max_tokens=asks[0].max_tokens)  # type: ignore[arg-type]
+    bias = dict.fromkeys(asks[0].ends, -100.0)
+    replies = p.chat_many([ask.user for ask in asks], conversations, max_tokens=asks[0].max_tokens, logit_bias=bias)  # type: ignore[arg-type]
     seconds = time.perf_counter() - started
     return sum(reply.usage.completion_tokens for reply in replies) / seconds
 
@@ -143,16 +146,16 @@ def _first_tokens(subject: Subject) -> Iterator[Row]:
 
 async def _listen(server: Server, key: str, asks: Sequence[Ask], num: int) -> list[float]:
     """Every user asks again and again, after a pause for reading; seconds to each first text."""
-    async with client_of(server, key, len(asks)) as client:
 
-        async def one(ask: Ask) -> list[float]:
-            random, seconds = Random(ask.user), []
-            for _ in range(num):
-                await asyncio.sleep(random.uniform(0.0, 0.2))
-                seconds.append((await stream(client, ask)).first_s)
-            return seconds
+    async def one(ask: Ask) -> list[float]:
+        random, seconds, line = Random(ask.user), [], Line(server, key)
+        for _ in range(num):
+            await asyncio.sleep(random.uniform(0.0, 0.2))
+            seconds.append((await line.stream(ask)).first_s)
+        line.close()
+        return seconds
 
-        return [second for seconds in await asyncio.gather(*map(one, asks)) for second in seconds]
+    return [second for seconds in await asyncio.gather(*map(one, asks)) for second in seconds]
 
 
 def _overload(subject: Subject) -> Iterator[Row]:
@@ -178,17 +181,17 @@ def _overload(subject: Subject) -> Iterator[Row]:
 
 async def _press(server: Server, key: str, asks: Sequence[Ask], seconds: float) -> list[Outcome]:
     until = time.monotonic() + seconds
-    async with client_of(server, key, len(asks)) as client:
 
-        async def one(ask: Ask) -> list[Outcome]:
-            outcomes = []
-            while time.monotonic() < until:
-                outcomes.append(await stream(client, ask))
-                if outcomes[-1].status in REFUSED:
-                    await asyncio.sleep(0.5)  # half of what Retry-After says
-            return outcomes
+    async def one(ask: Ask) -> list[Outcome]:
+        outcomes, line = [], Line(server, key)
+        while time.monotonic() < until:
+            outcomes.append(await line.stream(ask))
+            if outcomes[-1].status in REFUSED:
+                await asyncio.sleep(Random(f"{ask.user} {len(outcomes)}").uniform(0.0, 1.0))  # as Retry-After says
+        line.close()
+        return outcomes
 
-        return [outcome for outcomes in await asyncio.gather(*map(one, asks)) for outcome in outcomes]
+    return [outcome for outcomes in await asyncio.gather(*map(one, asks)) for outcome in outcomes]
 
 
 def _onboarding(subject: Subject) -> Iterator[Row]:
@@ -232,27 +235,29 @@ async def _live(servers: Sequence[Server], key: str, asks: Sequence[Ask], second
     until = time.monotonic() + seconds
 
     async def one(number: int, ask: Ask) -> list[bool]:
-        random, successes = Random(f"{ask.user} {seed}"), []
-        async with client_of(servers[number % len(servers)], key, 1) as client:
+        random, successes, server = Random(f"{ask.user} {seed}"), [], servers[number % len(servers)]
+        line = Line(server, key)
+        async with client_of(server, key) as client:
             while time.monotonic() < until:
-                successes.append(await _act(client, ask, random))
+                successes.append(await _act(client, line, ask, random))
+        line.close()
         return successes
 
     lives = await asyncio.gather(*(one(number, ask) for number, ask in enumerate(asks)))
     return [success for life in lives for success in life]
 
 
-async def _act(client: httpx.AsyncClient, ask: Ask, random: Random) -> bool:
+async def _act(client: httpx.AsyncClient, line: Line, ask: Ask, random: Random) -> bool:
     """Chat, mostly; else answer a question, state a taste, or have everything erased. Whether it succeeded."""
     person, chance = f"/v1/people/{ask.user}", random.random()
     if chance < 0.7:
-        return (await stream(client, ask)).status == httpx.codes.OK
+        return (await line.stream(ask)).status == httpx.codes.OK
     if chance < 0.85:
         question = (await client.get(f"{person}/question")).json()["question"]
         choice = {"question": question["id"], "choice": random.choice("ab")} if question else None
         response = await client.post(f"{person}/answers", json=choice) if choice else httpx.Response(httpx.codes.OK)
     elif chance < 0.97:
-        response = await client.post(f"{person}/set", json={"positions": {AXIS: random.uniform(-1, 1)}})
+        response = await client.post(f"{person}/set", json={"positions": {AXES[0]: random.uniform(-1, 1)}})
     else:
         response = await client.delete(person)
     return response.status_code == httpx.codes.OK

@@ -13,25 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from lab.captions import (
-    ALARMS,
-    CALM,
-    CHANGED,
-    COSTS,
-    DIFFERENCES,
-    GRADED,
-    KNOWLEDGE,
-    LEARNT,
-    METHODS,
-    PEOPLE,
-    PRIORS,
-    PROSE,
-    SERVED,
-    SPEEDS,
-    TALKED,
-    TAPS,
-    WISHES,
-)
+from lab import captions
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
@@ -84,14 +66,14 @@ def _readme() -> str:
 
 def _people() -> str:
     results = [_load(name)["figures"] for name in ("people", "people_fresh")]
-    rows = [[what, *(_summary(figures, key) for figures in results)] for key, what in PEOPLE.items()]
+    rows = [[what, *(_summary(figures, key) for figures in results)] for key, what in captions.PEOPLE.items()]
     return _table(["median", "seeds looked at before", "fresh seeds"], rows)
 
 
 def _speeds() -> str:
     rows = _rows("decode")
     table = []
-    for name, what in SPEEDS.items():
+    for name, what in captions.SPEEDS.items():
         shown = [rows.get(f"{name}.{num}") for num in (1, 8, 32)]
         verdicts = dict.fromkeys(_verdict(row) for row in shown if row is not None)
         table.append([what, *map(_interval, shown), ", ".join(verdicts)])
@@ -108,14 +90,16 @@ def _figures(name: str, captions: Mapping[str, str], measured: str = "measured")
 def _graded() -> str:
     rows = _rows("graded")
     columns = ("share_5", "share_10", "share_10_over_plain")
-    table = [[what, *(_interval(rows.get(f"{arm}.{column}")) for column in columns)] for arm, what in GRADED.items()]
+    table = [
+        [what, *(_interval(rows.get(f"{arm}.{column}")) for column in columns)] for arm, what in captions.GRADED.items()
+    ]
     return _table(["", "after 5", "after 10", "and more than by sides alone"], table)
 
 
 def _taps() -> str:
     """What people of one kind of question are known by, and what that costs them."""
     rows, table = _rows("taps"), []
-    for kind, what in TAPS.items():
+    for kind, what in captions.TAPS.items():
         ten = rows[f"taps.{kind}.10"]
         columns = [_interval(rows[f"taps.{kind}.{count}"]) for count in (5, 10, 20)]
         table.append([what, *columns, f"{ten['turned_round']:.0%}", f"{ten['seconds'] / 60:.1f}"])
@@ -127,7 +111,7 @@ def _taps() -> str:
 def _quality() -> str:
     rows = _rows("quality")
     table = []
-    for name, what in METHODS.items():
+    for name, what in captions.METHODS.items():
         gain, wins, over = (rows.get(f"{kind}.{name}") for kind in ("gain", "wins", "gain_over_successor"))
         assert gain is not None, "every method has a gain"
         table.append([what, f"{gain['passes']:.2g}", *map(_interval, (gain, over, wins)), f"{gain['kl']:.2f}"])
@@ -137,7 +121,7 @@ def _quality() -> str:
 def _prose() -> str:
     rows, fresh = _rows("prose"), _rows("prose_fresh")
     table = []
-    for name, what in PROSE.items():
+    for name, what in captions.PROSE.items():
         both = [some for some in (rows, fresh) if f"smollm2.gain.{name}" in some]
         if both:
             gain, fluency = (both[0][f"smollm2.{figure}.{name}"] for figure in ("gain", "fluency"))
@@ -154,7 +138,7 @@ def _differences() -> str:
     newest = rows | fresh
     table = [
         [what, _interval(rows.get(figure)), _interval(fresh.get(figure)), _verdict(newest[figure])]
-        for figure, what in DIFFERENCES.items()
+        for figure, what in captions.DIFFERENCES.items()
         if figure in newest
     ]
     return _table(["", "gain more", "fresh people", "bar"], table)
@@ -163,7 +147,7 @@ def _differences() -> str:
 def _stick() -> str:
     """What people gain in each window of a conversation, and what the replies are like in the first and the last."""
     rows, table = _rows("stick"), []
-    for name, what in TALKED.items():
+    for name, what in captions.TALKED.items():
         if f"smollm2.stick_gain.{name}.1" not in rows:
             continue
         windows = [rows[f"smollm2.stick_gain.{name}.{window}"] for window in (1, 5, 10, 20)]
@@ -221,7 +205,7 @@ def _trials() -> str:
 def _learning() -> str:
     rows = _rows("learn")
     table = []
-    for name, what in LEARNT.items():
+    for name, what in captions.LEARNT.items():
         ceiling = f"{rows[name]['ceiling']:.3g}" if "ceiling" in rows[name] else ""
         table.append([what, _interval(rows[name]), _verdict(rows[name]), ceiling])
     return _table(["", "measured", "bar", "at best"], table)
@@ -230,13 +214,15 @@ def _learning() -> str:
 def _gaussian() -> str:
     """The same people with other priors."""
     rows = [_rows("learn")[f"alpaca84.compared_{n}"] for n in (5, 10, 20)]
-    return _table(["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in PRIORS.items()])
+    return _table(
+        ["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in captions.PRIORS.items()]
+    )
 
 
 def _calm() -> str:
     """Alarms of people whose taste stays, on both bundled bases."""
     rows, table = _rows("drift"), []
-    for name, what in CALM.items():
+    for name, what in captions.CALM.items():
         alarms = [rows[f"false_alarms.{world}.{name}"] for world in ("tiny", "smollm2")]
         table.append([what, *map(_interval, alarms), ", ".join(dict.fromkeys(map(_verdict, alarms)))])
     return _table(["", "`tiny`", "`smollm2`", "bar"], table)
@@ -246,7 +232,7 @@ def _changed() -> str:
     """Of people whose taste changes: how many are noticed, and what their profiles are worth soon after."""
     rows, table = _rows("drift"), []
     for world in ("tiny", "smollm2"):
-        for name, what in CHANGED.items():
+        for name, what in captions.CHANGED.items():
             within = [rows[f"noticed.{world}.{name}.within_{num}"] for num in (10, 20, 30)]
             worth = [" / ".join(f"{row[arm]:.2f}" for arm in ARMS_OF_DRIFT) for row in within[:2]]
             table.append([f"`{world}`", what, *(f"{row['value']:.2f}" for row in within), *worth])
@@ -322,23 +308,23 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "readme": _readme,
     "people": _people,
     "speeds": _speeds,
-    "costs": lambda: _figures("decode", COSTS),
-    "served": lambda: _figures("serve", SERVED),
+    "costs": lambda: _figures("decode", captions.COSTS),
+    "served": lambda: _figures("serve", captions.SERVED),
     "quality": _quality,
     "prose": _prose,
     "differences": _differences,
     "stick": _stick,
-    "knowledge": lambda: _figures("knowledge", KNOWLEDGE),
+    "knowledge": lambda: _figures("knowledge", captions.KNOWLEDGE),
     "steering": _steering,
     "heads": _heads,
     "siblings": _siblings,
-    "alarms": lambda: _figures("trials", ALARMS),
+    "alarms": lambda: _figures("trials", captions.ALARMS),
     "trials": _trials,
     "learning": _learning,
     "graded": _graded,
     "taps": _taps,
     "gaussian": _gaussian,
-    "wishes": lambda: _figures("wishes", WISHES),
+    "wishes": lambda: _figures("wishes", captions.WISHES),
     "calm": _calm,
     "changed": _changed,
     "life": _life,

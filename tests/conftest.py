@@ -7,6 +7,7 @@ tests take a third less time without (``UNCHECKED=1``).
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
+    from lab.postgres import Server
     from personalign import Personalign
     from tests.decode.gate import Gate
 
@@ -27,6 +29,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
+NUMBERS = itertools.count(1)  # of databases
 INSIDE = ("basis", "decode", "demo", "integrations", "learn", "replies", "shift", "store", "train", "types")
 
 if not os.environ.get("UNCHECKED"):
@@ -55,6 +58,25 @@ def open_store(tmp_path: Path) -> Iterator[Callable[..., Personalign]]:
 @pytest.fixture
 def p(open_store: Callable[..., Personalign]) -> Personalign:
     return open_store()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL of this test run."""
+    from lab.postgres import binaries, postgres
+
+    if binaries() is None:
+        pytest.skip("PostgreSQL isn't installed: apt-get install postgresql")
+    with postgres(durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> Iterator[str]:
+    """The address of a fresh database."""
+    name = f"test_{next(NUMBERS)}"
+    yield postgres_server.create(name)
+    postgres_server.drop(name)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Build the wheel and say what is in it: ``python -m lab.wheel``. Ends with 1 if something is missing or too much."""
+"""Build the sdist, the wheel from it, and say what is in it: ``python -m lab.wheel``.
+
+Ends with 1 if something is missing or too much.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,9 @@ FOREIGN = ("lab", "tests", "notebooks", "docs", "examples")  # folders of a chec
 
 
 def build(folder: Path) -> Path:
-    """Build the wheel of this checkout into a folder."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True)  # noqa: S603 - nobody else's words are in it
+    """Build the sdist of this checkout into a folder, and the wheel from what is in the sdist."""
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - nobody else's words are in it
     return next(folder.glob("*.whl"))
 
 

@@ -54,7 +54,10 @@ def _store(service: Personalign, user: str, given: GivenFeedback, completions: C
     if given.kind == "edit":
         better, worse = _present("text", given.text), completion.text
     elif given.kind == "regenerate":
-        better, worse = _find(completions, user, "chosen", given.chosen).text, completion.text
+        second = _find(completions, user, "chosen", given.chosen)
+        if second.messages != completion.messages:
+            raise Refusal(400, "chosen answers another conversation than completion; name two replies to one", "chosen")
+        better, worse = second.text, completion.text
     else:
         is_up = _present("thumb", given.thumb) == "up"
         plain = _plain(service, completion)

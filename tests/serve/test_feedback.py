@@ -66,6 +66,16 @@ def test_a_regenerated_reply_is_better_than_the_first(client: httpx.Client, serv
     assert stored(service, "regina") == [("regenerate", text_of(second), text_of(first))]
 
 
+def test_a_reply_to_another_conversation_is_no_regenerated_one(client: httpx.Client, service: Personalign) -> None:
+    """Two completions are compared only if they answer the same messages."""
+    first = completion_of(client, "remi")
+    other = completion_of(client, "remi", "I need a car in Rome")
+    given = {"completion": first["id"], "kind": "regenerate", "chosen": other["id"]}
+    status, message = error(client.post(path("remi", "feedback"), json=given))
+    assert (status, "another conversation" in message) == (400, True)
+    assert not service.is_known("remi")
+
+
 def test_two_replies_of_any_model_can_be_named(client: httpx.Client, service: Personalign) -> None:
     """Without a completion the pair itself is sent; the same pair again takes the place of the first."""
     given = {"messages": HELLO, "chosen": "Sure.", "rejected": "No, never, not at all.", "kind": "thumbs"}

@@ -91,7 +91,8 @@ def fit_many(
     """Fit people in bulk, arrays in and arrays out; the bytes and errors are those of ``fit``.
 
     ``outcome`` numbers the choices in the order of ``types.CHOICES``: 0 is a, 1 b, 2 a tie, from 5 on grades. 3 and 4
-    say nothing, and fill up the rows of people who answered less. People who said nothing get the prior.
+    say nothing, and fill up the rows of people who answered less. People who said nothing get the prior. Without
+    ``covariance`` its diagonal alone is computed, up to rounding.
     """
     mixture = _checked(prior)
     check_answers(v, outcome, weight, len(mixture.normal.mean))
@@ -148,11 +149,12 @@ def _fit_checked(
     v: Array, outcome: Ints, weight: Array, prior: Mixture, noise: Noise, *, with_covariance: bool = True
 ) -> Mixed:
     num_people, _, d = v.shape
-    covariance = np.empty((num_people, d, d) if with_covariance else (num_people, 0, 0))
+    covariance = np.empty((num_people, d, d) if with_covariance else (num_people, d))
     fitted = FittedMany(np.empty((num_people, d)), covariance, np.empty(num_people), np.empty(num_people))
     chance = np.tile([prior.shares.nothing, prior.shares.few, prior.shares.any], (num_people, 1))
     counts = says_something(outcome, weight).sum(axis=1)
-    fitted.put(counts == 0, FittedMany(prior.normal.mean, prior.normal.covariance, np.zeros(()), np.zeros(())))
+    whole = prior.normal.covariance if with_covariance else np.diag(prior.normal.covariance)
+    fitted.put(counts == 0, FittedMany(prior.normal.mean, whole, np.zeros(()), np.zeros(())))
     for people, size in _blocks(counts, d):
         rows = canonical(v[people], outcome[people], weight[people], size, noise.side > 0)
         mixed = mixed_posteriors(rows, prior, noise, with_covariance=with_covariance)

@@ -35,15 +35,14 @@ class FittedMany(NamedTuple):
     """Of U people: the weights' means and covariances, the side biases' modes, and the evidence."""
 
     mean: Array  # (U, d)
-    covariance: Array  # (U, d, d), or (U, 0, 0) where it isn't kept
+    covariance: Array  # (U, d, d), or (U, d) where only its diagonal is kept
     bias: Array  # (U,)
     evidence: Array  # (U,) log-probability of the answers under the prior
 
     def put(self, people: NDArray[np.generic], fitted: FittedMany) -> None:
         """Fill in the posteriors of some people."""
-        self.mean[people], self.bias[people], self.evidence[people] = fitted.mean, fitted.bias, fitted.evidence
-        if self.covariance.size:
-            self.covariance[people] = fitted.covariance
+        for part, new in zip(self, fitted, strict=True):
+            part[people] = new
 
 
 def posteriors(
@@ -55,6 +54,20 @@ def posteriors(
     """
     scale = np.ones((len(rows.v), len(prior.mean))) if scale is None else scale
     return _Peak.climb(rows, prior, noise, scale).fitted(with_covariance=with_covariance)
+
+
+def common_posteriors(rows: Rows, prior: Gaussian, noise: Noise, *, with_covariance: bool = True) -> FittedMany:
+    """The posteriors of people whose weights are the prior's mean: only the side bias is their own."""
+    sides, d = noise.side * rows.side, len(prior.mean)
+    hill = _Hill(rows.v @ prior.mean, sides, rows.verdict, rows.weight, noise)
+    mode = _to_mode(hill, None, MAX_STEPS)
+    volume = np.log1p((hill.information(mode.u) * sides**2).sum(axis=1)) / 2
+    return FittedMany(
+        np.tile(prior.mean, (len(sides), 1)),
+        np.zeros((len(sides), d, d) if with_covariance else (len(sides), d)),
+        noise.side**2 * rows.turn * (mode.dual * rows.side).sum(axis=1) + 0.0,
+        mode.height - volume,
+    )
 
 
 def sparse_posteriors(
@@ -95,13 +108,15 @@ class _Peak:
         """Take so many steps at most, from the prior's mean or from where another climb ended."""
         v = rows.v * scale[:, None, :]
         spread, sides = v @ prior.covariance, noise.side * rows.side
-        kernel = spread @ v.transpose(0, 2, 1) + sides[:, :, None] * sides[:, None, :]
+        kernel = spread @ v.transpose(0, 2, 1)
+        kernel += sides[:, :, None] * sides[:, None, :]
         hill = _Hill(rows.v @ prior.mean, kernel, rows.verdict, rows.weight, noise)
         mode = _to_mode(hill, dual, most)
         root = np.sqrt(hill.information(mode.u))
-        factor = np.linalg.cholesky(np.eye(kernel.shape[1]) + root[:, :, None] * kernel * root[:, None, :])
+        factor = np.linalg.cholesky(_plus_one(root[:, :, None] * kernel * root[:, None, :]))
         # an inverse of n × n costs half of solving for d columns
-        return cls(rows, prior, noise, scale, spread, mode, factor, np.linalg.inv(factor) @ (root[:, :, None] * spread))
+        explained = (_invert(factor) * root[:, None, :]) @ spread
+        return cls(rows, prior, noise, scale, spread, mode, factor, explained)
 
     @property
     def shift(self) -> Array:
@@ -111,14 +126,19 @@ class _Peak:
     @property
     def moment(self) -> Array:
         """The second moments of that, (U, d)."""
-        variance = np.diag(self.prior.covariance) - (self.explained**2).sum(axis=1)
-        return np.asarray(self.shift**2 + self.scale**2 * variance)
+        return np.asarray(self.shift**2 + self.variance)
+
+    @property
+    def variance(self) -> Array:
+        """The covariances' diagonals, (U, d)."""
+        explained = np.einsum("und,und->ud", self.explained, self.explained)
+        return np.asarray(self.scale**2 * (np.diag(self.prior.covariance) - explained))
 
     def fitted(self, *, with_covariance: bool = True) -> FittedMany:
         """The weights' block of (prior precision + [V s]ᵀ W [V s])⁻¹, in which b is marginalised, and the rest."""
         return FittedMany(
             self.prior.mean + self.shift,
-            self._covariance if with_covariance else np.empty((len(self.scale), 0, 0)),
+            self._covariance if with_covariance else self.variance,
             self.noise.side**2 * self.rows.turn * (self.mode.dual * self.rows.side).sum(axis=1) + 0.0,
             self.mode.height - np.log(np.diagonal(self.factor, axis1=1, axis2=2)).sum(axis=1),
         )
@@ -136,7 +156,7 @@ class _Hill:
     """The log-posteriors of U people over u = Vμ + Ka, that is w = μ + ΣVᵀa."""
 
     start: Array  # (U, n) Vμ
-    kernel: Array  # (U, n, n) K
+    kernel: Array  # (U, n, n) K, or (U, n) f where K = f fᵀ
     verdict: Ints  # (U, n)
     weight: Array  # (U, n)
     noise: Noise
@@ -219,11 +239,10 @@ def _direction(hill: _Hill, point: _Point) -> tuple[Array, Array]:
 
 def _solve(kernel: Array, curvature: Array, pull: Array) -> Array:
     """Solve (I + WK) Δa = pull; 0 for people whose system is singular."""
-    system = curvature[:, :, None] * kernel
-    n = system.shape[1]
-    system.reshape(-1, n * n)[:, :: n + 1] += 1
+    if kernel.ndim == 2:
+        return _solve_rank_one(kernel, curvature, pull)
     try:
-        return np.asarray(np.linalg.solve(system, pull[:, :, None])[:, :, 0])
+        return np.asarray(np.linalg.solve(_plus_one(curvature[:, :, None] * kernel), pull[:, :, None])[:, :, 0])
     except np.linalg.LinAlgError:  # a person's negative curvature cancels the prior's exactly
         if len(pull) == 1:
             return np.zeros_like(pull)
@@ -231,5 +250,33 @@ def _solve(kernel: Array, curvature: Array, pull: Array) -> Array:
         return np.concatenate(each)
 
 
+def _solve_rank_one(factor: Array, curvature: Array, pull: Array) -> Array:
+    """The same for K = f fᵀ, by the formula of Sherman and Morrison."""
+    gain = curvature * factor
+    pivot = 1 + (gain * factor).sum(axis=1)
+    share = (factor * pull).sum(axis=1) / np.where(pivot == 0, 1.0, pivot)
+    return np.asarray((pull - gain * share[:, None]) * (pivot != 0)[:, None])
+
+
+def _plus_one(matrices: Array) -> Array:
+    """Add the identity to each matrix, in place."""
+    n = matrices.shape[1]
+    matrices.reshape(-1, n * n)[:, :: n + 1] += 1
+    return matrices
+
+
+def _invert(factor: Array) -> Array:
+    """Invert triangular factors, (U, n, n), by a substitution that takes all people at once; LAPACK costs four times."""
+    lower = factor.transpose(1, 2, 0).copy()
+    inverse = np.zeros_like(lower)
+    for k in range(len(lower)):
+        inverse[k, k] = 1.0
+        inverse[k, : k + 1] /= lower[k, k]
+        inverse[k + 1 :, : k + 1] -= lower[k + 1 :, k, None] * inverse[k, : k + 1]
+    return np.asarray(inverse.transpose(2, 0, 1).copy())
+
+
 def _apply(kernel: Array, dual: Array) -> Array:
+    if kernel.ndim == 2:
+        return np.asarray(kernel * (kernel * dual).sum(axis=1)[:, None])
     return np.asarray((kernel @ dual[:, :, None])[:, :, 0])

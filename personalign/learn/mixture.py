@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from personalign.basis import ASSUMED, Basis, Shares
-from personalign.learn.kernel import FittedMany, posteriors, sparse_posteriors
+from personalign.learn.kernel import FittedMany, common_posteriors, posteriors, sparse_posteriors
 from personalign.learn.likelihood import turned
 from personalign.learn.prior import conditioned, moved
 from personalign.learn.rows import Rows
@@ -70,9 +70,9 @@ def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise, *, with_covarianc
     if prior.is_stated is None:
         prior = replace(prior, is_stated=np.zeros(len(normal.mean), dtype=bool))
     if prior.shares.nothing == 1:
-        same = _nothing(rows, prior, noise, with_covariance=False)
-        if with_covariance:
-            same = same._replace(covariance=np.tile(normal.covariance, (len(rows.v), 1, 1)))
+        same = _nothing(rows, prior, noise, with_covariance=with_covariance)
+        whole = normal.covariance if with_covariance else np.diag(normal.covariance)
+        same.covariance[:] = whole
         return Mixed(same, np.tile(shares, (len(rows.v), 1)))
     fits = [fit for fit, share in zip(_KINDS, shares.tolist(), strict=True) if share]
     kinds = [fit(rows, prior, noise, with_covariance=with_covariance) for fit in fits]
@@ -83,11 +83,13 @@ def mixed_posteriors(rows: Rows, prior: Mixture, noise: Noise, *, with_covarianc
     bias = _sum(share * kind.bias for share, kind in weighed)
     of_all = np.zeros((len(mean), len(shares)))
     of_all[:, shares > 0] = chance
-    covariance = _covariance(weighed, mean) if with_covariance else kinds[0].covariance
-    return Mixed(FittedMany(mean, covariance, bias, evidence), of_all)
+    covariances = _covariance if with_covariance else _variance
+    return Mixed(FittedMany(mean, covariances(weighed, mean), bias, evidence), of_all)
 
 
 def _nothing(rows: Rows, prior: Mixture, noise: Noise, *, with_covariance: bool) -> FittedMany:
+    if not np.any(prior.is_stated):
+        return common_posteriors(rows, prior.normal, noise, with_covariance=with_covariance)
     scale = np.tile(np.asarray(prior.is_stated, dtype=np.float64), (len(rows.v), 1))
     return posteriors(rows, prior.normal, noise, scale, with_covariance=with_covariance)
 
@@ -125,11 +127,10 @@ def _weigh(
     each = chance.sum(axis=1)[:, None]
     mean = (each @ particles)[:, 0]
     bias = noise.side * rows.turn * (chance.sum(axis=2) * nodes).sum(axis=1)
-    covariance = np.empty((len(mean), 0, 0))
+    shift = particles - mean[:, None]
     if with_covariance:
-        shift = particles - mean[:, None]
-        covariance = (each * shift.transpose(0, 2, 1)) @ shift + near
-    return FittedMany(mean, covariance, bias, evidence)
+        return FittedMany(mean, (each * shift.transpose(0, 2, 1)) @ shift + near, bias, evidence)
+    return FittedMany(mean, (each @ shift**2)[:, 0] + np.diag(near), bias, evidence)
 
 
 def _normalised(log_odds: Float[Array, "U k"]) -> tuple[Float[Array, "U k"], Float[Array, "U"]]:
@@ -148,6 +149,11 @@ def _covariance(weighed: Sequence[tuple[Array, FittedMany]], mean: Array) -> Arr
         for (share, _), shift in zip(weighed, shifts, strict=True)
     )
     return between + _sum(share[:, None, None] * kind.covariance for share, kind in weighed)
+
+
+def _variance(weighed: Sequence[tuple[Array, FittedMany]], mean: Array) -> Array:
+    """The diagonals of that, (U, d)."""
+    return _sum(share[:, None] * (kind.covariance + (kind.mean - mean) ** 2) for share, kind in weighed)
 
 
 def _sum(parts: Iterable[Array]) -> Array:

@@ -266,7 +266,7 @@ def _plus_one(matrices: Array) -> Array:
 
 
 def _invert(factor: Array) -> Array:
-    """Invert triangular factors, (U, n, n), by a substitution that takes all people at once; LAPACK costs four times."""
+    """Invert triangular factors, (U, n, n), substituting for all people at once; LAPACK takes four times as long."""
     lower = factor.transpose(1, 2, 0).copy()
     inverse = np.zeros_like(lower)
     for k in range(len(lower)):

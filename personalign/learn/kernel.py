@@ -265,7 +265,7 @@ def _plus_one(matrices: Array) -> Array:
     return matrices
 
 
-def _invert(factor: Array) -> Array:
+def _invert(factor: NDArray[np.floating[Any]]) -> Array:
     """Invert triangular factors, (U, n, n), substituting for all people at once; LAPACK takes four times as long."""
     lower = factor.transpose(1, 2, 0).copy()
     inverse = np.zeros_like(lower)
@@ -273,7 +273,7 @@ def _invert(factor: Array) -> Array:
         inverse[k, k] = 1.0
         inverse[k, : k + 1] /= lower[k, k]
         inverse[k + 1 :, : k + 1] -= lower[k + 1 :, k, None] * inverse[k, : k + 1]
-    return np.asarray(inverse.transpose(2, 0, 1).copy())
+    return np.asarray(inverse.transpose(2, 0, 1).copy(), dtype=np.float64)
 
 
 def _apply(kernel: Array, dual: Array) -> Array:

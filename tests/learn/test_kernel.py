@@ -77,7 +77,7 @@ def test_a_block_that_is_felt_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("d", [3, 32])
 def test_bulk_is_single(d: int) -> None:
-    """A fit of one's own from words and a bulk fit from numbers have the same bytes; variances alone are the covariances' diagonals."""
+    """A fit of one's own and a bulk fit have the same bytes; variances alone are the covariances' diagonals."""
     v, outcome, weight = crowd(100, 10, d)
     prior = prior_of(d)
     bulk = fit_many(v, outcome, prior, NOISE, weight, covariance=True)

@@ -28,12 +28,14 @@ class Settings(BaseSettings):
     store: str = "sqlite:///profiles.db"
     data: Path | None = None
     model: str = "tiny"
+    basis: Path | None = None
     device: str = "auto"
     reward: str | None = None
     embedder: str | None = None
     half_life_days: float | None = None
     pinned: dict[str, float] = {}  # as JSON: {"length": 0}
     shadow: bool = False
+    vllm: bool = False  # whether vLLM's model classes are made to hand over hidden states
     cache: Path = Path(user_cache_dir("personalign"))  # of models that were converted from GGUF
 
     def __init__(self) -> None:

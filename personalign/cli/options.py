@@ -125,6 +125,7 @@ def open_service(
     from personalign.service import Personalign
 
     settings = read_settings()
+    basis = basis or settings.basis
     if is_asking and locate(model or settings.model, basis).basis is None:
         raise BasisError(no_basis(model or settings.model))
     return Personalign.open(

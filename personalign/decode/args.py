@@ -78,7 +78,7 @@ class Args:
         kl = torch.where(top.isfinite(), log_q.exp() * (log_q - log_p), 0.0).sum(-1).clamp_min(0.0)
         gained = ((log_q.exp() - log_p.exp()) * rewards).sum(-1)
         tilt = Tilt(delta, kl, rewards.isfinite().all(-1), gained)
-        return self.rows.steered(logits, step, top, candidates, tilt)
+        return self.rows.steered(logits, step, top, candidates, tilt, slice(len(logits)))
 
     def score(self, candidates: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
         """Rewards of each slot's prefix with each of its candidates, all at the position after the prefix."""

@@ -39,7 +39,9 @@ class Chain:
         self._sampler, self._steers = sampler, steers
         self.mixes: dict[Expert, Mix] = {}
         self.constraints = ConstraintRows(slots, models.num_ids)
-        self.tilt = None if models.head is None else SuccessorTilt(models, models.head, slots)
+        self.tilt: SuccessorTilt | None = None
+        if models.head is not None:
+            self.tilt = SuccessorTilt(models.head, models.table, models.steering, models.base.ends, slots)
         self.args: Args | None = None
 
     @property

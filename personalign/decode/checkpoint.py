@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -39,11 +41,14 @@ COUNTS = re.compile(r"(n|num|encoder|decoder)_(\w+_)?(layers?|experts?|blocks?)"
 
 def read_frozen(auto: AutoModel, name: str, place: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read a checkpoint by one of transformers' auto classes, in eval mode without gradients, and its tokenizer."""
-    if len(name) > LONGEST_NAME or not name.isprintable():
-        raise ModelError(f"found the model name {name[:80]!r}…, {len(name)} characters; expected a folder or a hub id")
-    model, tokenizer = _read(auto, name, place)
+    model, tokenizer = _read(name, partial(_read_from, auto, name, place))
     use_onednn(model)
     return model, tokenizer
+
+
+def read_outline(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a checkpoint without its weights: the model is on torch's meta device."""
+    return _read(name, partial(_read_outline_from, name))
 
 
 def torch_device(device: str) -> torch.device:
@@ -62,9 +67,14 @@ def torch_device(device: str) -> torch.device:
         ) from error
 
 
-def _read(auto: AutoModel, name: str, place: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _read(
+    name: str, read: Callable[..., tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read what is on this machine, or else on the hub."""
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise ModelError(f"found the model name {name[:80]!r}…, {len(name)} characters; expected a folder or a hub id")
     try:
-        return _read_from(auto, name, place, local_files_only=True)
+        return read(local_files_only=True)
     except ModelError:
         raise
     except ImportError as error:
@@ -79,7 +89,7 @@ def _read(auto: AutoModel, name: str, place: torch.device) -> tuple[PreTrainedMo
                 "config.json, model.safetensors and a tokenizer"
             ) from error
     try:
-        return _read_from(auto, name, place, local_files_only=False)
+        return read(local_files_only=False)
     except ModelError:
         raise
     except Exception as error:
@@ -111,6 +121,17 @@ def _read_from(
         model: Any = read_whole(auto, name, name, dtype=dtype, use_safetensors=True, **where)
     model.to(place).eval().requires_grad_(requires_grad=False)
     return model, tokenizer
+
+
+def _read_outline_from(name: str, *, local_files_only: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    where: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    build: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        model: PreTrainedModel = build(AutoConfig.from_pretrained(name, **where))
+    with suppress(OSError):  # without the file it follows from the config
+        model.generation_config = GenerationConfig.from_pretrained(name, **where)
+    return model.eval().requires_grad_(requires_grad=False), tokenizer
 
 
 def read_whole(auto: AutoModel, name: str, folder: str, **options: object) -> PreTrainedModel:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from personalign.decode.cache import check_cache
-from personalign.decode.checkpoint import read_frozen, torch_device
+from personalign.decode.checkpoint import read_frozen, read_outline, torch_device
 from personalign.decode.gguf import checkpoint_folder
 from personalign.decode.template import ends_turns, rendered
 from personalign.decode.text import Detokenizer
@@ -166,7 +166,20 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(content, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
-def model_sha256(model: PreTrainedModel) -> str:
+def load_outline(name: str, embedding: Tensor | None = None) -> CausalModel:
+    """A model without weights, of which only the outline and the tokenizer are used; another program runs it.
+
+    ``embedding`` is the output embedding in there, (V, H): without it the model has no fingerprint of its own.
+
+    Raises:
+        ModelError: as ``load_causal``.
+    """
+    model, tokenizer = read_outline(checkpoint_folder(name))
+    sha256 = "" if embedding is None else model_sha256(model, embedding)
+    return CausalModel(model, tokenizer, Fingerprints(tokenizer_sha256(tokenizer), sha256), name)
+
+
+def model_sha256(model: PreTrainedModel, embedding: Tensor | None = None) -> str:
     """Hash a model's dimensions, its parameters' names and shapes, and a sample of its output embedding.
 
     The sample is rounded to bfloat16, so that the precision it was loaded in makes no difference.
@@ -179,7 +192,7 @@ def model_sha256(model: PreTrainedModel) -> str:
     }
     digest = hashlib.sha256(json.dumps(outline, sort_keys=True).encode())
     layer: Any = _output_layer(model)
-    weight = layer.weight.detach().flatten()
+    weight = (layer.weight if embedding is None else embedding).detach().flatten()
     sample = weight[:: max(1, len(weight) // SAMPLED_ENTRIES)].to(torch.bfloat16)
     digest.update(sample.view(torch.int16).cpu().numpy().tobytes())
     return digest.hexdigest()

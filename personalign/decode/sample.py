@@ -24,6 +24,7 @@ from personalign.types import TokenLogprobs
 
 UNITS = 2.0**52  # of probability; together they stay below 2⁵³, up to where every whole number is a float64
 BLOCK = 2**17  # logits that a CPU ranks at a time: 1 MiB of float64
+Penalty = float | Float[Tensor, "B 1"]
 FEW = 1024  # tokens that a CPU ranks first; they nearly always reach top-p, and the other logits need no order
 
 
@@ -139,6 +140,32 @@ def draw(
     return torch.where(settings[:, 0] > 0, drawn, logits.argmax(-1))
 
 
+def weakened(
+    logits: Float[Tensor, "B V"],
+    in_prompt: Bool[Tensor, "B V"],
+    counts: Int[Tensor, "B V"],
+    penalties: tuple[Penalty, Penalty, Penalty],
+) -> Float[Tensor, "B V"]:
+    """Logits after the penalties on repetition, presence and frequency; ``counts`` are of the reply's tokens."""
+    repetition, presence, frequency = penalties
+    in_reply = counts > 0
+    weaker = torch.where(logits < 0, logits * repetition, logits / repetition)
+    return torch.where(in_prompt | in_reply, weaker, logits) - presence * in_reply - frequency * counts
+
+
+def strengthened(
+    logits: Float[Tensor, "B V"],
+    in_prompt: Bool[Tensor, "B V"],
+    counts: Int[Tensor, "B V"],
+    penalties: tuple[Penalty, Penalty, Penalty],
+) -> Float[Tensor, "B V"]:
+    """The logits that ``weakened`` makes these of, but for rounding."""
+    repetition, presence, frequency = penalties
+    in_reply = counts > 0
+    logits = logits + presence * in_reply + frequency * counts
+    return torch.where(in_prompt | in_reply, torch.where(logits < 0, logits / repetition, logits * repetition), logits)
+
+
 class RowSampler:
     """Every slot's settings, random numbers and place in its reply, in fixed buffers on the device.
 
@@ -203,12 +230,8 @@ class RowSampler:
         b = len(logits)
         is_penalised, repetition, presence, frequency, is_biased = self._weakening[:b, :, None].unbind(1)
         if self._penalised:
-            counts = self._counts[:b]
-            in_reply = counts > 0
-            weakened = torch.where(logits < 0, logits * repetition, logits / repetition)
-            weakened = torch.where(self._in_prompt[:b] | in_reply, weakened, logits)
-            weakened = weakened - presence * in_reply - frequency * counts
-            logits = torch.where(is_penalised > 0, weakened, logits)
+            weaker = weakened(logits, self._in_prompt[:b], self._counts[:b], (repetition, presence, frequency))
+            logits = torch.where(is_penalised > 0, weaker, logits)
         if self._biased:
             logits = torch.where(is_biased > 0, logits + self._bias[:b], logits)
         return logits

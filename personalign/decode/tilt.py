@@ -5,17 +5,18 @@ A row without guidance passes by selection, never by adding zero, and so keeps i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from personalign.decode.models import Models
 from personalign.decode.request import gain
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Step, Tilt, not_empty
 from personalign.decode.successor import SuccessorHead, reward
-from personalign.decode.weights import SteeredRows, WeightBank
-from personalign.types import Guidance
+from personalign.decode.weights import DEFAULT_ROWS, Places, SteeredRows, WeightBank
+from personalign.types import Guidance, Steering
 
 
 def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Float[Tensor, "B"], clip: float) -> Tilt:
@@ -35,12 +36,23 @@ def tilt(logits: Float[Tensor, "B K"], rewards: Float[Tensor, "B K"], gain: Floa
 
 
 class SuccessorTilt:
-    """The steer that tilts each row's short list by the reward that the head expects of the finished reply."""
+    """The steer that tilts each row's short list by the reward that the head expects of the finished reply.
 
-    def __init__(self, models: Models, head: SuccessorHead, slots: Slots) -> None:
-        self._head, self._table, self._steering = head, models.table, models.steering
-        self._ends = torch.tensor(models.base.ends, dtype=torch.long, device=slots.device)
-        self.rows = SteeredRows(slots, WeightBank(head.num_axes, slots.device))
+    ``table`` is what the head knows of every token, ``ends`` are the tokens that end a reply.
+    """
+
+    def __init__(
+        self,
+        head: SuccessorHead,
+        table: Float[Tensor, "V R"],
+        steering: Steering,
+        ends: Sequence[int],
+        slots: Slots,
+        num_rows: int = DEFAULT_ROWS,
+    ) -> None:
+        self._head, self._table, self._steering = head, table, steering
+        self._ends = torch.tensor(ends, dtype=torch.long, device=slots.device)
+        self.rows = SteeredRows(slots, WeightBank(head.num_axes, slots.device, num_rows))
         self._merged = slots.rows(head.rank, head.body.out_features + 1)
 
     def admit(self, slot: int, guidance: Guidance) -> None:
@@ -56,11 +68,12 @@ class SuccessorTilt:
 
     def __call__(self, logits: Float[Tensor, "B V"], step: Step) -> Float[Tensor, "B V"]:
         """Replace the logits of guided rows by their tilted short list, −inf elsewhere."""
-        if not self.rows.slots:
-            return logits
-        b, steering = len(logits), self._steering
+        return self.steer(logits, step, slice(len(logits))) if self.rows.slots else logits
+
+    def steer(self, logits: Float[Tensor, "B V"], step: Step, slots: Places) -> Float[Tensor, "B V"]:
+        """The same for rows that belong to any slots, each to another one."""
+        steering = self._steering
         top, candidates = not_empty(logits, step, self._ends).topk(min(steering.num_candidates, logits.shape[-1]))
-        rewards = reward(self._head, self._table, step.hidden, self._merged[:b], candidates)
-        return self.rows.steered(
-            logits, step, top, candidates, tilt(top, rewards, steering.beta * self.rows.gain(slice(b)), steering.clip)
-        )
+        rewards = reward(self._head, self._table, step.hidden, self._merged[slots], candidates)
+        tilted = tilt(top, rewards, steering.beta * self.rows.gain(slots), steering.clip)
+        return self.rows.steered(logits, step, top, candidates, tilted, slots)

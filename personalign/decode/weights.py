@@ -23,6 +23,7 @@ from personalign.types import Guidance
 
 NEUTRAL = 0
 DEFAULT_ROWS = 10_000
+Places = slice | Int[Tensor, "b"]  # the slots that rows belong to, each to another one
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class SteeredRows:
         """Which slots are guided."""
         return list(self._rows)
 
+    @property
+    def num_people(self) -> int:
+        """How many people's weights are resident."""
+        return len(self._bank)
+
     def forget(self, user: str) -> None:
         """Empty a person's rows."""
         self._bank.forget(user)
@@ -138,11 +144,11 @@ class SteeredRows:
         self._strength[slot] = guidance.strength
         self._steers[slot] = not guidance.is_shadow
 
-    def weights(self, slots: slice) -> Float[Tensor, "b d"]:
+    def weights(self, slots: Places) -> Float[Tensor, "b d"]:
         """Weights of some slots: 0 without guidance, or once the person is erased."""
         return self._bank.weights[self._row[slots]]
 
-    def gain(self, slots: slice) -> Float[Tensor, "b"]:
+    def gain(self, slots: Places) -> Float[Tensor, "b"]:
         """Strength of some slots: 0 without guidance, or once the person is erased."""
         return self._strength[slots] * self._bank.is_live[self._row[slots]]
 
@@ -153,20 +159,21 @@ class SteeredRows:
         top: Float[Tensor, "b K"],
         candidates: Int[Tensor, "b K"],
         tilt: Tilt,
+        slots: Places,
     ) -> Float[Tensor, "b V"]:
         """The tilted short list of guided rows, −inf elsewhere, in place; other rows keep their bits.
 
         A reward that isn't finite ends a row's steering. Rows in shadow are counted like others, but not steered.
         """
-        b, scores = len(logits), top + tilt.delta
-        gain = self.gain(slice(b))
+        scores, gain = top + tilt.delta, self.gain(slots)
         judged = (gain > 0).logical_and_(step.active)  # the values of other rows mean nothing
-        sound = self._sound[:b].logical_and_(tilt.finite.logical_or(~judged))
+        sound = self._sound[slots].logical_and(tilt.finite.logical_or(~judged))
+        self._sound[slots] = sound
         guided = (gain > 0).logical_and_(sound)
         changed = (scores.argmax(-1) != 0).to(tilt.kl.dtype)  # the model's own likeliest token comes first
         effect = torch.stack([tilt.kl + cut_kl(logits, top), tilt.kl, changed, tilt.gained], dim=-1)
-        self._sums[:b] += torch.where((guided & judged)[:, None], effect, 0.0)
-        guided.logical_and_(self._steers[:b])
+        self._sums[slots] += torch.where((guided & judged)[:, None], effect, 0.0)
+        guided.logical_and_(self._steers[slots])
         written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
         return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)
 

@@ -59,6 +59,16 @@ class RecentProfiles:
         self._read_at, self.is_stale = self._clock(), False
         return profile
 
+    def sweep(self) -> None:
+        """Forget those who were erased, here or elsewhere, though nobody asks for a profile.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        version = self._store.data_version()
+        with self._lock:
+            self._forget_erased(version)
+
     def forget(self, user: str) -> None:
         """Let go of a person's profile, and of those that are being read."""
         with self._lock:

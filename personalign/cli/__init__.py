@@ -16,6 +16,7 @@ from typing import NoReturn
 import typer
 
 from personalign.cli.database import db, doctor
+from personalign.cli.fitting import fit
 from personalign.cli.onboarding import demo, feedback, onboard, place, say, trial
 from personalign.cli.output import err, prepare_streams
 from personalign.cli.people import export, forget, pause, profile, resume
@@ -27,8 +28,25 @@ from personalign.errors import PersonalignError
 app = typer.Typer(
     help="Give every user of a chatbot their own reward function.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-for verb in (demo, onboard, feedback, say, chat, choose, shift, profile, pause, resume, forget, export, serve, doctor):
+for verb in (
+    demo,
+    onboard,
+    feedback,
+    say,
+    chat,
+    choose,
+    shift,
+    profile,
+    pause,
+    resume,
+    forget,
+    export,
+    serve,
+    fit,
+    doctor,
+):
     app.command()(verb)
+app.command()(fit)
 app.command("set")(place)
 app.add_typer(basis, name="basis")
 app.add_typer(expert, name="expert")

@@ -27,7 +27,7 @@ from personalign.learn.items import Ratings, pairs_of
 from personalign.messages import Conversation, check_text
 from personalign.options import check_number
 from personalign.train.prompts import looks_like_messages, read_prompt
-from personalign.train.rows import OPTIONAL, BadRowError, Row, read_rows
+from personalign.train.rows import OPTIONAL, BadRowError, Row, read_rows, regrades
 from personalign.types import CHOICES, INFORMATIVE, SIDES, Array, Ints
 
 BAD_ROWS = 0.1  # a share of them that a log may have
@@ -164,7 +164,7 @@ def read_log(path: Path, bad_rows: float = BAD_ROWS, *, strict: bool = False) ->
             if isinstance(row, Row) and row.is_rating:
                 ratings.append(_rating(row))
             else:
-                answers.append(_answer(row))
+                answers.append(to_answer(row))
         except BadRowError as error:
             if strict:
                 raise
@@ -220,8 +220,7 @@ def _of_ratings(path: Path, given: Sequence[_Rating], bad: Mapping[str, Sequence
 
 def _regraded(answers: Sequence[Answer]) -> Sequence[Answer]:
     """Read "a" and "b" as a little better where that is what they were beside "much better"."""
-    choices = {answer.choice for answer in answers}
-    if choices.isdisjoint({"a++", "b++"}) or choices & {"a+", "b+"}:
+    if not regrades({answer.choice for answer in answers}):
         return answers
     return [replace(given, choice=f"{given.choice}+") if given.choice in MIRRORED else given for given in answers]
 
@@ -255,7 +254,8 @@ def _counts(num_usable: int, answers: Sequence[Answer], bad: Mapping[str, Sequen
     )
 
 
-def _answer(row: Row | BadRowError) -> Answer:
+def to_answer(row: Row | BadRowError) -> Answer:
+    """The answer that a row holds; BadRowError says what is wrong with one."""
     if isinstance(row, BadRowError):
         raise row
     user, choice = _text(row, "user"), _text(row, "choice")

@@ -7,6 +7,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,11 @@ class Row:
     def bad(self, column: str, reason: str, message: str) -> BadRowError:
         """What is wrong with a cell."""
         return BadRowError(f"{self.name(column)} {message}", reason, self.place)
+
+
+def regrades(choices: AbstractSet[str]) -> bool:
+    """Whether "a" and "b" mean "a little better" in a log with these choices."""
+    return not choices.isdisjoint({"a++", "b++"}) and choices.isdisjoint({"a+", "b+"})
 
 
 def _required(names: Iterable[str]) -> tuple[str, ...]:

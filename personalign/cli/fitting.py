@@ -1,0 +1,57 @@
+"""Everybody's profile at once: ``fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, read_settings
+from personalign.cli.output import out, print_row
+from personalign.cli.show import show_report
+from personalign.errors import BasisError, InputError
+
+
+def fit(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            help="log in Parquet, JSONL or CSV: user, prompt, a, b and choice; or in Parquet user, choice, and the "
+            "features left minus right as v, or as v_0, v_1, …"
+        ),
+    ],
+    file: Annotated[Path | None, typer.Option("--out", help="new Parquet file of the profiles")] = None,
+    store: StoreUrl = None,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="who works: this machine's cores, or Ray")] = "local",
+    work: Annotated[
+        Path | None, typer.Option(help="folder of what an interrupted run has fitted", show_default="beside the result")
+    ] = None,
+    bad_rows: Annotated[float, typer.Option(min=0, max=1, help="share of the rows that may be left out")] = 0.1,
+    model: Model = None,
+    basis: BasisPath = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit the profiles of all people in a log, as if each had been asked, into a file or a store.
+
+    It takes as much memory for a thousand people as for millions. If it is interrupted, run it again: it goes on where
+    it was. Rows that can't be used are left out and counted by reason.
+
+    With --json: people, answers, rows, refused (rows by reason), parts, resumed (parts of an earlier run), seconds,
+    people_per_s, engine and out.
+    """
+    from personalign.bundled import locate, no_basis
+    from personalign.scale.fit import ParquetSink, Ways, fit_log
+
+    settings = read_settings()
+    name = model or settings.model
+    source = locate(name, basis, embedder=settings.embedder, device=device or settings.device)
+    if source.basis is None:
+        raise BasisError(no_basis(name))
+    if (file is None) == (store is None):
+        raise InputError("expected --out FILE.parquet or --store URL, and one of them; say where the profiles go")
+    assert file is not None
+    ways = Ways(source.basis, source.model, source.embedder, source.device)
+    report = fit_log(log, ways, ParquetSink(file), work or file.with_name(f"{file.name}.work"), engine, bad_rows)
+    print_row(report.row(), as_json, show_report, out, report.row())

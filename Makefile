@@ -1,12 +1,14 @@
-# The only commands: make demo | test | test-slow | test-all | check | format | docs | bench | zoo
+# The only commands: make demo | test | test-slow | test-lowest | test-all | check | format | docs | bench | zoo
 PYTHON ?= python3
 TORCH_INDEX ?=
 DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := build/lowest
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-all check format docs bench zoo clean
+.PHONY: demo test test-slow test-lowest test-all check format docs bench zoo clean
 
 demo: $(READY)
 	$(BIN)/personalign demo
@@ -18,7 +20,14 @@ test: $(READY)
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 UNCHECKED=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
-test-all: test test-slow
+# the lowest transformers of our range before the other packages as they are: its .pth file names the place of these
+test-lowest: $(READY)
+	test -d $(LOWEST) || $(BIN)/python -m venv --without-pip $(LOWEST)
+	$(BIN)/python $(PURELIB) > "$$($(LOWEST)/bin/python $(PURELIB))/others.pth"
+	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet --constraint constraints.txt transformers==5.16.0
+	OMP_NUM_THREADS=1 UNCHECKED=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow" tests/decode
+
+test-all: test test-slow test-lowest
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from platformdirs import user_cache_dir
@@ -18,6 +19,16 @@ PREFIX = "PERSONALIGN_"
 def wants_traces() -> bool:
     """Whether OpenTelemetry's own variables say where traces go."""
     return any(name.startswith("OTEL_EXPORTER_OTLP") for name in os.environ)
+
+
+def environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that is started from here, with some variables of its own."""
+    return {**os.environ, **changes}
+
+
+def set_environment(changes: Mapping[str, str]) -> None:
+    """Set variables of this process, for libraries that read them when they are imported."""
+    os.environ.update(changes)
 
 
 class Settings(BaseSettings):

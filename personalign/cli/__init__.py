@@ -23,6 +23,7 @@ from personalign.cli.people import export, forget, pause, profile, resume
 from personalign.cli.replies import chat, choose, shift
 from personalign.cli.serving import key, serve
 from personalign.cli.training import basis, expert
+from personalign.cli.vllm import vllm
 from personalign.errors import PersonalignError
 
 app = typer.Typer(
@@ -53,7 +54,8 @@ app.add_typer(expert, name="expert")
 app.add_typer(trial, name="trial")
 app.add_typer(key, name="key")
 app.add_typer(db, name="db")
-for group in (app, basis, expert, trial, key, db):
+app.add_typer(vllm, name="vllm")
+for group in (app, basis, expert, trial, key, db, vllm):
     for command in group.registered_commands:
         assert command.callback is not None, "a verb is a function"
         paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n")

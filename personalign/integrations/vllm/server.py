@@ -1,0 +1,92 @@
+"""Starting vLLM for people: its OpenAI server in a process of its own, or its engine in this one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personalign.bundled import locate, model_place, no_basis
+from personalign.decode.gguf import checkpoint_folder
+from personalign.errors import BasisError
+from personalign.integrations.vllm import PROCESSOR
+from personalign.settings import PREFIX, set_environment
+
+SERVER = "vllm.entrypoints.openai.api_server"  # as a module: the command vllm fails on CPUs
+QUIET = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # its log stays out of what we print
+IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which model vLLM loads, and whose store and basis steer it.
+
+    Raises:
+        BasisError: there is no basis for the model.
+    """
+
+    model: str
+    store: str
+    basis: Path | None = None
+
+    def __post_init__(self) -> None:
+        if locate(self.model, self.basis).basis is None:
+            raise BasisError(no_basis(self.model))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What the processes of vLLM read in their environment."""
+        named = {"VLLM": "1", "MODEL": self.model, "STORE": self.store}
+        if self.basis is not None:
+            named["BASIS"] = str(self.basis.absolute())
+        return {f"{PREFIX}{name}": value for name, value in named.items()} | QUIET
+
+    def checkpoint(self) -> str:
+        """The folder or hub id that vLLM loads; a GGUF file is converted on first use."""
+        return checkpoint_folder(model_place(self.model))
+
+    def command(self, host: str, port: int, arguments: Sequence[str] = ()) -> list[str]:
+        """What starts vLLM's OpenAI server; later arguments win."""
+        ours = {
+            "--model": self.checkpoint(),
+            "--served-model-name": self.model,
+            "--logits-processors": PROCESSOR,
+            "--host": host,
+            "--port": str(port),
+        }
+        return [sys.executable, "-m", SERVER, *(word for pair in ours.items() for word in pair), *arguments]
+
+
+class Offline:
+    """vLLM's engine in this process, with our processor: one for each process, since vLLM frees nothing."""
+
+    def __init__(self, place: Place, **arguments: Any) -> None:  # noqa: ANN401 - of vLLM's own LLM
+        set_environment(place.variables | IN_PROCESS)
+        from vllm import LLM
+
+        self.llm = LLM(place.checkpoint(), logits_processors=[PROCESSOR], **arguments)
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        people: Sequence[Mapping[str, Any] | None],
+        **sampling: Any,  # noqa: ANN401 - of vLLM's own SamplingParams
+    ) -> list[list[int]]:
+        """Tokens of greedy replies, ends included, each under the extra arguments in the same place."""
+        from vllm import SamplingParams
+
+        params = [SamplingParams(extra_args=dict(one or {}), **{"temperature": 0.0} | sampling) for one in people]
+        asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        return [list(one.outputs[0].token_ids) for one in self.llm.generate(asked, params, use_tqdm=False)]
+
+    def refuses(self, prompt: Sequence[int], person: Mapping[str, Any]) -> bool:
+        """Whether a request under these extra arguments is turned away, which is a 400 over HTTP."""
+        from vllm.exceptions import VLLMValidationError
+
+        try:
+            self.write([prompt], [person], max_tokens=1)
+        except VLLMValidationError:
+            return True
+        return False

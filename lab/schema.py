@@ -11,26 +11,25 @@ from pathlib import Path
 import typer
 
 from personalign.store import schema
-from personalign.store.database import locate
-from personalign.store.engine import migration_engine
-from personalign.store.files import make_file
+from personalign.store.places import find
+from personalign.store.sqlite.place import SqlitePlace, statements
 
 
 def migrated(folder: Path) -> list[str]:
     """The statements that make the tables and indexes of a file that all revisions ran on."""
-    database = locate(f"sqlite:///{folder / 'migrated.db'}")
-    make_file(database.path)
-    schema.migrate(database, schema.known_revisions()[0])  # a file without any schema would get the one in question
-    schema.migrate(database, schema.HEAD)
-    with migration_engine(database).connect() as connection:
-        return schema.statements(connection)
+    place = find(f"sqlite:///{folder / 'migrated.db'}")
+    place.make()
+    schema.migrate(place, schema.known_revisions()[0])  # a file without any schema would get the one in question
+    schema.migrate(place, schema.HEAD)
+    with place.migrating() as connection:
+        return statements(connection)
 
 
 def main() -> None:
     """Write the file, and say where it is."""
     with tempfile.TemporaryDirectory() as folder:
         made = migrated(Path(folder))
-    path = schema.migrations_folder() / schema.SNAPSHOT
+    path = schema.migrations_folder() / SqlitePlace.snapshot
     path.write_text(schema.SEPARATOR.join(made) + "\n", encoding="utf-8")
     typer.echo(f"{len(made)} statements in {path}")
 

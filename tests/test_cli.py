@@ -21,7 +21,7 @@ from personalign.cli import app
 from personalign.cli.output import Terminal, print_json
 from personalign.cli.show import show_question
 from personalign.store import Store, schema
-from personalign.store.database import sqlite_driver
+from personalign.store.sqlite.database import sqlite_driver
 from personalign.types import Question
 from tests.commands import Ran, run_verb
 

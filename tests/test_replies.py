@@ -18,7 +18,7 @@ from personalign.decode.weights import WeightKey
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, PersonalignError, StoreError
 from personalign.service import Personalign
 from personalign.store import Store
-from personalign.store.connections import Connections
+from personalign.store.sqlite.connections import Connections
 from personalign.types import Guidance, Profile
 from tests.decode.gate import PATIENCE_S, Gate, until
 from tests.forked import in_child

@@ -25,6 +25,7 @@ LEFT_OUT = {
     "answers": {"checksum", "id"},
     "profiles": {"checksum"},
 }
+KEYS = {"presentations": ("id",), "answers": ("id",), "profiles": ("user_id", "basis_id")}
 TIMES = {"shown_at", "answered_at", "undone_at", "created_at"}
 BATCH = 1000
 MOST_FEEDBACK = 100  # pieces of a person's that are fitted
@@ -117,8 +118,14 @@ def _add_columns() -> None:
     )
 
 
+def _set_aside(table: str, name: str) -> None:
+    """Keep the rows under another name; a renamed table would keep the names of its constraints."""
+    op.execute(f"CREATE TABLE {name} AS SELECT * FROM {table}")
+    op.drop_table(table)
+
+
 def _keep_the_newest_profiles() -> None:
-    op.rename_table("profiles", "revisions")
+    _set_aside("profiles", "revisions")
     op.create_table(
         "profiles",
         sa.Column("user_id", sa.String(length=128), nullable=False),
@@ -146,8 +153,9 @@ def _keep_the_newest_profiles() -> None:
     unjudged = "answers.choice IN ('a', 'b', 'tie') AND presentations.kind <> 'check' AND answers.gain IS NULL"
     op.execute(
         "INSERT INTO profiles SELECT user_id, basis_id, revision, "
-        f"({standing} AND NOT {feedback}) + min({MOST_FEEDBACK}, ({standing} AND {feedback})), "
-        f"answers, informative, CASE WHEN ({standing} AND {unjudged}) THEN NULL ELSE gain END, "
+        f"({standing} AND NOT {feedback}) + CASE WHEN ({standing} AND {feedback}) < {MOST_FEEDBACK} "
+        f"THEN ({standing} AND {feedback}) ELSE {MOST_FEEDBACK} END, "
+        f"answers, informative, CASE WHEN ({standing} AND {unjudged}) > 0 THEN NULL ELSE gain END, "
         "num_axes, mean, covariance, checksum, created_at FROM revisions AS newest WHERE revision = "
         "(SELECT max(revision) FROM revisions WHERE user_id = newest.user_id AND basis_id = newest.basis_id)"
     )
@@ -163,7 +171,7 @@ def _keep_the_newest_profiles() -> None:
 
 def _number_the_profiles() -> None:
     op.drop_index("ix_profiles_unjudged", table_name="profiles")
-    op.rename_table("profiles", "newest")
+    _set_aside("profiles", "newest")
     op.create_table(
         "profiles",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -190,47 +198,49 @@ def _number_the_profiles() -> None:
 
 def _seal() -> None:
     """Write the new checksums; a row that its old one doesn't fit stays damaged."""
-    for number, row in _rows("presentations"):
+    for key, row in _rows("presentations"):
         digest = _checksum({name: row[name] for name in TEXTS})
         row["digest"] = digest
         is_sound = row["checksum"] == _array_checksum(((row["num_axes"],), row["v"]))
-        _set("presentations", number, digest=digest, checksum=_row_checksum("presentations", row) if is_sound else "")
-    for number, row in _rows("answers"):
-        _set("answers", number, checksum=_row_checksum("answers", row))
-    for number, row in _rows("profiles"):
+        _set("presentations", key, digest=digest, checksum=_row_checksum("presentations", row) if is_sound else "")
+    for key, row in _rows("answers"):
+        _set("answers", key, checksum=_row_checksum("answers", row))
+    for key, row in _rows("profiles"):
         d = row["num_axes"]
         is_sound = row["checksum"] == _array_checksum(((d,), row["mean"]), ((d, d), row["covariance"]))
-        _set("profiles", number, checksum=_row_checksum("profiles", row) if is_sound else "")
+        _set("profiles", key, checksum=_row_checksum("profiles", row) if is_sound else "")
 
 
 def _unseal() -> None:
     """Write the old checksums; a row that its new one doesn't fit stays damaged."""
-    for number, row in _rows("presentations"):
+    for key, row in _rows("presentations"):
         is_sound = row["checksum"] == _row_checksum("presentations", row)
-        _set("presentations", number, checksum=_array_checksum(((row["num_axes"],), row["v"])) if is_sound else "")
-    for number, row in _rows("profiles"):
+        _set("presentations", key, checksum=_array_checksum(((row["num_axes"],), row["v"])) if is_sound else "")
+    for key, row in _rows("profiles"):
         d, is_sound = row["num_axes"], row["checksum"] == _row_checksum("profiles", row)
         arrays = ((d,), row["mean"]), ((d, d), row["covariance"])
-        _set("profiles", number, checksum=_array_checksum(*arrays) if is_sound else "")
+        _set("profiles", key, checksum=_array_checksum(*arrays) if is_sound else "")
 
 
-def _rows(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    last, connection = -1, op.get_bind()
+def _rows(table: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Read rows in the order of their keys, with their keys."""
+    names = KEYS[table]
+    after = f"WHERE ({', '.join(names)}) > ({', '.join(f':{name}' for name in names)})"
+    key: dict[str, Any] = {}
     while True:
-        found = connection.exec_driver_sql(
-            f"SELECT rowid AS row_number, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {BATCH}", (last,)
-        ).mappings()
-        rows = [dict(row) for row in found]
+        batch = sa.text(f"SELECT * FROM {table} {after if key else ''} ORDER BY {', '.join(names)} LIMIT {BATCH}")
+        rows = [dict(row) for row in op.get_bind().execute(batch, key).mappings()]
         if not rows:
             return
         for row in rows:
-            last = row.pop("row_number")
-            yield last, row
+            key = {name: row[name] for name in names}
+            yield key, row
 
 
-def _set(table: str, number: int, **values: str) -> None:
-    names = ", ".join(f"{name} = ?" for name in values)
-    op.get_bind().exec_driver_sql(f"UPDATE {table} SET {names} WHERE rowid = ?", (*values.values(), number))
+def _set(table: str, key: dict[str, Any], **values: str) -> None:
+    names = ", ".join(f"{name} = :{name}" for name in values)
+    where = " AND ".join(f"{name} = :{name}" for name in key)
+    op.get_bind().execute(sa.text(f"UPDATE {table} SET {names} WHERE {where}"), values | key)
 
 
 def _row_checksum(table: str, row: dict[str, Any]) -> str:
@@ -253,14 +263,15 @@ def _checksum(values: dict[str, Any]) -> str:
 
 def _content(name: str, value: Any) -> bytes:  # noqa: ANN401 - whatever a damaged column holds
     if name in TIMES and value is not None:
-        return b"t" + datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat().encode()
+        return b"t" + datetime.fromisoformat(str(value)).replace(tzinfo=UTC).isoformat().encode()
     if isinstance(value, bytes):
         return b"b" + value
     if isinstance(value, str) and name != "prompt":
         return b"s" + value.encode("utf-8", "surrogateescape")
     if isinstance(value, float):
         return b"f" + repr(value + 0.0).encode()
-    plain = json.loads(value) if name == "prompt" else bool(value) if name == "swapped" else value
+    plain = json.loads(value) if name == "prompt" and isinstance(value, str) else value
+    plain = bool(plain) if name == "swapped" else plain
     return b"j" + json.dumps(plain, sort_keys=True).encode()
 
 

@@ -46,12 +46,12 @@ def _reseal(table: str, before: dict[str, Any], after: dict[str, Any]) -> None:
     is_sound = before["checksum"] == _checksum(table, before)
     values = {name: after[name] for name in ("choice",) if name in after}
     values["checksum"] = _checksum(table, after) if is_sound else ""
-    names = ", ".join(f"{name} = ?" for name in values)
-    op.get_bind().exec_driver_sql(f"UPDATE {table} SET {names} WHERE id = ?", (*values.values(), before["id"]))
+    names = ", ".join(f"{name} = :{name}" for name in values)
+    op.get_bind().execute(sa.text(f"UPDATE {table} SET {names} WHERE id = :id"), values | {"id": before["id"]})
 
 
 def _allow(*choices: str) -> None:
-    with op.batch_alter_table("answers", recreate="always") as batch:
+    with op.batch_alter_table("answers") as batch:
         batch.drop_constraint(op.f("ck_answers_choice"), type_="check")
         batch.create_check_constraint(op.f("ck_answers_choice"), f"choice IN ({_quoted(*choices)})")
 
@@ -76,7 +76,7 @@ def _checksum(table: str, row: dict[str, Any]) -> str:
 
 def _content(name: str, value: Any) -> bytes:  # noqa: ANN401 - whatever a damaged column holds
     if name in TIMES and value is not None:
-        return b"t" + datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat().encode()
+        return b"t" + datetime.fromisoformat(str(value)).replace(tzinfo=UTC).isoformat().encode()
     if isinstance(value, bytes):
         return b"b" + value
     if isinstance(value, str):

@@ -30,6 +30,6 @@ def downgrade() -> None:
 
 def _allow(*choices: str) -> None:
     quoted = ", ".join(f"'{choice}'" for choice in choices)
-    with op.batch_alter_table("answers", recreate="always") as batch:
+    with op.batch_alter_table("answers") as batch:
         batch.drop_constraint(op.f("ck_answers_choice"), type_="check")
         batch.create_check_constraint(op.f("ck_answers_choice"), f"choice IN ({quoted})")

@@ -17,6 +17,7 @@ branch_labels = None
 depends_on = None
 
 FIGURES = {"answers": ("loss", "gain"), "profiles": ("gain",)}
+KEYS = {"answers": ("id",), "profiles": ("user_id", "basis_id")}
 UNSEALED = {"id", "checksum"}
 TIMES = {"answered_at", "undone_at", "created_at"}
 BATCH = 1000
@@ -24,8 +25,8 @@ BATCH = 1000
 
 def upgrade() -> None:
     for table, figures in FIGURES.items():
-        for number, row in _rows(table):
-            _reseal(table, number, row, {name: value for name, value in row.items() if name not in figures})
+        for key, row in _rows(table):
+            _reseal(table, key, row, {name: value for name, value in row.items() if name not in figures})
     op.drop_index("ix_profiles_unjudged", table_name="profiles")
     for table, figures in FIGURES.items():
         for name in figures:
@@ -35,25 +36,37 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Leave the figures empty, as they are where nothing was judged yet."""
     for table, figures in FIGURES.items():
-        for number, row in _rows(table):
-            _reseal(table, number, row, row | dict.fromkeys(figures))
+        for key, row in _rows(table):
+            _reseal(table, key, row, row | dict.fromkeys(figures))
         for name in figures:
             op.add_column(table, sa.Column(name, sa.Float(), nullable=True))
-    op.create_index("ix_profiles_unjudged", "profiles", ["basis_id", "user_id"], sqlite_where=sa.text("gain IS NULL"))
+    where = sa.text("gain IS NULL")
+    op.create_index(
+        "ix_profiles_unjudged", "profiles", ["basis_id", "user_id"], sqlite_where=where, postgresql_where=where
+    )
 
 
-def _rows(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    last, batch = -1, f"SELECT rowid AS row_number, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {BATCH}"
-    while rows := op.get_bind().exec_driver_sql(batch, (last,)).mappings().all():
-        for row in map(dict, rows):
-            last = row.pop("row_number")
-            yield last, row
+def _rows(table: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Read rows in the order of their keys, with their keys."""
+    names = KEYS[table]
+    after = f"WHERE ({', '.join(names)}) > ({', '.join(f':{name}' for name in names)})"
+    key: dict[str, Any] = {}
+    while True:
+        batch = sa.text(f"SELECT * FROM {table} {after if key else ''} ORDER BY {', '.join(names)} LIMIT {BATCH}")
+        rows = [dict(row) for row in op.get_bind().execute(batch, key).mappings()]
+        if not rows:
+            return
+        for row in rows:
+            key = {name: row[name] for name in names}
+            yield key, row
 
 
-def _reseal(table: str, number: int, before: dict[str, Any], after: dict[str, Any]) -> None:
+def _reseal(table: str, key: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
     """Write the other checksum; a row that its own doesn't fit stays damaged."""
     checksum = _checksum(after) if before["checksum"] == _checksum(before) else ""
-    op.get_bind().exec_driver_sql(f"UPDATE {table} SET checksum = ? WHERE rowid = ?", (checksum, number))
+    where = " AND ".join(f"{name} = :{name}" for name in key)
+    statement = sa.text(f"UPDATE {table} SET checksum = :checksum WHERE {where}")
+    op.get_bind().execute(statement, key | {"checksum": checksum})
 
 
 # What the code's own checksum was when this revision was written.
@@ -73,7 +86,7 @@ def _checksum(row: dict[str, Any]) -> str:
 
 def _content(name: str, value: Any) -> bytes:  # noqa: ANN401 - whatever a damaged column holds
     if name in TIMES and value is not None:
-        return b"t" + datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat().encode()
+        return b"t" + datetime.fromisoformat(str(value)).replace(tzinfo=UTC).isoformat().encode()
     if isinstance(value, bytes):
         return b"b" + value
     if isinstance(value, str):

@@ -119,9 +119,9 @@ def _readiness(url: str) -> IO[bytes]:
 @db.command("upgrade")
 def db_upgrade(store: StoreUrl = None, as_json: AsJson = False) -> None:
     """Bring the database's schema up to date."""
-    from personalign.store import schema
+    from personalign.store import upkeep
 
-    revision = schema.upgrade(store or read_settings().store)
+    revision = upkeep.upgrade(store or read_settings().store)
     print_row({"revision": revision}, as_json, out.print, f"schema {revision}")
 
 

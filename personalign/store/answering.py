@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from sqlalchemy import and_, delete, exists, func, or_, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import and_, delete, exists, func, or_, select, text
 from sqlalchemy.orm import Session, aliased
 
 from personalign.errors import AlreadyAnswered, BasisError, QuestionError
@@ -26,7 +25,6 @@ from personalign.store.tables import (
     TRIAL,
     AnswerRow,
     BasisRow,
-    ExposureRow,
     PresentationRow,
     ProfileRow,
     StatementRow,
@@ -36,6 +34,10 @@ from personalign.store.values import Answer, Measure, Presentation, Shown, State
 from personalign.types import ANSWERS, CHOICES, Choice, Gaussian, Profile
 
 KEPT_FEEDBACK = 1000  # pieces of a person's that are stored on one basis: the newest
+COUNT = text(
+    "INSERT INTO exposures (basis_id, question_id, shown) VALUES (:basis_id, :question_id, 1) "
+    "ON CONFLICT (basis_id, question_id) DO UPDATE SET shown = exposures.shown + 1"
+)
 Original = tuple[Presentation, Answer]  # under the name of the presentation that it comes from first
 
 
@@ -65,9 +67,7 @@ def show(session: Session, user: str, basis_id: str, shown: Shown) -> Presentati
         row = records.new_presentation(user, basis_id, shown, "open")
         session.add(row)
         if shown.kind == "question":
-            once_more = {"shown": ExposureRow.shown + 1}
-            first = insert(ExposureRow).values(basis_id=basis_id, question_id=shown.question_id, shown=1)
-            session.execute(first.on_conflict_do_update(index_elements=["basis_id", "question_id"], set_=once_more))
+            session.execute(COUNT, {"basis_id": basis_id, "question_id": shown.question_id})
     return records.to_presentation(row)
 
 

@@ -8,26 +8,23 @@ and what becomes of the rest if the process is killed right then.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Boolean, Column, delete, func, select, type_coerce
+from sqlalchemy import Boolean, Column, delete, select, type_coerce
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
-from personalign.errors import ErasurePending
-from personalign.store.connections import Connections
-from personalign.store.database import BUSY_TIMEOUT_MS
+from personalign.store.connections import Connections, Tombstone, Tombstones
+from personalign.store.facts import APPLIED, KEY, count_erasures, note_fact, num_applied, read_fact
 from personalign.store.once import note
 from personalign.store.records import Sealed, decode, is_sound
 from personalign.store.tables import (
     USER_KEY,
     AnswerRow,
     ComparisonRow,
-    FactRow,
     Json,
     PresentationRow,
     ProfileRow,
@@ -37,12 +34,9 @@ from personalign.store.tables import (
     UserRow,
     UtcDateTime,
 )
-from personalign.store.tombstones import Tombstone, Tombstones
 from personalign.store.trials import note_erasure
 from personalign.store.values import Person
 
-TRUNCATE_DEADLINE_S = 5.0
-KEY, APPLIED = "key", "applied"  # facts: the digest of the key, and the last tombstone that was applied
 MARK = "damaged"  # of an exported row
 SEALED: dict[str, type[Sealed]] = {
     table.__tablename__: table for table in (PresentationRow, AnswerRow, ProfileRow, StatementRow, ComparisonRow)
@@ -51,13 +45,13 @@ SEALED: dict[str, type[Sealed]] = {
 
 def erase(connections: Connections, user: str) -> bool:
     """Erase a person to the last byte; tell whether they were known."""
-    tombstones = Tombstones(connections.database)
+    tombstones = connections.tombstones
     with connections.write() as session:
         row = session.get(UserRow, user)
         if row is not None:
-            check_tombstones(connections, session)
-            _note(session, KEY, tombstones.key_digest())
-            _delete_rows(session, [user], [_write_tombstone(tombstones, row)])
+            tombstones.check(session)
+            tombstones.require_key(session)
+            _delete_rows(session, [user], [_write_tombstone(tombstones, session, row)])
             note(session)
     _finish(connections)
     return row is not None
@@ -65,13 +59,12 @@ def erase(connections: Connections, user: str) -> bool:
 
 def erase_again(connections: Connections) -> None:
     """Apply the tombstones that are newer than the database, or whose erasure was stopped half-way."""
-    tombstones = Tombstones(connections.database)
     with connections.read() as session:
-        check_tombstones(connections, session)
-        missing = tombstones.after(_applied(session))
+        connections.tombstones.check(session)
+        missing = connections.tombstones.after(num_applied(session))
     if missing:
         with connections.write() as session:
-            _apply(session, tombstones, missing)
+            apply(session, connections.tombstones, missing)
         _finish(connections, missing[-1].number)
 
 
@@ -84,25 +77,20 @@ def erased_after(
         return [], max(newest, number)
     digests = set(session.scalars(select(TombstoneRow.digest).where(TombstoneRow.number > number)))
     connections.forget_values()
-    hashed = zip(users, Tombstones(connections.database).digests(users), strict=True)
+    hashed = zip(users, connections.tombstones.digests(session, users), strict=True)
     return [user for user, digest in hashed if digest in digests], newest
 
 
-def count_erasures(session: Session) -> int:
-    """Return the number of the newest erasure that the database notes; 0 where there is none."""
-    return session.scalar(select(func.max(TombstoneRow.number))) or 0
-
-
 def share_key(connections: Connections) -> bytes:
-    """Return the key beside the database, which is made where there is none yet; the database notes its digest."""
-    tombstones = Tombstones(connections.database)
+    """Return the key of the tombstones, which is made where there is none yet."""
+    tombstones = connections.tombstones
     with connections.read() as session:
-        check_tombstones(connections, session)
-        is_noted = read_fact(session, KEY) is not None
-    if not is_noted:
-        with connections.write() as session:
-            _note(session, KEY, tombstones.key_digest())
-    return tombstones.key()
+        tombstones.check(session)
+        if read_fact(session, KEY) is not None:
+            return tombstones.key(session)
+    with connections.write() as session:
+        tombstones.require_key(session)
+        return tombstones.key(session)
 
 
 def read_person(session: Session, user: str) -> Person:
@@ -111,26 +99,20 @@ def read_person(session: Session, user: str) -> Person:
     return Person(user, None, erasures) if row is None else Person(user, row.created_at, erasures, bool(row.paused_at))
 
 
-def check_tombstones(connections: Connections, session: Session) -> None:
-    """Refuse a key or tombstones of another database."""
-    least = max(count_erasures(session), _applied(session))
-    Tombstones(connections.database).check(read_fact(session, KEY), least)
-
-
-def _apply(session: Session, tombstones: Tombstones, missing: list[Tombstone]) -> None:
-    _note(session, KEY, tombstones.key_digest())
+def apply(session: Session, tombstones: Tombstones, missing: Sequence[Tombstone]) -> None:
+    """Delete the rows of those whose tombstones the database doesn't note yet; a person who came later stays."""
+    tombstones.require_key(session)
     newest = {tombstone.digest: tombstone for tombstone in missing}
     noted = session.execute(
         select(TombstoneRow.digest, TombstoneRow.number).where(TombstoneRow.number >= missing[0].number)
     )
     for digest, number in noted:
-        if newest[digest].number <= number:
+        if digest in newest and newest[digest].number <= number:
             del newest[digest]  # the rows are gone, only their bytes may not be
     if not newest:
         return
     people = session.execute(select(UserRow.id, UserRow.created_at)).all()
-    hashed = zip(people, tombstones.digests(user for user, _ in people), strict=True)
-    # a person who came later under the same id stays
+    hashed = zip(people, tombstones.digests(session, (user for user, _ in people)), strict=True)
     users = [
         user for (user, created_at), digest in hashed if digest in newest and created_at < newest[digest].erased_at
     ]
@@ -140,25 +122,24 @@ def _apply(session: Session, tombstones: Tombstones, missing: list[Tombstone]) -
 def _finish(connections: Connections, number: int = 0) -> None:
     """Leave no byte of the erasures that are noted, and note that they were applied."""
     with connections.read() as session:
-        applied = _applied(session)
+        applied = num_applied(session)
         later = select(TombstoneRow.number).where(TombstoneRow.number > applied).order_by(TombstoneRow.number)
         noted = enumerate(session.scalars(later), start=applied + 1)
         # one that was refused after its tombstone was written leaves a gap
         number = max([number, *(last for expected, last in noted if expected == last)])
-    connections.forget_values()
     _empty_log(connections)
     if number > applied:
         _note_applied(connections, number)
 
 
-def _write_tombstone(tombstones: Tombstones, row: UserRow) -> Tombstone:
+def _write_tombstone(tombstones: Tombstones, session: Session, row: UserRow) -> Tombstone:
     """A tombstone is on the disk, beside the database: a hash of the id, and the time.
 
     The next opening deletes the rows; until then other processes still serve the person.
     """
-    (digest,) = tombstones.digests([row.id])
+    (digest,) = tombstones.digests(session, [row.id])
     erased_at = max(datetime.now(UTC), row.created_at + timedelta(microseconds=1))
-    return Tombstone(digest, erased_at, tombstones.append(digest, erased_at))
+    return Tombstone(digest, erased_at, tombstones.append(session, digest, erased_at))
 
 
 def _delete_rows(session: Session, users: Iterable[str], tombstones: Iterable[Tombstone]) -> None:
@@ -181,26 +162,8 @@ def _empty_log(connections: Connections) -> None:
 
     Nothing of the person is left. The next opening repeats this step.
     """
-    database = connections.database
-    if database.journal_mode != "wal":
-        return
-    with connections.bare_writer() as writer:
-        try:
-            writer.execute("PRAGMA busy_timeout=250")  # a waiting checkpoint keeps all writers out
-            deadline = time.monotonic() + TRUNCATE_DEADLINE_S
-            while writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                if time.monotonic() > deadline:
-                    raise ErasurePending(
-                        "the rows are gone, but a reader keeps them in the write-ahead log; close it and erase again"
-                    )
-                time.sleep(0.02)
-        except database.driver.Error as error:
-            raise ErasurePending(
-                f"the rows are gone, but the write-ahead log that holds them can't be folded in ({error}); "
-                "free some space or check the disk, and erase again"
-            ) from error
-        finally:
-            writer.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    connections.forget_values()
+    connections.purge()
 
 
 def _note_applied(connections: Connections, number: int) -> None:
@@ -209,23 +172,10 @@ def _note_applied(connections: Connections, number: int) -> None:
     The erasure is complete. An old backup notes fewer, so opening it erases again.
     """
     with connections.write() as session:
-        _note(session, APPLIED, str(max(number, _applied(session))))
+        note_fact(session, APPLIED, str(max(number, num_applied(session))))
 
 
 STEPS = (_write_tombstone, _delete_rows, _empty_log, _note_applied)
-
-
-def _applied(session: Session) -> int:
-    return int(read_fact(session, APPLIED) or 0)
-
-
-def read_fact(session: Session, name: str) -> str | None:
-    """Read what the database notes under a name."""
-    return session.scalar(select(FactRow.value).where(FactRow.name == name))
-
-
-def _note(session: Session, name: str, value: str) -> None:
-    session.merge(FactRow(name=name, value=value))
 
 
 def export_person(session: Session, user: str) -> dict[str, Any]:
@@ -275,9 +225,10 @@ def _parse(column: Column[Any], value: Any) -> object:  # noqa: ANN401 - likewis
     if isinstance(value, str):
         value.encode()  # refuses what isn't UTF-8
     if isinstance(column.type, UtcDateTime) and value is not None:
-        return datetime.fromisoformat(value).replace(tzinfo=UTC).isoformat()
+        # SQLite has text for times and JSON, Postgres both as they are
+        return datetime.fromisoformat(str(value)).replace(tzinfo=UTC).isoformat()
     if isinstance(column.type, Json) and (value is not None or not column.nullable):
-        plain = json.loads(value)
+        plain = value if isinstance(value, list | dict) else json.loads(value)
         json.dumps(plain, ensure_ascii=False).encode()  # refuses half a surrogate pair, which isn't text
         return plain
     return {0: False, 1: True}[value] if isinstance(column.type, Boolean) else value

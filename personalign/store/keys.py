@@ -1,7 +1,7 @@
 """Keys of the server's callers, and the secrets that its processes share.
 
 A key is shown when it is made. Only its SHA-256 is stored: it has 256 random bits, so nobody guesses it from that.
-Secrets come from the file that also keys the tombstones, so all processes on one database have the same.
+Secrets come from the key of the tombstones, so all processes on one database have the same.
 """
 
 from __future__ import annotations

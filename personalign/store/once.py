@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, event
+from sqlalchemy import delete, event, select
 from sqlalchemy.orm import Session
 
 from personalign.errors import InputError, PersonalignError, Repeated
@@ -115,7 +115,9 @@ def note(session: Session) -> None:
 
 def claim(session: Session, write: Write) -> bool:
     """Write a row, and drop those that have expired; False where it is there already."""
-    session.execute(delete(WriteRow).where(WriteRow.expires_at <= now()))
+    # what another transaction is dropping right now needn't be waited for
+    expired = select(WriteRow.digest).where(WriteRow.expires_at <= now()).with_for_update(skip_locked=True)
+    session.execute(delete(WriteRow).where(WriteRow.digest.in_(expired)))
     if session.get(WriteRow, write.digest) is not None:
         return False
     session.add(WriteRow(**vars(write)))

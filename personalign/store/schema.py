@@ -1,9 +1,9 @@
 """The schema: its revision in this code and in a file, and the one door through which revisions run.
 
 Serving code only checks: an older or newer schema is refused, and nothing is written. A migration is one transaction
-that begins IMMEDIATE: a kill leaves the old schema or the new one, and processes that migrate at once wait for each
-other. alembic is imported only here, and only to migrate. A new file gets the newest schema at once, from the snapshot
-of what all revisions make.
+under a lock: a kill leaves the old schema or the new one, and processes that migrate at once wait for each other.
+alembic is imported only here, and only to migrate. A new file gets the newest schema at once, from the snapshot of
+what all revisions make.
 """
 
 from __future__ import annotations
@@ -12,28 +12,17 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from personalign.errors import SchemaError, StoreError
-from personalign.store.database import APPLICATION_ID, Database, locate
-from personalign.store.engine import migration_engine, typed_errors
-from personalign.store.files import make_file, require_file
+from personalign.store.connections import Place
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 HEAD = "0013"  # stated here, so that opening a store needn't import alembic
-SNAPSHOT, SEPARATOR = "schema.sql", ";\n"
+SEPARATOR = ";\n"  # of the statements in a snapshot
 _ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
-
-
-def upgrade(url: str) -> str:
-    """Bring a store to this code's schema, making the file if there is none; return the revision."""
-    database = locate(url)
-    make_file(database.path)
-    require_file(database.path)
-    migrate(database, HEAD)
-    return HEAD
 
 
 def check_revision(revision: str | None) -> None:
@@ -51,46 +40,34 @@ def check_revision(revision: str | None) -> None:
 
 def read_revision(connection: Connection) -> str | None:
     """Read the revision; None for a file without a schema."""
-    if not connection.scalar(text("SELECT count(*) FROM sqlite_master WHERE name = 'alembic_version'")):
+    if not inspect(connection).has_table("alembic_version"):
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
     return revision
 
 
-def migrate(database: Database, target: str) -> None:
+def migrate(place: Place, target: str) -> None:
     """Run revisions up or down to the target, or change nothing."""
-    engine = migration_engine(database)
-    with typed_errors(database), _ALEMBIC, engine.begin() as connection:
+    with _ALEMBIC, place.migrating() as connection:
         revision = read_revision(connection)
-        if revision is None and target == HEAD and not statements(connection):
-            _make(connection)
+        if revision is None and target == HEAD and place.snapshot and not inspect(connection).get_table_names():
+            _make(connection, place.snapshot)
             return
         from alembic import command
 
         known = known_revisions()
         if revision is not None and revision not in known:
             check_revision(revision)
-        connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
         config = _config()
         config.attributes["connection"] = connection
         order = ["base", *known]
         move = command.downgrade if order.index(revision or "base") > order.index(target) else command.upgrade
         move(config, target)
-        # the engine migrates with foreign keys off, so what they would have caught is looked for here
-        if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
-            raise StoreError(f"{database.path}: the migration would orphan {len(broken)} rows; nothing was changed")
 
 
-def statements(connection: Connection) -> list[str]:
-    """What makes the tables of a file, and then its indexes."""
-    made = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite%' ORDER BY type DESC, name"
-    return list(connection.scalars(text(made)))
-
-
-def _make(connection: Connection) -> None:
-    connection.exec_driver_sql(f"PRAGMA application_id={APPLICATION_ID}")
-    snapshot = (migrations_folder() / SNAPSHOT).read_text(encoding="utf-8").removesuffix("\n")
-    for statement in snapshot.split(SEPARATOR):
+def _make(connection: Connection, snapshot: str) -> None:
+    content = (migrations_folder() / snapshot).read_text(encoding="utf-8").removesuffix("\n")
+    for statement in content.split(SEPARATOR):
         connection.exec_driver_sql(statement)
     connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
 

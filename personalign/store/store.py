@@ -1,7 +1,7 @@
 """The Store: people, what they were shown and answered, and the profiles fitted from it.
 
-Values in, values out; one transaction per verb. A verb that writes begins IMMEDIATE and decides under the lock,
-so no update is lost between threads or processes.
+Values in, values out; one transaction per verb. A verb that writes has the lock from its beginning and decides under
+it, so no update is lost between threads or processes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from personalign.messages import check_user
 from personalign.store import answering, once, records, trials
 from personalign.store.answering import Change
 from personalign.store.connections import Connections
-from personalign.store.database import locate
 from personalign.store.erase import erase, erase_again, erased_after, export_person, read_person
-from personalign.store.files import make_file, require_file, require_folder
 from personalign.store.history import Event, read_history
 from personalign.store.keys import Keys
+from personalign.store.places import find
 from personalign.store.records import now
-from personalign.store.schema import check_revision, read_revision, upgrade
+from personalign.store.schema import HEAD, check_revision, migrate, read_revision
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
 from personalign.store.trials import Sides
-from personalign.store.upkeep import back_up
 from personalign.store.values import (
     Answer,
     Comparison,
@@ -68,19 +66,21 @@ class Store:
         Folders are made by ``upgrade`` alone.
 
         Raises:
-            StoreError: the file can't be used, or belongs to another program, or has another store's tombstones.
+            StoreError: the file or the server can't be used, or belongs to another program, or its tombstones do.
             SchemaError: its schema is older or newer than this code.
         """
-        database = locate(url)
+        place = find(url)
         if create:
-            require_folder(database.path)
-            make_file(database.path)
-        require_file(database.path)
-        connections = Connections(database)
+            place.make()
+        place.require()
+        connections = place.connect()
         try:
             with connections.read() as session:
                 revision = read_revision(session.connection())
-            check_revision(upgrade(url) if revision is None and create else revision)
+            if revision is None and create:
+                migrate(place, HEAD)
+            else:
+                check_revision(revision)
             erase_again(connections)
         except BaseException:
             connections.close()
@@ -93,8 +93,10 @@ class Store:
 
     def backup(self, path: str | Path) -> None:
         """Copy the store to a new file, which is a store itself, while this one is in use."""
+        from personalign.store.upkeep import back_up  # what no server needs to serve
+
         with self._connections.enter():
-            back_up(self._connections.database, Path(path))
+            back_up(self._connections, Path(path))
 
     def __enter__(self) -> Store:  # noqa: PYI034 - beartype can't check Self on a method
         return self
@@ -122,7 +124,7 @@ class Store:
             row = session.get(UserRow, user)
             if row is not None and consent in {None, row.consent}:
                 return read_person(session, user)
-        with self._write() as session:
+        with self._write(user) as session:
             row = session.get(UserRow, user) or UserRow(id=user, created_at=now())
             session.add(row)
             if consent is not None and consent != row.consent:
@@ -133,12 +135,12 @@ class Store:
 
     def pause(self, user: str, *, is_paused: bool) -> None:
         """Let a person have plain replies, adding who isn't known, or let their profile act again."""
-        with self._write() as session:
-            answering.pause(session, check_user(user), is_paused=is_paused)
+        with self._write(check_user(user)) as session:
+            answering.pause(session, user, is_paused=is_paused)
 
     def present(self, user: str, basis_id: str, shown: Shown, person: Person | None = None) -> Presentation:
         """Record what is shown to someone who is known; while another question is open, return that one."""
-        with self._write() as session:
+        with self._write(user) as session:
             self._check_alive(session, person)
             return answering.show(session, user, basis_id, shown)
 
@@ -245,13 +247,13 @@ class Store:
         self, person: Person, basis_id: str, trial_id: str, sides: Sides, shown: Shown
     ) -> Presentation:
         """Record what two arms wrote for a person; what waits on the same conversation is returned instead."""
-        with self._write() as session:
+        with self._write(person.user) as session:
             self._check_alive(session, person)
             return trials.present(session, person.user, basis_id, trial_id, sides, shown)
 
     def note_failure(self, person: Person, trial_id: str, sides: Sides, failed: str) -> None:
         """Record that of two arms those on the ``failed`` sides wrote nothing."""
-        with self._write() as session:
+        with self._write(person.user) as session:
             self._check_alive(session, person)
             trials.note(session, person.user, trial_id, sides, failed=failed)
 
@@ -321,7 +323,7 @@ class Store:
             if not isinstance(change, Change):
                 return change
             fitted = fit(change.answers)
-            with self._write() as session:
+            with self._write(change.state.user) as session:
                 self._check_alive(session, person)
                 if records.is_unchanged(session, change.state):
                     return answering.write(session, change, fitted)

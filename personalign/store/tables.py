@@ -37,7 +37,10 @@ NAMING = {
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite keeps no time zone, so it is taken off going in and put on coming out."""
+    """A moment in UTC; SQLite keeps no time zone, so it is taken off going in and put on coming out.
+
+    Postgres reads it in the connection's time zone, which is UTC.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -51,7 +54,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Give back an aware time."""
         return value and value.replace(tzinfo=UTC)
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Read:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read | None:
         """Read a damaged time as the first there is."""
         return _readable(super().result_processor(dialect, coltype), datetime.min.replace(tzinfo=UTC))
 
@@ -62,14 +65,15 @@ class Json(TypeDecorator[Any]):
     impl = JSON
     cache_ok = True
 
-    def result_processor(self, dialect: Dialect, coltype: object) -> Read:
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read | None:
         """Read damaged content as None."""
         return _readable(super().result_processor(dialect, coltype), None)
 
 
-def _readable(read: Read | None, otherwise: object) -> Read:
+def _readable(read: Read | None, otherwise: object) -> Read | None:
     """Never raise: a row's checksum says that it is damaged, and by its number; the database would quote its text."""
-    assert read is not None, "times and JSON are stored as text"
+    if read is None:  # Postgres has checked it
+        return None
 
     def read_or_not(value: Any) -> Any:  # noqa: ANN401 - whatever a damaged column holds
         try:
@@ -97,7 +101,8 @@ class Table(DeclarativeBase):
 
 
 def _unique_where(name: str, condition: str, *columns: str) -> Index:
-    return Index(name, *columns, unique=True, sqlite_where=text(condition))
+    where = text(condition)
+    return Index(name, *columns, unique=True, sqlite_where=where, postgresql_where=where)
 
 
 class UserRow(Table):

@@ -98,7 +98,7 @@ def comparisons(session: Session, trial_id: str) -> list[Comparison]:
         .outerjoin(PresentationRow, ComparisonRow.presentation_id == PresentationRow.id)
         .outerjoin(AnswerRow, and_(AnswerRow.presentation_id == PresentationRow.id, AnswerRow.undone_at.is_(None)))
         .where(ComparisonRow.trial_id == trial_id)
-        .order_by(AnswerRow.id)
+        .order_by(AnswerRow.id.nulls_first())
         .options(*(defer(getattr(PresentationRow, name)) for name in TEXTS))
     )
     numbers: dict[str, int] = {}

@@ -14,7 +14,7 @@ import pytest
 
 from personalign.serve.app import create_app
 from personalign.service import Personalign
-from personalign.store.database import locate
+from personalign.store.sqlite.database import locate
 from tests.onboarded import HELLO
 from tests.serve.running import serving
 

@@ -28,7 +28,7 @@ from personalign.serve.policy import Policy
 from personalign.serve.run import Server, serve
 from personalign.service import Personalign
 from personalign.store import schema
-from personalign.store.database import locate
+from personalign.store.sqlite.database import locate
 from tests.commands import run_verb
 from tests.decode.gate import Gate, until
 from tests.onboarded import HELLO

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personalign.store import Answer, Presentation, Shown, Store, database, engine
-from personalign.store.database import locate
+from personalign.store import Answer, Presentation, Shown, Store
+from personalign.store.sqlite import database, engine
+from personalign.store.sqlite.database import locate
 from personalign.types import Gaussian
 
 WORKER = Path(__file__).with_name("store_worker.py")

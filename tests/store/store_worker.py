@@ -24,12 +24,14 @@ import numpy as np
 from sqlalchemy import Connection, Engine, event, text
 
 from personalign.errors import StoreError
-from personalign.store import Answer, Shown, Store, engine, once, schema
-from personalign.store.database import Database, locate, sqlite_driver
-from personalign.store.files import make_file
+from personalign.store import Answer, Shown, Store, once, schema
 from personalign.store.fork import Gate
+from personalign.store.places import find
 from personalign.store.schema import known_revisions, migrate
-from personalign.store.turn import Turns
+from personalign.store.sqlite import engine
+from personalign.store.sqlite.database import Database, locate, sqlite_driver
+from personalign.store.sqlite.files import make_file
+from personalign.store.sqlite.turn import Turns
 from personalign.types import Gaussian
 
 BASIS = "basis"
@@ -208,19 +210,19 @@ def kill_migrations(
             path.write_bytes(oldest)
             path.chmod(0o600)
         if kills:
-            kill_child_after(lambda: schema.upgrade(url), draw.uniform(0.0, 0.1))
+            kill_child_after(lambda: upkeep.upgrade(url), draw.uniform(0.0, 0.1))
             killed += 1
-        elif kill_child_at(lambda: schema.upgrade(url), statement=1 + turn * stride):
+        elif kill_child_at(lambda: upkeep.upgrade(url), statement=1 + turn * stride):
             killed += 1
         else:
             break
-        wedged += at_once([lambda: schema.upgrade(url) != schema.HEAD or len(wrong_tables(url))]) != [0]
+        wedged += at_once([lambda: upkeep.upgrade(url) != schema.HEAD or len(wrong_tables(url))]) != [0]
     return {"killed": killed, "wedged": wedged}
 
 
 def _make_oldest(url: str) -> int:
     make_file(locate(url).path)
-    migrate(locate(url), known_revisions()[0])
+    migrate(find(url), known_revisions()[0])
     return 0
 
 
@@ -504,7 +506,7 @@ def wrong_tables(url: str) -> list[str]:
     from personalign.store.tables import Table
 
     for target in ("base", known_revisions()[-1]):
-        migrate(locate(url), target)
+        migrate(find(url), target)
     reader = engine.reader_engine(locate(url))
     with reader.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import event
 
 from personalign.errors import Conflict, InputError
-from personalign.store import Answer, Shown, Store, answering, engine, records
+from personalign.store import Answer, Shown, Store, answering, records
 from personalign.store import store as store_module
+from personalign.store.sqlite import engine
 from personalign.types import Gaussian, Profile
 from tests.store.store_worker import is_known
 

@@ -19,8 +19,9 @@ from types import FrameType
 import pytest
 
 from personalign.errors import PersonalignError, StoreError
-from personalign.store import Store, database, engine, fork, schema, turn, upkeep
-from personalign.store.database import sqlite_driver
+from personalign.store import Store, fork, upkeep
+from personalign.store.sqlite import database, engine, turn
+from personalign.store.sqlite.database import sqlite_driver
 from tests.store.store_worker import is_known
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def test_the_driver_is_named_in_one_place() -> None:
         for file in (ROOT / folder).rglob("*.py")
         if _imports_driver(file.read_text(encoding="utf-8"))
     ]
-    assert found == ["personalign/store/database.py"]
+    assert found == ["personalign/store/sqlite/database.py"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
     path = tmp_path / "made" / "deep" / "profiles.db"
     before = os.umask(0)
     try:
-        schema.upgrade(f"sqlite:///{path}")
+        upkeep.upgrade(f"sqlite:///{path}")
         with Store.open(f"sqlite:///{path}") as store:
             store.add_user("ada")
             store.forget("ada")
@@ -140,7 +141,7 @@ def test_a_new_store_is_private_and_a_folder_that_stood_is_left(tmp_path: Path, 
 @pytest.mark.parametrize("name", ["\0", "x\ud800", "x" * 300])
 def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
     """By every verb that takes a URL, before the system is asked."""
-    for verb in (Store.open, schema.upgrade, upkeep.report):
+    for verb in (Store.open, upkeep.upgrade, upkeep.report):
         with pytest.raises(PersonalignError, match="store is 'sqlite:///"):
             verb(f"sqlite:///{name}")
 
@@ -367,7 +368,7 @@ def test_a_store_that_another_process_just_made_is_not_foreign(url: str, path: P
         looks.append(statement)
         if len(looks) == 1:
             monkeypatch.setattr(engine, "_first", sound)
-            schema.upgrade(url)
+            upkeep.upgrade(url)
             monkeypatch.setattr(engine, "_first", look)
         return found
 

@@ -21,8 +21,9 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from personalign.errors import ErasurePending, StoreError
-from personalign.store import Answer, Shown, Store, database, engine, schema
-from personalign.store.database import locate
+from personalign.store import Answer, Shown, Store, schema
+from personalign.store.sqlite import database, engine
+from personalign.store.sqlite.database import locate
 from personalign.types import Gaussian
 from tests.store.store_worker import is_known
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from personalign.errors import ErasurePending, QuestionError, StoreError
-from personalign.store import Shown, Store, engine, erase
-from personalign.store.database import locate
+from personalign.store import Shown, Store, erase
+from personalign.store.sqlite import connections, engine
+from personalign.store.sqlite.database import locate
+from personalign.store.sqlite.tombstones import HEADER_BYTES, RECORD_BYTES, FileTombstones
 from personalign.store.tables import USER_KEY, Table
-from personalign.store.tombstones import HEADER_BYTES, RECORD_BYTES, Tombstones
 from personalign.types import Gaussian, Statement
 from tests.store.store_worker import is_known
 
@@ -92,7 +93,7 @@ def test_each_half_of_erasure_is_needed(url: str, path: Path, live, monkeypatch,
 @pytest.mark.usefixtures("wal")
 def test_a_reader_that_holds_on_makes_erasure_pending(store: Store, path: Path, live, monkeypatch) -> None:
     """While a reader keeps the log, forget says so and not that it is done; afterwards calling it again finishes."""
-    monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
+    monkeypatch.setattr(connections, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
     with store._connections.reader.connect() as reader:
         reader.exec_driver_sql("SELECT count(*) FROM users").scalar()
@@ -137,7 +138,7 @@ def test_an_old_copy_stays_pending_until_its_log_is_empty(
     store: Store, url: str, path: Path, tmp_path: Path, live, monkeypatch
 ) -> None:
     """A backup that can't be erased to the last byte doesn't open, however often; without the reader it does."""
-    monkeypatch.setattr(erase, "TRUNCATE_DEADLINE_S", 0.1)
+    monkeypatch.setattr(connections, "TRUNCATE_DEADLINE_S", 0.1)
     live(CANARY)
     store.close()
     shutil.copy(path, tmp_path / "backup")
@@ -178,7 +179,7 @@ def test_half_a_tombstone_is_no_tombstone(store: Store, url: str, path: Path) ->
         file.write(b"\xff\xfe\n1790000000000000 0123")
     store.forget("bob")
     store.close()
-    assert [record.number for record in Tombstones(locate(url)).after(0)] == [1, 2]
+    assert [record.number for record in FileTombstones(locate(url)).after(0)] == [1, 2]
     Store.open(url).close()
 
 
@@ -190,7 +191,8 @@ def test_a_tombstone_names_nobody_without_its_key(store: Store, url: str, tmp_pa
         other.add_user("ada")
         other.forget("ada")
     first, second = (
-        Tombstones(locate(f"sqlite:///{folder / 'profiles.db'}")).after(0) for folder in (tmp_path, tmp_path / "other")
+        FileTombstones(locate(f"sqlite:///{folder / 'profiles.db'}")).after(0)
+        for folder in (tmp_path, tmp_path / "other")
     )
     assert first[0].digest != second[0].digest
 
@@ -309,7 +311,7 @@ def test_few_tombstones_are_read_of_many(store: Store, url: str, path: Path, sql
         store.forget(f"user-{number}")
     store.close()
     read: list[int] = []
-    monkeypatch.setattr(Tombstones, "_record", lambda _, __, number: read.append(number))
+    monkeypatch.setattr(FileTombstones, "_record", lambda _, __, number: read.append(number))
     Store.open(url).close()
     assert read == []
     plan = sql("EXPLAIN QUERY PLAN SELECT digest FROM tombstones WHERE number > 49")

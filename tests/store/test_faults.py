@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from personalign.errors import StoreError
-from personalign.store import Store, engine, schema, upkeep
-from personalign.store.database import sqlite_driver
+from personalign.store import Store, upkeep
+from personalign.store.sqlite import engine
+from personalign.store.sqlite.database import sqlite_driver
 from tests.store.store_worker import is_known
 
 
@@ -22,7 +23,7 @@ def test_a_file_that_is_no_database_is_refused_and_left(path: Path, url: str) ->
     """Text under the store's name is a StoreError, byte for byte as before."""
     path.write_text("dear diary, " * 1000)
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade, upkeep.report):
+    for call in (Store.open, upkeep.upgrade, upkeep.report):
         with pytest.raises(StoreError, match="isn't a SQLite file"):
             call(url)
     assert path.read_bytes() == before
@@ -35,7 +36,7 @@ def test_another_programs_database_is_refused_and_left(path: Path, url: str) -> 
     foreign.commit()
     foreign.close()
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade, upkeep.report):
+    for call in (Store.open, upkeep.upgrade, upkeep.report):
         with pytest.raises(StoreError, match="another program"):
             call(url)
     assert path.read_bytes() == before

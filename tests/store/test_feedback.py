@@ -7,7 +7,7 @@ import pytest
 
 from personalign.errors import InputError, ProfileError
 from personalign.store import Shown, Store, schema
-from personalign.store.database import locate
+from personalign.store.places import find
 from personalign.types import Profile
 
 PROMPT = ({"role": "user", "content": "a taxi, please"},)
@@ -71,9 +71,9 @@ def test_an_older_schema_takes_no_feedback_for_answers(store: Store, show, fit, 
     store.commit_answer("ada", show("q1").id, "a", fit)
     observe(store, fit)
     store.close()
-    schema.migrate(locate(url), "0001")
+    schema.migrate(find(url), "0001")
     assert sql("SELECT question_id FROM presentations") == [("q1",)]
-    schema.migrate(locate(url), schema.HEAD)
+    schema.migrate(find(url), schema.HEAD)
     assert sql("SELECT kind FROM presentations") == [("question",)]
     assert sql("SELECT count(*) FROM answers") == [(1,)]
     assert sql("SELECT revision FROM profiles") == [(2,)]

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import select
 
 from personalign.errors import StoreError
-from personalign.store import Shown, Store, database, records, schema
-from personalign.store.database import sqlite_driver
+from personalign.store import Shown, Store, records, schema
 from personalign.store.erase import num_damaged
+from personalign.store.places import find
+from personalign.store.sqlite.database import sqlite_driver
 from personalign.store.tables import AnswerRow, PresentationRow, ProfileRow, StatementRow
 from personalign.types import Statement
 from tests.store.store_worker import is_known
@@ -199,9 +200,9 @@ def test_a_migration_seals_what_was_stored_and_blesses_no_damage(filled: Store, 
     before = {user: say(filled, user) for user in ("ada", "ben")}
     numbers = raw.execute("SELECT number FROM answers ORDER BY id").fetchall()
     filled.close()
-    schema.migrate(database.locate(url), "0005")
+    schema.migrate(find(url), "0005")
     raw.execute("UPDATE presentations SET v = zeroblob(24) WHERE user_id = 'ben' AND kind = 'question'")
-    schema.migrate(database.locate(url), schema.HEAD)
+    schema.migrate(find(url), schema.HEAD)
     assert raw.execute("SELECT number FROM answers ORDER BY id").fetchall() == numbers
     with Store.open(url) as store:
         assert say(store, "ada") == before["ada"]
@@ -232,7 +233,7 @@ def test_figures_go_and_nothing_else_changes(filled: Store, raw, url: str, fit) 
     filled.commit_statements("ada", "basis", {("length", "set"): Statement("length", 0.5)}, fit)
     sound, statements = say(filled, "ada"), figured(filled)
     filled.close()
-    schema.migrate(database.locate(url), "0011")
+    schema.migrate(find(url), "0011")
     for statement in statements:
         raw.execute(*statement)
     figure, choice = raw.execute("SELECT id FROM answers WHERE user_id = 'ben' LIMIT 2").fetchall()
@@ -240,7 +241,7 @@ def test_figures_go_and_nothing_else_changes(filled: Store, raw, url: str, fit) 
     raw.execute("UPDATE answers SET choice = 'tie' WHERE id = ?", choice)
     raw.execute("UPDATE profiles SET informative = 9 WHERE user_id = 'ben'")
     for target in (schema.HEAD, "0011", schema.HEAD):
-        schema.migrate(database.locate(url), target)
+        schema.migrate(find(url), target)
     with Store.open(url) as store:
         assert say(store, "ada") == sound
         assert num_damaged(store.export("ada")) == 0

@@ -15,8 +15,10 @@ from alembic.migration import MigrationContext
 
 from lab.schema import migrated
 from personalign.errors import SchemaError, StoreError
-from personalign.store import Shown, Store, engine, schema, upkeep
-from personalign.store.database import locate
+from personalign.store import Shown, Store, schema, upkeep
+from personalign.store.places import find
+from personalign.store.sqlite import engine, place
+from personalign.store.sqlite.database import locate
 from personalign.store.tables import Table
 from personalign.types import Statement
 
@@ -93,7 +95,7 @@ def test_the_revision_stated_in_code_is_the_newest() -> None:
 
 def test_models_and_schema_agree(url: str, sql) -> None:
     """Nothing differs between the models and a migrated file; an added column would (the control)."""
-    schema.upgrade(url)
+    upkeep.upgrade(url)
     assert _differences(url) == []
     sql("ALTER TABLE users ADD COLUMN extra TEXT")
     assert len(_differences(url)) == 1
@@ -104,10 +106,10 @@ def test_a_new_file_has_the_schema_that_all_revisions_make(url: str, tmp_path: P
 
     alembic puts a table's constraints into another order each time.
     """
-    schema.upgrade(url)
+    upkeep.upgrade(url)
     reader = engine.reader_engine(locate(url))
     with reader.connect() as connection:
-        made = schema.statements(connection)
+        made = place.statements(connection)
     reader.dispose()
     assert [_lines(each) for each in made] == [_lines(each) for each in migrated(tmp_path)]
     assert len(made) > len(Table.metadata.sorted_tables)
@@ -118,7 +120,7 @@ def test_up_down_up_with_a_row_in_every_table(filled, url: str, sql) -> None:
     assert all(_counts(sql).values())
     known = schema.known_revisions()
     for target in (*reversed(("base", *known[:-1])), *known):
-        schema.migrate(locate(url), target)
+        schema.migrate(find(url), target)
     assert upkeep.report(url)["schema"] == schema.HEAD
     assert _differences(url) == []
 
@@ -133,7 +135,7 @@ def test_grades_are_left_out_on_the_way_down(store: Store, url: str, fit, sql) -
     sql("UPDATE presentations SET kind = 'odd' WHERE question_id = 'q2'")
     store.close()
     for target in ("0007", schema.HEAD):
-        schema.migrate(locate(url), target)
+        schema.migrate(find(url), target)
     assert sql("SELECT choice FROM answers ORDER BY id") == [("a",), ("b",), ("a",)]
     tables = Store.open(url).export("ada")["tables"]
     assert [row.get("damaged", False) for row in tables["answers"]] == [False, False, False]
@@ -149,11 +151,11 @@ def test_who_paused_stays_paused_on_the_way_down(store: Store, url: str, sql) ->
     store.pause("ada", is_paused=True)
     store.close()
     with pytest.raises(RuntimeError, match="1 people who paused"):
-        schema.migrate(locate(url), "0012")
+        schema.migrate(find(url), "0012")
     assert sql("SELECT count(*) FROM users WHERE paused_at IS NOT NULL") == [(1,)]
     with Store.open(url) as opened:
         opened.pause("ada", is_paused=False)
-    schema.migrate(locate(url), "0012")
+    schema.migrate(find(url), "0012")
 
 
 def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> None:
@@ -161,10 +163,10 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
     second()
     before = _counts(sql)
     assert all(before.values())
-    schema.upgrade(url)
+    upkeep.upgrade(url)
     assert _counts(sql) == before
     assert sql("SELECT nickname FROM users") == [(None,)]
-    schema.migrate(locate(url), HEAD)
+    schema.migrate(find(url), HEAD)
     assert _counts(sql) == before
     assert sql("PRAGMA foreign_key_check") == []
 
@@ -172,8 +174,8 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
 def test_foreign_keys_in_a_batch_migration_would_be_seen(filled, second, url: str, sql, monkeypatch) -> None:
     """The control: on an engine with foreign keys the same migration empties the children, without any error."""
     second()
-    monkeypatch.setattr(schema, "migration_engine", engine.writer_engine)
-    schema.upgrade(url)
+    monkeypatch.setattr(place, "migration_engine", engine.writer_engine)
+    upkeep.upgrade(url)
     assert _counts(sql)["answers"] == 0
 
 
@@ -182,7 +184,7 @@ def test_a_migration_that_orphans_rows_changes_nothing(filled, second, url: str,
     second(extra='    op.execute("DELETE FROM users")')
     before = _counts(sql)
     with pytest.raises(StoreError, match="orphan"):
-        schema.upgrade(url)
+        upkeep.upgrade(url)
     assert _counts(sql) == before
     assert upkeep.report(url)["schema"] == HEAD
 
@@ -197,10 +199,10 @@ def test_a_migration_without_a_page_to_spare_changes_nothing(filled, second, url
     with monkeypatch.context() as full:
         full.setitem(engine.COMMON, "max_page_count", pages)
         with pytest.raises(StoreError, match="free some space"):
-            schema.upgrade(url)
+            upkeep.upgrade(url)
     assert (upkeep.report(url)["schema"], _counts(sql)) == (HEAD, before)
     assert sql("PRAGMA integrity_check") == [("ok",)]
-    schema.upgrade(url)
+    upkeep.upgrade(url)
     assert (upkeep.report(url)["schema"], _counts(sql)) == ("next", before)
 
 
@@ -213,7 +215,7 @@ def test_a_schema_that_is_behind_is_refused_with_the_command(filled, second, url
             call(url)
         assert refused.value.exit_code == 3
     assert path.read_bytes() == before
-    schema.upgrade(url)
+    upkeep.upgrade(url)
     Store.open(url).close()
 
 
@@ -221,7 +223,7 @@ def test_a_schema_that_is_ahead_is_refused_and_nothing_is_written(filled, url: s
     """A schema of a newer release opens nowhere, not even to upgrade."""
     sql("UPDATE alembic_version SET version_num = '9999'")
     before = path.read_bytes()
-    for call in (Store.open, schema.upgrade):
+    for call in (Store.open, upkeep.upgrade):
         with pytest.raises(SchemaError, match="install the release") as refused:
             call(url)
         assert refused.value.exit_code == 3
@@ -245,7 +247,7 @@ def test_a_store_that_is_missing_is_made_only_when_asked(url: str, path: Path) -
 def test_an_upgrade_of_a_current_store_is_nothing(filled, url: str, sql) -> None:
     """Upgrading twice keeps every row."""
     before = _counts(sql)
-    assert schema.upgrade(url) == schema.HEAD
+    assert upkeep.upgrade(url) == schema.HEAD
     assert _counts(sql) == before
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from personalign.errors import InputError, StoreError
 from personalign.store import Answer, Statements, Store, records, schema
-from personalign.store.database import locate
+from personalign.store.places import find
 from personalign.types import Gaussian, Profile, Statement
 
 SHORT = Statement("length", -1.0)
@@ -131,7 +131,7 @@ def test_a_downgrade_forgets_statements_and_damages_no_profile(store: Store, url
     state(store, fit, WARM, user="ben")
     store.close()
     for revision in ("0008", schema.HEAD):
-        schema.migrate(locate(url), revision)
+        schema.migrate(find(url), revision)
     with Store.open(url) as opened:
         profile = opened.profile("ada", "basis")
         assert (profile.revision, profile.answers, profile.stated) == (2, 1, ())

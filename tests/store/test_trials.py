@@ -12,7 +12,7 @@ import pytest
 
 from personalign.errors import InputError, StoreError
 from personalign.store import Comparison, Presentation, Shown, Store, Trial, schema
-from personalign.store.database import locate
+from personalign.store.places import find
 
 ARMS = ("plain", "personal")
 Compare = Callable[..., Presentation]
@@ -161,12 +161,12 @@ def test_going_back_to_the_older_schema_keeps_one_open_question(
     compare("trial:1")
     store.present("ada", "basis", Shown("q1", (), "a", "b", swapped=False, v=np.ones(3)))
     store.close()
-    schema.migrate(locate(url), "0009")
+    schema.migrate(find(url), "0009")
     assert sql("SELECT question_id, state FROM presentations ORDER BY question_id") == [
         ("q1", "open"),
         ("trial:0", "answered"),
     ]
-    schema.upgrade(url)
+    upkeep.upgrade(url)
     with Store.open(url) as opened:
         assert opened.newest_trial("basis") is None
 

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from personalign.cli import app
 from personalign.errors import InputError, StoreError
-from personalign.store import Store, database, schema, upkeep
-from personalign.store.database import locate
+from personalign.store import Store, schema, upkeep
+from personalign.store.places import find
+from personalign.store.sqlite import database
+from personalign.store.sqlite.database import locate
 from tests.store.store_worker import is_known
 
 
@@ -138,7 +140,7 @@ def test_tombstones_that_were_cut_short_are_gathered_again(saved: Store, url: st
 
 def test_an_older_schema_is_brought_up_to_date(saved: Store, url: str, copy: Path) -> None:
     """A backup of an older release is restored as a store of this one."""
-    schema.migrate(locate(f"sqlite:///{copy}"), "0006")
+    schema.migrate(find(f"sqlite:///{copy}"), "0006")
     saved.close()
     upkeep.restore(url, copy)
     assert _people(url) == {"ada"}
@@ -327,7 +329,7 @@ def test_checkpoints_are_no_change_of_content(store: Store, url: str) -> None:
     """Writers whose log is folded in again and again by others go on, and every write is there."""
     with Store.open(url) as other:
         for number in range(6):
-            with store._connections.bare_writer() as writer:
+            with store._connections._bare_writer() as writer:
                 _, in_log, folded_in = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             assert folded_in == in_log > 0  # the control: there was something to fold in
             other.add_user(f"a-{number}")

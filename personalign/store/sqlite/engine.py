@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from personalign.errors import InputError, StoreError
-from personalign.store.database import APPLICATION_ID, BUSY_TIMEOUT_MS, Database, DriverConnection, sign_commit
+from personalign.store.sqlite.database import APPLICATION_ID, BUSY_TIMEOUT_MS, Database, DriverConnection, sign_commit
 
 COMMON: dict[str, int | str] = {
     "busy_timeout": BUSY_TIMEOUT_MS,  # first: the others may have to wait

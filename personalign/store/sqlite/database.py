@@ -25,7 +25,7 @@ from sqlalchemy.exc import ArgumentError
 
 from personalign.errors import StoreError
 from personalign.messages import check_place
-from personalign.store.files import read_bytes
+from personalign.store.sqlite.files import read_bytes
 
 DriverConnection = Any  # each driver has a class of its own
 JournalMode = Literal["wal", "truncate"]

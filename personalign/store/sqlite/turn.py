@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from personalign.errors import StoreError
-from personalign.store.database import APPLICATION_ID, BUSY_TIMEOUT_MS, TURNS, Database
-from personalign.store.files import make_file
 from personalign.store.fork import LONGEST_SLEEP_S, Call
+from personalign.store.sqlite.database import APPLICATION_ID, BUSY_TIMEOUT_MS, TURNS, Database
+from personalign.store.sqlite.files import make_file
 
 COUNTER_BYTES, HEADER_BYTES = 8, 100
 MAGIC = b"SQLite format 3\0"

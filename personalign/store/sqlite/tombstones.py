@@ -8,38 +8,30 @@ its own; a kill in the middle of one leaves a piece that the next one overwrites
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy.orm import Session
+
 from personalign.errors import StoreError
-from personalign.store.database import Database
-from personalign.store.files import disk_errors, make_whole, opened, read_bytes, write_durably
+from personalign.store.connections import Tombstone, Tombstones
+from personalign.store.facts import KEY, count_erasures, note_fact, num_applied, read_fact, read_tombstones
+from personalign.store.sqlite.database import Database
+from personalign.store.sqlite.files import disk_errors, make_whole, opened, read_bytes, write_durably
 
 HEADER = re.compile(rb"personalign tombstones 1 ([0-9a-f]{64}) (\d{12}) ([0-9a-f]{8})\n")
 RECORD = re.compile(rb"([0-9a-f]{64}) (\d{20}) ([0-9a-f]{8})\n")
 HEADER_BYTES, RECORD_BYTES = 112, 95
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEY_BYTES = 32
 RESTORE = "restore the file from a backup, or run: personalign db restore"
 
 
-@dataclass(frozen=True)
-class Tombstone:
-    """An erasure: the keyed hash of an id, when it was, and its place in the file, from 1."""
-
-    digest: str
-    erased_at: datetime
-    number: int
-
-
-class Tombstones:
+class FileTombstones(Tombstones):
     """The two files beside one database."""
 
     def __init__(self, database: Database) -> None:
@@ -47,7 +39,11 @@ class Tombstones:
         self._path = database.neighbour(".tombstones")
         self._key_path = database.neighbour(".key")
 
-    def check(self, key_digest: str | None, least: int) -> None:
+    def check(self, session: Session) -> None:
+        """Refuse a key or tombstones of another database."""
+        self.check_files(read_fact(session, KEY), max(count_erasures(session), num_applied(session)))
+
+    def check_files(self, key_digest: str | None, least: int) -> None:
         """Refuse files of another database: this one knows its key's digest, and of so many erasures at least."""
         header = self._header()
         if header is None and least:
@@ -69,12 +65,19 @@ class Tombstones:
             make_whole(self._key_path, secrets.token_bytes(KEY_BYTES))
         return hashlib.sha256(self.key()).hexdigest()
 
-    def digests(self, users: Iterable[str]) -> list[str]:
-        """Hash ids with the key, so that a tombstone alone tells nothing."""
-        key = self.key()
-        return [hmac.new(key, user.encode(), hashlib.sha256).hexdigest() for user in users]
+    def require_key(self, session: Session) -> None:
+        """Make the key where there is none yet; the database notes its digest."""
+        note_fact(session, KEY, self.key_digest())
 
-    def append(self, digest: str, erased_at: datetime) -> int:
+    def adopt(self, session: Session, key: bytes) -> None:
+        """Make the files of a store whose rows were copied; StoreError where others are there."""
+        make_whole(self._key_path, key)
+        if records := {tombstone.number: tombstone for tombstone in read_tombstones(session)}:
+            self.write_all(records)
+        self.check_files(hashlib.sha256(key).hexdigest(), count_erasures(session))
+        note_key(session, key)
+
+    def append(self, session: Session, digest: str, erased_at: datetime) -> int:  # noqa: ARG002 - the file has all
         """Write a record and return its number when it is on the disk; one writer at a time."""
         key_digest = self.key_digest()
         if not self._path.exists():
@@ -98,7 +101,7 @@ class Tombstones:
         """Read the sound records by number; StoreError where they weren't made with this other database's key."""
         content = read_bytes(self._path)
         if match := HEADER.match(content):
-            Tombstones(other).check(match[1].decode(), 0)
+            FileTombstones(other).check_files(match[1].decode(), 0)
         records = {}
         for number, line in enumerate(_split(content[HEADER_BYTES:]), 1):
             with suppress(StoreError):
@@ -129,7 +132,7 @@ class Tombstones:
     def _count(self) -> int:
         return max(0, self._path.stat().st_size - HEADER_BYTES) // RECORD_BYTES
 
-    def key(self) -> bytes:
+    def key(self, session: Session | None = None) -> bytes:  # noqa: ARG002 - likewise
         """Read the key; StoreError where it is lost, or isn't one."""
         if not self._key_path.exists():
             raise StoreError(f"{self._key_path} is lost, and no tombstone can be read without it; restore the key")

@@ -1,0 +1,1 @@
+"""A store in one SQLite file. Read ``place``, then ``connections``; ``database`` says which traps there are."""

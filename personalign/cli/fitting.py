@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, 
 from personalign.cli.output import out, print_row
 from personalign.cli.show import show_report
 from personalign.errors import BasisError, InputError
+
+if TYPE_CHECKING:
+    from personalign.scale.fit import Sink
 
 
 def fit(
@@ -25,7 +28,11 @@ def fit(
     store: StoreUrl = None,
     engine: Annotated[Literal["local", "ray"], typer.Option(help="who works: this machine's cores, or Ray")] = "local",
     work: Annotated[
-        Path | None, typer.Option(help="folder of what an interrupted run has fitted", show_default="beside the result")
+        Path | None,
+        typer.Option(
+            help="folder of what an interrupted run has fitted",
+            show_default="beside the result, or personalign-fit.work",
+        ),
     ] = None,
     bad_rows: Annotated[float, typer.Option(min=0, max=1, help="share of the rows that may be left out")] = 0.1,
     model: Model = None,
@@ -39,19 +46,31 @@ def fit(
     it was. Rows that can't be used are left out and counted by reason.
 
     With --json: people, answers, rows, refused (rows by reason), parts, resumed (parts of an earlier run), seconds,
-    people_per_s, engine and out.
+    people_per_s, engine, out, and stored (written, answered_here: people left as they are because they answered or
+    stated something in the store, erased: people left out because the store erased them).
     """
     from personalign.bundled import locate, no_basis
-    from personalign.scale.fit import ParquetSink, Ways, fit_log
+    from personalign.scale.fit import Ways, fit_log
 
     settings = read_settings()
     name = model or settings.model
     source = locate(name, basis, embedder=settings.embedder, device=device or settings.device)
     if source.basis is None:
         raise BasisError(no_basis(name))
+    sink, beside = _sink(file, store)
+    ways = Ways(source.basis, source.model, source.embedder, source.device)
+    report = fit_log(log, ways, sink, work or beside, engine, bad_rows)
+    print_row(report.row(), as_json, show_report, out, report.row())
+
+
+def _sink(file: Path | None, store: str | None) -> tuple[Sink, Path]:
+    """Where the profiles go, and the folder of work in progress."""
+    from personalign.scale.fit import ParquetSink
+    from personalign.scale.stores import StoreSink
+
     if (file is None) == (store is None):
         raise InputError("expected --out FILE.parquet or --store URL, and one of them; say where the profiles go")
-    assert file is not None
-    ways = Ways(source.basis, source.model, source.embedder, source.device)
-    report = fit_log(log, ways, ParquetSink(file), work or file.with_name(f"{file.name}.work"), engine, bad_rows)
-    print_row(report.row(), as_json, show_report, out, report.row())
+    if file is not None:
+        return ParquetSink(file), file.with_name(f"{file.name}.work")
+    assert store is not None, "one of them is given"
+    return StoreSink(store), Path("personalign-fit.work")

@@ -24,11 +24,14 @@ LOST = (
 
 
 def run_local(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Work in a process for each core, and give results as they come.
+    """Work in a process for each core, and give results as they come; what is one item is done here.
 
     Raises:
         EngineError: a process was killed.
     """
+    if len(items) == 1:
+        yield work(items[0])
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_cores(), mp_context=context) as pool:
         futures = [pool.submit(work, item) for item in items]

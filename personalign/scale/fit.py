@@ -11,9 +11,9 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from personalign.learn.axes import Embed
 from personalign.options import check_choice, check_number
 from personalign.scale.block import fit_block, profile_schema
 from personalign.scale.engines import ENGINES, EngineName
-from personalign.scale.parts import Plan, plan_features, read_part
+from personalign.scale.parts import Part, Plan, plan_features, read_part
 from personalign.scale.rows import REPEATED, usable
 from personalign.train.work import bar, identity
 from personalign.types import Array, Message
@@ -69,7 +69,8 @@ class Report:
     resumed: int  # parts that an earlier run had finished
     seconds: float
     engine: str
-    out: str = field(default="")
+    out: str
+    stored: Mapping[str, int]  # profiles written into a store, and people left as they are there
 
     def row(self) -> dict[str, Any]:
         """As JSON values."""
@@ -87,8 +88,8 @@ class Sink(Protocol):
     def check(self) -> None:
         """Refuse before any work what can't be written."""
 
-    def put(self, parts: Iterator[Path], basis: Basis) -> None:
-        """Take the files of all parts, in order."""
+    def put(self, parts: Sequence[Path], basis: Basis) -> Mapping[str, int]:
+        """Take the files of all parts, in order, and tell what became of them."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class ParquetSink:
         if not self.path.parent.is_dir():
             raise InputError(f"the folder {self.path.parent} isn't there; make it, or pass another --out")
 
-    def put(self, parts: Iterator[Path], basis: Basis) -> None:
+    def put(self, parts: Sequence[Path], basis: Basis) -> Mapping[str, int]:
         """Write them one after the other; the file is there once it is whole."""
         unfinished = self.path.with_name(f".{self.path.name}.partial")
         schema = profile_schema(basis.num_axes).with_metadata({"basis": basis.id})
@@ -120,6 +121,7 @@ class ParquetSink:
             unfinished.replace(self.path)
         finally:
             unfinished.unlink(missing_ok=True)
+        return {}
 
 
 def fit_log(
@@ -141,9 +143,9 @@ def fit_log(
     plan = _plan(log, work, basis)
     known = _finished(work)
     done = {item.part: item for item in known}
-    todo = [i for i in range(len(plan.parts)) if i not in done]
+    todo = [(i, part) for i, part in enumerate(plan.parts) if i not in done]
     with bar("fitting", len(plan.parts), len(done)) as advance:
-        for item in ENGINES[engine](partial(fit_part, ways, work), todo):
+        for item in ENGINES[engine](partial(fit_part, ways, work, plan.regrades), todo):
             _note(work, item)
             done[item.part] = item
             _check_refused(plan, done, bad_rows)
@@ -154,25 +156,32 @@ def fit_log(
         raise InputError(
             f"{log} has no answer that can be used of {plan.rows:,} rows; {_reasons(_refused(plan, done))}"
         )
-    sink.put((_place(work, i) for i in range(len(plan.parts))), basis)
+    stored = sink.put([_place(work, i) for i in range(len(plan.parts))], basis)
     shutil.rmtree(work)
     with suppress(OSError):
         work.parent.rmdir()  # unless another log's is in it
     answers = sum(item.answers for item in done.values())
     seconds = time.perf_counter() - started
     return Report(
-        people, answers, plan.rows, _refused(plan, done), len(plan.parts), len(known), seconds, engine, sink.name
+        people,
+        answers,
+        plan.rows,
+        _refused(plan, done),
+        len(plan.parts),
+        len(known),
+        seconds,
+        engine,
+        sink.name,
+        stored,
     )
 
 
-def fit_part(ways: Ways, work: Path, number: int) -> Done:
+def fit_part(ways: Ways, work: Path, regrades: bool, numbered: tuple[int, Part]) -> Done:
     """Fit the people of one part, on one thread, and leave their profiles in the work folder."""
-    plan, basis = _plan_in(work), _basis(ways.basis)
-    pa.set_cpu_count(1)
+    number, part = numbered
+    basis = _basis(ways.basis)
     with threadpool_limits(1):
-        answers, refused = usable(
-            read_part(plan.parts[number]), basis, partial(_embed, ways), is_regraded=plan.regrades
-        )
+        answers, refused = usable(read_part(part), basis, partial(_embed, ways), is_regraded=regrades)
         profiles = fit_block(answers, basis)
     path = _place(work, number)
     unfinished = path.with_suffix(".partial")
@@ -185,11 +194,6 @@ def fit_part(ways: Ways, work: Path, number: int) -> Done:
 @cache
 def _basis(folder: Path) -> Basis:
     return Basis.load(folder)
-
-
-@cache
-def _plan_in(work: Path) -> Plan:
-    return Plan.load(work / PLAN)
 
 
 def _embed(ways: Ways, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:

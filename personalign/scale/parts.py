@@ -204,7 +204,7 @@ class Scatter(ExitStack):
         place = _places(table["user"].combine_chunks(), len(self._paths))
         order = np.argsort(place, kind="stable")
         ends, table = np.searchsorted(place[order], np.arange(len(self._paths) + 1)), table.take(pa.array(order))
-        for writer, start, stop in zip(self._writers, ends, ends[1:], strict=True):
+        for writer, start, stop in zip(self._writers, ends[:-1], ends[1:], strict=True):
             if stop > start:
                 writer.write_table(table.slice(start, stop - start))
 

@@ -145,7 +145,10 @@ def to_profile(session: Session, row: ProfileRow) -> Profile:
     """Make the value, with what was stated; StoreError where the row changed."""
     check_row(row)
     columns = _same(row, ("basis_id", "revision", "answers", "informative"))
-    mean, covariance = decode(row.mean), decode(row.covariance).reshape(row.num_axes, row.num_axes)
+    mean, content = decode(row.mean), decode(row.covariance)
+    # what is written in bulk has the diagonal alone
+    is_diagonal = len(content) == row.num_axes
+    covariance = np.diag(content) if is_diagonal else content.reshape(row.num_axes, row.num_axes)
     stated = () if row.stated is None else tuple(standing(session, row.user_id, row.stated).values())
     return Profile(**columns, user=row.user_id, mean=mean, covariance=covariance, stated=stated)
 
@@ -337,4 +340,6 @@ def _content(value: object) -> bytes:
         return b"t" + value.isoformat().encode()
     if isinstance(value, float):
         return b"f" + repr(value + 0.0).encode()  # SQLite keeps no sign of 0
+    if type(value) is int:
+        return b"j%d" % value  # as JSON has it, and ten times as fast
     return b"j" + json.dumps(value, sort_keys=True).encode()

@@ -21,6 +21,8 @@ from sqlalchemy.orm import Session
 from personalign.errors import StoreError
 from personalign.store.fork import Gate
 
+KEY_BYTES = 32  # of the key of tombstones
+
 
 @dataclass(frozen=True)
 class Tombstone:

@@ -46,13 +46,14 @@ def read_revision(connection: Connection) -> str | None:
     return revision
 
 
-def migrate(place: Place, target: str) -> None:
-    """Run revisions up or down to the target, or change nothing."""
+def migrate(place: Place, target: str = "") -> str:
+    """Run revisions up or down to the target, which is this code's unless one is named, or change nothing."""
+    target = target or HEAD
     with _ALEMBIC, place.migrating() as connection:
         revision = read_revision(connection)
         if revision is None and target == HEAD and place.snapshot and not inspect(connection).get_table_names():
             _make(connection, place.snapshot)
-            return
+            return target
         from alembic import command
 
         known = known_revisions()
@@ -63,6 +64,7 @@ def migrate(place: Place, target: str) -> None:
         order = ["base", *known]
         move = command.downgrade if order.index(revision or "base") > order.index(target) else command.upgrade
         move(config, target)
+    return target
 
 
 def _make(connection: Connection, snapshot: str) -> None:

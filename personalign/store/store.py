@@ -24,7 +24,7 @@ from personalign.store.history import Event, read_history
 from personalign.store.keys import Keys
 from personalign.store.places import find
 from personalign.store.records import now
-from personalign.store.schema import HEAD, check_revision, migrate, read_revision
+from personalign.store.schema import check_revision, migrate, read_revision
 from personalign.store.tables import BasisRow, ExposureRow, PresentationRow, UserRow
 from personalign.store.trials import Sides
 from personalign.store.values import (
@@ -78,7 +78,7 @@ class Store:
             with connections.read() as session:
                 revision = read_revision(session.connection())
             if revision is None and create:
-                migrate(place, HEAD)
+                migrate(place)
             else:
                 check_revision(revision)
             erase_again(connections)

@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from personalign.errors import StoreError
+from personalign.store import schema
 from personalign.store.connections import Connections, Place
 from personalign.store.erase import erase_again
 from personalign.store.places import find
-from personalign.store.schema import HEAD, check_revision, migrate, read_revision
+from personalign.store.schema import check_revision, migrate, read_revision
 from personalign.store.sqlite import copies
 from personalign.store.sqlite.database import Database, follow
 from personalign.store.sqlite.files import disk_errors
@@ -29,8 +30,7 @@ def upgrade(url: str) -> str:
     place = find(url)
     place.make(folders=True)
     place.require()
-    migrate(place, HEAD)
-    return HEAD
+    return migrate(place)
 
 
 def back_up(connections: Connections, path: Path) -> None:
@@ -61,7 +61,7 @@ def copy(source: str, target: str, watch: Watch = unwatched) -> int:
 
 def _fill(source: Connections, place: Place, watch: Watch) -> int:
     place.make()
-    migrate(place, HEAD)
+    migrate(place)
     with closing(place.connect()) as target:
         return fill(source, target, watch)
 
@@ -73,7 +73,7 @@ def restore(url: str, path: Path) -> None:
         _restore_file(place.database, backup)
         return
     with TemporaryDirectory() as folder, _whole_draft(Database(Path(folder) / "draft.db"), backup) as draft:
-        migrate(place, HEAD)
+        migrate(place)
         with closing(SqlitePlace(draft).connect()) as source, closing(place.connect()) as target:
             replace(source, target)
 
@@ -95,7 +95,7 @@ def _whole_draft(target: Database, backup: Database, *others: Database) -> Itera
     with copies.draft_of(target, ".restoring") as draft:
         copies.copy_backup(backup, draft)
         place = SqlitePlace(draft)
-        migrate(place, HEAD)
+        migrate(place)
         copies.gather(draft, backup, *others)
         with closing(place.connect()) as connections:
             erase_again(connections)
@@ -109,10 +109,10 @@ def report(url: str) -> dict[str, Any]:
     with closing(place.connect()) as connections, connections.read() as session:
         revision = read_revision(session.connection())
         described = place.report(connections, session)
-        if revision == HEAD:
+        if revision == schema.HEAD:
             try:
                 connections.tombstones.check(session)
                 connections.tombstones.after(0)
             except StoreError as error:
                 described["problems"].append(str(error))
-    return described | {"schema": revision, "schema_expected": HEAD}
+    return described | {"schema": revision, "schema_expected": schema.HEAD}

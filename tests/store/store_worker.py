@@ -24,7 +24,7 @@ import numpy as np
 from sqlalchemy import Connection, Engine, event, text
 
 from personalign.errors import StoreError
-from personalign.store import Answer, Shown, Store, once, schema
+from personalign.store import Answer, Shown, Store, once, schema, upkeep
 from personalign.store.fork import Gate
 from personalign.store.places import find
 from personalign.store.schema import known_revisions, migrate

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from personalign.errors import InputError, StoreError
-from personalign.store import Comparison, Presentation, Shown, Store, Trial, schema
+from personalign.store import Comparison, Presentation, Shown, Store, Trial, schema, upkeep
 from personalign.store.places import find
 
 ARMS = ("plain", "personal")

@@ -12,8 +12,8 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from personalign.errors import StoreError
-from personalign.store.connections import Tombstone, Tombstones
-from personalign.store.facts import KEY, count_erasures, note_fact, read_fact
+from personalign.store.connections import KEY_BYTES, Tombstone, Tombstones
+from personalign.store.facts import KEY, count_erasures, note_fact, note_key, read_fact
 
 SECRET = "secret"  # noqa: S105 - the name of the fact that is the key
 

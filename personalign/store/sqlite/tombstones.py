@@ -19,8 +19,16 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from personalign.errors import StoreError
-from personalign.store.connections import Tombstone, Tombstones
-from personalign.store.facts import KEY, count_erasures, note_fact, num_applied, read_fact, read_tombstones
+from personalign.store.connections import KEY_BYTES, Tombstone, Tombstones
+from personalign.store.facts import (
+    KEY,
+    count_erasures,
+    note_fact,
+    note_key,
+    num_applied,
+    read_fact,
+    read_tombstones,
+)
 from personalign.store.sqlite.database import Database
 from personalign.store.sqlite.files import disk_errors, make_whole, opened, read_bytes, write_durably
 

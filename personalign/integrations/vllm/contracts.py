@@ -83,10 +83,10 @@ def installed() -> Path:
 
 def broken(folder: Path) -> list[str]:
     """What doesn't hold of a vLLM in this folder: each contract with what was found, or nothing."""
-    return [f"{contract.promise}: {fault}" for contract in CONTRACTS if (fault := _fault(contract, folder))]
+    return [f"{contract.promise}: {failing}" for contract in CONTRACTS if (failing := fault(contract, folder))]
 
 
-def _fault(contract: Contract, folder: Path) -> str | None:
+def fault(contract: Contract, folder: Path) -> str | None:
     where = f"{contract.file} {contract.place}".strip()
     try:
         node = _find(ast.parse((folder / contract.file).read_text(encoding="utf-8")), contract.place)
@@ -113,10 +113,10 @@ def _find(tree: ast.AST, place: str) -> ast.AST | None:
     """The class or function of this name."""
     for name in filter(None, place.split(".")):
         named = (node for node in ast.iter_child_nodes(tree) if getattr(node, "name", None) == name)
-        found_node = next(named, None)
-        if found_node is None:
+        inner = next(named, None)
+        if inner is None:
             return None
-        tree = found_node
+        tree = inner
     return tree
 
 

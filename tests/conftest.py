@@ -29,6 +29,7 @@ settings.register_profile("house", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("house")
 
 NUMBERS = itertools.count(1)  # of databases
+STORE = "store"  # the database that the others are copies of
 ROOT = Path(__file__).parents[1]
 
 
@@ -73,15 +74,18 @@ def postgres_server() -> Iterator[Server]:
 
     if binaries() is None:
         pytest.skip("PostgreSQL isn't installed: apt-get install postgresql")
-    with postgres(durable=False) as server:
+    from personalign.store import upkeep
+
+    with postgres(durable=False, autovacuum="off") as server:  # whose commits would be counted
+        upkeep.upgrade(server.create(STORE))
         yield server
 
 
 @pytest.fixture
 def postgres_url(postgres_server: Server) -> Iterator[str]:
-    """The address of a fresh database."""
+    """The address of a fresh store."""
     name = f"test_{next(NUMBERS)}"
-    yield postgres_server.create(name)
+    yield postgres_server.create(name, STORE)
     postgres_server.drop(name)
 
 

@@ -5,19 +5,48 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 
-from personalign.store import Answer, Presentation, Shown, Store
-from personalign.store.sqlite import database, engine
+from personalign.store import Answer, Presentation, Shown, Store, sqlite
+from personalign.store.sqlite import engine
 from personalign.store.sqlite.database import locate
 from personalign.types import Gaussian
 
+OF_FILES = {"path", "raw", "wal", "worker"}
 WORKER = Path(__file__).with_name("store_worker.py")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a module of promises about verbs on both databases, but for what looks at the file itself."""
+    is_of_file = OF_FILES & set(metafunc.fixturenames) or metafunc.definition.get_closest_marker("sqlite")
+    if getattr(metafunc.module, "ON_BOTH", False) and "url" in metafunc.fixturenames and not is_of_file:
+        metafunc.parametrize("database", ["sqlite", "postgres"], indirect=True)
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> str:
+    """Which of the two a test runs on."""
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def soon(database: str) -> Callable[[Callable[[], bool]], bool]:
+    """Whether something holds that another process did: on SQLite at once, on Postgres when the server has told."""
+
+    def wait(holds: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + (1.0 if database == "postgres" else 0.0)
+        while not (is_so := holds()) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return is_so
+
+    return wait
 
 
 @pytest.fixture
@@ -26,14 +55,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def url(path: Path) -> str:
-    return f"sqlite:///{path}"
+def url(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    if database == "postgres":
+        return request.getfixturevalue("postgres_url")
+    return f"sqlite:///{tmp_path / 'profiles.db'}"
 
 
 @pytest.fixture
 def wal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A log beside the database, also where the driver would choose the rollback journal."""
-    monkeypatch.setattr(database, "journal_mode", lambda _: "wal")
+    monkeypatch.setattr(sqlite.database, "journal_mode", lambda _: "wal")
 
 
 @pytest.fixture
@@ -72,6 +103,8 @@ def sql(url: str) -> Callable[..., list[Any]]:
     """Run one statement on a connection of its own, in a transaction."""
 
     def run(statement: str, *values: Any) -> list[Any]:
+        if not url.startswith("sqlite"):
+            return _run(url, statement, values)
         writer = engine.writer_engine(locate(url))
         with writer.begin() as connection:
             result = connection.exec_driver_sql(statement, values)
@@ -80,6 +113,12 @@ def sql(url: str) -> Callable[..., list[Any]]:
         return rows
 
     return run
+
+
+def _run(url: str, statement: str, values: tuple[Any, ...]) -> list[Any]:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        cursor = connection.execute(statement.replace("?", "%s"), values or None)
+        return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture

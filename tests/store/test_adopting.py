@@ -9,6 +9,8 @@ from personalign.errors import ProfileError
 from personalign.store import Shown, Store
 from personalign.types import Array
 
+ON_BOTH = True  # databases
+
 
 def twice(shown) -> Array:
     return 2 * shown.v

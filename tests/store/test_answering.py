@@ -17,6 +17,8 @@ from personalign.store.sqlite import engine
 from personalign.types import Gaussian, Profile
 from tests.store.store_worker import is_known
 
+ON_BOTH = True  # databases
+
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
 
 

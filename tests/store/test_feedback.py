@@ -10,6 +10,8 @@ from personalign.store import Shown, Store, schema
 from personalign.store.places import find
 from personalign.types import Profile
 
+ON_BOTH = True  # databases
+
 PROMPT = ({"role": "user", "content": "a taxi, please"},)
 
 

@@ -19,6 +19,8 @@ from personalign.store import Answer, Presentation, Shown, Store, once
 from personalign.types import Gaussian, Statement
 from tests.store.store_worker import is_known
 
+ON_BOTH = True  # databases
+
 Fit = Callable[[tuple[Answer, ...]], Gaussian]
 Sql = Callable[..., list[tuple[Any, ...]]]
 NUM_ANSWERS = 10

@@ -17,6 +17,8 @@ from personalign.store.recent import RecentProfiles
 from personalign.store.store import Fit
 from personalign.types import Profile
 
+ON_BOTH = True  # databases
+
 NUM_COMMITS = 25
 
 

@@ -12,6 +12,8 @@ from personalign.store import Answer, Statements, Store, records, schema
 from personalign.store.places import find
 from personalign.types import Gaussian, Profile, Statement
 
+ON_BOTH = True  # databases
+
 SHORT = Statement("length", -1.0)
 WARM = Statement("warmth", 0.5, "said", "a bit warmer")
 Fit = Callable[[tuple[Answer, ...]], Gaussian]

@@ -144,6 +144,8 @@ def _opened(log: Path) -> Iterator[pq.ParquetFile]:
 def _plan_features(log: Path, file: pq.ParquetFile, work: Path, columns: Sequence[str]) -> Plan:
     cuts, choices = _cuts(file, max(1, PART_BYTES // _row_bytes(file)))
     rows, is_regraded = file.metadata.num_rows, regrades(choices)
+    if not rows:
+        return Plan((), 0, regrades=False, refused={})
     if cuts is not None:
         parts = tuple(Part(str(log.resolve()), *ends) for ends in zip(cuts, [*cuts[1:], rows], strict=True))
         return Plan(parts, rows, is_regraded, {})

@@ -6,6 +6,7 @@ something here are left as they are, because their profiles follow from that; so
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,10 +25,9 @@ from personalign.store.tables import ProfileRow, Table
 from personalign.store.values import check_finite
 from personalign.types import Array, Ints
 
-AT_ONCE = 5000  # people that are looked up in one statement
 COLUMNS = tuple(ProfileRow.__table__.columns.keys())
 CHANGED = [name for name in COLUMNS if name not in {"user_id", "basis_id"}]
-POSTGRES_TYPES = {str: "text", int: "int4", bytes: "bytea", datetime: "timestamptz"}
+POSTGRES_TYPES = {str: "text", int: "int4", bytes: "bytea", datetime: "timestamptz", type(None): "int4"}
 STAGE = "CREATE TEMPORARY TABLE incoming (LIKE profiles) ON COMMIT DROP"
 STAGE_PEOPLE = text(
     "INSERT INTO users (id, created_at) SELECT user_id, created_at FROM incoming ON CONFLICT DO NOTHING"
@@ -39,6 +39,7 @@ UPSERT = text(
     f"ON CONFLICT (user_id, basis_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in CHANGED)} "
     f"WHERE {UNCHANGED}"
 )
+NAMED, NAMED_SQLITE = "user_id = ANY(:users)", "user_id IN (SELECT value FROM json_each(:users))"
 Row = dict[str, Any]
 
 
@@ -101,15 +102,14 @@ def _revisions(session: Session, profiles: Profiles) -> dict[str, int | None]:
     """The revision of everybody's profile, None for people whose answers or statements are here."""
     names = (ProfileRow.user_id, ProfileRow.basis_id, ProfileRow.revision, ProfileRow.standing, ProfileRow.stated)
     revisions: dict[str, int | None] = {}
-    if session.scalar(select(ProfileRow.user_id).limit(1)) is None:
-        return revisions
-    for i in range(0, len(profiles.users), AT_ONCE):
-        some = select(*names).where(ProfileRow.user_id.in_(profiles.users[i : i + AT_ONCE]))
-        for user, basis_id, revision, standing, stated in session.execute(some):
-            if standing or stated is not None:
-                revisions[user] = None
-            elif basis_id == profiles.basis_id:
-                revisions.setdefault(user, revision)
+    is_sqlite = session.connection().dialect.name == "sqlite"
+    users = json.dumps(profiles.users) if is_sqlite else list(profiles.users)  # one parameter, however many there are
+    rows = select(*names).where(text(NAMED_SQLITE if is_sqlite else NAMED)).params(users=users)
+    for user, basis_id, revision, standing, stated in session.execute(rows):
+        if standing or stated is not None:
+            revisions[user] = None
+        elif basis_id == profiles.basis_id:
+            revisions.setdefault(user, revision)
     return revisions
 
 
@@ -155,7 +155,7 @@ def _sqlite_upsert() -> Insert:
 
 def _copy(driver: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - the driver's connection
     """Copy rows into the table that waits for them."""
-    kinds = [POSTGRES_TYPES[column.type.python_type] for column in ProfileRow.__table__.columns]
+    kinds = [POSTGRES_TYPES[type(rows[0][name])] for name in COLUMNS]
     statement = f"COPY incoming ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:

@@ -18,6 +18,7 @@ from personalign.errors import Conflict, InputError
 from personalign.messages import check_user
 from personalign.store import answering, once, records, trials
 from personalign.store.answering import Change
+from personalign.store.bulk import Bulk
 from personalign.store.connections import Connections
 from personalign.store.erase import erase, erase_again, erased_after, export_person, read_person
 from personalign.store.history import Event, read_history
@@ -57,7 +58,7 @@ class Store:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._read, self._write = connections.read, connections.write
-        self.keys = Keys(connections)
+        self.keys, self.bulk = Keys(connections), Bulk(connections)
 
     @classmethod
     def open(cls, url: str, create: bool = True) -> Store:

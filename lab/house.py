@@ -52,8 +52,11 @@ GRAMMAR = set(
 )
 Graph = dict[str, set[str]]
 LIBRARIES = r"\w+\.(command|callback|listens_for|setter|get|post|put|delete)"  # decorators that register a function
-# rooms that only a server needs; the bars were set before there were any
-ANNEX = r"personalign\.(serve|client|views|vitals|integrations\.langchain|scale|cli\.(serving|fitting)|store\.(keys|once|history|postgres|bulk))\b"
+# rooms that only a server or a fleet needs; the bars were set before there were any
+ANNEX = (
+    r"personalign\.(serve|client|views|vitals|scale|integrations\.(langchain|vllm)|cli\.(serving|fitting|vllm)|"
+    r"store\.(keys|once|history|postgres|bulk))\b"
+)
 BY_NAME = {"_repr_html_"}  # notebooks look it up
 PLAIN = {"NamedTuple", "TypedDict", "Protocol", "Generic", "Exception"}  # bases that call no method of ours
 Function = ast.FunctionDef | ast.AsyncFunctionDef

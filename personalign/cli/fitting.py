@@ -57,9 +57,9 @@ def fit(
     source = locate(name, basis, embedder=settings.embedder, device=device or settings.device)
     if source.basis is None:
         raise BasisError(no_basis(name))
-    sink, beside = _sink(file, store)
+    sink, folder = _sink(file, store)
     ways = Ways(source.basis, source.model, source.embedder, source.device)
-    report = fit_log(log, ways, sink, work or beside, engine, bad_rows)
+    report = fit_log(log, ways, sink, work or folder, engine, bad_rows)
     print_row(report.row(), as_json, show_report, out, report.row())
 
 

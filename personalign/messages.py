@@ -5,6 +5,7 @@ Whatever takes a conversation takes it through ``read_messages``: requests, feed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -173,10 +174,15 @@ def check_place(name: str, value: object) -> str:
     """Refuse what can't name a file, a folder, a model or a device."""
     text = str(value) if isinstance(value, str | Path) else ""
     if not 1 <= len(text) <= MAX_PLACE or not text.isprintable():
-        raise InputError(f"{name} is {shown(value)}, expected a name or a path as text; pass one")
+        raise InputError(f"{name} is {shown(_open(value))}, expected a name or a path as text; pass one")
     if len(text.encode()) > MAX_PLACE or any(len(part.encode()) > MAX_NAME for part in text.split("/")):
-        raise InputError(f"{name} is {shown(value)}, expected names of at most {MAX_NAME} bytes; shorten them")
+        raise InputError(f"{name} is {shown(_open(value))}, expected names of at most {MAX_NAME} bytes; shorten them")
     return text
+
+
+def _open(value: object) -> object:
+    """The value without the password that a URL may have."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", value, flags=re.DOTALL) if isinstance(value, str) else value
 
 
 def shown(value: object) -> str:

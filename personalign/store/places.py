@@ -18,9 +18,10 @@ EXAMPLES = f"{FILE_EXAMPLE}, or a database, such as {EXAMPLE}"
 
 def find(url: str) -> Place:
     """Read a store's URL; StoreError where it names neither a SQLite file nor a Postgres database."""
+    text = check_place("store", url)
     try:
-        parsed = make_url(check_place("store", url))
-    except ArgumentError as error:
+        parsed = make_url(text)
+    except (ArgumentError, ValueError) as error:  # the latter is of ports
         raise StoreError(f"the store's URL can't be read; {EXAMPLES}") from error
     if parsed.drivername == DRIVER:
         return PostgresPlace(parsed)

@@ -29,9 +29,10 @@ class PostgresConnections(Connections):
     """A pool of connections, and one more that listens."""
 
     def __init__(self, place: Place, engine: Engine, listener: Engine) -> None:
-        reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._watch = Watch(listener.raw_connection, self._look)
-        super().__init__(place, reader, engine.execution_options(), TableTombstones())
+        super().__init__(place, engine.execution_options(), engine.execution_options(), TableTombstones())
+        event.listen(self.reader, "begin", lambda connection: _begin(connection, "REPEATABLE_READ", is_read_only=True))
+        event.listen(self.writer, "begin", lambda connection: _begin(connection, "READ_COMMITTED"))
         event.listen(self.writer, "commit", self._tell)
 
     @contextmanager
@@ -75,6 +76,15 @@ class PostgresConnections(Connections):
 
     def _tell(self, connection: Connection) -> None:
         connection.execute(TELL, {"channel": CHANNEL, "token": self._watch.token})
+
+
+def _begin(connection: Connection, level: str, *, is_read_only: bool = False) -> None:
+    """Say how the next BEGIN is to be; a writer leaves to the server whether it may write."""
+    from psycopg import IsolationLevel
+
+    driver = connection.connection.driver_connection
+    assert driver is not None, "a connection that begins is open"
+    driver.isolation_level, driver.read_only = IsolationLevel[level], is_read_only or None
 
 
 def _lock(person: str) -> int:

@@ -66,7 +66,7 @@ ADVICE = {
     "shutting down": "it is stopping; try again when it is back",
     "server closed the connection": GONE,
     "connection is lost": GONE,
-    "connection failed": "check that the server runs, and its name and port in the URL",
+    "connection to server": "check that the server runs, and its name and port in the URL",
 }
 
 

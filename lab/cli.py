@@ -72,6 +72,36 @@ def bench_serve(
     print_row(result, as_json, show_figures, out, result)
 
 
+@bench.command("scale")
+def bench_scale(
+    people: Annotated[
+        int, typer.Option(min=40_000, help="number of people; seconds are told for a million")
+    ] = 1_000_000,
+    full: Annotated[bool, typer.Option("--full", help="compare the memory of one million and four")] = False,
+    only: Only = "",
+    results: Results = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure everybody's fit at once: seconds, memory, Ray beside this machine's cores, and a Postgres that takes it.
+
+    It takes about ten minutes and 15 GB of the temporary folder, with --full 25 minutes and 30 GB.
+    """
+    from lab.speed.scale import Plan, run_scale
+
+    plan = Plan(num_people=people, num_grown=4 * people if full else people, num_ray=min(people, 100_000))
+    result = run_scale(plan, only, results)
+    print_row(result, as_json, show_figures, out, result)
+
+
+@bench.command("vllm")
+def bench_vllm(only: Only = "", results: Results = None, as_json: AsJson = False) -> None:
+    """Measure people's rewards inside vLLM and our engine beside it, where vLLM is installed; about ten minutes."""
+    from lab.speed.vllm import Plan, run_vllm
+
+    result = run_vllm(Plan(), only, results)
+    print_row(result, as_json, show_figures, out, result)
+
+
 @bench.command("quality")
 def bench_quality(
     model: Annotated[Measured, typer.Option(help="model that writes; each has people and prompts of its own")] = "tiny",

@@ -1,4 +1,4 @@
-"""``personalign bench vllm``: what people's rewards cost inside vLLM, our engine beside it, and how soon a profile acts.
+"""``personalign bench vllm``: what people's rewards cost in vLLM, our engine beside it, and how soon a profile acts.
 
 It runs where vLLM is installed. Both engines write the same tokens' worth in turns: SmolLM2 in float32, 64 greedy
 tokens after prompts of 64, with as many threads each. vLLM compiles the model, and keeps no prefixes.

@@ -16,8 +16,11 @@ from personalign.cli.output import out, print_row
 from personalign.cli.show import show_report
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from personalign.integrations.vllm.server import Place
     from personalign.service import Personalign
+    from personalign.types import Message
 
 SERVER = "Server"
 PROMPTS = ("Can you help me find a place to eat?", "What should I do this weekend?", "Tell me about your day.")
@@ -118,8 +121,8 @@ def _compared(p: Personalign, place: Place) -> dict[str, bool]:
     from personalign.integrations.vllm.people import STRENGTH, USER
     from personalign.integrations.vllm.server import Offline
 
-    conversations = [[{"role": "user", "content": text}] for text in PROMPTS]
-    ours = {user: _tokens(p, user, conversations) for user in ("nobody", "less", "more")}
+    conversations: list[list[Message]] = [[{"role": "user", "content": text}] for text in PROMPTS]
+    own_tokens = {user: _tokens(p, user, conversations) for user in ("nobody", "less", "more")}
     prompts = [render(p.models.base.tokenizer, conversation) for conversation in conversations]
     engine = Offline(place, dtype="float32", enforce_eager=True, **SMALL)
 
@@ -131,8 +134,8 @@ def _compared(p: Personalign, place: Place) -> dict[str, bool]:
     checks = {
         "it steers": plain != less != more,
         "strength 0 is plain": none == plain,
-        "plain replies are our engine's": plain == ours["nobody"],
-        "personal replies are our engine's": [less, more] == [ours["less"], ours["more"]],
+        "plain replies are our engine's": plain == own_tokens["nobody"],
+        "personal replies are our engine's": [less, more] == [own_tokens["less"], own_tokens["more"]],
         "someone unknown is refused": engine.refuses(prompts[0], {USER: "nobody"}),
     }
     p.forget("less")
@@ -140,6 +143,6 @@ def _compared(p: Personalign, place: Place) -> dict[str, bool]:
     return checks | {"someone erased is refused": erased and not known}
 
 
-def _tokens(p: Personalign, user: str, conversations: list[list[dict[str, str]]]) -> list[list[int]]:
+def _tokens(p: Personalign, user: str, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
     replies = p.chat_many([user] * len(conversations), conversations, max_tokens=CHECKED_TOKENS)
     return [[*reply.ids, *([] if reply.end is None else [reply.end])] for reply in replies]

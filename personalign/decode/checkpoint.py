@@ -131,7 +131,8 @@ def _read_outline_from(name: str, *, local_files_only: bool) -> tuple[PreTrained
         model: PreTrainedModel = build(AutoConfig.from_pretrained(name, **where))
     with suppress(OSError):  # without the file it follows from the config
         model.generation_config = GenerationConfig.from_pretrained(name, **where)
-    return model.eval().requires_grad_(requires_grad=False), tokenizer
+    model.requires_grad_(requires_grad=False)
+    return model, tokenizer
 
 
 def read_whole(auto: AutoModel, name: str, folder: str, **options: object) -> PreTrainedModel:

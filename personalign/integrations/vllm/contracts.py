@@ -1,4 +1,4 @@
-"""What has to hold of the installed vLLM, read in its source without importing it: names that moved, order that changed.
+"""What has to hold of the installed vLLM, read in its source without importing it: names, and the order of steps.
 
 ``personalign vllm check`` looks here first: a processor that is called in another way may run and steer nobody.
 """
@@ -35,38 +35,80 @@ class Contract:
 
 
 CONTRACTS: Sequence[Contract] = (
-    Contract("V1 makes a processor", PROCESSOR, "LogitsProcessor.__init__", "takes", ("vllm_config", "device", "is_pin_memory")),
+    Contract(
+        "V1 makes a processor",
+        PROCESSOR,
+        "LogitsProcessor.__init__",
+        "takes",
+        ("vllm_config", "device", "is_pin_memory"),
+    ),
     Contract("V1 asks who may come", PROCESSOR, "LogitsProcessor.validate_params", "takes", ("sampling_params",)),
     Contract("V1 tells of its batch", PROCESSOR, "LogitsProcessor.update_state", "takes", ("batch_update",)),
     Contract("V1 says who went, came and moved", PROCESSOR, "BatchUpdate", "has", ("removed", "added", "moved")),
     Contract("V1 hands over logits", PROCESSOR, "LogitsProcessor.apply", "takes", ("logits",)),
     Contract(
         "V1 penalises after the processors, which is made up for",
-        "v1/sample/sampler.py", "Sampler.apply_logits_processors", "does", ("non_argmax_invariant", "apply_penalties"),
+        "v1/sample/sampler.py",
+        "Sampler.apply_logits_processors",
+        "does",
+        ("non_argmax_invariant", "apply_penalties"),
     ),
-    Contract("V1 computes logits of the rows it samples", "v1/worker/gpu_model_runner.py", "GPUModelRunner.execute_model", "does", ("logits_indices", "compute_logits")),
+    Contract(
+        "V1 computes logits of the rows it samples",
+        "v1/worker/gpu_model_runner.py",
+        "GPUModelRunner.execute_model",
+        "does",
+        ("logits_indices", "compute_logits"),
+    ),
     Contract("V2 makes a processor", LATER, "LogitsProcessor.__init__", "takes", ("vllm_config", "req_states")),
     Contract("V2 asks who may come", LATER, "LogitsProcessor.validate_params", "takes", ("sampling_params",)),
     Contract("V2 tells who came", LATER, "LogitsProcessor.add_request", "takes", ("req_idx", "sampling_params")),
     Contract("V2 hands over logits", LATER, "LogitsProcessor.apply", "takes", ("logits", "ctx")),
-    Contract("V2 says whose rows they are", LATER, "LogitsContext", "has", ("idx_mapping_np", "seq_lens_upper_bound_np")),
+    Contract(
+        "V2 says whose rows they are", LATER, "LogitsContext", "has", ("idx_mapping_np", "seq_lens_upper_bound_np")
+    ),
     Contract("V2 keeps lengths of prompts", LATER, "LogitsProcRequestState", "has", ("device", "prompt_len")),
     Contract(
         "V2 penalises before the processors",
-        "v1/worker/gpu/sample/sampler.py", "Sampler.__init__", "does", ("penalties_state", "custom_logits_processors"),
+        "v1/worker/gpu/sample/sampler.py",
+        "Sampler.__init__",
+        "does",
+        ("penalties_state", "custom_logits_processors"),
     ),
-    Contract("V2 computes logits of the rows it samples", "v1/worker/gpu/model_runner.py", "GPUModelRunner.sample", "does", ("logits_indices", "compute_logits", "sampler")),
-    Contract("models can be registered", REGISTRY, "_ModelRegistry.register_model", "takes", ("model_arch", "model_cls")),
+    Contract(
+        "V2 computes logits of the rows it samples",
+        "v1/worker/gpu/model_runner.py",
+        "GPUModelRunner.sample",
+        "does",
+        ("logits_indices", "compute_logits", "sampler"),
+    ),
+    Contract(
+        "models can be registered", REGISTRY, "_ModelRegistry.register_model", "takes", ("model_arch", "model_cls")
+    ),
     Contract("registered models can be loaded", REGISTRY, "_LazyRegisteredModel.load_model_cls", "takes", ()),
     Contract("plug-ins are loaded", "plugins/__init__.py", "", "does", ("vllm.general_plugins",)),
     Contract(
         "requests carry arguments and penalties",
-        "sampling_params.py", "SamplingParams", "has",
+        "sampling_params.py",
+        "SamplingParams",
+        "has",
         ("repetition_penalty", "presence_penalty", "frequency_penalty", "extra_args"),
     ),
-    Contract("chats carry arguments", "entrypoints/openai/chat_completion/protocol.py", "ChatCompletionRequest", "has", ("vllm_xargs",)),
-    Contract("completions carry arguments", "entrypoints/openai/completion/protocol.py", "CompletionRequest", "has", ("vllm_xargs",)),
-)  # fmt: skip
+    Contract(
+        "chats carry arguments",
+        "entrypoints/openai/chat_completion/protocol.py",
+        "ChatCompletionRequest",
+        "has",
+        ("vllm_xargs",),
+    ),
+    Contract(
+        "completions carry arguments",
+        "entrypoints/openai/completion/protocol.py",
+        "CompletionRequest",
+        "has",
+        ("vllm_xargs",),
+    ),
+)
 
 
 def installed() -> Path:
@@ -87,6 +129,7 @@ def broken(folder: Path) -> list[str]:
 
 
 def fault(contract: Contract, folder: Path) -> str | None:
+    """What doesn't hold of one contract, or None."""
     where = f"{contract.file} {contract.place}".strip()
     try:
         node = _find(ast.parse((folder / contract.file).read_text(encoding="utf-8")), contract.place)

@@ -34,7 +34,8 @@ def architectures() -> dict[str, Any]:
 
 
 @cache
-def __getattr__(name: str) -> type[nn.Module]:  # noqa: N807 - a module's way to have attributes that are asked for
+def __getattr__(name: str) -> type[nn.Module]:
+    """The class of an architecture, once vLLM asks for it as an attribute of this module."""
     architecture = name.partition("@")[0]
     if architecture not in architectures():
         raise AttributeError(name)

@@ -49,14 +49,14 @@ class Place:
 
     def command(self, host: str, port: int, arguments: Sequence[str] = ()) -> list[str]:
         """What starts vLLM's OpenAI server; later arguments win."""
-        ours = {
+        named = {
             "--model": self.checkpoint(),
             "--served-model-name": self.model,
             "--logits-processors": PROCESSOR,
             "--host": host,
             "--port": str(port),
         }
-        return [sys.executable, "-m", SERVER, *(word for pair in ours.items() for word in pair), *arguments]
+        return [sys.executable, "-m", SERVER, *(word for pair in named.items() for word in pair), *arguments]
 
 
 class Offline:

@@ -169,7 +169,7 @@ def penalised(logits: Tensor, prompt: list[int], output: list[int]) -> Tensor:
 
 
 def test_penalties_that_come_later_act_as_if_they_had_come_first() -> None:
-    """Steer, then penalise, is to give what penalising and then steering gives; without making up for it, it doesn't."""
+    """Steering and then penalising gives what the method's order gives; without making up for it, it doesn't."""
     logits, hidden = rows(1)
     prompt, output = [3, 4, 4, 5], [7, 7, int(logits.argmax())]
     expected = alone("ada", penalised(logits[0], prompt, output), hidden[0])

@@ -45,7 +45,9 @@ def engine(place: Place, p: Personalign) -> Offline:
     """One thread, as our own engine has in tests, and four requests at once; prefixes are kept."""
     set_environment({"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
     small = {"max_model_len": 512, "max_num_seqs": 4, "kv_cache_memory_bytes": 1 << 28}
-    return Offline(place, dtype="float32", enforce_eager=True, enable_prefix_caching=True, disable_log_stats=False, **small)
+    return Offline(
+        place, dtype="float32", enforce_eager=True, enable_prefix_caching=True, disable_log_stats=False, **small
+    )
 
 
 def ours(p: Personalign, user: str, chats: Sequence[Any] = CHATS, **options: Any) -> list[list[int]]:

@@ -43,7 +43,7 @@ def make(p: Personalign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setenv("PERSONALIGN_STORE", f"sqlite:///{tmp_path / 'p.db'}")
     monkeypatch.setenv("PERSONALIGN_VLLM", "1")
     monkeypatch.setattr(passage(), "subject", read_subject(p.basis, p.source.model, p.models.base.output_embedding))
-    return lambda place, config=CONFIG: Personal(config, place, False)
+    return lambda place, config=CONFIG: Personal(config, place)
 
 
 def drawn(num: int = NUM) -> tuple[torch.Tensor, torch.Tensor]:

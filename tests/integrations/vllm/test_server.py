@@ -107,7 +107,11 @@ def test_an_erased_person_is_refused_within_a_second(client: httpx.Client, p: Pe
 def test_the_check_passes_on_smollm2(tmp_path: Path) -> None:
     """Static contracts, tokens equal to our engine's on a real model, and one line of JSON."""
     run = subprocess.run(
-        [*COMMAND, "check", "--model", "smollm2", "--json"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [*COMMAND, "check", "--model", "smollm2", "--json"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     (line,) = run.stdout.splitlines()

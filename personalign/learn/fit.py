@@ -20,7 +20,7 @@ from personalign.learn.mixture import Mixed, Mixture, mixed_posteriors
 from personalign.learn.rows import SKIP, canonical, check_answers, encode, says_something
 from personalign.types import Array, Gaussian, Ints, Noise, is_covariance
 
-BLOCK = 1 << 16  # numbers of v that are fitted at once: with what is made of them they fill about a core's cache
+BLOCK = 1 << 17  # numbers of v that are fitted at once: fewer cost more calls, more leave a core's cache
 _DEFAULT_NOISE = Noise()
 
 

@@ -15,7 +15,7 @@ from personalign.basis import Basis
 from personalign.errors import InputError
 from personalign.learn.axes import Embed, features
 from personalign.learn.rows import LONGEST
-from personalign.messages import check_user
+from personalign.messages import MAX_USER, check_user
 from personalign.scale.block import answer_schema, matrix
 from personalign.scale.parts import FEATURES, TEXTS
 from personalign.types import CHOICES, Array, Bools, Ints
@@ -66,6 +66,8 @@ def _users(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
 
 
 def _name(name: bytes) -> str | None:
+    if name.isalnum() and len(name) <= MAX_USER:  # ASCII, as most are: sound without a further look
+        return name.decode()
     with suppress(InputError, UnicodeDecodeError):
         return check_user(name.decode())
     return None

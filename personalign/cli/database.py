@@ -1,8 +1,9 @@
-"""The database and what runs on it: doctor, db (upgrade, backup, restore, refit)."""
+"""The database and what runs on it: doctor, db (upgrade, copy, backup, restore, refit)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from time import perf_counter
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import track
+from rich.progress import Progress, track
 
 from personalign.cli.options import AsJson, BasisPath, Device, Model, StoreUrl, open_service, open_store, read_settings
 from personalign.cli.output import err, out, print_row
@@ -125,9 +126,34 @@ def db_upgrade(store: StoreUrl = None, as_json: AsJson = False) -> None:
     print_row({"revision": revision}, as_json, out.print, f"schema {revision}")
 
 
+@db.command("copy")
+def db_copy(
+    source: Annotated[str, typer.Argument(help="URL of the database to copy")],
+    target: Annotated[str, typer.Argument(help="URL of an empty one")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a whole database into an empty one, such as from SQLite to Postgres, in one transaction.
+
+    Whoever was erased stays erased, and links and keys stay good. What is written to the source meanwhile isn't copied.
+    """
+    from personalign.store import upkeep
+
+    num_people = upkeep.copy(source, target, _watch)
+    print_row({"people": num_people}, as_json, out.print, f"copied {num_people} people")
+
+
+def _watch(steps: Iterator[int], total: int) -> Iterator[int]:
+    """Show how many of the rows are copied."""
+    with Progress(console=err) as progress:
+        task = progress.add_task("copying rows", total=total)
+        for num_rows in steps:
+            progress.advance(task, num_rows)
+            yield num_rows
+
+
 @db.command("backup")
 def db_backup(path: BackupPath, store: StoreUrl = None, as_json: AsJson = False) -> None:
-    """Copy the database to a new file while it is in use, with the key and tombstones that belong to it."""
+    """Copy the database to a new SQLite file while it is in use, with the key and tombstones that belong to it."""
     with open_store(store) as opened:
         opened.backup(path)
     row = {"path": str(path.resolve()), "bytes": path.stat().st_size}

@@ -31,35 +31,34 @@ def unwatched(steps: Iterator[int], total: int) -> Iterable[int]:  # noqa: ARG00
 def fill(source: Connections, target: Connections, watch: Watch = unwatched) -> int:
     """Copy all rows into a store that has none; return the number of people."""
     with source.read() as session, target.write() as into:
-        target.be_patient(into)
-        source.be_patient(session)
         if num_rows := _count(into):
             raise StoreError(
                 f"{target.place.name} holds {num_rows} rows, expected an empty store; pass another one, "
                 "or put a backup in its place with: personalign db restore"
             )
-        _copy(session, into, source, target, watch)
+        _replace(session, into, source, target, watch)
         return into.scalar(select(func.count()).select_from(UserRow)) or 0
 
 
 def replace(source: Connections, target: Connections) -> None:
     """Put the rows of one store in the place of another's; whom either erased stays erased."""
     with source.read() as session, target.write() as into:
-        target.be_patient(into)
-        before = read_tombstones(into)
-        for table in reversed(_tables()):
-            into.execute(delete(table))
-        _copy(session, into, source, target, unwatched)
-        known = {(tombstone.digest, tombstone.number) for tombstone in read_tombstones(into)}
-        if missing := [each for each in before if (each.digest, each.number) not in known]:
-            apply(into, target.tombstones, missing)
+        _replace(session, into, source, target, unwatched)
 
 
-def _copy(session: Session, into: Session, source: Connections, target: Connections, watch: Watch) -> None:
+def _replace(session: Session, into: Session, source: Connections, target: Connections, watch: Watch) -> None:
+    source.be_patient(session)
+    target.be_patient(into)
+    before = read_tombstones(into)
+    for table in reversed(_tables()):
+        into.execute(delete(table))
     for _ in watch(_rows(session, into), _count(session)):
         pass
     if read_fact(session, KEY) is not None:
         target.tombstones.adopt(into, source.tombstones.key(session))
+    known = {(tombstone.digest, tombstone.number) for tombstone in read_tombstones(into)}
+    if missing := [each for each in before if (each.digest, each.number) not in known]:
+        apply(into, target.tombstones, missing)
 
 
 def _rows(session: Session, into: Session) -> Iterator[int]:

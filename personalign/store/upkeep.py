@@ -40,7 +40,9 @@ def back_up(connections: Connections, path: Path) -> None:
         copies.back_up(place.database, path)
         return
     with copies.new_file(path) as draft:
-        _fill(connections, SqlitePlace(draft), unwatched)
+        target = SqlitePlace(draft)
+        target.make(folders=True)
+        _fill(connections, target, unwatched)
 
 
 def copy(source: str, target: str, watch: Watch = unwatched) -> int:
@@ -60,7 +62,6 @@ def copy(source: str, target: str, watch: Watch = unwatched) -> int:
 
 
 def _fill(source: Connections, place: Place, watch: Watch) -> int:
-    place.make()
     migrate(place)
     with closing(place.connect()) as target:
         return fill(source, target, watch)

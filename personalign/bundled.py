@@ -9,7 +9,7 @@ from pathlib import Path
 
 from personalign.errors import ModelError
 from personalign.messages import check_place
-from personalign.options import check_list
+from personalign.options import check_list, check_lone
 
 Place = str | Path
 ZOO = Path(__file__).parent / "zoo"
@@ -43,6 +43,7 @@ class Source:
     reward: str | None  # of the rule "args"
     embedder: str | None  # the operator's, in place of the one that the basis names
     device: str
+    vllm: str | None = None  # the address of vLLM, which writes in place of our engine
 
     @property
     def generation(self) -> GenerationConfig | None:
@@ -57,19 +58,22 @@ def locate(
     reward: Place | None = None,
     embedder: str | None = None,
     device: str = "auto",
+    vllm: str | None = None,
 ) -> Source:
     """Resolve "tiny", "smollm2", a path or a hub id; the rest is as ``Personalign.open`` says."""
     model, device = check_place("model", model), check_place("device", device)
     basis, reward, embedder = _optional("basis", basis), _optional("reward", reward), _optional("embedder", embedder)
     folders = _experts(experts)
     small = None
-    if model == "tiny":
+    if vllm is not None:
+        check_lone("vllm", vllm, experts=folders, reward=reward)
+    elif model == "tiny":
         small = str(TINY / "small")
         folders = {folder.name: folder for folder in sorted((TINY / "experts").glob("*")) if folder.is_dir()} | folders
     if basis is None and model in BUNDLED and _has_basis(model):
         basis = str(ZOO / model / "basis")
     folder = None if basis is None else Path(basis)
-    return Source(model, model_place(model), folder, small, folders, reward, embedder, device)
+    return Source(model, model_place(model), folder, small, folders, reward, embedder, device, vllm)
 
 
 def smollm2_obstacle() -> str | None:

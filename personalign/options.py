@@ -211,6 +211,13 @@ def check_mapping(name: str, value: Mapping[str, float]) -> Mapping[str, float]:
     return value
 
 
+def check_lone(name: str, value: str, **others: object) -> None:
+    """Refuse what doesn't go with an argument that is given."""
+    for other, given in others.items():
+        if given:
+            raise InputError(f"{name} is {shown(value)} and {other} is given, too; expected one of them; leave one out")
+
+
 def check_switch(name: str, value: object) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool):

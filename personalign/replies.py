@@ -19,14 +19,15 @@ from personalign.bundled import Source
 from personalign.decode.embed import HIDDEN, load_embedder
 from personalign.decode.engine import Engine
 from personalign.decode.experts import Expert, load_expert
-from personalign.decode.load import load_causal
+from personalign.decode.load import load_causal, load_outline
 from personalign.decode.models import Models
 from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import load_reward_beside
 from personalign.decode.seq import Outbox, Seq, Ticket
 from personalign.decode.successor import SuccessorHead
 from personalign.decode.worker import Worker
-from personalign.errors import EngineError, check_process
+from personalign.errors import BasisError, EngineError, InputError, check_process
+from personalign.integrations.vllm.remote import RemoteWorker
 from personalign.learn.axes import Embed, features
 from personalign.learn.served import Serving
 from personalign.messages import Conversation
@@ -57,19 +58,20 @@ class Replies:
         self._recent = RecentProfiles(store, profile, self._forget_weights)
         self._pid = os.getpid()
         self._starting = threading.Lock()
-        self._worker: Worker | None = None  # until the first reply
+        self._worker: Worker | RemoteWorker | None = None  # until the first reply
         self._is_closed = False
         self._embedder: Embed | None = None  # until the first text that learnt axes are measured in
 
     @property
-    def worker(self) -> Worker:
-        """The thread that owns the engine, started on first use, and anew where it has failed."""
+    def worker(self) -> Worker | RemoteWorker:
+        """Who writes: the thread that owns the engine, or vLLM; begun on first use, and anew where it has failed."""
         check_process(self._pid)
         with self._starting:
             if self._is_closed:
                 raise EngineError("personalign is closed; open it again")
             if self._worker is None or not self._worker.is_alive:
-                self._worker = Worker(self._engine())
+                address = self._source.vllm
+                self._worker = Worker(self._engine()) if address is None else self._remote(address)
             return self._worker
 
     @property
@@ -91,6 +93,9 @@ class Replies:
                 f"the engine can't be started: {error}; free memory on the device, or open personalign with smaller "
                 "slots= or max_length="
             ) from error
+
+    def _remote(self, address: str) -> RemoteWorker:
+        return RemoteWorker(self.models, address, self._capacity.slots, self._capacity.waiting)
 
     def request(self, user: str, conversation: Conversation, options: Options) -> Request:
         """What a person asks for, under their newest profile."""
@@ -134,6 +139,8 @@ class Replies:
 
     def shift(self, requests: Sequence[Request]) -> list[ShiftedReply]:
         """Write replies, and find out what moved each of their tokens."""
+        if self._source.vllm is not None:
+            raise InputError("vLLM tells nothing of single tokens; expected our own engine; open without vllm=")
         return shift(self.models, requests, self.write, self.worker.perform)
 
     def embed(self, prompts: Sequence[Sequence[Message]], replies: Sequence[str]) -> Array:
@@ -150,6 +157,11 @@ class Replies:
             if self._embedder is None:
                 named = self._basis.learnt.embedder if self._basis and self._basis.learnt else HIDDEN
                 chosen = self._source.embedder
+                if self._source.vllm is not None and (chosen or named) == HIDDEN:
+                    raise BasisError(
+                        "the basis has axes that are measured in the model's hidden states, which vLLM doesn't tell; "
+                        "expected embedder= with an encoder, or a basis of named axes"
+                    )
                 self._embedder = load_embedder(chosen or named, self.models.base, is_trusted=chosen is not None)
             return self._embedder
 
@@ -202,8 +214,15 @@ def _texts(ticket: Ticket) -> Iterator[str]:
 
 
 def load_models(source: Source, basis: Basis | None) -> Models:
-    """Load a model with the head of its basis, if it has one, its experts, and a reward model if one is named."""
-    causal = load_causal(source.model, source.device)
+    """Load a model with the head of its basis, if it has one, its experts, and a reward model if one is named.
+
+    Of one that vLLM has loaded only the outline is needed here; there it was checked against its basis.
+    """
+    if source.vllm is not None:
+        causal, known = load_outline(source.model), {} if basis is None else {"model": basis.fingerprints.model}
+        causal = replace(causal, fingerprints=replace(causal.fingerprints, **known))
+    else:
+        causal = load_causal(source.model, source.device)
     if basis is not None:
         basis.check_model(causal.fingerprints)
     head = SuccessorHead.from_arrays(basis.head) if basis is not None and basis.head is not None else None

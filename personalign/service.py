@@ -73,6 +73,7 @@ class Personalign(Rights):
         max_length: int | None = None,
         create: bool = True,
         embedder: str | None = None,
+        vllm: str | None = None,
     ) -> Personalign:
         """Open the store and load the basis; the model waits for the first ``chat``.
 
@@ -94,12 +95,14 @@ class Personalign(Rights):
             max_length: tokens of prompt and reply together; None means the model's context, 2048 at most.
             create: whether a SQLite file is made where there is none.
             embedder: what measures learnt axes, in place of the one that the basis names, such as "encoder:PATH".
+            vllm: address of a vLLM that ``personalign vllm serve`` started on this store, and that writes the replies.
 
         Raises:
             InputError: an argument can't be used; BasisError where it is the basis.
             StoreError: the database can't be opened; SchemaError if its schema is older or newer.
         """
-        capacity, source = Capacity(slots, waiting, max_length), locate(model, basis, experts, reward, embedder, device)
+        capacity = Capacity(slots, waiting, max_length)
+        source = locate(model, basis, experts, reward, embedder, device, vllm)
         check_switch("shadow", shadow)
         check_switch("create", create)
         check_switch("guide_strangers", guide_strangers)
@@ -109,9 +112,9 @@ class Personalign(Rights):
             raise BasisError(f"found pinned axes ({', '.join(pinned)}), expected a basis: {no_basis(source.name)}")
         if loaded is not None and source.embedder is not None:
             loaded.check_embedder(source.embedder)
-        serving = (
-            None if loaded is None else Serving(loaded, pinned, is_shadow=shadow, guides_strangers=guide_strangers)
-        )
+        guide_strangers &= vllm is None  # who has no id can't be named to it
+        switches = {"is_shadow": shadow, "guides_strangers": guide_strangers}
+        serving = None if loaded is None else Serving(loaded, pinned, **switches)
         opened = Store.open(check_place("store", store), create)
         try:
             if loaded is not None:

@@ -329,6 +329,7 @@ class Reply:
     that sets one person apart), "strength_zero" (β or strength is 0, or there is one sibling), "non_finite_reward"
     (guidance ended at the first such token), "forgotten" (the person was erased meanwhile), "paused" (the person wants
     plain replies for now), or "shadow". In shadow the numbers say what guidance would have done to each token.
+    They are NaN for a guided reply that vLLM wrote, which tells nothing of single tokens.
     """
 
     text: str

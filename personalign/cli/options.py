@@ -119,6 +119,7 @@ def open_service(
     *,
     create: bool = True,
     is_asking: bool = False,
+    vllm: str | None = None,
 ) -> Personalign:
     """Open what the options name, or else the environment; who is asking needs a basis before a store is made."""
     from personalign.bundled import locate, no_basis
@@ -139,4 +140,5 @@ def open_service(
         half_life_days=settings.half_life_days,
         embedder=settings.embedder,
         create=create,
+        vllm=vllm,
     )

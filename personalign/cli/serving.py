@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -26,7 +30,7 @@ from personalign.errors import InputError, MissingExtra
 if TYPE_CHECKING:
     from personalign.store import ApiKey
 
-SERVER = "Server"
+SERVER, VLLM = "Server", "vLLM"
 KeyId = Annotated[str, typer.Argument(help="id of the key, as personalign key list has it")]
 ORIGIN = re.compile(r"https?://[\w.*-]+(:\d+)?", re.ASCII)
 
@@ -56,6 +60,15 @@ def serve(
     logs: Annotated[
         Literal["json", "text"], typer.Option(help="form of the log on stderr", rich_help_panel=SERVER)
     ] = "json",
+    engine: Annotated[
+        Literal["own", "vllm"], typer.Option(help="what writes the replies; vllm is started here", rich_help_panel=VLLM)
+    ] = "own",
+    vllm_url: Annotated[
+        str | None, typer.Option(help="address of a vLLM that runs on this store already", rich_help_panel=VLLM)
+    ] = None,
+    vllm_args: Annotated[
+        str, typer.Option(help="further options of the vLLM that is started here", rich_help_panel=VLLM)
+    ] = "",
     store: StoreUrl = None,
     model: Model = None,
     basis: BasisPath = None,
@@ -80,10 +93,38 @@ def serve(
 
         schema.upgrade(store or read_settings().store)
     start(logs)
-    with open_service(store, model, basis, device, reward) as service:
+    with (
+        _vllm(engine, vllm_url, vllm_args, store, model, basis) as address,
+        open_service(store, model, basis, device, reward, vllm=address) as service,
+    ):
         run.serve(
             service, host, port, policy, lambda opening: print_row(vars(opening), as_json, show_opening, out, opening)
         )
+
+
+@contextmanager
+def _vllm(
+    engine: str, url: str | None, arguments: str, store: str | None, model: str | None, basis: Path | None
+) -> Iterator[str | None]:
+    """The address of vLLM, which is started unless it runs already; None where our own engine writes."""
+    if engine == "own":
+        if url is not None or arguments:
+            raise InputError("found --vllm-url or --vllm-args without --engine vllm; pass it, too, or leave them out")
+        yield None
+        return
+    if url is not None:
+        yield url
+        return
+    from personalign.integrations.vllm import contracts
+    from personalign.integrations.vllm.server import Place, running
+    from personalign.store import Store
+
+    contracts.installed()
+    settings = read_settings()
+    place = Place(model or settings.model, store or settings.store, basis or settings.basis)
+    Store.open(place.store).close()  # made where there is none: vLLM only opens it
+    with running(place, shlex.split(arguments)) as address:
+        yield address
 
 
 def _check_extra() -> None:

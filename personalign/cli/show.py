@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,8 @@ def _guidance(reply: Reply) -> str:
     guide = f"by revision {reply.revision}" if reply.revision else "by the reward model"
     if reply.reason == "population":
         guide = "by everybody's mean taste"
+    if math.isnan(reply.kl):
+        return f"guided {guide}, inside vLLM"
     return f"guided {guide}: KL {reply.kl:.3f}, {reply.changed:.0%} changed, reward {reply.gained:+.2f}"
 
 

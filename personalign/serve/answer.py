@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 
 from personalign.types import FinishReason, Reason, Reply
 from personalign.types import TokenLogprobs as Drawn
 
+Value = TypeVar("Value")
 Spell = Callable[[int], tuple[str, bytes | None]]  # a token's text and bytes
 
 
@@ -19,10 +21,10 @@ class Account(BaseModel):
     revision: int
     guided: bool
     reason: Reason | None
-    kl: float
-    tilt_kl: float
-    changed: float
-    gained: float
+    kl: float | None  # None, as the next three: vLLM wrote it, and doesn't tell
+    tilt_kl: float | None
+    changed: float | None
+    gained: float | None
     seed: int | None
 
 
@@ -103,14 +105,19 @@ class ModelList(BaseModel):
 
 def account(reply: Reply) -> Account:
     """How a reply was steered."""
-    return Account(**{name: getattr(reply, name) for name in Account.model_fields})
+    return Account.model_validate({name: _known(getattr(reply, name)) for name in Account.model_fields})
 
 
 def account_headers(reply: Reply) -> dict[str, str]:
     """The same for clients that read headers alone."""
-    values = {"revision": reply.revision, "guided": str(reply.guided).lower(), "reason": reply.reason, "kl": reply.kl}
-    values["seed"] = reply.seed
+    values = {"revision": reply.revision, "guided": str(reply.guided).lower(), "reason": reply.reason}
+    values |= {"kl": _known(reply.kl), "seed": reply.seed}
     return {f"x-personalign-{name}": str(value) for name, value in values.items() if value is not None}
+
+
+def _known(value: Value) -> Value | None:
+    """A number that isn't one stands for what nobody knows, and JSON has no such number."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def usage(replies: Sequence[Reply]) -> Usage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -52,7 +53,7 @@ class Meters:
             self._first.observe(first_s)
         if first_s is not None and written > 1:
             self._token.observe((seconds - first_s) / (written - 1))
-        if reply.guided:
+        if reply.guided and not math.isnan(reply.kl):
             self._kl.observe(reply.kl)
             self._gained.observe(reply.gained)
         self.trend.note(reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,14 +24,16 @@ class Sums:
     tokens: int = 0
     kl: float = 0.0  # of the guided ones, as is gained
     gained: float = 0.0
+    measured: int = 0  # of the guided ones those of which both are known: vLLM doesn't tell them
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(*(old + new for old, new in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def row(self, seconds: float) -> dict[str, Any]:
-        """The sums as JSON values; gain and KL are means over the guided replies, None without any."""
-        means = {name: getattr(self, name) / self.guided if self.guided else None for name in ("kl", "gained")}
-        return vars(self) | means | {"tokens_per_s": self.tokens / seconds}
+        """The sums as JSON values; gain and KL are means over the guided replies, None where they aren't known."""
+        means = {name: getattr(self, name) / self.measured if self.measured else None for name in ("kl", "gained")}
+        counts = {name: getattr(self, name) for name in ("replies", "guided", "tokens")}
+        return counts | means | {"tokens_per_s": self.tokens / seconds}
 
 
 class Trend:
@@ -43,7 +46,9 @@ class Trend:
     def note(self, reply: Reply) -> None:
         """Count a reply that has ended now."""
         tokens = reply.usage.completion_tokens
-        sums = Sums(1, 1, tokens, reply.kl, reply.gained) if reply.guided else Sums(1, 0, tokens)
+        sums = Sums(1, reply.guided, tokens)
+        if reply.guided and not math.isnan(reply.kl):
+            sums += Sums(kl=reply.kl, gained=reply.gained, measured=1)
         with self._lock:
             start = self._start()
             self._buckets[start] = self._buckets.get(start, Sums()) + sums

@@ -18,6 +18,7 @@ from personalign.store.recent import RecentProfiles
 from personalign.types import Guidance, Profile
 
 PREFIX = "personalign_"
+UNKNOWN = "names someone whom the store doesn't know, or who was erased"
 USER, STRENGTH = f"{PREFIX}user", f"{PREFIX}strength"  # in SamplingParams.extra_args, or vllm_xargs over HTTP
 
 
@@ -82,7 +83,7 @@ class People:
         profile = self._recent.get(ask.user)
         if profile.is_silent and self._store.person(ask.user).created_at is None:
             raise InputError(
-                f"{USER} names someone whom the store doesn't know, or who was erased; expected a person who was asked "
+                f"{USER} {UNKNOWN}; expected a person who was asked "
                 f"something or said something; ask them first, or leave out {USER} for a plain reply"
             )
         return self._serving.guidance(profile, ask.strength)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from personalign.bundled import locate, model_place, no_basis
 from personalign.decode.gguf import checkpoint_folder
-from personalign.errors import BasisError
+from personalign.errors import BasisError, EngineError
 from personalign.integrations.vllm import PROCESSOR
-from personalign.settings import PREFIX, set_environment
+from personalign.settings import PREFIX, environment, set_environment
 
 SERVER = "vllm.entrypoints.openai.api_server"  # as a module: the command vllm fails on CPUs
 QUIET = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # its log stays out of what we print
+LOOPBACK = "127.0.0.1"
+START_S, PAUSE_S, LAST_S = 600.0, 0.2, 10.0  # until it answers; between two looks; until it has ended
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
@@ -57,6 +64,45 @@ class Place:
             "--port": str(port),
         }
         return [sys.executable, "-m", SERVER, *(word for pair in named.items() for word in pair), *arguments]
+
+
+@contextmanager
+def running(place: Place, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """VLLM's server in a process of its own, ended afterwards: its address, once it answers.
+
+    Raises:
+        EngineError: it ends, or doesn't answer in time; its log on stderr says why.
+    """
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(  # noqa: S603 - our own command line
+        place.command(LOOPBACK, port, arguments),
+        env=environment(place.variables),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a signal for us isn't one for it: replies under way go on
+    )
+    try:
+        _wait(f"http://{LOOPBACK}:{port}", process)
+        yield f"http://{LOOPBACK}:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(LAST_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urlopen(f"{address}/health", timeout=1):  # noqa: S310 - it is http on the loopback
+                return
+        except OSError:
+            time.sleep(PAUSE_S)
+    end = "did not answer in time" if process.poll() is None else "ended before it answered"
+    raise EngineError(f"vLLM {end}; its log above says why; try it alone with: personalign vllm serve")
 
 
 class Offline:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import AHEAD, QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
-from personalign.learn.drift import Drift, fade, watch
+from personalign.learn.drift import Drift
+from personalign.learn.evidence import evidence, follow
 from personalign.learn.fit import fit
 from personalign.learn.mixture import Mixture
-from personalign.learn.rank import Picks, Ranking, as_rows, rank, stand_in
-from personalign.learn.rows import select, weigh
+from personalign.learn.rank import Picks, Ranking, rank
 from personalign.learn.served import Serving
 from personalign.learn.wishes import ReadWishes, Understood, understand
 from personalign.messages import (
@@ -55,7 +55,6 @@ from personalign.types import (
     Statement,
 )
 
-DAY_S = 86_400.0
 SHORTEST_DAYS, LONGEST_DAYS = 1e-3, 1e6  # of a half-life
 PREFERRING = INFORMATIVE - {"tie"}  # choices that name a best reply
 AT_RANDOM = "questions were drawn at random, because this basis doesn't predict answers well enough to choose them"
@@ -318,23 +317,12 @@ class Onboarding:
         return fit_stated
 
     def _fit(self, answers: Sequence[Answer], stated: Sequence[Statement]) -> Gaussian:
-        kinds, choices = [answer.kind for answer in answers], [answer.choice for answer in answers]
-        days = np.array([answer.answered_at.timestamp() / DAY_S for answer in answers])
-        weight = fade(days, weigh(kinds, choices), self.rules.half_life_days, self._watch(answers).holds)
-        weighed = zip(answers, weight.tolist(), strict=True)
-        rows = [row for given, share in weighed for row in as_rows(given.v, given.choice, given.kind, share)]
-        newest = [rows[i] for i in select([row.choice for row in rows], [row.kind for row in rows])]
-        v, weight = self._stacked([row.v for row in newest]), np.array([row.weight for row in newest])
+        v, choice, weight = evidence(answers, self._basis.prior, self.rules.half_life_days)
         prior = self._prior.conditioned(stated, self._basis.axes)
-        return fit(v, [row.choice for row in newest], prior, self._basis.noise, weight)
+        return fit(v, choice, prior, self._basis.noise, weight)
 
     def _watch(self, answers: Sequence[Answer]) -> Drift:
-        pairs = [stand_in(answer.v, answer.choice) for answer in answers]
-        v, choices = self._stacked([v for v, _ in pairs]), [choice for _, choice in pairs]
-        return watch(v, choices, [answer.kind for answer in answers], self._basis.prior)
-
-    def _stacked(self, rows: Sequence[Array]) -> Array:
-        return np.array(rows).reshape(len(rows), self._basis.num_axes)
+        return follow(answers, self._basis.prior)
 
     def _named(self, profile: Profile) -> Profile:
         self._basis.check_profile(profile)

@@ -33,7 +33,8 @@ from lab.wheel import MOST_MB, build
 from personalign.basis import Basis
 from personalign.bundled import ZOO
 from personalign.scale.engines import ENGINES, EngineName, num_cores
-from personalign.scale.fit import ParquetSink, Ways, fit_log
+from personalign.scale.files import LogFile, ProfileFile
+from personalign.scale.fit import Ways, fit_people
 from personalign.scale.stores import StoreSink
 from personalign.store import Store
 from personalign.types import CHOICES
@@ -222,7 +223,7 @@ def _timed(subject: Subject, log: Path, engine: EngineName) -> tuple[float, byte
     """Seconds of a fit, and what it wrote."""
     out = subject.folder / f"{engine}.parquet"
     started = time.perf_counter()
-    fit_log(log, subject.ways, ParquetSink(out), subject.folder / "work", engine)
+    fit_people(LogFile(log), subject.ways, ProfileFile(out), subject.folder / "work", engine)
     seconds = time.perf_counter() - started
     content = out.read_bytes()
     out.unlink()
@@ -263,7 +264,7 @@ def _reads(store: Store, basis_id: str, plan: Plan) -> list[float]:
 def _profiles(subject: Subject) -> Sequence[Path]:
     """Files of everybody's profiles: those of one fit under all names."""
     out = subject.folder / "profiles.parquet"
-    fit_log(subject.log(BLOCK), subject.ways, ParquetSink(out), subject.folder / "work")
+    fit_people(LogFile(subject.log(BLOCK)), subject.ways, ProfileFile(out), subject.folder / "work")
     fitted, num = pq.read_table(out), subject.plan.num_people
     some = fitted.take(pa.array(np.arange(PART) % fitted.num_rows))
     paths = []

@@ -13,15 +13,15 @@ from personalign.cli.show import show_report
 from personalign.errors import BasisError, InputError
 
 if TYPE_CHECKING:
-    from personalign.scale.fit import Sink
+    from personalign.scale.fit import Sink, Source
 
 
 def fit(
-    log: Annotated[
-        Path,
+    answers: Annotated[
+        str,
         typer.Argument(
             help="log in Parquet, JSONL or CSV: user, prompt, a, b and choice; or in Parquet user, choice, and the "
-            "features left minus right as v, or as v_0, v_1, …"
+            "features left minus right as v, or as v_0, v_1, …; or the URL of a store whose people answered"
         ),
     ],
     file: Annotated[Path | None, typer.Option("--out", help="new Parquet file of the profiles")] = None,
@@ -40,7 +40,7 @@ def fit(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the profiles of all people in a log, as if each had been asked, into a file or a store.
+    """Fit the profiles of all people in a log, or of a store, as if each had been asked, into a file or another store.
 
     It takes as much memory for a thousand people as for millions. If it is interrupted, run it again: it goes on where
     it was. Rows that can't be used are left out and counted by reason.
@@ -50,27 +50,37 @@ def fit(
     stated something in the store, erased: people left out because the store erased them).
     """
     from personalign.bundled import locate, no_basis
-    from personalign.scale.fit import Ways, fit_log
+    from personalign.scale.fit import Ways, fit_people
 
     settings = read_settings()
     name = model or settings.model
     source = locate(name, basis, embedder=settings.embedder, device=device or settings.device)
     if source.basis is None:
         raise BasisError(no_basis(name))
-    sink, folder = _sink(file, store)
+    origin, (sink, folder) = _source(answers, store, settings.half_life_days), _sink(file, store)
     ways = Ways(source.basis, source.model, source.embedder, source.device)
-    report = fit_log(log, ways, sink, work or folder, engine, bad_rows)
+    report = fit_people(origin, ways, sink, work or folder, engine, bad_rows)
     print_row(report.row(), as_json, show_report, out, report.row())
+
+
+def _source(answers: str, sink: str | None, half_life_days: float | None) -> Source:
+    from personalign.scale.files import LogFile
+    from personalign.scale.stores import StoreSource, check_apart
+
+    if "://" not in answers:
+        return LogFile(Path(answers))
+    check_apart(answers, sink or "")
+    return StoreSource(answers, half_life_days)
 
 
 def _sink(file: Path | None, store: str | None) -> tuple[Sink, Path]:
     """Where the profiles go, and the folder of work in progress."""
-    from personalign.scale.fit import ParquetSink
+    from personalign.scale.files import ProfileFile
     from personalign.scale.stores import StoreSink
 
     if (file is None) == (store is None):
         raise InputError("expected --out FILE.parquet or --store URL, and one of them; say where the profiles go")
     if file is not None:
-        return ParquetSink(file), file.with_name(f"{file.name}.work")
+        return ProfileFile(file), file.with_name(f"{file.name}.work")
     assert store is not None, "one of them is given"
     return StoreSink(store), Path("personalign-fit.work")

@@ -28,10 +28,19 @@ def vectors(num_axes: int) -> pa.DataType:
     return pa.list_(pa.float64(), num_axes)
 
 
-def answer_schema(num_axes: int) -> pa.Schema:
+# what a store knows besides: how much each answer counts, and how many its person gave in all
+KNOWN = (
+    pa.field("weight", pa.float64()),
+    pa.field("answers", pa.int32()),
+    pa.field("informative", pa.int32()),
+)
+
+
+def answer_schema(num_axes: int, *, is_known: bool = False) -> pa.Schema:
     """What is fitted: who answered, the choice's place in ``types.CHOICES``, and the features, left minus right."""
     user = pa.dictionary(pa.int32(), pa.string())
-    return pa.schema([("user", user), ("choice", pa.int8()), ("v", vectors(num_axes))])
+    columns = [pa.field("user", user), pa.field("choice", pa.int8()), pa.field("v", vectors(num_axes))]
+    return pa.schema([*columns, *KNOWN] if is_known else columns)
 
 
 def profile_schema(num_axes: int) -> pa.Schema:
@@ -44,7 +53,8 @@ def fit_block(table: pa.Table, basis: Basis) -> pa.Table:
     """Fit the people of a table, each of whom has all answers in it, oldest first; people may be mixed.
 
     They come out in the order of their first answers. Like anybody who is asked, a person with more than a hundred
-    informative answers is fitted to the newest, and after the first ten a change of taste is looked for.
+    informative answers is fitted to the newest, and after the first ten a change of taste is looked for. Where the
+    table says what each answer counts, that is taken instead.
     """
     person, outcome, v = _columns(table, basis.num_axes)
     users, person = np.unique(person, return_inverse=True)
@@ -52,10 +62,14 @@ def fit_block(table: pa.Table, basis: Basis) -> pa.Table:
     person, outcome, v_of = person[order], outcome[order], order
     is_informative = _IS_INFORMATIVE[outcome]
     fitted, counts = _newest(person, is_informative, len(users))
-    weight = _weights(v, v_of, person, outcome, basis)
+    is_known = "weight" in table.column_names
+    weight = table["weight"].to_numpy()[order] if is_known else _weights(v, v_of, person, outcome, basis)
     mean, variance = _fit(v, v_of[fitted], outcome[fitted], weight[fitted], counts, basis)
     answers = np.bincount(person, minlength=len(users))
     informative = np.bincount(person[is_informative], minlength=len(users))
+    if is_known:
+        first = order[np.searchsorted(person, np.arange(len(users)))]
+        answers, informative = (table[name].to_numpy()[first] for name in ("answers", "informative"))
     names = table["user"].unify_dictionaries().combine_chunks().dictionary.take(pa.array(users))
     columns = [
         names,

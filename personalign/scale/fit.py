@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from personalign.basis import Basis
-from personalign.errors import InputError
+from personalign.errors import InputError, PersonalignError
 from personalign.learn.axes import Embed
 from personalign.options import check_choice, check_number
-from personalign.scale.block import fit_block, profile_schema
+from personalign.scale.block import fit_block
 from personalign.scale.engines import ENGINES, EngineName
-from personalign.scale.parts import Part, Plan, plan_features, read_part
+from personalign.scale.parts import Part, Plan, read_part
 from personalign.scale.rows import REPEATED, usable
 from personalign.train.work import bar, identity
 from personalign.types import Array, Message
@@ -78,6 +78,20 @@ class Report:
         return asdict(self) | {"seconds": round(self.seconds, 2)} | speed
 
 
+class Source(Protocol):
+    """Where answers come from: a file, or a store."""
+
+    @property
+    def name(self) -> str:
+        """As errors say it."""
+
+    def state(self, basis: Basis) -> list[object]:
+        """What tells it from others, and from what it was."""
+
+    def plan(self, work: Path, basis: Basis) -> Plan:
+        """Cut it into parts; those that have to be written are put into the folder ``work``."""
+
+
 class Sink(Protocol):
     """Where profiles go: a file, or a store."""
 
@@ -92,42 +106,10 @@ class Sink(Protocol):
         """Take the files of all parts, in order, and tell what became of them."""
 
 
-@dataclass(frozen=True)
-class ParquetSink:
-    """A new Parquet file."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """Its path."""
-        return str(self.path)
-
-    def check(self) -> None:
-        """Refuse a file that is there, or a folder that isn't."""
-        if self.path.exists():
-            raise InputError(f"{self.path} is there already; pass another --out, or remove it")
-        if not self.path.parent.is_dir():
-            raise InputError(f"the folder {self.path.parent} isn't there; make it, or pass another --out")
-
-    def put(self, parts: Sequence[Path], basis: Basis) -> Mapping[str, int]:
-        """Write them one after the other; the file is there once it is whole."""
-        unfinished = self.path.with_name(f".{self.path.name}.partial")
-        schema = profile_schema(basis.num_axes).with_metadata({"basis": basis.id})
-        try:
-            with pq.ParquetWriter(unfinished, schema, use_dictionary=False) as writer:
-                for path in parts:
-                    writer.write_table(_load(path).replace_schema_metadata(schema.metadata))
-            unfinished.replace(self.path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        return {}
-
-
-def fit_log(
-    log: Path, ways: Ways, sink: Sink, work: Path, engine: EngineName = "local", bad_rows: float = 0.0
+def fit_people(
+    source: Source, ways: Ways, sink: Sink, work: Path, engine: EngineName = "local", bad_rows: float = 0.0
 ) -> Report:
-    """Fit the people of a log, and put their profiles where they should be.
+    """Fit the people of a log or a store, and put their profiles where they should be.
 
     Raises:
         InputError: no log, no answers in it, too many rows that can't be used, or something where the result should be.
@@ -139,8 +121,8 @@ def fit_log(
     check_number("bad_rows", bad_rows, 0.0, 1.0)
     sink.check()
     basis = Basis.load(ways.basis)
-    work = work / _identity(log, basis, ways)
-    plan = _plan(log, work, basis)
+    work = work / identity(source.state(basis), basis.id, ways.embedder)
+    plan = _plan(source, work, basis)
     known = _finished(work)
     done = {item.part: item for item in known}
     todo = [(i, part) for i, part in enumerate(plan.parts) if i not in done]
@@ -154,7 +136,7 @@ def fit_log(
     people = sum(item.people for item in done.values())
     if not people:
         raise InputError(
-            f"{log} has no answer that can be used of {plan.rows:,} rows; {_reasons(_refused(plan, done))}"
+            f"{source.name} has no answer that can be used of {plan.rows:,} rows; {_reasons(_refused(plan, done))}"
         )
     stored = sink.put([_place(work, i) for i in range(len(plan.parts))], basis)
     shutil.rmtree(work)
@@ -188,6 +170,7 @@ def fit_part(ways: Ways, work: Path, regrades: bool, numbered: tuple[int, Part])
     pq.write_table(profiles, unfinished, compression="none", use_dictionary=False)
     digest = _digest(unfinished)
     unfinished.replace(path)
+    pa.default_memory_pool().release_unused()
     return Done(number, profiles.num_rows, answers.num_rows, dict(refused), digest)
 
 
@@ -215,38 +198,20 @@ def _embedder(ways: Ways) -> Embed:
     return load_embedder(ways.embedder or basis.learnt.embedder, causal, is_trusted=ways.embedder is not None)
 
 
-def _identity(log: Path, basis: Basis, ways: Ways) -> str:
-    """A name for what follows from this log on this basis."""
-    facts = log.stat() if log.is_file() else None
-    file = [str(log.resolve()), facts and facts.st_size, facts and facts.st_mtime_ns]
-    return identity([*file, basis.id, ways.embedder])
-
-
-def _plan(log: Path, work: Path, basis: Basis) -> Plan:
+def _plan(source: Source, work: Path, basis: Basis) -> Plan:
     if not (work / PLAN).exists():
-        shutil.rmtree(work, ignore_errors=True)  # a pass over the log that was cut off
+        shutil.rmtree(work, ignore_errors=True)  # a pass that was cut off
         work.mkdir(parents=True)
         try:
-            plan = plan_features(log, work, basis.num_axes) or _plan_texts(log, work)
-            plan.save(work / PLAN)
-        except InputError:
+            source.plan(work, basis).save(work / PLAN)
+        except PersonalignError:
             shutil.rmtree(work)
             raise
     return Plan.load(work / PLAN)
 
 
-def _plan_texts(log: Path, work: Path) -> Plan:
-    from personalign.scale.texts import plan_texts  # loads torch
-
-    return plan_texts(log, work)
-
-
 def _place(work: Path, number: int) -> Path:
     return work / f"profiles-{number:05}.parquet"
-
-
-def _load(path: Path) -> pa.Table:
-    return pq.read_table(path, use_threads=False)
 
 
 def _digest(path: Path) -> str:

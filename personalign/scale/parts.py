@@ -23,7 +23,7 @@ from personalign.train.rows import regrades
 from personalign.train.work import write_whole
 from personalign.types import Ints
 
-PART_BYTES = 1 << 26  # of what a part holds: about 25,000 people who gave ten answers on 32 axes
+PART_BYTES = 1 << 25  # of what a part holds: about 12,500 people who gave ten answers on 32 axes
 BATCH = 1 << 14  # rows that are read at once
 FEATURES = "v"  # a column of vectors; or a column for each axis, v_0, v_1, …
 TEXTS = pa.schema([(name, pa.string()) for name in ("user", "prompt", "a", "b", "choice", "event")])

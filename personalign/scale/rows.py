@@ -16,7 +16,7 @@ from personalign.errors import InputError
 from personalign.learn.axes import Embed, features
 from personalign.learn.rows import LONGEST
 from personalign.messages import MAX_USER, check_user
-from personalign.scale.block import answer_schema, matrix
+from personalign.scale.block import KNOWN, answer_schema, matrix
 from personalign.scale.parts import FEATURES, TEXTS
 from personalign.types import CHOICES, Array, Bools, Ints
 
@@ -46,8 +46,12 @@ def usable(table: pa.Table, basis: Basis, embed: Embed, *, is_regraded: bool) ->
     rows = np.flatnonzero(is_usable) if not is_usable.all() else slice(None)
     names = pa.DictionaryArray.from_arrays(pa.array(user[rows], pa.int32()), users)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(v[rows].ravel()), basis.num_axes)
-    columns = [names, pa.array(choice[rows], pa.int8()), vectors]
-    return pa.Table.from_arrays(columns, schema=answer_schema(basis.num_axes)), refused
+    is_stored = KNOWN[0].name in table.column_names
+    known = [
+        table[field.name].combine_chunks().take(pa.array(np.flatnonzero(is_usable))) for field in KNOWN if is_stored
+    ]
+    columns = [names, pa.array(choice[rows], pa.int8()), vectors, *known]
+    return pa.Table.from_arrays(columns, schema=answer_schema(basis.num_axes, is_known=is_stored)), refused
 
 
 def _refuse(is_bad: Bools, reason: str, is_usable: Bools, refused: Refused) -> None:
@@ -83,7 +87,8 @@ def _choices(column: pa.ChunkedArray, *, is_regraded: bool) -> Ints:
 def _read(table: pa.Table, num_axes: int) -> Array:
     if FEATURES in table.column_names:
         column = table[FEATURES].cast(pa.list_(pa.float64()))
-        if not pc.all(pc.equal(pc.list_value_length(column), num_axes).fill_null(fill_value=False)).as_py():
+        lengths = pc.list_value_length(column).fill_null(-1)
+        if not (lengths.to_numpy() == num_axes).all():
             raise InputError(f"the log has lists of features of another length than the basis's {num_axes} axes")
         return matrix(column, num_axes)
     v = np.empty((table.num_rows, num_axes))

@@ -13,20 +13,23 @@ from datetime import datetime
 from typing import Any
 
 from jaxtyping import Float
-from sqlalchemy import Insert, select, text
+from sqlalchemy import Insert, func, select, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
+from personalign.errors import StoreError
+from personalign.store.answering import newest
 from personalign.store.connections import Connections
 from personalign.store.erase import erased_after
-from personalign.store.records import checksum, encode, now
-from personalign.store.tables import ProfileRow, Table
-from personalign.store.values import check_finite
+from personalign.store.records import check_row, checksum, encode, now, to_answer
+from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, Table
+from personalign.store.values import Answer, check_finite
 from personalign.types import Array, Ints
 
 COLUMNS = tuple(ProfileRow.__table__.columns.keys())
 CHANGED = [name for name in COLUMNS if name not in {"user_id", "basis_id"}]
+AT_ONCE = 500  # people that are read in one transaction
 POSTGRES_TYPES = {str: "text", int: "int4", bytes: "bytea", datetime: "timestamptz", type(None): "int4"}
 STAGE = "CREATE TEMPORARY TABLE incoming (LIKE profiles) ON COMMIT DROP"
 STAGE_PEOPLE = text(
@@ -69,11 +72,45 @@ class Written:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A person who answered here, with the answers that stand, oldest first, and how their profile counts them."""
+
+    user: str
+    answers: tuple[Answer, ...]
+    num_answers: int
+    num_informative: int
+    is_stated: bool  # whether they stated something, too
+
+
 class Bulk:
-    """Writes profiles by the thousand."""
+    """Reads people and writes profiles by the thousand."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
+
+    def state(self, basis_id: str) -> list[str]:
+        """What differs after any change of an answer on a basis."""
+        counted = func.count(), func.sum(ProfileRow.revision), func.max(ProfileRow.created_at)
+        with self._connections.read() as session:
+            return [
+                str(value) for value in session.execute(select(*counted).where(ProfileRow.basis_id == basis_id)).one()
+            ]
+
+    def people(self, basis_id: str) -> Iterator[Stored]:
+        """Read the people who answered on a basis, by ranges of their ids, each range in one transaction.
+
+        Raises:
+            StoreError: a row is damaged, or missing.
+        """
+        after = ""
+        while True:
+            with self._connections.read() as session:
+                people = _next_people(session, basis_id, after)
+            yield from people
+            if len(people) < AT_ONCE:
+                return
+            after = people[-1].user
 
     def put(self, profiles: Profiles) -> Written:
         """Write profiles in one transaction; newcomers are added, and profiles that were written so are replaced.
@@ -96,6 +133,36 @@ class Bulk:
             num_written = _write(session, rows) if rows else 0
         num_erased = len(erased) + len(late)
         return Written(num_written, len(profiles.users) - num_written - num_erased, num_erased)
+
+
+def _next_people(session: Session, basis_id: str, after: str) -> list[Stored]:
+    where = (ProfileRow.basis_id == basis_id, ProfileRow.user_id > after, ProfileRow.standing > 0)
+    rows = session.scalars(select(ProfileRow).where(*where).order_by(ProfileRow.user_id).limit(AT_ONCE)).all()
+    answers = _answers(session, basis_id, rows[0].user_id, rows[-1].user_id) if rows else {}
+    people = []
+    for row in rows:
+        check_row(row)
+        given = answers.get(row.user_id, ())
+        if len(given) != row.standing:
+            raise StoreError("answers of a person are missing: the store was damaged; restore it from a backup")
+        people.append(Stored(row.user_id, given, row.answers, row.informative, row.stated is not None))
+    return people
+
+
+def _answers(session: Session, basis_id: str, first: str, last: str) -> dict[str, tuple[Answer, ...]]:
+    """The answers that stand of people in a range."""
+    answers: dict[str, list[Answer]] = {}
+    rows = (
+        select(AnswerRow, PresentationRow)
+        .join(PresentationRow, AnswerRow.presentation_id == PresentationRow.id)
+        .where(AnswerRow.user_id.between(first, last), AnswerRow.undone_at.is_(None))
+        .where(PresentationRow.basis_id == basis_id)
+        .order_by(AnswerRow.user_id, AnswerRow.number)
+    )
+    no_texts = [defer(getattr(PresentationRow, name)) for name in TEXTS]
+    for given, shown in session.execute(rows.options(*no_texts)):
+        answers.setdefault(given.user_id, []).append(to_answer(given, shown))
+    return {user: newest(tuple(given)) for user, given in answers.items()}
 
 
 def _revisions(session: Session, profiles: Profiles) -> dict[str, int | None]:

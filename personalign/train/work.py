@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,7 +102,12 @@ def bar(name: str, total: int, done: int = 0, clock: Clock = time.monotonic) -> 
 
 def track(items: Sequence[Item], name: str, clock: Clock = time.monotonic) -> Iterator[Item]:
     """Go through the items and say how far this is."""
-    with bar(name, len(items), clock=clock) as advance:
+    yield from track_all(items, name, len(items), clock)
+
+
+def track_all(items: Iterable[Item], name: str, total: int, clock: Clock = time.monotonic) -> Iterator[Item]:
+    """The same of items that come one by one, of which there are about so many."""
+    with bar(name, total, clock=clock) as advance:
         for item in items:
             yield item
             advance()

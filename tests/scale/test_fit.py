@@ -15,7 +15,8 @@ import pytest
 
 from personalign.errors import EngineError, InputError
 from personalign.scale import engines, fit, parts
-from personalign.scale.fit import ParquetSink, fit_log
+from personalign.scale.files import LogFile, ProfileFile
+from personalign.scale.fit import fit_people
 from tests.commands import run_verb
 from tests.scale.logs import FOLDER, WAYS, drawn, means, raw, shuffled, written
 
@@ -28,7 +29,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def fitted(log: Path, name: str = "out.parquet", bad_rows: float = 0.1) -> fit.Report:
-    return fit_log(log, WAYS, ParquetSink(log.with_name(name)), log.with_name("work"), bad_rows=bad_rows)
+    return fit_people(LogFile(log), WAYS, ProfileFile(log.with_name(name)), log.with_name("work"), bad_rows=bad_rows)
 
 
 def test_log_becomes_profiles(capfd: pytest.CaptureFixture[str], log: Path, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_results_are_kept(log: Path) -> None:
         fitted(log)
     assert log.with_name("out.parquet").read_text() == "mine"
     with pytest.raises(InputError, match="isn't there; make it"):
-        fit_log(log, WAYS, ParquetSink(log.parent / "no" / "out.parquet"), log.with_name("work"))
+        fit_people(LogFile(log), WAYS, ProfileFile(log.parent / "no" / "out.parquet"), log.with_name("work"))
 
 
 def test_where_the_profiles_go(capfd: pytest.CaptureFixture[str], log: Path) -> None:
@@ -125,7 +126,7 @@ def test_goes_on_where_it_was(log: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_another_log_is_begun_anew(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made of a log that has changed since isn't taken."""
     monkeypatch.setattr(fit, "ENGINES", {"local": map})
-    monkeypatch.setattr(ParquetSink, "put", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+    monkeypatch.setattr(ProfileFile, "put", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(OSError, match="no space"):
         fitted(log)
     monkeypatch.undo()
@@ -195,4 +196,4 @@ def test_ray_is_missing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray the error names the extra."""
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(Exception, match=r"personalign\[ray\]"):
-        fit_log(log, WAYS, ParquetSink(log.with_name("out.parquet")), log.with_name("work"), "ray")
+        fit_people(LogFile(log), WAYS, ProfileFile(log.with_name("out.parquet")), log.with_name("work"), "ray")

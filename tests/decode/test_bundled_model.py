@@ -53,6 +53,7 @@ def _needles(models: Models) -> list[Request]:
 
 
 @pytest.mark.parametrize(("num_slots", "trials"), [(8, 40), (32, 60)])
+@pytest.mark.slow
 def test_a_row_of_the_bundled_model_does_not_depend_on_its_neighbours(
     models: Models, num_slots: int, trials: int
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_newcomer_waits_for_no_queue_of_long_prompts(kit: Kit, monkeypatch: py
     assert leftovers(desk.engine) == []
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_read_between_steps_is_read_as_if_at_once(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """Needles whose prompts are read a few tokens a step, while others write and are read, keep every bit."""
     for module in (engine_module, lane_module):
@@ -268,6 +269,7 @@ def test_an_outbox_that_fails_ends_its_own_reply_only(kit: Kit) -> None:
 # ---------------------------------------------------------------- what is asked for
 
 
+@pytest.mark.slow
 def test_shapes_come_and_go_and_the_tokens_stay(kit: Kit) -> None:
     """Joined and left by strangers at every size of a step, logits stay within 1e-4 and tokens but for near ties."""
     rng = random.Random(3)

@@ -97,6 +97,7 @@ def test_people_who_do_not_differ_have_a_narrow_prior() -> None:
     assert nobody.held_out[-1].accuracy < found().held_out[-1].accuracy - 0.03
 
 
+@pytest.mark.slow
 def test_auto_finds_the_rank() -> None:
     """Three directions of taste beside everyone's take three to six axes, not one and not sixteen."""
     assert 3 <= found("auto").rank <= 6
@@ -263,7 +264,7 @@ def test_a_forced_choice_has_its_own_likelihood(flipped: float) -> None:
     assert 0.002 < noise.lapse < 2 * flipped + 0.08
 
 
-@pytest.mark.parametrize("seed", [4, 7])
+@pytest.mark.parametrize("seed", [4, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("much", [0.8, 3.0])
 def test_how_much_is_much_is_found_in_graded_answers(much: float, seed: int) -> None:
     """The second cut is estimated with the prior where a log has grades, and stays the default where it has none.

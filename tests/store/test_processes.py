@@ -24,7 +24,7 @@ def test_no_update_is_lost_in_eight_thousand(worker) -> None:
     assert worker("answers", processes=8, rounds=1000, users=100) == SOUND
 
 
-@pytest.mark.parametrize("stdlib", [0, 1])
+@pytest.mark.parametrize("stdlib", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_new_store_may_be_opened_by_all_at_once(worker, stdlib: int) -> None:
     """Eight processes make the same store at the same moment, and all of them get it."""
     assert worker("opens", stdlib=stdlib) == {"failed": 0}
@@ -54,6 +54,7 @@ def test_two_hundred_kills_lose_nothing(worker) -> None:
     assert found == {"lost": 0, "wrong": 0, "problems": []}
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_statement_of_a_migration_wedges_nothing(worker) -> None:
     """Kill -9 before every 29th statement of an upgrade: the next upgrade goes through, to the models' schema."""
     found = worker("kill_migrations", stride=29)

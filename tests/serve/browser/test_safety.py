@@ -114,6 +114,7 @@ def shop() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_frame_is_filled_only_where_the_policy_names_its_site(
     browser: Browser, open_page: Opens, service: Personalign, server: str, shop: str
 ) -> None:

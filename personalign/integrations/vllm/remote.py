@@ -55,9 +55,13 @@ class RemoteWorker:
         self._lock, self._is_closed = Lock(), False
         self._seqs: set[Seq] = set()  # that wait or are being written
         self._num_slots = num_slots
-        with self._reached():
-            self._model = str(_body(self._client.get("/v1/models"))["data"][0]["id"])
-            self._check_processor()
+        try:
+            with self._reached():
+                self._model = str(_body(self._client.get("/v1/models"))["data"][0]["id"])
+                self._check_processor()
+        except BaseException:
+            self._client.close()
+            raise
         self._pool = ThreadPoolExecutor(num_slots, "personalign-vllm")
 
     @property

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,53 +13,16 @@ import pytest
 from personalign import Personalign
 from personalign.bundled import smollm2_obstacle
 from personalign.integrations.vllm.people import USER
+from tests.integrations.vllm.conftest import CHAT, COMMAND, ENVIRONMENT
 
 pytest.importorskip("vllm", reason="vLLM isn't installed: make test-vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
-COMMAND = [sys.executable, "-m", "personalign.cli", "vllm"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--kv-cache-memory-bytes", "256M"]
-START_S = 180.0
-CHAT = [{"role": "user", "content": "Can you help me find a place to eat?"}]
-
 
 @pytest.fixture(scope="module")
-def p(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Personalign]:
-    store = f"sqlite:///{tmp_path_factory.mktemp('server') / 'p.db'}"
-    with Personalign.open(store, "tiny") as p:
-        p.set("ada", length=-1)
-        p.set("ben", length=1)
-        yield p
-
-
-@pytest.fixture(scope="module")
-def client(p: Personalign) -> Iterator[httpx.Client]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = f"sqlite:///{p._store._connections.database.path}"
-    command = [*COMMAND, "serve", "--model", "tiny", "--store", store, "--port", str(port), *SMALL]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            wait(client, process)
-            yield client
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        assert process.poll() is None, "the server ended before it was ready"
-        try:
-            if client.get("/health").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError("the server isn't ready in time")
+def client(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=120) as client:
+        yield client
 
 
 def ask(client: httpx.Client, user: str | None = None, **more: object) -> httpx.Response:
@@ -77,10 +36,10 @@ def text(response: httpx.Response) -> str:
     return content
 
 
-def test_http_replies_are_our_engines(client: httpx.Client, p: Personalign) -> None:
+def test_http_replies_are_our_engines(client: httpx.Client, people: Personalign) -> None:
     """A stranger's and two people's, named in vllm_xargs."""
     replies = {user: text(ask(client, user)) for user in (None, "ada", "ben")}
-    assert replies == {user: p.chat(user or "nobody", CHAT, max_tokens=24).text for user in replies}
+    assert replies == {user: people.chat(user or "nobody", CHAT, max_tokens=24).text for user in replies}
     assert len(set(replies.values())) > 1
 
 
@@ -93,13 +52,13 @@ def test_an_unknown_person_is_a_400(client: httpx.Client) -> None:
     assert ask(client, "ada").status_code == httpx.codes.OK
 
 
-def test_an_erased_person_is_refused_within_a_second(client: httpx.Client, p: Personalign) -> None:
+def test_an_erased_person_is_refused_within_a_second(client: httpx.Client, people: Personalign) -> None:
     """By another process's erasure; a new profile of theirs counts again."""
-    p.set("eve", length=-1)
+    people.set("eve", length=-1)
     assert ask(client, "eve").status_code == httpx.codes.OK
-    p.forget("eve")
+    people.forget("eve")
     assert ask(client, "eve").status_code == httpx.codes.BAD_REQUEST
-    p.set("eve", length=1)
+    people.set("eve", length=1)
     assert ask(client, "eve").status_code == httpx.codes.OK
 
 
@@ -107,7 +66,7 @@ def test_an_erased_person_is_refused_within_a_second(client: httpx.Client, p: Pe
 def test_the_check_passes_on_smollm2(tmp_path: Path) -> None:
     """Static contracts, tokens equal to our engine's on a real model, and one line of JSON."""
     run = subprocess.run(
-        [*COMMAND, "check", "--model", "smollm2", "--json"],
+        [*COMMAND, "vllm", "check", "--model", "smollm2", "--json"],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ import pyarrow.parquet as pq
 
 from lab.bootstrap import quantile
 from lab.harness import Bar, Group, Report, Row, choose, turns
-from lab.postgres import binaries, postgres
+from lab.postgres import Server, postgres
 from lab.speed.timings import NOISE, NUM_ANSWERS, NUM_AXES, people, prior
 from lab.wheel import MOST_MB, build
 from personalign.basis import Basis
 from personalign.bundled import ZOO
+from personalign.learn.axes import features
 from personalign.scale.engines import ENGINES, EngineName, num_cores
 from personalign.scale.files import LogFile, ProfileFile
 from personalign.scale.fit import Ways, fit_people
@@ -146,8 +148,9 @@ class Ran:
         return counted | {"seconds": self.seconds, "cpu_s": self.cpu_s, "load_before": self.load, "cores": num_cores()}
 
 
+@cache
 def run_verb(subject: Subject, num: int) -> Ran:
-    """Fit so many people by the command line, and watch the memory of all its processes."""
+    """Fit so many people by the command line, once, and watch the memory of all its processes."""
     log, out = subject.log(num), subject.folder / f"out-{next(NUMBERS)}.parquet"
     words = ["fit", str(log), "--out", str(out), "--basis", str(subject.ways.basis), "--json"]
     load, before, started = os.getloadavg()[0], _cpu_s(), time.perf_counter()
@@ -234,20 +237,42 @@ def _timed(subject: Subject, log: Path, engine: EngineName) -> tuple[float, byte
 
 
 def _postgres(subject: Subject) -> Iterator[Row]:
-    if binaries() is None:
-        return
+    """A Postgres that takes everybody's profiles, and gives single ones; what one core of its server takes for each."""
     plan, basis, paths = subject.plan, Basis.load(subject.ways.basis), _profiles(subject)
     with postgres() as server:
         sink = StoreSink(server.create("scale"))
         sink.check()
-        load, started = os.getloadavg()[0], time.perf_counter()
-        facts = dict(sink.put(paths, basis))
+        load, started, used = os.getloadavg()[0], time.perf_counter(), _server_cpu_s(server)
+        facts: Facts = dict(sink.put(paths, basis))
         seconds = time.perf_counter() - started
         assert facts["written"] == plan.num_people, "all are newcomers"
-        yield Row("postgres_heads_s", seconds * MILLION / plan.num_people, facts=facts | {"load_before": load})
+        of_each = {"server_us": 1e6 * (_server_cpu_s(server) - used) / plan.num_people, "row_bytes": _row_bytes(server)}
+        facts |= of_each | {"load_before": load}
+        yield Row("postgres_heads_s", seconds * MILLION / plan.num_people, facts=facts)
         with Store.open(sink.url) as store:
+            used = _server_cpu_s(server)
             taken = _reads(store, basis.id, plan)
-    yield Row.estimated("postgres_read_ms", quantile(taken), {"people": plan.num_people, "load_before": load})
+            server_us = 1e6 * (_server_cpu_s(server) - used) / len(taken)
+    facts = {"people": plan.num_people, "server_us": server_us, "load_before": load}
+    yield Row.estimated("postgres_read_ms", quantile(taken), facts)
+
+
+def _server_cpu_s(server: Server) -> float:
+    """What the server's processes have used, those that ended included."""
+    number = int((server.folder / "data" / "postmaster.pid").read_text("utf-8").split()[0])
+    parent = psutil.Process(number)
+    ended = parent.cpu_times()
+    living = [process.cpu_times() for process in [parent, *parent.children()]]
+    return ended.children_user + ended.children_system + sum(times.user + times.system for times in living)
+
+
+def _row_bytes(server: Server) -> float:
+    """Of the disk for each person, indexes included."""
+    sizes = (
+        "SELECT (pg_total_relation_size('profiles') + pg_total_relation_size('users'))::float8 / count(*) FROM profiles"
+    )
+    size: float = server.sql(sizes, name="scale")[0][0]
+    return size
 
 
 def _reads(store: Store, basis_id: str, plan: Plan) -> list[float]:
@@ -275,6 +300,16 @@ def _profiles(subject: Subject) -> Sequence[Path]:
     return paths
 
 
+def _measuring(subject: Subject) -> Iterator[Row]:  # noqa: ARG001 - as every group has it
+    """How many replies one core measures on the bundled named axes."""
+    basis = Basis.load(ZOO / "tiny" / "basis")
+    shown = [(question.prompt, reply) for question in basis.bank for reply in question.replies]
+    prompts, replies = [prompt for prompt, _ in shown], [reply for _, reply in shown]
+    started = time.process_time()
+    features(basis, prompts, replies)
+    yield Row("replies_per_s", len(replies) / (time.process_time() - started), facts={"axes": basis.num_axes})
+
+
 def _wheel(subject: Subject) -> Iterator[Row]:
     yield Row("wheel_mb", build(subject.folder).stat().st_size / 1e6)
 
@@ -284,5 +319,6 @@ GROUPS = (
     Group(("local_peak_growth",), _growth),
     Group(("ray_over_local",), _ray),
     Group(("postgres_heads_s", "postgres_read_ms"), _postgres),
+    Group(("replies_per_s",), _measuring),
     Group(("wheel_mb",), _wheel),
 )

@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -89,7 +88,8 @@ class Watch:
                 wait([end], RETRY_S)
 
     def _listen(self, end: int) -> None:
-        with closing(self._connect()) as lent:
+        lent = self._connect()
+        try:
             self._lent = [*(each for each in self._lent if each.is_valid), lent]
             connection: DriverConnection = lent.driver_connection
             connection.autocommit = True
@@ -103,6 +103,8 @@ class Watch:
                     self._listens_until = look_at + HEARTBEAT_S
                 elif end in wait([end, connection.fileno()], look_at - time.monotonic()):
                     return
+        finally:
+            lent.invalidate()  # closes it for good, whatever state it is in
 
     def _compare(self, snapshot: str) -> None:
         with self._lock:

@@ -89,9 +89,9 @@ def serve(
 
     policy = Policy(rate=rate, in_flight=in_flight, frame_ancestors=tuple(map(_origin, frame_ancestors or ())))
     if migrate:
-        from personalign.store import schema
+        from personalign.store import upkeep
 
-        schema.upgrade(store or read_settings().store)
+        upkeep.upgrade(store or read_settings().store)
     start(logs)
     with (
         _vllm(engine, vllm_url, vllm_args, store, model, basis) as address,

@@ -185,3 +185,13 @@ SERVED = {
     "soak.errors": "failed requests in ten minutes of chats, answers and erasures, killed once a minute",
     "soak.mb_per_min": "memory that the server grows in a minute of it, MB",
 }
+SCALE = {
+    "local_fit_s": "a million people fitted, s",
+    "local_peak_mb": "memory of all processes at most, MB",
+    "local_peak_growth": "more of it for four times as many people, %",
+    "ray_over_local": "the same work by Ray, which runs already ÷ by processes that are started for it",
+    "postgres_heads_s": "a million profiles into Postgres, s",
+    "postgres_read_ms": "one of them read by `Store.profile`, ms",
+    "replies_per_s": "replies measured a second on the named axes, by one core",
+    "wheel_mb": "the wheel, MB",
+}

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lab import captions
+from lab.speed import fleet
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
 from personalign.store.erase import STEPS
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("measured", "architecture", "axes")))
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("measured", "architecture", "axes", "scale")))
 SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
@@ -299,6 +300,15 @@ def _reaches(bar: str, value: float) -> bool:
     return low <= value <= high
 
 
+def _fleet() -> str:
+    return _table(["a million people, 10,000 requests a second", "takes", "because"], fleet.on_paper())
+
+
+def _simulated() -> str:
+    header = ["cores", "commits a second", "reads a second", "of the cores in use", "ms for a read, median and 99th"]
+    return _table(header, fleet.simulated())
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -310,6 +320,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speeds": _speeds,
     "costs": lambda: _figures("decode", captions.COSTS),
     "served": lambda: _figures("serve", captions.SERVED),
+    "scale": lambda: _figures("scale", captions.SCALE),
+    "fleet": _fleet,
+    "simulated": _simulated,
     "quality": _quality,
     "prose": _prose,
     "differences": _differences,

@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import typer
@@ -44,10 +44,6 @@ class Outcome:
     used: float  # share of the database's cores
     wait_p50_ms: float  # of a read, its own time included
     wait_p99_ms: float
-
-    def row(self) -> dict[str, float]:
-        """As JSON values."""
-        return {name: round(value, 4) for name, value in vars(self).items()}
 
 
 def simulate(fleet: Fleet, seconds: float = 4.0, seed: int = 0) -> Outcome:
@@ -85,21 +81,62 @@ def _served(read_at: list[float], fleet: Fleet, seconds: float) -> Outcome:
     return Outcome(reads, reads * fleet.read_us / 1e6 / fleet.database_cores, float(p50), float(p99))
 
 
-def constants() -> dict[str, dict[str, Any]]:
-    """The rows that ``bench scale`` measured, by figure."""
-    rows = json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))["rows"]
+def on_paper() -> list[list[str]]:
+    """What the fleet takes, and the constant that it follows from."""
+    scale, learn, decode = (constants(name) for name in ("scale", "learn", "decode"))
+    people, commits, servers = Fleet.people, Fleet.commits_per_s, Fleet.servers
+    heads, read = scale["postgres_heads_s"], scale["postgres_read_ms"]
+    fit_cores = commits * learn["fit_ms"]["value"] / 1e3
+    resident = decode["bytes_10000_heads"]["value"] / 10_000
+    return [
+        [
+            "disk of the database",
+            f"{people * heads['row_bytes'] / 1e9:.1f} GB",
+            f"{heads['row_bytes']:.0f} bytes a person",
+        ],
+        ["memory of a server, 10,000 people in it", f"{resident / 100:.1f} MB", f"{resident:.0f} bytes a person"],
+        [
+            f"answers, at one in fifty requests: {commits:.0f} a second",
+            f"{fit_cores:.1f} cores for the fits",
+            f"{learn['fit_ms']['value']:.1f} ms a fit",
+        ],
+        ["servers told of them", f"{commits * servers:,.0f} notes a second", f"{servers} servers, one note a commit"],
+        [
+            "profiles read, one a request",
+            f"{Fleet.requests_per_s * read['server_us'] / 1e6:.1f} cores of the database",
+            f"{read['server_us']:.0f} µs of a core a read",
+        ],
+        [
+            "a new basis, from features",
+            f"{scale['local_fit_s']['value'] + heads['value']:.0f} s on two cores",
+            "the fit and the store of `bench scale`",
+        ],
+        [
+            "the same from texts of 10 answers each",
+            f"{20 * people / scale['replies_per_s']['value'] / 3600 / 2:.1f} hours more, on two cores",
+            f"{scale['replies_per_s']['value']:,.0f} replies a second and core",
+        ],
+    ]
+
+
+def simulated() -> list[list[str]]:
+    """Reads of profiles, by the database's cores and the rate of commits."""
+    read_us = constants("scale")["postgres_read_ms"]["server_us"]
+    rows = []
+    for cores in (2, 8):
+        for commits in (0.01, 1.0, Fleet.commits_per_s):
+            outcome = simulate(Fleet(commits_per_s=commits, database_cores=cores, read_us=read_us))
+            waits = f"{outcome.wait_p50_ms:.2g} and {outcome.wait_p99_ms:.2g}"
+            rows.append([str(cores), f"{commits:g}", f"{outcome.reads_per_s:,.0f}", f"{outcome.used:.0%}", waits])
+    return rows
+
+
+def constants(name: str) -> dict[str, dict[str, Any]]:
+    """The rows of a result, by figure."""
+    rows = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
     return {row["figure"]: row for row in rows}
 
 
-def main(cores: Annotated[int, typer.Option(min=1, help="cores of the database's machine")] = 8) -> None:
-    """Simulate the fleet at several rates of commits, and print one line of JSON."""
-    read_us = constants()["postgres_read_ms"]["server_us"]
-    rows = []
-    for commits in (0.0, 0.01, 1.0, 200.0):
-        fleet = Fleet(commits_per_s=commits, database_cores=cores, read_us=read_us)
-        rows.append({"commits_per_s": commits} | simulate(fleet).row())
-    typer.echo(json.dumps({"command": "python -m lab.speed.fleet", "read_us": read_us, "cores": cores, "rows": rows}))
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    for line in [*on_paper(), *simulated()]:
+        typer.echo(" | ".join(line))

@@ -263,7 +263,7 @@ def _server_cpu_s(server: Server) -> float:
     parent = psutil.Process(number)
     ended = parent.cpu_times()
     living = [process.cpu_times() for process in [parent, *parent.children()]]
-    return ended.children_user + ended.children_system + sum(times.user + times.system for times in living)
+    return float(ended.children_user + ended.children_system + sum(times.user + times.system for times in living))
 
 
 def _row_bytes(server: Server) -> float:
@@ -271,8 +271,7 @@ def _row_bytes(server: Server) -> float:
     sizes = (
         "SELECT (pg_total_relation_size('profiles') + pg_total_relation_size('users'))::float8 / count(*) FROM profiles"
     )
-    size: float = server.sql(sizes, name="scale")[0][0]
-    return size
+    return next(float(size) for (size,) in server.sql(sizes, name="scale"))
 
 
 def _reads(store: Store, basis_id: str, plan: Plan) -> list[float]:

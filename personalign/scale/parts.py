@@ -24,7 +24,8 @@ from personalign.train.work import write_whole
 from personalign.types import Ints
 
 PART_BYTES = 1 << 25  # of what a part holds: about 12,500 people who gave ten answers on 32 axes
-BATCH = 1 << 14  # rows that are read at once
+MOST_FILES = 256  # of parts: all are open while a log is scattered, and systems allow a thousand
+BATCH = 1 << 16  # rows that are read at once
 FEATURES = "v"  # a column of vectors; or a column for each axis, v_0, v_1, …
 TEXTS = pa.schema([(name, pa.string()) for name in ("user", "prompt", "a", "b", "choice", "event")])
 TEXT_SUFFIX = ".arrow"
@@ -167,7 +168,7 @@ def _cuts(file: pq.ParquetFile, most: int) -> tuple[list[int] | None, set[str]]:
     row, last, is_sorted = 0, None, max(sizes, default=0) <= 4 * most
     cuts: list[int] = [0] if any(sizes) else []
     choices: set[str] = set()
-    for batch in file.iter_batches(1 << 16, columns=["user", "choice"], use_threads=False):
+    for batch in file.iter_batches(BATCH, columns=["user", "choice"], use_threads=False):
         users, texts = (batch.column(i).cast(pa.string()) for i in range(2))
         choices.update(choice for choice in texts.unique().to_pylist() if choice is not None)
         if is_sorted and users.null_count == 0 and len(users):
@@ -191,7 +192,7 @@ class Scatter(ExitStack):
 
     def __init__(self, work: Path, num_parts: int) -> None:
         super().__init__()
-        self._paths = [work / f"rows-{i:05}{TEXT_SUFFIX}" for i in range(num_parts)]
+        self._paths = [work / f"rows-{i:05}{TEXT_SUFFIX}" for i in range(min(num_parts, MOST_FILES))]
         self._writers: list[pa.ipc.RecordBatchStreamWriter] = []
 
     @property

@@ -29,8 +29,9 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITHOUT_MODEL = ("cli.md", "measured.md")  # generated; they show commands, and no code
 # need the network, or a model or a key of one's own
 ELSEWHERE = (
-    "pip install", "personalign basis", "personalign expert", "personalign vllm", "personalign serve --engine", "export ",
-)  # fmt: skip
+    *("pip install", "export ", "personalign basis", "personalign expert", "personalign vllm"),
+    "personalign serve --engine",
+)
 ADDRESS = "http://127.0.0.1:8000"  # of a server on a page; here it has another port
 VARYING = re.compile(r"pa_[\w-]{43}|#[\w.-]{40,}|chatcmpl-\w+|\b[0-9a-f]{16}\b|(?<=\"created\":)\d+|127\.0\.0\.1:\d+")
 OWN_MODEL = 'model="M"'  # in code; no page can bring M

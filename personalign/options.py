@@ -33,7 +33,7 @@ class Options:
     """How a reply is steered, drawn and ended: temperature 0 is greedy, and the rest is off by default.
 
     Args:
-        max_tokens: of the reply.
+        max_tokens: of the reply; None writes as many as fit beside the prompt.
         temperature: divides the logits of a draw.
         top_p: draws from the likeliest tokens that make up so much probability.
         seed: makes a draw repeatable; None draws a fresh one, which ``reply.seed`` gives.
@@ -61,7 +61,7 @@ class Options:
         InputError: a value has another type or is out of its range; ConstraintError for the last two.
     """
 
-    max_tokens: int = 64
+    max_tokens: int | None = 64
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
@@ -83,7 +83,8 @@ class Options:
     regex: str | None = None
 
     def __post_init__(self) -> None:
-        check_whole("max_tokens", self.max_tokens, 1, LARGEST)
+        if self.max_tokens is not None:
+            check_whole("max_tokens", self.max_tokens, 1, LARGEST)
         check_number("temperature", self.temperature, 0.0, 10.0)
         check_number("top_p", self.top_p, 0.0, 1.0)
         if self.top_p == 0:
@@ -127,9 +128,15 @@ class Options:
         return self.rule in SIBLING_RULES and self.num_siblings > 1
 
     @property
+    def most_tokens(self) -> int:
+        """``max_tokens`` of a request whose prompt is known."""
+        assert self.max_tokens is not None, "how many fit is found out when the prompt is"
+        return self.max_tokens
+
+    @property
     def block(self) -> int:
         """How many tokens siblings write before the best is kept."""
-        return self.block_tokens if self.rule == "blocks" else self.max_tokens
+        return self.block_tokens if self.rule == "blocks" else self.most_tokens
 
     def check_vocabulary(self, num_tokens: int) -> None:
         """Refuse a bias on a token that a vocabulary doesn't have."""
@@ -155,7 +162,7 @@ class Capacity:
 class OptionsDict(TypedDict, total=False):
     """``Options`` as keywords of ``chat``, ``stream``, ``chat_many`` and ``shift``."""
 
-    max_tokens: int
+    max_tokens: int | None
     temperature: float
     top_p: float
     seed: int | None

@@ -29,7 +29,7 @@ WRONG = {
     "temperature": (math.nan, math.inf, -0.1, 10.1, "warm", "1", True, None, [], 10**400, 10**5000, Unspeakable()),
     "top_p": (0, 1.1, -1, "all", math.nan, None, np.array([0.5, 0.5])),
     "min_p": (1.1, math.nan, None, {}),
-    "max_tokens": (0, -1, 2.5, True, "64", None, 2**31, 10**5000),
+    "max_tokens": (0, -1, 2.5, True, "64", 2**31, 10**5000),
     "top_k": (-1, 2.5, True, "7", None, 2**31),
     "seed": (-1, 0.5, True, "7", 2**63),
     "repetition_penalty": (0.0, 10.1, math.nan, "1"),

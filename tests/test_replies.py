@@ -18,7 +18,7 @@ from personalign.decode.weights import WeightKey
 from personalign.errors import EngineError, InputError, MessageError, Overloaded, PersonalignError, StoreError
 from personalign.service import Personalign
 from personalign.store import Store
-from personalign.store.sqlite.connections import Connections
+from personalign.store.sqlite.connections import SqliteConnections
 from personalign.types import Guidance, Profile
 from tests.decode.gate import PATIENCE_S, Gate, until
 from tests.forked import in_child
@@ -100,6 +100,8 @@ def test_there_is_as_much_room_as_was_opened(open_store: Callable[..., Personali
     small = open_store(slots=1, waiting=2, max_length=60)
     with pytest.raises(MessageError, match=r"a slot holds 60; .* open personalign with a larger max_length="):
         small.chat("ada", HELLO, max_tokens=60)
+    filled = small.chat("ada", HELLO, max_tokens=None, logit_bias=ENDLESS)
+    assert filled.usage.prompt_tokens + filled.usage.completion_tokens == 60
     gate = Gate(small._replies.worker._engine)
     coming = [small.stream("ada", HELLO, max_tokens=3)]
     gate.let(1)
@@ -293,8 +295,8 @@ def test_opening_leaks_no_store(open_store: Callable[..., Personalign], monkeypa
 def test_opening_writes_nothing_twice(open_store: Callable[..., Personalign], monkeypatch: pytest.MonkeyPatch) -> None:
     """A known basis in a store that is up to date is opened without the writers' lock; a new one takes it (control)."""
     locked: list[int] = []
-    write = Connections.write
-    monkeypatch.setattr(Connections, "write", lambda store: (locked.append(1), write(store))[1])
+    write = SqliteConnections.write
+    monkeypatch.setattr(SqliteConnections, "write", lambda *store: (locked.append(1), write(*store))[1])
     open_store()
     assert locked
     locked.clear()

@@ -20,7 +20,7 @@ class Draft:
         self.end: int | None = None  # once it is drawn
         self.num_drawn = 0
         self.logprobs: list[TokenLogprobs] = []
-        self._ends, self._max_tokens, self._detokenize = base.ends, options.max_tokens, base.detokenize
+        self._ends, self._max_tokens, self._detokenize = base.ends, options.most_tokens, base.detokenize
         self.text = TextStream(base.detokenize, options.stop)
         self._num_sent = 0  # ids
         self._unsent_ids: tuple[int, ...] = ()

@@ -23,14 +23,13 @@ from personalign.decode.models import Models
 from personalign.decode.request import Request
 from personalign.decode.sample import RowSampler
 from personalign.decode.scheduler import Scheduler
-from personalign.decode.seq import Seq, Ticket, engine_error
+from personalign.decode.seq import DEFAULT_LENGTH, Seq, Ticket, engine_error
 from personalign.decode.slots import Slots
 from personalign.decode.steer import Steer, Step
 from personalign.errors import InputError, MessageError, ModelError, PersonalignError
 from personalign.types import Reply
 
 DEFAULT_SLOTS = 32
-DEFAULT_LENGTH = 2048
 DEFAULT_WAITING = 256
 IDLE_CHUNKS = 4  # of prompts that a step reads where no reply is being written
 MAX_ROWS = 128  # of one call's engine; more requests wait their turn

@@ -49,7 +49,7 @@ def generate(models: Models, request: Request) -> Reply:
     effects: list[Effect] = []
     original, is_sound = request, True
     prompt = render(base.tokenizer, request.messages)
-    for u in uniforms(request.options.seed, prompt, request.options.max_tokens).tolist():
+    for u in uniforms(request.options.seed, prompt, request.options.most_tokens).tolist():
         logits, done = steered(models, request, ids)
         if done is None:  # no guidance from here on; the reason is given below
             options = replace(request.options, rule="successor")
@@ -83,7 +83,7 @@ def is_guided(models: Models, request: Request) -> bool:
 
 def by_blocks(models: Models, request: Request) -> Reply:
     """Write a block several times, from one prefix and by other random numbers; keep the best, and go on from it."""
-    options, k, most = request.options, request.options.num_siblings, request.options.max_tokens
+    options, k, most = request.options, request.options.num_siblings, request.options.most_tokens
     prompt = render(models.base.tokenizer, request.messages)
     streams = [uniforms(options.seed, prompt, most, stream).tolist() for stream in range(k)]
     ids: list[int] = []  # the end included
@@ -127,7 +127,7 @@ def written(models: Models, request: Request, ids: Sequence[int], numbers: Seque
 
 def is_ended(models: Models, request: Request, ids: Sequence[int]) -> bool:
     """Whether nothing may follow."""
-    return len(ids) == request.options.max_tokens or (len(ids) > 0 and ids[-1] in models.base.ends)
+    return len(ids) == request.options.most_tokens or (len(ids) > 0 and ids[-1] in models.base.ends)
 
 
 def expected(models: Models, request: Request, siblings: Sequence[Sequence[int]]) -> list[float]:

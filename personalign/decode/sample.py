@@ -202,7 +202,7 @@ class RowSampler:
     def admit(self, slot: int, options: Options, prompt_ids: Sequence[int]) -> None:
         """Take a request into an empty slot; the next token drawn there is its first."""
         assert slot not in self._admitted, "a slot is released before it is admitted to"
-        assert options.max_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
+        assert options.most_tokens <= self._uniforms.shape[1], "a request fits into the buffers"
         device, bias = self._slots.device, options.logit_bias
         settings = (options.temperature, options.top_k, options.top_p, options.min_p)
         self._settings[slot] = torch.tensor(settings, dtype=torch.float64)
@@ -222,7 +222,7 @@ class RowSampler:
 
     def seed(self, slot: int, options: Options, prompt_ids: Sequence[int], stream: int = 0) -> None:
         """Draw a slot's tokens from here on at the random numbers of one of the request's streams."""
-        count = options.max_tokens
+        count = options.most_tokens
         self._uniforms[slot, :count] = uniforms(options.seed, prompt_ids, count, stream)
 
     def adjust(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:

@@ -27,6 +27,7 @@ Event = Literal["seat", "begin", "pause", "resume", "end", "finish", "fail", "ca
 
 # seat: it gets a slot; begin: its prompt is read; end: its last token is drawn; finish: the reply is sent; pause: it
 # waits for its siblings; resume: all go on from the best; cancel: its caller has gone, or a sibling was better
+DEFAULT_LENGTH = 2048  # tokens of prompt and reply together
 LIFE: Mapping[State, Mapping[Event, State]] = {
     "waiting": {"seat": "reading", "fail": "failed", "cancel": "cancelled"},
     "reading": {"begin": "writing", "pause": "paused", "fail": "failed", "cancel": "cancelled"},
@@ -62,14 +63,22 @@ class Seq:
     Where the best of several siblings is kept, each is a seq in a slot of its own; their leader is the one that a
     caller waits for, and alone says something to them.
 
-    Any thread may make one: it checks the request, and renders the prompt for every model that reads it.
+    Any thread may make one: it checks the request, and renders the prompt for every model that reads it. ``longest``
+    counts the tokens of prompt and reply that there is room for, where the request names no ``max_tokens``.
 
     Raises:
         InputError: and its kinds, as ``generate``.
     """
 
     def __init__(
-        self, models: Models, request: Request, number: int, outbox: Outbox, *, is_streamed: bool = False
+        self,
+        models: Models,
+        request: Request,
+        number: int,
+        outbox: Outbox,
+        *,
+        is_streamed: bool = False,
+        longest: int = DEFAULT_LENGTH,
     ) -> None:
         options, base, reward = request.options, models.base, models.reward_model
         options.check_vocabulary(models.num_tokens)
@@ -80,6 +89,10 @@ class Seq:
         self.reward_prompt: RewardPrompt | None = None
         if reward is not None and (guidance := models.reward_guidance(request)) is not None:
             self.reward_prompt = RewardPrompt(_prompt(reward, request), guidance)
+        if options.max_tokens is None:
+            room = min([longest, *(one.context for one in (base, expert, reward) if one and one.context)])
+            options = replace(options, max_tokens=max(1, room - self._num_prompt_tokens))
+            self.request = replace(request, options=options)
         self.matcher: Matcher | None = None
         if options.schema is not None or options.regex is not None:
             self.matcher = models.constrainer.compile(options.schema, options.regex)
@@ -132,8 +145,12 @@ class Seq:
     @property
     def num_tokens(self) -> int:
         """The most that prompt and reply come to, in any model's template."""
+        return self._num_prompt_tokens + self.request.options.most_tokens
+
+    @property
+    def _num_prompt_tokens(self) -> int:
         prompts = [self.prompt, *(part.prompt for part in (self.stack, self.reward_prompt) if part is not None)]
-        return max(map(len, prompts)) + self.request.options.max_tokens
+        return max(map(len, prompts))
 
     def spread(self) -> list[Seq]:
         """Get its siblings, one for each slot that it takes."""
@@ -266,7 +283,7 @@ def _check_guidance(models: Models, request: Request) -> None:
 
 
 def _prompt(reader: CausalModel | Expert | RewardModel, request: Request) -> list[int]:
-    room = None if reader.context is None else reader.context - request.options.max_tokens
+    room = None if reader.context is None else reader.context - (request.options.max_tokens or 1)
     return render(reader.tokenizer, request.messages, max_prompt_tokens=room)
 
 

@@ -66,11 +66,12 @@ class Worker:
     def write(self, requests: Sequence[Request], outboxes: Sequence[Outbox], *, is_streamed: bool) -> list[Seq]:
         """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into."""
         check_process(self._pid)
+        engine = self._engine
         seqs = [
-            Seq(self._engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed)
+            Seq(engine.models, request, next(self._numbers), outbox, is_streamed=is_streamed, longest=engine.max_length)
             for request, outbox in zip(requests, outboxes, strict=True)
         ]
-        self._hand_over(lambda: self._engine.submit(seqs))
+        self._hand_over(lambda: engine.submit(seqs))
         return seqs
 
     def perform(self, work: Callable[[], T]) -> T:

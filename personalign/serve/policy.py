@@ -15,7 +15,7 @@ class Policy:
         max_body: bytes of a request's body; more is answered 413.
         receive_s: how long a body may take to arrive; slower ones are answered 408.
         in_flight: requests that are worked on at once; further ones are answered 429 with Retry-After.
-        max_tokens: largest ``max_tokens`` of a reply.
+        max_tokens: largest ``max_tokens`` that a request may name; without one the room of a slot bounds the reply.
         max_replies: largest ``n``.
         max_logprobs: largest ``top_logprobs``.
         rate: what a key or token may ask for, in the notation of the package limits.

@@ -1,8 +1,8 @@
 """What OpenAI's clients send, as pydantic models, and its translation into options and messages.
 
 Unknown fields are accepted, but not inside ``personalign``, which is ours. What isn't sent is as in ``Options``, but
-for two. The temperature is the model's own (``models.py``), where OpenAI's default is 1. ``max_tokens`` is larger,
-because no client expects a reply that is cut off after 64 tokens.
+for two. The temperature is the model's own (``models.py``), where OpenAI's default is 1. Without ``max_tokens`` a reply
+may fill its slot, because no client expects a reply that is cut off after 64 tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from personalign.options import LARGEST, MAX_SIBLINGS, MAX_STOPS, OptionsDict, R
 from personalign.serve.failures import Refusal
 from personalign.serve.policy import Policy
 
-DEFAULT_TOKENS = 512  # of a reply, where the request sets no limit
 TEXT_ALONE = "can't be used, because this server reads and writes text alone"
 TEXT_PARTS = {"text", "input_text", "output_text"}  # of chats, and of responses
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
@@ -149,10 +148,10 @@ class Ask(Wire):
         drawn = self.model_dump(include=DRAWN)
         wishes = {} if self.personalign is None else self.personalign.model_dump(exclude={"user"})
         options = drawn | wishes | {"schema": schema, "logprobs": logprobs}
-        options |= {"max_tokens": max_tokens or min(DEFAULT_TOKENS, policy.max_tokens)}
         options |= {"stop": [self.stop] if isinstance(self.stop, str) else self.stop}
         options |= {"logit_bias": {int(token): bias for token, bias in (self.logit_bias or {}).items()}}
-        return cast("OptionsDict", {name: value for name, value in options.items() if value is not None})
+        stated = {name: value for name, value in options.items() if value is not None}
+        return cast("OptionsDict", stated | {"max_tokens": max_tokens})
 
 
 DRAWN = {

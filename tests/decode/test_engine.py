@@ -207,6 +207,16 @@ def test_what_does_not_fit_into_a_slot_is_refused_before_any_token(kit: Kit) -> 
     assert desk.serve([Request(HELLO, Options(8))])[0].finish_reason in ("length", "stop")
 
 
+@pytest.mark.parametrize("expert", [None, "hotels"])
+def test_without_a_number_a_reply_may_be_as_long_as_fits(kit: Kit, expert: str | None) -> None:
+    """The longest prompt of all that are read and the reply fill the room exactly, and it isn't refused."""
+    seq = Seq(kit.models(), Request(HELLO, Options(None, expert=expert)), 0, lambda _: None, longest=100)
+    assert seq.num_tokens == 100
+    assert seq.request.options.max_tokens == 100 - max(map(len, (seq.prompt, seq.stack.prompt if seq.stack else [])))
+    crowded = Seq(kit.models(), Request(HELLO, Options(None)), 0, lambda _: None, longest=len(seq.prompt))
+    assert crowded.num_tokens > len(seq.prompt), "the control: one that has no room is refused by the engine"
+
+
 def test_a_reply_may_fill_its_slot_to_the_last_position(kit: Kit) -> None:
     """A slot's length is prompt and reply to the token, and the next reply isn't hurt."""
     request = Request(HELLO, Options(128 - len(render(kit.base.tokenizer, HELLO))), GUIDED)

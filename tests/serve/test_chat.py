@@ -18,7 +18,7 @@ from personalign.bundled import SMOLLM2_GENERATION, locate
 from personalign.serve.models import drawn_as_usual
 from personalign.service import Personalign
 from personalign.types import Reply
-from tests.onboarded import HELLO, onboard
+from tests.onboarded import ENDLESS, HELLO, onboard
 
 ADA = "chat-ada"
 SAMPLED: dict[str, Any] = {"temperature": 0.9, "seed": 7, "max_tokens": 12}
@@ -176,6 +176,13 @@ def test_a_reply_keeps_to_a_schema(ai: OpenAI) -> None:
     text = ask(ai, response_format={"type": "text"}, max_tokens=3).choices[0].message.content
     assert not text.startswith("{")
     assert ask(ai, extra_body={"personalign": {"regex": "[A-F]{2}"}}).choices[0].message.content.isupper()
+
+
+def test_a_reply_of_no_stated_length_may_fill_its_slot(ai: OpenAI, service: Personalign) -> None:
+    """Where the model doesn't end it and the request names no number, a reply is cut off by its slot alone."""
+    answer = ask(ai, "nobody", logit_bias={str(token): bias for token, bias in ENDLESS.items()})
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.total_tokens == service.models.base.context
 
 
 def test_stop_strings_end_a_reply(ai: OpenAI) -> None:

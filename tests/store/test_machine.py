@@ -183,7 +183,7 @@ def test_a_dict_would_say_the_same(run: Callable[..., None]) -> None:
 @pytest.mark.slow
 def test_a_dict_would_say_the_same_of_many(run: Callable[..., None]) -> None:
     """Many verbs, many times."""
-    run(150, 40)
+    run(50, 25)
 
 
 def test_what_the_dict_has_otherwise_would_be_seen(run: Callable[..., None], monkeypatch) -> None:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+BLOCK, FEW_BLOCKS = 64, 128  # logits in one; so few are ranked at once
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
@@ -55,6 +57,23 @@ def not_empty(logits: Float[Tensor, "B V"], step: Step | None, ends: Int[Tensor,
     if step is not None:
         keeps = keeps | (step.index > 0)
     return torch.where(keeps[:, None], logits, logits.index_fill(-1, ends, -math.inf))
+
+
+def shortlist(logits: Float[Tensor, "B V"], num: int) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """The K likeliest tokens, the best first, and their ids: ``topk``, in half the time for a large V on a CPU.
+
+    They are in the K blocks whose best are the best, or behind the last whole block.
+    """
+    b, size = logits.shape
+    num_blocks = size // BLOCK
+    if logits.device.type != "cpu" or num_blocks < FEW_BLOCKS or num >= num_blocks:
+        return logits.topk(min(num, size))
+    best = logits[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK)).amax(-1)
+    blocks = best.topk(num, sorted=False).indices
+    ids = (blocks[:, :, None] * BLOCK + torch.arange(BLOCK)).flatten(1)
+    ids = torch.cat([ids, torch.arange(num_blocks * BLOCK, size).expand(b, -1)], dim=1)
+    top, places = logits.gather(-1, ids).topk(num)
+    return top, ids.gather(-1, places)
 
 
 def cut_kl(logits: Float[Tensor, "B V"], top: Float[Tensor, "B K"]) -> Float[Tensor, "B"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from personalign.decode.request import gain
 from personalign.decode.slots import Slots
-from personalign.decode.steer import Step, Tilt, not_empty
+from personalign.decode.steer import Step, Tilt, not_empty, shortlist
 from personalign.decode.successor import SuccessorHead, reward
 from personalign.decode.weights import DEFAULT_ROWS, Places, SteeredRows, WeightBank
 from personalign.types import Guidance, Steering
@@ -49,10 +49,12 @@ class SuccessorTilt:
         ends: Sequence[int],
         slots: Slots,
         num_rows: int = DEFAULT_ROWS,
+        *,
+        has_account: bool = True,
     ) -> None:
         self._head, self._table, self._steering = head, table, steering
         self._ends = torch.tensor(ends, dtype=torch.long, device=slots.device)
-        self.rows = SteeredRows(slots, WeightBank(head.num_axes, slots.device, num_rows))
+        self.rows = SteeredRows(slots, WeightBank(head.num_axes, slots.device, num_rows), has_account=has_account)
         self._merged = slots.rows(head.rank, head.body.out_features + 1)
 
     def admit(self, slot: int, guidance: Guidance) -> None:
@@ -73,7 +75,7 @@ class SuccessorTilt:
     def steer(self, logits: Float[Tensor, "B V"], step: Step, slots: Places) -> Float[Tensor, "B V"]:
         """The same for rows that belong to any slots, each to another one."""
         steering = self._steering
-        top, candidates = not_empty(logits, step, self._ends).topk(min(steering.num_candidates, logits.shape[-1]))
+        top, candidates = shortlist(not_empty(logits, step, self._ends), steering.num_candidates)
         rewards = reward(self._head, self._table, step.hidden, self._merged[slots], candidates)
         tilted = tilt(top, rewards, steering.beta * self.rows.gain(slots), steering.clip)
         return self.rows.steered(logits, step, top, candidates, tilted, slots)

@@ -108,10 +108,13 @@ class WeightBank:
 
 
 class SteeredRows:
-    """The rows of the weight bank that the slots use; a slot without guidance uses the neutral one, with gain 0."""
+    """The rows of the weight bank that the slots use; a slot without guidance uses the neutral one, with gain 0.
 
-    def __init__(self, slots: Slots, bank: WeightBank) -> None:
-        self._bank = bank
+    ``has_account`` says that somebody asks what was done to a reply, which takes a look at all logits.
+    """
+
+    def __init__(self, slots: Slots, bank: WeightBank, *, has_account: bool = True) -> None:
+        self._bank, self._has_account = bank, has_account
         self._row = slots.rows(dtype=torch.long, neutral=NEUTRAL)  # of the bank
         self._strength = slots.rows()
         self._steers = slots.rows(dtype=torch.bool)  # guided, and not in shadow
@@ -170,9 +173,10 @@ class SteeredRows:
         sound = self._sound[slots].logical_and(tilt.finite.logical_or(~judged))
         self._sound[slots] = sound
         guided = (gain > 0).logical_and_(sound)
-        changed = (scores.argmax(-1) != 0).to(tilt.kl.dtype)  # the model's own likeliest token comes first
-        effect = torch.stack([tilt.kl + cut_kl(logits, top), tilt.kl, changed, tilt.gained], dim=-1)
-        self._sums[slots] += torch.where((guided & judged)[:, None], effect, 0.0)
+        if self._has_account:
+            changed = (scores.argmax(-1) != 0).to(tilt.kl.dtype)  # the model's own likeliest token comes first
+            effect = torch.stack([tilt.kl + cut_kl(logits, top), tilt.kl, changed, tilt.gained], dim=-1)
+            self._sums[slots] += torch.where((guided & judged)[:, None], effect, 0.0)
         guided.logical_and_(self._steers[slots])
         written = torch.where(guided[:, None], scores, logits.gather(-1, candidates))
         return logits.masked_fill_(guided[:, None], -math.inf).scatter_(-1, candidates, written)

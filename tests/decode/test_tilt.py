@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from personalign.decode.steer import shortlist
 from personalign.decode.tilt import tilt
 
 CASES = 2500
@@ -100,3 +101,17 @@ def test_a_reward_of_an_impossible_candidate_does_not_count() -> None:
     assert finite.all()
     assert torch.allclose(delta[:, :2], alone)
     assert torch.allclose(kl, alone_kl)
+
+
+@pytest.mark.parametrize("size", [10, 128, 8192, 49152, 50257, 151936])
+@pytest.mark.parametrize("num", [1, 20, 200])
+def test_the_short_list_is_the_likeliest_tokens(size: int, num: int) -> None:
+    """As topk finds them, whole blocks or not, with most tokens ruled out, and with NaN first."""
+    generator = torch.Generator().manual_seed(size + num)
+    logits = torch.randn(3, size, generator=generator).double() * 4
+    logits[1] = torch.where(torch.rand(size, generator=generator) < 0.9, -math.inf, logits[1])
+    logits[2, size // 2] = math.nan
+    expected, (top, ids) = logits.topk(min(num, size)), shortlist(logits, num)
+    assert torch.equal(top.nan_to_num(), expected.values.nan_to_num())
+    possible = expected.values > -math.inf
+    assert torch.equal(ids[possible], expected.indices[possible])

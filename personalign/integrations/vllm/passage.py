@@ -57,7 +57,7 @@ class Passage:
                 "starts, and no dummy weights; start it with: personalign vllm serve"
             )
         table, ends, head = self.subject
-        return SuccessorTilt(head, table, basis.steering, ends, slots, num_rows)
+        return SuccessorTilt(head, table, basis.steering, ends, slots, num_rows, has_account=False)
 
 
 @cache

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import httpx
 import pytest
@@ -21,6 +22,14 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND":
 SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--kv-cache-memory-bytes", "256M"]
 START_S = 180.0
 CHAT: list[Message] = [{"role": "user", "content": "Can you help me find a place to eat?"}]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip by name what needs vLLM where it isn't installed."""
+    if find_spec("vllm") is None:
+        for item in items:
+            if item.get_closest_marker("vllm") is not None:
+                item.add_marker(pytest.mark.skip(reason="vLLM isn't installed: make test-vllm"))
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,9 @@ def usable(table: pa.Table, basis: Basis, embed: Embed, *, is_regraded: bool) ->
         _refuse(~is_known, "a reply that the basis doesn't know", is_usable, refused)
     else:
         v = _read(table, basis.num_axes)
-        _refuse(
-            np.asarray(~(np.abs(v) <= LONGEST).all(axis=1)), "features that aren't finite numbers", is_usable, refused
-        )
+        if not (v.min(initial=0.0) >= -LONGEST and v.max(initial=0.0) <= LONGEST):
+            is_far = np.asarray(~(np.abs(v) <= LONGEST).all(axis=1))
+            _refuse(is_far, "features that aren't finite numbers", is_usable, refused)
     rows = np.flatnonzero(is_usable) if not is_usable.all() else slice(None)
     names = pa.DictionaryArray.from_arrays(pa.array(user[rows], pa.int32()), users)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(v[rows].ravel()), basis.num_axes)

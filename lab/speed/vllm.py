@@ -1,7 +1,8 @@
 """``personalign bench vllm``: what people's rewards cost in vLLM, our engine beside it, and how soon a profile acts.
 
-It runs where vLLM is installed. Both engines write the same tokens' worth in turns: SmolLM2 in float32, 64 greedy
-tokens after prompts of 64, with as many threads each. vLLM compiles the model, and keeps no prefixes.
+It runs where vLLM is installed. Both engines write as many tokens in turns: SmolLM2 in float32, 64 greedy tokens after
+prompts of 64. vLLM compiles the model, and keeps no prefixes. Both run in this process, with a thread each: ratios are
+of processor time, which on a quiet machine is the time that passes, and on a busy one isn't disturbed as much.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from lab.bootstrap import quantile
 from lab.harness import Bar, Group, Report, Row, choose, turns
 from lab.speed.batch import Batch, EngineSide
-from lab.speed.interleave import Side, interleave
+from lab.speed.interleave import Side, interleave, ratios
 from lab.speed.models import Specimens
 from personalign.decode.load import render
 from personalign.integrations.vllm.people import USER
@@ -46,7 +47,7 @@ class Plan:
 
     num_users: int = 16
     num_tokens: int = 64
-    num_rounds: int = 9
+    num_rounds: int = 7
     num_reloads: int = 100
     reload_tokens: int = 4
 
@@ -94,8 +95,7 @@ class Subject:
 def run_vllm(plan: Plan, only: str = "", out: Path | None = None) -> dict[str, Any]:
     """Measure the figures whose names begin with ``only``; ``out`` is renewed with each row."""
     set_environment({"VLLM_CPU_OMP_THREADS_BIND": "nobind"})  # no core of its own: other work may be on it
-    facts = {"load_before": os.getloadavg()[0]}
-    report = Report("personalign bench vllm", "cpu", PACKAGES, dict(BARS), out, facts)
+    report = Report("personalign bench vllm", "cpu", PACKAGES, dict(BARS), out)
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(plan, Path(folder))
         for group in choose(GROUPS, only):
@@ -108,8 +108,7 @@ def _heads(subject: Subject) -> Iterator[Row]:
     plan = subject.plan
     people = [{USER: f"user {i}"} for i in range(plan.num_users)]
     sides = {"plain": subject.inside([None] * plan.num_users), "heads": subject.inside(people)}
-    seconds = interleave(sides, plan.num_rounds, plan.num_tokens, "people in vLLM")
-    yield _over("vllm_heads_over_plain", plan, plan.num_users, seconds["plain"], seconds["heads"])
+    yield _over("vllm_heads_over_plain", plan, plan.num_users, sides, "people in vLLM")
 
 
 def _engines(subject: Subject, num: int) -> Iterator[Row]:
@@ -117,16 +116,38 @@ def _engines(subject: Subject, num: int) -> Iterator[Row]:
     plan = subject.plan
     engine = EngineSide(subject.specimens.bare(MODEL), subject.batch(num))
     sides = {"vllm": subject.inside([None] * num), "engine": engine.side()}
-    seconds = interleave(sides, plan.num_rounds, plan.num_tokens, f"our engine and vLLM's, {num} requests")
-    yield _over("engine_over_vllm_cpu", plan, num, seconds["vllm"], seconds["engine"])
+    yield _over("engine_over_vllm_cpu", plan, num, sides, f"our engine and vLLM's, {num} requests")
 
 
-def _over(figure: str, plan: Plan, num: int, below: Sequence[float], above: Sequence[float]) -> Row:
-    """How much faster the second of two sides is."""
-    shares = [one / other for one, other in zip(below, above, strict=True)]
+def _over(figure: str, plan: Plan, num: int, sides: Mapping[str, Side], name: str) -> Row:
+    """How much faster the second of two sides is, by the processor and by the clock, and how busy the machine was."""
+    load, clock = os.getloadavg()[0], {side: Clock(run) for side, run in sides.items()}
+    seconds = interleave({side: one.processor_s for side, one in clock.items()}, plan.num_rounds, plan.num_tokens, name)
+    below, above = sides
     tokens = num * plan.num_tokens
-    facts = {"tokens_per_s": tokens / quantile(above).value, "tokens_per_s_below": tokens / quantile(below).value}
-    return Row.estimated(f"{figure}.{num}", quantile(shares), {**facts, "rounds": plan.num_rounds})
+    facts: dict[str, Any] = {
+        f"tokens_per_s.{side}": tokens / quantile(seconds[side]).value
+        for side in sides  # of a processor
+    }
+    passed = [
+        one / other for one, other in zip(clock[below].passed[1:], clock[above].passed[1:], strict=True)
+    ]  # the first warms up
+    facts |= {"by_the_clock": quantile(passed).value, "rounds": plan.num_rounds, "load_before": load}
+    return Row.estimated(f"{figure}.{num}", quantile(ratios(seconds[below], seconds[above])), facts)
+
+
+class Clock:
+    """A side whose turns are measured by the processor, and what passes meanwhile."""
+
+    def __init__(self, run: Side) -> None:
+        self._run = run
+        self.passed: list[float] = []
+
+    def processor_s(self, num_tokens: int) -> float:
+        """Processor seconds of a turn."""
+        started = time.process_time()
+        self.passed.append(self._run(num_tokens))
+        return time.process_time() - started
 
 
 def _reload(subject: Subject) -> Iterator[Row]:

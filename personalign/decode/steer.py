@@ -68,7 +68,7 @@ def shortlist(logits: Float[Tensor, "B V"], num: int) -> tuple[Float[Tensor, "B 
     num_blocks = size // BLOCK
     if logits.device.type != "cpu" or num_blocks < FEW_BLOCKS or num >= num_blocks:
         return logits.topk(min(num, size))
-    best = logits[:, : num_blocks * BLOCK].unflatten(1, (num_blocks, BLOCK)).amax(-1)
+    best = logits[:, : num_blocks * BLOCK].view(b, num_blocks, BLOCK).amax(-1)
     blocks = best.topk(num, sorted=False).indices
     ids = (blocks[:, :, None] * BLOCK + torch.arange(BLOCK)).flatten(1)
     ids = torch.cat([ids, torch.arange(num_blocks * BLOCK, size).expand(b, -1)], dim=1)

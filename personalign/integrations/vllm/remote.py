@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from personalign.decode.models import Models
 from personalign.decode.request import Account, Request, gain
-from personalign.decode.seq import Outbox, Seq, Ticket, engine_error
-from personalign.errors import EngineError, InputError, MissingExtra, Overloaded, check_process
+from personalign.decode.seq import DEFAULT_LENGTH, Outbox, Seq, Ticket, engine_error
+from personalign.errors import EngineError, InputError, MessageError, MissingExtra, Overloaded, check_process
 from personalign.integrations.vllm.people import PREFIX, STRENGTH, UNKNOWN, USER
 from personalign.options import Options
 from personalign.types import Guidance
@@ -57,7 +57,8 @@ class RemoteWorker:
         self._num_slots = num_slots
         try:
             with self._reached():
-                self._model = str(_body(self._client.get("/v1/models"))["data"][0]["id"])
+                card = _body(self._client.get("/v1/models"))["data"][0]
+                self._model, self._longest = str(card["id"]), int(card.get("max_model_len") or DEFAULT_LENGTH)
                 self._check_processor()
         except BaseException:
             self._client.close()
@@ -94,9 +95,15 @@ class RemoteWorker:
         for request in requests:
             _check(request)
         seqs = [
-            Seq(self._models, request, next(self._numbers), outbox, is_streamed=is_streamed)
+            Seq(self._models, request, next(self._numbers), outbox, is_streamed=is_streamed, longest=self._longest)
             for request, outbox in zip(requests, outboxes, strict=True)
         ]
+        for seq in seqs:
+            if seq.num_tokens > self._longest:
+                raise MessageError(
+                    f"prompt and max_tokens come to {seq.num_tokens} tokens, vLLM takes {self._longest}; shorten the "
+                    "conversation, ask for fewer tokens, or start vLLM with a larger --max-model-len"
+                )
         with self._lock:
             if self._is_closed:
                 raise EngineError("personalign is closed; open it again")

@@ -60,6 +60,7 @@ def told(reply: Any) -> tuple[Any, ...]:
     [
         {},
         {"max_tokens": 5},
+        {"max_tokens": None},
         {"strength": 0.5},
         {"strength": 0.0},
         {"stop": ["city"]},
@@ -101,6 +102,7 @@ def test_a_seed_repeats_a_draw(remote: Personalign) -> None:
         ({"rule": "best_of", "temperature": 0.7}, "best_of"),
         ({"expert": "hotels"}, "an expert"),
         ({"max_tokens": 5000}, "fit into the model's context"),
+        ({"max_tokens": 1020}, "vLLM takes 1024|fit into the model's context"),
     ],
 )
 def test_what_vllm_lacks_is_refused(remote: Personalign, options: dict[str, Any], message: str) -> None:

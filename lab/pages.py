@@ -305,8 +305,8 @@ def _fleet() -> str:
 
 
 def _simulated() -> str:
-    header = ["cores", "commits a second", "reads a second", "of the cores in use", "ms for a read, median and 99th"]
-    return _table(header, fleet.simulated())
+    header = ["a person goes to", "commits a second", "cores", "requests that read, a second", "of the cores in use"]
+    return _table([*header, "ms for a read, median and 99th"], fleet.simulated())
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -320,6 +320,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "speeds": _speeds,
     "costs": lambda: _figures("decode", captions.COSTS),
     "served": lambda: _figures("serve", captions.SERVED),
+    "vllm": lambda: _figures("vllm", captions.INSIDE_VLLM),
     "scale": lambda: _figures("scale", captions.SCALE),
     "fleet": _fleet,
     "simulated": _simulated,

@@ -106,8 +106,18 @@ def make_basis(folder: Path) -> None:
     bundled = Basis.load(ZOO / "tiny" / "basis")
     axes = tuple(Axis(f"axis_{j}", "made up", "low", "high") for j in range(NUM_AXES))
     reference = people(50)[0].reshape(-1, NUM_AXES)
-    scaled = replace(bundled, center=np.zeros(NUM_AXES), scale=np.ones(NUM_AXES), bank=(), head=None)
-    replace(scaled, axes=axes, prior=prior().normal, noise=NOISE, reference=reference).save(folder)
+    made = replace(
+        bundled,
+        axes=axes,
+        center=np.zeros(NUM_AXES),
+        scale=np.ones(NUM_AXES),
+        prior=prior().normal,
+        noise=NOISE,
+        reference=reference,
+        bank=(),
+        head=None,
+    )
+    made.save(folder)
 
 
 def write_log(path: Path, num: int) -> None:

@@ -189,7 +189,7 @@ INSIDE_VLLM = {
     "vllm_heads_over_plain.16": "vLLM: 16 requests of a person each ÷ 16 of nobody",
     "engine_over_vllm_cpu.16": "our engine ÷ vLLM on a CPU, 16 plain requests",
     "engine_over_vllm_cpu.1": "the same, one request",
-    "vllm_reload_p99_ms": "from another process's commit to four tokens written under it, 99th percentile, ms",
+    "vllm_reload_p99_ms": "from another process's commit to two tokens written under it, 99th percentile, ms",
 }
 SCALE = {
     "local_fit_s": "a million people fitted, s",

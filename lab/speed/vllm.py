@@ -25,7 +25,7 @@ from lab.speed.batch import Batch, EngineSide
 from lab.speed.interleave import Side, interleave, ratios
 from lab.speed.models import Specimens
 from personalign.decode.load import render
-from personalign.integrations.vllm.people import USER
+from personalign.integrations.vllm.people import STRENGTH, USER
 from personalign.integrations.vllm.server import Offline, Place
 from personalign.service import Personalign
 from personalign.settings import set_environment
@@ -47,9 +47,10 @@ class Plan:
 
     num_users: int = 16
     num_tokens: int = 64
-    num_rounds: int = 7
+    num_rounds: int = 5
     num_reloads: int = 100
-    reload_tokens: int = 4
+    reload_tokens: int = 2
+    reload_strength: float = 4.0  # so that two tokens tell which profile it is
 
 
 class Subject:
@@ -69,14 +70,14 @@ class Subject:
         sizes = {"max_model_len": 512, "max_num_seqs": self.plan.num_users, "kv_cache_memory_bytes": 1 << 30}
         return Offline(self.place, dtype="float32", enable_prefix_caching=False, **sizes)
 
-    def batch(self, num: int) -> Batch:
+    def batch(self, num: int, num_prompt_tokens: int = 64) -> Batch:
         """So many requests."""
-        return Batch.random(self.specimens.smollm2.base, [self.plan.num_tokens] * num, 64)
+        return Batch.random(self.specimens.smollm2.base, [self.plan.num_tokens] * num, num_prompt_tokens)
 
-    def prompts(self, num: int) -> list[list[int]]:
+    def prompts(self, num: int, num_prompt_tokens: int = 64) -> list[list[int]]:
         """The same as tokens."""
         words = self.specimens.smollm2.base.tokenizer
-        return [render(words, request.messages) for request in self.batch(num).requests(1)]
+        return [render(words, request.messages) for request in self.batch(num, num_prompt_tokens).requests(1)]
 
     def inside(self, people: Sequence[Mapping[str, Any] | None]) -> Side:
         """VLLM's turn: seconds for a batch of these people."""
@@ -152,25 +153,26 @@ class Clock:
 
 def _reload(subject: Subject) -> Iterator[Row]:
     """Milliseconds from another process's commit of a profile to the end of the first short reply that it steers."""
-    (prompt,), num_tokens = subject.prompts(1), subject.plan.reload_tokens
+    plan, prompts = subject.plan, subject.prompts(subject.plan.num_users, 8)
+    person = {USER: "user 0", STRENGTH: plan.reload_strength}
 
-    def written() -> list[int]:
-        return subject.vllm.write([prompt], [{USER: "user 0"}], max_tokens=num_tokens, ignore_eos=True)[0]
+    def written(some: Sequence[list[int]]) -> list[list[int]]:
+        return subject.vllm.write(some, [person] * len(some), max_tokens=plan.reload_tokens, ignore_eos=True)
 
     milliseconds = []
     with _elsewhere(subject) as other:
-        expected = []
+        replies = []
         for _ in (-1, 1):  # the other process moves the person to and fro
             _moved(other)
-            expected.append(written())
-        assert expected[0] != expected[1], "the two profiles write different replies"
-        for i in turns(subject.plan.num_reloads, "profiles that change"):
+            replies.append(written(prompts))
+        place = next(i for i, (one, two) in enumerate(zip(*replies, strict=True)) if one != two)
+        for i in turns(plan.num_reloads, "profiles that change"):
             committed = _moved(other)
-            while written() != expected[i % 2]:
+            while written([prompts[place]])[0] != replies[i % 2][place]:
                 assert time.monotonic() < committed + TIMEOUT_S, "the profile never acts"
             milliseconds.append(1e3 * (time.monotonic() - committed))
-    facts = {"p50_ms": quantile(milliseconds).value, "tokens": num_tokens, "rounds": len(milliseconds)}
-    yield Row.estimated("vllm_reload_p99_ms", quantile(milliseconds, 0.99), facts)
+    facts = {"p50_ms": quantile(milliseconds).value, "tokens": plan.reload_tokens, "rounds": len(milliseconds)}
+    yield Row.estimated("vllm_reload_p99_ms", quantile(milliseconds, 0.99), facts | {"load_before": os.getloadavg()[0]})
 
 
 @contextmanager

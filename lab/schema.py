@@ -12,7 +12,7 @@ import typer
 
 from personalign.store import schema
 from personalign.store.places import find
-from personalign.store.sqlite.place import SqlitePlace, statements
+from personalign.store.sqlite.connections import SqlitePlace, statements
 
 
 def migrated(folder: Path) -> list[str]:

@@ -8,10 +8,10 @@ from sqlalchemy.exc import ArgumentError
 from personalign.errors import StoreError
 from personalign.messages import check_place
 from personalign.store.connections import Place
-from personalign.store.postgres.place import DRIVER, EXAMPLE, PostgresPlace
+from personalign.store.postgres.connections import DRIVER, EXAMPLE, PostgresPlace
+from personalign.store.sqlite.connections import SqlitePlace
 from personalign.store.sqlite.database import EXAMPLE as FILE_EXAMPLE
 from personalign.store.sqlite.database import locate
-from personalign.store.sqlite.place import SqlitePlace
 
 EXAMPLES = f"{FILE_EXAMPLE}, or a database, such as {EXAMPLE}"
 

@@ -19,9 +19,9 @@ from personalign.store.erase import erase_again
 from personalign.store.places import find
 from personalign.store.schema import check_revision, migrate, read_revision
 from personalign.store.sqlite import copies
+from personalign.store.sqlite.connections import SqlitePlace
 from personalign.store.sqlite.database import Database, follow
 from personalign.store.sqlite.files import disk_errors
-from personalign.store.sqlite.place import SqlitePlace
 from personalign.store.transfer import Watch, fill, replace, unwatched
 
 

@@ -17,7 +17,7 @@ from lab.schema import migrated
 from personalign.errors import SchemaError, StoreError
 from personalign.store import Shown, Store, schema, upkeep
 from personalign.store.places import find
-from personalign.store.sqlite import engine, place
+from personalign.store.sqlite import connections, engine
 from personalign.store.sqlite.database import locate
 from personalign.store.tables import Table
 from personalign.types import Statement
@@ -108,7 +108,7 @@ def test_a_new_file_has_the_schema_that_all_revisions_make(url: str, tmp_path: P
     upkeep.upgrade(url)
     reader = engine.reader_engine(locate(url))
     with reader.connect() as connection:
-        made = place.statements(connection)
+        made = connections.statements(connection)
     reader.dispose()
     assert [_lines(each) for each in made] == [_lines(each) for each in migrated(tmp_path)]
     assert len(made) > len(Table.metadata.sorted_tables)
@@ -174,7 +174,7 @@ def test_a_batch_migration_keeps_every_row(filled, second, url: str, sql) -> Non
 def test_foreign_keys_in_a_batch_migration_would_be_seen(filled, second, url: str, sql, monkeypatch) -> None:
     """The control: on an engine with foreign keys the same migration empties the children, without any error."""
     second()
-    monkeypatch.setattr(place, "migration_engine", engine.writer_engine)
+    monkeypatch.setattr(connections, "migration_engine", engine.writer_engine)
     upkeep.upgrade(url)
     assert _counts(sql)["answers"] == 0
 

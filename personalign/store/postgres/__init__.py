@@ -1,1 +1,1 @@
-"""A store in a PostgreSQL database, which several machines may share. Read ``place``, then ``connections``."""
+"""A store in a PostgreSQL database, which several machines may share. Read ``connections``."""

@@ -1,1 +1,1 @@
-"""A store in one SQLite file. Read ``place``, then ``connections``; ``database`` says which traps there are."""
+"""A store in one SQLite file. Read ``connections``; ``database`` says which traps there are."""

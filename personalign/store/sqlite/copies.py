@@ -13,10 +13,10 @@ from pathlib import Path
 from personalign.errors import StoreError
 from personalign.store.connections import Tombstone
 from personalign.store.facts import KEY, read_fact, read_tombstones
+from personalign.store.sqlite.connections import SqlitePlace
 from personalign.store.sqlite.database import ERASURES, LOGS, TURNS, Database, check_log, follow
 from personalign.store.sqlite.engine import refuse_foreign, typed_errors
 from personalign.store.sqlite.files import disk_errors, make_file, make_whole, read_bytes, sync_folder
-from personalign.store.sqlite.place import SqlitePlace
 from personalign.store.sqlite.tombstones import FileTombstones
 
 

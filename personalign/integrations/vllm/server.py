@@ -15,11 +15,12 @@ from urllib.request import urlopen
 
 from personalign.bundled import locate, model_place, no_basis
 from personalign.decode.gguf import checkpoint_folder
-from personalign.errors import BasisError, EngineError
+from personalign.errors import BasisError, EngineError, InputError
 from personalign.integrations.vllm import PROCESSOR
 from personalign.settings import PREFIX, environment, set_environment
 
 SERVER = "vllm.entrypoints.openai.api_server"  # as a module: the command vllm fails on CPUs
+MODEL, PROCESSORS = "--model", "--logits-processors"
 QUIET = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # its log stays out of what we print
 LOOPBACK = "127.0.0.1"
 START_S, PAUSE_S, LAST_S = 600.0, 0.2, 10.0  # until it answers; between two looks; until it has ended
@@ -55,11 +56,18 @@ class Place:
         return checkpoint_folder(model_place(self.model))
 
     def command(self, host: str, port: int, arguments: Sequence[str] = ()) -> list[str]:
-        """What starts vLLM's OpenAI server; later arguments win."""
+        """What starts vLLM's OpenAI server; later arguments win.
+
+        Raises:
+            InputError: another processor or model would take the place of ours.
+        """
+        for word in arguments:
+            if word.partition("=")[0].replace("_", "-") in {PROCESSORS, MODEL}:
+                raise InputError(f"found {word} among vLLM's options, which personalign sets; leave it out")
         named = {
-            "--model": self.checkpoint(),
+            MODEL: self.checkpoint(),
             "--served-model-name": self.model,
-            "--logits-processors": PROCESSOR,
+            PROCESSORS: PROCESSOR,
             "--host": host,
             "--port": str(port),
         }

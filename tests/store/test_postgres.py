@@ -18,7 +18,7 @@ from lab.postgres import LOCKED, PASSWORD, Server, postgres
 from personalign.errors import InputError, MissingExtra, StoreError
 from personalign.store import Store, schema, upkeep
 from personalign.store.postgres import connections, engine
-from personalign.store.tables import UserRow
+from personalign.store.tables import Table, UserRow
 from tests.store.store_worker import answers, at_once, count, is_known, pair
 
 SOUND = {"refused": 0, "wrong": 0}
@@ -266,3 +266,21 @@ def test_no_update_is_lost(postgres_url: str, monkeypatch: pytest.MonkeyPatch, *
 def test_no_update_is_lost_in_eight_thousand(postgres_url: str, rounds: int, users: int) -> None:
     """Eight processes: none lost, no error."""
     assert answers(postgres_url, 8, rounds, users) == SOUND
+
+
+def test_nothing_but_a_hash_is_left_of_a_person(store: Store, url: str, sql) -> None:
+    """No row of any table has the id or the texts; before, rows of four have."""
+    tables = [table.name for table in Table.metadata.sorted_tables]
+
+    def traces() -> set[str]:
+        return {table for table in tables if sql(f"SELECT 1 FROM {table} AS row WHERE row::text LIKE '%canary%'")}
+
+    store.add_user("canary", consent="canary agrees")
+    shown = store.present("canary", "basis", pair("q", "canary sings"))
+    store.commit_answer("canary", shown.id, "a", count)
+    assert traces() == {"users", "presentations", "answers", "profiles"}
+    assert store.forget("canary")
+    assert traces() == set()
+    assert sql("SELECT count(*) FROM tombstones") == [(1,)]
+    with Store.open(url) as other:
+        assert not is_known(other, "canary")

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, event, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from personalign.errors import StoreError
@@ -21,6 +22,7 @@ from personalign.store.postgres.tombstones import TableTombstones
 from personalign.store.postgres.watch import CHANNEL, SNAPSHOT, Watch
 
 EVERYTHING = 0x50414C4E  # the lock on the whole store; "PALN"
+TURNS, LOCK_TIMEOUT = 5, "55P03"  # of three seconds, and how the server says that one is over
 LOCK_ALL = text("SELECT pg_advisory_xact_lock(:everything)")
 LOCK_ONE = text("SELECT pg_advisory_xact_lock_shared(:everything), pg_advisory_xact_lock(:person)")
 # a transaction without a number of its own changed nothing
@@ -110,12 +112,14 @@ class PostgresConnections(Connections):
     @contextmanager
     def write(self, person: str | None = None) -> Iterator[Session]:
         """Write in one transaction, which has the person's lock, or everybody's, from its beginning."""
-        with self.enter(), Session(self.writer, expire_on_commit=False) as session, session.begin():
-            if person is None:
-                session.execute(LOCK_ALL, {"everything": EVERYTHING})
-            else:
-                session.execute(LOCK_ONE, {"everything": EVERYTHING, "person": _lock(person)})
-            yield session
+        with self.enter(), Session(self.writer, expire_on_commit=False) as session:
+            _take_lock(session, person)
+            try:
+                yield session
+                session.commit()
+            except BaseException:
+                session.rollback()
+                raise
         self._watch.count()
 
     def version(self) -> int:
@@ -148,6 +152,22 @@ class PostgresConnections(Connections):
 
     def _tell(self, connection: Connection) -> None:
         connection.execute(TELL, {"channel": CHANNEL, "token": self._watch.token})
+
+
+def _take_lock(session: Session, person: str | None) -> None:
+    """Wait for the lock as long as on SQLite: several times what one statement may wait."""
+    for turn in range(TURNS, 0, -1):
+        try:
+            if person is None:
+                session.execute(LOCK_ALL, {"everything": EVERYTHING})
+            else:
+                session.execute(LOCK_ONE, {"everything": EVERYTHING, "person": _lock(person)})
+        except DBAPIError as error:
+            if turn == 1 or getattr(error.orig, "sqlstate", None) != LOCK_TIMEOUT:
+                raise
+            session.rollback()
+        else:
+            return
 
 
 def _begin(connection: Connection, level: str, *, is_read_only: bool = False) -> None:

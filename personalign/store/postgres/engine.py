@@ -54,6 +54,7 @@ ADVICE = {
     "no password": "the server wants a password; put it into the URL, or into a file as PGPASSFILE names it",
     "3D000": "make the database with: createdb",
     "does not exist": "check the name in the URL, or make the database with: createdb",
+    "25P03": f"the process paused in the middle of it; {AGAIN}",
     "25006": "the database is read-only (a standby, or default_transaction_read_only); pass the URL of the primary",
     "42501": "the role may not do this; grant it the rights on the database, or pass a role that owns it",
     "53100": "free some space on the server's disk and try again, no row was changed",

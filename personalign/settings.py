@@ -21,6 +21,11 @@ def wants_traces() -> bool:
     return any(name.startswith("OTEL_EXPORTER_OTLP") for name in os.environ)
 
 
+def has_cluster() -> bool:
+    """Whether Ray's own variable names a cluster."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment of a process that is started from here, with some variables of its own."""
     return {**os.environ, **changes}

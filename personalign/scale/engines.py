@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from personalign.errors import EngineError, MissingExtra
+from personalign.settings import has_cluster
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,7 +88,7 @@ def num_cores() -> int:
 
 def _start(ray: Any) -> None:  # noqa: ANN401 - a module
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    settings = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": num_cores(), **quiet}
+    settings = {} if has_cluster() else {"num_cpus": num_cores(), **quiet}
     try:
         ray.init(**settings)
     except (ConnectionError, OSError, ValueError) as error:

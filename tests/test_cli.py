@@ -168,7 +168,7 @@ JSON_ALONE = {  # verbs that make a database of their own, and remove it
     "bench plot": (("bench", "plot", str(QUALITY), "."), {"pictures"}),
 }
 LONG = ("demo", "bench people", "bench decode", "bench quality", "bench learn")  # some ten seconds each and more
-# below, in test_cli_training.py, in serve/test_run.py or in lab/prose
+# below, in test_cli_training.py, or in the tests of store, serve, scale, integrations/vllm and lab
 ELSEWHERE = {
     "bench serve",
     "basis bootstrap",
@@ -183,6 +183,11 @@ ELSEWHERE = {
     "db restore",
     "bench knowledge",
     "bench stick",
+    "bench scale",
+    "bench vllm",
+    "db copy",
+    "fit",
+    "vllm check",
 }
 
 

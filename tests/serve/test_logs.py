@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from personalign.serve.logs import Format, Lines
+from tests.decode.gate import until
 
 CANARY = "canary-7f3a"
 Write = Callable[..., str]
@@ -37,6 +38,7 @@ def test_requests_leave_their_template(client: httpx.Client, caplog: pytest.LogC
         assert client.post("/v1/chat/completions", json=said | {"stream": True}).text.endswith("[DONE]\n\n")
         assert client.get(f"/v1/people/{CANARY}/profile", params={"name": CANARY}).status_code == 200
         assert client.request("CANARY", f"/{CANARY}").is_client_error
+        until(lambda: [record.message for record in caplog.records].count("request") == 4)  # after the answer
     lines = [Lines().format(record) for record in caplog.records if record.name.startswith("personalign")]
     assert CANARY not in "".join(lines)
     rows = [json.loads(line) for line in lines]

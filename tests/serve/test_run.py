@@ -28,7 +28,7 @@ from personalign.serve.policy import Policy
 from personalign.serve.run import Server, serve
 from personalign.service import Personalign
 from personalign.store import schema
-from personalign.store.sqlite.database import locate
+from personalign.store.places import find
 from tests.commands import run_verb
 from tests.decode.gate import Gate, until
 from tests.onboarded import HELLO
@@ -125,7 +125,8 @@ def _use_everything(client: httpx.Client) -> None:
 @pytest.mark.slow
 def test_an_old_schema_is_refused_until_it_may_be_migrated(tmp_path: Path) -> None:
     """Exit code 3 and the command to run, and nothing changed; with --migrate it serves, and ends what it began."""
-    schema.migrate(locate(url_in(tmp_path)), "0011")
+    find(url_in(tmp_path)).make()
+    schema.migrate(find(url_in(tmp_path)), "0011")
     before = (tmp_path / "p.db").read_bytes()
     command = [sys.executable, "-m", "personalign.cli", "serve", "--port", "0", "--store", url_in(tmp_path)]
     refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)

@@ -24,7 +24,6 @@ PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("measur
 SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
-
 ARMS_OF_DRIFT = ("unwatched", "watched", "forgetting")
 REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")
 

@@ -9,7 +9,7 @@ import multiprocessing
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -44,7 +44,11 @@ def first_tokens(device: str, num: int) -> Seconds:
 
 def steered_from_elsewhere_ms(device: str, num: int) -> list[float]:
     """Milliseconds from an answer's commit in another process to the first token here that it steers."""
-    with _store() as store, Personalign.open(store, device=device) as p, _elsewhere(store, num) as other:
+    with (
+        _store() as store,
+        Personalign.open(store, device=device) as p,
+        elsewhere(_answer_when_told, store, num) as other,
+    ):
         p.chat("nobody", HELLO, max_tokens=1)
         return [_until_steered(p, f"{i}", other) for i in turns(num, "commit to steer, from another process")]
 
@@ -63,11 +67,11 @@ def _answer(p: Personalign, user: str) -> None:
 
 
 @contextmanager
-def _elsewhere(store: str, num: int) -> Iterator[Connection]:
-    """Another process, in which one person after the other answers when told to."""
+def elsewhere(work: Callable[..., None], *args: object) -> Iterator[Connection]:
+    """Another process that works with the other end of a connection."""
     context = multiprocessing.get_context("spawn")
     near_end, far_end = context.Pipe()
-    process = context.Process(target=_answer_when_told, args=(store, num, far_end), daemon=True)
+    process = context.Process(target=work, args=(*args, far_end), daemon=True)
     process.start()
     try:
         yield near_end
@@ -77,7 +81,7 @@ def _elsewhere(store: str, num: int) -> Iterator[Connection]:
 
 
 def _answer_when_told(store: str, num: int, signal: Connection) -> None:
-    """Tell when each answer was committed, on the clock that the processes of a machine share."""
+    """Let people answer in turn, and tell when each was committed, on the clock that processes of a machine share."""
     with Personalign.open(store) as p:
         for i in range(num):
             signal.recv()

@@ -7,12 +7,10 @@ of processor time, which on a quiet machine is the time that passes, and on a bu
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -22,6 +20,7 @@ from typing import Any
 from lab.bootstrap import quantile
 from lab.harness import Bar, Group, Report, Row, choose, turns
 from lab.speed.batch import Batch, EngineSide
+from lab.speed.freshness import elsewhere
 from lab.speed.interleave import Side, interleave, ratios
 from lab.speed.models import Specimens
 from personalign.decode.load import render
@@ -160,7 +159,7 @@ def _reload(subject: Subject) -> Iterator[Row]:
         return subject.vllm.write(some, [person] * len(some), max_tokens=plan.reload_tokens, ignore_eos=True)
 
     milliseconds = []
-    with _elsewhere(subject) as other:
+    with elsewhere(_move_when_told, subject.place.store, subject.axis) as other:
         replies = []
         for _ in (-1, 1):  # the other process moves the person to and fro
             _moved(other)
@@ -175,21 +174,8 @@ def _reload(subject: Subject) -> Iterator[Row]:
     yield Row.estimated("vllm_reload_p99_ms", quantile(milliseconds, 0.99), facts | {"load_before": os.getloadavg()[0]})
 
 
-@contextmanager
-def _elsewhere(subject: Subject) -> Iterator[Connection]:
-    """Another process, in which a person changes their mind when told to."""
-    context = multiprocessing.get_context("spawn")
-    near_end, far_end = context.Pipe()
-    process = context.Process(target=_move_when_told, args=(subject.place.store, subject.axis, far_end), daemon=True)
-    process.start()
-    try:
-        yield near_end
-    finally:
-        process.terminate()
-        process.join()
-
-
 def _move_when_told(store: str, axis: str, signal: Connection) -> None:
+    """Let a person change their mind, to and fro."""
     position = -1.0
     with Personalign.open(store, MODEL) as p:
         while True:

@@ -55,7 +55,7 @@ LIBRARIES = r"\w+\.(command|callback|listens_for|setter|get|post|put|delete)"  #
 # rooms that only a server or a fleet needs; the bars were set before there were any
 ANNEX = (
     r"personalign\.(serve|client|views|vitals|scale|integrations\.(langchain|vllm)|cli\.(serving|fitting|vllm)|"
-    r"store\.(keys|once|history|postgres|bulk|connections|facts|places|transfer|upkeep|sqlite\.(copies|turn)))\b"
+    r"store\.(keys|once|history|postgres|bulk|connections|facts|places|transfer))\b"
 )
 BY_NAME = {"_repr_html_"}  # notebooks look it up
 PLAIN = {"NamedTuple", "TypedDict", "Protocol", "Generic", "Exception"}  # bases that call no method of ours

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from personalign.errors import InputError, QuestionError
 from personalign.learn.ask import AHEAD, QUESTION_RULES, Likeness, StopRule, acquire, clip_pairs, why_stop
 from personalign.learn.axes import Embed, features
-from personalign.learn.drift import Drift
-from personalign.learn.evidence import evidence, follow
+from personalign.learn.evidence import Drift, evidence, follow
 from personalign.learn.fit import fit
 from personalign.learn.mixture import Mixture
 from personalign.learn.rank import Picks, Ranking, rank

@@ -17,7 +17,7 @@ from personalign.basis import Basis
 from personalign.bundled import Place, Source, locate, no_basis
 from personalign.errors import BasisError, EngineError, InputError, check_process
 from personalign.learn.ask import StopRule
-from personalign.learn.drift import Drift
+from personalign.learn.evidence import Drift
 from personalign.learn.rank import Ranking
 from personalign.learn.served import Serving
 from personalign.learn.wishes import ReadWishes, Understood

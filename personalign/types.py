@@ -89,7 +89,7 @@ class Noise:
     tie: float = 0.2  # Rao and Kupper's δ, under which a tie is likelier than either side; 0: ties aren't offered
     lapse: float = 0.05  # ε, the share of answers given at random over what is offered
     side: float = 0.2  # σ_b, the standard deviation of a person's bias towards the left
-    much: float = 2.2  # how far beyond δ "much better" begins: a third of the sided answers of ``learn.prior``'s people
+    much: float = 2.2  # how far beyond δ "much better" begins: a third of sided answers, of people without a log
 
     def __post_init__(self) -> None:
         is_scale = all(0 <= scale <= MAX_UTILITY for scale in (self.tie, self.side, self.much))

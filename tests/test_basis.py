@@ -22,7 +22,7 @@ from personalign.bundled import TINY, locate
 from personalign.errors import BasisError, InputError, ProfileError
 from personalign.learn.axes import features, measure
 from personalign.learn.dialogue import AXES
-from personalign.learn.prior import prior_scale
+from personalign.learn.mixture import prior_scale
 from personalign.types import Fingerprints, Gaussian, Message, Noise, Profile, Steering
 from personalign.words import Axis
 

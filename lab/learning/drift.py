@@ -1,7 +1,7 @@
 """How soon a change of taste is noticed, how often one is seen that isn't there, and what the profile is worth after.
 
 ``python -m lab.learning.drift --json``, about 5 minutes on one core. People of ``lives.py`` answer and are watched as
-the service watches them. The settings of ``personalign/learn/drift.py`` were chosen on seeds below 1000; ``FIRST``
+the service watches them. The settings of ``personalign/learn/evidence.py`` were chosen on seeds below 1000; ``FIRST``
 and the seeds after it were fixed before any of their results was seen.
 """
 
@@ -23,7 +23,7 @@ from lab.harness import Bar, Report, Row, turns
 from lab.learning.lives import Lives, Scene, World
 from lab.show import show_figures
 from personalign.cli.output import out, print_row
-from personalign.learn.drift import Drift, watch
+from personalign.learn.evidence import Drift, watch
 from personalign.types import Gaussian
 
 RESULT = Path(__file__).parents[1] / "results" / "drift.json"

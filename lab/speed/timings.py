@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from personalign.learn.ask import acquire
-from personalign.learn.drift import watch
+from personalign.learn.evidence import watch
 from personalign.learn.factors import factorise
 from personalign.learn.fit import fit, fit_many
 from personalign.learn.likelihood import probabilities

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from personalign.basis import Basis
-from personalign.learn.drift import SETTLED, watch
+from personalign.learn.evidence import SETTLED, watch
 from personalign.learn.fit import fit_many
 from personalign.learn.mixture import Mixture
 from personalign.learn.rows import MAX_ANSWERS

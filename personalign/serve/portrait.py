@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from personalign.learn.prior import FULL
+from personalign.learn.mixture import FULL
 from personalign.views import (
     AxisView,
     DriftView,
@@ -22,7 +22,7 @@ from personalign.views import (
 
 if TYPE_CHECKING:
     from personalign.basis import BankQuestion, Basis
-    from personalign.learn.drift import Drift
+    from personalign.learn.evidence import Drift
     from personalign.store import Event
     from personalign.types import Message, Profile, Question, Statement
     from personalign.words import Axis

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from personalign.learn.drift import EVERY, SETTLED, Drift, fade, watch
+from personalign.learn.evidence import EVERY, SETTLED, Drift, fade, watch
 from personalign.learn.fit import Record, fit_block, predict
 from personalign.types import Gaussian
 from tests.learn.people import NOISE, SWAPPED, Array, answers, prior_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from personalign.learn.fit import fit, predict
-from personalign.learn.prior import SELF_AGREEMENT
+from personalign.learn.mixture import SELF_AGREEMENT
 from personalign.learn.rows import select, weigh
 from personalign.messages import FEEDBACK
 from personalign.types import WEIGHTS

@@ -26,8 +26,8 @@ from personalign.learn.likelihood import (
     turned,
     win_probability,
 )
+from personalign.learn.mixture import prior_scale
 from personalign.learn.population import expected
-from personalign.learn.prior import prior_scale
 from personalign.types import CHOICES, Gaussian, Noise
 
 NOISES = [Noise(), Noise(0.0, 0.0, 0.0), Noise(0.0, 0.1), Noise(0.7, 0.0), Noise(2.0, 0.3)]

@@ -16,8 +16,7 @@ from personalign.errors import InputError, QuestionError
 from personalign.learn.fit import Fitted, Record, fit, fit_block, fit_many
 from personalign.learn.kernel import TYPICAL
 from personalign.learn.likelihood import log_likelihood
-from personalign.learn.mixture import Mixture
-from personalign.learn.prior import conditioned
+from personalign.learn.mixture import Mixture, conditioned
 from personalign.learn.rows import encode
 from personalign.types import Gaussian, Noise, Statement, is_covariance
 from personalign.words import Axis

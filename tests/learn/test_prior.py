@@ -7,7 +7,7 @@ import pytest
 
 from personalign.errors import InputError
 from personalign.learn.likelihood import A, B, probabilities
-from personalign.learn.prior import make_prior, prior_scale
+from personalign.learn.mixture import make_prior, prior_scale
 from personalign.types import Gaussian, Noise
 from tests.learn.people import Array, prior_of
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalign.learn.fit import fit
-from personalign.learn.prior import conditioned
+from personalign.learn.mixture import conditioned
 from personalign.types import SPREADS, Gaussian, Statement
 from personalign.words import Axis
 from tests.learn.people import prior_of, record_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from personalign.learn.drift import watch
+from personalign.learn.evidence import watch
 from personalign.learn.fit import fit
 from personalign.learn.mixture import Mixture
 from personalign.scale.block import fit_block, profile_schema

@@ -23,7 +23,7 @@ from personalign.decode.models import Models
 from personalign.decode.successor import SuccessorHead
 from personalign.errors import InputError
 from personalign.learn.axes import features, measure_many, named_axes, restandardised, varying_axes
-from personalign.learn.prior import make_prior
+from personalign.learn.mixture import make_prior
 from personalign.train.basis.bank import make_bank, until_last_sentence
 from personalign.train.basis.calibrate import Trials, simulate_profile
 from personalign.train.basis.head import explained_variance, train_head

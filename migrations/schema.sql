@@ -91,7 +91,7 @@ CREATE TABLE profiles (
 	mean BLOB NOT NULL, 
 	covariance BLOB NOT NULL, 
 	checksum VARCHAR(64) NOT NULL, 
-	created_at DATETIME NOT NULL, stated INTEGER, 
+	created_at DATETIME NOT NULL, stated INTEGER, logged BLOB, 
 	CONSTRAINT pk_profiles PRIMARY KEY (user_id, basis_id), 
 	CONSTRAINT fk_profiles_basis_id_bases FOREIGN KEY(basis_id) REFERENCES bases (id), 
 	CONSTRAINT fk_profiles_user_id_users FOREIGN KEY(user_id) REFERENCES users (id) ON DELETE CASCADE

@@ -310,15 +310,15 @@ class Onboarding:
 
         def fit_stated(answers: tuple[Answer, ...]) -> Gaussian:
             # a statement meanwhile makes another revision, and the store fits once more
-            stated = {**self._store.standing(user), **news}
-            return self._fit(answers, [statement for statement in stated.values() if statement is not None])
+            before, logged = self._store.before_answers(user, self._basis.id)
+            stated = [statement for statement in {**before, **news}.values() if statement is not None]
+            return self._fit(answers, self._prior if logged is None else self._prior.around(logged.belief), stated)
 
         return fit_stated
 
-    def _fit(self, answers: Sequence[Answer], stated: Sequence[Statement]) -> Gaussian:
+    def _fit(self, answers: Sequence[Answer], prior: Mixture, stated: Sequence[Statement]) -> Gaussian:
         v, choice, weight = evidence(answers, self._basis.prior, self.rules.half_life_days)
-        prior = self._prior.conditioned(stated, self._basis.axes)
-        return fit(v, choice, prior, self._basis.noise, weight)
+        return fit(v, choice, prior.conditioned(stated, self._basis.axes), self._basis.noise, weight)
 
     def _watch(self, answers: Sequence[Answer]) -> Drift:
         return follow(answers, self._basis.prior)

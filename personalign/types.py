@@ -158,6 +158,7 @@ class Profile:
     is_personal: bool = True  # False where answers on the basis set nobody apart
     stated: tuple[Statement, ...] = ()  # what the person set or said, and didn't take back
     is_paused: bool = False  # whether the person gets plain replies until they resume
+    logged: int = 0  # of the answers, those that a log told of
 
     @property
     def posterior(self) -> Gaussian:

@@ -53,6 +53,10 @@ class Mixture:
         """The people of a basis."""
         return cls(basis.prior, basis.shares, basis.particles)
 
+    def around(self, belief: Gaussian) -> Mixture:
+        """One person whom a log has told of; where nothing is personal, all people stay as they are."""
+        return self if self.shares.nothing == 1 else Mixture(belief, Shares(nothing=0.0, few=0.0))
+
     def conditioned(self, statements: Sequence[Statement], axes: Sequence[Axis]) -> Mixture:
         """Condition on what a person stated, which is theirs even if nothing else is, and as sure as they said it."""
         stated = np.isin([axis.name for axis in axes], [statement.axis for statement in statements])

@@ -26,6 +26,7 @@ from personalign.train.work import bar, track_all
 
 PEOPLE = 25_000  # of a part
 STATED = "a person who stated something, which only a fit of their own takes"
+LOGGED = "a person of whom a log told before, which only a fit of their own takes"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ def _tables(store: Store, basis: Basis, half_life_days: float | None, refused: C
     schema = pa.schema([("user", pa.string()), ("choice", pa.string()), (FEATURES, vectors(basis.num_axes)), *KNOWN])
     rows: list[dict[str, Any]] = []
     for person in track_all(store.bulk.people(basis.id), "reading", store.num_people()):
-        if person.is_stated:
-            refused[STATED] += len(person.answers)
+        if person.is_stated or person.is_logged:
+            refused[LOGGED if person.is_logged else STATED] += len(person.answers)
             continue
         rows += _rows(person, basis, half_life_days)
         if len(rows) >= BATCH:

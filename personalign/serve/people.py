@@ -61,11 +61,11 @@ def ask(
     consent: str | None = None,
 ) -> NextView:
     """The question that waits for an answer, the next one, or why there is none."""
-    question = service.ask(user, consent, graded=graded, replies=replies)
+    question, profile = service.ask(user, consent, graded=graded, replies=replies), service.profile(user)
     return NextView(
         question=None if question is None else question_view(question, graded=graded),
         stopped=None if question else service.why_stopped(user),
-        answered=service.profile(user).answers,
+        answered=profile.answers - profile.logged,
         most=service.stop_rule.max_questions,
     )
 

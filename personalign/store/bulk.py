@@ -22,9 +22,9 @@ from personalign.errors import StoreError
 from personalign.store.answering import newest
 from personalign.store.connections import Connections
 from personalign.store.erase import erased_after
-from personalign.store.records import check_row, checksum, encode, now, to_answer
+from personalign.store.records import check_row, now, to_answer
 from personalign.store.tables import TEXTS, AnswerRow, PresentationRow, ProfileRow, Table
-from personalign.store.values import Answer, check_finite
+from personalign.store.values import Answer, check_finite, checksum, encode
 from personalign.types import Array, Ints
 
 COLUMNS = tuple(ProfileRow.__table__.columns.keys())
@@ -81,6 +81,7 @@ class Stored:
     num_answers: int
     num_informative: int
     is_stated: bool  # whether they stated something, too
+    is_logged: bool  # whether a log told of them before
 
 
 class Bulk:
@@ -145,7 +146,9 @@ def _next_people(session: Session, basis_id: str, after: str) -> list[Stored]:
         given = answers.get(row.user_id, ())
         if len(given) != row.standing:
             raise StoreError("answers of a person are missing: the store was damaged; restore it from a backup")
-        people.append(Stored(row.user_id, given, row.answers, row.informative, row.stated is not None))
+        people.append(
+            Stored(row.user_id, given, row.answers, row.informative, row.stated is not None, row.logged is not None)
+        )
     return people
 
 
@@ -199,7 +202,7 @@ def _rows(profiles: Profiles, revisions: dict[str, int | None], erased: set[str]
             "mean": means[bounds],
             "covariance": variances[bounds],
         }
-        yield row | {"checksum": checksum(row), "stated": None}
+        yield row | {"checksum": checksum(row), "stated": None, "logged": None}
 
 
 def _write(session: Session, rows: Sequence[Row]) -> int:

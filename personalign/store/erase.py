@@ -20,7 +20,7 @@ from sqlalchemy.types import NullType
 from personalign.store.connections import Connections, Tombstone, Tombstones
 from personalign.store.facts import APPLIED, KEY, count_erasures, note_fact, num_applied, read_fact
 from personalign.store.once import note
-from personalign.store.records import Sealed, decode, is_sound
+from personalign.store.records import Sealed, is_sound
 from personalign.store.tables import (
     USER_KEY,
     AnswerRow,
@@ -35,7 +35,7 @@ from personalign.store.tables import (
     UtcDateTime,
 )
 from personalign.store.trials import note_erasure
-from personalign.store.values import Person
+from personalign.store.values import Person, decode
 
 MARK = "damaged"  # of an exported row
 SEALED: dict[str, type[Sealed]] = {

@@ -1,11 +1,9 @@
-"""Rows into values and back: arrays as bytes, a checksum over each row. No row is believed that doesn't fit its own."""
+"""Rows into values and back, a checksum over each row. No row is believed that doesn't fit its own."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
@@ -26,7 +24,19 @@ from personalign.store.tables import (
     TrialRow,
     UserRow,
 )
-from personalign.store.values import Answer, Key, Presentation, Shown, State, Statements, check_finite
+from personalign.store.values import (
+    Answer,
+    Key,
+    Logged,
+    Presentation,
+    Shown,
+    State,
+    Statements,
+    check_finite,
+    checksum,
+    decode,
+    encode,
+)
 from personalign.types import INFORMATIVE, WEIGHTS, Array, Gaussian, Message, Profile, Statement, StatementKind
 
 KEPT_STATEMENTS = 1000  # of a person: the newest, and those that hold
@@ -38,7 +48,7 @@ GIVEN = ("presentation_id", "choice", "seconds", "answered_at")
 Sealed = PresentationRow | AnswerRow | ProfileRow | StatementRow | TrialRow | ComparisonRow
 Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
 UNSEALED = {"checksum", "num_erased", *TEXTS}  # the digest stands for the texts
-LATER = {"graded", "stated"}  # columns that older rows have no checksum over: they are in it where they are set
+LATER = {"graded", "stated", "logged"}  # columns that older rows lack: where they are set, they are in the checksum
 
 
 def now() -> datetime:
@@ -58,7 +68,8 @@ def read_state(session: Session, user: str, basis_id: str) -> State:
     profile = None if row is None else to_profile(session, row)
     in_order = tuple(sorted(answers, key=lambda answer: answer.number))
     is_behind = _newest_statement(session, user) != (row and row.stated)
-    return State(user, basis_id, created_at(session, user), profile, in_order, _revisions(session, user), is_behind)
+    revisions = _revisions(session, user)
+    return State(user, basis_id, created_at(session, user), profile, in_order, revisions, is_behind, to_logged(row))
 
 
 def created_at(session: Session, user: str) -> datetime | None:
@@ -150,7 +161,25 @@ def to_profile(session: Session, row: ProfileRow) -> Profile:
     is_diagonal = len(content) == row.num_axes
     covariance = np.diag(content) if is_diagonal else content.reshape(row.num_axes, row.num_axes)
     stated = () if row.stated is None else tuple(standing(session, row.user_id, row.stated).values())
-    return Profile(**columns, user=row.user_id, mean=mean, covariance=covariance, stated=stated)
+    logged = to_logged(row)
+    return Profile(
+        **columns,
+        user=row.user_id,
+        mean=mean,
+        covariance=covariance,
+        stated=stated,
+        logged=0 if logged is None else logged.answers,
+    )
+
+
+def to_logged(row: ProfileRow | None) -> Logged | None:
+    """What a log told of a person: all of the profile, until they answer or state something here."""
+    if row is None:
+        return None
+    if row.logged:
+        return Logged.decode(row.logged)
+    is_from_log = row.answers and not row.standing and row.stated is None
+    return Logged(row.answers, row.informative, decode(row.mean), decode(row.covariance)) if is_from_log else None
 
 
 def standing(session: Session, user: str, newest: int | None = None) -> dict[Key, Statement]:
@@ -241,12 +270,19 @@ def write_profile(session: Session, state: State, answers: tuple[Answer, ...], f
         standing=len(answers),
         answers=sum(answer.kind in {"question", TRIAL} for answer in answers),
         informative=int(sum(WEIGHTS[answer.kind] for answer in answers if answer.choice in INFORMATIVE)),
+        logged=None,
         stated=_newest_statement(session, state.user),
         num_axes=d,
         mean=encode(fitted.mean),
         covariance=encode(fitted.covariance),
         created_at=now(),
     )
+    if (log := state.logged) is not None:
+        row.logged, row.answers, row.informative = (
+            log.encode(),
+            row.answers + log.answers,
+            row.informative + log.informative,
+        )
     seal(row)
     return to_profile(session, session.merge(row))
 
@@ -310,36 +346,3 @@ def _checksum(row: Sealed) -> str:
     unsealed = UNSEALED | {"id"} if isinstance(row, AnswerRow) else UNSEALED  # which SQLite gives an answer later
     columns = set(row.__table__.columns.keys()) - unsealed
     return checksum(_same(row, (name for name in columns if name not in LATER or getattr(row, name))))
-
-
-def encode(array: Array) -> bytes:
-    """Write the array's content as little-endian float64, row by row."""
-    return array.astype("<f8").tobytes()
-
-
-def decode(content: bytes) -> Array:
-    """Read such an array, flat; a row's checksum has shown before that none of it is missing."""
-    return np.frombuffer(content, dtype="<f8").astype(np.float64)
-
-
-def checksum(values: Mapping[str, object]) -> str:
-    """SHA-256 over columns by name; whatever a damaged column holds has one, too."""
-    digest = hashlib.sha256()
-    for name in sorted(values):
-        content = _content(values[name])
-        digest.update(f"{name} {len(content)} ".encode() + content)
-    return digest.hexdigest()
-
-
-def _content(value: object) -> bytes:
-    if isinstance(value, bytes):
-        return b"b" + value
-    if isinstance(value, str):
-        return b"s" + value.encode("utf-8", "surrogateescape")  # as the driver reads text that isn't UTF-8
-    if isinstance(value, datetime):
-        return b"t" + value.isoformat().encode()
-    if isinstance(value, float):
-        return b"f" + repr(value + 0.0).encode()  # SQLite keeps no sign of 0
-    if type(value) is int:
-        return b"j%d" % value  # as JSON has it, and ten times as fast
-    return b"j" + json.dumps(value, sort_keys=True).encode()

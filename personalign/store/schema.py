@@ -20,7 +20,7 @@ from personalign.store.connections import Place
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0013"  # stated here, so that opening a store needn't import alembic
+HEAD = "0014"  # stated here, so that opening a store needn't import alembic
 SEPARATOR = ";\n"  # of the statements in a snapshot
 _ALEMBIC = Lock()  # alembic keeps the running environment in a global of its own
 

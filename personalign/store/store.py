@@ -6,7 +6,7 @@ it, so no update is lost between threads or processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -32,7 +32,7 @@ from personalign.store.values import (
     Answer,
     Comparison,
     Fit,
-    Key,
+    Logged,
     Measure,
     Person,
     Presentation,
@@ -41,7 +41,7 @@ from personalign.store.values import (
     Statements,
     Trial,
 )
-from personalign.types import Profile, Statement
+from personalign.types import Profile
 
 ATTEMPTS = 100  # to write what a fit was made for, before another changes the same profile
 Args = ParamSpec("Args")
@@ -159,8 +159,7 @@ class Store:
     def exposures(self, basis_id: str) -> dict[str, int]:
         """Tell how often each question was shown, over all people."""
         counts = select(ExposureRow.question_id, cast(ExposureRow.shown, Integer))
-        with self._read() as session:
-            return dict(session.execute(counts.where(ExposureRow.basis_id == basis_id)).all())
+        return self._look(lambda session: dict(session.execute(counts.where(ExposureRow.basis_id == basis_id)).all()))
 
     def asked(self, user: str, basis_id: str) -> frozenset[str]:
         """Return the questions that are answered or open; one that was withdrawn may be asked again."""
@@ -264,9 +263,10 @@ class Store:
             row = records.find_profile(session, user, basis_id)
             return None if row is None else records.to_profile(session, row)
 
-    def standing(self, user: str) -> Mapping[Key, Statement]:
-        """Return what a person stated and didn't take back, oldest first."""
-        return self._look(records.standing, user)
+    def before_answers(self, user: str, basis_id: str) -> tuple[Statements, Logged | None]:
+        """Return what a person stated and didn't take back, oldest first, and what a log told of them."""
+        with self._read() as session:
+            return records.standing(session, user), records.to_logged(records.find_profile(session, user, basis_id))
 
     def history(self, user: str) -> list[Event]:
         """Return what a person answered and stated on all bases, the newest first."""

@@ -10,7 +10,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, Float, ForeignKey, Index, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -19,6 +32,7 @@ from personalign.types import ANSWERS, SPREADS
 
 USER_KEY = "user_id"
 SCATTERED = ""
+DAMAGED = b"damaged"
 TRIAL = "trial"  # the kind of presentations whose sides arms of a trial wrote
 TEXTS = ("prompt", "a", "b", "others")  # of a presentation; a fit does without them
 Read = Callable[[Any], Any]
@@ -70,6 +84,17 @@ class Json(TypeDecorator[Any]):
         return _readable(super().result_processor(dialect, coltype), None)
 
 
+class Bytes(TypeDecorator[bytes]):
+    """Bytes; whatever else a damaged column of SQLite holds reads as some that fit no checksum."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Read | None:  # noqa: ARG002
+        """Make no bytes of a number: there may be as many as it says."""
+        return lambda value: value if value is None or isinstance(value, bytes) else DAMAGED
+
+
 def _readable(read: Read | None, otherwise: object) -> Read | None:
     """Never raise: a row's checksum says that it is damaged, and by its number; the database would quote its text."""
     if read is None:  # Postgres has checked it
@@ -95,6 +120,7 @@ class Table(DeclarativeBase):
         Text64: String(64),
         float: Float,
         datetime: UtcDateTime,
+        bytes: Bytes,
         dict[str, Any]: Json,
         list[dict[str, str]]: Json,
     }
@@ -208,6 +234,8 @@ class ProfileRow(Table):
     checksum: Mapped[Text64]
     created_at: Mapped[datetime]
     stated: Mapped[int | None]  # number of the newest statement that it was fitted with
+    # what a log told before they answered here: numbers of answers and of informative ones, the mean, variances
+    logged: Mapped[bytes | None]
 
 
 class StatementRow(Table):

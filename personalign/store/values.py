@@ -1,8 +1,9 @@
-"""What the store takes and gives: frozen values, never rows."""
+"""What the store takes and gives: frozen values, never rows; and how their content is written and sealed."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -125,6 +126,32 @@ class Person:
 
 
 @dataclass(frozen=True, eq=False)
+class Logged:
+    """What a log told of a person, which their answers here add to."""
+
+    answers: int
+    informative: int
+    mean: Array  # (d,)
+    variance: Array  # (d,)
+
+    @property
+    def belief(self) -> Gaussian:
+        """What their answers here start from."""
+        return Gaussian(self.mean, np.diag(self.variance))
+
+    def encode(self) -> bytes:
+        """All of it as bytes."""
+        return encode(np.concatenate([np.array([self.answers, self.informative]), self.mean, self.variance]))
+
+    @classmethod
+    def decode(cls, content: bytes) -> Logged:
+        """Read such bytes."""
+        counts, *parts = np.split(numbers := decode(content), [2, 1 + len(numbers) // 2])
+        answers, informative = counts.astype(int).tolist()
+        return cls(answers, informative, *parts)
+
+
+@dataclass(frozen=True, eq=False)
 class State:
     """What a change of a person's answers starts from, and what has to be the same when it is written."""
 
@@ -135,6 +162,7 @@ class State:
     answers: tuple[Answer, ...]  # that stand, oldest first
     revisions: Mapping[str, int]  # of the person's profiles, by basis: each change of answers makes a new one
     is_behind: bool = False  # whether the profile lacks what was stated since, on another basis
+    logged: Logged | None = None
 
 
 Key = tuple[str, StatementKind]
@@ -154,3 +182,36 @@ def check_finite(what: str, *arrays: Array | float) -> None:
         raise ProfileError(
             f"{what} holds NaN or Inf, expected finite numbers; undo the last answer, or forget the person"
         )
+
+
+def encode(array: Array) -> bytes:
+    """Write the array's content as little-endian float64, row by row."""
+    return array.astype("<f8").tobytes()
+
+
+def decode(content: bytes) -> Array:
+    """Read such an array, flat; a row's checksum has shown before that none of it is missing."""
+    return np.frombuffer(content, dtype="<f8").astype(np.float64)
+
+
+def checksum(values: Mapping[str, object]) -> str:
+    """SHA-256 over columns by name; whatever a damaged column holds has one, too."""
+    digest = hashlib.sha256()
+    for name in sorted(values):
+        content = _content(values[name])
+        digest.update(f"{name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _content(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return b"b" + value
+    if isinstance(value, str):
+        return b"s" + value.encode("utf-8", "surrogateescape")  # as the driver reads text that isn't UTF-8
+    if isinstance(value, datetime):
+        return b"t" + value.isoformat().encode()
+    if isinstance(value, float):
+        return b"f" + repr(value + 0.0).encode()  # SQLite keeps no sign of 0
+    if type(value) is int:
+        return b"j%d" % value  # as JSON has it, and ten times as fast
+    return b"j" + json.dumps(value, sort_keys=True).encode()

@@ -12,7 +12,7 @@ from personalign import Personalign
 from personalign.errors import InputError
 from personalign.scale.files import LogFile, ProfileFile
 from personalign.scale.fit import fit_people
-from personalign.scale.stores import STATED, StoreSource, check_apart
+from personalign.scale.stores import LOGGED, STATED, StoreSink, StoreSource, check_apart
 from personalign.store import bulk
 from tests.commands import run_verb
 from tests.scale.logs import FOLDER, WAYS, drawn, raw, written
@@ -28,6 +28,30 @@ def test_profiles_serve(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> No
     fit_people(LogFile(log), WAYS, ProfileFile(tmp_path / "out.parquet"), tmp_path / "work")
     row = pq.read_table(tmp_path / "out.parquet").to_pylist()[3]
     assert (shown["answers"], shown["mean"]) == (row["answers"], pytest.approx(row["mean"]))
+
+
+def test_own_answers_add_to_a_log(p: Personalign, tmp_path: Path) -> None:
+    """Whoever a log told of keeps their taste through a first answer; the same answer alone tells little of it."""
+    log, url = written(tmp_path / "log.parquet", raw(*drawn(2, 60))), f"sqlite:///{tmp_path / 'p.db'}"
+    fit_people(LogFile(log), WAYS, StoreSink(url), tmp_path / "work")
+    before = p.profile("u0001")
+    for user in ("u0001", "stranger"):
+        question = p.ask(user)
+        p.answer(user, question.id, "a")
+    after, alone = p.profile("u0001"), p.profile("stranger")
+    assert (before.logged, after.logged, after.answers) == (60, 60, 61)
+    assert not np.array_equal(after.mean, before.mean)
+    assert np.corrcoef(after.mean, before.mean)[0, 1] > 0.9
+    assert np.corrcoef(alone.mean, before.mean)[0, 1] < 0.5
+    p.set("u0001", length=-1)
+    assert p.profile("u0001").mean[0] < after.mean[0]
+    p.undo("u0001")
+    p.set("u0001", length=None)
+    np.testing.assert_allclose(p.profile("u0001").mean, before.mean)
+    p.answer("u0001", p.ask("u0001").id, "a")
+    out = ProfileFile(tmp_path / "out.parquet")
+    report = fit_people(StoreSource(url), WAYS, out, tmp_path / "work", bad_rows=0.5)
+    assert (report.refused, pq.read_table(out.path)["user"].to_pylist()) == ({LOGGED: 1}, ["stranger"])
 
 
 def test_a_stores_people_get_their_own_fit(p: Personalign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

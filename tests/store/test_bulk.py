@@ -72,15 +72,36 @@ def test_own_answers_win(store: Store) -> None:
     assert profile.mean[0] == 7.0
 
 
-def test_an_answer_follows(store: Store) -> None:
-    """Someone with such a profile goes on answering, and may be erased."""
+def test_an_answer_adds_to_the_log(store: Store) -> None:
+    """Someone with such a profile goes on answering from what the log told, and an undo brings it back whole."""
     store.bulk.put(profiles(USERS))
-    answered(store, "ada")
-    profile = store.profile("ada", "basis")
-    assert profile is not None
-    assert (profile.revision, profile.mean[0]) == (2, 7.0)
+    before = store.profile("ben", "basis")
+    assert store.before_answers("eve", "basis") == ({}, None)
+    answered(store, "ben")
+    after = store.profile("ben", "basis")
+    assert (after.revision, after.mean[0], after.answers, after.informative, after.logged) == (2, 7.0, 12, 11, 11)
+    stated, logged = store.before_answers("ben", "basis")
+    assert (stated, logged.answers, logged.informative) == ({}, 11, 10)
+    np.testing.assert_array_equal(logged.belief.mean, before.mean)
+    np.testing.assert_array_equal(logged.belief.covariance, before.covariance)
+    undone = store.undo_answer("ben", "basis", lambda _: logged.belief)
+    assert (undone.answers, undone.informative, undone.logged) == (11, 10, 11)
+    np.testing.assert_array_equal(undone.mean, before.mean)
+    assert store.before_answers("ben", "basis")[1].answers == 11
+    assert store.bulk.put(profiles(USERS, 2.0)) == Written(3, 0, 0)  # a newer log, as nothing of their own stands
+    assert store.profile("ben", "basis").mean[0] == 6.0
+
+
+def test_a_log_is_exported_and_erased(store: Store) -> None:
+    """What a log told is the person's, too."""
+    store.bulk.put(profiles(USERS))
+    answered(store, "ben")
+    (row,) = store.export("ben")["tables"]["profiles"]
+    assert row["logged"] == [11.0, 10.0, 3.0, 4.0, 5.0, 4.0, 5.0, 6.0]
     assert store.forget("ben")
     assert store.profile("ben", "basis") is None
+    answered(store, "ben")
+    assert store.profile("ben", "basis").logged == 0
 
 
 def test_erased_people_stay_erased(store: Store) -> None:

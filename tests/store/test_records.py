@@ -17,6 +17,7 @@ from personalign.store.erase import num_damaged
 from personalign.store.places import find
 from personalign.store.sqlite.database import sqlite_driver
 from personalign.store.tables import AnswerRow, PresentationRow, ProfileRow, StatementRow
+from personalign.store.values import checksum
 from personalign.types import Statement
 from tests.store.store_worker import is_known
 
@@ -69,7 +70,7 @@ def say(store: Store, user: str) -> str:
             [(p.a, p.b, p.prompt, p.swapped, p.v.tobytes(), p.shown_at) for p in shown],
             profile and (profile.revision, profile.answers, profile.informative, profile.user),
             profile and (profile.mean.tobytes(), profile.covariance.tobytes(), profile.stated),
-            [*store.standing(user).values()],
+            [*store.before_answers(user, "basis")[0].values()],
         ]
     )
 
@@ -220,10 +221,9 @@ def figured(store: Store) -> list[tuple[str, tuple[Any, ...]]]:
             names = ", ".join(f"{name} = ?" for name in figures)
             for row in session.scalars(select(table)):
                 values = {name: getattr(row, name) for name in set(row.__table__.columns.keys()) - {"id", "checksum"}}
-                sealed = {name: value for name, value in values.items() if name != "stated" or value}
+                sealed = {name: value for name, value in values.items() if name not in {"stated", "logged"} or value}
                 statement = f"UPDATE {table.__tablename__} SET {names}, checksum = ? WHERE {key} = ?"
-                checksum = records.checksum(sealed | figures)
-                statements.append((statement, (*figures.values(), checksum, getattr(row, key))))
+                statements.append((statement, (*figures.values(), checksum(sealed | figures), getattr(row, key))))
     return statements
 
 

@@ -68,7 +68,7 @@ def test_a_statement_while_another_is_fitted_is_not_lost(store: Store, url: str,
     with Store.open(url) as other:
 
         def interrupted(answers: tuple[Answer, ...]) -> Gaussian:
-            seen.append(len(store.standing("ada")))
+            seen.append(len(store.before_answers("ada", "basis")[0]))
             if len(seen) == 1:
                 state(other, fit, WARM)
             return fit(answers)
@@ -100,7 +100,7 @@ def test_nothing_stated_outlives_an_erasure(store: Store, fit: Fit) -> None:
     assert not any(store.export("ada")["tables"].values())
     with pytest.raises(InputError, match="erased meanwhile"):
         store.commit_statements("ada", "basis", {("length", "set"): SHORT}, fit, person=began)
-    assert store.standing("ada") == {}
+    assert store.before_answers("ada", "basis")[0] == {}
     assert state(store, fit, WARM).stated == (WARM,)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, select
 from sqlalchemy.orm import Session, defer
 
 from personalign.errors import InputError, ProfileError, QuestionError, StoreError
@@ -46,7 +46,11 @@ DAMAGED = "doesn't match its checksum: the file was damaged; restore it from a b
 SHOWN = ("question_id", "a", "b", "swapped", "kind", "graded")
 GIVEN = ("presentation_id", "choice", "seconds", "answered_at")
 Sealed = PresentationRow | AnswerRow | ProfileRow | StatementRow | TrialRow | ComparisonRow
-Row = TypeVar("Row", PresentationRow, AnswerRow, ProfileRow)
+Row = TypeVar("Row", PresentationRow, AnswerRow)
+# made once: a chat reads it, and making a statement takes as long as running it
+PROFILE = select(ProfileRow).where(
+    ProfileRow.user_id == bindparam("user"), ProfileRow.basis_id == bindparam("basis_id")
+)
 UNSEALED = {"checksum", "num_erased", *TEXTS}  # the digest stands for the texts
 LATER = {"graded", "stated", "logged"}  # columns that older rows lack: where they are set, they are in the checksum
 
@@ -110,8 +114,10 @@ def find_answer(session: Session, presentation_id: str) -> AnswerRow | None:
 
 def find_profile(session: Session, user: str, basis_id: str) -> ProfileRow | None:
     """Find a person's profile; StoreError where it is damaged, or missing although they answered."""
-    row = _find(session, ProfileRow, ProfileRow.user_id == user, ProfileRow.basis_id == basis_id)
-    if row is None:
+    row = session.scalar(PROFILE, {"user": user, "basis_id": basis_id})
+    if row is not None:
+        check_row(row)
+    else:
         answered = select(PresentationRow.id).where(*shown_to(user, basis_id), PresentationRow.state == "answered")
         if session.scalar(answered.limit(1)) is not None:
             raise StoreError("a profile is missing, though there are answers: the file was damaged; restore a backup")
@@ -153,22 +159,15 @@ def _features(row: PresentationRow) -> Array:
 
 
 def to_profile(session: Session, row: ProfileRow) -> Profile:
-    """Make the value, with what was stated; StoreError where the row changed."""
-    check_row(row)
-    columns = _same(row, ("basis_id", "revision", "answers", "informative"))
+    """Make the value of a checked row, with what was stated."""
+    columns, log = _same(row, ("basis_id", "revision", "answers", "informative")), to_logged(row)
     mean, content = decode(row.mean), decode(row.covariance)
     # what is written in bulk has the diagonal alone
     is_diagonal = len(content) == row.num_axes
     covariance = np.diag(content) if is_diagonal else content.reshape(row.num_axes, row.num_axes)
     stated = () if row.stated is None else tuple(standing(session, row.user_id, row.stated).values())
-    logged = to_logged(row)
     return Profile(
-        **columns,
-        user=row.user_id,
-        mean=mean,
-        covariance=covariance,
-        stated=stated,
-        logged=0 if logged is None else logged.answers,
+        **columns, user=row.user_id, mean=mean, covariance=covariance, stated=stated, logged=log.answers if log else 0
     )
 
 

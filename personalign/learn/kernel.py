@@ -79,7 +79,7 @@ def sparse_posteriors(
     """
     lam, dual = np.tile(np.where(is_fixed, 1.0, TYPICAL), (len(rows.v), 1)), None
     for _ in range(ROUNDS):
-        peak = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual, most=2)
+        peak = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual, most=2 if dual is None else 1)
         lam = np.where(is_fixed, 1.0, (TYPICAL + peak.moment / np.diag(prior.covariance)) / 2)
         dual = peak.mode.dual
     fitted = _Peak.climb(rows, prior, noise, np.sqrt(lam), dual).fitted(with_covariance=with_covariance)

@@ -25,7 +25,7 @@ from personalign.decode.request import Piece, Request
 from personalign.decode.reward_model import load_reward_beside
 from personalign.decode.seq import Outbox, Seq, Ticket
 from personalign.decode.successor import SuccessorHead
-from personalign.decode.worker import Worker
+from personalign.decode.worker import Worker, Writer
 from personalign.errors import BasisError, EngineError, InputError, check_process
 from personalign.integrations.vllm.remote import RemoteWorker
 from personalign.learn.axes import Embed, features
@@ -58,12 +58,12 @@ class Replies:
         self._recent = RecentProfiles(store, profile, self._forget_weights)
         self._pid = os.getpid()
         self._starting = threading.Lock()
-        self._worker: Worker | RemoteWorker | None = None  # until the first reply
+        self._worker: Writer | None = None  # until the first reply
         self._is_closed = False
         self._embedder: Embed | None = None  # until the first text that learnt axes are measured in
 
     @property
-    def worker(self) -> Worker | RemoteWorker:
+    def worker(self) -> Writer:
         """Who writes: the thread that owns the engine, or vLLM; begun on first use, and anew where it has failed."""
         check_process(self._pid)
         with self._starting:

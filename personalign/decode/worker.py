@@ -6,6 +6,7 @@ import atexit
 import itertools
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -23,7 +24,51 @@ T = TypeVar("T")
 DRAIN_S = 1.0  # how long closing waits for the current step
 
 
-class Worker:
+class Writer(ABC):
+    """What writes replies, for callers in any thread: our own engine, or vLLM."""
+
+    @property
+    @abstractmethod
+    def is_alive(self) -> bool:
+        """Whether it takes on requests."""
+
+    @property
+    @abstractmethod
+    def load(self) -> tuple[int, int]:
+        """How many replies are being written, and how many wait."""
+
+    def submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
+        """Check requests on the caller's thread, and hand all of them over, or none.
+
+        Raises:
+            InputError: and its kinds, for what can't be used.
+            Overloaded: too many wait already.
+            EngineError: the writer is closed or has failed, or belongs to another process.
+        """
+        tickets = [Ticket() for _ in requests]
+        seqs = self.write(requests, [ticket.put for ticket in tickets], is_streamed=is_streamed)
+        for ticket, seq in zip(tickets, seqs, strict=True):
+            ticket.seq = seq
+        return tickets
+
+    @abstractmethod
+    def write(self, requests: Sequence[Request], outboxes: Sequence[Outbox], *, is_streamed: bool) -> list[Seq]:
+        """The same, each with the outbox that pieces, reply or error are put into."""
+
+    @abstractmethod
+    def perform(self, work: Callable[[], T]) -> T:
+        """Do other work where replies are written, and wait for it."""
+
+    @abstractmethod
+    def forget(self, user: str) -> None:
+        """Let replies that are being written, and those that wait, go on without a person's weights."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the replies that are being written with an error."""
+
+
+class Worker(Writer):
     """Runs an engine in a thread of its own until it is closed, or until a slot can't be emptied after a failure."""
 
     def __init__(self, engine: Engine) -> None:
@@ -49,22 +94,8 @@ class Worker:
         """How many replies have a slot, and how many wait for one."""
         return self._engine.load
 
-    def submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
-        """Check requests on the caller's thread, and hand all of them over, or none; one step admits them.
-
-        Raises:
-            InputError: and its kinds, as ``generate``.
-            Overloaded: too many wait already.
-            EngineError: the worker is closed or has failed, or belongs to another process.
-        """
-        tickets = [Ticket() for _ in requests]
-        seqs = self.write(requests, [ticket.put for ticket in tickets], is_streamed=is_streamed)
-        for ticket, seq in zip(tickets, seqs, strict=True):
-            ticket.seq = seq
-        return tickets
-
     def write(self, requests: Sequence[Request], outboxes: Sequence[Outbox], *, is_streamed: bool) -> list[Seq]:
-        """Hand requests over, each with the outbox that the engine's thread puts pieces, reply or error into."""
+        """Hand requests over, whose outboxes are filled by the engine's thread; one step admits them."""
         check_process(self._pid)
         engine = self._engine
         seqs = [

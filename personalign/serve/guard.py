@@ -92,7 +92,9 @@ class Exchange:
     """One request and its answer, as they pass."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, policy: Policy) -> None:
-        self.scope, self._receive, self._send, self._policy = scope, receive, send, policy
+        self._is_head = scope["method"] == "HEAD"  # answered as GET is, without the body
+        self.scope = {**scope, "method": "GET"} if self._is_head else scope
+        self._receive, self._send, self._policy = receive, send, policy
         self.headers = Headers(scope=scope)
         shown = self.headers.get(HEADER, "")
         self.id = shown if ID.fullmatch(shown) else new_id()
@@ -101,7 +103,7 @@ class Exchange:
         self.error: str | None = None  # what failed, and where
         self._num_bytes, self._is_whole = 0, False  # of the body, as far as it was read
         self._is_last = False  # whether the connection ends with the answer
-        scope.setdefault("state", {})["request_id"] = self.id
+        self.scope.setdefault("state", {})["request_id"] = self.id
 
     @property
     def path(self) -> str:
@@ -137,6 +139,8 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass on a piece of the answer; the id is added, and the connection ends if the body is refused."""
+        if self._is_head and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)

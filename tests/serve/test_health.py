@@ -50,6 +50,20 @@ def chat(client: httpx.Client, user: str) -> httpx.Response:
     return client.post("/v1/chat/completions", json=body)
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/onboard", "/static/page.css", "/nowhere"])
+def test_a_head_is_a_get_without_its_body(address: str, path: str) -> None:
+    """Who looks whether a server or a page is there needs no content."""
+    get, head = httpx.get(f"{address}{path}"), httpx.head(f"{address}{path}")
+    assert head.status_code == get.status_code
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert (head.content, bool(get.content)) == (b"", True)
+
+
+def test_a_head_changes_nothing(address: str) -> None:
+    """What is sent to a route that only takes a POST is refused as a GET is."""
+    assert httpx.head(f"{address}/v1/sessions").status_code == 405
+
+
 def test_a_server_that_is_well_says_so(address: str) -> None:
     """It is live, ready, and tells what it has done; none of it needs a key."""
     assert httpx.get(f"{address}/livez").json() == {"status": "live"}

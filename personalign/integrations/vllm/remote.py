@@ -1,4 +1,4 @@
-"""A worker whose replies vLLM writes: same verbs as ``decode.worker.Worker``, a thread and a connection for each reply.
+"""A writer whose replies come from vLLM, by a thread and a connection for each reply.
 
 Prompts, ends, stop strings and text are handled here as for our own engine; vLLM gets tokens and gives tokens.
 """
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from personalign.decode.models import Models
 from personalign.decode.request import Account, Request, gain
-from personalign.decode.seq import DEFAULT_LENGTH, Outbox, Seq, Ticket, engine_error
+from personalign.decode.seq import DEFAULT_LENGTH, Outbox, Seq, engine_error
+from personalign.decode.worker import Writer
 from personalign.errors import EngineError, InputError, MessageError, MissingExtra, Overloaded, check_process
 from personalign.integrations.vllm.people import PREFIX, STRENGTH, UNKNOWN, USER
 from personalign.options import Options
@@ -39,7 +40,7 @@ BAD_REQUEST, TOO_MANY = 400, 429
 UNTOLD = math.nan  # of what vLLM doesn't tell
 
 
-class RemoteWorker:
+class RemoteWorker(Writer):
     """Sends requests to vLLM, so many at once; further ones wait here.
 
     Raises:
@@ -76,21 +77,8 @@ class RemoteWorker:
         num = len(self._seqs)
         return min(num, self._num_slots), max(0, num - self._num_slots)
 
-    def submit(self, requests: Sequence[Request], *, is_streamed: bool = False) -> list[Ticket]:
-        """Check requests on the caller's thread, and send all of them, or none.
-
-        Raises:
-            InputError: and its kinds, for what can't be used, or isn't there in vLLM.
-            Overloaded: too many wait already.
-        """
-        tickets = [Ticket() for _ in requests]
-        seqs = self.write(requests, [ticket.put for ticket in tickets], is_streamed=is_streamed)
-        for ticket, seq in zip(tickets, seqs, strict=True):
-            ticket.seq = seq
-        return tickets
-
     def write(self, requests: Sequence[Request], outboxes: Sequence[Outbox], *, is_streamed: bool) -> list[Seq]:
-        """Send requests, each with the outbox that pieces, reply or error are put into."""
+        """Send requests; what isn't there in vLLM is refused, too."""
         check_process(self._pid)
         for request in requests:
             _check(request)

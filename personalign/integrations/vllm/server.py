@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +26,8 @@ MODEL, PROCESSORS = "--model", "--logits-processors"
 QUIET = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # its log stays out of what we print
 LOOPBACK = "127.0.0.1"
 START_S, PAUSE_S, LAST_S = 600.0, 0.2, 10.0  # until it answers; between two looks; until it has ended
+# the shell's input ends with the process that started it
+TETHER = 'exec 3<&0; "$@" </dev/null 3<&- & child=$!; { read _ <&3; kill "$child"; } 2>/dev/null & wait "$child"'
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
@@ -84,21 +88,34 @@ def running(place: Place, arguments: Sequence[str] = ()) -> Iterator[str]:
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(  # noqa: S603 - our own command line
-        place.command(LOOPBACK, port, arguments),
-        env=environment(place.variables),
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # a signal for us isn't one for it: replies under way go on
-    )
-    try:
+    with tethered(place.command(LOOPBACK, port, arguments), environment(place.variables)) as process:
         _wait(f"http://{LOOPBACK}:{port}", process)
         yield f"http://{LOOPBACK}:{port}"
+
+
+@contextmanager
+def tethered(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with this one, however this one ends; a signal for us isn't one for it.
+
+    Its exit status is the command's.
+    """
+    process = subprocess.Popen(  # noqa: S603 - our own command line
+        ["/bin/sh", "-c", TETHER, "personalign", *command],
+        env=dict(variables),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # replies under way go on
+    )
+    try:
+        yield process
     finally:
-        process.terminate()
+        assert process.stdin is not None, "it is a pipe"
+        process.stdin.close()
         try:
             process.wait(LAST_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with all that it started
+            process.wait()
 
 
 def _wait(address: str, process: subprocess.Popen[bytes]) -> None:

@@ -24,6 +24,8 @@ PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("measur
 SPEED = "personal_over_plain.110m.8"
 RESULTS = ROOT / "lab" / "results"
 Result = Mapping[str, Any]
+# oldest first; the last people are asked as the service asks today
+PROSE_RUNS = {"prose": "the first people", "prose_fresh": "fresh people", "prose_ahead": "others, asked as now"}
 ARMS_OF_DRIFT = ("unwatched", "watched", "forgetting")
 REPORT = ("coverage", "between_models", "within_prompt", "retest_ten", "retest_siblings")
 
@@ -51,7 +53,7 @@ def _rows(name: str) -> dict[str, Any]:
 
 
 def _readme() -> str:
-    people, prose = _load("people_fresh")["figures"], _rows("prose_fresh")
+    people, prose = _load("people_fresh")["figures"], _joined([_rows(name) for name in PROSE_RUNS])
     rows = [
         ["the profile agrees with the hidden taste, on pairs nobody asked about", _summary(people, "agreement")],
         ["people like their own replies better, in standard deviations", _summary(people, "utility_personal")],
@@ -119,29 +121,34 @@ def _quality() -> str:
 
 
 def _prose() -> str:
-    rows, fresh = _rows("prose"), _rows("prose_fresh")
-    table = []
+    """What people gain in each run, and what the replies of the newest run are like."""
+    runs = [_rows(name) for name in PROSE_RUNS]
+    newest, table = _joined(runs), []
     for name, what in captions.PROSE.items():
-        both = [some for some in (rows, fresh) if f"smollm2.gain.{name}" in some]
-        if both:
-            gain, fluency = (both[0][f"smollm2.{figure}.{name}"] for figure in ("gain", "fluency"))
-            gains = [_interval(some.get(f"smollm2.gain.{name}")) for some in (rows, fresh)]
+        if f"smollm2.gain.{name}" in newest:
+            gain, fluency = (newest[f"smollm2.{figure}.{name}"] for figure in ("gain", "fluency"))
+            gains = [_interval(rows.get(f"smollm2.gain.{name}")) for rows in runs]
             shares = (gain["liked_better"], gain["kl"], fluency["value"], gain["repetition"], gain["truncated"])
             table.append([what, f"{gain['passes']:g}", *gains, *(f"{x:.2f}" for x in shares)])
-    header = ["", "passes", "gain", "gain of fresh people", "liked better", "KL", "bits ÷ plain", "repeated", "cut off"]
-    return _table(header, table)
+    shapes = ("liked better", "KL", "bits ÷ plain", "repeated", "cut off")
+    return _table(["", "passes", *(f"gain of {people}" for people in PROSE_RUNS.values()), *shapes], table)
 
 
 def _differences() -> str:
-    """Paired differences; the verdict is by the fresh people, where they were measured."""
-    rows, fresh = _rows("prose"), _rows("prose_fresh")
-    newest = rows | fresh
+    """Paired differences; the verdict is by the newest run that measured one."""
+    runs = [_rows(name) for name in PROSE_RUNS]
+    newest = _joined(runs)
     table = [
-        [what, _interval(rows.get(figure)), _interval(fresh.get(figure)), _verdict(newest[figure])]
+        [what, *(_interval(rows.get(figure)) for rows in runs), _verdict(newest[figure])]
         for figure, what in captions.DIFFERENCES.items()
         if figure in newest
     ]
-    return _table(["", "gain more", "fresh people", "bar"], table)
+    return _table(["gain more", *PROSE_RUNS.values(), "bar"], table)
+
+
+def _joined(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of each figure the newest row."""
+    return {figure: row for rows in runs for figure, row in rows.items()}
 
 
 def _stick() -> str:

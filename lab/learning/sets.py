@@ -48,7 +48,7 @@ class Plan:
     num_stopped: int = 100  # people of each of them
     jester_splits: int = 2
     first_split: int = 200  # of Jester; fixed before any of their results was seen
-    alpaca_seeds: int = 20
+    alpaca_seeds: int = 10
     first_seed: int = 320  # of the eighty-four tastes; fixed before any of their results was seen
     alpaca: Sizes = field(default_factory=Sizes)
     other_rules: Sequence[str] = ("d_optimal", "random", "gap", "pref")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from personalign.errors import InputError
+from personalign.messages import shown
+from personalign.options import LARGEST, check_list, check_number, check_whole
+
 MIB = 1 << 20
+ORIGIN = re.compile(r"https?://[\w.*-]+(:\d+)?", re.ASCII)
+COUNTS = {"max_body": 1, "in_flight": 1, "max_tokens": 1, "max_replies": 1, "max_logprobs": 0}  # and the least
+SECONDS = ("receive_s", "drain_s", "kept_s", "token_s", "link_s")
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,9 @@ class Policy:
         token_s: how long a user token holds.
         link_s: how long a link to a page holds.
         frame_ancestors: origins that may show the pages in a frame, such as "https://shop.example".
+
+    Raises:
+        InputError: a number out of its range, or an origin that isn't one.
     """
 
     max_body: int = MIB
@@ -38,3 +49,14 @@ class Policy:
     token_s: float = 3600.0
     link_s: float = 7 * 24 * 3600.0
     frame_ancestors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in COUNTS.items():
+            check_whole(name, getattr(self, name), least, LARGEST)
+        for name in SECONDS:
+            check_number(name, getattr(self, name), 0, LARGEST)
+        for origin in check_list("frame_ancestors", self.frame_ancestors):
+            if not isinstance(origin, str) or not ORIGIN.fullmatch(origin):
+                raise InputError(
+                    f"frame_ancestors has {shown(origin)}, expected an origin such as https://shop.example"
+                )

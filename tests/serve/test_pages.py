@@ -5,23 +5,41 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import httpx
 import pytest
 
 from lab.wheel import NEEDED
+from personalign.errors import InputError
 from personalign.serve.pages import FILES
 from personalign.serve.policy import Policy
 from personalign.service import Personalign
 from tests.serve.running import serving
 
 PAGES = ("/", "/me", "/onboard")
+UNUSABLE = [
+    {"frame_ancestors": ("https://shop.example; script-src *",)},
+    {"frame_ancestors": "https://shop.example"},
+    {"frame_ancestors": (7,)},
+    {"in_flight": 0},
+    {"max_tokens": 1.5},
+    {"drain_s": -1},
+    {"token_s": float("nan")},
+]
 SCRIPTS = sorted(FILES.glob("*.js"))
 MARKUP = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|DOMParser|srcdoc|\.style\b|https?://"
 )
 NAMESPACE = '"http://www.w3.org/2000/svg"'
+
+
+@pytest.mark.parametrize("wrong", UNUSABLE, ids=lambda wrong: str(*wrong.items()))
+def test_a_policy_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    """Also where the server is embedded: what ends up in a header is an origin, and a limit is a number."""
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} .*expected"):
+        Policy(**wrong)
 
 
 class Reader(HTMLParser):

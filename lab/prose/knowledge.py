@@ -68,10 +68,10 @@ def run_knowledge(
         report = Report("personalign bench knowledge --json", str(p.models.base.device), bars=BARS, out=out)
         report.facts = {"basis": p.basis.id, "plan": asdict(plan)}
         trial = Trial(p.models, _origin(p), exam)
-        report.extend(trial.steered(_people(p, plan.num_people)))
         place = model_place(model)
         expert = expert_on(place, sums[: plan.num_taught], plan.num_steps, work, device)
         report.extend(trial.tuned(place, expert, sums[plan.num_taught :][: plan.num_sums], plan.alphas))
+        report.extend(trial.steered(_people(p, plan.num_people)))
     return report.to_json()
 
 

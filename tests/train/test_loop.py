@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,37 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from personalign.train.loop import DevCheck, Recipe, train
+from personalign.train.loop import DevCheck, Recipe, has_bfloat16, train
 from tests.decode.tiny_models import V, network
 
 STEPS, KILLED_AT = 8, 5
 RECIPE = Recipe(STEPS, 1e-2, warmup_steps=2)
 EACH_STEP = -1.0  # seconds between two checkpoints
+
+
+@pytest.mark.parametrize(("name", "has_it"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
+def test_a_cpu_that_lacks_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, name: str, *, has_it: bool
+) -> None:
+    """Emulated it would take forty times as long."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True})
+    assert has_bfloat16(torch.device("cpu")) is has_it
+    assert has_bfloat16(torch.device("cuda"))
+    dtypes = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network("llama", 0)
+
+        def forward(self, **inputs: Tensor) -> object:
+            output = self.inner(**inputs)
+            dtypes.append(output.logits.dtype)
+            return output
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(Watched(), counting, Recipe(1, 1e-2, warmup_steps=1), Path(folder), "counting")
+    assert dtypes == [torch.bfloat16 if has_it else torch.float32]
 
 
 class PowerCutError(Exception):

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from lab import captions
+from lab import captions, cells
 from lab.speed import fleet
 from personalign.decode.seq import LIFE, Event
 from personalign.learn.axes import named_axes
@@ -55,21 +55,21 @@ def _rows(name: str) -> dict[str, Any]:
 def _readme() -> str:
     people, prose = _load("people_fresh")["figures"], _joined([_rows(name) for name in PROSE_RUNS])
     rows = [
-        ["the profile agrees with the hidden taste, on pairs nobody asked about", _summary(people, "agreement")],
-        ["people like their own replies better, in standard deviations", _summary(people, "utility_personal")],
-        ["the same when only the profile's length weight acts", _summary(people, "utility_length")],
-        ["people like SmolLM2's replies better after ten picks", _interval(prose["smollm2.gain.tilt.picks"])],
-        ["the same after ten pairs", _interval(prose["smollm2.gain.tilt"])],
-        ["the same by a stranger's profile after ten picks", _interval(prose["smollm2.gain.stranger.picks"])],
-        ["speed with a personal reward ÷ without (110 M, 8 at once)", _interval(_rows("decode")[SPEED])],
+        ["the profile agrees with the hidden taste, on pairs nobody asked about", cells.summary(people, "agreement")],
+        ["people like their own replies better, in standard deviations", cells.summary(people, "utility_personal")],
+        ["the same when only the profile's length weight acts", cells.summary(people, "utility_length")],
+        ["people like SmolLM2's replies better after ten picks", cells.interval(prose["smollm2.gain.tilt.picks"])],
+        ["the same after ten pairs", cells.interval(prose["smollm2.gain.tilt"])],
+        ["the same by a stranger's profile after ten picks", cells.interval(prose["smollm2.gain.stranger.picks"])],
+        ["speed with a personal reward ÷ without (110 M, 8 at once)", cells.interval(_rows("decode")[SPEED])],
     ]
-    return _table(["`personalign bench people`, `quality --model smollm2` and `decode`", "measured"], rows)
+    return cells.table(["`personalign bench people`, `quality --model smollm2` and `decode`", "measured"], rows)
 
 
 def _people() -> str:
     results = [_load(name)["figures"] for name in ("people", "people_fresh")]
-    rows = [[what, *(_summary(figures, key) for figures in results)] for key, what in captions.PEOPLE.items()]
-    return _table(["median", "seeds looked at before", "fresh seeds"], rows)
+    rows = [[what, *(cells.summary(figures, key) for figures in results)] for key, what in captions.PEOPLE.items()]
+    return cells.table(["median", "seeds looked at before", "fresh seeds"], rows)
 
 
 def _speeds() -> str:
@@ -77,25 +77,28 @@ def _speeds() -> str:
     table = []
     for name, what in captions.SPEEDS.items():
         shown = [rows.get(f"{name}.{num}") for num in (1, 8, 32)]
-        verdicts = dict.fromkeys(_verdict(row) for row in shown if row is not None)
-        table.append([what, *map(_interval, shown), ", ".join(verdicts)])
-    return _table(["", "1 at once", "8", "32", "bar"], table)
+        verdicts = dict.fromkeys(cells.verdict(row) for row in shown if row is not None)
+        table.append([what, *map(cells.interval, shown), ", ".join(verdicts)])
+    return cells.table(["", "1 at once", "8", "32", "bar"], table)
 
 
 def _figures(name: str, captions: Mapping[str, str], measured: str = "measured") -> str:
     """A result's figures with their bars; those that aren't measured yet are left out."""
     rows = _rows(name)
     named = {what: rows[figure] for figure, what in captions.items() if figure in rows}
-    return _table(["", measured, "bar"], [[what, _interval(row), _verdict(row)] for what, row in named.items()])
+    return cells.table(
+        ["", measured, "bar"], [[what, cells.interval(row), cells.verdict(row)] for what, row in named.items()]
+    )
 
 
 def _graded() -> str:
     rows = _rows("graded")
     columns = ("share_5", "share_10", "share_10_over_plain")
     table = [
-        [what, *(_interval(rows.get(f"{arm}.{column}")) for column in columns)] for arm, what in captions.GRADED.items()
+        [what, *(cells.interval(rows.get(f"{arm}.{column}")) for column in columns)]
+        for arm, what in captions.GRADED.items()
     ]
-    return _table(["", "after 5", "after 10", "and more than by sides alone"], table)
+    return cells.table(["", "after 5", "after 10", "and more than by sides alone"], table)
 
 
 def _taps() -> str:
@@ -103,11 +106,11 @@ def _taps() -> str:
     rows, table = _rows("taps"), []
     for kind, what in captions.TAPS.items():
         ten = rows[f"taps.{kind}.10"]
-        columns = [_interval(rows[f"taps.{kind}.{count}"]) for count in (5, 10, 20)]
+        columns = [cells.interval(rows[f"taps.{kind}.{count}"]) for count in (5, 10, 20)]
         table.append([what, *columns, f"{ten['turned_round']:.0%}", f"{ten['seconds'] / 60:.1f}"])
-    table.append(["five picks less ten pairs", "", _interval(rows["taps.five_picks_over_ten_pairs"]), "", "", ""])
+    table.append(["five picks less ten pairs", "", cells.interval(rows["taps.five_picks_over_ten_pairs"]), "", "", ""])
     header = ["", "after 5", "after 10", "after 20", "taken for the opposite after 10", "minutes of reading for 10"]
-    return _table(header, table)
+    return cells.table(header, table)
 
 
 def _quality() -> str:
@@ -116,8 +119,8 @@ def _quality() -> str:
     for name, what in captions.METHODS.items():
         gain, wins, over = (rows.get(f"{kind}.{name}") for kind in ("gain", "wins", "gain_over_successor"))
         assert gain is not None, "every method has a gain"
-        table.append([what, f"{gain['passes']:.2g}", *map(_interval, (gain, over, wins)), f"{gain['kl']:.2f}"])
-    return _table(["", "passes", "gain", "over the head", "wins", "KL"], table)
+        table.append([what, f"{gain['passes']:.2g}", *map(cells.interval, (gain, over, wins)), f"{gain['kl']:.2f}"])
+    return cells.table(["", "passes", "gain", "over the head", "wins", "KL"], table)
 
 
 def _prose() -> str:
@@ -127,11 +130,11 @@ def _prose() -> str:
     for name, what in captions.PROSE.items():
         if f"smollm2.gain.{name}" in newest:
             gain, fluency = (newest[f"smollm2.{figure}.{name}"] for figure in ("gain", "fluency"))
-            gains = [_interval(rows.get(f"smollm2.gain.{name}")) for rows in runs]
+            gains = [cells.interval(rows.get(f"smollm2.gain.{name}")) for rows in runs]
             shares = (gain["liked_better"], gain["kl"], fluency["value"], gain["repetition"], gain["truncated"])
             table.append([what, f"{gain['passes']:g}", *gains, *(f"{x:.2f}" for x in shares)])
     shapes = ("liked better", "KL", "bits ÷ plain", "repeated", "cut off")
-    return _table(["", "passes", *(f"gain of {people}" for people in PROSE_RUNS.values()), *shapes], table)
+    return cells.table(["", "passes", *(f"gain of {people}" for people in PROSE_RUNS.values()), *shapes], table)
 
 
 def _differences() -> str:
@@ -139,11 +142,11 @@ def _differences() -> str:
     runs = [_rows(name) for name in PROSE_RUNS]
     newest = _joined(runs)
     table = [
-        [what, *(_interval(rows.get(figure)) for rows in runs), _verdict(newest[figure])]
+        [what, *(cells.interval(rows.get(figure)) for rows in runs), cells.verdict(newest[figure])]
         for figure, what in captions.DIFFERENCES.items()
         if figure in newest
     ]
-    return _table(["gain more", *PROSE_RUNS.values(), "bar"], table)
+    return cells.table(["gain more", *PROSE_RUNS.values(), "bar"], table)
 
 
 def _joined(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -160,9 +163,9 @@ def _stick() -> str:
         windows = [rows[f"smollm2.stick_gain.{name}.{window}"] for window in (1, 5, 10, 20)]
         shape = (f"{windows[0][key]:.2f} → {windows[-1][key]:.2f}" for key in ("repetition", "copied", "kl"))
         lasting = (rows.get(f"smollm2.stick_20.{name}{end}") for end in (".lost", ""))
-        table.append([what, *map(_interval, (*windows, *lasting)), *shape])
+        table.append([what, *map(cells.interval, (*windows, *lasting)), *shape])
     spans = ("turns 1–4", "5–8", "9–12", "17–20")
-    return _table(["", *spans, "lost", "last ÷ first", "repeated", "copied", "KL"], table)
+    return cells.table(["", *spans, "lost", "last ÷ first", "repeated", "copied", "KL"], table)
 
 
 def _steering() -> str:
@@ -175,14 +178,14 @@ def _steering() -> str:
         overall = figures.pop("overall")
         axes = sorted(figures.items(), key=lambda item: -item[1])
         table.append([f"`{model}`", f"{overall:.2f}", ", ".join(f"{name} {x:.2f}" for name, x in axes)])
-    return _table(["", "overall", "by axis"], table)
+    return cells.table(["", "overall", "by axis"], table)
 
 
 def _heads() -> str:
     rows = _rows("heads")
     names = {"heads.whole": "the whole reply", "heads.to_come": "what is still to come"}
     table = [[what, f"{rows[name]['replies']:,}", f"{rows[name]['value']:.2f}"] for name, what in names.items()]
-    return _table(["learnt from", "replies", "steering correlation"], table)
+    return cells.table(["learnt from", "replies", "steering correlation"], table)
 
 
 def _siblings() -> str:
@@ -195,7 +198,7 @@ def _siblings() -> str:
             if source == "so_far":
                 head = figures[f"siblings.head.{length}"]
                 table.append([f"`{model}`", length, f"{value:.2f}", f"{head:.2f}"])
-    return _table(["", "tokens", "text so far, r", "head, r"], table)
+    return cells.table(["", "tokens", "text so far, r", "head, r"], table)
 
 
 def _trials() -> str:
@@ -204,9 +207,9 @@ def _trials() -> str:
     for name, row in _rows("trials").items():
         if name.startswith("trials.found."):
             found.setdefault(name.rpartition(".")[0], []).append(row)
-    table = [[f"{rows[-1]['wins']:.0%}", *map(_interval, rows)] for rows in found.values()]
+    table = [[f"{rows[-1]['wins']:.0%}", *map(cells.interval, rows)] for rows in found.values()]
     sizes = (row["figure"].rpartition(".")[2] for row in next(iter(found.values())))
-    return _table(["wins", *(f"{size} people" for size in sizes)], table)
+    return cells.table(["wins", *(f"{size} people" for size in sizes)], table)
 
 
 def _learning() -> str:
@@ -214,14 +217,14 @@ def _learning() -> str:
     table = []
     for name, what in captions.LEARNT.items():
         ceiling = f"{rows[name]['ceiling']:.3g}" if "ceiling" in rows[name] else ""
-        table.append([what, _interval(rows[name]), _verdict(rows[name]), ceiling])
-    return _table(["", "measured", "bar", "at best"], table)
+        table.append([what, cells.interval(rows[name]), cells.verdict(rows[name]), ceiling])
+    return cells.table(["", "measured", "bar", "at best"], table)
 
 
 def _gaussian() -> str:
     """The same people with other priors."""
     rows = [_rows("learn")[f"alpaca84.compared_{n}"] for n in (5, 10, 20)]
-    return _table(
+    return cells.table(
         ["", "5", "10", "20"], [[what, *(f"{row[arm]:.2f}" for row in rows)] for arm, what in captions.PRIORS.items()]
     )
 
@@ -231,8 +234,8 @@ def _calm() -> str:
     rows, table = _rows("drift"), []
     for name, what in captions.CALM.items():
         alarms = [rows[f"false_alarms.{world}.{name}"] for world in ("tiny", "smollm2")]
-        table.append([what, *map(_interval, alarms), ", ".join(dict.fromkeys(map(_verdict, alarms)))])
-    return _table(["", "`tiny`", "`smollm2`", "bar"], table)
+        table.append([what, *map(cells.interval, alarms), ", ".join(dict.fromkeys(map(cells.verdict, alarms)))])
+    return cells.table(["", "`tiny`", "`smollm2`", "bar"], table)
 
 
 def _changed() -> str:
@@ -243,24 +246,28 @@ def _changed() -> str:
             within = [rows[f"noticed.{world}.{name}.within_{num}"] for num in (10, 20, 30)]
             worth = [" / ".join(f"{row[arm]:.2f}" for arm in ARMS_OF_DRIFT) for row in within[:2]]
             table.append([f"`{world}`", what, *(f"{row['value']:.2f}" for row in within), *worth])
-    return _table(["", "taste", "10 answers", "20", "30", "r after 10", "r after 20"], table)
+    return cells.table(["", "taste", "10 answers", "20", "30", "r after 10", "r after 20"], table)
 
 
 def _life() -> str:
     """The states of a reply, and where each event leads from there."""
     events = get_args(Event)
-    return _table(["state", *events], [[s, *(moves.get(event, "") for event in events)] for s, moves in LIFE.items()])
+    return cells.table(
+        ["state", *events], [[s, *(moves.get(event, "") for event in events)] for s, moves in LIFE.items()]
+    )
 
 
 def _erasure() -> str:
     """The steps of an erasure, by their docstrings."""
     paragraphs = [(inspect.getdoc(step) or "").replace("\n", " ").split("  ") for step in STEPS]
-    return _table(["", "holds after it", "killed right then"], [[str(i), *row] for i, row in enumerate(paragraphs, 1)])
+    return cells.table(
+        ["", "holds after it", "killed right then"], [[str(i), *row] for i, row in enumerate(paragraphs, 1)]
+    )
 
 
 def _dialogue() -> str:
     """The axes of the dialogue set."""
-    return _table(["axis", "about", "less", "more"], [[*asdict(axis).values()] for axis in named_axes("dialogue")])
+    return cells.table(["axis", "about", "less", "more"], [[*asdict(axis).values()] for axis in named_axes("dialogue")])
 
 
 def _assistant() -> str:
@@ -272,52 +279,16 @@ def _assistant() -> str:
         row = rows[axis.name]
         numbers = (f"{row[key]:.2f}" for key in REPORT)
         table.append([*asdict(axis).values(), *numbers, f"{row['nearest']} {row['nearest_r']:+.2f}"])
-    return _table(header, table)
-
-
-def _summary(figures: Mapping[str, float], key: str) -> str:
-    if key not in figures:
-        return ""
-    return _interval({"value": figures[key], "low": figures[f"{key}.low"], "high": figures[f"{key}.high"]})
-
-
-def _interval(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    show = "{:.2f}" if abs(row["value"]) < 10 else "{:,.0f}"
-    value, *ends = (show.format(row[name]) for name in ("value", "low", "high") if row.get(name) is not None)
-    return f"{value} ({' … '.join(ends)})" if ends and len(set(ends)) > 1 else value
-
-
-def _verdict(row: Mapping[str, Any]) -> str:
-    """The bar, and whether the whole interval is on its right side."""
-    if "bar" not in row:
-        return ""
-    ends = [row.get(name, row["value"]) for name in ("low", "high")]
-    reached = [_reaches(row["bar"], end) for end in (*ends, row["value"])]
-    return f"{row['bar']} {'reached' if all(reached) else 'open' if any(reached) else 'missed'}"
-
-
-def _reaches(bar: str, value: float) -> bool:
-    sense, _, limit = bar.partition(" ")
-    if sense in {"≥", "≤"}:
-        return value >= float(limit) if sense == "≥" else value <= float(limit)
-    low, high = map(float, bar.split(" … "))
-    return low <= value <= high
+    return cells.table(header, table)
 
 
 def _fleet() -> str:
-    return _table(["a million people, 10,000 requests a second", "takes", "because"], fleet.on_paper())
+    return cells.table(["a million people, 10,000 requests a second", "takes", "because"], fleet.on_paper())
 
 
 def _simulated() -> str:
     header = ["a person goes to", "commits a second", "cores", "requests that read, a second", "of the cores in use"]
-    return _table([*header, "ms for a read, median and 99th"], fleet.simulated())
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return cells.table([*header, "ms for a read, median and 99th"], fleet.simulated())
 
 
 TABLES: Mapping[str, Callable[[], str]] = {

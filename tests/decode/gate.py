@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from personalign.decode import Engine
 
-PATIENCE_S = 600.0  # of a test that has failed; others never wait so long
+PATIENCE_S = 240.0  # of a test that has failed; others never wait so long
 
 
 class Gate:

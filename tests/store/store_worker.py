@@ -33,6 +33,7 @@ from personalign.store.sqlite.database import Database, locate, sqlite_driver
 from personalign.store.sqlite.files import make_file
 from personalign.store.sqlite.turn import Turns
 from personalign.types import Gaussian
+from tests.forked import PATIENCE_S, exit_code, forked
 
 BASIS = "basis"
 MOST_KILLS = 60  # of what is sent again: more than it has statements
@@ -74,30 +75,22 @@ def prepare(url: str, users: int) -> None:
 def at_once(jobs: list[Callable[[], int]]) -> list[int]:
     """Run each job in a process of its own, all released at the same moment; return their exit codes."""
     wait, release = os.pipe()
-    children = []
-    for job in jobs:
-        if not (child := os.fork()):
-            os.close(release)
-            os.read(wait, 1)
-            _exit_with(job)
-        children.append(child)
+
+    def released(job: Callable[[], int]) -> int:
+        os.close(release)
+        os.read(wait, 1)
+        return job()
+
+    children = [forked(lambda job=job: released(job)) for job in jobs]  # type: ignore[misc]
     os.close(wait)
     os.close(release)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def _exit_with(job: Callable[[], int]) -> None:
-    try:
-        code = min(job(), 99)
-    except BaseException as error:  # noqa: BLE001 - a child must not run on as its parent
-        print(repr(error), file=sys.stderr, flush=True)
-        code = 100
-    os._exit(code)
+    return [exit_code(child) for child in children]
 
 
 def kill_child_at(job: Callable[[], object], statement: int) -> bool:
     """Fork, and kill -9 right before this statement; tell whether the job got that far."""
-    if not (child := os.fork()):
+
+    def counted() -> None:
         seen = 0
 
         def countdown(*_: object) -> None:
@@ -108,19 +101,20 @@ def kill_child_at(job: Callable[[], object], statement: int) -> bool:
 
         event.listen(Engine, "before_cursor_execute", countdown)
         event.listen(Engine, "commit", countdown)
-        _exit_with(lambda: (job(), 0)[1])
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
+        job()
+
+    return exit_code(forked(counted)) == -signal.SIGKILL
 
 
 def kill_child_after(job: Callable[[], object], seconds: float, holds: Callable[[], bool] = lambda: True) -> None:
     """Fork, and kill -9 so long after this holds."""
-    if not (child := os.fork()):
-        _exit_with(lambda: (job(), 0)[1])
-    while not holds():
+    child = forked(lambda: (job(), 0)[1])
+    until = time.monotonic() + PATIENCE_S
+    while not holds() and time.monotonic() < until:
         time.sleep(0.001)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    exit_code(child)
 
 
 # ---- verbs ----
@@ -355,10 +349,8 @@ def fork_storm(
         for thread in users:
             thread.start()
         for turn in range(forks):
-            if not (child := os.fork()):
-                signal.alarm(patience_s)  # what hangs is killed
-                _exit_with(lambda turn=turn: (store.add_user(f"child-{turn}"), store.data_version(), 0)[2])
-            stuck += os.waitpid(child, 0)[1] != 0
+            child = forked(lambda turn=turn: (store.add_user(f"child-{turn}"), store.data_version(), 0)[2], patience_s)  # type: ignore[misc]
+            stuck += exit_code(child) != 0
         is_over.set()
         for thread in users:
             thread.join()

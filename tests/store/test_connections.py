@@ -22,6 +22,7 @@ from personalign.errors import PersonalignError, StoreError
 from personalign.store import Store, fork, upkeep
 from personalign.store.sqlite import database, engine, turn
 from personalign.store.sqlite.database import sqlite_driver
+from tests.forked import exit_code, forked
 from tests.store.store_worker import is_known
 
 ROOT = Path(__file__).parents[2]
@@ -182,10 +183,8 @@ def test_a_fork_closes_idle_connections_first(store: Store, monkeypatch) -> None
     """No connection is idle in the pool when a fork happens; without the hook one is (the control)."""
     is_known(store, "ada")
     assert store._connections.reader.pool.checkedin() == 1
-    child = os.fork()
-    if not child:
-        os._exit(store._connections.reader.pool.checkedin() + store._connections.writer.pool.checkedin())
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    reader, writer = store._connections.reader, store._connections.writer
+    assert exit_code(forked(lambda: reader.pool.checkedin() + writer.pool.checkedin())) == 0
 
 
 def test_threads_may_use_the_store_while_the_process_forks(worker) -> None:
@@ -211,10 +210,7 @@ def test_a_closed_store_takes_no_part_in_forks(url: str) -> None:
 def test_a_fork_inside_a_call_does_not_wait_for_itself(store: Store) -> None:
     """A thread that forks in the middle of its own call goes on."""
     with store._connections.read():
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert exit_code(forked(lambda: None)) == 0
 
 
 def test_a_closed_store_says_so(store: Store) -> None:
@@ -251,19 +247,20 @@ def test_a_stopped_process_keeps_its_turn_only_for_a_while(store: Store, monkeyp
     monkeypatch.setattr(turn, "BUSY_TIMEOUT_MS", 50)
     store.add_user("bob")
     holding, ready = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def hold() -> None:
         file = os.open(store._connections.database.neighbour(".lock"), os.O_RDWR)
         fcntl.lockf(file, fcntl.LOCK_EX, 0, 1)
         os.write(ready, b"!")
         signal.pause()
-        os._exit(0)
-    os.read(holding, 1)
+
+    child = forked(hold)
+    os.close(ready)
+    assert os.read(holding, 1) == b"!"
     store.add_user("eve")
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    for end in (holding, ready):
-        os.close(end)
+    assert exit_code(child) == -signal.SIGKILL
+    os.close(holding)
     assert is_known(store, "eve")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from personalign.store import Store, schema, upkeep
 from personalign.store.places import find
 from personalign.store.sqlite import database
 from personalign.store.sqlite.database import locate
+from tests.forked import exit_code, forked
 from tests.store.store_worker import is_known
 
 
@@ -37,11 +39,13 @@ def saved(store: Store, copy: Path) -> Store:
 
 def _kill(url: str, user: str) -> None:
     """Commit in a process that is killed before it can fold the log in."""
-    if not os.fork():
+
+    def commit() -> None:
         opened = Store.open(url)
         opened.add_user(user)
-        os.kill(os.getpid(), 9)
-    os.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_code(forked(commit)) == -signal.SIGKILL
 
 
 def _people(url: str) -> set[str]:
@@ -211,7 +215,8 @@ def test_a_restore_killed_half_way_leaves_one_store(saved: Store, url: str, copy
     """Killed before any of the files is moved, the store opens as it was or as the backup, and can be restored."""
     saved.close()
     _kill(url, "eve")  # leaves a log
-    if not (child := os.fork()):
+
+    def restore() -> int:
         moves = 0
         replace, unlink = Path.replace, Path.unlink
 
@@ -226,8 +231,9 @@ def test_a_restore_killed_half_way_leaves_one_store(saved: Store, url: str, copy
         Path.replace, Path.unlink = move, remove  # type: ignore[method-assign]
         upkeep._remove = lambda _: None
         upkeep.restore(url, copy)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return 1
+
+    assert exit_code(forked(restore)) == 0
     assert _people(url) == ({"ada"} if step == 3 else {"ada", "eve"})
     upkeep.restore(url, copy)
     assert _people(url) == {"ada"}
@@ -276,7 +282,8 @@ def test_a_journal_of_another_file_is_refused(store: Store, url: str, path: Path
     with Store.open(url) as opened:
         for number in range(3):
             opened.add_user(f"user-{number}")
-    if not os.fork():
+
+    def spill() -> None:
         opened = Store.open(url)
         with opened._connections.writer.connect() as connection:
             connection.exec_driver_sql("PRAGMA cache_size=1").close()
@@ -284,8 +291,9 @@ def test_a_journal_of_another_file_is_refused(store: Store, url: str, path: Path
             connection.exec_driver_sql("UPDATE users SET consent = hex(randomblob(20000))").close()
             database.sign_commit(connection.connection.driver_connection)
             connection.exec_driver_sql("UPDATE users SET consent = hex(randomblob(20000))").close()
-            os.kill(os.getpid(), 9)
-    os.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert exit_code(forked(spill)) == -signal.SIGKILL
     assert locate(url).neighbour("-journal").stat().st_size
     shutil.copy(path, tmp_path / "sound")
     shutil.copy(tmp_path / "backup", path)

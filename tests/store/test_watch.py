@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from personalign.store import Store
 from personalign.store.postgres import connections, watch
 from personalign.store.recent import RecentProfiles
 from personalign.types import Profile
+from tests.forked import exit_code, forked
 from tests.store.store_worker import at_once, count, is_known, pair
 
 LISTENERS = (
@@ -167,6 +169,28 @@ def test_a_forked_child_listens_for_itself(store: Store, other: Store) -> None:
     assert _soon(lambda: store.data_version() != before)
     assert is_known(other, "child")
     assert np.median(_lags(store, other, 5)) < 0.05
+
+
+@pytest.mark.parametrize("is_gated", [True, False], ids=["ours", "control"])
+def test_a_fork_waits_for_a_thread_inside_the_driver(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, is_gated: bool
+) -> None:
+    """A child would inherit the driver's own locks, and wait for ever for a thread that it lacks."""
+    inside, is_out = threading.Event(), threading.Event()
+    connect = store._connections._watch._connect
+
+    def slow() -> object:
+        inside.set()
+        time.sleep(0.3)
+        is_out.set()
+        return connect()
+
+    monkeypatch.setattr(store._connections._watch, "_connect", slow)
+    if not is_gated:
+        monkeypatch.setattr(store._connections._watch, "_enter", nullcontext)
+    store.data_version()
+    assert inside.wait(5)
+    assert exit_code(forked(is_out.is_set)) == int(is_gated)
 
 
 def test_closing_ends_the_thread(store: Store) -> None:

@@ -103,7 +103,7 @@ class PostgresConnections(Connections):
     """A pool of connections, and one more that listens."""
 
     def __init__(self, place: Place, engine: Engine, listener: Engine) -> None:
-        self._watch = Watch(listener.raw_connection, self._look)
+        self._watch = Watch(listener.raw_connection, self._look, lambda: self._gate.enter())  # noqa: PLW0108 - made below
         super().__init__(place, engine.execution_options(), engine.execution_options(), TableTombstones())
         event.listen(self.reader, "begin", lambda connection: _begin(connection, "REPEATABLE_READ", is_read_only=True))
         event.listen(self.writer, "begin", lambda connection: _begin(connection, "READ_COMMITTED"))

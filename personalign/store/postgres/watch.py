@@ -3,6 +3,9 @@
 Each commit ends with a NOTIFY. A thread listens and looks at the server's snapshot whenever it is told, and once a
 second: the snapshot differs after every commit, also of programs that tell nobody. While the thread has no connection,
 as on a standby, which refuses LISTEN, every question is a look of its own.
+
+The driver's library keeps locks of its own, so the thread holds forks off while it is inside, and not while it waits: a
+child forked in that moment would wait for a thread that it lacks.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -28,10 +32,18 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """A number that grows with commits; ``connect`` gives a connection of its own, ``look`` a snapshot."""
+    """A number that grows with commits.
 
-    def __init__(self, connect: Callable[[], PoolProxiedConnection], look: Callable[[], str]) -> None:
-        self._connect, self._look = connect, look
+    ``connect`` gives a connection of its own, ``look`` a snapshot, and ``enter`` keeps forks out.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], PoolProxiedConnection],
+        look: Callable[[], str],
+        enter: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._connect, self._look, self._enter = connect, look, enter
         self.token = secrets.token_hex(8)  # this process's own commits are counted at once
         self._number, self._seen = 0, ""
         self._lent: list[PoolProxiedConnection] = []  # a child that collected its parent's would be warned of it
@@ -88,23 +100,29 @@ class Watch:
                 wait([end], RETRY_S)
 
     def _listen(self, end: int) -> None:
-        lent = self._connect()
+        with self._enter():
+            lent = self._connect()
         try:
             self._lent = [*(each for each in self._lent if each.is_valid), lent]
             connection: DriverConnection = lent.driver_connection
-            connection.autocommit = True
-            connection.execute(f"LISTEN {CHANNEL}")
+            with self._enter():
+                connection.autocommit = True
+                connection.execute(f"LISTEN {CHANNEL}")
             look_at = 0.0
             while True:
-                is_told = any(notice.payload != self.token for notice in list(connection.notifies(timeout=0)))
-                if is_told or time.monotonic() >= look_at:
-                    self._compare(connection.execute(SNAPSHOT).fetchone()[0])
-                    look_at = time.monotonic() + HEARTBEAT_S
-                    self._listens_until = look_at + HEARTBEAT_S
-                elif end in wait([end, connection.fileno()], look_at - time.monotonic()):
+                with self._enter():
+                    is_told = any(notice.payload != self.token for notice in list(connection.notifies(timeout=0)))
+                    is_due = is_told or time.monotonic() >= look_at
+                    if is_due:
+                        self._compare(connection.execute(SNAPSHOT).fetchone()[0])
+                        look_at = time.monotonic() + HEARTBEAT_S
+                        self._listens_until = look_at + HEARTBEAT_S
+                patience_s = 0 if is_due else look_at - time.monotonic()  # what came with the snapshot is read first
+                if end in wait([end, connection.fileno()], patience_s):
                     return
         finally:
-            lent.invalidate()  # closes it for good, whatever state it is in
+            with self._enter():
+                lent.invalidate()  # closes it for good, whatever state it is in
 
     def _compare(self, snapshot: str) -> None:
         with self._lock:

@@ -19,9 +19,9 @@ def test_a_deferred_begin_would_be_seen(worker) -> None:
 
 
 @pytest.mark.slow
-def test_no_update_is_lost_in_eight_thousand(worker) -> None:
-    """Eight processes of a thousand answers each: none lost, no error."""
-    assert worker("answers", processes=8, rounds=1000, users=100) == SOUND
+def test_no_update_is_lost_in_two_thousand(worker) -> None:
+    """Eight processes of 250 answers each: none lost, no error."""
+    assert worker("answers", processes=8, rounds=250, users=100) == SOUND
 
 
 @pytest.mark.parametrize("stdlib", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -31,9 +31,9 @@ def test_a_new_store_may_be_opened_by_all_at_once(worker, stdlib: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_new_stores_may_be_opened_by_all_at_once(worker) -> None:
-    """The same a hundred times over."""
-    assert worker("opens", rounds=100) == {"failed": 0}
+def test_thirty_new_stores_may_be_opened_by_all_at_once(worker) -> None:
+    """The same thirty times over."""
+    assert worker("opens", rounds=30) == {"failed": 0}
 
 
 @pytest.mark.parametrize("stdlib", [0, 1])
@@ -46,20 +46,12 @@ def test_a_kill_at_any_statement_loses_nothing(worker, stdlib: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_lose_nothing(worker) -> None:
+def test_eighty_kills_lose_nothing(worker) -> None:
     """Kill -9 at random moments."""
-    found = worker("kill_writes", kills=200)
-    assert found.pop("kills") == 200
-    assert found.pop("promised") > 200
+    found = worker("kill_writes", kills=80)
+    assert found.pop("kills") == 80
+    assert found.pop("promised") > 80
     assert found == {"lost": 0, "wrong": 0, "problems": []}
-
-
-@pytest.mark.slow
-def test_a_kill_at_any_statement_of_a_migration_wedges_nothing(worker) -> None:
-    """Kill -9 before every 29th statement of an upgrade: the next upgrade goes through, to the models' schema."""
-    found = worker("kill_migrations", stride=29)
-    assert found["killed"] > 3
-    assert found["wedged"] == 0
 
 
 def test_a_kill_at_any_statement_of_a_first_schema_wedges_nothing(worker) -> None:
@@ -70,9 +62,11 @@ def test_a_kill_at_any_statement_of_a_first_schema_wedges_nothing(worker) -> Non
 
 
 @pytest.mark.slow
-def test_a_kill_at_each_statement_of_a_migration_wedges_nothing(worker) -> None:
-    """Kill -9 before each statement of an upgrade."""
-    assert worker("kill_migrations")["wedged"] == 0
+def test_a_kill_at_any_statement_of_a_migration_wedges_nothing(worker) -> None:
+    """Kill -9 before every third statement of an upgrade: the next upgrade goes through, to the models' schema."""
+    found = worker("kill_migrations", stride=3)
+    assert found["killed"] > 30
+    assert found["wedged"] == 0
 
 
 def test_a_kill_at_any_statement_of_a_refit_loses_nobody(worker) -> None:
@@ -99,6 +93,6 @@ def test_a_migration_without_its_transaction_would_be_seen(worker) -> None:
 
 
 @pytest.mark.slow
-def test_sixty_kills_of_a_migration_wedge_nothing(worker) -> None:
+def test_fifteen_kills_of_a_migration_wedge_nothing(worker) -> None:
     """Kill -9 at random moments of an upgrade."""
-    assert worker("kill_migrations", kills=60) == {"killed": 60, "wedged": 0}
+    assert worker("kill_migrations", kills=15) == {"killed": 15, "wedged": 0}

@@ -25,7 +25,7 @@ from personalign.serve.metrics import Meters
 from personalign.serve.policy import Policy
 
 HEADER = "x-request-id"
-PROBES = ("/livez", "/readyz", "/metrics")  # answered however much is going on
+PROBES = ("/livez", "/readyz", "/health", "/metrics")  # answered however much is going on
 ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 TOO_SLOW = 408
 LAST = (TOO_SLOW, 413, 503)  # end the connection if the body isn't read yet

@@ -36,9 +36,10 @@ async def livez() -> dict[str, str]:
     return {"status": "live"}
 
 
+@router.get("/health", response_model=Readiness, responses={503: {"model": Readiness}}, include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(request: Request) -> JSONResponse:
-    """Whether requests should be sent here: 503 with the reasons where not."""
+    """Whether requests should be sent here: 503 with the reasons where not. Also /health, as vLLM calls it."""
     service: Personalign = request.app.state.service
     reasons = [] if (problem := await _problem(service)) is None else [problem]
     if request.app.state.traffic.is_draining:

@@ -50,7 +50,9 @@ def chat(client: httpx.Client, user: str) -> httpx.Response:
     return client.post("/v1/chat/completions", json=body)
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/onboard", "/static/page.css", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/health", "/metrics", "/onboard", "/static/page.css", "/nowhere"]
+)
 def test_a_head_is_a_get_without_its_body(address: str, path: str) -> None:
     """Who looks whether a server or a page is there needs no content."""
     get, head = httpx.get(f"{address}{path}"), httpx.head(f"{address}{path}")
@@ -69,6 +71,7 @@ def test_a_server_that_is_well_says_so(address: str) -> None:
     assert httpx.get(f"{address}/livez").json() == {"status": "live"}
     ready = httpx.get(f"{address}/readyz")
     assert (ready.status_code, ready.json()["status"], ready.json()["reasons"]) == (200, "ready", [])
+    assert httpx.get(f"{address}/health").json() == ready.json()
     assert httpx.get(f"{address}/metrics").headers["content-type"].startswith("text/plain")
 
 

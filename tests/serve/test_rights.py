@@ -34,6 +34,7 @@ PAIR = {"messages": HELLO, "chosen": "Yes, of course.", "rejected": "No.", "kind
 ROWS: dict[tuple[str, str], tuple[str, dict[str, Any] | None]] = {
     ("GET", "/livez"): ("open", None),
     ("GET", "/readyz"): ("open", None),
+    ("GET", "/health"): ("open", None),
     ("GET", "/metrics"): ("open", None),
     ("GET", "/openapi.json"): ("open", None),
     ("GET", "/"): ("open", None),

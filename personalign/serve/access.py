@@ -1,8 +1,7 @@
 """Who is calling, and what they may do: keys of backends and operators, tokens of users, links to pages.
 
 Only hashes of keys are stored. Tokens and links are signed with a secret that stands beside the database, so every
-process on the same file accepts them. They end with an erasure: whoever erased themselves isn't brought back by a page
-that is still open.
+process on the same file accepts them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from itsdangerous import BadSignature, URLSafeSerializer
 
-from personalign.errors import InputError, StoreError
+from personalign.errors import InputError
 from personalign.messages import check_user
 from personalign.serve.failures import Refusal
 
@@ -28,10 +27,9 @@ if TYPE_CHECKING:
 
 Role = Literal["user", "backend", "operator"]
 Page = Literal["onboard", "me"]
-ALGORITHM, CLAIMS = "HS256", ["sub", "exp", "jti", "scope", "erasures"]
+ALGORITHM, CLAIMS = "HS256", ["sub", "exp", "jti", "scope"]
 PREFIX = "pa_"
 UNREADABLE = "\ufffd"  # stands for bytes of a path that are no text
-MOST_CHECKED = 10_000  # tokens at hand
 MAX_CREDENTIAL = 4096  # characters: a token with the longest id has fewer
 UNKNOWN = "the key or token is missing, unknown, expired or revoked; expected 'Authorization: Bearer pa_…', or a token"
 
@@ -53,13 +51,12 @@ class Door:
     """Tells callers by their credentials, and makes tokens and links."""
 
     def __init__(self, service: Personalign) -> None:
-        self._keys, self._erased = service.keys, service.erased
-        self._checked: dict[str, int] = {}  # the newest erasure that a token was compared with
+        self._keys = service.keys
         self._token_secret = self._keys.secret("user tokens")
         self._links = URLSafeSerializer(self._keys.secret("links to pages"), salt="page")
 
-    def caller(self, header: str, *, is_erasing: bool = False) -> Caller:
-        """Who shows this ``Authorization`` header; whoever was erased may be so again, which ends what was begun.
+    def caller(self, header: str) -> Caller:
+        """Who shows this ``Authorization`` header.
 
         Raises:
             Refusal: 401, the same for all that isn't accepted.
@@ -68,9 +65,7 @@ class Door:
         credential = credential.strip()
         if scheme.lower() != "bearer" or not 0 < len(credential) <= MAX_CREDENTIAL or not credential.isascii():
             raise _unknown()
-        if credential.startswith(PREFIX):
-            return self._by_key(credential)
-        return self._by_token(credential, is_erasing=is_erasing)
+        return self._by_key(credential) if credential.startswith(PREFIX) else self._by_token(credential)
 
     def _by_key(self, credential: str) -> Caller:
         key = self._keys.find(credential)
@@ -78,7 +73,7 @@ class Door:
             raise _unknown()
         return Caller(key.kind, f"key:{key.id}")
 
-    def _by_token(self, credential: str, *, is_erasing: bool) -> Caller:
+    def _by_token(self, credential: str) -> Caller:
         try:
             # when it was made says nothing, and a clock that was put back would refuse it
             claims = jwt.decode(
@@ -87,38 +82,26 @@ class Door:
             user = check_user(claims["sub"])
         except (jwt.InvalidTokenError, InputError):
             raise _unknown() from None
-        if claims["scope"] != "user" or not (is_erasing or self._still_holds(user, claims["jti"], claims["erasures"])):
+        if claims["scope"] != "user":
             raise _unknown()
         return Caller("user", f"user:{user}", user)
-
-    def _still_holds(self, user: str, token: str, erasures: int) -> bool:
-        """Whether a person wasn't erased since; nobody is while the store can't be reached, and known people go on."""
-        try:
-            erased, newest = self._erased([user], max(erasures, self._checked.get(token, 0)))
-        except StoreError:
-            return True
-        if len(self._checked) >= MOST_CHECKED:
-            self._checked.clear()
-        if not erased:
-            self._checked[token] = newest
-        return not erased
 
     def token(self, user: str, seconds: float) -> str:
         """A token with which a person acts for themselves alone."""
         now = time.time()
         claims = {"sub": check_user(user), "iat": now, "exp": now + seconds, "jti": secrets.token_hex(8)}
-        return jwt.encode(claims | {"scope": "user", "erasures": self._erasures()}, self._token_secret, ALGORITHM)
+        return jwt.encode(claims | {"scope": "user"}, self._token_secret, ALGORITHM)
 
     def link(self, user: str, page: Page, seconds: float) -> str:
         """A signed text that opens a page for one person until it expires."""
-        ticket = {"user": check_user(user), "page": page, "until": time.time() + seconds, "erasures": self._erasures()}
+        ticket = {"user": check_user(user), "page": page, "until": time.time() + seconds}
         return str(self._links.dumps(ticket | {"nonce": secrets.token_hex(16)}))
 
     def redeem(self, link: str, attempt: str = "") -> tuple[str, Page]:
         """Whom a link is for, and which page; one for onboarding works once, sent again by the same attempt.
 
         Raises:
-            Refusal: 401 where it was changed, has expired or was used, or its person was erased.
+            Refusal: 401 where it was changed, has expired or was used.
         """
         try:
             ticket = self._links.loads(link)
@@ -126,16 +109,10 @@ class Door:
             raise Refusal(401, "this link isn't one of ours, or was changed; ask for a new one") from None
         if time.time() > ticket["until"]:
             raise Refusal(401, "this link has expired; ask for a new one")
-        if self._erased([ticket["user"]], ticket["erasures"])[0]:
-            raise Refusal(401, "whom this link was made for was erased since; ask for a new one")
         until = datetime.fromtimestamp(ticket["until"], UTC)
         if ticket["page"] == "onboard" and not self._keys.spend(ticket["nonce"], until, attempt):
             raise Refusal(401, "this link was used already; ask for a new one")
         return ticket["user"], ticket["page"]
-
-    def _erasures(self) -> int:
-        """The number of the newest erasure."""
-        return self._erased([], 0)[1]
 
 
 def _unknown() -> Refusal:
@@ -154,8 +131,7 @@ Credential = Annotated[
 async def caller_of(request: Request, _: Credential = None) -> Caller:
     """The caller of a request; every route but the open ones depends on it."""
     door: Door = request.app.state.door
-    credential, is_erasing = request.headers.get("authorization", ""), request.method == "DELETE"
-    caller = await asyncio.to_thread(door.caller, credential, is_erasing=is_erasing)
+    caller = await asyncio.to_thread(door.caller, request.headers.get("authorization", ""))
     request.app.state.rates.spend(caller.name)
     request.state.caller = caller
     return caller

@@ -11,7 +11,6 @@ import httpx
 import jwt
 import pytest
 
-from personalign.errors import StoreError
 from personalign.serve.access import Door
 from personalign.service import Personalign
 from tests.serve.test_people import error, path
@@ -73,7 +72,7 @@ def test_a_token_lasts_as_long_as_asked(client: httpx.Client, server: str) -> No
 def test_a_token_that_is_none_opens_nothing(server: str, service: Personalign) -> None:
     """Signed with nothing, another secret or in another way, for more than a person or for ever: refused alike."""
     secret, now = service.keys.secret("user tokens"), time.time()
-    claims = {"sub": "lin", "iat": now, "exp": now + 60, "jti": "1", "scope": "user", "erasures": 0}
+    claims = {"sub": "lin", "iat": now, "exp": now + 60, "jti": "1", "scope": "user"}
     endless = {name: value for name, value in claims.items() if name != "exp"}
     tokens = [
         jwt.encode(claims, "", "none"),
@@ -89,45 +88,8 @@ def test_a_token_that_is_none_opens_nothing(server: str, service: Personalign) -
 
 def test_a_clock_that_is_put_back_refuses_no_token(server: str, service: Personalign) -> None:
     """A token that seems to have been made in an hour is good, until it expires."""
-    claims = {
-        "sub": "lin",
-        "iat": time.time() + 3600,
-        "exp": time.time() + 7200,
-        "jti": "1",
-        "scope": "user",
-        "erasures": 0,
-    }
+    claims = {"sub": "lin", "iat": time.time() + 3600, "exp": time.time() + 7200, "jti": "1", "scope": "user"}
     assert profile_by(server, jwt.encode(claims, service.keys.secret("user tokens"))).status_code == 200
-
-
-def test_an_erasure_ends_tokens_and_links(client: httpx.Client, server: str, service: Personalign) -> None:
-    """What an open page still holds brings nobody back; others' hold on, and so do those that are made afterwards."""
-    door = Door(service)
-    old, other = door.token("eve", 60), door.token("fay", 60)
-    links = [door.link("eve", page, 60) for page in ("onboard", "me")]
-    assert profile_by(server, old).status_code == 200, "the control"
-    assert client.put(path("eve", "consent"), json={"text": "yes"}).status_code == 200
-    mine = {"Authorization": f"Bearer {old}"}
-    assert httpx.delete(f"{server}/v1/people/me", headers=mine).status_code == 200
-    for _ in range(2):
-        assert [profile_by(server, token).status_code for token in (old, other)] == [401, 200]
-        assert [error(session(server, link))[0] for link in links] == [401, 401]
-    assert not service.is_known("eve")
-    assert httpx.delete(f"{server}/v1/people/me", headers=mine).status_code == 200, "an erasure may be sent again"
-    assert profile_by(server, door.token("eve", 60)).status_code == 200
-    assert session(server, door.link("eve", "onboard", 60)).status_code == 200
-
-
-def test_a_token_holds_while_the_store_is_away(service: Personalign, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is erased meanwhile, and known people go on."""
-    door = Door(service)
-    token = door.token("gus", 60)
-
-    def away(*_: object) -> None:
-        raise StoreError("away")
-
-    monkeypatch.setattr(door, "_erased", away)
-    assert door.caller(f"Bearer {token}").user == "gus"
 
 
 def profile_by(server: str, token: str) -> httpx.Response:

@@ -6,6 +6,7 @@ on 32 axes. The features of 20,000 people are written again under other names, w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -272,8 +273,12 @@ def _server_cpu_s(server: Server) -> float:
     number = int((server.folder / "data" / "postmaster.pid").read_text("utf-8").split()[0])
     parent = psutil.Process(number)
     ended = parent.cpu_times()
-    living = [process.cpu_times() for process in [parent, *parent.children()]]
-    return float(ended.children_user + ended.children_system + sum(times.user + times.system for times in living))
+    seconds = ended.children_user + ended.children_system
+    for process in [parent, *parent.children()]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return float(seconds)
 
 
 def _row_bytes(server: Server) -> float:

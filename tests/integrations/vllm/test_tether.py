@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,12 +36,13 @@ def number(path: Path) -> int:
 
 
 def is_gone(child: int) -> bool:
-    """Whether it has ended, soon."""
+    """Whether it has ended, soon. One that ends between two looks is gone too, and so is one that nobody has reaped."""
     until = time.monotonic() + 30
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
     return True
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from personalign.errors import EngineError
 
-PATIENCE_S = 240
+PATIENCE_S = 240  # of a test that has failed; others never wait so long
 RAISED = 100
 
 

@@ -31,6 +31,7 @@ MESSAGES = [{"role": "user", "content": "I need a place to stay in Paris."}]
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Personalign]:
     with Personalign.open(f"sqlite:///{tmp_path_factory.mktemp('examples') / 'p.db'}") as service:
         onboard(service, ADA)
+        service.chat("nobody", HELLO, max_tokens=1)  # the model is loaded before a client waits
         yield service
 
 
@@ -164,6 +165,7 @@ def test_what_litellm_sends_is_answered(service: Personalign, surroundings: dict
     url, key = (surroundings[place[name].removeprefix("os.environ/")] for name in ("api_base", "api_key"))
     sent = {"model": place["model"].removeprefix("openai/"), "messages": MESSAGES, "user": ADA}
     sent = {name: value for name, value in sent.items() if name != "user" or "user" in place["allowed_openai_params"]}
-    reply = httpx.post(f"{url}/chat/completions", json=sent, headers={"Authorization": f"Bearer {key}"}).json()
+    headers = {"Authorization": f"Bearer {key}"}
+    reply = httpx.post(f"{url}/chat/completions", json=sent, headers=headers, timeout=60).json()
     assert reply["choices"][0]["message"]["content"] == service.chat(ADA, MESSAGES, max_tokens=512).text
     assert reply["personalign"]["guided"]

@@ -24,7 +24,7 @@ from personalign.service import Personalign
 from personalign.types import Message
 
 HELLO: tuple[Message, ...] = ({"role": "user", "content": "I need a hotel in Paris"},)
-TIMEOUT_S = 60.0  # after which the other process counts as dead
+TIMEOUT_S = 300.0  # after which the other process counts as dead
 
 
 def first_tokens(device: str, num: int) -> Seconds:

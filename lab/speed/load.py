@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import httpx
 import psutil
 
-START_S = 120.0  # after which a server that isn't ready counts as dead
+START_S = 600.0  # after which a server that isn't ready counts as dead
 READY_EVERY_S = 0.05
 UNLIMITED = "1000000/second"
 TEXT = re.compile(rb'"content":"[^"]')  # the first chunk has none

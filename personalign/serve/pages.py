@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import Response
 
 from personalign.serve.failures import Refusal
 
@@ -28,30 +28,30 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/onboard")
-def onboard(request: Request) -> FileResponse:
+def onboard(request: Request) -> Response:
     """The page that asks a person which reply is better."""
     return _page("onboard.html", _frames(request))
 
 
 @router.get("/me")
-def me(request: Request) -> FileResponse:
+def me(request: Request) -> Response:
     """The page where a person sees, corrects and erases what is known of them."""
     return _page("me.html", _frames(request))
 
 
 @router.get("/")
-def operator() -> FileResponse:
+def operator() -> Response:
     """The page of operators, which no other page may show: it holds their key."""
     return _page("operator.html", NOBODY)
 
 
 @router.get("/static/{name}")
-def static(name: str) -> FileResponse:
+def static(name: str) -> Response:
     """A style, script or picture of the pages; a changed one is used at once."""
     path = next((path for path in FILES.iterdir() if path.name == name and path.suffix in TYPES), None)
     if path is None:
         raise Refusal(404, "there is no such file")
-    return FileResponse(path, media_type=TYPES[path.suffix], headers={**SAFE, "Cache-Control": "no-cache"})
+    return _whole(path, TYPES[path.suffix], {"Cache-Control": "no-cache"})
 
 
 def _frames(request: Request) -> str:
@@ -59,6 +59,11 @@ def _frames(request: Request) -> str:
     return " ".join(request.app.state.policy.frame_ancestors) or NOBODY
 
 
-def _page(name: str, frames: str) -> FileResponse:
-    headers = {**SAFE, "Content-Security-Policy": SOURCES + frames, "Cache-Control": "no-store"}
-    return FileResponse(FILES / name, media_type="text/html", headers=headers)
+def _page(name: str, frames: str) -> Response:
+    headers = {"Content-Security-Policy": SOURCES + frames, "Cache-Control": "no-store"}
+    return _whole(FILES / name, "text/html", headers)
+
+
+def _whole(path: Path, media_type: str, headers: Mapping[str, str]) -> Response:
+    """The whole of a file, whatever range of it is asked for: a range that isn't there has errors of its own shape."""
+    return Response(path.read_bytes(), media_type=media_type, headers={**SAFE, **headers})

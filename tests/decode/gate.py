@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 
 from personalign.decode import Engine
-
-PATIENCE_S = 240.0  # of a test that has failed; others never wait so long
+from tests.forked import PATIENCE_S
 
 
 class Gate:
@@ -16,14 +15,19 @@ class Gate:
 
     def __init__(self, engine: Engine) -> None:
         self._free, self._step, self.num_steps = threading.Semaphore(0), engine.step, 0
-        self._is_open = False
+        self._is_open = self._is_stepping = False
+        self.is_waited_at = False  # whether the engine is before a step right now
         engine.step = self._pass  # type: ignore[method-assign]
 
     def _pass(self) -> None:
         if not self._is_open:
+            self.is_waited_at = True
             self._free.acquire()
+            self.is_waited_at = False
+        self._is_stepping = True
         self._step()
         self.num_steps += 1
+        self._is_stepping = False
 
     def let(self, steps: int) -> None:
         """Let so many steps happen, and wait for the last of them."""
@@ -37,7 +41,8 @@ class Gate:
         self._free.release()  # whoever waits
 
     def close(self) -> None:
-        """Make steps wait again, while none is taken."""
+        """Make steps wait again, while none is asked for; the last one ends a little after its reply is there."""
+        until(lambda: not self._is_stepping)
         self._is_open = False
         while self._free.acquire(blocking=False):
             pass

@@ -83,6 +83,15 @@ def waited_for(ticket: Ticket) -> queue.SimpleQueue[Exception]:
     return outcome
 
 
+def close_between_steps(worker: Worker, gate: Gate) -> None:
+    """Close a worker whose thread waits before a step, and let that step happen."""
+    closing = threading.Thread(target=worker.close)
+    closing.start()
+    until(lambda: worker._is_closed)
+    gate.open()
+    closing.join()
+
+
 @pytest.mark.slow
 def test_everybody_gets_their_own_reply(start: Start) -> None:
     """Forty callers at once on eight slots: each gets the very reply, and the account, they get alone."""
@@ -138,13 +147,14 @@ def test_a_cancelled_reply_that_waits_never_begins(gated: tuple[Worker, Gate]) -
 def test_closing_ends_what_is_written(start: Start) -> None:
     """Everybody who waits gets an EngineError soon; nothing is taken on afterwards; closing twice does no harm."""
     worker = start(num_slots=2)
+    gate = Gate(worker._engine)
     waiting = [waited_for(submit(worker, Request(talk("cat")[0], LONG))) for _ in range(6)]
-    until(lambda: not worker._engine.is_idle)
-    worker.close()
+    gate.let(1)
+    close_between_steps(worker, gate)
     for outcome in waiting:
         with pytest.raises(EngineError, match="closed"):
             raise outcome.get(timeout=PATIENCE_S)
-    assert not worker._thread.is_alive()
+    until(lambda: not worker._thread.is_alive())
     worker.close()
     with pytest.raises(EngineError, match="closed"):
         submit(worker, Request(talk("cat")[0]))
@@ -159,11 +169,7 @@ def test_closing_forgets_nobody(gated: tuple[Worker, Gate]) -> None:
     late = waited_for(
         submit(worker, Request(talk("hat")[0], LONG))
     )  # the thread is before a step, and reads it only afterwards
-    closing = threading.Thread(target=worker.close)
-    closing.start()
-    until(lambda: worker._is_closed)
-    gate.open()
-    closing.join()
+    close_between_steps(worker, gate)
     with pytest.raises(EngineError, match="closed"):
         raise late.get(timeout=PATIENCE_S)
 
@@ -303,12 +309,12 @@ def test_nobody_waits_for_a_thread_that_is_gone(
     worker, gate = gated
     waiting = [waited_for(submit(worker, Request(talk("cat")[0], LONG))) for _ in range(12)]
     gate.let(2)
-    gate.open()
 
     def run() -> bool:
         raise error("gone")
 
     monkeypatch.setattr(worker, "_wait", run)
+    gate.open()
     for outcome in waiting:
         assert "the engine stopped" in str(outcome.get(timeout=PATIENCE_S))
     until(lambda: not worker._thread.is_alive())
@@ -323,6 +329,7 @@ def test_work_that_was_handed_over_is_not_waited_for_either(
     worker, gate = gated
     submit(worker, Request(talk("cat")[0], LONG))
     gate.let(1)
+    until(lambda: gate.is_waited_at)  # so that the thread looks at other work only afterwards
     monkeypatch.setattr(worker._engine, "forget", _broken)
     worker.forget("ada")
     outcome: queue.SimpleQueue[Exception] = queue.SimpleQueue()

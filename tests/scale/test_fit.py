@@ -8,6 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from personalign.scale import engines, fit, parts
 from personalign.scale.files import LogFile, ProfileFile
 from personalign.scale.fit import fit_people
 from tests.commands import run_verb
+from tests.forked import PATIENCE_S
 from tests.scale.logs import FOLDER, WAYS, drawn, means, raw, shuffled, written
 
 LINE = {"user": "ada", "prompt": "I need a hotel", "a": "Sure! Which city?", "b": "No.", "choice": "a"}
@@ -150,21 +153,26 @@ def test_full_disk_leaves_nothing_half_written(log: Path) -> None:
     assert not [path.name for path in log.parent.glob("*out.parquet*") if path.is_file()]
 
 
+def killed_at_last(is_one_done: Path, last, work, item):
+    """Work on a part; the last one's process is killed as soon as another part is done."""
+    if item == last:
+        for _ in range(100 * PATIENCE_S):
+            if is_one_done.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.01)
+    return work(item)
+
+
 @pytest.mark.slow
 def test_killed_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is killed is an error that says what to do, and the same run again goes on."""
     log = written(tmp_path / "log.parquet", raw(*drawn(400, 6)), 60)
     monkeypatch.setattr(parts, "PART_BYTES", 20_000)
-    started = []
+    is_one_done = tmp_path / "one is done"
 
     def killing(work, items):
-        for result in engines.run_local(work, items):
-            if not started:
-                children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=True)
-                started.extend(int(line) for line in children.stdout.split())
-                for child in started:
-                    if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
-                        os.kill(child, signal.SIGKILL)
+        for result in engines.run_local(partial(killed_at_last, is_one_done, items[-1], work), items):
+            is_one_done.touch()
             yield result
 
     monkeypatch.setattr(fit, "ENGINES", {"local": killing})

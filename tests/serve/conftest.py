@@ -14,6 +14,7 @@ import pytest
 from personalign.serve.access import Door
 from personalign.serve.policy import Policy
 from personalign.service import Personalign
+from tests.onboarded import HELLO
 from tests.serve.running import serving
 
 
@@ -25,7 +26,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Personalign]:
 
 @pytest.fixture(scope="session")
 def server(service: Personalign) -> Iterator[str]:
-    """The server's address."""
+    """The server's address. The model is loaded before, as ``serve`` does, which no client's patience is for."""
+    service.chat("nobody", HELLO, max_tokens=1)
     with serving(service, Policy(rate="100000/minute")) as address:
         yield address
 

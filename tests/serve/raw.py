@@ -22,7 +22,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
-    seconds: float  # since the first byte was sent
+    seconds: float  # since it was connected to
 
     def error(self) -> dict[str, Any]:
         """The error that it tells, in OpenAI's shape."""
@@ -42,8 +42,8 @@ def connect(address: str) -> Iterator[socket.socket]:
 
 def ask(address: str, pieces: Iterable[bytes], pause_s: float = 0.0) -> Answer:
     """Send pieces with pauses for as long as the server takes them, and read what it answers."""
+    began = time.monotonic()  # before the server's own count
     with connect(address) as connection:
-        began = time.monotonic()
         try:
             for piece in pieces:
                 connection.sendall(piece)

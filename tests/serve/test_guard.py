@@ -26,8 +26,8 @@ from tests.decode.gate import until
 from tests.serve.raw import BODY, HEAD, WHOLE, ask, connect, read
 from tests.serve.running import serving
 
-HASTY = Policy(receive_s=0.4)
-SLOWEST_S = 5.0  # by when what takes too long has ended, also on a busy machine
+HASTY = Policy(receive_s=1.0)  # longer than a busy machine lets a thread wait
+SLOWEST_S = 20.0  # by when what takes too long has ended, also on a busy machine
 MANY = 200 << 20  # bytes
 PIECE = bytes(1 << 16)
 
@@ -86,7 +86,7 @@ def test_half_a_request_ends_soon(hasty: str, sent: bytes, status: int) -> None:
     assert answer.status == status
     assert HASTY.receive_s <= answer.seconds < SLOWEST_S
     if status:
-        assert "longer than 0.4 seconds" in answer.error()["message"]
+        assert "longer than 1 seconds" in answer.error()["message"]
         assert answer.headers["connection"] == "close"
 
 
@@ -109,13 +109,14 @@ def test_answers_are_sent_at_once(hasty: str) -> None:
 def test_who_keeps_asking_is_never_cut_off(hasty: str) -> None:
     """A connection that is used again and again outlives the deadline by far."""
     with httpx.Client(base_url=hasty) as client:
-        ends = time.monotonic() + 3 * HASTY.receive_s
+        ends, num_asked = time.monotonic() + 2 * HASTY.receive_s, 0
         while time.monotonic() < ends:
             answer = client.get("/livez")
             assert answer.status_code == 200
+            num_asked += 1
             time.sleep(0.02)
         (connection,) = client._transport._pool.connections  # type: ignore[attr-defined]
-        assert connection._connection._request_count > 10
+        assert connection._connection._request_count == num_asked > 1
 
 
 @pytest.mark.slow
@@ -173,7 +174,7 @@ def test_more_requests_than_may_be_at_once_are_refused(service: Personalign) -> 
         answer = ask(address, [WHOLE])
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         assert answer.error()["code"] == "overloaded"
-        assert answer.seconds < 1
+        assert answer.seconds < SLOWEST_S
         for probe in ("livez", "readyz", "metrics"):
             assert httpx.get(f"{address}/{probe}").status_code == 200
         one.sendall(WHOLE[-1:])
@@ -214,6 +215,12 @@ async def get(app: Starlette, *paths: str) -> list[httpx.Response]:
         return list(await asyncio.gather(*(client.get(path) for path in paths)))
 
 
+async def begun(traffic: Traffic) -> None:
+    """Wait until a request is worked on."""
+    while not traffic.in_flight:
+        await asyncio.sleep(0)  # noqa: ASYNC110 - it is seen before it can end
+
+
 def test_what_nobody_expected_is_told_by_its_id(
     guarded: tuple[Starlette, Traffic], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -238,7 +245,7 @@ def test_a_stopping_server_ends_what_it_began(guarded: tuple[Starlette, Traffic]
 
     async def stop() -> tuple[httpx.Response, httpx.Response]:
         running = asyncio.create_task(get(app, "/wait"))
-        await asyncio.sleep(0.05)
+        await begun(traffic)
         traffic.drain()
         assert (traffic.is_drained, traffic.in_flight) == (False, 1)
         (late,) = await get(app, "/wait")
@@ -266,7 +273,7 @@ def test_what_is_cancelled_at_the_end_is_refused(guarded: tuple[Starlette, Traff
 
     async def cancel() -> int | str:
         waiting = asyncio.create_task(get(app, "/wait"))
-        await asyncio.sleep(0.05)
+        await begun(traffic)
         if is_stopping:
             traffic.drain()
         for task in asyncio.all_tasks() - {asyncio.current_task(), waiting}:

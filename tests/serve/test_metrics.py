@@ -94,7 +94,7 @@ def test_what_runs_and_waits_is_told(open_store: Callable[..., Personalign]) -> 
         assert load() == (1, 1)
         gate.open()
         assert [answer.result().status_code for answer in asked] == [200, 200]
-        assert load() == (0, 0)
+        until(lambda: load() == (0, 0))  # its slot is freed after a reply is sent
 
 
 def test_no_label_holds_an_id_or_a_text(client: httpx.Client, server: str) -> None:

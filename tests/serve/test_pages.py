@@ -124,6 +124,13 @@ def test_files_have_their_types(name: str, kind: str, server: str) -> None:
     assert answer.headers["cache-control"] == "no-cache"
 
 
+@pytest.mark.parametrize("ends", ["bytes=0-4", "bytes=99999999-", "bytes=5-2", "lines=1"])
+def test_a_part_of_a_file_is_the_whole_of_it(ends: str, server: str) -> None:
+    """Whatever range is asked for, even one that isn't there."""
+    whole, part = (httpx.get(f"{server}/static/page.css", headers=headers) for headers in ({}, {"range": ends}))
+    assert (part.status_code, part.content) == (200, whole.content)
+
+
 @pytest.mark.parametrize("name", ["me.html", "x.js", "", ".", "%2e%2e%2fpages.py", "..%2fpages.py", "api.js%00"])
 def test_nothing_else_is_served(name: str, server: str) -> None:
     """What isn't a file of the pages is answered as not there."""

@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from personalign.errors import InputError
+from personalign.serve import run
 from personalign.serve.app import create_app
 from personalign.serve.logs import SPEAKERS
 from personalign.serve.policy import Policy
@@ -170,20 +171,21 @@ def test_a_drain_ends_in_time(service: Personalign, signals: int) -> None:
     policy = Policy(drain_s=1.0 if signals == 1 else 600.0, receive_s=600.0)
     with started(service, policy) as (server, thread, address), connect(address) as endless:
         endless.sendall(WHOLE[:-1])
-        time.sleep(0.2)
+        until(lambda: server._traffic.in_flight == 1)
         began = time.monotonic()
         for _ in range(signals):
             server.handle_exit(signal.SIGTERM, None)
         thread.join(30)
         seconds = time.monotonic() - began
-    assert (1.0 if signals == 1 else 0.0) <= seconds < 5
+    assert (1.0 if signals == 1 else 0.0) <= seconds < 20
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_a_reply_that_takes_too_long_is_told_so(
-    p: Personalign, gate: Gate, caplog: pytest.LogCaptureFixture, *, stream: bool
+    p: Personalign, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, stream: bool
 ) -> None:
     """When the time for it is up its client gets 503, or it as the last event, and the log doesn't complain."""
+    monkeypatch.setattr(run, "LAST_S", 20)  # a slow machine may need more than the one second to send it
     headers = {"Authorization": f"Bearer {p.keys.create('backend', 'tests')[1]}"}
     body = {"messages": HELLO, "max_tokens": 100, "stream": stream}
     with started(p, Policy(drain_s=0.5)) as (server, thread, address), ThreadPoolExecutor(1) as pool:

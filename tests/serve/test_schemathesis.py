@@ -77,6 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Replies are short, no rate is met, and a trial runs."""
     store = f"sqlite:///{tmp_path_factory.mktemp('schemathesis') / 'p.db'}"
     with Personalign.open(store, model="tiny") as service, serving(service, POLICY) as address:
+        service.chat("nobody", HELLO, max_tokens=1)  # the model is loaded before a client waits
         service.trials.start(["plain", "personal"])
         schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
         # parameters that nobody knows are accepted, as OpenAI's server accepts them

@@ -81,7 +81,7 @@ def test_a_server_that_dies_under_load_loses_no_answer(servers: list[Server], ke
     until(lambda: all(person.acknowledged for person in people))
     time.sleep(FEW_S)
     servers[0].kill()
-    until(lambda: all(person.num_after for person in people if person.servers[0] is servers[1] and person.num_refused))
+    until(lambda: all(person.num_after for person in people[1::2]))  # who began at the one that died
     time.sleep(FEW_S)
     for person in people:
         person.is_over.set()
@@ -103,9 +103,10 @@ def _erase(servers: list[Server], headers: dict[str, str]) -> None:
             assert one.post(path(user, "set"), json={"positions": {"length": -1}}).status_code == 200
             until(lambda: _account(other, user)["guided"])  # noqa: B023
         assert one.delete(path("eve")).json() == {"forgotten": True}
-        erased_at = time.monotonic()
-        until(lambda: not _account(other, "eve")["guided"])
-        assert time.monotonic() - erased_at < SOON_S
+        erased_at = asked_at = time.monotonic()
+        while _account(other, "eve")["guided"]:
+            assert asked_at - erased_at < SOON_S
+            asked_at = time.monotonic()
         assert not _account(one, "eve")["guided"]
         assert _account(other, "kay")["guided"]
 

@@ -104,7 +104,8 @@ def test_a_user_token_chats_for_its_own_person(
     """Without any name in the body; a body that names somebody else is refused, and nothing is written."""
     onboard(service, "subject-ada", 3)
     sent = {"messages": HELLO, "max_tokens": 2} if "chat" in path else {"input": "Hello", "max_output_tokens": 2}
-    with httpx.Client(base_url=server, headers={"Authorization": f"Bearer {token_for('subject-ada')}"}) as client:
+    headers = {"Authorization": f"Bearer {token_for('subject-ada')}"}
+    with httpx.Client(base_url=server, headers=headers, timeout=60) as client:
         assert client.post(path, json=sent).json()["personalign"]["guided"]
         for stream in (False, True):
             refused = client.post(path, json=sent | {"user": "subject-ben", "stream": stream})

@@ -18,6 +18,7 @@ from personalign.store import Answer, Presentation, Shown, Store, sqlite
 from personalign.store.sqlite import engine
 from personalign.store.sqlite.database import locate
 from personalign.types import Gaussian
+from tests.forked import PATIENCE_S
 
 OF_FILES = {"path", "raw", "wal", "worker"}
 WORKER = Path(__file__).with_name("store_worker.py")
@@ -41,7 +42,7 @@ def soon(database: str) -> Callable[[Callable[[], bool]], bool]:
     """Whether something holds that another process did: on SQLite at once, on Postgres when the server has told."""
 
     def wait(holds: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + (1.0 if database == "postgres" else 0.0)
+        deadline = time.monotonic() + (PATIENCE_S if database == "postgres" else 0.0)
         while not (is_so := holds()) and time.monotonic() < deadline:
             time.sleep(0.001)
         return is_so
@@ -132,7 +133,7 @@ def worker(url: str) -> Callable[..., dict[str, Any]]:
             [sys.executable, "-W", "error", str(WORKER), verb, url, *words],
             capture_output=True,
             text=True,
-            timeout=1800,
+            timeout=1100,  # before pytest takes the whole process for one that hangs
             check=False,
             env={"PYTHONPATH": root},
         )

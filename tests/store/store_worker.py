@@ -29,6 +29,7 @@ from personalign.store.fork import Gate
 from personalign.store.places import find
 from personalign.store.schema import known_revisions, migrate
 from personalign.store.sqlite import engine
+from personalign.store.sqlite import turn as turn_module
 from personalign.store.sqlite.database import Database, locate, sqlite_driver
 from personalign.store.sqlite.files import make_file
 from personalign.store.sqlite.turn import Turns
@@ -36,6 +37,7 @@ from personalign.types import Gaussian
 from tests.forked import PATIENCE_S, exit_code, forked
 
 BASIS = "basis"
+WORK_S = 600  # of a process that does much: after so long an alarm ends it
 MOST_KILLS = 60  # of what is sent again: more than it has statements
 
 
@@ -81,7 +83,7 @@ def at_once(jobs: list[Callable[[], int]]) -> list[int]:
         os.read(wait, 1)
         return job()
 
-    children = [forked(lambda job=job: released(job)) for job in jobs]  # type: ignore[misc]
+    children = [forked(lambda job=job: released(job), WORK_S) for job in jobs]  # type: ignore[misc]
     os.close(wait)
     os.close(release)
     return [exit_code(child) for child in children]
@@ -110,11 +112,14 @@ def kill_child_after(job: Callable[[], object], seconds: float, holds: Callable[
     """Fork, and kill -9 so long after this holds."""
     child = forked(lambda: (job(), 0)[1])
     until = time.monotonic() + PATIENCE_S
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    exit_code(child)
+    try:
+        while not holds():
+            assert time.monotonic() < until, "what the kill waits for never happens"
+            time.sleep(0.001)
+        time.sleep(seconds)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        exit_code(child)
 
 
 # ---- verbs ----
@@ -326,7 +331,7 @@ def fork(url: str) -> dict[str, object]:
 
 
 def fork_storm(
-    url: str, forks: int = 40, threads: int = 4, patience_s: int = 600, broken: int = 0
+    url: str, forks: int = 40, threads: int = 4, patience_s: int = WORK_S, broken: int = 0
 ) -> dict[str, object]:
     """Fork again and again while threads use the store without a pause; each child uses it, too."""
     prepare(url, threads)
@@ -365,7 +370,8 @@ def turns(url: str, processes: int = 6, rounds: int = 8, broken: int = 0) -> dic
     if broken:
         Turns._queue = lambda _: None  # type: ignore[method-assign]
 
-    coming, opened = log.with_name("coming"), log.with_name("opened")
+    coming, opened, lock_soon = log.with_name("coming"), log.with_name("opened"), turn_module._lock_soon
+    coming.touch()
 
     def note(file: Path, number: int) -> None:
         with file.open("a") as lines:
@@ -379,17 +385,21 @@ def turns(url: str, processes: int = 6, rounds: int = 8, broken: int = 0) -> dic
             if len(coming.read_text().split()) >= len(had) + others:
                 break
             time.sleep(0.001)
-        time.sleep(0.02)  # from a line in the file to the queue
 
     def write(number: int) -> int:
+        def wait_in_queue(file: int, start: int, length: int) -> None:
+            if start:  # behind the byte that is locked to draw a number
+                note(coming, number)
+            lock_soon(file, start, length)
+
         with Store.open(url) as store:
             note(opened, number)
             for _ in range(50_000):  # who starts slowly would let those wait for too long who hold a turn
                 if len(opened.read_text().split()) == processes:
                     break
                 time.sleep(0.001)
+            turn_module._lock_soon = wait_in_queue
             for step in range(rounds):
-                note(coming, number)
                 with store._connections.write() as session:
                     note(log, number)
                     session.execute(text("UPDATE users SET consent = :word"), {"word": f"{number}-{step}"})

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from personalign.errors import InputError, QuestionError, StoreError
 from personalign.store import Answer, Presentation, Shown, Store, once
 from personalign.types import Gaussian, Statement
+from tests.forked import PATIENCE_S
 from tests.store.store_worker import is_known
 
 ON_BOTH = True  # databases
@@ -164,7 +165,7 @@ def test_a_block_carries_one_row(answered: Store, fit: Fit, sql: Sql) -> None:
 @pytest.mark.parametrize(("is_keyed", "left"), [(True, 9), (False, 2)], ids=["a key", "control"])
 def test_of_many_at_once_one_counts(answered: Store, fit: Fit, left: int, *, is_keyed: bool) -> None:
     """Eight threads are in the block before any of them makes the change; without a key each takes one back."""
-    everyone = threading.Barrier(8)
+    everyone = threading.Barrier(8, timeout=PATIENCE_S)
 
     def send_together(number: int) -> bool:
         with answered.write_once("shop", "key" if is_keyed else str(number), "undo") as is_first:

@@ -19,6 +19,7 @@ from personalign.errors import InputError, MissingExtra, StoreError
 from personalign.store import Store, schema, upkeep
 from personalign.store.postgres import connections, engine
 from personalign.store.tables import Table, UserRow
+from tests.forked import PATIENCE_S
 from tests.store.store_worker import answers, at_once, count, is_known, pair
 
 SOUND = {"refused": 0, "wrong": 0}
@@ -147,6 +148,8 @@ def test_a_server_that_is_full_names_its_limit(postgres_server: Server, postgres
                 taken.enter_context(psycopg.connect(address))
         with pytest.raises(StoreError, match=r"max_connections\), and a process of personalign uses up to 11"):
             Store.open(postgres_url)
+    while postgres_server.sql("SELECT 1 FROM pg_stat_activity WHERE datname = %s", _name(postgres_url)):
+        time.sleep(0.01)  # a connection that was closed here ends there a little later
     Store.open(postgres_url).close()
 
 
@@ -235,16 +238,18 @@ def test_a_server_that_restarts_in_mid_write_loses_no_answer() -> None:
         threads = [threading.Thread(target=answer, args=(store, user)) for user in acknowledged]
         for thread in threads:
             thread.start()
-        for _ in range(2):
-            time.sleep(0.5)
-            server.control("restart", "immediate")
-        before = dict(acknowledged)
-        deadline = time.monotonic() + 5
-        while any(acknowledged[user] <= before[user] for user in before) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        is_over.set()
-        for thread in threads:
-            thread.join()
+        try:
+            for _ in range(2):
+                time.sleep(0.5)
+                server.control("restart", "immediate")
+            before = dict(acknowledged)
+            deadline = time.monotonic() + PATIENCE_S
+            while any(acknowledged[user] <= before[user] for user in before) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            is_over.set()
+            for thread in threads:
+                thread.join()
         assert all(acknowledged[user] > before[user] for user in before)
         assert refused, "the control: the restarts were noticed"
         assert all(isinstance(error, StoreError) for error in refused)

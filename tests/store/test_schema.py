@@ -137,7 +137,8 @@ def test_grades_are_left_out_on_the_way_down(store: Store, url: str, fit, sql) -
     for target in ("0007", schema.HEAD):
         schema.migrate(find(url), target)
     assert sql("SELECT choice FROM answers ORDER BY id") == [("a",), ("b",), ("a",)]
-    tables = Store.open(url).export("ada")["tables"]
+    with Store.open(url) as opened:
+        tables = opened.export("ada")["tables"]
     assert [row.get("damaged", False) for row in tables["answers"]] == [False, False, False]
     assert {row["question_id"]: row.get("damaged", False) for row in tables["presentations"]} == {
         "q1": False,

@@ -134,7 +134,7 @@ def test_leaving_a_reply_ends_it_in_vllm(remote: Personalign, address: str) -> N
     next(stream)
     assert num_running(address) == 1
     stream.close()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while num_running(address) and time.monotonic() < until:
         time.sleep(0.05)
     assert num_running(address) == 0
@@ -154,13 +154,13 @@ def test_more_than_may_wait_are_refused(store: str, address: str) -> None:
         stream = remote.stream("ada", LONG, max_tokens=900, logit_bias=ends)
         waiting = threading.Thread(target=remote.chat, args=("ben", CHAT))
         waiting.start()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while remote._replies.load != (1, 1) and time.monotonic() < until:
             time.sleep(0.01)
         with pytest.raises(Overloaded):
             remote.chat("ada", CHAT)
         stream.close()
-        waiting.join(30)
+        waiting.join(60)
         assert not waiting.is_alive()
 
 
@@ -206,7 +206,7 @@ def test_one_command_starts_both(tmp_path: Any) -> None:
 
 def test_without_vllm_at_the_address_the_command_is_told(tmp_path: Any) -> None:
     """At the first reply; people can be asked and answer before."""
-    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", vllm=f"http://127.0.0.1:{free_port()}") as remote:
+    with Personalign.open(f"sqlite:///{tmp_path / 'p.db'}", vllm="http://127.0.0.1:9") as remote:
         remote.set("ada", length=-1)
         with pytest.raises(EngineError, match=r"can't be reached .*personalign vllm serve"):
             remote.chat("ada", CHAT)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from personalign.integrations.vllm.server import tethered
+from tests.forked import PATIENCE_S
 
 SLEEP = "import sys, time, pathlib, os; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
@@ -27,7 +28,7 @@ with tethered([sys.executable, "-c", sys.argv[1], sys.argv[2]], os.environ):
 
 def number(path: Path) -> int:
     """The child's, once it runs."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         if path.exists() and (text := path.read_text("utf-8")):
             return int(text)
@@ -37,7 +38,7 @@ def number(path: Path) -> int:
 
 def is_gone(child: int) -> bool:
     """Whether it has ended, soon. One that ends between two looks is gone too, and so is one that nobody has reaped."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE_S
     with contextlib.suppress(psutil.NoSuchProcess):
         while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > until:
@@ -70,4 +71,4 @@ def test_a_childs_own_end_is_seen() -> None:
     """Its status is the command's, and it gets the variables alone."""
     command = [sys.executable, "-c", "import os, sys; sys.exit(int(os.environ['STATUS']))"]
     with tethered(command, os.environ | {"STATUS": "7"}) as process:
-        assert process.wait(60) == 7
+        assert process.wait(PATIENCE_S) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +16,7 @@ from personalign.serve.access import Door
 from personalign.serve.policy import Policy
 from personalign.service import Personalign
 from tests.serve.browser.bases import rewritten
-from tests.serve.browser.conftest import Opens
+from tests.serve.browser.conftest import PATIENCE_MS, Opens
 from tests.serve.browser.pages import press, start
 from tests.serve.browser.payloads import payloads
 from tests.serve.running import serving
@@ -52,7 +53,9 @@ def test_the_payloads_run_where_texts_become_markup(browser: Browser) -> None:
     runs = count_runs(page)
     for payload in payloads():
         page.evaluate("(text) => { document.body.innerHTML = text; }", payload)
-    page.wait_for_timeout(500)
+    ends = time.monotonic() + PATIENCE_MS / 1000
+    while len(runs) <= 30 and time.monotonic() < ends:
+        page.wait_for_timeout(100)
     page.close()
     assert len(payloads()) == 100
     assert len(runs) > 30

@@ -22,6 +22,8 @@ def execute(notebook: Any, folder: Path) -> Any:
         copy.deepcopy(notebook),
         config=Config({"KernelManager": {"ip": "127.0.0.1"}}),
         timeout=CELL_TIMEOUT_S,
+        startup_timeout=CELL_TIMEOUT_S,
+        iopub_timeout=CELL_TIMEOUT_S,  # else what comes late is left out
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
     )

@@ -25,9 +25,11 @@ class Gate:
             self._free.acquire()
             self.is_waited_at = False
         self._is_stepping = True
-        self._step()
-        self.num_steps += 1
-        self._is_stepping = False
+        try:
+            self._step()
+            self.num_steps += 1
+        finally:
+            self._is_stepping = False
 
     def let(self, steps: int) -> None:
         """Let so many steps happen, and wait for the last of them."""

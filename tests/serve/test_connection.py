@@ -128,7 +128,7 @@ def test_an_error_after_the_beginning_ends_the_stream(
     ):
         assert response.status_code == 200
         gate.let(3)
-        p.close()  # while the engine waits, which would be through with the reply on a machine that is slow just here
+        p.close()  # before: the whole reply may pass an open gate while this thread waits its turn
         gate.open()
         *_, last = [line for line in response.iter_lines() if line]
     error = json.loads(last.removeprefix("data: "))["error"]

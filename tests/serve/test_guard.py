@@ -26,7 +26,7 @@ from tests.decode.gate import until
 from tests.serve.raw import BODY, HEAD, WHOLE, ask, connect, read
 from tests.serve.running import serving
 
-HASTY = Policy(receive_s=1.0)  # longer than a busy machine lets a thread wait
+HASTY = Policy(receive_s=1.0)  # more than a thread has to wait on a busy machine
 SLOWEST_S = 20.0  # by when what takes too long has ended, also on a busy machine
 MANY = 200 << 20  # bytes
 PIECE = bytes(1 << 16)
@@ -217,8 +217,8 @@ async def get(app: Starlette, *paths: str) -> list[httpx.Response]:
 
 async def begun(traffic: Traffic) -> None:
     """Wait until a request is worked on."""
-    while not traffic.in_flight:
-        await asyncio.sleep(0)  # noqa: ASYNC110 - it is seen before it can end
+    while not traffic.in_flight:  # noqa: ASYNC110 - nothing tells it
+        await asyncio.sleep(0)
 
 
 def test_what_nobody_expected_is_told_by_its_id(

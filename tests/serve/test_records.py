@@ -90,7 +90,7 @@ def test_without_a_basis_rights_are_left(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'p.db'}"
     with Personalign.open(url, model=TINY / "base") as plain, serving(plain) as server:
         headers = {"Authorization": f"Bearer {plain.keys.create('backend', 'tests')[1]}"}
-        with httpx.Client(base_url=server, headers=headers) as client:
+        with httpx.Client(base_url=server, headers=headers, timeout=60) as client:
             refusals = [client.get(path("ada", verb)) for verb in ("question", "profile", "drift")]
             refusals += [client.post(path("ada", verb)) for verb in ("undo", "pause", "resume")]
             assert [error(response)[0] for response in refusals] == [409] * 6

@@ -37,7 +37,7 @@ from personalign.types import Gaussian
 from tests.forked import PATIENCE_S, exit_code, forked
 
 BASIS = "basis"
-WORK_S = 600  # of a process that does much: after so long an alarm ends it
+WORK_S = 1000  # of a process that does much: after so long an alarm ends it
 MOST_KILLS = 60  # of what is sent again: more than it has statements
 
 

@@ -20,7 +20,7 @@ from personalign.types import Message
 COMMAND = [sys.executable, "-m", "personalign.cli"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 SMALL = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--kv-cache-memory-bytes", "256M"]
-START_S = 180.0
+START_S = 600.0
 CHAT: list[Message] = [{"role": "user", "content": "Can you help me find a place to eat?"}]
 
 

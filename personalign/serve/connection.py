@@ -19,6 +19,7 @@ DONE = format_sse_event(data_str="[DONE]")
 PING_S = 15.0  # between signs of life, so that no proxy ends a stream that waits for its turn
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must not keep events back
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 Value = TypeVar("Value")
 Put = Callable[[bytes], None]
 
@@ -63,7 +64,7 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
 
 def event(data: object, name: str | None = None) -> bytes:
     """One server-sent event of JSON."""
-    return format_sse_event(data_str=json.dumps(data, ensure_ascii=False, separators=(",", ":")), event=name)
+    return format_sse_event(data_str=ENCODER.encode(data), event=name)
 
 
 def event_stream(request: Request, write: Callable[[Put], Coroutine[Any, Any, object]]) -> EventSourceResponse:
@@ -79,6 +80,7 @@ def event_stream(request: Request, write: Callable[[Put], Coroutine[Any, Any, ob
 async def _write(
     request: Request, write: Callable[[Put], Coroutine[Any, Any, object]], events: asyncio.Queue[bytes]
 ) -> None:
+    pinging = asyncio.create_task(_ping(events))
     try:
         await while_connected(request, write(events.put_nowait))
     except PersonalignError as error:
@@ -86,19 +88,22 @@ async def _write(
     except Refusal as refusal:  # which a reader who has left doesn't get
         events.put_nowait(event(failures.body(refusal.status_code, refusal.detail, code=refusal.code)))
     finally:
+        pinging.cancel()
         events.put_nowait(b"")
+
+
+async def _ping(events: asyncio.Queue[bytes]) -> None:
+    """Give a sign of life now and then, whatever else is written: a deadline for each event would cost more."""
+    while True:
+        await asyncio.sleep(PING_S)
+        events.put_nowait(KEEPALIVE_COMMENT)
 
 
 async def _read(events: asyncio.Queue[bytes], writing: Awaitable[None]) -> AsyncIterator[bytes]:
     """All that is there at once, so that a slow reader costs fewer calls."""
     is_open = True
     while is_open:
-        try:
-            async with asyncio.timeout(PING_S):
-                ready = [await events.get()]
-        except TimeoutError:
-            yield KEEPALIVE_COMMENT
-            continue
+        ready = [await events.get()]
         while not events.empty():
             ready.append(events.get_nowait())
         is_open = ready[-1] != b""
